@@ -1,0 +1,38 @@
+"""Training capsule networks at scale. Public names load on first use: importing this takes no torch, no Ray."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from capsdist.config import Config, get_preset
+    from capsdist.models import CapsNet, ClassCapsules, PrimaryCapsules, build_model
+    from capsdist.ops import margin_loss, squash
+    from capsdist.routing import route
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "CapsNet": "capsdist.models",
+    "ClassCapsules": "capsdist.models",
+    "Config": "capsdist.config",
+    "PrimaryCapsules": "capsdist.models",
+    "build_model": "capsdist.models",
+    "get_preset": "capsdist.config",
+    "margin_loss": "capsdist.ops",
+    "route": "capsdist.routing",
+    "squash": "capsdist.ops",
+}
+
+__all__ = [
+    "CapsNet", "ClassCapsules", "Config", "PrimaryCapsules", "__version__",
+    "build_model", "get_preset", "margin_loss", "route", "squash",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its home module on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'capsdist' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)
