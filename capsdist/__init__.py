@@ -1,4 +1,4 @@
-"""Training capsule networks at scale. Public names load on first use: importing this takes no torch, no Ray."""
+"""Training capsule networks at scale. Public names load on first use, so that importing is light."""
 
 from __future__ import annotations
 
@@ -26,8 +26,16 @@ _HOME = {
 }
 
 __all__ = [
-    "CapsNet", "ClassCapsules", "Config", "PrimaryCapsules", "__version__",
-    "build_model", "get_preset", "margin_loss", "route", "squash",
+    "CapsNet",
+    "ClassCapsules",
+    "Config",
+    "PrimaryCapsules",
+    "__version__",
+    "build_model",
+    "get_preset",
+    "margin_loss",
+    "route",
+    "squash",
 ]
 
 

@@ -5,6 +5,16 @@ from capsdist.config.rules import problems, validate
 from capsdist.config.schema import Cluster, Config, Data, Loss, Model, Optim, Routing, Train
 
 __all__ = [
-    "PRESETS", "Cluster", "Config", "Data", "Loss", "Model", "Optim", "Routing", "Train",
-    "get_preset", "problems", "validate",
+    "PRESETS",
+    "Cluster",
+    "Config",
+    "Data",
+    "Loss",
+    "Model",
+    "Optim",
+    "Routing",
+    "Train",
+    "get_preset",
+    "problems",
+    "validate",
 ]

@@ -17,7 +17,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 def problems(config: Config) -> list[Problem]:
     """Return every problem of `config`, in the order of its fields; an empty list if it is valid."""
-    return [*_range_problems(config), *_name_problems(config), *_model_problems(config), *_batch_problems(config)]
+    return [
+        *_range_problems(config),
+        *_name_problems(config),
+        *_model_problems(config),
+        *_batch_problems(config),
+    ]
 
 
 def validate(config: Config) -> Config:
@@ -44,8 +49,18 @@ def _range_problems(config: Config) -> Iterator[Problem]:
             value = getattr(section, name)
             for bounds in field.metadata:
                 if isinstance(bounds, Bounds) and (rule := _broken(value, bounds)):
-                    yield Problem(f"{section_name}.{name}", value, f"must be {rule}", f"set --{section_name}.{name} accordingly")
-    for field in ("train.max_steps", "train.validate_every_steps", "train.checkpoint_every_steps", "cluster.max_workers"):
+                    yield Problem(
+                        f"{section_name}.{name}",
+                        value,
+                        f"must be {rule}",
+                        f"set --{section_name}.{name} accordingly",
+                    )
+    for field in (
+        "train.max_steps",
+        "train.validate_every_steps",
+        "train.checkpoint_every_steps",
+        "cluster.max_workers",
+    ):
         section, name = field.split(".")
         value = getattr(getattr(config, section), name)
         if value is not None and value < 1:
@@ -60,39 +75,72 @@ def _broken(value: float, bounds: Bounds) -> str | None:
         (bounds.lt, "less than", lambda limit: value < limit),
     )
     broken = any(limit is not None and not holds(limit) for limit, _, holds in tests)
-    return " and ".join(f"{word} {limit:g}" for limit, word, _ in tests if limit is not None) if broken else None
+    return (
+        " and ".join(f"{word} {limit:g}" for limit, word, _ in tests if limit is not None) if broken else None
+    )
 
 
 def _name_problems(config: Config) -> Iterator[Problem]:
     for field, value in (("train.name", config.train.name), ("data.name", config.data.name)):
         if not _NAME.fullmatch(value):
-            yield Problem(field, value, "must be letters, digits, '.', '_' or '-', as it names a folder", "choose another name")
+            yield Problem(
+                field,
+                value,
+                "must be letters, digits, '.', '_' or '-', as it names a folder",
+                "choose another name",
+            )
     if config.data.train_split == config.data.test_split:
-        yield Problem("data.test_split", config.data.test_split, "is the training split", "test on another split, or the error says nothing")
+        yield Problem(
+            "data.test_split",
+            config.data.test_split,
+            "is the training split",
+            "test on another split, or the error says nothing",
+        )
 
 
 def _model_problems(config: Config) -> Iterator[Problem]:
     model, data = config.model, config.data
     if data.crop and data.crop != model.image_size:
-        yield Problem("data.crop", data.crop, f"must equal model.image_size={model.image_size}", f"set --model.image_size {data.crop}")
+        yield Problem(
+            "data.crop",
+            data.crop,
+            f"must equal model.image_size={model.image_size}",
+            f"set --model.image_size {data.crop}",
+        )
     low, high = data.contrast
     if not 0 < low <= high:
         yield Problem("data.contrast", data.contrast, "must be 0 < low <= high", "1 1 switches it off")
     if config.loss.m_minus >= config.loss.m_plus:
-        yield Problem("loss.m_minus", config.loss.m_minus, f"must be below loss.m_plus={config.loss.m_plus}", "the paper has 0.1 and 0.9")
+        yield Problem(
+            "loss.m_minus",
+            config.loss.m_minus,
+            f"must be below loss.m_plus={config.loss.m_plus}",
+            "the paper has 0.1 and 0.9",
+        )
     if model.kind == "baseline_cnn":
         return
     if min(model.decoder_hidden) < 1:
-        yield Problem("model.decoder_hidden", model.decoder_hidden, "must be at least 1 each", "the paper has 512 1024")
+        yield Problem(
+            "model.decoder_hidden", model.decoder_hidden, "must be at least 1 each", "the paper has 512 1024"
+        )
     if model.decoder and data.standardise:
-        yield Problem("model.decoder", True, "needs pixels in [0, 1], which data.standardise removes", "set --model.no-decoder or --data.no-standardise")
+        yield Problem(
+            "model.decoder",
+            True,
+            "needs pixels in [0, 1], which data.standardise removes",
+            "set --model.no-decoder or --data.no-standardise",
+        )
     if min(model.conv_kernel, model.primary_kernel, model.primary_stride) < 1:
         return  # already reported as a range
     after_conv = feature_size(model.image_size, model.conv_kernel, 1, model.padding)
-    if after_conv < 1 or feature_size(after_conv, model.primary_kernel, model.primary_stride, model.padding) < 1:
+    if (
+        after_conv < 1
+        or feature_size(after_conv, model.primary_kernel, model.primary_stride, model.padding) < 1
+    ):
         yield Problem(
-            "model.image_size", model.image_size,
-            f"is too small for kernels {model.conv_kernel} and {model.primary_kernel} with padding '{model.padding}'",
+            "model.image_size",
+            model.image_size,
+            f"is too small for {model.padding} kernels {model.conv_kernel} and {model.primary_kernel}",
             "use smaller kernels or --model.padding same",
         )
 
@@ -101,13 +149,24 @@ def _batch_problems(config: Config) -> Iterator[Problem]:
     train, cluster = config.train, config.cluster
     if train.global_batch < train.workers * train.accumulation:
         yield Problem(
-            "train.global_batch", train.global_batch,
+            "train.global_batch",
+            train.global_batch,
             f"must be at least workers x accumulation = {train.workers * train.accumulation}",
             "raise the batch or lower train.workers or train.accumulation",
         )
     if config.data.lanes >= 1 and train.global_batch % config.data.lanes:
-        yield Problem("data.lanes", config.data.lanes, f"must divide train.global_batch={train.global_batch}", "set --data.lanes to a divisor")
+        yield Problem(
+            "data.lanes",
+            config.data.lanes,
+            f"must divide train.global_batch={train.global_batch}",
+            "set --data.lanes to a divisor",
+        )
     if cluster.max_workers is not None and train.workers > cluster.max_workers:
-        yield Problem("train.workers", train.workers, f"exceeds cluster.max_workers={cluster.max_workers}", "ask for fewer workers or declare a larger cluster")
+        yield Problem(
+            "train.workers",
+            train.workers,
+            f"exceeds cluster.max_workers={cluster.max_workers}",
+            "ask for fewer workers or declare a larger cluster",
+        )
     if train.precision == "fp16" and train.device == "cpu":
         yield Problem("train.precision", "fp16", "is for GPUs", "use fp32 or bf16 on a CPU")

@@ -66,7 +66,7 @@ class Model(_Section):
     decoder_hidden: tuple[int, int] = (512, 1024)
     """Units of the decoder's two hidden layers; paper: 512 1024."""
     initialisation: Literal["default", "truncated_normal"] = "default"
-    """`default`: PyTorch's own for convolutions and decoder (the paper gives none); `truncated_normal`: official."""
+    """`default`: PyTorch's own for convolution, decoder (not in the paper); `truncated_normal`: official."""
     dropout: Annotated[float, Bounds(ge=0, lt=1)] = 0.5
     """Dropout before the last layer of the baseline CNN, a probability; the capsule network has none."""
 
@@ -92,7 +92,7 @@ class Loss(_Section):
     downweight: NonNegative = 0.5
     """Weight lambda of absent classes; paper: 0.5."""
     margin_form: Literal["paper", "official"] = "paper"
-    """`paper`: sum over classes; `official`: mean over classes of half of it, 20 times smaller for 10 classes."""
+    """`paper`: sum over classes; `official`: mean over classes of half of it, 20 times smaller for 10."""
     reconstruction_weight: NonNegative = 0.0005
     """Weight of the sum of squared pixel errors of the reconstruction; paper: 0.0005; 0 switches it off."""
 
@@ -109,13 +109,13 @@ class Data(_Section):
     test_split: str = "test"
     """Split to validate on."""
     lanes: Count = 8
-    """Lanes that an epoch's order is cut into; must divide `train.global_batch`, best at least the largest number of workers."""
+    """Lanes that an epoch's order is cut into; divides `train.global_batch`, best not below the workers."""
     window: Count = 8192
     """Window of the shuffle inside a lane, in samples."""
     shift: Annotated[int, Bounds(ge=0)] = 2
     """Random shift of training images up to this many pixels each way, zeros outside; paper: 2."""
     crop: Annotated[int, Bounds(ge=0)] = 0
-    """Side of the random crop in training and the central crop in testing, in pixels; 0: none; CIFAR-10: 24."""
+    """Side of the random crop in training, central in testing, in pixels; 0: none; CIFAR-10: 24."""
     flip: bool = False
     """Mirror half of the training images left to right; CIFAR-10 official."""
     brightness: Annotated[float, Bounds(ge=0, le=255)] = 0.0
@@ -123,7 +123,7 @@ class Data(_Section):
     contrast: tuple[float, float] = (1.0, 1.0)
     """Range of the random contrast factor; CIFAR-10 official: 0.2 1.8."""
     standardise: bool = False
-    """Per-image standardisation: zero mean, unit variance; CIFAR-10 official. Otherwise pixels are in [0, 1]."""
+    """Per-image zero mean and unit variance; CIFAR-10 official. Otherwise pixels are in [0, 1]."""
 
 
 class Optim(_Section):
@@ -167,7 +167,7 @@ class Train(_Section):
     accumulation: Count = 1
     """Microbatches that a worker's share of a step is split into."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """auto: bf16 on a GPU, and on a CPU that multiplies bf16 in hardware; else fp32. Routing sums in fp32 always."""
+    """auto: bf16 on a GPU or a CPU that multiplies bf16 in hardware; else fp32. Routing sums in fp32."""
     engine: Literal["auto", "ddp", "zero"] = "auto"
     """ddp: PyTorch DistributedDataParallel; zero: DeepSpeed ZeRO. auto: zero on several GPUs, else ddp."""
     zero_stage: Literal[0, 1, 2, 3] = 1
@@ -188,15 +188,15 @@ class Cluster(_Section):
     """What is asked of Ray, and how long to wait for it."""
 
     cpus_per_worker: Positive = 1.0
-    """CPU cores that Ray reserves for a worker; on a GPU-less machine also its number of torch threads."""
+    """CPU cores that Ray reserves for a worker; without a GPU also its number of torch threads."""
     max_workers: int | None = None
-    """Workers that the cluster can reach when fully scaled up; more are refused at once. Default: what a local Ray has."""
+    """Workers that the fully scaled cluster can hold; more are refused. Default: a local Ray's cores."""
     max_failures: Annotated[int, Bounds(ge=0)] = 3
     """Restarts from the newest checkpoint after a worker failed."""
     controller_failure_limit: Annotated[int, Bounds(ge=0)] = 5
-    """Failed attempts to bring up all workers (each `worker_start_timeout_s`) before the run is given up."""
+    """Failed attempts to bring up all workers, `worker_start_timeout_s` each, before the run is given up."""
     worker_start_timeout_s: Positive = 60.0
-    """Seconds to wait for all workers to start; on an autoscaling cluster longer than a node needs to come up."""
+    """Seconds to wait for all workers to start; longer than an autoscaled node needs to come up."""
     collective_timeout_s: Positive = 300.0
     """Seconds after which a collective operation that waits for a lost worker fails."""
 

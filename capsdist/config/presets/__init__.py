@@ -9,9 +9,7 @@ from capsdist.config.schema import Config
 from capsdist.errors import ConfigError, Problem
 
 PRESETS: dict[str, Callable[[], Config]] = {
-    function.__name__: function
-    for module in (mnist, fashion_mnist, cifar10)
-    for function in module.PRESETS
+    function.__name__: function for module in (mnist, fashion_mnist, cifar10) for function in module.PRESETS
 }
 
 

@@ -16,15 +16,28 @@ def cifar10_paper() -> Config:
 
 
 def cifar10_official() -> Config:
-    """The authors' released code: SAME padding (9,216 primary capsules), no decoder, official augmentation."""
+    """The authors' released code: SAME padding (9,216 primary capsules), augmentation, no decoder."""
     return Config(
         model=Model(
-            in_channels=3, image_size=24, primary_types=64, padding="same", decoder=False,
-            capsule_bias=True, initialisation="truncated_normal",
+            in_channels=3,
+            image_size=24,
+            primary_types=64,
+            padding="same",
+            decoder=False,
+            capsule_bias=True,
+            initialisation="truncated_normal",
         ),
         routing=Routing(none_of_the_above=True),
         loss=Loss(margin_form="official"),
-        data=Data(name="cifar10", shift=0, crop=24, flip=True, brightness=63.0, contrast=(0.2, 1.8), standardise=True),
+        data=Data(
+            name="cifar10",
+            shift=0,
+            crop=24,
+            flip=True,
+            brightness=63.0,
+            contrast=(0.2, 1.8),
+            standardise=True,
+        ),
         train=Train(name="cifar10-official", epochs=1536),  # 600,000 steps of 128
     )
 
