@@ -1,0 +1,68 @@
+# The command index: `make help` lists it. Everything lives in .venv in this checkout; nothing needs root.
+#
+# torch: on a machine with an NVIDIA GPU the default package index serves the CUDA build. On a machine without
+# one, point TORCH_INDEX at PyTorch's CPU wheels, unless your index serves the CPU build already:
+#   make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-slow lint bench clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+# Ray sends usage statistics unless told otherwise.
+export RAY_USAGE_STATS_ENABLED := 0
+
+help:  ## list the commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+# One stamp per set of extras: an installed set is not installed again until its inputs change.
+$(VENV)/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "$(PYTHON) is too old: capsdist needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "creating $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.created constraints-cpu.txt
+	@echo "installing PyTorch"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX),) torch
+	@touch $@
+
+$(VENV)/.quickstart: $(VENV)/.torch pyproject.toml
+	@echo "installing capsdist (Ray, DeepSpeed, webdataset, ...)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[quickstart]'
+	@touch $@
+
+$(VENV)/.install: $(VENV)/.torch pyproject.toml
+	@echo "installing capsdist with what tests and benchmarks need"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[test,bench]'
+	@touch $@ $(VENV)/.quickstart
+
+install: $(VENV)/.install  ## create .venv and install the project with its test and benchmark extras
+
+quickstart: $(VENV)/.quickstart  ## train the paper's network on 4,000 real digits, in minutes, on this machine
+	@$(BIN)/python data_prep/pack_digits.py
+	@$(BIN)/python jobs/train_mnist.py --preset digits_quickstart
+
+lint: $(VENV)/.install  ## ruff, pyright, import-linter
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+	@PYTHONPATH=. $(BIN)/lint-imports
+
+test: lint  ## everything that CI runs: lint, the quick suite, and real DeepSpeed on two ranks
+	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -m zero
+
+test-slow: $(VENV)/.install  ## smoke trainings and long campaigns
+	@$(BIN)/pytest -q -m slow
+
+bench: $(VENV)/.install  ## the figures of every benchmark, at most a minute each
+	@for job in jobs/bench_*.py; do echo "$$job"; $(BIN)/python $$job --goals; done
+
+clean:  ## remove .venv and caches; data/ and runs/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache capsdist.egg-info
