@@ -1,0 +1,25 @@
+"""Shared fixtures: the repository root, and the folder with original data files (optional)."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def repo() -> Path:
+    """The root of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def original_data() -> Path:
+    """The folder named by CAPSDIST_DATA, with the original files of the data sets; skips without it."""
+    folder = os.environ.get("CAPSDIST_DATA")
+    if not folder:
+        pytest.skip("CAPSDIST_DATA is not set: it names a folder with the original MNIST and CIFAR-10 files")
+    return Path(folder)
