@@ -1,0 +1,51 @@
+"""The convolutional baseline of the paper's Table 1 (section 5)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from capsdist.errors import ShapeError
+from capsdist.models.capsnet import Output
+from capsdist.models.layers import Conv2d
+
+CONV_CHANNELS = (256, 256, 128)
+KERNEL_SIZE = 5
+DENSE_UNITS = (328, 192)
+
+
+class BaselineCNN(nn.Module):
+    """Three 5x5 convolutions of 256, 256 and 128 channels, dense layers of 328 and 192 units, a softmax layer.
+
+    Source: paper, section 5: stride 1; dropout before the softmax layer; no pooling, and SAME padding,
+    give the 35.4 M parameters that it states: 35,445,522 for 28x28 grey images and 10 classes.
+
+    Shapes: images [B, C, H, W] float -> `Output` with scores [B, J] = class logits (before softmax).
+    Raises: ShapeError if images are not [B, *image_shape].
+    """
+
+    def __init__(
+        self, image_shape: tuple[int, int, int] = (1, 28, 28), num_classes: int = 10, *, dropout: float = 0.5
+    ) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        channels, height, width = image_shape
+        layers: list[nn.Module] = []
+        for out_channels in CONV_CHANNELS:
+            layers += [Conv2d(channels, out_channels, KERNEL_SIZE, padding="same"), nn.ReLU(inplace=True)]
+            channels = out_channels
+        layers.append(nn.Flatten())
+        units = channels * height * width
+        for out_units in DENSE_UNITS:
+            layers += [nn.Linear(units, out_units), nn.ReLU(inplace=True)]
+            units = out_units
+        self.layers = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(units, num_classes))
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        """Return the class logits of `images` [B, C, H, W]; `labels` is there for the common signature only."""
+        if images.shape[1:] != self.image_shape:
+            raise ShapeError(
+                f"images has shape {list(images.shape)}; this network was built for "
+                f"[B, {', '.join(map(str, self.image_shape))}]: crop the images or build it with their image_shape"
+            )
+        logits = self.layers(images)
+        return Output(logits)

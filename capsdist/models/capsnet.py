@@ -1,0 +1,116 @@
+"""The capsule network of the paper (figures 1 and 2), and what every network of this package returns."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from capsdist.errors import ShapeError
+from capsdist.models.decoder import Decoder
+from capsdist.models.layers import ClassCapsules, Conv2d, Form, Padding, PrimaryCapsules, truncated_normal_
+from capsdist.ops import lengths
+
+
+class Output(NamedTuple):
+    """What a network says of B images.
+
+    scores [B, J]: the class capsules' lengths, in [0, 1); of a network without capsules its class logits.
+    parent_poses [B, J, E], or None without capsules. reconstructions [B, C, H, W], or None without decoder.
+    The largest score is the predicted class.
+    """
+
+    scores: Tensor
+    parent_poses: Tensor | None = None
+    reconstructions: Tensor | None = None
+
+
+class CapsNet(nn.Module):
+    """Convolution, primary capsules, class capsules and, if wanted, a decoder (paper, section 4).
+
+    The defaults are the paper's MNIST network: 8,215,568 parameters, 6,804,224 of them without decoder.
+
+    `initialisation`: ``"default"`` is PyTorch's own for convolutions and decoder and `ClassCapsules`' for
+    its weights; ``"truncated_normal"`` is the authors' code: standard deviation 0.05 for the first
+    convolution, 0.1 for all other weights, all biases 0.1.
+
+    Shapes: images [B, C, H, W] float, labels int64 [B] or None -> `Output`.
+    The decoder sees the capsule of the label where labels are given (training), else the longest.
+    Raises: ShapeError if images are not [B, *image_shape], or image_shape is too small for the kernels.
+
+    Example:
+        >>> network = CapsNet(image_shape=(3, 32, 32), num_classes=5, primary_types=4)
+        >>> network(torch.rand(2, 3, 32, 32)).scores.shape
+        torch.Size([2, 5])
+    """
+
+    def __init__(
+        self,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        num_classes: int = 10,
+        *,
+        conv_channels: int = 256,
+        conv_kernel: int = 9,
+        primary_types: int = 32,
+        primary_dim: int = 8,
+        primary_kernel: int = 9,
+        primary_stride: int = 2,
+        padding: Padding = "valid",
+        class_dim: int = 16,
+        iterations: int = 3,
+        none_of_the_above: bool = False,
+        capsule_bias: bool = False,
+        decoder: bool = True,
+        decoder_hidden: tuple[int, int] = (512, 1024),
+        initialisation: Literal["default", "truncated_normal"] = "default",
+        form: Form = "auto",
+    ) -> None:
+        super().__init__()
+        self.image_shape = image_shape
+        channels, height, width = image_shape
+        self.conv = Conv2d(channels, conv_channels, conv_kernel, padding=padding)
+        self.primary_capsules = PrimaryCapsules(
+            conv_channels, primary_types, primary_dim, primary_kernel, primary_stride, padding
+        )
+        sides = self.conv.output_side(height), self.conv.output_side(width)
+        if min(*sides, *map(self.primary_capsules.conv.output_side, sides)) < 1:
+            raise ShapeError(
+                f"image_shape={image_shape} is too small for kernels {conv_kernel} and {primary_kernel}; "
+                "use smaller kernels or padding='same'"
+            )
+        self.class_capsules = ClassCapsules(
+            self.primary_capsules.num_capsules(*sides),
+            primary_dim,
+            num_classes,
+            class_dim,
+            iterations=iterations,
+            bias=capsule_bias,
+            none_of_the_above=none_of_the_above,
+            form=form,
+        )
+        self.decoder = Decoder(num_classes, class_dim, image_shape, decoder_hidden) if decoder else None
+        if initialisation == "truncated_normal":
+            self._initialise_as_official()
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        """Return scores, class capsules and reconstructions of `images` [B, C, H, W]."""
+        if images.shape[1:] != self.image_shape:
+            raise ShapeError(
+                f"images has shape {list(images.shape)}; this network was built for "
+                f"[B, {', '.join(map(str, self.image_shape))}]: crop the images or build it with their image_shape"
+            )
+        features = functional.relu(self.conv(images), inplace=True)
+        parent_poses = self.class_capsules(self.primary_capsules(features))
+        scores = lengths(parent_poses)
+        if self.decoder is None:
+            return Output(scores, parent_poses)
+        mask_labels = scores.detach().argmax(dim=1) if labels is None else labels
+        return Output(scores, parent_poses, self.decoder(parent_poses, mask_labels))
+
+    def _initialise_as_official(self) -> None:
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.constant_(parameter, 0.1)
+            else:
+                truncated_normal_(parameter, 0.05 if name == "conv.weight" else 0.1)

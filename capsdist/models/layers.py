@@ -1,0 +1,212 @@
+"""The two capsule layers and the convolution under them: ordinary torch modules for any network.
+
+Shape letters: B images, C channels, H and W pixels, I children, D child dimension, J parents,
+E parent dimension.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from capsdist.errors import ShapeError
+from capsdist.ops import squash
+from capsdist.routing import route_packed, unpack_weights
+
+Padding = Literal["valid", "same"]
+Form = Literal["auto", "reference", "streamed"]
+
+
+class Conv2d(nn.Conv2d):
+    """Convolution whose padding is ``"valid"`` or ``"same"`` at any stride, as in TensorFlow.
+
+    Ours, because torch refuses ``"same"`` at stride 2, where it is not symmetric: the output has
+    ``ceil(size / stride)`` pixels, and the odd row of zeros, if there is one, goes below and to the
+    right. The authors' CIFAR-10 network depends on it.
+
+    Shapes: [B, in_channels, H, W] -> [B, out_channels, H', W'], see `output_side`.
+    Raises: ShapeError if the input has another rank or number of channels, or is smaller than the kernel.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: Padding = "valid"
+    ) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, stride)
+        if padding not in ("valid", "same"):
+            raise ValueError(f"padding={padding!r} is unknown; use 'valid' or 'same'")
+        self.padding_name: Padding = padding
+
+    def output_side(self, side: int) -> int:
+        """Return the side of the output in pixels for an input of `side` pixels; below 1 if it does not fit."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        return -(-side // stride) if self.padding_name == "same" else (side - kernel) // stride + 1
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve `input` [B, C, H, W]."""
+        if input.dim() != 4 or input.shape[1] != self.in_channels:
+            raise ShapeError(
+                f"input has shape {list(input.shape)}; give images [B, {self.in_channels}, H, W] "
+                f"or build the layer with in_channels={input.shape[1] if input.dim() == 4 else 'C'}"
+            )
+        height, width = input.shape[2:]
+        if self.padding_name == "valid":
+            if min(height, width) < self.kernel_size[0]:
+                raise ShapeError(
+                    f"input of {height}x{width} pixels is smaller than the {self.kernel_size[0]}x"
+                    f"{self.kernel_size[0]} kernel; give larger images or use padding='same'"
+                )
+            return functional.conv2d(input, self.weight, self.bias, self.stride)
+        top, bottom = self._zeros(height)
+        left, right = self._zeros(width)
+        if (top, left) == (bottom, right):  # symmetric: the convolution pads by itself, without a copy
+            return functional.conv2d(input, self.weight, self.bias, self.stride, (top, left))
+        padded = functional.pad(input, (left, right, top, bottom))
+        return functional.conv2d(padded, self.weight, self.bias, self.stride)
+
+    def _zeros(self, side: int) -> tuple[int, int]:
+        """Return the zeros before and after `side` pixels."""
+        total = max((self.output_side(side) - 1) * self.stride[0] + self.kernel_size[0] - side, 0)
+        return total // 2, total - total // 2
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size[0]}, "
+            f"stride={self.stride[0]}, padding={self.padding_name!r}"
+        )
+
+
+class PrimaryCapsules(nn.Module):
+    """Lowest capsules: one convolution whose channels are grouped into capsules, then squash (paper, section 4).
+
+    A capsule is `dim` CHANNELS at one position, not `dim` neighbouring pixels of one channel. Channel
+    ``d * types + t`` is dimension d of type t, and child ``(t * H' + y) * W' + x`` is type t at
+    position (y, x): so the convolution's output is [B, D, I] in memory as it stands, the layout in
+    which routing is fast, and the poses handed on are a view of it.
+
+    Shapes: images or features [B, in_channels, H, W] -> child_poses [B, I, D],
+    I = types * H' * W', D = dim, lengths below 1.
+    Raises: ShapeError as `Conv2d`.
+
+    Example:
+        >>> PrimaryCapsules(256, types=32, dim=8)(torch.zeros(2, 256, 20, 20)).shape
+        torch.Size([2, 1152, 8])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        types: int = 32,
+        dim: int = 8,
+        kernel_size: int = 9,
+        stride: int = 2,
+        padding: Padding = "valid",
+    ) -> None:
+        super().__init__()
+        self.types, self.dim = types, dim
+        self.conv = Conv2d(in_channels, types * dim, kernel_size, stride, padding)
+
+    def num_capsules(self, height: int, width: int) -> int:
+        """Return I, the number of capsules for an input of `height` x `width` pixels."""
+        return self.types * self.conv.output_side(height) * self.conv.output_side(width)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return child_poses [B, I, D] of `features` [B, C, H, W]."""
+        # [B, D*types, H', W'] -> [B, D, I]: a view
+        poses = self.conv(features).unflatten(1, (self.dim, self.types)).flatten(2)
+        return squash(poses, dim=1).transpose(1, 2)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"types={self.types}, dim={self.dim}"
+
+
+class ClassCapsules(nn.Module):
+    """One capsule a class, fed by all children through routing by agreement (paper, section 4: DigitCaps).
+
+    The parameter `packed_weights` is stored in the layout [J, E, D, I] that the fast routing reads;
+    `weights` is a view of it as the paper writes W_ij. `bias` (the authors' code has one) is added to
+    the totals before squash. With `none_of_the_above` a child may also choose none of the parents
+    (paper, section 7).
+
+    Initialisation (ours; the paper gives none): weights normal with standard deviation `DEFAULT_SD`,
+    see there; bias zero.
+
+    Shapes: child_poses [B, I, D] -> parent_poses [B, J, E]; the length of a parent is its class' score.
+    Raises: ShapeError if the input is not [B, num_children, child_dim].
+
+    Example:
+        >>> ClassCapsules(1152, 8, num_parents=10, parent_dim=16)(torch.zeros(2, 1152, 8)).shape
+        torch.Size([2, 10, 16])
+    """
+
+    DEFAULT_SD = 0.1
+
+    def __init__(
+        self,
+        num_children: int,
+        child_dim: int,
+        num_parents: int,
+        parent_dim: int,
+        *,
+        iterations: int = 3,
+        bias: bool = False,
+        none_of_the_above: bool = False,
+        form: Form = "auto",
+    ) -> None:
+        super().__init__()
+        self.num_children, self.child_dim = num_children, child_dim
+        self.num_parents, self.parent_dim = num_parents, parent_dim
+        self.iterations, self.none_of_the_above, self.form = iterations, none_of_the_above, form
+        self.packed_weights = nn.Parameter(torch.empty(num_parents, parent_dim, child_dim, num_children))
+        self.bias = nn.Parameter(torch.empty(num_parents, parent_dim)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew from the default initialisation."""
+        nn.init.normal_(self.packed_weights, std=self.DEFAULT_SD)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    @property
+    def weights(self) -> Tensor:
+        """The transformation matrices W_ij [I, J, D, E], a view of the parameter."""
+        return unpack_weights(self.packed_weights)
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
+        if child_poses.dim() != 3 or child_poses.shape[1:] != (self.num_children, self.child_dim):
+            raise ShapeError(
+                f"child_poses has shape {list(child_poses.shape)}; this layer was built for "
+                f"[B, {self.num_children}, {self.child_dim}]: give images of the size that num_children was computed for"
+            )
+        return route_packed(
+            child_poses,
+            self.packed_weights,
+            self.iterations,
+            bias=self.bias,
+            none_of_the_above=self.none_of_the_above,
+            form=self.form,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return (
+            f"{self.num_children} x {self.child_dim}D -> {self.num_parents} x {self.parent_dim}D, "
+            f"iterations={self.iterations}, bias={self.bias is not None}, "
+            f"none_of_the_above={self.none_of_the_above}, form={self.form!r}"
+        )
+
+
+def truncated_normal_(parameter: Tensor, sd: float) -> None:
+    """Fill `parameter` from a normal distribution of `sd`, values beyond 2 sd drawn again (TensorFlow's)."""
+    nn.init.trunc_normal_(parameter, std=sd, a=-2 * sd, b=2 * sd)
+
+
+def num_pixels(image_shape: tuple[int, int, int]) -> int:
+    """Return C * H * W."""
+    return math.prod(image_shape)
