@@ -1,0 +1,81 @@
+"""Losses of the capsule network: margin loss on lengths, squared error of reconstructions; one value an image."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from capsdist.errors import ShapeError
+
+__all__ = ["margin_loss", "reconstruction_loss"]
+
+
+def margin_loss(
+    lengths: Tensor,
+    targets: Tensor,
+    *,
+    m_plus: float = 0.9,
+    m_minus: float = 0.1,
+    downweight: float = 0.5,
+    form: Literal["paper", "official"] = "paper",
+) -> Tensor:
+    """Return the margin loss of each image.
+
+    Paper, equation 4: sum over classes of T max(0, m_plus - |v|)^2 + downweight (1 - T) max(0, |v| - m_minus)^2.
+    `official` (the authors' code) is the mean over classes of half of that, 2 J times smaller. The lengths
+    enter as they are: a softmax before this loss is a common mistake (it keeps ten lengths below m_plus).
+
+    Args:
+        lengths: [B, J] lengths of the class capsules, any floating dtype; computed in at least fp32.
+        targets: [B] int64, the class of each image.
+        m_plus: length that the present class must reach.
+        m_minus: length that an absent class may have.
+        downweight: weight of the absent classes (lambda).
+        form: `paper` or `official`.
+
+    Returns:
+        [B] loss of each image.
+
+    Raises:
+        ShapeError: shapes do not fit, targets are not int64, or the form is unknown.
+    """
+    if lengths.dim() != 2 or targets.shape != lengths.shape[:1]:
+        raise ShapeError(
+            f"lengths {list(lengths.shape)} and targets {list(targets.shape)} do not fit; pass [B, J] and [B]"
+        )
+    if targets.dtype != torch.int64:
+        raise ShapeError(f"targets have dtype {targets.dtype}; convert the class numbers with .long()")
+    if form not in ("paper", "official"):
+        raise ShapeError(f"form={form!r} is no margin loss; choose 'paper' or 'official'")
+    wide = lengths.to(torch.promote_types(lengths.dtype, torch.float32))
+    present = torch.relu(m_plus - wide).square()
+    absent = downweight * torch.relu(wide - m_minus).square()
+    own = targets[:, None]
+    # The scatter replaces the absent term of an image's own class by its present term.
+    terms = absent.scatter(1, own, present.gather(1, own))
+    return terms.sum(1) if form == "paper" else 0.5 * terms.mean(1)
+
+
+def reconstruction_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
+    """Return the sum of squared pixel errors of each image (paper, section 4.1), not yet weighted by 0.0005.
+
+    Args:
+        reconstructions: [B, ...] decoder output, any floating dtype; computed in at least fp32.
+        images: [B, ...] the same number of pixels an image, in [0, 1].
+
+    Returns:
+        [B] loss of each image.
+
+    Raises:
+        ShapeError: the two differ in batch or in pixels an image.
+    """
+    if reconstructions.shape[0] != images.shape[0] or reconstructions.numel() != images.numel():
+        raise ShapeError(
+            f"reconstructions {list(reconstructions.shape)} and images {list(images.shape)} differ in size; "
+            "give the decoder the image_shape that the images have"
+        )
+    dtype = torch.promote_types(torch.promote_types(reconstructions.dtype, images.dtype), torch.float32)
+    error = reconstructions.flatten(1).to(dtype) - images.flatten(1).to(dtype)
+    return error.square().sum(1)
