@@ -1,0 +1,220 @@
+"""Batches of a rank, gathered by a background thread: shuffled for training, in storage order for evaluation.
+
+Ours. Images stay uint8 until they are on the device (`Transform` converts them there). A batch of n real
+samples is padded to the size that all ranks share, with weight 0, so that ranks take equal steps.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from capsdist.data.order import Order, rank_slice
+from capsdist.data.position import Position
+from capsdist.data.split import Split
+from capsdist.errors import DataError
+
+__all__ = ["Batch", "TrainStream", "eval_batches"]
+
+_CHUNK_BYTES = 8 << 20  # images gathered at once: enough to spread the cost of touching a shard
+_CHUNK_STEPS = 64
+_DEPTH = 2  # chunks that wait in the queue
+
+_Item: TypeAlias = "list[Batch] | BaseException | None"  # what the queue carries; None ends it
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One rank's part of one step.
+
+    images uint8 [b,C,H,W]; labels int64 [b]; weights float32 [b]: 1 for a real sample, 0 for padding;
+    sample_ids int64 [b]; num_global: real samples of the step over all ranks.
+    """
+
+    images: Tensor
+    labels: Tensor
+    weights: Tensor
+    sample_ids: Tensor
+    num_global: int
+
+    def to(self, device: torch.device | str) -> Batch:
+        """Return the batch on `device`; from pinned memory the copy does not wait."""
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+
+
+class TrainStream:
+    """The training batches of one rank, in an order that no number of ranks changes (see `order`).
+
+    tail: "short" ends an epoch with a step of the remaining samples, "drop" leaves them out (other ones
+    every epoch). pin: gather into pinned memory, for copies to a GPU.
+
+    Raises:
+        DataError: a split that cannot be read, `lanes` that does not divide `global_batch`, or a split
+            with fewer samples than a step where the tail is dropped.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        seed: int,
+        global_batch: int,
+        lanes: int = 8,
+        window: int = 8192,
+        rank: int = 0,
+        world_size: int = 1,
+        tail: Literal["short", "drop"] = "short",
+        pin: bool = False,
+    ) -> None:
+        self.split = Split(folder)
+        self.order = Order(self.split.index, seed, global_batch, lanes, window)
+        self.rank, self.world_size, self.tail, self.pin = rank, world_size, tail, pin
+        if not self.steps_per_epoch:
+            raise DataError(
+                f"{self.split.folder}: has {self.split.index.num_samples} samples, fewer than "
+                f"global_batch={global_batch} with a dropped tail; lower the batch or keep the tail"
+            )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of an epoch, equal on all ranks."""
+        return self.order.num_full_steps + bool(self.tail == "short" and self.order.num_short)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """Yield the rank's batches of steps start_step .. steps_per_epoch - 1 of `epoch`.
+
+        A thread gathers ahead of the consumer; it ends when the iterator is exhausted, closed or collected.
+        """
+        return _prefetched(self._chunks(epoch, start_step))
+
+    def position(self, epoch: int, step: int) -> Position:
+        """Return the position after `step` completed steps of `epoch`."""
+        order = self.order
+        return Position(
+            digest=order.index.digest,
+            seed=order.seed,
+            epoch=epoch,
+            step=step,
+            global_batch=order.global_batch,
+            lanes=order.lanes,
+            window=order.window,
+        )
+
+    def check_position(self, position: Position) -> None:
+        """Check that `position` belongs to this stream's data and order.
+
+        Raises:
+            DataError: another data set, seed, batch, lanes or window, named with both values.
+        """
+        own = self.position(position.epoch, position.step)
+        for name, remedy in (
+            ("digest", "continue with the data set it was trained on, or start a new run"),
+            ("seed", "use the old seed"),
+            ("global_batch", "use the old batch"),
+            ("lanes", "use the old lanes"),
+            ("window", "use the old window"),
+        ):
+            saved, here = getattr(position, name), getattr(own, name)
+            if saved != here:
+                raise DataError(f"data position has {name}={saved!r}, this run has {here!r}; {remedy}")
+
+    def _chunks(self, epoch: int, start_step: int) -> Iterator[list[Batch]]:
+        order = self.order
+        per_step = -(-order.global_batch // self.world_size)
+        size = min(_CHUNK_STEPS, max(1, _CHUNK_BYTES // (per_step * order.index.image_bytes)))
+        for first in range(start_step, order.num_full_steps, size):
+            ids = order.steps(epoch, first, min(first + size, order.num_full_steps))
+            yield self._gather(ids)
+        if self.tail == "short" and order.num_short and start_step <= order.num_full_steps:
+            yield self._gather(order.short_step(epoch)[None])
+
+    def _gather(self, ids: np.ndarray) -> list[Batch]:
+        return _gather(self.split, ids, self.rank, self.world_size, self.pin)
+
+
+def eval_batches(
+    folder: str | os.PathLike[str],
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    pin: bool = False,
+) -> Iterator[Batch]:
+    """Yield every sample of a split exactly once over all ranks, in storage order, padded alike.
+
+    `batch_size` is that of one rank; a step takes the next batch_size * world_size samples, of which
+    every rank has a contiguous part; the number of batches is equal on all ranks.
+    """
+    split = Split(folder)
+    step = batch_size * world_size
+    total = split.index.num_samples
+
+    def chunks() -> Iterator[list[Batch]]:
+        for first in range(0, total, step):
+            yield _gather(split, np.arange(first, min(first + step, total))[None], rank, world_size, pin)
+
+    return _prefetched(chunks())
+
+
+def _gather(split: Split, ids: np.ndarray, rank: int, world_size: int, pin: bool) -> list[Batch]:
+    """Gather the rank's part of the steps `ids` [steps, n]; the batches are views of one buffer."""
+    steps, num = ids.shape
+    part = rank_slice(num, rank, world_size)
+    own, size = ids[:, part], -(-num // world_size)
+    if own.shape[1] < size:  # repeat a sample of its own, or any where the rank has none
+        filler = own[:, :1] if own.shape[1] else ids[:, :1]
+        own = np.concatenate([own, np.repeat(filler, size - own.shape[1], axis=1)], axis=1)
+    images = torch.empty((steps, size, *split.index.image_shape), dtype=torch.uint8, pin_memory=pin)
+    labels = torch.empty((steps, size), dtype=torch.int64, pin_memory=pin)
+    split.gather_into(own.reshape(-1), images.flatten(0, 1).numpy(), labels.flatten().numpy())
+    sample_ids = torch.from_numpy(np.ascontiguousarray(own))
+    weights = (torch.arange(size) < part.stop - part.start).float()
+    return [
+        Batch(images[step], labels[step], weights, sample_ids[step], num_global=num) for step in range(steps)
+    ]
+
+
+def _prefetched(chunks: Iterable[list[Batch]]) -> Iterator[Batch]:
+    """Yield the batches of `chunks`, which a thread computes ahead; what it raises is raised here."""
+    filled: queue.Queue[_Item] = queue.Queue(_DEPTH)
+    stop = threading.Event()
+    thread = threading.Thread(target=_fill, args=(chunks, filled, stop), name="capsdist-data", daemon=True)
+    thread.start()
+    try:
+        while (item := filled.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield from item
+    finally:
+        # No lock is taken here: the collector may run this in any thread, even in the one to be stopped.
+        stop.set()
+        if thread is not threading.current_thread():
+            thread.join()
+
+
+def _fill(chunks: Iterable[list[Batch]], filled: queue.Queue[_Item], stop: threading.Event) -> None:
+    def put(item: _Item) -> bool:
+        while not stop.is_set():
+            try:
+                filled.put(item, timeout=0.05)
+            except queue.Full:
+                continue
+            return True
+        return False
+
+    try:
+        for chunk in chunks:
+            if not put(chunk):
+                return
+        put(None)
+    except BaseException as error:
+        put(error)

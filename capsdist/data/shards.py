@@ -1,0 +1,142 @@
+"""Write a split as block tar shards: webdataset's format, deterministic bytes, arrays readable in place.
+
+Ours, because one member an image reads 7,500 images/s through webdataset and blocks read millions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import xxhash
+
+from capsdist.data.index import INDEX_NAME, Block, Index, Shard, local_folder
+from capsdist.errors import DataError
+
+__all__ = ["npy_bytes", "write_split"]
+
+_ALIGNMENT = 512  # of tar members and of the arrays inside them
+_NPY_MAGIC = b"\x93NUMPY\x01\x00"
+
+
+def write_split(
+    folder: str | os.PathLike[str],
+    images: np.ndarray,
+    labels: np.ndarray,
+    *,
+    classes: Sequence[str],
+    block_size: int = 1024,
+    shard_size: int = 8192,
+    resume: bool = True,
+) -> Index:
+    """Write images and labels as the split in `folder` and return its index.
+
+    images uint8 [N,C,H,W], labels int64 [N]. The bytes depend on the arguments only. An index that is
+    already there is withdrawn first and the new one published last, by a rename; with `resume`, shards
+    that already hold exactly the bytes to be written are left alone.
+
+    Raises:
+        DataError: wrong shapes or dtypes, a label out of range, or a folder that cannot be written.
+    """
+    _check_arrays(images, labels, len(classes))
+    path = local_folder(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / INDEX_NAME).unlink(missing_ok=True)
+        shards = []
+        for start in range(0, len(images), shard_size):
+            part = slice(start, start + shard_size)
+            first_block = len(shards) * -(-shard_size // block_size)
+            data, blocks = _shard_bytes(images[part], labels[part], block_size, first_block)
+            shard = Shard(
+                name=f"shard-{len(shards):05d}.tar",
+                bytes=len(data),
+                samples=len(images[part]),
+                xxh3_128=xxhash.xxh3_128_hexdigest(data),
+                sha256=hashlib.sha256(data).hexdigest(),
+                blocks=blocks,
+            )
+            if not (resume and _holds(path / shard.name, shard)):
+                _publish(path / shard.name, data)
+            shards.append(shard)
+        for stale in set(path.glob("shard-*.tar")) - {path / shard.name for shard in shards}:
+            stale.unlink()
+        shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+        index = Index(shape, tuple(map(str, classes)), block_size, tuple(shards)).with_digest()
+        _publish(path / INDEX_NAME, index.to_json().encode())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); choose a writable folder") from None
+    return index
+
+
+def npy_bytes(array: np.ndarray) -> bytes:
+    """Return `array` in numpy's .npy format 1.0, its header padded so that the data starts at byte 512."""
+    descr = np.lib.format.dtype_to_descr(array.dtype)
+    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {array.shape!r}, }}"
+    room = _ALIGNMENT - len(_NPY_MAGIC) - 2
+    padded = header.encode().ljust(room - 1) + b"\n"
+    return _NPY_MAGIC + room.to_bytes(2, "little") + padded + np.ascontiguousarray(array).tobytes()
+
+
+def _check_arrays(images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
+        raise DataError(f"images are {images.dtype} {list(images.shape)}; give uint8 [N,C,H,W] with N >= 1")
+    if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
+        raise DataError(f"labels are {labels.dtype} {list(labels.shape)}; give int64 [{len(images)}]")
+    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
+    if wrong.size:
+        raise DataError(
+            f"label {labels[wrong[0]]} of sample {wrong[0]} is outside 0..{num_classes - 1}; "
+            "correct the label or name all classes"
+        )
+
+
+def _shard_bytes(
+    images: np.ndarray, labels: np.ndarray, block_size: int, first_block: int
+) -> tuple[bytes, tuple[Block, ...]]:
+    from webdataset.writer import TarWriter  # late: only writing needs it
+
+    stream, blocks = io.BytesIO(), []
+    # An integer mtime keeps every header plain USTAR: webdataset's own float would force a PAX record.
+    with TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
+        for start in range(0, len(images), block_size):
+            part = slice(start, start + block_size)
+            x, y = npy_bytes(images[part]), npy_bytes(labels[part].astype("<i8"))
+            # TarWriter sorts a sample's members, x.npy first; a member is a 512-byte header and its data.
+            begin = blocks[-1].labels_offset + _padded(8 * blocks[-1].samples) if blocks else 0
+            images_offset = begin + 2 * _ALIGNMENT
+            labels_offset = begin + _ALIGNMENT + _padded(len(x)) + 2 * _ALIGNMENT
+            blocks.append(Block(len(images[part]), images_offset, labels_offset))
+            writer.write({"__key__": f"{first_block + len(blocks) - 1:06d}", "x.npy": x, "y.npy": y})
+    return stream.getvalue(), tuple(blocks)
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _holds(path: Path, shard: Shard) -> bool:
+    return (
+        path.is_file()
+        and path.stat().st_size == shard.bytes
+        and xxhash.xxh3_128_hexdigest(path.read_bytes()) == shard.xxh3_128
+    )
+
+
+def _publish(path: Path, data: bytes) -> None:
+    """Write `data` beside `path` and rename it, so that no reader ever sees half a file."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.chmod(file.name, 0o644)
+            os.replace(file.name, path)
+        except BaseException:
+            os.unlink(file.name)
+            raise
