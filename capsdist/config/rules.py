@@ -6,6 +6,7 @@ Imports neither torch nor ray, so that a bad configuration is refused in a fract
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 
@@ -48,7 +49,7 @@ def _range_problems(config: Config) -> Iterator[Problem]:
         for name, field in getattr(type(section), "model_fields", {}).items():
             value = getattr(section, name)
             for bounds in field.metadata:
-                if isinstance(bounds, Bounds) and (rule := _broken(value, bounds)):
+                if value is not None and isinstance(bounds, Bounds) and (rule := _broken(value, bounds)):
                     yield Problem(
                         f"{section_name}.{name}",
                         value,
@@ -74,14 +75,17 @@ def _broken(value: float, bounds: Bounds) -> str | None:
         (bounds.le, "at most", lambda limit: value <= limit),
         (bounds.lt, "less than", lambda limit: value < limit),
     )
-    broken = any(limit is not None and not holds(limit) for limit, _, holds in tests)
-    return (
-        " and ".join(f"{word} {limit:g}" for limit, word, _ in tests if limit is not None) if broken else None
-    )
+    if math.isfinite(value) and all(limit is None or holds(limit) for limit, _, holds in tests):
+        return None
+    rule = " and ".join(f"{word} {limit:g}" for limit, word, _ in tests if limit is not None)
+    return rule if math.isfinite(value) else f"finite and {rule}"
 
 
 def _name_problems(config: Config) -> Iterator[Problem]:
-    for field, value in (("train.name", config.train.name), ("data.name", config.data.name)):
+    data = config.data
+    names = (("train.name", config.train.name), ("data.name", data.name))
+    splits = (("data.train_split", data.train_split), ("data.test_split", data.test_split))
+    for field, value in (*names, *splits):
         if not _NAME.fullmatch(value):
             yield Problem(
                 field,
@@ -89,10 +93,10 @@ def _name_problems(config: Config) -> Iterator[Problem]:
                 "must be letters, digits, '.', '_' or '-', as it names a folder",
                 "choose another name",
             )
-    if config.data.train_split == config.data.test_split:
+    if data.train_split == data.test_split:
         yield Problem(
             "data.test_split",
-            config.data.test_split,
+            data.test_split,
             "is the training split",
             "test on another split, or the error says nothing",
         )
@@ -107,8 +111,15 @@ def _model_problems(config: Config) -> Iterator[Problem]:
             f"must equal model.image_size={model.image_size}",
             f"set --model.image_size {data.crop}",
         )
+    if data.shift >= model.image_size > 0:
+        yield Problem(
+            "data.shift",
+            data.shift,
+            f"must be below model.image_size={model.image_size}, or images turn black",
+            "the paper has 2",
+        )
     low, high = data.contrast
-    if not 0 < low <= high:
+    if not 0 < low <= high < math.inf:
         yield Problem("data.contrast", data.contrast, "must be 0 < low <= high", "1 1 switches it off")
     if config.loss.m_minus >= config.loss.m_plus:
         yield Problem(
@@ -118,6 +129,13 @@ def _model_problems(config: Config) -> Iterator[Problem]:
             "the paper has 0.1 and 0.9",
         )
     if model.kind == "baseline_cnn":
+        if model.initialisation != "default":
+            yield Problem(
+                "model.initialisation",
+                model.initialisation,
+                "is for the capsule network only",
+                "set --model.initialisation default",
+            )
         return
     if min(model.decoder_hidden) < 1:
         yield Problem(
@@ -161,7 +179,7 @@ def _batch_problems(config: Config) -> Iterator[Problem]:
             f"must divide train.global_batch={train.global_batch}",
             "set --data.lanes to a divisor",
         )
-    if cluster.max_workers is not None and train.workers > cluster.max_workers:
+    if cluster.max_workers is not None and 1 <= cluster.max_workers < train.workers:
         yield Problem(
             "train.workers",
             train.workers,

@@ -33,7 +33,12 @@ class Conv2d(nn.Conv2d):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: Padding = "valid"
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: Padding = "valid",
     ) -> None:
         super().__init__(in_channels, out_channels, kernel_size, stride)
         if padding not in ("valid", "same"):

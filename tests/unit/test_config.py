@@ -1,0 +1,219 @@
+"""The configuration: ranges, rules across fields, frozen sections, round trip, and all problems at once."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from capsdist.config import Config, problems, validate
+from capsdist.config.rules import feature_size
+from capsdist.config.schema import Bounds
+from capsdist.errors import ConfigError
+
+SECTIONS = [name for name in Config.model_fields if isinstance(getattr(Config(), name), BaseModel)]
+
+
+def changed(**fields: object) -> Config:
+    """The default configuration with `section__field` set, unchecked as on the command line."""
+    config = Config()
+    for path, value in fields.items():
+        section, name = path.split("__")
+        part = getattr(config, section)
+        part = type(part).model_validate({**part.model_dump(), name: value})
+        config = config.model_copy(update={section: part})
+    return config
+
+
+def bounded_fields() -> Iterator[tuple[str, Bounds, type]]:
+    """Every field that carries a range: name, range, type."""
+    for section in SECTIONS:
+        for name, field in type(getattr(Config(), section)).model_fields.items():
+            for bounds in field.metadata:
+                if isinstance(bounds, Bounds):
+                    kind = float if field.annotation is float else int
+                    yield f"{section}__{name}", bounds, kind
+
+
+def edges(kind: type, bounds: Bounds) -> Iterator[tuple[float, bool]]:
+    """Values at and just beyond each end of a range, and whether they are allowed."""
+    up = (lambda x: x + 1) if kind is int else (lambda x: math.nextafter(x, math.inf))
+    down = (lambda x: x - 1) if kind is int else (lambda x: math.nextafter(x, -math.inf))
+    if bounds.ge is not None:
+        yield from ((bounds.ge, True), (down(bounds.ge), False))
+    if bounds.gt is not None:
+        yield from ((up(bounds.gt), True), (bounds.gt, False))
+    if bounds.le is not None:
+        yield from ((bounds.le, True), (up(bounds.le), False))
+    if bounds.lt is not None:
+        yield from ((down(bounds.lt), True), (bounds.lt, False))
+
+
+EDGES = [
+    pytest.param(field, kind(value), allowed, id=f"{field}={value!r}")
+    for field, bounds, kind in bounded_fields()
+    for value, allowed in edges(kind, bounds)
+]
+
+
+@pytest.mark.parametrize(("field", "value", "allowed"), EDGES)
+def test_every_range_is_held_at_its_edges(field: str, value: float, allowed: bool) -> None:
+    name = field.replace("__", ".")
+    # only the range rule: a value inside its range may still break a rule across fields
+    found = [p for p in problems(changed(**{field: value})) if p.field == name and "accordingly" in p.fix]
+    assert found == [] if allowed else (len(found) == 1 and str(found[0]).startswith(f"{name}={value!r}: "))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("field", ["optim__learning_rate", "loss__downweight", "cluster__cpus_per_worker"])
+def test_numbers_must_be_finite(field: str, value: float) -> None:
+    name = field.replace("__", ".")
+    assert [p.field for p in problems(changed(**{field: value}))] == [name]
+
+
+RULES = [
+    ("train.max_steps", 0, {"train__max_steps": 0}, "at least 1"),
+    ("train.validate_every_steps", -3, {"train__validate_every_steps": -3}, "at least 1"),
+    ("train.checkpoint_every_steps", 0, {"train__checkpoint_every_steps": 0}, "at least 1"),
+    ("cluster.max_workers", 0, {"cluster__max_workers": 0}, "at least 1"),
+    ("train.name", "a/b", {"train__name": "a/b"}, "names a folder"),
+    ("train.name", "", {"train__name": ""}, "names a folder"),
+    ("data.name", "../mnist", {"data__name": "../mnist"}, "names a folder"),
+    ("data.train_split", "a b", {"data__train_split": "a b"}, "names a folder"),
+    ("data.test_split", "/test", {"data__test_split": "/test"}, "names a folder"),
+    ("data.test_split", "train", {"data__test_split": "train"}, "is the training split"),
+    ("data.crop", 24, {"data__crop": 24}, "must equal model.image_size=28"),
+    ("data.shift", 28, {"data__shift": 28}, "must be below model.image_size=28"),
+    ("data.contrast", (0.0, 1.0), {"data__contrast": (0.0, 1.0)}, "0 < low <= high"),
+    ("data.contrast", (1.5, 0.5), {"data__contrast": (1.5, 0.5)}, "0 < low <= high"),
+    ("data.contrast", (1.0, math.inf), {"data__contrast": (1.0, math.inf)}, "0 < low <= high"),
+    ("loss.m_minus", 0.9, {"loss__m_minus": 0.9}, "below loss.m_plus=0.9"),
+    ("model.decoder_hidden", (512, 0), {"model__decoder_hidden": (512, 0)}, "at least 1 each"),
+    ("model.decoder", True, {"data__standardise": True}, "pixels in [0, 1]"),
+    ("model.image_size", 16, {"model__image_size": 16}, "too small for valid kernels 9 and 9"),
+    ("model.image_size", 9, {"model__image_size": 9, "model__conv_kernel": 10}, "kernels 10 and 9"),
+    (
+        "model.initialisation",
+        "truncated_normal",
+        {"model__kind": "baseline_cnn", "model__initialisation": "truncated_normal"},
+        "capsule network only",
+    ),
+    (
+        "train.global_batch",
+        8,
+        {"train__global_batch": 8, "train__workers": 3, "train__accumulation": 3},
+        "at least workers x accumulation = 9",
+    ),
+    ("data.lanes", 7, {"data__lanes": 7}, "must divide train.global_batch=128"),
+    ("train.workers", 5, {"train__workers": 5, "cluster__max_workers": 4}, "exceeds cluster.max_workers=4"),
+    ("train.precision", "fp16", {"train__precision": "fp16", "train__device": "cpu"}, "is for GPUs"),
+]
+
+
+@pytest.mark.parametrize(("field", "value", "fields", "rule"), RULES)
+def test_every_rule_names_field_and_value(field: str, value: object, fields: dict, rule: str) -> None:
+    (found,) = problems(changed(**fields))
+    assert (found.field, found.value) == (field, value)
+    assert rule in found.rule
+    assert found.fix
+    assert "\n" not in str(found)
+
+
+ALLOWED = [
+    {"train__max_steps": 1, "cluster__max_workers": 1},
+    {"data__crop": 28},
+    {"data__shift": 27},
+    {"model__image_size": 17},
+    {"model__image_size": 9, "model__padding": "same", "data__shift": 0},
+    {"data__standardise": True, "model__decoder": False},
+    {"data__standardise": True, "model__kind": "baseline_cnn"},
+    {"model__image_size": 9, "model__kind": "baseline_cnn"},
+    {"train__precision": "fp16", "train__device": "gpu"},
+    {"train__global_batch": 9, "train__workers": 3, "train__accumulation": 3, "data__lanes": 3},
+    {"train__name": "a.b_c-9"},
+]
+
+
+@pytest.mark.parametrize("fields", ALLOWED)
+def test_what_the_rules_allow(fields: dict) -> None:
+    config = changed(**fields)
+    assert validate(config) is config
+
+
+def test_all_problems_are_reported_at_once_and_survive_pickling() -> None:
+    config = changed(train__name="a b", data__lanes=7, optim__learning_rate=-1.0, data__crop=24)
+    with pytest.raises(ConfigError) as caught:
+        validate(config)
+    fields = {"optim.learning_rate", "train.name", "data.crop", "data.lanes"}
+    assert {problem.field for problem in caught.value.problems} == fields
+    assert len(str(caught.value).splitlines()) == len(fields)
+    assert pickle.loads(pickle.dumps(caught.value)).problems == caught.value.problems
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_sections_are_frozen(section: str) -> None:
+    part = getattr(Config(), section)
+    name = next(iter(type(part).model_fields))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(part, name, getattr(part, name))
+    with pytest.raises(ValidationError, match="frozen"):
+        setattr(Config(), section, part)
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_unknown_fields_are_refused(section: str) -> None:
+    stored = Config().model_dump()
+    stored[section]["colour"] = 1
+    with pytest.raises(ValidationError, match=rf"{section}\.colour"):
+        Config.model_validate(stored)
+
+
+def test_an_unknown_section_is_refused() -> None:
+    with pytest.raises(ValidationError, match="tune"):
+        Config.model_validate({"tune": {}})
+
+
+@pytest.mark.parametrize(("section", "name", "value"), [
+    ("routing", "form", "votes"), ("model", "kind", "resnet"), ("train", "zero_stage", 4),
+    ("data", "contrast", [1.0]), ("train", "epochs", 1.5),
+])  # fmt: skip
+def test_values_of_the_wrong_type_are_refused(section: str, name: str, value: object) -> None:
+    with pytest.raises(ValidationError, match=rf"{section}\.{name}"):
+        Config.model_validate({section: {name: value}})
+
+
+def test_json_round_trip() -> None:
+    config = changed(data__contrast=(0.2, 1.8), train__max_steps=7, model__decoder_hidden=(3, 5))
+    assert Config.model_validate_json(config.model_dump_json()) == config
+    assert Config.model_validate(json.loads(json.dumps(config.model_dump()))) == config
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_field_is_described(section: str) -> None:
+    fields = type(getattr(Config(), section)).model_fields
+    assert [name for name, field in fields.items() if not (field.description or "").endswith(".")] == []
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride", "padding", "side"), [
+    (28, 9, 1, "valid", 20), (20, 9, 2, "valid", 6), (24, 9, 2, "same", 12), (25, 9, 2, "same", 13),
+    (8, 9, 1, "valid", 0), (5, 9, 3, "valid", -1),
+])  # fmt: skip
+def test_feature_size(size: int, kernel: int, stride: int, padding: str, side: int) -> None:
+    assert feature_size(size, kernel, stride, padding) == side
+
+
+def test_a_bad_configuration_is_refused_without_torch_or_ray() -> None:
+    program = """
+import sys
+from capsdist.config import Config, Train, problems
+assert problems(Config(train=Train(epochs=0)))
+print(sorted({"torch", "ray", "deepspeed", "numpy"} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

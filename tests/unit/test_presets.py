@@ -1,0 +1,60 @@
+"""Presets: each is valid, documented, and holds the numbers of its source."""
+
+from __future__ import annotations
+
+import pytest
+
+from capsdist.config import PRESETS, Config, get_preset, problems
+from capsdist.errors import ConfigError
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_valid_documented_and_knows_its_name(name: str) -> None:
+    config = get_preset(name)
+    assert problems(config) == []
+    assert config.preset == name
+    assert (PRESETS[name].__doc__ or "").strip().endswith(".")
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_the_same_each_time(name: str) -> None:
+    assert get_preset(name) == get_preset(name)
+
+
+def test_no_two_presets_share_a_run_name() -> None:
+    names = [get_preset(name).train.name for name in PRESETS]
+    assert len(set(names)) == len(names)
+
+
+def test_an_unknown_preset_lists_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="preset='mnist': is not a preset; choose one of mnist_paper, "):
+        get_preset("mnist")
+
+
+@pytest.mark.parametrize("name", ["mnist_official", "cifar10_official"])
+def test_official_presets_follow_the_authors_code(name: str) -> None:
+    config = get_preset(name)
+    assert config.model.capsule_bias
+    assert config.model.initialisation == "truncated_normal"
+    assert config.loss.margin_form == "official"
+    assert config.train.global_batch == 128
+    optim = config.optim
+    assert (optim.learning_rate, optim.learning_rate_floor) == (1e-3, 1e-6)
+    assert (optim.decay_rate, optim.decay_steps) == (0.96, 2000)
+
+
+def test_the_paper_presets_differ_from_official_ones_where_the_sources_do() -> None:
+    config = get_preset("mnist_paper")
+    assert not config.model.capsule_bias
+    assert config.loss.margin_form == "paper"
+    assert config.data.shift == 2
+    assert config.loss.reconstruction_weight == 0.0005
+
+
+@pytest.mark.parametrize("name", ["cifar10_paper", "cifar10_official"])
+def test_cifar_is_as_in_section_7(name: str) -> None:
+    config = get_preset(name)
+    assert config.routing.none_of_the_above
+    assert (config.routing.iterations, config.model.primary_types) == (3, 64)
+    assert (config.model.in_channels, config.model.image_size, config.data.crop) == (3, 24, 24)
