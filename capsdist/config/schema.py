@@ -187,8 +187,8 @@ class Train(_Section):
 class Cluster(_Section):
     """What is asked of Ray, and how long to wait for it."""
 
-    cpus_per_worker: Positive = 1.0
-    """CPU cores that Ray reserves for a worker; without a GPU also its number of torch threads."""
+    cpus_per_worker: NonNegative = 0.0
+    """CPU cores of a worker, its torch threads without a GPU; 0: a local Ray's cores shared out, else 1."""
     max_workers: int | None = None
     """Workers that the fully scaled cluster can hold; more are refused. Default: a local Ray's cores."""
     max_failures: Annotated[int, Bounds(ge=0)] = 3
