@@ -49,7 +49,7 @@ def _range_problems(config: Config) -> Iterator[Problem]:
         for name, field in getattr(type(section), "model_fields", {}).items():
             value = getattr(section, name)
             for bounds in field.metadata:
-                if value is not None and isinstance(bounds, Bounds) and (rule := _broken(value, bounds)):
+                if isinstance(bounds, Bounds) and (rule := _broken(value, bounds)):
                     yield Problem(
                         f"{section_name}.{name}",
                         value,
