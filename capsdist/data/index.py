@@ -24,15 +24,16 @@ __all__ = ["FORMAT", "INDEX_NAME", "VERSION", "Block", "Index", "Shard", "local_
 FORMAT = "capsdist-blocks"
 VERSION = 1
 INDEX_NAME = "index.json"
+_REMEDY = "pack it again with a script of data_prep/"
 
 
 @dataclass(frozen=True)
 class Block:
     """Where one block's pixels and labels lie inside its shard: byte offsets of the raw arrays."""
 
-    samples: int
-    images_offset: int
-    labels_offset: int
+    num_samples: int
+    images_offset_bytes: int
+    labels_offset_bytes: int
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,8 @@ class Shard:
     """One tar file: its name inside the split's folder, size, samples, checksums and blocks."""
 
     name: str
-    bytes: int
-    samples: int
+    size_bytes: int
+    num_samples: int
     xxh3_128: str
     sha256: str
     blocks: tuple[Block, ...]
@@ -49,10 +50,11 @@ class Shard:
 
 @dataclass(frozen=True)
 class Index:
-    """A split's index; `digest` is the sha256 of its canonical JSON and names the data set.
+    """A split's index: image_shape (C, H, W), names of the classes, and what the shards hold.
 
-    Every block holds `block_size` samples, only the last of a shard fewer; so a sample's bytes follow
-    from its number by arithmetic, and no tar header is parsed while training.
+    `digest`, the sha256 of its canonical JSON, names the data set. Every block holds `block_size`
+    samples, only the last of a shard fewer; so a sample's bytes follow from its number by arithmetic,
+    and no tar header is parsed while training.
     """
 
     image_shape: tuple[int, int, int]
@@ -74,7 +76,7 @@ class Index:
     @cached_property
     def shard_starts(self) -> np.ndarray:
         """Sample id at which each shard starts, and the total last: int64 [shards + 1]."""
-        return np.concatenate([[0], np.cumsum([shard.samples for shard in self.shards], dtype=np.int64)])
+        return np.concatenate([[0], np.cumsum([shard.num_samples for shard in self.shards], dtype=np.int64)])
 
     @property
     def num_samples(self) -> int:
@@ -133,7 +135,7 @@ def read_index(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
             own digest says.
     """
     path = local_folder(folder)
-    remedy = remedy or "pack it with a script of data_prep/"
+    remedy = remedy or _REMEDY
     if not path.is_dir():
         raise DataError(f"{path}: there is no such data set; {remedy}")
     try:
@@ -150,15 +152,15 @@ def _parse(text: str, path: Path, remedy: str) -> Index:
         document = json.loads(text)
         found = (document["format"], document["version"])
     except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: is not an index of this project; delete it, then {remedy}") from None
+        raise DataError(f"{path}: is not an index of this project; {remedy}") from None
     if found != (FORMAT, VERSION):
         raise DataError(
             f"{path}: has format {found[0]!r} version {found[1]!r}, this program reads {FORMAT!r} version "
-            f"{VERSION}; delete the folder, then {remedy}"
+            f"{VERSION}; {remedy}"
         )
     index = _from_document(document)
     if index is None or json.loads(index.to_json()) != document:
-        raise DataError(f"{path}: does not match its own digest, it was altered; delete it, then {remedy}")
+        raise DataError(f"{path}: was altered, it does not match its own digest; {remedy}")
     return index
 
 

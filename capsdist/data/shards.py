@@ -55,8 +55,8 @@ def write_split(
             data, blocks = _shard_bytes(images[part], labels[part], block_size, first_block)
             shard = Shard(
                 name=f"shard-{len(shards):05d}.tar",
-                bytes=len(data),
-                samples=len(images[part]),
+                size_bytes=len(data),
+                num_samples=len(images[part]),
                 xxh3_128=xxhash.xxh3_128_hexdigest(data),
                 sha256=hashlib.sha256(data).hexdigest(),
                 blocks=blocks,
@@ -108,7 +108,7 @@ def _shard_bytes(
             part = slice(start, start + block_size)
             x, y = npy_bytes(images[part]), npy_bytes(labels[part].astype("<i8"))
             # TarWriter sorts a sample's members, x.npy first; a member is a 512-byte header and its data.
-            begin = blocks[-1].labels_offset + _padded(8 * blocks[-1].samples) if blocks else 0
+            begin = blocks[-1].labels_offset_bytes + _padded(8 * blocks[-1].num_samples) if blocks else 0
             images_offset = begin + 2 * _ALIGNMENT
             labels_offset = begin + _ALIGNMENT + _padded(len(x)) + 2 * _ALIGNMENT
             blocks.append(Block(len(images[part]), images_offset, labels_offset))
@@ -123,7 +123,7 @@ def _padded(size: int) -> int:
 def _holds(path: Path, shard: Shard) -> bool:
     return (
         path.is_file()
-        and path.stat().st_size == shard.bytes
+        and path.stat().st_size == shard.size_bytes
         and xxhash.xxh3_128_hexdigest(path.read_bytes()) == shard.xxh3_128
     )
 

@@ -9,7 +9,6 @@ import hashlib
 import mmap
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import xxhash
@@ -75,10 +74,11 @@ class Split:
         if xxhash.xxh3_128_hexdigest(data) != shard.xxh3_128:
             path = self.folder / shard.name
             raise DataError(f"{path}: wrong checksum, the file is damaged; {self._repack()}")
-        self._offsets[number] = np.array([block.images_offset for block in shard.blocks])
-        self._labels[number] = np.concatenate(
-            [np.frombuffer(data, "<i8", block.samples, block.labels_offset) for block in shard.blocks]
-        ).astype(np.int64)
+        self._offsets[number] = np.array([block.images_offset_bytes for block in shard.blocks])
+        labels = (
+            np.frombuffer(data, "<i8", block.num_samples, block.labels_offset_bytes) for block in shard.blocks
+        )
+        self._labels[number] = np.concatenate(list(labels)).astype(np.int64)
         # Every place of the file as the start of an image: a view, so one indexing call copies whole images.
         self._images[number] = np.lib.stride_tricks.sliding_window_view(
             np.frombuffer(data, np.uint8), self.index.image_bytes
@@ -89,8 +89,8 @@ class Split:
         path = self.folder / shard.name
         try:
             size = path.stat().st_size
-            if size != shard.bytes:
-                raise DataError(f"{path}: has {size} bytes instead of {shard.bytes}; {self._repack()}")
+            if size != shard.size_bytes:
+                raise DataError(f"{path}: has {size} bytes instead of {shard.size_bytes}; {self._repack()}")
             with path.open("rb") as file:
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError:
@@ -99,7 +99,7 @@ class Split:
             raise DataError(f"{path}: cannot be read ({error.strerror}); {self._repack()}") from None
 
     def _repack(self) -> str:
-        return self._remedy or "pack the split again, intact shards are kept"
+        return self._remedy or "pack the set again, intact shards are kept"
 
 
 def check_split(
@@ -113,7 +113,7 @@ def check_split(
     """Check a split wholly before a run and return its index.
 
     `image_shape` is what stored images must be, (C, H, W), None for any; `crop` the side in pixels that
-    they must at least have; `num_classes` the bound of the labels; `remedy` what an error about missing
+    they must have at least; `num_classes` the bound of the labels; `remedy` what an error about missing
     or damaged files tells the user to do, usually the packing command.
 
     Raises:
@@ -155,7 +155,8 @@ def verify_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
     split = Split(folder, remedy=remedy)
     for shard in index.shards:
         if hashlib.sha256(split.map_shard(shard)).hexdigest() != shard.sha256:
-            raise DataError(f"{Path(split.folder) / shard.name}: wrong sha256; pack the split again")
+            path = split.folder / shard.name
+            raise DataError(f"{path}: wrong sha256, the file is damaged; {remedy or 'pack the set again'}")
     return index
 
 

@@ -65,7 +65,8 @@ class Transform:
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ShapeError(f"images are {images.dtype} {list(images.shape)}; give uint8 [b,C,H,W]")
         if self.crop > min(images.shape[2:]):
-            raise ShapeError(f"images {list(images.shape)} are smaller than the crop {self.crop}; lower data.crop")
+            shape = list(images.shape)
+            raise ShapeError(f"images are {shape}, smaller than the crop {self.crop}; lower data.crop")
         if self.train:
             grey = self._window(images, sample_ids, seed, epoch).float()
             grey = self._colours(grey, sample_ids, seed, epoch)

@@ -1,0 +1,111 @@
+"""Get the original files of a data set: from a folder of the user, or from public mirrors, always checked."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import shutil
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+
+from capsdist.errors import DataError
+
+__all__ = ["Original", "Splits", "content", "download", "find"]
+
+Splits: TypeAlias = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Images uint8 [N,C,H,W] and labels int64 [N] of every split, by its name."""
+
+_TIMEOUT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Original:
+    """A published file: its name without .gz and the checksum of its uncompressed bytes.
+
+    Uncompressed, because copies differ in the gzip header only (name, time). algorithm: "sha256" or
+    "md5", whichever its authors publish or we can vouch for.
+    """
+
+    name: str
+    checksum: str
+    algorithm: str = "sha256"
+
+    def check(self, data: bytes, where: object) -> bytes:
+        """Return `data` if it is this file's content.
+
+        Raises:
+            DataError: if its checksum is another.
+        """
+        found = hashlib.new(self.algorithm, data, usedforsecurity=False).hexdigest()
+        if found != self.checksum:
+            raise DataError(
+                f"{where}: {self.algorithm} of its content is {found}, the original has {self.checksum}; "
+                "get the file again"
+            )
+        return data
+
+
+def find(folder: Path, name: str, subfolders: Sequence[str] = ("",)) -> Path:
+    """Return the path of `name` or `name`.gz in `folder` or in one of its `subfolders`.
+
+    Raises:
+        DataError: if there is none, naming the folder.
+    """
+    for subfolder in subfolders:
+        for candidate in (folder / subfolder / name, folder / subfolder / f"{name}.gz"):
+            if candidate.is_file():
+                return candidate
+    raise DataError(f"{folder}: holds neither {name} nor {name}.gz; give the folder of the original files")
+
+
+def content(path: Path, original: Original | None = None) -> bytes:
+    """Return the uncompressed bytes of `path`, compared with `original` if given.
+
+    Raises:
+        DataError: a file that cannot be read, broken gzip data, a wrong checksum.
+    """
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"\x1f\x8b":
+            data = gzip.decompress(data)
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DataError(f"{path}: cannot be read ({reason}); get the file again") from None
+    return original.check(data, path) if original else data
+
+
+def download(urls: Sequence[str], target: Path, check: Callable[[Path], object], *, manual: str) -> Path:
+    """Fetch `target` from the first of `urls` that delivers what `check` accepts; keep what is there.
+
+    check: reads a path and raises DataError if it is not the wanted file. manual: what the error tells
+    the user to do where no mirror works.
+
+    Raises:
+        DataError: no mirror could be reached or delivered the right file, with every mirror's reason.
+    """
+    if target.is_file():
+        check(target)
+        return target
+    failures = []
+    partial = target.with_name(f"{target.name}.part")
+    for url in urls:
+        print(f"downloading {url}", flush=True)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, partial.open("wb") as file:
+                shutil.copyfileobj(response, file)
+            check(partial)
+            return partial.rename(target)
+        except (OSError, DataError) as error:
+            reason = getattr(error, "reason", None) or error
+            failures.append(f"{url.split('/')[2]}: {reason}")
+        finally:
+            partial.unlink(missing_ok=True)
+    raise DataError(f"cannot download {target.name} ({'; '.join(failures)}); {manual}")

@@ -1,0 +1,68 @@
+"""What the packing commands share: pack the splits that are not packed yet, and end as a command should."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from capsdist.data.index import Index
+from capsdist.data.originals import Splits
+from capsdist.data.shards import write_split
+from capsdist.data.split import check_split
+from capsdist.errors import CapsdistError, DataError
+
+__all__ = ["pack", "run_command", "summary"]
+
+
+def pack(
+    root: Path,
+    name: str,
+    classes: Sequence[str],
+    load: Callable[[], Splits],
+    *,
+    splits: Sequence[str] = ("train", "test"),
+) -> None:
+    """Write the data set `name` below `root`, a folder a split, unless it is there and intact.
+
+    load: returns images uint8 [N,C,H,W] and labels int64 [N] of every split; called only if needed.
+    A packed set with a missing or damaged shard is packed again; intact shards are kept.
+
+    Raises:
+        DataError: what `load` and `write_split` raise.
+    """
+    remedy = "it is written anew"
+    folders = {split: root / name / split for split in splits}
+    try:
+        for line in [summary(folder, check_split(folder, remedy=remedy)) for folder in folders.values()]:
+            print(f"already packed: {line}")
+        return
+    except DataError as error:
+        if any(folder.exists() for folder in folders.values()):
+            print(f"packing again: {error}")
+    for split, (images, labels) in load().items():
+        index = write_split(folders[split], images, labels, classes=classes)
+        print(f"packed: {summary(folders[split], index)}")
+
+
+def summary(folder: Path, index: Index) -> str:
+    """Return one line on a packed split: images, shards, size, name of the data set."""
+    shape = " x ".join(map(str, index.image_shape))
+    megabytes = sum(shard.size_bytes for shard in index.shards) / 1e6
+    return (
+        f"{folder}: {index.num_samples:,} images of {shape} in {len(index.shards)} shards, "
+        f"{megabytes:.1f} MB, digest {index.digest[:16]}"
+    )
+
+
+def run_command(main: Callable[..., None]) -> None:
+    """Run `main` with arguments from the command line and exit: 0, or 1 with one line on stderr.
+
+    A wrong command line exits with 2.
+    """
+    import tyro
+
+    try:
+        tyro.cli(main)
+    except CapsdistError as error:
+        sys.exit(f"error: {error}")
