@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from capsdist.errors import ShapeError
 from capsdist.models.capsnet import Output
-from capsdist.models.layers import Conv2d
+from capsdist.models.layers import Conv2d, check_images
 
 CONV_CHANNELS = (256, 256, 128)
 KERNEL_SIZE = 5
@@ -14,7 +13,7 @@ DENSE_UNITS = (328, 192)
 
 
 class BaselineCNN(nn.Module):
-    """Three 5x5 convolutions of 256, 256 and 128 channels, dense layers of 328 and 192 units, a softmax layer.
+    """Convolutions of 256, 256 and 128 channels (5x5), dense layers of 328 and 192 units, a softmax layer.
 
     Source: paper, section 5: stride 1; dropout before the softmax layer; no pooling, and SAME padding,
     give the 35.4 M parameters that it states: 35,445,522 for 28x28 grey images and 10 classes.
@@ -41,11 +40,6 @@ class BaselineCNN(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(units, num_classes))
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        """Return the class logits of `images` [B, C, H, W]; `labels` is there for the common signature only."""
-        if images.shape[1:] != self.image_shape:
-            raise ShapeError(
-                f"images has shape {list(images.shape)}; this network was built for "
-                f"[B, {', '.join(map(str, self.image_shape))}]: crop the images or build it with their image_shape"
-            )
-        logits = self.layers(images)
-        return Output(logits)
+        """Return the class logits of `images` [B, C, H, W]; `labels` is for the common signature only."""
+        check_images(images, self.image_shape)
+        return Output(self.layers(images))

@@ -9,8 +9,16 @@ from torch.nn import functional
 
 from capsdist.errors import ShapeError
 from capsdist.models.decoder import Decoder
-from capsdist.models.layers import ClassCapsules, Conv2d, Form, Padding, PrimaryCapsules, truncated_normal_
+from capsdist.models.layers import (
+    ClassCapsules,
+    Conv2d,
+    Padding,
+    PrimaryCapsules,
+    check_images,
+    truncated_normal_,
+)
 from capsdist.ops import lengths
+from capsdist.routing import Form
 
 
 class Output(NamedTuple):
@@ -95,11 +103,7 @@ class CapsNet(nn.Module):
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         """Return scores, class capsules and reconstructions of `images` [B, C, H, W]."""
-        if images.shape[1:] != self.image_shape:
-            raise ShapeError(
-                f"images has shape {list(images.shape)}; this network was built for "
-                f"[B, {', '.join(map(str, self.image_shape))}]: crop the images or build it with their image_shape"
-            )
+        check_images(images, self.image_shape)
         features = functional.relu(self.conv(images), inplace=True)
         parent_poses = self.class_capsules(self.primary_capsules(features))
         scores = lengths(parent_poses)

@@ -1,4 +1,4 @@
-"""The reconstruction network: from the capsule of one class back to the image (paper, section 4.1, figure 2)."""
+"""The reconstruction network: from one class capsule back to the image (paper, section 4.1, figure 2)."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Decoder(nn.Module):
             )
         if mask_labels.shape != parent_poses.shape[:1]:
             raise ShapeError(
-                f"mask_labels has shape {list(mask_labels.shape)}; give one label an image, [{len(parent_poses)}]"
+                f"mask_labels has shape {list(mask_labels.shape)}; give [{len(parent_poses)}], one an image"
             )
         classes = torch.arange(self.num_classes, device=mask_labels.device)
         chosen = mask_labels[:, None, None] == classes[:, None]  # [B, J, 1]

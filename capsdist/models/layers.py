@@ -6,7 +6,6 @@ E parent dimension.
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
 import torch
@@ -15,10 +14,9 @@ from torch.nn import functional
 
 from capsdist.errors import ShapeError
 from capsdist.ops import squash
-from capsdist.routing import route_packed, unpack_weights
+from capsdist.routing import Form, route_packed, unpack_weights
 
 Padding = Literal["valid", "same"]
-Form = Literal["auto", "reference", "streamed"]
 
 
 class Conv2d(nn.Conv2d):
@@ -46,7 +44,7 @@ class Conv2d(nn.Conv2d):
         self.padding_name: Padding = padding
 
     def output_side(self, side: int) -> int:
-        """Return the side of the output in pixels for an input of `side` pixels; below 1 if it does not fit."""
+        """Return the output's side for an input of `side` pixels; below 1 if the kernel does not fit."""
         kernel, stride = self.kernel_size[0], self.stride[0]
         return -(-side // stride) if self.padding_name == "same" else (side - kernel) // stride + 1
 
@@ -86,7 +84,7 @@ class Conv2d(nn.Conv2d):
 
 
 class PrimaryCapsules(nn.Module):
-    """Lowest capsules: one convolution whose channels are grouped into capsules, then squash (paper, section 4).
+    """Lowest capsules: a convolution whose channels are grouped into capsules, squashed (paper, section 4).
 
     A capsule is `dim` CHANNELS at one position, not `dim` neighbouring pixels of one channel. Channel
     ``d * types + t`` is dimension d of type t, and child ``(t * H' + y) * W' + x`` is type t at
@@ -166,7 +164,8 @@ class ClassCapsules(nn.Module):
         super().__init__()
         self.num_children, self.child_dim = num_children, child_dim
         self.num_parents, self.parent_dim = num_parents, parent_dim
-        self.iterations, self.none_of_the_above, self.form = iterations, none_of_the_above, form
+        self.iterations, self.none_of_the_above = iterations, none_of_the_above
+        self.form: Form = form
         self.packed_weights = nn.Parameter(torch.empty(num_parents, parent_dim, child_dim, num_children))
         self.bias = nn.Parameter(torch.empty(num_parents, parent_dim)) if bias else None
         self.reset_parameters()
@@ -187,7 +186,7 @@ class ClassCapsules(nn.Module):
         if child_poses.dim() != 3 or child_poses.shape[1:] != (self.num_children, self.child_dim):
             raise ShapeError(
                 f"child_poses has shape {list(child_poses.shape)}; this layer was built for "
-                f"[B, {self.num_children}, {self.child_dim}]: give images of the size that num_children was computed for"
+                f"[B, {self.num_children}, {self.child_dim}]: match num_children and child_dim"
             )
         return route_packed(
             child_poses,
@@ -212,6 +211,10 @@ def truncated_normal_(parameter: Tensor, sd: float) -> None:
     nn.init.trunc_normal_(parameter, std=sd, a=-2 * sd, b=2 * sd)
 
 
-def num_pixels(image_shape: tuple[int, int, int]) -> int:
-    """Return C * H * W."""
-    return math.prod(image_shape)
+def check_images(images: Tensor, image_shape: tuple[int, int, int]) -> None:
+    """Raise ShapeError unless `images` is [B, *image_shape]."""
+    if images.shape[1:] != image_shape:
+        raise ShapeError(
+            f"images has shape {list(images.shape)}; this network was built for [B, *{image_shape}]: "
+            "crop the images or build it with their image_shape"
+        )

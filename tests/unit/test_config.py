@@ -37,7 +37,7 @@ def bounded_fields() -> Iterator[tuple[str, Bounds, type]]:
         for name, field in type(getattr(Config(), section)).model_fields.items():
             for bounds in field.metadata:
                 if isinstance(bounds, Bounds):
-                    kind = float if field.annotation is float else int
+                    kind = float if field.annotation in (float, float | None) else int
                     yield f"{section}__{name}", bounds, kind
 
 
