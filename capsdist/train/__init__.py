@@ -1,0 +1,20 @@
+"""Training: the loop and what it stands on. Names load on first use, so that importing is light."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+_HOME = {
+    "launch": "capsdist.train.cluster",
+    "load_model": "capsdist.train.checkpoint",
+    "run_training": "capsdist.train.loop",
+}
+
+__all__ = ["launch", "load_model", "run_training"]  # noqa: F822  (resolved by __getattr__)
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its home module on first use (PEP 562)."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'capsdist.train' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(_HOME[name]), name)

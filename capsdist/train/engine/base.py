@@ -1,0 +1,66 @@
+"""What the loop asks of an engine, and nothing more. README.md in this folder is the contract."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from capsdist.models import Output
+from capsdist.train.checkpoint import EngineState
+from capsdist.train.precision import Precision
+
+__all__ = ["Engine"]
+
+
+class Engine(Protocol):
+    """Runs a network over the ranks: forward, backward, optimizer step, and its whole state in and out.
+
+    Every rank calls every method in the same order with tensors of the same shapes. Weights, gradients and
+    optimizer state are fp32 (float64 if the network is); `precision` is that of the forward pass.
+    """
+
+    name: str
+    model: nn.Module
+    rank: int
+    world_size: int
+    device: torch.device
+    precision: Precision
+
+    def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
+        """Enclose forward and backward of one microbatch; gradients meet across ranks in the `last` of a step."""
+        ...
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        """Run the network under the engine's precision. Outside a microbatch: for evaluation."""
+        ...
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss`: at `step` they are the MEAN over ranks of the SUM over microbatches."""
+        ...
+
+    def step(self, learning_rate: float) -> Tensor:
+        """Clip, update the weights, clear the gradients; return the gradients' norm before clipping (scalar).
+
+        The norm is left on the device, so that no step waits for it. fp16 skips a step whose gradients
+        overflow.
+        """
+        ...
+
+    def state(self) -> EngineState:
+        """Return a copy of the whole state on the CPU. Collective; complete on every rank."""
+        ...
+
+    def load(self, state: EngineState) -> None:
+        """Take over `state`, whichever engine and number of ranks saved it. Collective.
+
+        Raises:
+            CheckpointError: names or shapes differ from this network's.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of what the engine holds beyond the network."""
+        ...

@@ -1,0 +1,90 @@
+"""From a configuration to an engine: which one, whether it can run here, and the engine itself."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sysconfig
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from capsdist.config import Config
+from capsdist.errors import RunError
+from capsdist.train.engine.base import Engine
+from capsdist.train.engine.plain import PlainEngine
+from capsdist.train.engine.zero import ZeroEngine
+from capsdist.train.precision import resolve_precision
+
+__all__ = ["build_engine", "resolve_engine", "zero_requirements"]
+
+
+def resolve_engine(name: str, *, world_size: int, device_type: str) -> Literal["ddp", "zero"]:
+    """Return the engine that `name` (ddp, zero or auto) means: auto is zero on several GPUs, else ddp.
+
+    At one rank ddp runs without any wrapper.
+    """
+    if name == "auto":
+        return "zero" if world_size > 1 and device_type == "cuda" else "ddp"
+    return name  # type: ignore[return-value]  # the configuration allows these names only
+
+
+def zero_requirements() -> str | None:
+    """Return what DeepSpeed lacks to run on this machine's CPU, as one line with the remedy; None if nothing.
+
+    It compiles an extension when it first starts on a CPU, and fails with a long traceback where it cannot.
+    """
+    lacking = []
+    if not _program("ninja"):
+        lacking.append("ninja (pip install ninja)")
+    compiler = os.environ.get("CXX", "c++")
+    if not _program(compiler):
+        lacking.append(f"a C++ compiler: {compiler!r} is not there (apt install g++, or set CXX)")
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        lacking.append("Python's headers (apt install python3-dev)")
+    return f"train.engine='zero' on a CPU needs {' and '.join(lacking)}; or use --train.engine ddp" if lacking else None
+
+
+def build_engine(
+    config: Config, model: nn.Module, *, rank: int, world_size: int, device: torch.device
+) -> Engine:
+    """Return the engine of `config` around `model`, ready for the first step.
+
+    With more than one rank torch.distributed must be initialised (Ray does it; a test does it itself).
+    Weights may differ between ranks before: those of rank 0 win.
+
+    Raises:
+        RunError: no process group, or DeepSpeed cannot run here.
+        ConfigError: fp16 on a CPU.
+    """
+    train = config.train
+    precision = resolve_precision(train.precision, device)
+    if world_size > 1 and not dist.is_initialized():
+        raise RunError(f"world_size={world_size} needs torch.distributed; call init_process_group on every rank first")
+    if resolve_engine(train.engine, world_size=world_size, device_type=device.type) == "ddp":
+        return PlainEngine(
+            model, config.optim, rank=rank, world_size=world_size, device=device, precision=precision
+        )
+    if device.type == "cpu" and (lacking := zero_requirements()):
+        raise RunError(lacking)
+    # DeepSpeed is given the largest microbatch; slices of a step may be uneven and the last step short.
+    share = -(-train.global_batch // world_size)
+    return ZeroEngine(
+        model,
+        config.optim,
+        stage=train.zero_stage,
+        rank=rank,
+        world_size=world_size,
+        device=device,
+        precision=precision,
+        microbatch_size=-(-share // train.accumulation),
+        accumulation=train.accumulation,
+    )
+
+
+def _program(name: str) -> str | None:
+    """The path of a program, on the PATH or beside this Python (an environment need not be activated)."""
+    return shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))

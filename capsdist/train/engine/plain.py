@@ -1,0 +1,94 @@
+"""The plain engine: the network as it is on one rank, DistributedDataParallel on several."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from capsdist.config.schema import Optim
+from capsdist.models import Output
+from capsdist.train.checkpoint import EngineState
+from capsdist.train.engine.replicated import load_replicated, replicated_state
+from capsdist.train.optim import build_optimizer, clip_factor
+from capsdist.train.precision import Precision, autocast
+
+__all__ = ["PlainEngine"]
+
+
+class PlainEngine:
+    """One rank without a wrapper, several with DDP. See `Engine` for the contract.
+
+    Every rank holds all weights and optimizer state (16 bytes a parameter with gradients) and averages
+    gradients by one all-reduce a step. Several ranks need an initialised process group.
+    """
+
+    def __init__(
+        self, model: nn.Module, optim: Optim, *, rank: int, world_size: int, device: torch.device, precision: Precision
+    ) -> None:
+        self.name = "ddp" if world_size > 1 else "plain"
+        self.rank, self.world_size, self.device, self.precision = rank, world_size, device, precision
+        self.model = model.to(device)
+        self.optimizer = build_optimizer(self.model.parameters(), optim)
+        self._max_grad_norm = optim.max_grad_norm
+        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")  # pyright: ignore[reportPrivateImportUsage]
+        self._network: nn.Module = self.model
+        if world_size > 1:
+            self._network = DistributedDataParallel(
+                self.model,
+                device_ids=[device] if device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+            )
+
+    @contextmanager
+    def microbatch(self, *, last: bool) -> Iterator[None]:
+        """Enclose forward and backward of one microbatch; only the `last` of a step sends gradients."""
+        if last or not isinstance(self._network, DistributedDataParallel):
+            yield
+            return
+        with self._network.no_sync():
+            yield
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        """Run the network on `images` [B, C, H, W]."""
+        # Without gradients DDP has nothing to add, and its forward would count as one of training.
+        network = self._network if torch.is_grad_enabled() else self.model
+        with autocast(self.precision, self.device):
+            return network(images, labels)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` (scalar)."""
+        self._scaler.scale(loss).backward()
+
+    def step(self, learning_rate: float) -> Tensor:
+        """Clip, update and clear; return the gradients' norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self._max_grad_norm > 0:
+            torch._foreach_mul_(gradients, clip_factor(norm, self._max_grad_norm))
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def state(self) -> EngineState:
+        """Return a copy of the whole state on the CPU."""
+        scaler = self._scaler.state_dict()
+        scale = {"scale": scaler["scale"], "growth_tracker": scaler["_growth_tracker"]} if scaler else {}
+        return EngineState(*replicated_state(self.model, self.optimizer), scale)
+
+    def load(self, state: EngineState) -> None:
+        """Take over `state`."""
+        load_replicated(state, self.model, self.optimizer)
+        if self._scaler.is_enabled() and state.loss_scale:
+            saved = {"scale": state.loss_scale["scale"], "_growth_tracker": int(state.loss_scale["growth_tracker"])}
+            self._scaler.load_state_dict(self._scaler.state_dict() | saved)
+
+    def close(self) -> None:
+        """Nothing to let go of."""

@@ -1,0 +1,71 @@
+"""State of an engine whose every rank holds all of it: copied out, checked, taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from capsdist.train.checkpoint import EngineState, check_tensors
+from capsdist.train.optim import SLOTS
+
+__all__ = ["check_state", "copy_to_cpu", "load_replicated", "persistent_buffers", "replicated_state"]
+
+
+def replicated_state(
+    model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return copies of the weights and of Adam's state by parameter name; zeros before the first step."""
+    weights = {name: copy_to_cpu(p) for name, p in model.named_parameters()}
+    weights |= {name: copy_to_cpu(buffer) for name, buffer in persistent_buffers(model).items()}
+    slots: dict[str, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        held = optimizer.state.get(parameter, {})
+        for slot in SLOTS:
+            slots[f"{name}/{slot}"] = copy_to_cpu(held[slot] if held else torch.zeros_like(parameter))
+        slots[f"{name}/step"] = copy_to_cpu(held["step"]) if held else torch.zeros(())
+    return weights, slots
+
+
+@torch.no_grad()
+def load_replicated(state: EngineState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Copy `state` into the network and its optimizer.
+
+    Raises:
+        CheckpointError: as `check_state`.
+    """
+    parameters, buffers = dict(model.named_parameters()), persistent_buffers(model)
+    check_state(state, {name: p.shape for name, p in parameters.items()}, buffers)
+    for name, tensor in (parameters | buffers).items():
+        tensor.copy_(state.model[name])
+    for name, parameter in parameters.items():
+        held = {slot: torch.empty_like(parameter).copy_(state.optimizer[f"{name}/{slot}"]) for slot in SLOTS}
+        # copied, like the rest: a checkpoint's tensors may be memory-mapped
+        step = state.optimizer[f"{name}/step"].to(parameter.device, copy=True)
+        optimizer.state[parameter] = {"step": step, **held}
+
+
+def check_state(
+    state: EngineState, parameters: Mapping[str, torch.Size], buffers: Mapping[str, Tensor]
+) -> None:
+    """Check that `state` belongs to a network with these parameters and buffers.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing, left over, or of another shape.
+    """
+    check_tensors(state.model, {**parameters, **{name: tensor.shape for name, tensor in buffers.items()}})
+    slots = {f"{name}/{slot}": shape for name, shape in parameters.items() for slot in SLOTS}
+    check_tensors(state.optimizer, slots | {f"{name}/step": torch.Size([]) for name in parameters})
+
+
+def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return the buffers that belong to the state, by name: not those that a module rebuilds by itself."""
+    parameters = {name for name, _ in model.named_parameters()}
+    state = model.state_dict(keep_vars=True)
+    return {name: tensor for name, tensor in state.items() if name not in parameters}
+
+
+def copy_to_cpu(tensor: Tensor) -> Tensor:
+    """Return a contiguous copy of `tensor` on the CPU that shares no memory with it."""
+    return tensor.detach().to("cpu", copy=True).contiguous()

@@ -1,0 +1,267 @@
+"""The ZeRO engine: DeepSpeed partitions optimizer state (stage 1), gradients (2) and weights (3) over the ranks.
+
+The only module that knows DeepSpeed, which is imported when an engine is built. What it does not leave to
+DeepSpeed: the autocast (inside the network, so that weights, gradients and their sums over ranks stay fp32
+as in the plain engine), the learning rate, the loss scale, and checkpoints. Source of the API: DeepSpeed
+0.19.8, whose partitions are read and written through `deepspeed.utils.safe_*` and the mappings behind them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from capsdist.config.schema import Optim
+from capsdist.errors import CheckpointError
+from capsdist.models import Output
+from capsdist.train.checkpoint import EngineState
+from capsdist.train.engine.replicated import (
+    check_state, copy_to_cpu, load_replicated, persistent_buffers, replicated_state,
+)  # fmt: skip
+from capsdist.train.optim import SLOTS, build_optimizer, clip_factor
+from capsdist.train.precision import LossScale, Precision, autocast
+
+__all__ = ["ZeroEngine"]
+
+_BUCKET_ELEMENTS = 50_000_000
+"""Largest gradient bucket (200 MB); DeepSpeed's default of 2 GB is allocated even for small networks."""
+
+
+class _Autocast(nn.Module):
+    """A network that enters its own autocast: DeepSpeed switches off one that is entered around it."""
+
+    def __init__(self, network: nn.Module, precision: Precision, device: torch.device) -> None:
+        super().__init__()
+        self.network, self.precision, self.device = network, precision, device
+
+    def forward(self, images: Tensor, labels: Tensor | None) -> Output:
+        with autocast(self.precision, self.device):
+            return self.network(images, labels)
+
+
+class ZeroEngine:
+    """DeepSpeed ZeRO, stage 0 to 3. See `Engine` for the contract.
+
+    Joins an initialised process group; on one rank without one it makes its own. On the CPU DeepSpeed
+    compiles a small extension at its first start: see `zero_requirements`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optim: Optim,
+        *,
+        stage: int,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        precision: Precision,
+        microbatch_size: int,
+        accumulation: int,
+    ) -> None:
+        self.name = f"zero-{stage}"
+        self.model, self.stage = model.to(device), stage
+        self.rank, self.world_size, self.device, self.precision = rank, world_size, device, precision
+        self._max_grad_norm = optim.max_grad_norm
+        self._loss_scale = LossScale() if precision == "fp16" else None
+        self._owns_group = not dist.is_initialized()
+        self._shapes = {name: p.shape for name, p in model.named_parameters()}
+        if self._owns_group:
+            dist.init_process_group(_backend(device), store=dist.HashStore(), rank=rank, world_size=world_size)
+        num_parameters = sum(shape.numel() for shape in self._shapes.values())
+        config = {
+            "train_micro_batch_size_per_gpu": microbatch_size,
+            "gradient_accumulation_steps": accumulation,
+            # at stage 0 the gradients are whole and clipped here, as in the plain engine
+            "gradient_clipping": optim.max_grad_norm if stage else 0.0,
+            "zero_optimization": {
+                "stage": stage,
+                "reduce_bucket_size": min(num_parameters, _BUCKET_ELEMENTS),
+                "stage3_param_persistence_threshold": 0,  # partition small parameters too
+            },
+            "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU every step
+            "log_level": "error",
+        }
+        network = _Autocast(self.model, precision, device)
+        optimizer = build_optimizer(self.model.parameters(), optim)
+        self._engine = _initialise(network, optimizer, config, device)
+        if stage:
+            self._create_optimizer_state()
+
+    @contextmanager
+    def microbatch(self, *, last: bool) -> Iterator[None]:
+        """Enclose forward and backward of one microbatch; the `last` one ends the accumulation."""
+        self._engine.set_gradient_accumulation_boundary(last)
+        yield
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        """Run the network on `images` [B, C, H, W]; collective at stage 3, which gathers the weights for it."""
+        return self._engine(images, labels)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` (scalar)."""
+        if self._loss_scale and self.stage:
+            self._engine.optimizer.override_loss_scale(self._loss_scale.scale)
+        elif self._loss_scale:
+            loss = loss * self._loss_scale.scale
+        self._engine.backward(loss, scale_wrt_gas=False)
+
+    def step(self, learning_rate: float) -> Tensor:
+        """Clip, update and clear; return the gradients' norm before clipping."""
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = learning_rate
+        if not self.stage:
+            return self._step_whole()
+        self._engine.step()
+        if self._loss_scale:
+            self._loss_scale.update(overflow=bool(self._engine.optimizer.overflow))
+        return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
+
+    def _step_whole(self) -> Tensor:
+        """Do the step of stage 0, where DeepSpeed leaves clipping and loss scaling of fp32 gradients to others."""
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self._loss_scale:
+            torch._foreach_div_(gradients, self._loss_scale.scale)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        if self._loss_scale:
+            overflow = not bool(norm.isfinite())
+            self._loss_scale.update(overflow=overflow)
+            if overflow:
+                self._engine.zero_grad()
+                return norm
+        if self._max_grad_norm > 0:
+            torch._foreach_mul_(gradients, clip_factor(norm, self._max_grad_norm))
+        self._engine.step()
+        return norm
+
+    def state(self) -> EngineState:
+        """Gather a copy of the whole state on the CPU of every rank. Collective."""
+        scale = self._loss_scale
+        kept = {"scale": scale.scale, "growth_tracker": scale.growth_tracker} if scale else {}
+        if not self.stage:
+            return EngineState(*replicated_state(self.model, self._engine.optimizer), kept)
+        weights = {name: self._gather(p) for name, p in self.model.named_parameters()}
+        weights |= {name: copy_to_cpu(buffer) for name, buffer in self._buffers().items()}
+        slots = {
+            f"{name}/{slot}": self._gather(p, slot) for name, p in self.model.named_parameters() for slot in SLOTS
+        }
+        step = copy_to_cpu(self._adam_states()[0]["step"])
+        return EngineState(weights, slots | {f"{name}/step": step.clone() for name in self._shapes}, kept)
+
+    @torch.no_grad()
+    def load(self, state: EngineState) -> None:
+        """Take over `state`: every rank picks its partition out of the whole. Collective.
+
+        Raises:
+            CheckpointError: names or shapes differ, or the parameters have had different numbers of steps,
+                which partitions of several parameters cannot hold.
+        """
+        if self._loss_scale and state.loss_scale:
+            self._loss_scale = LossScale(state.loss_scale["scale"], int(state.loss_scale["growth_tracker"]))
+        if not self.stage:
+            load_replicated(state, self.model, self._engine.optimizer)
+            return
+        check_state(state, self._shapes, self._buffers())
+        steps = {int(state.optimizer[f"{name}/step"]) for name in self._shapes}
+        if len(steps) != 1:
+            raise CheckpointError(
+                f"checkpoint holds parameters of {sorted(steps)} steps, ZeRO stage {self.stage} needs one number; "
+                "resume with --train.engine ddp"
+            )
+        for name, buffer in self._buffers().items():
+            buffer.copy_(state.model[name])
+        for name, parameter in self.model.named_parameters():
+            self._scatter(parameter, state.model[name])
+            for slot in SLOTS:
+                self._scatter(parameter, state.optimizer[f"{name}/{slot}"], slot)
+        for held in self._adam_states():
+            held["step"].fill_(steps.copy().pop())
+        if self.stage < 3:
+            self._engine.optimizer.update_lp_params()  # from the fp32 partitions to the network's weights
+
+    def close(self) -> None:
+        """Release DeepSpeed's hooks, and the process group if it was made here."""
+        self._engine.destroy()
+        if self._owns_group:
+            dist.destroy_process_group()
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return persistent_buffers(self.model)
+
+    def _flat_partitions(self) -> list[Tensor]:
+        """The flat fp32 tensors of this rank that Adam updates instead of the parameters."""
+        optimizer = self._engine.optimizer
+        return optimizer.fp32_partitioned_groups_flat if self.stage == 3 else optimizer.single_partition_of_fp32_groups
+
+    def _adam_states(self) -> list[dict[str, Tensor]]:
+        return [self._engine.optimizer.optimizer.state[flat] for flat in self._flat_partitions()]
+
+    def _create_optimizer_state(self) -> None:
+        """Create Adam's state now, as Adam would at its first step: a load may come before that."""
+        for flat in self._flat_partitions():
+            self._engine.optimizer.optimizer.state[flat] = {
+                "step": torch.zeros((), device=flat.device),
+                **{slot: torch.zeros_like(flat, requires_grad=False) for slot in SLOTS},
+            }
+        if self.stage < 3:
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _gather(self, parameter: Any, slot: str | None = None) -> Tensor:
+        """Return the whole fp32 weight, or Adam's `slot`, of a parameter of which every rank holds a part."""
+        if self.stage == 3:
+            return copy_to_cpu(parameter._z3_optimizer.get_full_hp_param(parameter, slot))
+        # Sums of bit patterns, one of them not zero: a sum of floats would turn -0.0 into 0.0.
+        bits = torch.zeros(parameter.numel(), dtype=torch.int32, device=self.device)
+        if (mapping := parameter._hp_mapping) is not None:
+            own = mapping.lp_fragment_address
+            fragment = mapping.get_hp_fragment(slot).detach()
+            bits.narrow(0, own.start, own.numel).copy_(fragment.view(torch.int32))
+        dist.all_reduce(bits)
+        return copy_to_cpu(bits.view(torch.float32).view(parameter.shape))
+
+    def _scatter(self, parameter: Any, value: Tensor, slot: str | None = None) -> None:
+        """Copy this rank's part of the whole `value` into its partition."""
+        if self.stage < 3:
+            parameter.set_full_hp_param(value.to(self.device), slot)
+            return
+        # Equal parts, the last padded with zeros (DeepSpeed's own full setter reads beyond the end there).
+        part = parameter.ds_tensor.numel()
+        own = value.flatten()[self.rank * part : (self.rank + 1) * part].to(self.device)
+        padded = nn.functional.pad(own, (0, part - own.numel()))
+        parameter._z3_optimizer.set_local_hp_param(padded, parameter, slot)
+
+
+def _initialise(network: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], device: torch.device):  # noqa: ANN202
+    """Return `deepspeed.initialize`'s engine, silently.
+
+    DeepSpeed chooses its device when it is first imported, by environment variables, and its compiler looks
+    for ninja on the PATH, where that of an environment that is not activated is missing.
+    """
+    if device.type == "cpu":
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
+    scripts = sysconfig.get_path("scripts")
+    if scripts not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
+    # It calls collectives by names that torch 2.13 calls deprecated, twice a step.
+    warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has built its extension
+        import deepspeed
+
+        args = SimpleNamespace(device_rank=device.index or 0)
+        return deepspeed.initialize(args=args, model=network, optimizer=optimizer, config=config)[0]
+
+
+def _backend(device: torch.device) -> str:
+    return "gloo" if device.type == "cpu" else "nccl"

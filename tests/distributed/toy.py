@@ -1,0 +1,59 @@
+"""A network of a few parameters with odd sizes, that engines can be tried on without data or a loop."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from capsdist.config import Config, Optim, Train
+from capsdist.models import Output
+
+
+class _Product(torch.autograd.Function):
+    """A product that saves the parameter itself, as the routing does (ZeRO 3 must gather it again)."""
+
+    @staticmethod
+    def forward(ctx, inputs: Tensor, weights: Tensor) -> Tensor:
+        ctx.save_for_backward(inputs, weights)
+        return inputs @ weights
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        inputs, weights = ctx.saved_tensors
+        return gradients[0] @ weights.T, inputs.T @ gradients[0]
+
+
+class Toy(nn.Module):
+    """[B, 1, 5, 5] -> scores [B, 3]: a dense layer of 7 units, then the product with a root parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Linear(25, 7)
+        self.weights = nn.Parameter(torch.randn(7, 3) / 3)
+        self.register_buffer("offset", torch.full((3,), 0.25))
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        hidden = torch.tanh(self.dense(images.flatten(1)))
+        return Output(_Product.apply(hidden, self.weights.to(hidden.dtype)).float() + self.offset)
+
+
+def toy(seed: int = 0) -> Toy:
+    """The toy network with weights drawn from `seed`."""
+    torch.manual_seed(seed)
+    return Toy()
+
+
+def toy_config(engine: str = "ddp", stage: int = 1, *, clip: float = 0.0, accumulation: int = 1) -> Config:
+    """A configuration that sends the toy network through `engine`."""
+    return Config(
+        optim=Optim(learning_rate=0.01, max_grad_norm=clip),
+        train=Train.model_validate(
+            {"engine": engine, "zero_stage": stage, "precision": "fp32", "global_batch": 7, "accumulation": accumulation}
+        ),
+    )
+
+
+def toy_batch(step: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """The 7 images and targets of a step."""
+    generator = torch.Generator().manual_seed(1000 * seed + step)
+    return torch.randn(7, 1, 5, 5, generator=generator), torch.randn(7, 3, generator=generator)
