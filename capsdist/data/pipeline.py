@@ -113,7 +113,8 @@ class TrainStream:
         """Check that `position` belongs to this stream's data and order.
 
         Raises:
-            DataError: another data set, seed, batch, lanes or window, named with both values.
+            DataError: another data set, seed, batch, lanes or window, named with both values; a step outside
+            the epoch.
         """
         own = self.position(position.epoch, position.step)
         for name, remedy in (
@@ -126,6 +127,10 @@ class TrainStream:
             saved, here = getattr(position, name), getattr(own, name)
             if saved != here:
                 raise DataError(f"data position has {name}={saved!r}, this run has {here!r}; {remedy}")
+        if not 0 <= position.step <= self.steps_per_epoch:
+            raise DataError(
+                f"data position has step={position.step}, an epoch has {self.steps_per_epoch} steps; use the old tail"
+            )
 
     def _chunks(self, epoch: int, start_step: int) -> Iterator[list[Batch]]:
         order = self.order

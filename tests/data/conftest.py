@@ -1,0 +1,42 @@
+"""Small random splits, really written to disk."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from capsdist.data import Index, write_split
+
+
+@dataclass(frozen=True)
+class Made:
+    """A split on disk and what it must hold."""
+
+    folder: Path
+    images: np.ndarray
+    labels: np.ndarray
+    index: Index
+
+
+@pytest.fixture
+def make_split(tmp_path: Path) -> Callable[..., Made]:
+    """Return a function that writes a split of random images."""
+
+    def make(
+        num: int = 103, *, shape=(2, 5, 3), classes: int = 10, block_size: int = 8, shard_size: int = 30,
+        seed: int = 0, name: str = "split",
+    ) -> Made:  # fmt: skip
+        rng = np.random.default_rng(seed)
+        images = rng.integers(0, 256, (num, *shape), dtype=np.uint8)
+        labels = rng.integers(0, classes, num)
+        labels[:2] = [0, classes - 1]
+        names = [f"class {number}" for number in range(classes)]
+        folder = tmp_path / name
+        index = write_split(folder, images, labels, classes=names, block_size=block_size, shard_size=shard_size)
+        return Made(folder, images, labels, index)
+
+    return make

@@ -1,0 +1,209 @@
+"""Shards: what is written is read back, by us and by others; the same arguments make the same bytes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from webdataset.writer import TarWriter
+
+from capsdist.data import Split, read_index, verify_split, write_split
+from capsdist.data.shards import npy_bytes
+from capsdist.errors import DataError
+
+SIZES = [(2, 1, 1), (7, 3, 5), (103, 8, 30), (64, 8, 32), (65, 8, 32), (50, 1024, 8192)]
+
+
+@pytest.mark.parametrize(("num", "block_size", "shard_size"), SIZES)
+def test_samples_come_back(make_split, num, block_size, shard_size):
+    made = make_split(num, block_size=block_size, shard_size=shard_size, seed=num)
+    ids = np.random.default_rng(num).integers(0, num, 3 * num)
+    images, labels = Split(made.folder).gather(ids)
+    assert np.array_equal(images, made.images[ids])
+    assert np.array_equal(labels, made.labels[ids])
+    assert verify_split(made.folder) == read_index(made.folder) == made.index
+    assert made.index.num_samples == num
+
+
+@pytest.mark.parametrize(("num", "block_size", "shard_size"), SIZES)
+def test_stock_webdataset_reads_the_same(make_split, num, block_size, shard_size):
+    made = make_split(num, block_size=block_size, shard_size=shard_size)
+    urls = [str(made.folder / shard.name) for shard in made.index.shards]
+    blocks = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
+    assert np.array_equal(np.concatenate([block["x.npy"] for block in blocks]), made.images)
+    assert np.array_equal(np.concatenate([block["y.npy"] for block in blocks]), made.labels)
+    assert len({block["__key__"] for block in blocks}) == len(blocks) == sum(len(s.blocks) for s in made.index.shards)
+
+
+def test_the_specification_is_enough_to_read_it(make_split):
+    """A reader that uses json, numpy and the offsets only."""
+    made = make_split()
+    document = json.loads((made.folder / "index.json").read_text())
+    images, labels = [], []
+    for shard in document["shards"]:
+        data = (made.folder / shard["name"]).read_bytes()
+        for block in shard["blocks"]:
+            shape = (block["num_samples"], *document["image_shape"])
+            flat = np.frombuffer(data, "|u1", int(np.prod(shape)), block["images_offset_bytes"])
+            images.append(flat.reshape(shape))
+            labels.append(np.frombuffer(data, "<i8", block["num_samples"], block["labels_offset_bytes"]))
+    assert np.array_equal(np.concatenate(images), made.images)
+    assert np.array_equal(np.concatenate(labels), made.labels)
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="this system has no tar command")
+def test_the_tar_command_and_numpy_read_it(make_split, tmp_path):
+    made = make_split(20)
+    subprocess.run(["tar", "-xf", made.folder / "shard-00000.tar", "-C", tmp_path], check=True)
+    assert np.array_equal(np.load(tmp_path / "000000.x.npy"), made.images[:8])
+    assert np.array_equal(np.load(tmp_path / "000002.y.npy"), made.labels[16:20])
+
+
+def plain_headers(data: bytes) -> bool:
+    """Law: every header is plain USTAR with time 0, and members start on 512 bytes right behind it."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        members = tar.getmembers()
+    magic = all(data[m.offset_data - 512 :][257:263] == b"ustar\0" for m in members)
+    direct = all(m.offset_data - m.offset == 512 and m.offset % 512 == 0 for m in members)
+    return magic and direct and all(m.mtime == 0 and not m.pax_headers for m in members)
+
+
+def test_headers_are_plain_ustar(make_split):
+    made = make_split()
+    assert all(plain_headers((made.folder / shard.name).read_bytes()) for shard in made.index.shards)
+
+
+def test_twin_default_time_is_not_plain():
+    stream = io.BytesIO()
+    with TarWriter(stream, encoder=False) as writer:
+        writer.write({"__key__": "000000", "x.npy": npy_bytes(np.zeros(3, np.uint8))})
+    assert not plain_headers(stream.getvalue())
+
+
+def test_payloads_start_on_512_bytes(make_split):
+    made = make_split()
+    offsets = [
+        offset
+        for shard in made.index.shards
+        for block in shard.blocks
+        for offset in (block.images_offset_bytes, block.labels_offset_bytes)
+    ]
+    assert all(offset % 512 == 0 for offset in offsets)
+
+
+@pytest.mark.parametrize("array", [np.arange(7, dtype="<i8"), np.zeros((3, 2, 5, 1), np.uint8)])
+def test_npy_is_numpys_own_format(array):
+    data = npy_bytes(array)
+    assert np.array_equal(np.load(io.BytesIO(data), allow_pickle=False), array)
+    assert len(data) == 512 + array.nbytes
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_equal_arguments_make_equal_bytes(make_split):
+    first, second = make_split(name="a"), make_split(name="b")
+    assert contents(first.folder) == contents(second.folder)
+    other = make_split(name="c", seed=1)
+    assert other.index.digest != first.index.digest
+
+
+def test_the_format_does_not_drift(tmp_path):
+    """Golden digest: a changed format must get a new version number, or old sets change their name."""
+    images = (np.arange(20 * 12) % 251).astype(np.uint8).reshape(20, 1, 3, 4)
+    index = write_split(tmp_path, images, np.arange(20) % 3, classes="abc", block_size=4, shard_size=8)
+    assert index.shards[0].xxh3_128 == "499d96fd6b2b62f35c695bec22ed176d"
+    assert index.digest == "e2a11517050d6144953ef68986d566de32cfe2e45a5dc7797473364137f19947"
+
+
+def age(folder: Path) -> None:
+    """Give every shard a modification time of long ago, so that a rewritten one shows."""
+    for path in folder.glob("*.tar"):
+        os.utime(path, (1, 1))
+
+
+def kept(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("*.tar") if path.stat().st_mtime == 1}
+
+
+def test_writing_resumes_with_what_is_intact(make_split):
+    made = make_split()
+    names = sorted(shard.name for shard in made.index.shards)
+    (made.folder / names[0]).unlink()
+    damaged = bytearray((made.folder / names[1]).read_bytes())
+    damaged[700] ^= 1
+    (made.folder / names[1]).write_bytes(damaged)
+    (made.folder / "index.json").unlink()
+    age(made.folder)
+    assert make_split().index == made.index == verify_split(made.folder)
+    assert kept(made.folder) == set(names[2:])
+
+
+def test_without_resume_all_is_written(make_split):
+    made = make_split()
+    age(made.folder)
+    write_split(
+        made.folder, made.images, made.labels, classes=made.index.classes, block_size=8, shard_size=30, resume=False
+    )
+    assert not kept(made.folder)
+
+
+def test_a_smaller_set_leaves_no_stale_shard(make_split):
+    make_split(103)
+    made = make_split(40)
+    assert sorted(contents(made.folder)) == ["index.json", "shard-00000.tar", "shard-00001.tar"]
+
+
+def test_a_failed_write_publishes_no_index(make_split, tmp_path):
+    """The second shard's place is taken by a folder, so writing stops there."""
+    make_split()
+    blocker = tmp_path / "split" / "shard-00001.tar"
+    blocker.unlink()
+    blocker.mkdir()
+    with pytest.raises(DataError, match=r"split: cannot be written \(Is a directory\); choose a writable folder"):
+        make_split(seed=5)
+    assert not (tmp_path / "split" / "index.json").exists()
+    assert not list((tmp_path / "split").glob(".*"))
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"file/split: cannot be written \(Not a directory\)"):
+        write_split(tmp_path / "file" / "split", np.zeros((1, 1, 2, 2), np.uint8), np.zeros(1, np.int64), classes="a")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "message"),
+    [
+        (np.zeros((2, 1, 3, 3), np.float32), np.zeros(2, np.int64), r"images are float32 \[2, 1, 3, 3\]; give uint8"),
+        (np.zeros((2, 3, 3), np.uint8), np.zeros(2, np.int64), r"images are uint8 \[2, 3, 3\]; give uint8 \[N,C,H,W\]"),
+        (np.zeros((0, 1, 3, 3), np.uint8), np.zeros(0, np.int64), "with N >= 1"),
+        (np.zeros((2, 1, 3, 3), np.uint8), np.zeros(2, np.int32), r"labels are int32 \[2\]; give int64 \[2\]"),
+        (np.zeros((2, 1, 3, 3), np.uint8), np.zeros(3, np.int64), r"labels are int64 \[3\]; give int64 \[2\]"),
+        (np.zeros((2, 1, 3, 3), np.uint8), np.array([0, 3]), r"label 3 of sample 1 is outside 0\.\.2"),
+        (np.zeros((2, 1, 3, 3), np.uint8), np.array([-1, 0]), r"label -1 of sample 0 is outside 0\.\.2"),
+    ],
+)
+def test_wrong_arrays_are_refused(tmp_path, images, labels, message):
+    with pytest.raises(DataError, match=message):
+        write_split(tmp_path, images, labels, classes="abc")
+
+
+@pytest.mark.parametrize("make", [str, Path, lambda path: f"file://{path}"])
+def test_paths_of_every_kind(make_split, make):
+    made = make_split()
+    assert read_index(make(made.folder)) == made.index
+
+
+def test_other_protocols_are_refused():
+    with pytest.raises(DataError, match="s3://bucket/set: shards are read from local disk only; copy"):
+        read_index("s3://bucket/set")
