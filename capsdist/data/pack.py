@@ -65,4 +65,5 @@ def run_command(main: Callable[..., None]) -> None:
     try:
         tyro.cli(main)
     except CapsdistError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,340 @@
+"""Readers of original files: files made in the exact format, damaged in every way, fetched from a real server."""
+
+from __future__ import annotations
+
+import functools
+import gzip
+import hashlib
+import http.server
+import io
+import pickle
+import struct
+import tarfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from capsdist.data.cifar import ARCHIVE, load_cifar, unpickle_batch
+from capsdist.data.idx import FILES, load_idx_set, load_or_download, parse_idx
+from capsdist.data.originals import Original, content, download
+from capsdist.errors import DataError
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def write_idx_set(folder: Path, *, zipped: bool = True, seed: int = 0) -> tuple[dict[str, str], dict]:
+    """Write the four files with random content; return their checksums and what they hold."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    checksums, held = {}, {}
+    for (split, names), num in zip(FILES.items(), (31, 7), strict=True):
+        arrays = (rng.integers(0, 256, (num, 6, 5), dtype=np.uint8), rng.integers(0, 10, num, dtype=np.uint8))
+        held[split] = arrays
+        for name, array in zip(names, arrays, strict=True):
+            data = idx_bytes(array)
+            checksums[name] = hashlib.sha256(data).hexdigest()
+            path = folder / (f"{name}.gz" if zipped else name)
+            path.write_bytes(gzip.compress(data) if zipped else data)
+    return checksums, held
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("place", ["", "raw", "MNIST/raw"])
+def test_an_idx_set_is_read(tmp_path, zipped, place):
+    checksums, held = write_idx_set(tmp_path / place, zipped=zipped)
+    for split, (images, labels) in load_idx_set(tmp_path, checksums).items():
+        assert np.array_equal(images[:, 0], held[split][0])
+        assert np.array_equal(labels, held[split][1])
+        assert (images.dtype, images.ndim, labels.dtype) == (np.uint8, 4, np.int64)
+
+
+def test_gzip_headers_do_not_matter(tmp_path):
+    checksums, _ = write_idx_set(tmp_path)
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), mtime=1))
+    load_idx_set(tmp_path, checksums)
+
+
+def test_missing_original(tmp_path):
+    checksums, _ = write_idx_set(tmp_path)
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
+    message = f"{tmp_path}: holds neither t10k-labels-idx1-ubyte nor t10k-labels-idx1-ubyte.gz; give the folder"
+    with pytest.raises(DataError, match=message):
+        load_idx_set(tmp_path, checksums)
+
+
+def test_other_content_than_the_original(tmp_path):
+    checksums, _ = write_idx_set(tmp_path)
+    write_idx_set(tmp_path, seed=1)
+    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: sha256 of its content is \w+, the original has"):
+        load_idx_set(tmp_path, checksums)
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-5], lambda data: data[:40] + b"\0\0\0" + data[43:]])
+def test_damaged_gzip(tmp_path, damage):
+    checksums, _ = write_idx_set(tmp_path)
+    path = tmp_path / "train-labels-idx1-ubyte.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte\.gz: cannot be read \(.+\); get the file again"):
+        load_idx_set(tmp_path, checksums)
+
+
+def test_labels_that_do_not_match(tmp_path):
+    checksums, _ = write_idx_set(tmp_path)
+    data = idx_bytes(np.zeros(3, np.uint8))
+    (tmp_path / "t10k-labels-idx1-ubyte.gz").write_bytes(data)
+    checksums["t10k-labels-idx1-ubyte"] = hashlib.sha256(data).hexdigest()
+    with pytest.raises(DataError, match=r"labels \(3,\) do not match images \(7, 6, 5\)"):
+        load_idx_set(tmp_path, checksums)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "x: starts with b'', not an idx file of uint8; get the original"),
+        (b"GIF89a", "not an idx file of uint8"),
+        (b"\0\0\x0d\1" + b"\0\0\0\1" + b"\0\0\0\0", "not an idx file of uint8"),
+        (b"\0\0\x08\3\0\0\0\1", r"x: has 8 bytes, its header says \(\)"),
+        (idx_bytes(np.zeros((2, 3), np.uint8))[:-1], r"x: has 17 bytes, its header says \(2, 3\); get the original"),
+        (idx_bytes(np.zeros(4, np.uint8)) + b"\0", r"x: has 13 bytes, its header says \(4,\)"),
+    ],
+)
+def test_broken_idx(data, message):
+    with pytest.raises(DataError, match=message):
+        parse_idx(data, "x")
+
+
+# ---- CIFAR-10
+
+
+def python2(value) -> bytes:
+    """Pickle `value` with the opcodes that Python 2 and its numpy used for the original batches."""
+    if isinstance(value, bytes):  # a str of Python 2: BINSTRING
+        return b"T" + struct.pack("<i", len(value)) + value
+    if isinstance(value, int):
+        return b"J" + struct.pack("<i", value)
+    if isinstance(value, list):
+        return b"](" + b"".join(map(python2, value)) + b"e"
+    if isinstance(value, tuple):
+        return b"(" + b"".join(map(python2, value)) + b"t"
+    if isinstance(value, dict):
+        return b"}(" + b"".join(python2(key) + python2(held) for key, held in value.items()) + b"u"
+    assert isinstance(value, np.ndarray)
+    kind = value.dtype.str[1:].encode()
+    dtype = b"cnumpy\ndtype\n" + python2((kind, 0, 1)) + b"R" + b"(" + python2(3) + python2(b"|") + b"NNN"
+    dtype += python2(-1) + python2(-1) + python2(0) + b"tb"
+    made = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n" + python2((0,)) + python2(b"b") + b"tR"
+    state = b"(" + python2(1) + python2(value.shape) + dtype + b"\x89" + python2(value.tobytes()) + b"tb"
+    return made + state
+
+
+def batch_bytes(num: int, seed: int, **changes) -> bytes:
+    rng = np.random.default_rng(seed)
+    batch = {
+        b"batch_label": b"training batch 1 of 5",
+        b"labels": rng.integers(0, 10, num).tolist(),
+        b"data": rng.integers(0, 256, (num, 3072), dtype=np.uint8),
+        b"filenames": [b"x.png"] * num,
+    }
+    return b"\x80\x02" + python2(batch | {key.encode(): value for key, value in changes.items()}) + b"."
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+@pytest.fixture
+def cifar(tmp_path):
+    """The folder of three small batches, and the table of files that describes them."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    for number, name in enumerate(("data_batch_1", "data_batch_2", "test_batch")):
+        (folder / name).write_bytes(batch_bytes(3 + number, number))
+    originals = {path.name: Original(path.name, md5(path.read_bytes()), "md5") for path in folder.iterdir()}
+    return folder, {
+        "train": (originals["data_batch_1"], originals["data_batch_2"]),
+        "test": (originals["test_batch"],),
+    }
+
+
+def in_folder(folder: Path) -> Path:
+    return folder
+
+
+def above_folder(folder: Path) -> Path:
+    return folder.parent
+
+
+def in_archive(folder: Path) -> Path:
+    archive = folder.parent / ARCHIVE
+    with tarfile.open(archive, "w:gz") as tar:
+        tar.add(folder, folder.name)
+    return archive
+
+
+def above_archive(folder: Path) -> Path:
+    archive = in_archive(folder)
+    (folder.parent / "deeper").mkdir()
+    return archive.rename(folder.parent / "deeper" / ARCHIVE).parent
+
+
+@pytest.mark.parametrize("source", [in_folder, above_folder, in_archive, above_archive])
+def test_cifar_is_read_from_folder_and_archive(cifar, source):
+    folder, files = cifar
+    splits = load_cifar(source(folder), files)
+    images, labels = splits["train"]
+    raw = [pickle.loads((folder / f"data_batch_{n}").read_bytes(), encoding="bytes") for n in (1, 2)]
+    assert np.array_equal(images.reshape(7, 3072), np.concatenate([batch[b"data"] for batch in raw]))
+    assert labels.tolist() == raw[0][b"labels"] + raw[1][b"labels"]
+    assert images[0, 1, 2, 3] == raw[0][b"data"][0, 1024 + 2 * 32 + 3]  # channel, row, column
+    assert splits["test"][0].shape == (5, 3, 32, 32)
+    assert labels.dtype == np.int64
+
+
+def test_missing_batch(cifar):
+    folder, files = cifar
+    (folder / "data_batch_2").unlink()
+    with pytest.raises(DataError, match="cifar-10-batches-py: holds no data_batch_2; give the folder of all batches"):
+        load_cifar(folder, files)
+
+
+def test_wrong_md5(cifar):
+    folder, files = cifar
+    (folder / "data_batch_2").write_bytes(batch_bytes(3, 9))
+    with pytest.raises(DataError, match="data_batch_2: md5 of its content is"):
+        load_cifar(folder, files)
+
+
+def test_truncated_archive(cifar):
+    folder, files = cifar
+    archive = in_archive(folder)
+    archive.write_bytes(archive.read_bytes()[:2000])
+    with pytest.raises(DataError, match=r"cifar-10-python\.tar\.gz: cannot be read \(.+\); give the folder or the tar"):
+        load_cifar(archive, files)
+
+
+@pytest.mark.parametrize("name", ["no", "no.tar.gz"])
+def test_source_that_is_not_there(cifar, tmp_path, name):
+    with pytest.raises(DataError, match=f"{name}: cannot be read .No such file or directory.; give the folder"):
+        load_cifar(tmp_path / name, cifar[1])
+
+
+class _Touches:
+    """Pickles as a call that creates a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_no_code_of_a_pickle_runs(tmp_path):
+    evil = pickle.dumps({b"data": _Touches(tmp_path / "ran"), b"labels": []}, protocol=2)
+    with pytest.raises(DataError, match=r"batch: is not a CIFAR-10 batch \(it asks for .*\); get the original"):
+        unpickle_batch(evil, "batch")
+    assert not (tmp_path / "ran").exists()
+    pickle.loads(evil)  # the twin, an ordinary unpickler, runs it
+    assert (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not a pickle",
+        batch_bytes(3, 0)[:-20],
+        pickle.dumps([1, 2]),
+        pickle.dumps({b"labels": [1]}),
+        batch_bytes(3, 0, labels=[1, 2]),
+        batch_bytes(3, 0, data=np.zeros((3, 100), np.uint8)),
+        batch_bytes(3, 0, data=np.zeros((3, 3072), np.int8)),
+    ],
+    ids=["empty", "text", "truncated", "a list", "no data", "too few labels", "wrong width", "wrong dtype"],
+)
+def test_broken_batches(data):
+    with pytest.raises(DataError, match="here: is not a CIFAR-10 batch"):
+        unpickle_batch(data, "here")
+
+
+# ---- download
+
+
+@pytest.fixture
+def server(tmp_path):
+    """A web server on a port of the system's choice: its address and the folder that it serves."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, format, *args):  # noqa: A002
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as served:
+        thread = threading.Thread(target=served.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{served.server_port}", folder
+        served.shutdown()
+        thread.join()
+
+
+def test_files_are_fetched_from_the_first_mirror_that_has_them(tmp_path, server):
+    """The first mirror answers 404, the second holds a damaged file, the third the right ones."""
+    url, folder = server
+    checksums, held = write_idx_set(folder / "right")
+    (folder / "wrong").mkdir()
+    (folder / "wrong" / "train-images-idx3-ubyte.gz").write_bytes(b"something else")
+    mirrors = [f"{url}/absent", f"{url}/wrong", f"{url}/right"]
+    target = tmp_path / "originals"
+    splits = load_or_download(None, checksums, mirrors, target, command="pack")
+    assert np.array_equal(splits["train"][0][:, 0], held["train"][0])
+    assert sorted(path.name for path in target.iterdir()) == sorted(f"{name}.gz" for name in checksums)
+
+
+def test_what_is_there_is_not_fetched_again(tmp_path, server, capsys):
+    url, folder = server
+    checksums, _ = write_idx_set(folder)
+    load_or_download(None, checksums, [url], tmp_path / "originals", command="pack")
+    assert capsys.readouterr().out.count("downloading") == 4
+    load_or_download(None, checksums, ["http://127.0.0.1:9"], tmp_path / "originals", command="pack")
+    assert "downloading" not in capsys.readouterr().out
+
+
+def test_no_mirror_works(tmp_path, server):
+    url, _ = server
+    with pytest.raises(DataError) as caught:
+        load_or_download(
+            None, dict.fromkeys(sum(FILES.values(), ()), ""), [url, "http://no-such-host.invalid"], tmp_path / "o",
+            command="python data_prep/pack_mnist.py",
+        )  # fmt: skip
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith("cannot download train-images-idx3-ubyte.gz (127.0.0.1:")
+    assert "no-such-host.invalid: " in message
+    assert "t10k-labels-idx1-ubyte.gz" in message
+    assert message.endswith("then run: python data_prep/pack_mnist.py --source FOLDER")
+    assert not list((tmp_path / "o").iterdir())
+
+
+def test_a_damaged_file_of_an_earlier_download_is_refused(tmp_path):
+    (tmp_path / "file").write_bytes(b"half")
+    original = Original("file", "0" * 64)
+    with pytest.raises(DataError, match="file: sha256 of its content is .*; get the file again"):
+        download([], tmp_path / "file", lambda path: content(path, original), manual="")
+
+
+def test_archives_are_streams_of_bytes_only(tmp_path):
+    """A member that points outside is never extracted, only read."""
+    archive = tmp_path / ARCHIVE
+    data = batch_bytes(2, 0)
+    with tarfile.open(archive, "w:gz") as tar:
+        member = tarfile.TarInfo("../../test_batch")
+        member.size = len(data)
+        tar.addfile(member, io.BytesIO(data))
+    splits = load_cifar(archive, {"test": (Original("test_batch", md5(data), "md5"),)})
+    assert splits["test"][1].shape == (2,)
+    assert not (tmp_path.parent.parent / "test_batch").exists()
