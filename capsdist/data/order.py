@@ -96,15 +96,16 @@ class Order:
 
     def _window(self, epoch: int, lane: int, number: int) -> np.ndarray:
         key = (epoch, lane, number)
-        if key not in self._cache:
+        ids = self._cache.get(key)
+        if ids is None:
             start, stop = self._lane(lane)
             begin = start + number * self.window
             size = min(self.window, stop - begin)
             shuffled = begin + permutation(size, *self._key(), "window", *key)
-            self._cache[key] = self._storage_ids(epoch, shuffled)
+            self._cache[key] = ids = self._storage_ids(epoch, shuffled)
             while len(self._cache) > 2 * self.lanes:
                 self._cache.popitem(last=False)
-        return self._cache[key]
+        return ids
 
     def _storage_ids(self, epoch: int, places: np.ndarray) -> np.ndarray:
         """Map places in the sequence of permuted shards to sample ids, which count in storage order."""

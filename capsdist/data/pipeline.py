@@ -127,10 +127,10 @@ class TrainStream:
             saved, here = getattr(position, name), getattr(own, name)
             if saved != here:
                 raise DataError(f"data position has {name}={saved!r}, this run has {here!r}; {remedy}")
-        if not 0 <= position.step <= self.steps_per_epoch:
-            raise DataError(
-                f"data position has step={position.step}, an epoch has {self.steps_per_epoch} steps; use the old tail"
-            )
+        steps = self.steps_per_epoch
+        if not 0 <= position.step <= steps:
+            found = f"step={position.step}, an epoch has {steps} steps"
+            raise DataError(f"data position has {found}; use the old tail")
 
     def _chunks(self, epoch: int, start_step: int) -> Iterator[list[Batch]]:
         order = self.order

@@ -36,7 +36,9 @@ def make_split(tmp_path: Path) -> Callable[..., Made]:
         labels[:2] = [0, classes - 1]
         names = [f"class {number}" for number in range(classes)]
         folder = tmp_path / name
-        index = write_split(folder, images, labels, classes=names, block_size=block_size, shard_size=shard_size)
+        index = write_split(
+            folder, images, labels, classes=names, block_size=block_size, shard_size=shard_size
+        )
         return Made(folder, images, labels, index)
 
     return make

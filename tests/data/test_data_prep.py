@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import runpy
 import subprocess
 import sys
@@ -23,7 +22,10 @@ DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
 def process(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own, as a user does."""
     return subprocess.run(
-        [sys.executable, str(SCRIPTS / script), *map(str, arguments)], capture_output=True, text=True, check=False
+        [sys.executable, str(SCRIPTS / script), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 
@@ -60,15 +62,11 @@ def command(monkeypatch, capsys):
     return run
 
 
-def originals(*below: str) -> Path:
-    """The folder of original files that CAPSDIST_DATA names, or a skip."""
-    root = os.environ.get("CAPSDIST_DATA")
-    if not root:
-        pytest.skip("set CAPSDIST_DATA to a folder of original files (MNIST/raw, cifar-10-batches-py)")
-    candidates = [Path(root, *part.split("/")) for part in below]
-    found = [path for path in candidates if path.is_dir()]
+def either(root: Path, *below: str) -> Path:
+    """Return the first folder below `root` that is there, or skip."""
+    found = [root / part for part in below if (root / part).is_dir()]
     if not found:
-        pytest.skip(f"CAPSDIST_DATA={root} holds none of {', '.join(below)}")
+        pytest.skip(f"CAPSDIST_DATA={root} holds neither {' nor '.join(below)}")
     return found[0]
 
 
@@ -98,8 +96,14 @@ def test_digits_are_mixed_in_storage(digits):
 
 def test_digits_are_always_the_same(digits):
     """Golden digests: the quickstart's numbers are comparable on every machine."""
-    assert read_index(digits / "train").digest == "e36ec135a5efd090097ccdb29305415bb81adc127921b6b9306014198f0035d5"
-    assert read_index(digits / "test").digest == "f5605c5dfd64c294f81d9ae10847d40d2c27e2b1c4f37086ed06e7cb338c0e17"
+    assert (
+        read_index(digits / "train").digest
+        == "e36ec135a5efd090097ccdb29305415bb81adc127921b6b9306014198f0035d5"
+    )
+    assert (
+        read_index(digits / "test").digest
+        == "f5605c5dfd64c294f81d9ae10847d40d2c27e2b1c4f37086ed06e7cb338c0e17"
+    )
 
 
 def test_packing_twice_says_so(digits, command):
@@ -150,7 +154,9 @@ def test_verify_names_all_damage(make_split, tmp_path, command):
     (torn.folder / "shard-00001.tar").write_bytes(data)
     (lost.folder / "index.json").unlink()
     result = command("verify.py", tmp_path)
-    assert result.failed_with_one_line().startswith(f"error: damaged: {lost.folder}, {torn.folder}; pack again")
+    assert result.failed_with_one_line().startswith(
+        f"error: damaged: {lost.folder}, {torn.folder}; pack again"
+    )
     assert f"intact: {good.folder}: 103 images of 2 x 5 x 3 in 4 shards" in result.stdout
     assert "shard-00001.tar: wrong checksum" in result.stdout
 
@@ -188,28 +194,36 @@ def test_packed_sets_need_no_source(tmp_path, capsys):
 # ---- the real files
 
 
-def test_the_original_mnist(tmp_path, command):
-    source = originals("MNIST/raw", "mnist")
+def test_the_original_mnist(tmp_path, command, original_data):
+    source = either(original_data, "MNIST/raw", "mnist")
     result = command("pack_mnist.py", "--source", source, "--root", tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     train = check_split(tmp_path / "mnist" / "train", image_shape=(1, 28, 28), num_classes=10)
     labels = Split(tmp_path / "mnist" / "test").gather(np.arange(10_000))[1]
-    assert (train.num_samples, train.digest) == (60_000, "f14c8e906be032e2d54c8c41967c8f922ff214df0f5d90bdcf679afae827ff5d")
+    assert (train.num_samples, train.digest) == (
+        60_000,
+        "f14c8e906be032e2d54c8c41967c8f922ff214df0f5d90bdcf679afae827ff5d",
+    )
     assert labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
-def test_the_original_cifar10(tmp_path, command):
-    source = originals("cifar-10-batches-py")
+def test_the_original_cifar10(tmp_path, command, original_data):
+    source = either(original_data, "cifar-10-batches-py", "cifar10")
     result = command("pack_cifar10.py", "--source", source, "--root", tmp_path)
     assert (result.returncode, result.stderr) == (0, "")
     train = check_split(tmp_path / "cifar10" / "train", image_shape=(3, 32, 32), num_classes=10)
     labels = Split(tmp_path / "cifar10" / "train").gather(np.arange(50_000))[1]
-    assert (train.num_samples, train.digest) == (50_000, "fe88205d068e2142e1c936e47877b52bf4421a72b4131b5be312b625653b00eb")
+    assert (train.num_samples, train.digest) == (
+        50_000,
+        "fe88205d068e2142e1c936e47877b52bf4421a72b4131b5be312b625653b00eb",
+    )
     assert np.bincount(labels).tolist() == [5000] * 10
     assert labels[:5].tolist() == [6, 9, 9, 4, 1]
 
 
-@pytest.mark.skipif(not DEBIAN_FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed")
+@pytest.mark.skipif(
+    not DEBIAN_FASHION.is_dir(), reason="Debian's package dataset-fashion-mnist is not installed"
+)
 def test_fashion_mnist_of_debian(tmp_path, command):
     result = command("pack_fashion_mnist.py", "--root", tmp_path)
     assert (result.returncode, result.stderr) == (0, "")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import xxhash
 
 from capsdist.data import Index
 from capsdist.data.index import Shard
@@ -183,6 +184,35 @@ def test_permutations_are_uniform(seed):
     assert 3 < chi2 < 50, f"seed {seed}: {chi2}"  # beyond with probability below 1e-4
 
 
+def specified_permutation(num: int, *key) -> list[int]:
+    """README.md of capsdist/data, "Order, exactly", in plain Python."""
+    text = "/".join(str(part) for part in key)
+    philox = np.random.Philox(key=int(xxhash.xxh3_128_hexdigest(text), 16))
+    outputs = [int(philox.random_raw()) for _ in range(num)]
+    return sorted(range(num), key=outputs.__getitem__)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_specification_says_the_same(case):
+    """An independent, slow implementation of the README's five rules."""
+    sizes, global_batch, lanes, window = case
+    epoch, num, share = 3, sum(sizes), global_batch // lanes
+    key = ("set", 11, global_batch, lanes, window)
+    starts = [sum(sizes[:n]) for n in range(len(sizes))]
+    shards = specified_permutation(len(sizes), *key, "shards", epoch)
+    sequence = [starts[n] + place for n in shards for place in range(sizes[n])]
+    shuffled = []
+    for lane in range(lanes):
+        places = sequence[lane * num // lanes : (lane + 1) * num // lanes]
+        windows = [places[start : start + window] for start in range(0, len(places), window)]
+        orders = [specified_permutation(len(w), *key, "window", epoch, lane, n) for n, w in enumerate(windows)]
+        shuffled.append([w[i] for w, order in zip(windows, orders, strict=True) for i in order])
+    full = num // global_batch
+    steps = [[i for lane in shuffled for i in lane[s * share : (s + 1) * share]] for s in range(full)]
+    steps += [[i for lane in shuffled for i in lane[full * share :]]] if num % global_batch else []
+    assert [step.tolist() for step in steps_of(make(case, seed=11), epoch)] == steps
+
+
 def test_the_order_does_not_drift():
     """Golden: an order that changes between versions would break every resume."""
     assert permutation(8, "digest", 1, 2).tolist() == [3, 2, 7, 1, 0, 5, 4, 6]
@@ -191,7 +221,9 @@ def test_the_order_does_not_drift():
 
 @pytest.mark.parametrize(("global_batch", "lanes"), [(21, 2), (8, 0), (4, 8)])
 def test_lanes_must_divide_the_batch(global_batch, lanes):
-    with pytest.raises(DataError, match=f"lanes={lanes} does not divide global_batch={global_batch}; choose a divisor"):
+    with pytest.raises(
+        DataError, match=f"lanes={lanes} does not divide global_batch={global_batch}; choose a divisor"
+    ):
         make(([50], global_batch, lanes, 5))
 
 

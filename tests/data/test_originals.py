@@ -1,4 +1,4 @@
-"""Readers of original files: files made in the exact format, damaged in every way, fetched from a real server."""
+"""Original files: made in the exact format, damaged in every way, fetched from a real web server."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def test_gzip_headers_do_not_matter(tmp_path):
 def test_missing_original(tmp_path):
     checksums, _ = write_idx_set(tmp_path)
     (tmp_path / "t10k-labels-idx1-ubyte.gz").unlink()
-    message = f"{tmp_path}: holds neither t10k-labels-idx1-ubyte nor t10k-labels-idx1-ubyte.gz; give the folder"
+    message = (
+        f"{tmp_path}: holds neither t10k-labels-idx1-ubyte nor t10k-labels-idx1-ubyte.gz; give the folder"
+    )
     with pytest.raises(DataError, match=message):
         load_idx_set(tmp_path, checksums)
 
@@ -70,7 +72,9 @@ def test_missing_original(tmp_path):
 def test_other_content_than_the_original(tmp_path):
     checksums, _ = write_idx_set(tmp_path)
     write_idx_set(tmp_path, seed=1)
-    with pytest.raises(DataError, match=r"train-images-idx3-ubyte\.gz: sha256 of its content is \w+, the original has"):
+    with pytest.raises(
+        DataError, match=r"train-images-idx3-ubyte\.gz: sha256 of its content is \w+, the original has"
+    ):
         load_idx_set(tmp_path, checksums)
 
 
@@ -79,7 +83,9 @@ def test_damaged_gzip(tmp_path, damage):
     checksums, _ = write_idx_set(tmp_path)
     path = tmp_path / "train-labels-idx1-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(DataError, match=r"train-labels-idx1-ubyte\.gz: cannot be read \(.+\); get the file again"):
+    with pytest.raises(
+        DataError, match=r"train-labels-idx1-ubyte\.gz: cannot be read \(.+\); get the file again"
+    ):
         load_idx_set(tmp_path, checksums)
 
 
@@ -99,7 +105,10 @@ def test_labels_that_do_not_match(tmp_path):
         (b"GIF89a", "not an idx file of uint8"),
         (b"\0\0\x0d\1" + b"\0\0\0\1" + b"\0\0\0\0", "not an idx file of uint8"),
         (b"\0\0\x08\3\0\0\0\1", r"x: has 8 bytes, its header says \(\)"),
-        (idx_bytes(np.zeros((2, 3), np.uint8))[:-1], r"x: has 17 bytes, its header says \(2, 3\); get the original"),
+        (
+            idx_bytes(np.zeros((2, 3), np.uint8))[:-1],
+            r"x: has 17 bytes, its header says \(2, 3\); get the original",
+        ),
         (idx_bytes(np.zeros(4, np.uint8)) + b"\0", r"x: has 13 bytes, its header says \(4,\)"),
     ],
 )
@@ -198,7 +207,9 @@ def test_cifar_is_read_from_folder_and_archive(cifar, source):
 def test_missing_batch(cifar):
     folder, files = cifar
     (folder / "data_batch_2").unlink()
-    with pytest.raises(DataError, match="cifar-10-batches-py: holds no data_batch_2; give the folder of all batches"):
+    with pytest.raises(
+        DataError, match="cifar-10-batches-py: holds no data_batch_2; give the folder of all batches"
+    ):
         load_cifar(folder, files)
 
 
@@ -213,13 +224,17 @@ def test_truncated_archive(cifar):
     folder, files = cifar
     archive = in_archive(folder)
     archive.write_bytes(archive.read_bytes()[:2000])
-    with pytest.raises(DataError, match=r"cifar-10-python\.tar\.gz: cannot be read \(.+\); give the folder or the tar"):
+    with pytest.raises(
+        DataError, match=r"cifar-10-python\.tar\.gz: cannot be read \(.+\); give the folder or the tar"
+    ):
         load_cifar(archive, files)
 
 
 @pytest.mark.parametrize("name", ["no", "no.tar.gz"])
 def test_source_that_is_not_there(cifar, tmp_path, name):
-    with pytest.raises(DataError, match=f"{name}: cannot be read .No such file or directory.; give the folder"):
+    with pytest.raises(
+        DataError, match=f"{name}: cannot be read .No such file or directory.; give the folder"
+    ):
         load_cifar(tmp_path / name, cifar[1])
 
 
@@ -235,7 +250,9 @@ class _Touches:
 
 def test_no_code_of_a_pickle_runs(tmp_path):
     evil = pickle.dumps({b"data": _Touches(tmp_path / "ran"), b"labels": []}, protocol=2)
-    with pytest.raises(DataError, match=r"batch: is not a CIFAR-10 batch \(it asks for .*\); get the original"):
+    with pytest.raises(
+        DataError, match=r"batch: is not a CIFAR-10 batch \(it asks for .*\); get the original"
+    ):
         unpickle_batch(evil, "batch")
     assert not (tmp_path / "ran").exists()
     pickle.loads(evil)  # the twin, an ordinary unpickler, runs it
@@ -271,10 +288,12 @@ def server(tmp_path):
     folder.mkdir()
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format, *args):  # noqa: A002
+        def log_message(self, format, *args):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as served:
+    with http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=folder)
+    ) as served:
         thread = threading.Thread(target=served.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{served.server_port}", folder
@@ -306,11 +325,10 @@ def test_what_is_there_is_not_fetched_again(tmp_path, server, capsys):
 
 def test_no_mirror_works(tmp_path, server):
     url, _ = server
+    checksums = {name: "" for names in FILES.values() for name in names}
+    mirrors = [url, "http://no-such-host.invalid"]
     with pytest.raises(DataError) as caught:
-        load_or_download(
-            None, dict.fromkeys(sum(FILES.values(), ()), ""), [url, "http://no-such-host.invalid"], tmp_path / "o",
-            command="python data_prep/pack_mnist.py",
-        )  # fmt: skip
+        load_or_download(None, checksums, mirrors, tmp_path / "o", command="python data_prep/pack_mnist.py")
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith("cannot download train-images-idx3-ubyte.gz (127.0.0.1:")
@@ -323,7 +341,7 @@ def test_no_mirror_works(tmp_path, server):
 def test_a_damaged_file_of_an_earlier_download_is_refused(tmp_path):
     (tmp_path / "file").write_bytes(b"half")
     original = Original("file", "0" * 64)
-    with pytest.raises(DataError, match="file: sha256 of its content is .*; get the file again"):
+    with pytest.raises(DataError, match=r"file: sha256 of its content is .*; get the file again"):
         download([], tmp_path / "file", lambda path: content(path, original), manual="")
 
 

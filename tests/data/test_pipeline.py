@@ -33,7 +33,8 @@ def readers(made, kind: str, world_size: int, tail: str = "short") -> list[list[
     if kind == "train":
         return [list(stream(made, rank, world_size, tail=tail).epoch(1)) for rank in range(world_size)]
     return [
-        list(eval_batches(made.folder, batch_size=9, rank=rank, world_size=world_size)) for rank in range(world_size)
+        list(eval_batches(made.folder, batch_size=9, rank=rank, world_size=world_size))
+        for rank in range(world_size)
     ]
 
 
@@ -140,7 +141,9 @@ def test_a_position_of_another_data_set_is_refused(make_split):
 @pytest.mark.parametrize("step", [-1, 6])
 def test_a_position_outside_the_epoch_is_refused(make_split, step):
     made = make_split(103)
-    with pytest.raises(DataError, match=f"data position has step={step}, an epoch has 5 steps; use the old tail"):
+    with pytest.raises(
+        DataError, match=f"data position has step={step}, an epoch has 5 steps; use the old tail"
+    ):
         stream(made).check_position(stream(made).position(0, step))
 
 
@@ -148,12 +151,15 @@ def test_a_position_outside_the_epoch_is_refused(make_split, step):
 def test_a_position_with_other_fields_is_refused(make_split, change):
     values = stream(make_split()).position(0, 0).to_dict() | change
     values = {name: value for name, value in values.items() if value is not None}
-    with pytest.raises(DataError, match="data position has fields .* instead of .*; it was saved by another version"):
+    message = r"data position has fields .* instead of .*; it was saved by another version"
+    with pytest.raises(DataError, match=message):
         Position.from_dict(values)
 
 
 def test_fewer_samples_than_a_dropped_tail_needs(make_split):
-    with pytest.raises(DataError, match="has 10 samples, fewer than global_batch=21 with a dropped tail; lower"):
+    with pytest.raises(
+        DataError, match="has 10 samples, fewer than global_batch=21 with a dropped tail; lower"
+    ):
         stream(make_split(10), tail="drop")
 
 
@@ -209,5 +215,7 @@ def test_training_checks_every_shard_it_touches(make_split):
 
 def test_batches_move_as_a_whole(make_split):
     batch = next(stream(make_split()).epoch(0)).to("meta")
-    assert {value.device.type for value in vars(batch).values() if isinstance(value, torch.Tensor)} == {"meta"}
+    assert {value.device.type for value in vars(batch).values() if isinstance(value, torch.Tensor)} == {
+        "meta"
+    }
     assert batch.num_global == 21

@@ -46,7 +46,11 @@ def test_missing_folder_without_a_remedy(tmp_path):
 def test_missing_index(make_split):
     made = make_split()
     (made.folder / "index.json").unlink()
-    refused(lambda: check_split(made.folder, remedy=REMEDY), "split: has no index.json, so it was never packed", REMEDY)
+    refused(
+        lambda: check_split(made.folder, remedy=REMEDY),
+        "split: has no index.json, so it was never packed",
+        REMEDY,
+    )
 
 
 @pytest.mark.parametrize(
@@ -104,7 +108,8 @@ def test_truncated_shard(make_split, lost):
     with (made.folder / "shard-00001.tar").open("r+b") as file:
         file.truncate(size - lost)
     refused(
-        lambda: check_split(made.folder, remedy=REMEDY), f"shard-00001.tar: has {size - lost} bytes instead of {size}"
+        lambda: check_split(made.folder, remedy=REMEDY),
+        f"shard-00001.tar: has {size - lost} bytes instead of {size}",
     )
 
 
@@ -146,7 +151,9 @@ def test_wrong_image_shape(make_split, shape):
 
 def test_images_smaller_than_the_crop(make_split):
     refused(
-        lambda: check_split(make_split().folder, crop=4), "images are 2 x 5 x 3", "smaller than the crop 4; lower data.crop"
+        lambda: check_split(make_split().folder, crop=4),
+        "images are 2 x 5 x 3",
+        "smaller than the crop 4; lower data.crop",
     )
 
 
@@ -163,4 +170,6 @@ def test_verification_compares_sha256_too(make_split, monkeypatch):
 
 
 def test_a_stream_refuses_what_is_not_there(tmp_path):
-    refused(lambda: TrainStream(tmp_path / "no", seed=0, global_batch=2, lanes=1), "there is no such data set")
+    refused(
+        lambda: TrainStream(tmp_path / "no", seed=0, global_batch=2, lanes=1), "there is no such data set"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -40,7 +41,11 @@ def test_stock_webdataset_reads_the_same(make_split, num, block_size, shard_size
     blocks = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
     assert np.array_equal(np.concatenate([block["x.npy"] for block in blocks]), made.images)
     assert np.array_equal(np.concatenate([block["y.npy"] for block in blocks]), made.labels)
-    assert len({block["__key__"] for block in blocks}) == len(blocks) == sum(len(s.blocks) for s in made.index.shards)
+    assert (
+        len({block["__key__"] for block in blocks})
+        == len(blocks)
+        == sum(len(s.blocks) for s in made.index.shards)
+    )
 
 
 def test_the_specification_is_enough_to_read_it(make_split):
@@ -57,6 +62,9 @@ def test_the_specification_is_enough_to_read_it(make_split):
             labels.append(np.frombuffer(data, "<i8", block["num_samples"], block["labels_offset_bytes"]))
     assert np.array_equal(np.concatenate(images), made.images)
     assert np.array_equal(np.concatenate(labels), made.labels)
+    digest = document.pop("digest")
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    assert digest == hashlib.sha256(canonical.encode("ascii")).hexdigest() == made.index.digest
 
 
 @pytest.mark.skipif(shutil.which("tar") is None, reason="this system has no tar command")
@@ -152,7 +160,13 @@ def test_without_resume_all_is_written(make_split):
     made = make_split()
     age(made.folder)
     write_split(
-        made.folder, made.images, made.labels, classes=made.index.classes, block_size=8, shard_size=30, resume=False
+        made.folder,
+        made.images,
+        made.labels,
+        classes=made.index.classes,
+        block_size=8,
+        shard_size=30,
+        resume=False,
     )
     assert not kept(made.folder)
 
@@ -169,7 +183,9 @@ def test_a_failed_write_publishes_no_index(make_split, tmp_path):
     blocker = tmp_path / "split" / "shard-00001.tar"
     blocker.unlink()
     blocker.mkdir()
-    with pytest.raises(DataError, match=r"split: cannot be written \(Is a directory\); choose a writable folder"):
+    with pytest.raises(
+        DataError, match=r"split: cannot be written \(Is a directory\); choose a writable folder"
+    ):
         make_split(seed=5)
     assert not (tmp_path / "split" / "index.json").exists()
     assert not list((tmp_path / "split").glob(".*"))
@@ -178,17 +194,35 @@ def test_a_failed_write_publishes_no_index(make_split, tmp_path):
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/split: cannot be written \(Not a directory\)"):
-        write_split(tmp_path / "file" / "split", np.zeros((1, 1, 2, 2), np.uint8), np.zeros(1, np.int64), classes="a")
+        write_split(
+            tmp_path / "file" / "split", np.zeros((1, 1, 2, 2), np.uint8), np.zeros(1, np.int64), classes="a"
+        )
 
 
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        (np.zeros((2, 1, 3, 3), np.float32), np.zeros(2, np.int64), r"images are float32 \[2, 1, 3, 3\]; give uint8"),
-        (np.zeros((2, 3, 3), np.uint8), np.zeros(2, np.int64), r"images are uint8 \[2, 3, 3\]; give uint8 \[N,C,H,W\]"),
+        (
+            np.zeros((2, 1, 3, 3), np.float32),
+            np.zeros(2, np.int64),
+            r"images are float32 \[2, 1, 3, 3\]; give uint8",
+        ),
+        (
+            np.zeros((2, 3, 3), np.uint8),
+            np.zeros(2, np.int64),
+            r"images are uint8 \[2, 3, 3\]; give uint8 \[N,C,H,W\]",
+        ),
         (np.zeros((0, 1, 3, 3), np.uint8), np.zeros(0, np.int64), "with N >= 1"),
-        (np.zeros((2, 1, 3, 3), np.uint8), np.zeros(2, np.int32), r"labels are int32 \[2\]; give int64 \[2\]"),
-        (np.zeros((2, 1, 3, 3), np.uint8), np.zeros(3, np.int64), r"labels are int64 \[3\]; give int64 \[2\]"),
+        (
+            np.zeros((2, 1, 3, 3), np.uint8),
+            np.zeros(2, np.int32),
+            r"labels are int32 \[2\]; give int64 \[2\]",
+        ),
+        (
+            np.zeros((2, 1, 3, 3), np.uint8),
+            np.zeros(3, np.int64),
+            r"labels are int64 \[3\]; give int64 \[2\]",
+        ),
         (np.zeros((2, 1, 3, 3), np.uint8), np.array([0, 3]), r"label 3 of sample 1 is outside 0\.\.2"),
         (np.zeros((2, 1, 3, 3), np.uint8), np.array([-1, 0]), r"label -1 of sample 0 is outside 0\.\.2"),
     ],

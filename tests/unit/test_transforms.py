@@ -35,7 +35,9 @@ def python_splitmix(state: int) -> int:
 def test_vectorised_hash_is_the_scalar_one(seed, draw):
     ids = torch.tensor([0, 1, 59_999, 2**40 + 3])
     key = python_splitmix(python_splitmix(python_splitmix(seed + 0x9E3779B97F4A7C15) ^ 5) ^ draw)
-    expected = [(python_splitmix((key + (i + 1) * 0x9E3779B97F4A7C15) & MASK) >> 11) * 2.0**-53 for i in ids.tolist()]
+    expected = [
+        (python_splitmix((key + (i + 1) * 0x9E3779B97F4A7C15) & MASK) >> 11) * 2.0**-53 for i in ids.tolist()
+    ]
     assert uniform(ids, draw, seed, epoch=5).tolist() == expected
 
 
@@ -124,7 +126,9 @@ def depends_on_nothing_else(transform, images: torch.Tensor, ids: torch.Tensor) 
     """Law: an image's result is the same in any batch, in any order, alone."""
     whole = transform(images, ids, 3, 4)
     backwards = transform(images.flip(0), ids.flip(0), 3, 4).flip(0)
-    parts = torch.cat([transform(images[part], ids[part], 3, 4) for part in (slice(0, 1), slice(1, 30), slice(30, None))])
+    parts = torch.cat(
+        [transform(images[part], ids[part], 3, 4) for part in (slice(0, 1), slice(1, 30), slice(30, None))]
+    )
     return torch.allclose(whole, backwards, atol=1e-5) and torch.allclose(whole, parts, atol=1e-5)
 
 
@@ -332,7 +336,10 @@ def test_without_options_pixels_are_only_converted(train):
     [
         (torch.zeros(2, 1, 9, 9), r"images are torch.float32 \[2, 1, 9, 9\]; give uint8 \[b,C,H,W\]"),
         (torch.zeros(2, 9, 9, dtype=torch.uint8), r"images are torch.uint8 \[2, 9, 9\]; give uint8"),
-        (torch.zeros(2, 1, 9, 5, dtype=torch.uint8), r"images are \[2, 1, 9, 5\], smaller than the crop 6; lower"),
+        (
+            torch.zeros(2, 1, 9, 5, dtype=torch.uint8),
+            r"images are \[2, 1, 9, 5\], smaller than the crop 6; lower",
+        ),
     ],
 )
 def test_wrong_images_are_refused(images, message):
