@@ -10,11 +10,11 @@ _HOME = {
     "run_training": "capsdist.train.loop",
 }
 
-__all__ = ["launch", "load_model", "run_training"]  # noqa: F822  (resolved by __getattr__)
+__all__ = ["launch", "load_model", "run_training"]
 
 
 def __getattr__(name: str) -> object:
     """Load a public name from its home module on first use (PEP 562)."""
     if name not in _HOME:
-        raise AttributeError(f"module 'capsdist.train' has no attribute {name!r}; it has {', '.join(__all__)}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(_HOME[name]), name)

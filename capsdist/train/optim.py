@@ -12,7 +12,7 @@ import torch
 
 from capsdist.config.schema import Optim
 
-__all__ = ["SLOTS", "build_optimizer", "clip_factor", "learning_rate_at"]
+__all__ = ["SLOTS", "build_optimizer", "learning_rate_at"]
 
 SLOTS = ("exp_avg", "exp_avg_sq")
 """Adam's state of a parameter, besides its step count: first and second moment, shaped like the parameter."""
@@ -44,11 +44,3 @@ def build_optimizer(parameters: Iterable[torch.nn.Parameter], optim: Optim) -> t
         eps=optim.epsilon,
         fused=True,
     )
-
-
-def clip_factor(grad_norm: torch.Tensor, max_grad_norm: float) -> torch.Tensor:
-    """Return the factor (a scalar tensor, at most 1) that brings gradients of norm `grad_norm` to `max_grad_norm`.
-
-    The formula of `torch.nn.utils.clip_grad_norm_` and of DeepSpeed; no wait for the GPU.
-    """
-    return (max_grad_norm / (grad_norm + 1e-6)).clamp(max=1.0)

@@ -65,10 +65,11 @@ def autocast(precision: Precision, device: torch.device) -> AbstractContextManag
 
 @dataclass
 class LossScale:
-    """Dynamic loss scale of fp16 by the rule of `torch.amp.GradScaler`, for engines that cannot use that class.
+    """Dynamic loss scale of fp16 by the rule of `torch.amp.GradScaler`, for an engine that cannot use it.
 
     The loss is multiplied by `scale` before the backward pass, the gradients are divided by it after it. A
-    step whose gradients are not finite is skipped and halves the scale; `interval` good steps in a row double it.
+    step whose gradients are not finite is skipped and halves the scale; `interval` good steps in a row
+    double it.
     """
 
     scale: float = 65536.0

@@ -106,7 +106,9 @@ def _serve(pipe: Connection, rank: int, world_size: int, store: Path) -> None:
 
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", store=dist.FileStore(str(store), world_size), rank=rank, world_size=world_size)
+    dist.init_process_group(
+        "gloo", store=dist.FileStore(str(store), world_size), rank=rank, world_size=world_size
+    )
     pipe.send((True, None))
     while True:
         try:

@@ -48,7 +48,13 @@ def toy_config(engine: str = "ddp", stage: int = 1, *, clip: float = 0.0, accumu
     return Config(
         optim=Optim(learning_rate=0.01, max_grad_norm=clip),
         train=Train.model_validate(
-            {"engine": engine, "zero_stage": stage, "precision": "fp32", "global_batch": 7, "accumulation": accumulation}
+            {
+                "engine": engine,
+                "zero_stage": stage,
+                "precision": "fp32",
+                "global_batch": 7,
+                "accumulation": accumulation,
+            }
         ),
     )
 

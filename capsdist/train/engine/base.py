@@ -30,7 +30,7 @@ class Engine(Protocol):
     precision: Precision
 
     def microbatch(self, *, last: bool) -> AbstractContextManager[None]:
-        """Enclose forward and backward of one microbatch; gradients meet across ranks in the `last` of a step."""
+        """Enclose forward and backward of a microbatch; gradients cross ranks in the `last` of a step."""
         ...
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
@@ -38,7 +38,7 @@ class Engine(Protocol):
         ...
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`: at `step` they are the MEAN over ranks of the SUM over microbatches."""
+        """Add the gradients of `loss`; `step` takes their MEAN over ranks of the SUM over microbatches."""
         ...
 
     def step(self, learning_rate: float) -> Tensor:
@@ -50,7 +50,7 @@ class Engine(Protocol):
         ...
 
     def state(self) -> EngineState:
-        """Return a copy of the whole state on the CPU. Collective; complete on every rank."""
+        """Return a copy of the whole state on rank 0's CPU; empty on other ranks. Collective."""
         ...
 
     def load(self, state: EngineState) -> None:

@@ -45,7 +45,9 @@ def zero_requirements() -> str | None:
         lacking.append(f"a C++ compiler: {compiler!r} is not there (apt install g++, or set CXX)")
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         lacking.append("Python's headers (apt install python3-dev)")
-    return f"train.engine='zero' on a CPU needs {' and '.join(lacking)}; or use --train.engine ddp" if lacking else None
+    if not lacking:
+        return None
+    return f"train.engine='zero' on a CPU needs {' and '.join(lacking)}; or use --train.engine ddp"
 
 
 def build_engine(
@@ -63,7 +65,7 @@ def build_engine(
     train = config.train
     precision = resolve_precision(train.precision, device)
     if world_size > 1 and not dist.is_initialized():
-        raise RunError(f"world_size={world_size} needs torch.distributed; call init_process_group on every rank first")
+        raise RunError(f"world_size={world_size} needs torch.distributed; call init_process_group first")
     if resolve_engine(train.engine, world_size=world_size, device_type=device.type) == "ddp":
         return PlainEngine(
             model, config.optim, rank=rank, world_size=world_size, device=device, precision=precision

@@ -13,7 +13,7 @@ from capsdist.config.schema import Optim
 from capsdist.models import Output
 from capsdist.train.checkpoint import EngineState
 from capsdist.train.engine.replicated import load_replicated, replicated_state
-from capsdist.train.optim import build_optimizer, clip_factor
+from capsdist.train.optim import build_optimizer
 from capsdist.train.precision import Precision, autocast
 
 __all__ = ["PlainEngine"]
@@ -27,10 +27,18 @@ class PlainEngine:
     """
 
     def __init__(
-        self, model: nn.Module, optim: Optim, *, rank: int, world_size: int, device: torch.device, precision: Precision
+        self,
+        model: nn.Module,
+        optim: Optim,
+        *,
+        rank: int,
+        world_size: int,
+        device: torch.device,
+        precision: Precision,
     ) -> None:
         self.name = "ddp" if world_size > 1 else "plain"
-        self.rank, self.world_size, self.device, self.precision = rank, world_size, device, precision
+        self.rank, self.world_size, self.device = rank, world_size, device
+        self.precision: Precision = precision
         self.model = model.to(device)
         self.optimizer = build_optimizer(self.model.parameters(), optim)
         self._max_grad_norm = optim.max_grad_norm
@@ -68,17 +76,18 @@ class PlainEngine:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self._scaler.unscale_(self.optimizer)
-        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = torch.nn.utils.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
         if self._max_grad_norm > 0:
-            torch._foreach_mul_(gradients, clip_factor(norm, self._max_grad_norm))
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self._max_grad_norm, norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
     def state(self) -> EngineState:
-        """Return a copy of the whole state on the CPU."""
+        """Return a copy of the whole state on rank 0, which other ranks hold too."""
+        if self.rank:
+            return EngineState({}, {})
         scaler = self._scaler.state_dict()
         scale = {"scale": scaler["scale"], "growth_tracker": scaler["_growth_tracker"]} if scaler else {}
         return EngineState(*replicated_state(self.model, self.optimizer), scale)
@@ -87,7 +96,10 @@ class PlainEngine:
         """Take over `state`."""
         load_replicated(state, self.model, self.optimizer)
         if self._scaler.is_enabled() and state.loss_scale:
-            saved = {"scale": state.loss_scale["scale"], "_growth_tracker": int(state.loss_scale["growth_tracker"])}
+            saved = {
+                "scale": state.loss_scale["scale"],
+                "_growth_tracker": int(state.loss_scale["growth_tracker"]),
+            }
             self._scaler.load_state_dict(self._scaler.state_dict() | saved)
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The ZeRO engine: DeepSpeed partitions optimizer state (stage 1), gradients (2) and weights (3) over the ranks.
+"""The ZeRO engine: DeepSpeed partitions optimizer state (stage 1), gradients (2) and weights (3) over ranks.
 
 The only module that knows DeepSpeed, which is imported when an engine is built. What it does not leave to
 DeepSpeed: the autocast (inside the network, so that weights, gradients and their sums over ranks stay fp32
@@ -27,9 +27,13 @@ from capsdist.errors import CheckpointError
 from capsdist.models import Output
 from capsdist.train.checkpoint import EngineState
 from capsdist.train.engine.replicated import (
-    check_state, copy_to_cpu, load_replicated, persistent_buffers, replicated_state,
+    check_state,
+    copy_to_cpu,
+    load_replicated,
+    persistent_buffers,
+    replicated_state,
 )  # fmt: skip
-from capsdist.train.optim import SLOTS, build_optimizer, clip_factor
+from capsdist.train.optim import SLOTS, build_optimizer
 from capsdist.train.precision import LossScale, Precision, autocast
 
 __all__ = ["ZeroEngine"]
@@ -43,7 +47,8 @@ class _Autocast(nn.Module):
 
     def __init__(self, network: nn.Module, precision: Precision, device: torch.device) -> None:
         super().__init__()
-        self.network, self.precision, self.device = network, precision, device
+        self.network, self.device = network, device
+        self.precision: Precision = precision
 
     def forward(self, images: Tensor, labels: Tensor | None) -> Output:
         with autocast(self.precision, self.device):
@@ -72,13 +77,15 @@ class ZeroEngine:
     ) -> None:
         self.name = f"zero-{stage}"
         self.model, self.stage = model.to(device), stage
-        self.rank, self.world_size, self.device, self.precision = rank, world_size, device, precision
+        self.rank, self.world_size, self.device = rank, world_size, device
+        self.precision: Precision = precision
         self._max_grad_norm = optim.max_grad_norm
         self._loss_scale = LossScale() if precision == "fp16" else None
         self._owns_group = not dist.is_initialized()
         self._shapes = {name: p.shape for name, p in model.named_parameters()}
         if self._owns_group:
-            dist.init_process_group(_backend(device), store=dist.HashStore(), rank=rank, world_size=world_size)
+            store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+            dist.init_process_group(_backend(device), store=store, rank=rank, world_size=world_size)
         num_parameters = sum(shape.numel() for shape in self._shapes.values())
         config = {
             "train_micro_batch_size_per_gpu": microbatch_size,
@@ -106,7 +113,7 @@ class ZeroEngine:
         yield
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        """Run the network on `images` [B, C, H, W]; collective at stage 3, which gathers the weights for it."""
+        """Run the network on `images` [B, C, H, W]; collective at stage 3, which gathers weights for it."""
         return self._engine(images, labels)
 
     def backward(self, loss: Tensor) -> None:
@@ -129,10 +136,11 @@ class ZeroEngine:
         return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
 
     def _step_whole(self) -> Tensor:
-        """Do the step of stage 0, where DeepSpeed leaves clipping and loss scaling of fp32 gradients to others."""
+        """Do the step of stage 0, whose gradients are whole: loss scale and clipping are done here."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self._loss_scale:
-            torch._foreach_div_(gradients, self._loss_scale.scale)
+            for gradient in gradients:
+                gradient /= self._loss_scale.scale
         norm = torch.nn.utils.get_total_norm(gradients)
         if self._loss_scale:
             overflow = not bool(norm.isfinite())
@@ -141,23 +149,30 @@ class ZeroEngine:
                 self._engine.zero_grad()
                 return norm
         if self._max_grad_norm > 0:
-            torch._foreach_mul_(gradients, clip_factor(norm, self._max_grad_norm))
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self._max_grad_norm, norm)
         self._engine.step()
         return norm
 
     def state(self) -> EngineState:
-        """Gather a copy of the whole state on the CPU of every rank. Collective."""
-        scale = self._loss_scale
-        kept = {"scale": scale.scale, "growth_tracker": scale.growth_tracker} if scale else {}
+        """Gather a copy of the whole state on the CPU of rank 0. Collective."""
         if not self.stage:
-            return EngineState(*replicated_state(self.model, self._engine.optimizer), kept)
-        weights = {name: self._gather(p) for name, p in self.model.named_parameters()}
-        weights |= {name: copy_to_cpu(buffer) for name, buffer in self._buffers().items()}
-        slots = {
-            f"{name}/{slot}": self._gather(p, slot) for name, p in self.model.named_parameters() for slot in SLOTS
-        }
-        step = copy_to_cpu(self._adam_states()[0]["step"])
-        return EngineState(weights, slots | {f"{name}/step": step.clone() for name in self._shapes}, kept)
+            weights, slots = ({}, {}) if self.rank else replicated_state(self.model, self._engine.optimizer)
+            return EngineState(weights, slots, self._kept_scale())
+        weights, slots = {}, {}
+        for name, parameter in self.model.named_parameters():
+            for slot in (None, *SLOTS):
+                whole = self._gather(parameter, slot)
+                if self.rank == 0:
+                    (slots if slot else weights)[f"{name}/{slot}" if slot else name] = copy_to_cpu(whole)
+        if self.rank == 0:
+            weights |= {name: copy_to_cpu(buffer) for name, buffer in self._buffers().items()}
+            step = self._adam_states()[0]["step"]
+            slots |= {f"{name}/step": copy_to_cpu(step) for name in self._shapes}
+        return EngineState(weights, slots, self._kept_scale())
+
+    def _kept_scale(self) -> dict[str, float]:
+        scale = self._loss_scale
+        return {"scale": scale.scale, "growth_tracker": scale.growth_tracker} if scale else {}
 
     @torch.no_grad()
     def load(self, state: EngineState) -> None:
@@ -176,8 +191,8 @@ class ZeroEngine:
         steps = {int(state.optimizer[f"{name}/step"]) for name in self._shapes}
         if len(steps) != 1:
             raise CheckpointError(
-                f"checkpoint holds parameters of {sorted(steps)} steps, ZeRO stage {self.stage} needs one number; "
-                "resume with --train.engine ddp"
+                f"checkpoint holds parameters of {sorted(steps)} steps, ZeRO stage {self.stage} "
+                "needs one number for all; resume with --train.engine ddp"
             )
         for name, buffer in self._buffers().items():
             buffer.copy_(state.model[name])
@@ -202,7 +217,9 @@ class ZeroEngine:
     def _flat_partitions(self) -> list[Tensor]:
         """The flat fp32 tensors of this rank that Adam updates instead of the parameters."""
         optimizer = self._engine.optimizer
-        return optimizer.fp32_partitioned_groups_flat if self.stage == 3 else optimizer.single_partition_of_fp32_groups
+        if self.stage == 3:
+            return optimizer.fp32_partitioned_groups_flat
+        return optimizer.single_partition_of_fp32_groups
 
     def _adam_states(self) -> list[dict[str, Tensor]]:
         return [self._engine.optimizer.optimizer.state[flat] for flat in self._flat_partitions()]
@@ -220,7 +237,7 @@ class ZeroEngine:
     def _gather(self, parameter: Any, slot: str | None = None) -> Tensor:
         """Return the whole fp32 weight, or Adam's `slot`, of a parameter of which every rank holds a part."""
         if self.stage == 3:
-            return copy_to_cpu(parameter._z3_optimizer.get_full_hp_param(parameter, slot))
+            return parameter._z3_optimizer.get_full_hp_param(parameter, slot)
         # Sums of bit patterns, one of them not zero: a sum of floats would turn -0.0 into 0.0.
         bits = torch.zeros(parameter.numel(), dtype=torch.int32, device=self.device)
         if (mapping := parameter._hp_mapping) is not None:
@@ -228,7 +245,7 @@ class ZeroEngine:
             fragment = mapping.get_hp_fragment(slot).detach()
             bits.narrow(0, own.start, own.numel).copy_(fragment.view(torch.int32))
         dist.all_reduce(bits)
-        return copy_to_cpu(bits.view(torch.float32).view(parameter.shape))
+        return bits.view(torch.float32).view(parameter.shape)
 
     def _scatter(self, parameter: Any, value: Tensor, slot: str | None = None) -> None:
         """Copy this rank's part of the whole `value` into its partition."""
@@ -242,7 +259,9 @@ class ZeroEngine:
         parameter._z3_optimizer.set_local_hp_param(padded, parameter, slot)
 
 
-def _initialise(network: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], device: torch.device):  # noqa: ANN202
+def _initialise(
+    network: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], device: torch.device
+) -> Any:
     """Return `deepspeed.initialize`'s engine, silently.
 
     DeepSpeed chooses its device when it is first imported, by environment variables, and its compiler looks

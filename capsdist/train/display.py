@@ -1,0 +1,229 @@
+"""What a person sees of a run: it is fed with the run's event rows and knows nothing else.
+
+On a terminal a progress line that stays at the bottom, with one line a validation above it; elsewhere (a
+pipe, a log file, a Ray job) plain lines without control codes. Both end with a table and one last line that
+holds ``error_percent X``.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.live import Live
+    from rich.text import Text
+
+__all__ = ["Display"]
+
+Row = dict[str, Any]
+
+_MIN_BAR = 4
+
+
+class Display:
+    """Shows a run; call it with each row, in order. Unknown kinds of rows are passed over.
+
+    plain: None chooses by the output: plain unless it is a terminal and no Ray job. interval_s: shortest
+    time between two plain progress lines, in seconds; all other lines always appear.
+
+    Example:
+        >>> with Display() as display:
+        ...     run_training(config, events=display, ...)
+    """
+
+    def __init__(
+        self, file: TextIO | None = None, *, plain: bool | None = None, interval_s: float = 5.0
+    ) -> None:
+        self._file = file or sys.stdout
+        if plain is None:
+            plain = "RAY_JOB_ID" in os.environ or os.environ.get("TERM") == "dumb" or not self._file.isatty()
+        self._plain, self._interval_s = plain, interval_s
+        self._console: Console | None = None
+        self._live: Live | None = None
+        self._start: Row = {}
+        self._best: float | None = None
+        self._last_line_s = 0.0
+
+    def __call__(self, row: Row) -> None:
+        """Show one row."""
+        show: Callable[[Row], None] | None = getattr(self, f"_show_{row['kind']}", None)
+        if show:
+            show(row)
+
+    def close(self) -> None:
+        """Give the terminal back; what was printed stays."""
+        if self._live:
+            self._live.stop()
+            self._live = None
+            atexit.unregister(self.close)
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _show_start(self, row: Row) -> None:
+        self._start = row
+        self._print(f"[bold]{row['run']}[/]  {_network(row)} on {row['data']}")
+        self._print(f"[dim]{_hardware(row)}; {row['total_steps']:,} steps of {row['global_batch']} images[/]")
+        if row["resumed_step"]:
+            self._print(f"[dim]continues after step {row['resumed_step']:,}[/]")
+        if not self._plain:
+            self._open_live(row)
+
+    def _show_train(self, row: Row) -> None:
+        if self._live:
+            self._live.update(_Progress(self._start, row))
+        elif time.monotonic() - self._last_line_s >= self._interval_s:
+            self._last_line_s = time.monotonic()
+            self._print(f"step {row['step']:,}/{self._start['total_steps']:,}  " + "  ".join(_figures(row)))
+
+    def _show_validation(self, row: Row) -> None:
+        error = row["error_percent"]
+        better = self._best is None or error < self._best
+        self._best = error if better else self._best
+        colour = "bold green" if better else "yellow"
+        self._print(
+            f"[cyan]epoch {row['epoch']:<5.3g}[/] step {row['step']:<7,} "
+            f"[{colour}]error_percent {error:<6.2f}[/] loss {row['loss']:<8.3g} "
+            f"[dim]{self._start['test_split']}, {row['num_images']:,} images[/]"
+        )
+
+    def _show_failure(self, row: Row) -> None:
+        self.close()
+        from rich.markup import escape
+
+        message = escape(row["message"])
+        self._print(f"[yellow]a worker failed, starting again from the newest checkpoint:[/] {message}")
+
+    def _show_end(self, row: Row) -> None:
+        self.close()
+        self._print("")
+        self._print_table(row)
+        self._print("")
+        if row["stopped"]:
+            self._print(f"stopped after step {row['step']:,}: start {row['run']} again to continue it")
+        if row["error_percent"] is not None:
+            self._print(
+                f"[bold]error_percent {row['error_percent']:.2f}[/]  "
+                f"({row['test_split']}, {row['num_images']:,} images, run {row['run']})"
+            )
+
+    def _print_table(self, row: Row) -> None:
+        error = "-" if row["error_percent"] is None else f"{row['error_percent']:.2f}"
+        cells = {
+            "run": row["run"],
+            "steps": f"{row['step']:,}",
+            "images/s": f"{row['images_per_s']:,.0f}",
+            "error_percent": error,
+            "checkpoint": row["checkpoint"] or "-",
+            "wall time": _clock(row["wall_time_s"]),
+        }
+        widths = {name: max(len(name), len(cell)) for name, cell in cells.items()}
+        left = ("run", "checkpoint")
+
+        def line(values: dict[str, str]) -> str:
+            return "   ".join(
+                value.ljust(widths[name]) if name in left else value.rjust(widths[name])
+                for name, value in values.items()
+            )
+
+        self._print(f"[dim]{line({name: name for name in cells})}[/]")
+        self._print(f"[dim]{'-' * len(line(cells)) if self._plain else '─' * len(line(cells))}[/]")
+        self._print(line(cells))
+
+    def _open_live(self, start: Row) -> None:
+        from rich.live import Live
+
+        self.close()
+        first = {"step": start["resumed_step"], "eta_s": None}
+        self._live = Live(_Progress(start, first), console=self._rich(), refresh_per_second=4, transient=True)
+        self._live.start()
+        atexit.register(self.close)  # whatever ends the program, the cursor comes back
+
+    def _rich(self) -> Console:
+        from rich.console import Console  # late: plain output does without it
+
+        if self._console is None:
+            self._console = Console(file=self._file, highlight=False)
+        return self._console
+
+    def _print(self, markup: str) -> None:
+        """Print one line of console markup; without it, and never wrapped, where output is plain."""
+        if self._plain:
+            print(_without_markup(markup), file=self._file, flush=True)
+        else:
+            self._rich().print(markup, soft_wrap=True)
+
+
+class _Progress:
+    """The line at the bottom of the terminal: bar, step, figures of the last row; the time left runs."""
+
+    def __init__(self, start: Row, row: Row) -> None:
+        self._start, self._row, self._at = start, row, time.monotonic()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.text import Text
+
+        step, total = self._row["step"], self._start["total_steps"]
+        figures = [f"{step:,}/{total:,}"]
+        if self._row["eta_s"] is None:
+            figures.append("first steps ...")
+        else:
+            left_s = max(self._row["eta_s"] - (time.monotonic() - self._at), 0.0)
+            figures += _figures(self._row | {"eta_s": left_s})
+        # Where the line is too narrow, what stands furthest right goes.
+        while len(figures) > 1 and len("  ".join(figures)) + _MIN_BAR + 2 > options.max_width:
+            figures.pop()
+        width = max(options.max_width - len("  ".join(figures)) - 2, 0)
+        yield Text.assemble(*_bar(step / total, min(width, 40)), "  ", "  ".join(figures), no_wrap=True)
+
+
+def _bar(share: float, width: int) -> list[Text | tuple[str, str]]:
+    """A bar of `width` characters, drawn to half a character."""
+    halves = round(2 * width * share)
+    done = "━" * (halves // 2) + ("╸" if halves % 2 else "")
+    return [(done, "green"), ("━" * (width - len(done)), "bright_black")]
+
+
+def _figures(row: Row) -> list[str]:
+    return [
+        f"{row['images_per_s']:,.0f} images/s",
+        f"loss {row['loss']:.3g}",
+        f"error_percent {row['error_percent']:.2f}",
+        f"eta {_clock(row['eta_s'])}",
+    ]
+
+
+def _network(row: Row) -> str:
+    name = "capsule network" if row["model"] == "capsnet" else "baseline CNN"
+    return f"{name} of {row['num_parameters']:,} parameters"
+
+
+def _hardware(row: Row) -> str:
+    threads = f" ({_plural(row['torch_threads'], 'thread')} each)" if row["device"] == "cpu" else ""
+    workers = _plural(row["world_size"], "worker")
+    return f"{workers} on {row['device']}{threads}, engine {row['engine']}, {row['precision']}"
+
+
+def _plural(number: int, word: str) -> str:
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
+def _clock(seconds: float) -> str:
+    """Hours, minutes and seconds, without leading zeros: 7 s is 0:07."""
+    return str(timedelta(seconds=round(seconds))).removeprefix("0:").removeprefix("0")
+
+
+def _without_markup(markup: str) -> str:
+    from rich.text import Text
+
+    return Text.from_markup(markup).plain.rstrip()
