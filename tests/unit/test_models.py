@@ -165,10 +165,34 @@ def test_default_initialisation_of_class_capsules() -> None:
     layer = ClassCapsules(300, 4, 5, 6, bias=True)
     assert layer.bias is not None
     assert (layer.bias == 0).all()
-    assert layer.packed_weights.std().item() == pytest.approx(ClassCapsules.DEFAULT_SD, rel=0.05)
+    assert layer.packed_weights.std().item() == pytest.approx(0.4 * 5 / (300 * 6) ** 0.5, rel=0.05)
     before = layer.packed_weights.detach().clone()
     layer.reset_parameters()
     assert not torch.equal(layer.packed_weights, before)
+
+
+def length_of_first_totals(layer: ClassCapsules) -> float:
+    """Typical length of the totals for children of length 1, before routing."""
+    children = nn.functional.normalize(torch.randn(50, layer.num_children, layer.child_dim), dim=-1)
+    length = layer(children).norm(dim=-1)  # iterations=1: squash of the totals, n^2 / (1 + n^2)
+    return (length / (1 - length)).mean().sqrt().item()
+
+
+SIZES = [(1152, 8, 10, 16), (60, 8, 3, 5), (200, 4, 50, 8), (9216, 8, 10, 16)]
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+def test_totals_start_at_the_same_length_whatever_the_sizes(sizes: tuple[int, int, int, int]) -> None:
+    torch.manual_seed(sum(sizes))
+    assert length_of_first_totals(ClassCapsules(*sizes, iterations=1)) == pytest.approx(0.4, rel=0.25)
+
+
+def test_one_standard_deviation_for_all_sizes_breaks_that_law() -> None:
+    twins = [ClassCapsules(*sizes, iterations=1) for sizes in SIZES]
+    for twin in twins:
+        nn.init.normal_(twin.packed_weights, std=0.03)
+    lengths = [length_of_first_totals(twin) for twin in twins]
+    assert max(lengths) > 2 * min(lengths)
 
 
 @pytest.mark.parametrize("initialisation", ["default", "truncated_normal"])

@@ -1,0 +1,215 @@
+"""One figure that shows a run at a glance: curves, test images beside their reconstructions, confusions.
+
+Pure: from rows and arrays to a matplotlib figure, without files and without pyplot's global state.
+Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
+
+Row = Mapping[str, Any]
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
+COLUMNS = 12
+MAX_WRITTEN_CLASSES = 12
+"""Up to so many classes the confusion table has its counts written into its cells."""
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+}
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Test images to show, one column each.
+
+    images [N, H, W] or [N, H, W, 3] in [0, 1]; reconstructions alike, or None without decoder;
+    labels, predictions and targets [N]: the class, the class that was read, and the class whose capsule
+    was decoded (paper, figure 3: l, p, r).
+    """
+
+    images: np.ndarray
+    reconstructions: np.ndarray | None
+    labels: np.ndarray
+    predictions: np.ndarray
+    targets: np.ndarray
+
+
+def draw_overview(rows: Sequence[Row], samples: Samples, classes: Sequence[str]) -> Figure:
+    """Return the figure of a run.
+
+    Args:
+        rows: event rows of the run in order; those of kind train and validation are drawn, the start row
+            and the last validation are put into words.
+        samples: test images; any number, 12 in a line.
+        classes: name of each class.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        bands = max(1, -(-len(samples.labels) // COLUMNS))
+        lines = 1 if samples.reconstructions is None else 2
+        heights = [0.5, 4.3, 0.4 + bands * (1.12 * lines + 0.45)]
+        figure = Figure(figsize=(14, sum(heights)), dpi=110, layout="constrained", facecolor="white")
+        head, middle, bottom = figure.subfigures(3, 1, height_ratios=heights, squeeze=False).flat
+        head.text(0.012, 0.3, headline(rows), fontsize=14)
+        loss, error, confusion = middle.subplots(1, 3, width_ratios=(1, 1, 1.02))
+        _draw_loss(loss, rows)
+        _draw_error(error, rows)
+        _draw_confusion(confusion, rows, classes)
+        _draw_samples(bottom, samples, classes)
+    return figure
+
+
+def headline(rows: Sequence[Row]) -> str:
+    """Return the run in one line: name, size, machine, steps, and the error of the last validation."""
+    start = next((row for row in reversed(rows) if row["kind"] == "start"), {})
+    parts = [str(start["name"])] if "name" in start else []
+    if "num_parameters" in start:
+        parts.append(f"{start['num_parameters'] / 1e6:.1f} M parameters")
+    if "world_size" in start:
+        workers = "worker" if start["world_size"] == 1 else "workers"
+        parts.append(
+            f"{start['world_size']} {workers}, {start.get('device', '')} {start.get('precision', '')}"
+        )
+    last = max((int(row.get("step", 0)) for row in rows), default=0)
+    parts.append(f"{last:,} steps")
+    validations = _of_kind(rows, "validation")
+    if validations:
+        row = validations[-1]
+        parts.append(f"error {row['error_percent']:.2f} % of {row['num_images']:,} test images")
+    return "   |   ".join(parts)
+
+
+def _of_kind(rows: Sequence[Row], kind: str) -> list[Row]:
+    return [row for row in rows if row["kind"] == kind]
+
+
+def _curve(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+    pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
+    steps, values = np.array(pairs, dtype=float).reshape(-1, 2).T
+    return steps, values
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """Return the running mean of `values` over about a thirtieth of them, so that curves can be read."""
+    width = max(1, len(values) // 30)
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    first = np.maximum(np.arange(1, len(values) + 1) - width, 0)
+    last = np.arange(1, len(values) + 1)
+    return (sums[last] - sums[first]) / (last - first)
+
+
+def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
+    axes.set(title="Loss", xlabel="step", yscale="log")
+    steps, values = _curve(_of_kind(rows, "train"), "loss")
+    axes.plot(steps, values, color=BLUE, alpha=0.25, linewidth=0.8)
+    axes.plot(steps, smoothed(values), color=BLUE, linewidth=1.6, label="training")
+    steps, values = _curve(_of_kind(rows, "validation"), "loss")
+    axes.plot(steps, values, "o-", color=ORANGE, linewidth=1.2, markersize=5, label="test")
+    axes.legend()
+
+
+def _draw_error(axes: Axes, rows: Sequence[Row]) -> None:
+    axes.set(title="Error in percent", xlabel="step", yscale="log")
+    steps, values = _curve(_of_kind(rows, "train"), "error_percent")
+    values = smoothed(values)
+    # a logarithmic axis has no zero: a stretch without any error is left out
+    axes.plot(steps, np.where(values > 0, values, np.nan), color=BLUE, linewidth=1.2, label="training")
+    validations = _of_kind(rows, "validation")
+    steps, values = _curve(validations, "error_percent")
+    if len(values):
+        floor = 50 / max(row["num_images"] for row in validations)  # no error is drawn as half an image
+        axes.plot(
+            steps, np.maximum(values, floor), "o-", color=ORANGE, linewidth=1.2, markersize=5, label="test"
+        )
+        axes.annotate(
+            f"{values[-1]:.2f}", (steps[-1], max(values[-1], floor)), (0, 7), textcoords="offset points",
+            ha="right", color=ORANGE, fontweight="bold",
+        )  # fmt: skip
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.legend()
+
+
+def _draw_confusion(axes: Axes, rows: Sequence[Row], classes: Sequence[str]) -> None:
+    axes.set_title("Confusions of the last test")
+    axes.grid(visible=False)
+    validations = [row for row in _of_kind(rows, "validation") if row.get("confusion")]
+    if not validations:
+        axes.text(0.5, 0.5, "not tested yet", ha="center", va="center", color=GREY)
+        axes.set(xticks=[], yticks=[])
+        return
+    table = np.array(validations[-1]["confusion"])
+    share = table / np.maximum(table.sum(1, keepdims=True), 1)
+    # a power below 1 makes single confusions visible beside a full diagonal
+    axes.imshow(share**0.35, cmap="Blues", vmin=0, vmax=1)
+    names = [name if len(name) <= 10 else f"{name[:9]}." for name in classes]
+    every = -(-len(classes) // 25)
+    ticks = np.arange(0, len(classes), every)
+    turned: dict[str, Any] = {}
+    if max(map(len, names)) > 2:
+        angle = 45 if len(classes) <= MAX_WRITTEN_CLASSES else 90
+        turned = {"rotation": angle, "ha": "right", "va": "center", "rotation_mode": "anchor"}
+    axes.set_xticks(ticks, [names[i] for i in ticks], **turned)
+    axes.set_yticks(ticks, [names[i] for i in ticks])
+    axes.tick_params(length=0, labelsize=8)
+    axes.set(xlabel="read as", ylabel="true class")
+    axes.spines[:].set_visible(False)
+    if len(classes) <= MAX_WRITTEN_CLASSES:
+        for true, read in np.argwhere(table > 0):
+            colour = "white" if share[true, read] ** 0.35 > 0.6 else "black"
+            size = 8 if table.max() < 1000 else 7
+            axes.text(read, true, str(table[true, read]), ha="center", va="center", color=colour, size=size)
+
+
+def _draw_samples(figure: SubFigure, samples: Samples, classes: Sequence[str]) -> None:
+    decoded = samples.reconstructions is not None
+    words = "Test images, below each its reconstruction" if decoded else "Test images"
+    also = ", decoded as either class" if decoded else ""
+    figure.suptitle(f"{words} (misread ones in orange{also})", x=0.012, ha="left", size=11, weight="bold")
+    lines = 2 if decoded else 1
+    bands = max(1, -(-len(samples.labels) // COLUMNS))
+    for band, part in enumerate(figure.subfigures(bands, 1, squeeze=False).flat):
+        grid = part.subplots(lines, COLUMNS, squeeze=False)
+        for axes in grid.flat:
+            axes.axis("off")
+        first = band * COLUMNS
+        for column, n in enumerate(range(first, min(first + COLUMNS, len(samples.labels)))):
+            _draw_sample(grid[:, column], samples, n, classes)
+
+
+def _draw_sample(column: Sequence[Axes], samples: Samples, n: int, classes: Sequence[str]) -> None:
+    label, read, target = (
+        int(classes_of[n]) for classes_of in (samples.labels, samples.predictions, samples.targets)
+    )
+    wrong = label != read
+    title = f"{classes[label]}\nread as {classes[read]}" if wrong else classes[label]
+    _draw_image(column[0], samples.images[n], title, ORANGE if wrong else "black")
+    if samples.reconstructions is not None:
+        _draw_image(column[1], samples.reconstructions[n], f"as {classes[target]}" if wrong else "", ORANGE)
+
+
+def _draw_image(axes: Axes, image: np.ndarray, title: str, colour: str) -> None:
+    axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    longest = max(map(len, title.split("\n")))
+    size = 9 if longest <= 14 else 8 if longest <= 17 else 7
+    axes.set_title(title, color=colour, size=size, weight="normal", loc="center", pad=3)

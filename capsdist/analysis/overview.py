@@ -1,0 +1,145 @@
+"""overview.png of a run: reads metrics, the newest checkpoint and some test images, and draws them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from capsdist.analysis.drawing import COLUMNS, Row, Samples, draw_overview
+from capsdist.config import Config
+from capsdist.data import Transform, eval_batches, read_index
+from capsdist.errors import RunError
+from capsdist.train.checkpoint import load_model
+
+NUM_MISREAD = 2
+"""Misread test images to show, as in the paper's figure 3; each is decoded twice where there is a decoder."""
+
+
+def overview(run_dir: str | Path, *, data_root: str | Path | None = None) -> Path:
+    """Draw `run_dir`/overview.png: curves, test images beside their reconstructions, and confusions.
+
+    Ours, after the paper's figure 3. Runs on the CPU. `data_root` replaces the run's data.root.
+
+    Raises:
+        RunError: the folder holds no metrics or no checkpoint.
+        CheckpointError, DataError: the checkpoint or the test split cannot be read.
+    """
+    run_dir = Path(run_dir)
+    rows = read_rows(run_dir / "metrics.jsonl")
+    config, network = load_model(newest_checkpoint(run_dir))
+    root = config.data.root if data_root is None else data_root
+    split = Path(root, config.data.name, config.data.test_split)
+    samples = pick_samples(config, network, split, num_columns=2 * COLUMNS)
+    figure = draw_overview(rows, samples, read_index(split).classes)
+    path = run_dir / "overview.png"
+    figure.savefig(path)
+    return path
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Return the rows of a metrics.jsonl that are part of the run's history.
+
+    A run that went on from a checkpoint repeats the steps after it: what the lost attempt wrote of them is
+    dropped, as is a last line that was cut off.
+
+    Raises:
+        RunError: there is no such file, or no row in it.
+    """
+    if not path.exists():
+        raise RunError(f"{path} does not exist; give the folder of a run that has trained")
+    rows: list[Row] = []
+    for line in path.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if row["kind"] == "start":
+            rows = [old for old in rows if old.get("step", 0) <= row.get("resumed_step", 0)]
+        rows.append(row)
+    if not rows:
+        raise RunError(f"{path} is empty; give the folder of a run that has trained")
+    return rows
+
+
+def newest_checkpoint(run_dir: Path) -> Path:
+    """Return the folder of the run's newest whole checkpoint.
+
+    Raises:
+        RunError: there is none.
+    """
+    found = [manifest.parent for manifest in run_dir.glob("*/manifest.json")]
+    if not found:
+        raise RunError(f"{run_dir} has no checkpoint; give the folder of a run that has trained")
+    return max(found, key=lambda folder: json.loads((folder / "state.json").read_text())["step"])
+
+
+def pick_samples(config: Config, network: nn.Module, split: Path, num_columns: int) -> Samples:
+    """Return test images for `num_columns`: of each class in turn, at the end some misread ones.
+
+    With a decoder a misread image takes two columns, decoded as what it is and as what it was read as.
+    """
+    seen, shown, labels = _read_images(config, split)
+    predictions = _predict(network, seen)
+    misread = (predictions != labels).nonzero().flatten()[:NUM_MISREAD]
+    decoder = getattr(network, "decoder", None) is not None
+    twice = torch.cat([misread, misread]).sort().values if decoder else misread
+    good = _in_turn(labels, predictions == labels, num_columns - len(twice))
+    chosen = torch.cat([good, twice])
+    targets = predictions[chosen]
+    if decoder:
+        targets[len(good) :: 2] = labels[misread]
+    with torch.no_grad():
+        output = network(seen[chosen], targets)
+    reconstructions = output.reconstructions
+    return Samples(
+        images=_displayable(shown[chosen]),
+        reconstructions=None if reconstructions is None else _displayable(reconstructions),
+        labels=labels[chosen].numpy(),
+        predictions=predictions[chosen].numpy(),
+        targets=targets.numpy(),
+    )
+
+
+def _read_images(config: Config, split: Path, limit: int = 1000) -> tuple[Tensor, Tensor, Tensor]:
+    """Return up to `limit` test images as the network sees them, as people see them, and their labels."""
+    crop, standardise = config.data.crop, config.data.standardise
+    views = [Transform(crop=crop, standardise=on, train=False) for on in (standardise, False)]
+    seen, shown, labels = [], [], []
+    for batch in eval_batches(split, batch_size=500):
+        real = batch.weights > 0
+        seen.append(views[0](batch.images, batch.sample_ids, 0, 0)[real])
+        shown.append(views[1](batch.images, batch.sample_ids, 0, 0)[real])
+        labels.append(batch.labels[real])
+        if sum(map(len, labels)) >= limit:
+            break
+    return torch.cat(seen)[:limit], torch.cat(shown)[:limit], torch.cat(labels)[:limit]
+
+
+def _predict(network: nn.Module, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([network(part).scores.argmax(1) for part in images.split(100)])
+
+
+def _in_turn(labels: Tensor, allowed: Tensor, num: int) -> Tensor:
+    """Return the numbers of `num` allowed images, of all classes in turn."""
+    by_class = [((labels == j) & allowed).nonzero().flatten().tolist() for j in range(int(labels.max()) + 1)]
+    turns: Iterable[int] = (
+        members[turn]
+        for turn in range(max(map(len, by_class)))
+        for members in by_class
+        if turn < len(members)
+    )
+    return torch.tensor([n for _, n in zip(range(num), turns, strict=False)], dtype=torch.int64)
+
+
+def _displayable(images: Tensor) -> np.ndarray:
+    """Return images as matplotlib shows them: [N, H, W, 3] colour, or the channels' mean [N, H, W]."""
+    images = images.clamp(0, 1)
+    if images.shape[1] == 3:
+        return images.permute(0, 2, 3, 1).numpy()
+    return images.mean(1).numpy()

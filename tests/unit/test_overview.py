@@ -1,0 +1,246 @@
+"""The overview of a run: what it reads, which images it shows, that no text overlaps."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+from matplotlib.text import Text
+
+from capsdist.analysis.drawing import Samples, draw_overview, headline, smoothed
+from capsdist.analysis.overview import newest_checkpoint, overview, pick_samples, read_rows
+from capsdist.config import Config, Data, Model
+from capsdist.data import write_split
+from capsdist.errors import RunError
+from capsdist.models import build_model
+from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
+
+TINY: dict[str, Any] = {
+    "image_size": 9, "conv_channels": 4, "conv_kernel": 3, "primary_types": 2, "primary_dim": 3,
+    "primary_kernel": 3, "class_dim": 4, "num_classes": 4, "decoder_hidden": (5, 6),
+}  # fmt: skip
+CIFAR_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def rows_of(num_classes: int, confusions: bool = True, best: float = 0.0) -> list[dict[str, Any]]:
+    """Event rows of a made-up run of 40 steps."""
+    table = (5 * np.eye(num_classes, dtype=int) + 1).tolist() if confusions else None
+    rows: list[dict[str, Any]] = [
+        {"kind": "start", "step": 0, "resumed_step": 0, "name": "made-up", "num_parameters": 8_215_568,
+         "world_size": 2, "device": "cpu", "precision": "fp32"}
+    ]  # fmt: skip
+    for step in range(2, 41, 2):
+        rows.append({"kind": "train", "step": step, "loss": 1 / step, "error_percent": 90 / step})
+        if step % 20 == 0:
+            rows.append({"kind": "validation", "step": step, "loss": 1.1 / step, "num_images": 6000,
+                         "error_percent": best, "confusion": table})  # fmt: skip
+    return rows
+
+
+def samples_of(num: int, num_classes: int, channels: int = 1, decoded: bool = True, seed: int = 0) -> Samples:
+    """Random images; the last two are misread."""
+    rng = np.random.default_rng(seed)
+    images = rng.random((num, 7, 8) if channels == 1 else (num, 7, 8, 3))
+    labels = rng.integers(0, num_classes, num)
+    predictions = labels.copy()
+    predictions[-2:] = (labels[-2:] + 1) % num_classes
+    return Samples(images, images if decoded else None, labels, predictions, predictions)
+
+
+def make_run(folder: Path, config: Config, num: int = 40) -> Path:
+    """A run directory with metrics and a checkpoint of an untrained network, and its packed test split."""
+    generator = np.random.default_rng(len(str(folder)))
+    side = config.model.image_size + (2 if config.data.crop else 0)
+    images = generator.integers(0, 256, (num, config.model.in_channels, side, side), dtype=np.uint8)
+    classes = [f"class {i}" for i in range(config.model.num_classes)]
+    labels = np.arange(num) % len(classes)
+    write_split(folder / "data/made/test", images, labels, classes=classes)
+    run = folder / "runs/made-up"
+    run.mkdir(parents=True)
+    network = build_model(config.model, config.routing)
+    state = EngineState(model=network.state_dict(), optimizer={})
+    write_checkpoint(run / "step_00000040", Checkpoint(state, step=40, epoch=1, position={}, config=config))
+    text = "\n".join(map(json.dumps, rows_of(len(classes))))
+    (run / "metrics.jsonl").write_text(text + "\n")
+    return run
+
+
+RUNS = {
+    "capsnet": (Model(**TINY), {}),
+    "no decoder": (Model(**TINY, decoder=False), {}),
+    "baseline": (Model(kind="baseline_cnn", image_size=9, num_classes=4), {}),
+    "colour, cropped, standardised": (
+        Model(**TINY, in_channels=3, decoder=False), {"crop": 9, "standardise": True}
+    ),
+    "two channels, 13 classes": (Model(**{**TINY, "num_classes": 13}, in_channels=2), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_overview_draws_a_run(name: str, tmp_path: Path) -> None:
+    model, data = RUNS[name]
+    config = Config(model=model, data=Data(name="made", root=str(tmp_path / "data"), shift=0, **data))
+    run = make_run(tmp_path, config)
+    path = overview(run)
+    pixels = imread(path)
+    assert path == run / "overview.png"
+    assert pixels.shape[1] == 1540
+    assert pixels.std() > 0.05
+
+
+def test_overview_finds_moved_data(tmp_path: Path) -> None:
+    config = Config(model=Model(**TINY), data=Data(name="made", root="elsewhere", shift=0))
+    run = make_run(tmp_path, config)
+    assert overview(run, data_root=tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("decoder", [True, False])
+def test_misread_images_come_last_and_are_decoded_as_either_class(decoder: bool, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    config = Config(
+        model=Model(**TINY, decoder=decoder), data=Data(name="made", root=str(tmp_path / "data"), shift=0)
+    )
+    make_run(tmp_path, config)
+    network = build_model(config.model, config.routing).eval()
+    samples = pick_samples(config, network, tmp_path / "data/made/test", num_columns=7)
+    wrong = samples.labels != samples.predictions
+    num_wrong = 4 if decoder else 2
+    assert wrong[-num_wrong:].all()
+    assert not wrong[:-num_wrong].any()
+    assert len(samples.labels) <= 7
+    if not decoder:
+        assert samples.reconstructions is None
+        return
+    assert (samples.targets[-4::2] == samples.labels[-4::2]).all()
+    assert (samples.targets[-3::2] == samples.predictions[-3::2]).all()
+    assert samples.reconstructions is not None
+    images = torch.tensor(samples.images).unsqueeze(1)
+    expected = network(images, torch.tensor(samples.targets)).reconstructions.detach()[:, 0]
+    np.testing.assert_allclose(samples.reconstructions, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_resumed_run_drops_what_the_lost_attempt_wrote(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    first = [
+        {"kind": "start", "resumed_step": 0},
+        *({"kind": "train", "step": s, "by": 1} for s in (1, 2, 3)),
+    ]
+    second = [{"kind": "start", "resumed_step": 2}, {"kind": "train", "step": 3, "by": 2}]
+    path.write_text("\n".join(map(json.dumps, [*first, *second])) + '\n{"kind": "tra')
+    steps = [(row["step"], row["by"]) for row in read_rows(path) if row["kind"] == "train"]
+    assert steps == [(1, 1), (2, 1), (3, 2)]
+
+
+def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
+    for name, step, whole in (("step_9", 9, True), ("step_10", 10, True), ("step_11", 11, False)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "state.json").write_text(json.dumps({"step": step}))
+        if whole:
+            (folder / "manifest.json").write_text("{}")
+    assert newest_checkpoint(tmp_path).name == "step_10"
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match=r"metrics\.jsonl does not exist; give the folder of a run"):
+        overview(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text("")
+    with pytest.raises(RunError, match=r"metrics\.jsonl is empty; give"):
+        overview(tmp_path)
+    with pytest.raises(RunError, match=f"{tmp_path} has no checkpoint; give the folder"):
+        newest_checkpoint(tmp_path)
+
+
+def drawn_texts(figure: Figure) -> list[Text]:
+    """Every text that is drawn: of the figure and its parts, of axes, and of ticks within the limits."""
+    texts = {t for t in figure.findobj(Text) if isinstance(t, Text) and t.get_text() and t.get_visible()}
+    for axes in figure.findobj(Axes):
+        assert isinstance(axes, Axes)
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+                if not (axes.axison and low <= tick.get_loc() <= high):
+                    texts -= {tick.label1, tick.label2}
+    return list(texts)
+
+
+def overlapping_texts(figure: Figure) -> list[tuple[str, str]]:
+    """Pairs of texts of a figure whose boxes overlap by more than a pixel, turned ones left out."""
+    figure.draw_without_rendering()
+    texts = [text for text in drawn_texts(figure) if text.get_rotation() % 90 == 0]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts]
+    return [
+        (a, b)
+        for i, (a, first) in enumerate(boxes)
+        for b, second in boxes[i + 1 :]
+        if min(first.x1, second.x1) - max(first.x0, second.x0) > 1
+        and min(first.y1, second.y1) - max(first.y0, second.y0) > 1
+    ]
+
+
+DIGITS = list("0123456789")
+FIGURES = {
+    "digits": (rows_of(10), samples_of(24, 10), DIGITS),
+    "colour without decoder": (rows_of(10), samples_of(24, 10, channels=3, decoded=False), CIFAR_NAMES),
+    "few images": (rows_of(10, best=2.34), samples_of(5, 10), CIFAR_NAMES),
+    "many classes": (rows_of(47), samples_of(24, 47), [f"sign {i}" for i in range(47)]),
+    "not tested yet": (rows_of(10, confusions=False)[:5], samples_of(3, 10), DIGITS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_no_text_overlaps_another(name: str) -> None:
+    assert overlapping_texts(draw_overview(*FIGURES[name])) == []
+
+
+def test_an_overlap_is_noticed() -> None:
+    figure = draw_overview(*FIGURES["digits"])
+    figure.text(0.05, 0.9, "in the way " * 10, fontsize=60)
+    assert overlapping_texts(figure)
+
+
+def test_misread_images_are_titled_as_in_figure_3_of_the_paper() -> None:
+    samples = Samples(np.zeros((2, 3, 3)), np.zeros((2, 3, 3)), *np.array([[5, 5], [5, 3], [5, 3]]))
+    titles = [axes.get_title() for axes in draw_overview(rows_of(10), samples, DIGITS).axes]
+    assert {"5", "5\nread as 3", "as 3"} <= set(titles)
+
+
+def test_headline_puts_the_run_into_words() -> None:
+    words = headline(rows_of(10, best=2.34))
+    assert "made-up" in words
+    assert "8.2 M parameters" in words
+    assert "2 workers, cpu fp32" in words
+    assert "40 steps" in words
+    assert words.endswith("error 2.34 % of 6,000 test images")
+
+
+@pytest.mark.parametrize("num", [1, 7, 100])
+def test_smoothing_is_a_running_mean(num: int) -> None:
+    values = np.random.default_rng(num).random(num)
+    width = max(1, num // 30)
+    expected = [values[max(0, i + 1 - width) : i + 1].mean() for i in range(num)]
+    np.testing.assert_allclose(smoothed(values), expected)
+
+
+def test_matplotlib_is_imported_late_and_pyplot_never() -> None:
+    program = """
+import sys
+import numpy as np
+from capsdist.analysis.drawing import Samples, draw_overview
+import capsdist.analysis.overview
+assert "matplotlib" not in sys.modules
+zeros = np.zeros(1, dtype=int)
+draw_overview([{"kind": "start"}], Samples(np.zeros((1, 2, 2)), None, zeros, zeros, zeros), ["a"])
+assert "matplotlib" in sys.modules
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
