@@ -1,0 +1,123 @@
+"""How the streamed form cuts its work so that it stays in the cache, and the buffers that it works in.
+
+Three cuts, from the outside in: a block of images (bounds the repacked poses), a tile of children (bounds
+everything that has children and parents), a chunk of images (fills the cache). In a network of the paper's
+size there is one block, one tile and about ten chunks; tiles appear with thousands of children or parents.
+
+Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = ["Plan", "Scratch", "plan_tiles", "slices"]
+
+MIB = 1 << 20
+# Bytes of the one buffer that grows with children AND parents. On a CPU it is to stay in the last-level
+# cache while half a dozen passes run over it; a GPU wants fewer, larger launches.
+PRODUCT_BYTES = {"cpu": 8 * MIB, "cuda": 24 * MIB}
+# Bytes of the repacked poses of a block.
+POSES_BYTES = 12 * MIB
+# Fewer images than this in a matrix product with the weights, and reading the weights dominates.
+MIN_IMAGES = 8
+# Children of a tile are a multiple of this: whole cache lines and vector registers.
+ALIGN = 16
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of the cuts: images a block, children a tile, images a chunk (the last of each may be smaller)."""
+
+    block: int
+    children: int
+    images: int
+
+
+def plan_tiles(
+    num_images: int,
+    weights_shape: torch.Size,
+    *,
+    rows: int,
+    itemsize: int,
+    poses_itemsize: int,
+    device: str,
+) -> Plan:
+    """Choose the cuts for one call.
+
+    Args:
+        num_images: B.
+        weights_shape: [J, E, D, I].
+        rows: products held an image and parent: 1 in the forward pass, 2 in the backward pass.
+        itemsize: bytes of a number of the dtype that is computed in.
+        poses_itemsize: bytes of a number of the child poses as given; if smaller, their gradient needs a
+            buffer of its own, which then counts as poses.
+        device: type of the device, "cpu" or another.
+    """
+    num_parents, dim_parent, dim_child, num_children = weights_shape
+    budget = PRODUCT_BYTES.get(device, PRODUCT_BYTES["cuda"])
+    per_child = num_parents * dim_child * itemsize  # bytes an image (or a parent dimension) and child
+    fewest = max(1, min(MIN_IMAGES, num_images))
+    children = num_children
+    if rows * fewest * per_child * num_children > budget:
+        # A tile's weights are then copied, so they have to fit as well.
+        most = budget // (per_child * max(rows * fewest, dim_parent))
+        children = _even(num_children, max(1, most), ALIGN)
+    images_per_block = POSES_BYTES // (dim_child * itemsize * (num_children if poses_itemsize < itemsize else children))
+    block = _even(num_images, max(1, images_per_block), 1)
+    images = _even(block, max(1, budget // (rows * per_child * children)), 1)
+    return Plan(block, children, images)
+
+
+def slices(length: int, size: int) -> Iterator[slice]:
+    """Cut `range(length)` into consecutive slices of `size`; the last may be shorter."""
+    for start in range(0, length, size):
+        yield slice(start, min(start + size, length))
+
+
+class Scratch:
+    """Named buffers of one call, allocated at first use and then reused."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype = dtype
+        self._device = device
+        self._buffers: dict[str, Tensor] = {}
+
+    def take(self, name: str, *shape: int) -> Tensor:
+        """Return the buffer `name` as a contiguous tensor of `shape`, contents undefined."""
+        size = torch.Size(shape).numel()
+        if name not in self._buffers or self._buffers[name].numel() < size:
+            self._buffers[name] = torch.empty(size, dtype=self._dtype, device=self._device)
+        return self._buffers[name][:size].view(shape)
+
+    def fit(self, name: str, tensor: Tensor) -> Tensor:
+        """Return `tensor` if it is contiguous and in the dtype of this scratch, else a copy in buffer `name`."""
+        return tensor if self._fits(tensor) else self.take(name, *tensor.shape).copy_(tensor)
+
+    @contextmanager
+    def adding_to(self, name: str, target: Tensor | None, part: Any) -> Iterator[Tensor | None]:
+        """Yield a tensor to add to, for `target[part]`: that view if it fits, else zeros that are added at the end."""
+        if target is None or self._fits(target[part]):
+            yield None if target is None else target[part]
+        else:
+            sums = self.take(name, *target[part].shape).zero_()
+            yield sums
+            target[part] += sums
+
+    def _fits(self, tensor: Tensor) -> bool:
+        return tensor.dtype == self._dtype and tensor.is_contiguous()
+
+
+def _even(length: int, most: int, align: int) -> int:
+    """Return the size of nearly equal pieces of `length`, at most `most` each, a multiple of `align` if that fits."""
+    if length <= most:
+        return max(length, 1)
+    most = most // align * align or most
+    pieces = -(-length // most)
+    return min(most, -(-length // (pieces * align)) * align) if most >= align else most
