@@ -24,7 +24,7 @@ from capsdist.errors import DataError
 
 __all__ = ["Batch", "TrainStream", "eval_batches"]
 
-_CHUNK_BYTES = 8 << 20  # images gathered at once: enough to spread the cost of touching a shard
+_CHUNK_BYTES = 2 << 20  # images gathered at once: enough to spread the cost of touching a shard
 _CHUNK_STEPS = 64
 _DEPTH = 2  # chunks that wait in the queue
 

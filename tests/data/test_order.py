@@ -187,7 +187,7 @@ def test_permutations_are_uniform(seed):
 def specified_permutation(num: int, *key) -> list[int]:
     """README.md of capsdist/data, "Order, exactly", in plain Python."""
     text = "/".join(str(part) for part in key)
-    philox = np.random.Philox(key=int(xxhash.xxh3_128_hexdigest(text), 16))
+    philox = np.random.Philox(key=int(xxhash.xxh3_128_hexdigest(text.encode()), 16))
     outputs = [int(philox.random_raw()) for _ in range(num)]
     return sorted(range(num), key=outputs.__getitem__)
 
@@ -205,8 +205,10 @@ def test_the_specification_says_the_same(case):
     for lane in range(lanes):
         places = sequence[lane * num // lanes : (lane + 1) * num // lanes]
         windows = [places[start : start + window] for start in range(0, len(places), window)]
-        orders = [specified_permutation(len(w), *key, "window", epoch, lane, n) for n, w in enumerate(windows)]
-        shuffled.append([w[i] for w, order in zip(windows, orders, strict=True) for i in order])
+        for number, held in enumerate(windows):
+            order = specified_permutation(len(held), *key, "window", epoch, lane, number)
+            windows[number] = [held[i] for i in order]
+        shuffled.append([i for held in windows for i in held])
     full = num // global_batch
     steps = [[i for lane in shuffled for i in lane[s * share : (s + 1) * share]] for s in range(full)]
     steps += [[i for lane in shuffled for i in lane[full * share :]]] if num % global_batch else []
