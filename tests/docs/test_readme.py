@@ -1,0 +1,98 @@
+"""README.md is true: its Python runs, and every command in it is known here and runs, with few steps."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+TINY = ["--data.name", "digits", "--train.max-steps", "2", "--train.global-batch", "16"]
+TINY += ["--model.conv-channels", "8", "--model.primary-types", "2"]
+
+
+def blocks(language: str) -> list[str]:
+    """The code blocks of the README in `language`."""
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands() -> list[str]:
+    """The shell commands of the README in their order, comments cut off."""
+    lines = [line for block in blocks("bash") for line in block.splitlines()]
+    return [command for line in lines if (command := line.partition("#")[0].strip())]
+
+
+def run(folder: Path, words: list[str], *, status: int = 0) -> str:
+    """Run a script of the checkout from `folder`; return what it printed, both streams."""
+    words = [sys.executable, str(ROOT / words[1]), *words[2:]]
+    done = subprocess.run(
+        words,
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working directory with the packed digits, shared like that of a reader who types all commands."""
+    path = tmp_path_factory.mktemp("readme")
+    run(path, ["python", "data_prep/pack_digits.py"])
+    return path
+
+
+def test_readme_is_short_and_the_first_command_comes_early() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 200
+    assert any(line.startswith("make quickstart") for line in lines[:25])
+
+
+def test_python_block_has_six_lines_that_run() -> None:
+    [block] = blocks("python")
+    assert len(block.splitlines()) == 6
+    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_make_targets_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"`?make ([a-z-]+)", README)) <= targets
+
+
+@pytest.mark.parametrize(
+    "command", [line for line in commands() if not line.startswith(("make ", "source "))]
+)
+def test_command(command: str, folder: Path) -> None:
+    words = shlex.split(command)
+    match words:
+        case ["python", "data_prep/pack_mnist.py", "--source", "FOLDER"]:  # real files: tests/data
+            assert "idx" in run(folder, [*words[:-1], str(folder)], status=1)
+        case ["python", str(job), *rest] if job.startswith("jobs/train_"):
+            printed = run(folder, [*words, *([] if "--check" in rest else TINY)])
+            assert "valid" in printed if "--check" in rest else "error_percent" in printed
+        case ["python", "jobs/evaluate.py", *_]:
+            assert "error_percent" in run(folder, words)
+        case ["python", str(job), "--goals"] if job.startswith("jobs/bench_"):
+            assert (ROOT / job).exists()  # measured, not tested
+        case [
+            "ray",
+            "job",
+            "submit",
+            "--working-dir",
+            ".",
+            "--",
+            *entrypoint,
+        ]:  # really submitted in tests/jobs
+            assert "valid" in run(folder, [*entrypoint, "--check"])
+        case _:
+            pytest.fail(f"README.md has a command that this test does not know: {command}")
