@@ -83,7 +83,7 @@ def draw_overview(rows: Sequence[Row], samples: Samples, classes: Sequence[str])
 def headline(rows: Sequence[Row]) -> str:
     """Return the run in one line: name, size, machine, steps, and the error of the last validation."""
     start = next((row for row in reversed(rows) if row["kind"] == "start"), {})
-    parts = [str(start["name"])] if "name" in start else []
+    parts = [str(start["run"])] if "run" in start else []
     if "num_parameters" in start:
         parts.append(f"{start['num_parameters'] / 1e6:.1f} M parameters")
     if "world_size" in start:

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from capsdist.analysis.drawing import COLUMNS, Row, Samples, draw_overview
+from capsdist.analysis.drawing import COLUMNS, Samples, draw_overview
 from capsdist.config import Config
 from capsdist.data import Transform, eval_batches, read_index
 from capsdist.errors import RunError
 from capsdist.train.checkpoint import load_model
+from capsdist.train.metrics import METRICS_NAME, read_metrics
 
 NUM_MISREAD = 2
 """Misread test images to show, as in the paper's figure 3; each is decoded twice where there is a decoder."""
@@ -30,7 +31,9 @@ def overview(run_dir: str | Path, *, data_root: str | Path | None = None) -> Pat
         CheckpointError, DataError: the checkpoint or the test split cannot be read.
     """
     run_dir = Path(run_dir)
-    rows = read_rows(run_dir / "metrics.jsonl")
+    rows = read_metrics(run_dir / METRICS_NAME)
+    if not rows:
+        raise RunError(f"{run_dir} holds no {METRICS_NAME}; give the folder of a run that has trained")
     config, network = load_model(newest_checkpoint(run_dir))
     root = config.data.root if data_root is None else data_root
     split = Path(root, config.data.name, config.data.test_split)
@@ -39,31 +42,6 @@ def overview(run_dir: str | Path, *, data_root: str | Path | None = None) -> Pat
     path = run_dir / "overview.png"
     figure.savefig(path)
     return path
-
-
-def read_rows(path: Path) -> list[Row]:
-    """Return the rows of a metrics.jsonl that are part of the run's history.
-
-    A run that went on from a checkpoint repeats the steps after it: what the lost attempt wrote of them is
-    dropped, as is a last line that was cut off.
-
-    Raises:
-        RunError: there is no such file, or no row in it.
-    """
-    if not path.exists():
-        raise RunError(f"{path} does not exist; give the folder of a run that has trained")
-    rows: list[Row] = []
-    for line in path.read_text().splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if row["kind"] == "start":
-            rows = [old for old in rows if old.get("step", 0) <= row.get("resumed_step", 0)]
-        rows.append(row)
-    if not rows:
-        raise RunError(f"{path} is empty; give the folder of a run that has trained")
-    return rows
 
 
 def newest_checkpoint(run_dir: Path) -> Path:

@@ -17,7 +17,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from capsdist.analysis.drawing import Samples, draw_overview, headline, smoothed
-from capsdist.analysis.overview import newest_checkpoint, overview, pick_samples, read_rows
+from capsdist.analysis.overview import newest_checkpoint, overview, pick_samples
 from capsdist.config import Config, Data, Model
 from capsdist.data import write_split
 from capsdist.errors import RunError
@@ -35,7 +35,7 @@ def rows_of(num_classes: int, confusions: bool = True, best: float = 0.0) -> lis
     """Event rows of a made-up run of 40 steps."""
     table = (5 * np.eye(num_classes, dtype=int) + 1).tolist() if confusions else None
     rows: list[dict[str, Any]] = [
-        {"kind": "start", "step": 0, "resumed_step": 0, "name": "made-up", "num_parameters": 8_215_568,
+        {"kind": "start", "step": 0, "resumed_step": 0, "run": "made-up", "num_parameters": 8_215_568,
          "world_size": 2, "device": "cpu", "precision": "fp32"}
     ]  # fmt: skip
     for step in range(2, 41, 2):
@@ -128,18 +128,6 @@ def test_misread_images_come_last_and_are_decoded_as_either_class(decoder: bool,
     np.testing.assert_allclose(samples.reconstructions, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_a_resumed_run_drops_what_the_lost_attempt_wrote(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    first = [
-        {"kind": "start", "resumed_step": 0},
-        *({"kind": "train", "step": s, "by": 1} for s in (1, 2, 3)),
-    ]
-    second = [{"kind": "start", "resumed_step": 2}, {"kind": "train", "step": 3, "by": 2}]
-    path.write_text("\n".join(map(json.dumps, [*first, *second])) + '\n{"kind": "tra')
-    steps = [(row["step"], row["by"]) for row in read_rows(path) if row["kind"] == "train"]
-    assert steps == [(1, 1), (2, 1), (3, 2)]
-
-
 def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
     for name, step, whole in (("step_9", 9, True), ("step_10", 10, True), ("step_11", 11, False)):
         folder = tmp_path / name
@@ -151,10 +139,7 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=r"metrics\.jsonl does not exist; give the folder of a run"):
-        overview(tmp_path)
-    (tmp_path / "metrics.jsonl").write_text("")
-    with pytest.raises(RunError, match=r"metrics\.jsonl is empty; give"):
+    with pytest.raises(RunError, match=rf"{tmp_path} holds no metrics\.jsonl; give the folder of a run"):
         overview(tmp_path)
     with pytest.raises(RunError, match=f"{tmp_path} has no checkpoint; give the folder"):
         newest_checkpoint(tmp_path)
