@@ -1,0 +1,207 @@
+"""The command line of the training jobs: preset, typed overrides, `--check`, launch, exit status.
+
+Ours. Neither torch nor Ray is imported before a configuration is valid, so that a typing error costs a
+fraction of a second.
+
+Exit status: 0 the run finished (or `--check` found the configuration valid); 1 it failed, or data, storage or
+a checkpoint cannot be used; 2 the configuration is invalid or does not fit this machine or the run that it
+names; 130 Ctrl-C or SIGTERM ended it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import field, make_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from capsdist.config import PRESETS, Config, get_preset, problems
+from capsdist.errors import CapsdistError, ConfigError, Problem
+from capsdist.train.cluster.preflight import absolute, missing_data
+from capsdist.train.cluster.rundir import RunFolder, changed_fields, parse_config
+
+__all__ = ["DONE", "FAILED", "INVALID", "STOPPED", "parse_command", "print_error", "run_job"]
+
+DONE, FAILED, INVALID, STOPPED = 0, 1, 2, 130
+
+
+def run_job(
+    description: str | None,
+    presets: Sequence[str],
+    default: str | None = None,
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parse a command line, check or launch the run, print errors as one line each; return the exit status.
+
+    `presets` are those that the job offers, `default` (else the first) is taken without `--preset`.
+
+    Example:
+        >>> sys.exit(run_job(__doc__, ["mnist_paper", "mnist_official"]))
+    """
+    try:
+        config, check = parse_command(description, presets, default, sys.argv[1:] if argv is None else argv)
+        if check:
+            return _check(config)
+        return _train(config)
+    except CapsdistError as error:
+        return print_error(error)
+
+
+def parse_command(
+    description: str | None, presets: Sequence[str], default: str | None, argv: Sequence[str]
+) -> tuple[Config, bool]:
+    """Return the configuration that a command line means, unchecked, and whether `--check` was given.
+
+    Raises:
+        ConfigError: an unknown preset, or a `--config` file that cannot be read.
+        SystemExit: after `--help` (0), or an unknown or mistyped option (2), which is explained.
+    """
+    import tyro
+
+    name, file = _option(argv, "--preset") or default or presets[0], _option(argv, "--config")
+    if name not in presets:
+        raise ConfigError(
+            [Problem("preset", name, "is not a preset of this job", f"choose one of {', '.join(presets)}")]
+        )
+    base = get_preset(name) if file is None else _read_config(Path(file))
+    title = (description or "Train a network.").strip().splitlines()[0]
+    command = tyro.cli(
+        _command_type(presets, name, base),
+        args=list(argv),
+        prog=Path(sys.argv[0]).name,
+        description=f"{title}\n\n{_describe(presets)}",
+    )
+    sections = {section: getattr(command, section) for section in _sections()}
+    return Config(preset=base.preset, **sections), command.check
+
+
+def _command_type(presets: Sequence[str], preset: str, base: Config) -> Any:
+    """Return a dataclass of the job's own options and, below them, the sections of a configuration."""
+    import tyro
+
+    def option(name: str, kind: Any, default: Any, help_text: str) -> tuple[str, Any, Any]:
+        return name, Annotated[kind, tyro.conf.arg(help=help_text)], field(default=default)
+
+    own = [
+        option("preset", Literal[tuple(presets)], preset, "Named configuration to start from."),
+        option("config", Path | None, None, "Start from a run's config.json instead of a preset."),
+        option(
+            "check",
+            tyro.conf.FlagCreatePairsOff[bool],
+            False,
+            "Check the configuration, print every problem, and train nothing.",
+        ),
+    ]
+    sections = [
+        (name, Config.model_fields[name].annotation, field(default=getattr(base, name)))
+        for name in _sections()
+    ]
+    return make_dataclass("Command", own + sections)
+
+
+def _sections() -> list[str]:
+    return [name for name in Config.model_fields if name != "preset"]
+
+
+def _describe(presets: Sequence[str]) -> str:
+    lines = [f"  {name}: {(PRESETS[name].__doc__ or '').strip()}" for name in presets]
+    return "\n".join(["Presets:", *lines])
+
+
+def _option(argv: Sequence[str], name: str) -> str | None:
+    """Return the last value of `--name VALUE` or `--name=VALUE`: the defaults of the rest depend on it."""
+    value = None
+    for word, after in zip(argv, [*argv[1:], None], strict=True):
+        if word == name:
+            value = after
+        elif word.startswith(name + "="):
+            value = word.partition("=")[2]
+    return value
+
+
+def _read_config(path: Path) -> Config:
+    try:
+        return parse_config(path.read_text())
+    except OSError as error:
+        raise ConfigError(
+            [Problem("config", str(path), f"cannot be read ({error.strerror})", "name a run's config.json")]
+        ) from None
+
+
+def _check(config: Config) -> int:
+    """Print every problem, and as warnings what the run would still lack; return the exit status."""
+    found = problems(config)
+    for problem in found:
+        print(f"error: {problem}", file=sys.stderr)
+    for warning in _warnings(absolute(config)):
+        print(f"warning: {warning}", file=sys.stderr)
+    if found:
+        return INVALID
+    print(f"configuration is valid: preset {config.preset}, run {config.train.name!r}")
+    return DONE
+
+
+def _warnings(config: Config) -> list[str]:
+    run = RunFolder(Path(config.train.storage, config.train.name))
+    warnings = []
+    if missing := missing_data(config):
+        warnings.append(missing)
+    place = next(folder for folder in (run.path, *run.path.parents) if folder.exists())
+    if not (place.is_dir() and os.access(place, os.W_OK)):
+        warnings.append(f"train.storage={config.train.storage!r}: {place} is not a writable folder")
+    elif (stored := run.read_config()) and (changed := changed_fields(stored, config)):
+        warnings.append(f"train.name={run.name!r}: this run exists with another {', '.join(changed)}")
+    return warnings
+
+
+def _train(config: Config) -> int:
+    from capsdist.train.cluster import launch
+    from capsdist.train.display import Display
+
+    with Display() as display:
+        rows = _HoldEnd(display)
+        try:
+            summary = launch(config, display=rows)
+        except KeyboardInterrupt:  # before training began
+            summary = None
+    if summary is None or summary.status == "stopped":
+        steps = summary.steps if summary else 0
+        print(f"stopped: the same command goes on from step {steps:,}", file=sys.stderr)
+        return STOPPED
+    _draw(Path(summary.run_dir))
+    if rows.end is not None:
+        display(rows.end)
+    return DONE
+
+
+class _HoldEnd:
+    """Shows rows but keeps the last one back, so that its lines come last: below those of the picture."""
+
+    def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
+        self._show = show
+        self.end: dict[str, Any] | None = None
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        if row["kind"] == "end":
+            self.end = row
+        else:
+            self._show(row)
+
+
+def _draw(run_dir: Path) -> None:
+    """Draw the run's overview; a run that has finished stays finished if that fails."""
+    try:
+        from capsdist.analysis.overview import overview
+
+        print(f"overview: {overview(run_dir)}")
+    except Exception as error:
+        print(f"warning: no overview.png ({type(error).__name__}: {error})", file=sys.stderr)
+
+
+def print_error(error: CapsdistError) -> int:
+    """Print each line of `error` and return the exit status that it means."""
+    for line in str(error).splitlines():
+        print(f"error: {line}", file=sys.stderr)
+    return INVALID if isinstance(error, ConfigError) else FAILED

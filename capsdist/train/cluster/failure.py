@@ -1,0 +1,70 @@
+"""From a failed Ray run to the one line that says why: the root cause among the errors of all workers.
+
+Ours. When one worker fails, the others fail too, because their collective operations lose a partner;
+those errors are consequences and come last. Imports no Ray: its exceptions are known by their attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from capsdist.errors import CapsdistError
+
+__all__ = ["one_line", "root_cause", "root_of_many"]
+
+# What gloo, NCCL and torch.distributed say when a partner is gone.
+_COLLATERAL = (
+    "Connection closed by peer",
+    "Connection reset",
+    "Connection refused",
+    "Broken pipe",
+    "NCCL",
+    "gloo",
+)
+
+_DEAD = {"ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError"}
+
+
+def root_cause(error: BaseException) -> tuple[int | None, BaseException]:
+    """Return the rank (None: not one worker's) and the innermost error that made a run fail."""
+    failures = getattr(error, "worker_failures", None)
+    if isinstance(failures, Mapping) and failures:
+        return root_of_many(failures)
+    for name in ("controller_failure", "health_check_failure", "cause"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException):
+            return root_cause(inner)
+    return None, error
+
+
+def root_of_many(failures: Mapping[int, BaseException]) -> tuple[int, BaseException]:
+    """Return the rank and innermost error, of the `failures` of workers by rank, that caused the others.
+
+    One of our own wins, then a dead process, then any that does not merely report a lost partner.
+    """
+    causes = {rank: root_cause(failure)[1] for rank, failure in failures.items()}
+    rank = min(causes, key=lambda rank: (_distance(causes[rank]), rank))
+    return rank, causes[rank]
+
+
+def one_line(rank: int | None, error: BaseException) -> str:
+    """Return what happened in one line, with the worker it happened to."""
+    where = "" if rank is None else f"worker {rank}: "
+    if _is_dead_process(error):
+        return f"{where}its process died (killed, out of memory, or a crash in native code)"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, CapsdistError):
+        return where + "; ".join(lines)
+    return f"{where}{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+def _is_dead_process(error: BaseException) -> bool:
+    return type(error).__name__ in _DEAD
+
+
+def _distance(error: BaseException) -> int:
+    if isinstance(error, CapsdistError):
+        return 0
+    if _is_dead_process(error):
+        return 1
+    return 3 if any(word in str(error) for word in _COLLATERAL) else 2

@@ -1,0 +1,138 @@
+"""One `TorchTrainer.fit` in a thread, while the main thread shows rows and waits for signals.
+
+Ours. `fit` in the main thread would install its own SIGINT handler and abort the workers at once; here the
+launcher decides what a signal means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+
+from capsdist.config import Config
+from capsdist.train.cluster.events import EventReceiver, FailureReporter
+from capsdist.train.cluster.preflight import Placement
+from capsdist.train.cluster.worker import Fault, Job, train_worker
+from capsdist.train.metrics import Row
+
+__all__ = ["fit"]
+
+_WAIT_S = 0.2  # between two looks at the queue
+
+
+def fit(
+    config: Config,
+    placement: Placement,
+    run_dir: Path,
+    show: Callable[[Row], None],
+    fault: Fault | None = None,
+) -> Row | None:
+    """Train and return rank 0's last row, or None if Ctrl-C or SIGTERM ended the run.
+
+    `show` gets every row, in the calling thread.
+
+    Raises:
+        ray.train.TrainingFailedError, ray.exceptions.RayError: as Ray's `fit`.
+    """
+    receiver = EventReceiver()
+    job = Job(
+        config=config.model_dump(mode="json"),
+        run_dir=str(run_dir),
+        threads=placement.threads,
+        queue=receiver.queue,
+        fault=fault,
+    )
+    thread = _FitThread(_trainer(config, placement, run_dir, job))
+    with _stop_signals() as stop:
+        thread.start()
+        while thread.is_alive() and not stop.is_set():
+            if (row := receiver.take(_WAIT_S)) is not None:
+                show(row)
+        if thread.is_alive():
+            return None
+    for row in receiver.drain():
+        show(row)
+    return thread.result()
+
+
+def _trainer(config: Config, placement: Placement, run_dir: Path, job: Job) -> TorchTrainer:
+    resources: dict[str, float] = {"CPU": placement.cores}
+    if placement.device == "gpu":
+        resources["GPU"] = 1
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=vars(job),
+        torch_config=TorchConfig(
+            backend="nccl" if placement.device == "gpu" else "gloo",
+            timeout_s=int(config.cluster.collective_timeout_s),
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=placement.device == "gpu",
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=run_dir.name,
+            storage_path=str(run_dir.parent),
+            failure_config=FailureConfig(
+                max_failures=config.cluster.max_failures,
+                controller_failure_limit=config.cluster.controller_failure_limit,
+            ),
+            checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep_checkpoints),
+            callbacks=[FailureReporter(job.queue)],
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )
+
+
+class _FitThread(threading.Thread):
+    """A daemon thread, so that a stopped run does not wait for Ray."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(name="capsdist-fit", daemon=True)
+        self._trainer = trainer
+        self._result: Any = None
+        self._error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._result = self._trainer.fit()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Row:
+        """Return rank 0's result or raise what `fit` raised."""
+        if self._error is not None:
+            raise self._error
+        return self._result.return_value
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[threading.Event]:
+    """Turn SIGINT and SIGTERM into an event, in the main thread; a second signal acts as usual."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number: int, frame: object) -> None:
+        stop.set()
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

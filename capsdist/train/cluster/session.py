@@ -1,0 +1,98 @@
+"""Ray around one run: started quietly on this machine, or the cluster that RAY_ADDRESS names.
+
+Ours. A local Ray listens on the loopback interface only, has no dashboard, and ends with the run; a cluster
+is joined and left as it is. Settings of Ray Train travel as environment variables, so they are set here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator, Mapping
+
+from capsdist.config import Config
+from capsdist.errors import RunError
+from capsdist.train.cluster.preflight import Machine
+
+__all__ = ["prepare_ray", "ray_session"]
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning about a default that will change
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "A worker died or was killed",  # our own line says it, in one line
+}
+# Makes every address of a new Ray 127.0.0.1; Ray reads it when it is imported.
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def prepare_ray() -> bool:
+    """Set what Ray reads when it is imported, and say whether the run starts a Ray of its own.
+
+    It does unless RAY_ADDRESS names a cluster or this process has joined one. Settings of the user win.
+    """
+    alone = os.environ.get("RAY_ADDRESS", "local") == "local"
+    for name, value in (_QUIET | _LOOPBACK if alone else _QUIET).items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    return alone and not ray.is_initialized()
+
+
+@contextlib.contextmanager
+def ray_session(config: Config, machine: Machine | None) -> Iterator[Mapping[str, float]]:
+    """Start a Ray of `machine`'s size, or join a cluster (None); yield the resources it has now.
+
+    A Ray that was joined before stays joined, one that is joined here is left at the end.
+
+    Raises:
+        RunError: the cluster does not answer.
+    """
+    settings = {
+        # report() waits for the controller's next poll, 2 s by default
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(config.cluster.worker_start_timeout_s),
+    }
+    import ray
+
+    with _environment(settings):
+        joined = ray.is_initialized()
+        if not joined:
+            _init(machine)
+        try:
+            yield ray.cluster_resources()
+        finally:
+            if not joined:
+                ray.shutdown()
+
+
+def _init(machine: Machine | None) -> None:
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if machine is not None:
+        ray.init("local", num_cpus=machine.cores, num_gpus=machine.gpus, include_dashboard=False, **quiet)
+        return
+    address = os.environ["RAY_ADDRESS"]
+    try:
+        ray.init(**quiet)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(
+            f"RAY_ADDRESS={address!r}: no Ray cluster answers there ({reason}); "
+            "start one with `ray start --head`, or unset RAY_ADDRESS to run on this machine alone"
+        ) from None
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,112 @@
+"""A run of a second: a tiny network on random images, and what tests ask of its folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from capsdist.config import Cluster, Config, Data, Model, Train
+from capsdist.data import write_split
+
+ROOT = Path(__file__).resolve().parents[2]
+NUM_TRAIN, NUM_TEST, BATCH = 92, 23, 12  # 8 steps an epoch, the last one short
+STEPS_PER_EPOCH = 8
+
+TINY_FLAGS = [
+    "--model.image-size=12", "--model.conv-channels=4", "--model.conv-kernel=3", "--model.primary-kernel=3",
+    "--model.primary-types=2", "--model.primary-dim=4", "--model.class-dim=4",
+    "--model.decoder-hidden", "8", "9",
+    f"--train.global-batch={BATCH}", "--data.lanes=4", "--data.window=16", "--train.precision=fp32",
+    "--data.name=tiny", "--train.log-every-steps=3",
+]  # fmt: skip
+
+
+def write_tiny(
+    root: Path, *, name: str = "tiny", shape: tuple[int, int, int] = (1, 12, 12), seed: int = 0
+) -> None:
+    """Write random images with random labels as the data set `name`."""
+    rng = np.random.default_rng(seed)
+    for split, num in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+        images = rng.integers(0, 256, (num, *shape), dtype=np.uint8)
+        labels = np.concatenate([np.arange(10), rng.integers(0, 10, num - 10)])
+        classes = [f"class {number}" for number in range(10)]
+        write_split(root / name / split, images, labels, classes=classes, block_size=16, shard_size=48)
+
+
+def tiny_config(
+    root: Path, storage: Path, name: str, *, cluster: Cluster | None = None, **train: object
+) -> Config:
+    """The configuration that TINY_FLAGS mean, with fields of `train` set."""
+    settings = {
+        "name": name, "storage": str(storage), "workers": 2, "device": "cpu", "epochs": 2,
+        "global_batch": BATCH, "precision": "fp32", "checkpoint_every_steps": 3, "log_every_steps": 3,
+    }  # fmt: skip
+    return Config(
+        model=Model(
+            image_size=12, conv_channels=4, conv_kernel=3, primary_kernel=3, primary_types=2, primary_dim=4,
+            class_dim=4, decoder_hidden=(8, 9),
+        ),
+        data=Data(name="tiny", root=str(root), lanes=4, window=16),
+        train=Train.model_validate(settings | train),
+        cluster=cluster or Cluster(cpus_per_worker=1),
+    )  # fmt: skip
+
+
+def run_job_file(job: str, *args: str, cwd: Path, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    """Run jobs/`job` as a user does, from `cwd`."""
+    command = [sys.executable, str(ROOT / "jobs" / job), *args]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, **kwargs)  # type: ignore[call-overload]
+
+
+def saved_state(run_dir: Path, back: int = 0) -> dict[str, torch.Tensor]:
+    """All weights and optimizer state of the newest checkpoint of a run, or of one `back` before it."""
+    folder = sorted(run_dir.glob("step_*"))[-1 - back]
+    return {
+        name: tensor
+        for file in ("model.safetensors", "optimizer.safetensors")
+        for name, tensor in load_file(folder / file).items()
+    }
+
+
+def assert_same_state(first: Path, second: Path, *, back: int = 0) -> None:
+    """The newest checkpoints of two runs hold the same numbers, bit for bit; of the second `back` before it."""
+    one, two = saved_state(first), saved_state(second, back)
+    assert one.keys() == two.keys()
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+@dataclass(frozen=True)
+class KillOnce:
+    """Kills the worker of `rank` after `step`, the first time that it gets there."""
+
+    marker: Path
+    rank: int
+    step: int
+
+    def __call__(self, rank: int, step: int) -> None:
+        """Die here, if this is the place."""
+        if (rank, step) == (self.rank, self.step) and not self.marker.exists():
+            self.marker.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@dataclass(frozen=True)
+class RaiseAt:
+    """Raises `error` in the worker of `rank` after `step`, every time."""
+
+    rank: int
+    step: int
+    error: Exception
+
+    def __call__(self, rank: int, step: int) -> None:
+        """Raise here, if this is the place."""
+        if (rank, step) == (self.rank, self.step):
+            raise self.error

@@ -1,0 +1,133 @@
+"""Runs on real Ray Train workers: from start to end, continued, killed, refused, failed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from job_helpers import NUM_TEST, STEPS_PER_EPOCH, KillOnce, RaiseAt, assert_same_state, tiny_config
+
+from capsdist.config import Cluster, Config
+from capsdist.errors import CheckpointError, ConfigError, RunError
+from capsdist.train.cluster import RunFolder, RunSummary, launch
+from capsdist.train.metrics import read_metrics
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+class Rows(list):
+    """A display that keeps what it is shown."""
+
+    def __call__(self, row: dict) -> None:
+        self.append(row)
+
+    def of(self, kind: str) -> list[dict]:
+        return [row for row in self if row["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def whole(ray_cluster: None, tiny_root: Path, storage: Path) -> tuple[Config, Rows, RunSummary]:
+    """A run of 2 epochs on 2 workers that nothing disturbs: 16 steps."""
+    config, rows = tiny_config(tiny_root, storage, "whole"), Rows()
+    return config, rows, launch(config, display=rows)
+
+
+def test_a_run_shows_every_row_in_order(whole):
+    _, rows, _ = whole
+    assert rows[-1]["kind"] == "end"
+    (start,) = rows.of("start")
+    assert (start["world_size"], start["torch_threads"], start["steps_per_epoch"]) == (2, 1, STEPS_PER_EPOCH)
+    assert [row["step"] for row in rows.of("train")] == [3, 6, 8, 9, 12, 15, 16]
+    assert [row["num_images"] for row in rows.of("validation")] == [NUM_TEST, NUM_TEST]
+
+
+def test_a_run_leaves_configuration_metrics_result_and_the_newest_checkpoints(whole):
+    config, rows, summary = whole
+    run = RunFolder(Path(summary.run_dir))
+    assert run.read_config() == config
+    assert run.read_result() == summary
+    shown = [row for row in rows if row["kind"] in {"start", "train", "validation", "checkpoint", "end"}]
+    assert read_metrics(run.path / "metrics.jsonl") == json.loads(json.dumps(shown))
+    assert list(run.path.glob("tensorboard/events*"))
+    assert sorted(path.name for path in run.path.glob("step_*")) == ["step_00000015", "step_00000016"]
+    assert (summary.status, summary.steps) == ("done", 16)
+    assert summary.error_percent == rows[-1]["error_percent"]
+
+
+def test_a_run_cut_in_mid_epoch_and_killed_later_equals_the_undisturbed_one(
+    whole, tiny_root, storage, tmp_path
+):
+    _, _, undisturbed = whole
+    first = launch(tiny_config(tiny_root, storage, "cut", max_steps=5), display=Rows())
+    assert (first.status, first.steps) == ("done", 5)
+    rows = Rows()
+    fault = KillOnce(tmp_path / "killed", rank=1, step=11)
+    second = launch(tiny_config(tiny_root, storage, "cut"), display=rows, fault=fault)
+    assert fault.marker.exists()
+    assert [row["resumed_step"] for row in rows.of("start")] == [5, 9]
+    (failure,) = rows.of("failure")
+    assert "worker 1: its process died" in failure["message"]
+    assert second.steps == undisturbed.steps
+    assert second.error_percent == undisturbed.error_percent
+    assert_same_state(Path(undisturbed.run_dir), Path(second.run_dir))
+    steps = [
+        row["step"] for row in read_metrics(Path(second.run_dir, "metrics.jsonl")) if row["kind"] == "train"
+    ]
+    assert steps == sorted(set(steps))
+    # the law has teeth: one step less is another state
+    with pytest.raises(AssertionError):
+        assert_same_state(Path(undisturbed.run_dir), Path(second.run_dir), back=1)
+
+
+def test_a_finished_run_started_again_is_done_at_once(whole):
+    config, _, summary = whole
+    rows = Rows()
+    assert launch(config, display=rows) == summary
+    assert rows.of("start") == []
+
+
+def test_a_changed_configuration_is_refused_before_anything_starts(whole):
+    config, _, _ = whole
+    changed = config.model_copy(update={"optim": config.optim.model_copy(update={"learning_rate": 0.002})})
+    with pytest.raises(
+        ConfigError, match=r"train.name='whole': .*optim.learning_rate 0.001 -> 0.002"
+    ) as caught:
+        launch(changed, display=Rows())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_foreign_error_is_told_in_one_line_and_in_full(tiny_root, storage):
+    fault = RaiseAt(rank=0, step=1, error=ValueError("first line\nthe reason"))
+    config = tiny_config(tiny_root, storage, "failing", cluster=Cluster(cpus_per_worker=1, max_failures=0))
+    with pytest.raises(RunError, match=r"run 'failing' failed: worker 0: ValueError: the reason") as caught:
+        launch(config, display=Rows(), fault=fault)
+    assert "\n" not in str(caught.value)
+    story = Path(storage, "failing", "failure.txt")
+    assert str(story) in str(caught.value)
+    assert "Traceback" in story.read_text()
+
+
+def test_a_damaged_checkpoint_ends_the_run_at_once_in_one_line(whole):
+    config, _, summary = whole  # the last test of this run: it does not survive it
+    weights = Path(summary.run_dir, "step_00000016", "model.safetensors")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    rows = Rows()
+    longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 3})})
+    with pytest.raises(CheckpointError, match=r"step_00000016 is damaged: model.safetensors") as caught:
+        launch(longer, display=rows)
+    assert "\n" not in str(caught.value)
+    assert rows.of("start") == rows.of("failure") == []  # restarts would be vain, so there were none
+
+
+def test_workers_that_never_come_end_the_wait(tiny_root, storage):
+    cluster = Cluster(cpus_per_worker=2, controller_failure_limit=0, worker_start_timeout_s=3)
+    with pytest.raises(
+        RunError, match=r"train.workers=2: .*with 2 CPU each in 1 x 3 s; lower --train.workers"
+    ):
+        launch(tiny_config(tiny_root, storage, "waiting", cluster=cluster), display=Rows())
