@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.config import Config
-from capsdist.data import Transform, eval_batches
+from capsdist.data import Transform, check_split, eval_batches
+from capsdist.errors import ConfigError, Problem
 from capsdist.models import Output
 from capsdist.train.checkpoint import load_model
 from capsdist.train.precision import autocast, resolve_precision
@@ -37,13 +38,15 @@ def evaluate(
     config: Config,
     *,
     device: torch.device,
+    batch_size: int,
     rank: int = 0,
     world_size: int = 1,
 ) -> Evaluation:
     """Return what `forward` makes of the split in `folder`; collective, the same result on every rank.
 
     Every image counts once, whatever the number of ranks; nothing is random. The reconstruction is that of
-    the longest capsule, as at test time in the paper. The network must be in evaluation mode.
+    the longest capsule, as at test time in the paper. The network must be in evaluation mode; `batch_size` is
+    that of one rank.
     """
     data, classes = config.data, config.model.num_classes
     transform = Transform(crop=data.crop, standardise=data.standardise, train=False)
@@ -51,7 +54,7 @@ def evaluate(
     confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
     batches = eval_batches(
         folder,
-        batch_size=-(-config.train.global_batch // (world_size * config.train.accumulation)),
+        batch_size=batch_size,
         rank=rank,
         world_size=world_size,
         pin=device.type == "cuda",
@@ -77,22 +80,45 @@ def evaluate(
 
 
 def evaluate_checkpoint(
-    checkpoint: str | Path, folder: str | os.PathLike[str], *, device: torch.device | None = None
+    checkpoint: str | Path,
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    device: Literal["auto", "cpu", "gpu"] = "auto",
+    batch_size: int = 128,
 ) -> tuple[Config, Evaluation]:
     """Return the configuration of a checkpoint and what its network makes of the split in `folder`.
 
-    Runs on one device, in the precision that the configuration means on `device` (default: the CPU).
+    Default: the test split that the run was validated on. Runs on one device, `auto` the GPU if there is one,
+    in the precision that the configuration means there, `batch_size` images at a time.
 
     Raises:
-        CheckpointError: see `read_checkpoint`. DataError: the split cannot be read.
+        CheckpointError: see `read_checkpoint`. ConfigError: no GPU where one is asked for.
+        DataError: the split cannot be read, or is not what the network takes.
     """
-    device = device or torch.device("cpu")
+    place = _device(device)
     config, network = load_model(checkpoint)
-    network.to(device)
-    precision = resolve_precision(config.train.precision, device)
+    model, data = config.model, config.data
+    folder = folder or Path(data.root, data.name, data.test_split)
+    side = None if data.crop else model.image_size
+    check_split(
+        folder,
+        image_shape=(model.in_channels, side, side),
+        num_classes=model.num_classes,
+        crop=data.crop,
+        remedy="give the folder of a packed split",
+    )
+    network.to(place)
+    precision = resolve_precision(config.train.precision, place)
 
     def forward(images: Tensor) -> Output:
-        with autocast(precision, device):
+        with autocast(precision, place):
             return network(images)
 
-    return config, evaluate(forward, folder, config, device=device)
+    return config, evaluate(forward, folder, config, device=place, batch_size=batch_size)
+
+
+def _device(name: str) -> torch.device:
+    gpu = torch.cuda.is_available()
+    if name == "gpu" and not gpu:
+        raise ConfigError([Problem("device", name, "is not there: torch finds no GPU", "use cpu or auto")])
+    return torch.device("cuda" if gpu and name != "cpu" else "cpu")

@@ -223,12 +223,14 @@ class _Loop:
         )
 
     def _validate(self) -> None:
+        train = self.config.train
         self.engine.model.eval()
         self.validation = evaluate(
             self.engine.forward,
             self.test_folder,
             self.config,
             device=self.device,
+            batch_size=-(-train.global_batch // (self.world_size * train.accumulation)),
             rank=self.rank,
             world_size=self.world_size,
         )

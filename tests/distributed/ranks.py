@@ -31,7 +31,7 @@ class Ranks:
     """`world_size` processes with one gloo group, one torch thread each."""
 
     def __init__(self, world_size: int, timeout_s: float = 60.0) -> None:
-        self.world_size, self.timeout_s = world_size, timeout_s
+        self.world_size, self.timeout_s, self.closed = world_size, timeout_s, False
         self._folder = tempfile.TemporaryDirectory()
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
@@ -57,7 +57,8 @@ class Ranks:
         return self._collect(timeout_s or self.timeout_s)
 
     def close(self) -> None:
-        """End the processes."""
+        """End the processes; the object is of no use after it."""
+        self.closed = True
         for process in self._processes:
             process.kill()
             process.join()

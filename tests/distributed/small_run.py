@@ -13,6 +13,7 @@ import torch.distributed as dist
 
 from capsdist.config import Config, Data, Model, Optim, Train
 from capsdist.data import write_split
+from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.loop import run_training
 
 CLASSES = ("bar", "dot", "ring")
@@ -63,7 +64,7 @@ def small_config(root: Path, *, kind: str = "capsnet", **train: Any) -> Config:
     )  # fmt: skip
 
 
-def ranks() -> tuple[int, int]:
+def own_rank() -> tuple[int, int]:
     """This process's rank and the number of ranks."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
 
@@ -75,12 +76,11 @@ def run_small(
     stop_at: int | None = None,
     die_at: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Run the loop, checkpoints below `checkpoints`, and return the events of rank 0; one thread.
+    """Run the loop, checkpoints below `checkpoints`, and return the events of rank 0.
 
     `stop_at`: ask for a stop after that step; `die_at`: kill the process after it, as a crash would.
     """
-    torch.set_num_threads(1)
-    rank, world_size = ranks()
+    rank, world_size = own_rank()
     rows: list[dict[str, Any]] = []
 
     def save(write: Callable[[Path], None], step: int, metrics: dict[str, float]) -> str:
@@ -105,3 +105,33 @@ def run_small(
         should_stop=should_stop,
     )
     return rows
+
+
+def losses(rows: list[dict[str, Any]]) -> list[float]:
+    """The loss of every train row."""
+    return [row["loss"] for row in rows if row["kind"] == "train"]
+
+
+def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows after the start, without the figures that two equal runs do not share."""
+    timed = {"images_per_s", "step_time_s", "eta_s", "time_s", "seconds", "wall_time_s"}
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows if row["kind"] != "start"]
+
+
+def same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of tensors are equal to the last bit, the sign of zero included."""
+    return first.keys() == second.keys() and all(
+        first[name].dtype == second[name].dtype
+        and first[name].numpy().tobytes() == second[name].numpy().tobytes()
+        for name in first
+    )
+
+
+def same_checkpoint(first: Path, second: Path) -> bool:
+    """Whether two checkpoints hold the same state to the last bit, and the same position."""
+    a, b = read_checkpoint(first), read_checkpoint(second)
+    return (
+        same_bits(a.engine.model, b.engine.model)
+        and same_bits(a.engine.optimizer, b.engine.optimizer)
+        and (a.step, a.epoch, a.position) == (b.step, b.epoch, b.position)
+    )

@@ -43,19 +43,19 @@ def toy(seed: int = 0) -> Toy:
     return Toy()
 
 
-def toy_config(engine: str = "ddp", stage: int = 1, *, clip: float = 0.0, accumulation: int = 1) -> Config:
+def toy_config(
+    engine: str = "ddp",
+    stage: int = 1,
+    *,
+    clip: float = 0.0,
+    accumulation: int = 1,
+    precision: str = "fp32",
+) -> Config:
     """A configuration that sends the toy network through `engine`."""
+    train = {"engine": engine, "zero_stage": stage, "precision": precision, "global_batch": 7}
     return Config(
         optim=Optim(learning_rate=0.01, max_grad_norm=clip),
-        train=Train.model_validate(
-            {
-                "engine": engine,
-                "zero_stage": stage,
-                "precision": "fp32",
-                "global_batch": 7,
-                "accumulation": accumulation,
-            }
-        ),
+        train=Train.model_validate(train | {"accumulation": accumulation}),
     )
 
 

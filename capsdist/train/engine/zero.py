@@ -257,6 +257,8 @@ class ZeroEngine:
         own = value.flatten()[self.rank * part : (self.rank + 1) * part].to(self.device)
         padded = nn.functional.pad(own, (0, part - own.numel()))
         parameter._z3_optimizer.set_local_hp_param(padded, parameter, slot)
+        if slot is None:  # the partition that the forward pass gathers, until the next step a copy of its own
+            parameter.ds_tensor.data.copy_(padded)
 
 
 def _initialise(

@@ -1,0 +1,54 @@
+"""Ranks that serve all tests of a session, because starting them costs seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from ranks import Ranks
+from small_run import write_data
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Callable[[int], Ranks]]:
+    """Return the session's `Ranks` of a size: started at first use, and anew after a test has broken them."""
+    started: dict[int, Ranks] = {}
+
+    def get(world_size: int) -> Ranks:
+        if world_size not in started or started[world_size].closed:
+            started[world_size] = Ranks(world_size)
+        return started[world_size]
+
+    yield get
+    for each in started.values():
+        each.close()
+
+
+@pytest.fixture(scope="session")
+def on_ranks(ranks: Callable[[int], Ranks]) -> Callable[..., Any]:
+    """Return ``on_ranks(world_size, function, *args)``: rank 0's result; one rank is this process itself."""
+
+    def run(world_size: int, function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args) if world_size == 1 else ranks(world_size).run(function, *args)[0]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the invented data set."""
+    root = tmp_path_factory.mktemp("data")
+    write_data(root)
+    return root
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Ranks run on one thread; so does what is compared with them here."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -1,0 +1,96 @@
+"""Runs of bare engines on the toy network, to be called on every rank."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from small_run import own_rank
+from toy import toy, toy_batch, toy_config
+
+from capsdist.train.checkpoint import EngineState
+from capsdist.train.engine.base import Engine
+from capsdist.train.engine.build import build_engine
+from capsdist.train.engine.plain import PlainEngine
+from capsdist.train.engine.zero import ZeroEngine
+
+ENGINES = {"ddp": ("ddp", 1), **{f"zero-{stage}": ("zero", stage) for stage in range(4)}}
+
+
+def build_toy(name: str, *, clip: float = 0.5, accumulation: int = 2, precision: str = "fp32") -> Engine:
+    """The engine `name` around the toy network; ranks begin with different weights, those of rank 0 win.
+
+    fp16 passes by `build_engine`, which refuses it on a CPU: here it is to show the loss scale.
+    """
+    rank, world_size = own_rank()
+    kind, stage = ENGINES[name]
+    device, network = torch.device("cpu"), toy(seed=rank)
+    config = toy_config(kind, stage, clip=clip, accumulation=accumulation, precision=precision)
+    if precision != "fp16":
+        return build_engine(config, network, rank=rank, world_size=world_size, device=device)
+    where: Any = {"rank": rank, "world_size": world_size, "device": device, "precision": "fp16"}
+    if kind == "ddp":
+        return PlainEngine(network, config.optim, **where)
+    return ZeroEngine(
+        network, config.optim, stage=stage, microbatch_size=2, accumulation=accumulation, **where
+    )
+
+
+def toy_steps(
+    engine: Engine, first: int, last: int, *, accumulation: int = 2, factor: float = 1.0
+) -> list[float]:
+    """Do steps first .. last - 1 on 7 images shared out unevenly; return the gradient norms."""
+    size = -(-7 // engine.world_size)
+    own = slice(engine.rank * size, (engine.rank + 1) * size)
+    norms = []
+    for step in range(first, last):
+        parts = [tensor[own].chunk(accumulation) for tensor in toy_batch(step)]
+        for number, (images, targets) in enumerate(zip(*parts, strict=True)):
+            with engine.microbatch(last=number == len(parts[0]) - 1):
+                error = (engine.forward(images).scores - targets).square().sum() / 7
+                engine.backward(error * engine.world_size * factor)
+        norms.append(engine.step(0.01).item())
+    return norms
+
+
+def train_toy(
+    name: str, steps: int, options: dict[str, Any] | None = None
+) -> tuple[list[float], EngineState]:
+    """Train from the start; return gradient norms and the state."""
+    engine = build_toy(name, **(options or {}))
+    norms = toy_steps(engine, 0, steps)
+    state = engine.state()
+    engine.close()
+    return norms, state
+
+
+def continue_toy(name: str, state: EngineState, steps: int) -> tuple[EngineState, list[float]]:
+    """Load `state` into a fresh engine; return its state, untouched, and the norms of steps `steps` + 0..2."""
+    engine = build_toy(name)
+    engine.load(state)
+    untouched = engine.state()
+    norms = toy_steps(engine, steps, steps + 3)
+    engine.close()
+    return untouched, norms
+
+
+def overflow_toy(name: str) -> tuple[list[float], EngineState, EngineState]:
+    """In fp16, two good steps, one that overflows, one good one; states before and after the third."""
+    engine = build_toy(name, precision="fp16")
+    norms = toy_steps(engine, 0, 2, factor=1e-3)
+    before = engine.state()
+    norms += toy_steps(engine, 2, 3, factor=1e30)
+    after = engine.state()
+    norms += toy_steps(engine, 3, 4, factor=1e-3)
+    engine.close()
+    return norms, before, after
+
+
+def partition_numels(name: str) -> tuple[int, int]:
+    """Numbers of the toy's parameters that this rank's optimizer and network hold, before a step."""
+    engine = build_toy(name)
+    assert isinstance(engine, ZeroEngine)
+    held = sum(flat.numel() for flat in engine._flat_partitions())
+    weights = sum(parameter.numel() for parameter in engine.model.parameters())
+    engine.close()
+    return held, weights

@@ -1,0 +1,91 @@
+"""A run that is killed in the middle of an epoch and continued by new processes equals an undisturbed one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ranks import RankError, Ranks
+from small_run import losses, run_small, same_checkpoint, small_config, without_times
+
+from capsdist.errors import CheckpointError, DataError
+from capsdist.train.metrics import RunWriter, read_metrics
+
+FINAL, MIDDLE = "step-0012", "step-0006"
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_a_killed_run_continues_bit_for_bit(on_ranks, shapes: Path, tmp_path: Path, world_size: int) -> None:
+    config = small_config(shapes, checkpoint_every_steps=6, max_grad_norm=0.5)
+    whole = on_ranks(world_size, run_small, config, tmp_path / "whole")
+    with Ranks(world_size) as mortal, pytest.raises(RankError, match="died with exit code 9"):
+        mortal.run(run_small, config, tmp_path / "killed", None, None, 7)
+    assert not (tmp_path / "killed" / FINAL).exists()
+    assert same_checkpoint(tmp_path / "whole" / MIDDLE, tmp_path / "killed" / MIDDLE)
+    rest = on_ranks(world_size, run_small, config, tmp_path / "killed", tmp_path / "killed" / MIDDLE)
+    assert rest[0]["resumed_step"] == 6
+    assert without_times(rest) == [row for row in without_times(whole) if row["step"] > 6]
+    assert same_checkpoint(tmp_path / "whole" / FINAL, tmp_path / "killed" / FINAL)
+
+
+def test_dropout_continues_as_well(shapes: Path, tmp_path: Path) -> None:
+    config = small_config(shapes, kind="baseline_cnn", max_steps=3, checkpoint_every_steps=2)
+    whole = run_small(config, tmp_path)
+    rest = run_small(config, tmp_path / "rest", tmp_path / "step-0002")
+    assert losses(rest) == losses(whole)[2:]
+    # the twin: draws of dropout that do not follow the step give another loss
+    other = config.model_copy(update={"model": config.model.model_copy(update={"dropout": 0.6})})
+    assert losses(run_small(other, tmp_path / "other", tmp_path / "step-0002")) != losses(whole)[2:]
+
+
+@pytest.mark.parametrize("stop_at", [4, 5])
+def test_a_stop_saves_and_the_run_continues(shapes: Path, tmp_path: Path, stop_at: int) -> None:
+    config = small_config(shapes, name="stop")
+    whole = run_small(config, tmp_path / "whole")
+    first = run_small(config, tmp_path, stop_at=stop_at)
+    assert first[-1]["stopped"] is True
+    assert first[-1]["checkpoint"] == f"step-000{stop_at}"
+    rest = run_small(config, tmp_path, tmp_path / f"step-000{stop_at}")
+    assert rest[-1]["stopped"] is False
+    assert losses(first) + losses(rest) == losses(whole)
+    assert same_checkpoint(tmp_path / FINAL, tmp_path / "whole" / FINAL)
+
+
+def test_a_finished_run_is_only_validated(shapes: Path, tmp_path: Path) -> None:
+    config = small_config(shapes, max_steps=2)
+    whole = run_small(config, tmp_path)
+    again = run_small(config, tmp_path, tmp_path / "step-0002")
+    assert [row["kind"] for row in again] == ["start", "validation", "end"]
+    assert again[-1]["error_percent"] == whole[-1]["error_percent"]
+
+
+def test_the_record_of_a_resumed_run_is_that_of_the_whole(shapes: Path, tmp_path: Path) -> None:
+    config = small_config(shapes, checkpoint_every_steps=5, log_every_steps=3)
+    whole = run_small(config, tmp_path / "whole")
+    with RunWriter(tmp_path) as write:
+        for row in run_small(config, tmp_path / "part", stop_at=8):  # as if it had crashed after step 8
+            write(row)
+    with RunWriter(tmp_path) as write:
+        for row in run_small(config, tmp_path / "rest", tmp_path / "part" / "step-0005"):
+            write(row)
+    record = read_metrics(tmp_path / "metrics.jsonl")
+    assert without_times(record) == without_times(whole)
+    assert [row["resumed_step"] for row in record if row["kind"] == "start"] == [0, 5]
+
+
+def test_a_checkpoint_of_another_network_is_refused(shapes: Path, tmp_path: Path) -> None:
+    config = small_config(shapes, max_steps=1)
+    run_small(config, tmp_path)
+    wider = config.model_copy(update={"model": config.model.model_copy(update={"class_dim": 6})})
+    with pytest.raises(
+        CheckpointError, match=r"'class_capsules.packed_weights' of shape \[3, 5, 2, 27\].*\[3, 6,"
+    ):
+        run_small(wider, tmp_path, tmp_path / "step-0001")
+
+
+def test_a_checkpoint_of_other_data_order_is_refused(shapes: Path, tmp_path: Path) -> None:
+    config = small_config(shapes, max_steps=1)
+    run_small(config, tmp_path)
+    other = config.model_copy(update={"train": config.train.model_copy(update={"global_batch": 10})})
+    with pytest.raises(DataError, match="global_batch=8, this run has 10"):
+        run_small(other, tmp_path, tmp_path / "step-0001")
