@@ -1,4 +1,4 @@
-"""Losses of the capsule network: margin loss on lengths, squared error of reconstructions; one value an image."""
+"""Losses of the capsule network, one value an image: margin loss of lengths, error of reconstructions."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def margin_loss(
 ) -> Tensor:
     """Return the margin loss of each image.
 
-    Paper, equation 4: sum over classes of T max(0, m_plus - |v|)^2 + downweight (1 - T) max(0, |v| - m_minus)^2.
-    `official` (the authors' code) is the mean over classes of half of that, 2 J times smaller. The lengths
-    enter as they are: a softmax before this loss is a common mistake (it keeps ten lengths below m_plus).
+    Paper, equation 4: the sum over classes of max(0, m_plus - |v|)^2 for the class that is present, and of
+    downweight max(0, |v| - m_minus)^2 for the others. `official` (the authors' code) is the mean over classes
+    of half of that, 2 J times smaller. The lengths enter as they are: a softmax before this loss, a common
+    mistake, lets no right answer have a loss of 0.
 
     Args:
         lengths: [B, J] lengths of the class capsules, any floating dtype; computed in at least fp32.

@@ -12,7 +12,7 @@ __all__ = ["pack_weights", "unpack_weights"]
 
 
 def pack_weights(weights: Tensor) -> Tensor:
-    """Return weights [I, J, D, E] as contiguous packed weights [J, E, D, I]; a copy unless they are a packed view."""
+    """Return weights [I, J, D, E] as contiguous [J, E, D, I]; a copy unless they are a packed view."""
     return weights.permute(1, 3, 2, 0).contiguous()
 
 

@@ -52,7 +52,7 @@ def couple(logits: Tensor, none_of_the_above: bool) -> Tensor:
 
     Args:
         logits: [B, I, J] b_ij.
-        none_of_the_above: let a further logit of 0 compete, so that a child's coupling may sum to less than 1.
+        none_of_the_above: let one more logit, of 0, compete, so that a child's coupling sums to less than 1.
 
     Returns:
         [B, I, J] c_ij.

@@ -101,7 +101,7 @@ class _Routing(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
         child_poses, packed_weights, totals = ctx.saved_tensors
         want_poses, want_weights, want_bias = ctx.needs_input_grad[:3]
         # Both are made in the fast layouts; the poses' gradient is returned as a view of it.
@@ -129,7 +129,12 @@ class _Stream:
     """One call's operands, handed out piece by piece in the layout and dtype that is computed in."""
 
     def __init__(
-        self, child_poses: Tensor, packed_weights: Tensor, dtype: torch.dtype, none_of_the_above: bool, rows: int
+        self,
+        child_poses: Tensor,
+        packed_weights: Tensor,
+        dtype: torch.dtype,
+        none_of_the_above: bool,
+        rows: int,
     ) -> None:
         self.num_parents = len(packed_weights)
         self.num_logits = self.num_parents + none_of_the_above

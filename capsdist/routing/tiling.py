@@ -33,7 +33,7 @@ ALIGN = 16
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of the cuts: images a block, children a tile, images a chunk (the last of each may be smaller)."""
+    """Sizes of the cuts: images a block, children a tile, images a chunk; the last of each may be smaller."""
 
     block: int
     children: int
@@ -69,8 +69,8 @@ def plan_tiles(
         # A tile's weights are then copied, so they have to fit as well.
         most = budget // (per_child * max(rows * fewest, dim_parent))
         children = _even(num_children, max(1, most), ALIGN)
-    images_per_block = POSES_BYTES // (dim_child * itemsize * (num_children if poses_itemsize < itemsize else children))
-    block = _even(num_images, max(1, images_per_block), 1)
+    kept = num_children if poses_itemsize < itemsize else children
+    block = _even(num_images, max(1, POSES_BYTES // (dim_child * itemsize * kept)), 1)
     images = _even(block, max(1, budget // (rows * per_child * children)), 1)
     return Plan(block, children, images)
 
@@ -97,12 +97,12 @@ class Scratch:
         return self._buffers[name][:size].view(shape)
 
     def fit(self, name: str, tensor: Tensor) -> Tensor:
-        """Return `tensor` if it is contiguous and in the dtype of this scratch, else a copy in buffer `name`."""
+        """Return `tensor` if it is contiguous and of this scratch's dtype, else a copy in buffer `name`."""
         return tensor if self._fits(tensor) else self.take(name, *tensor.shape).copy_(tensor)
 
     @contextmanager
     def adding_to(self, name: str, target: Tensor | None, part: Any) -> Iterator[Tensor | None]:
-        """Yield a tensor to add to, for `target[part]`: that view if it fits, else zeros that are added at the end."""
+        """Yield what to add to for `target[part]`: itself if it fits, else zeros that are added at the end."""
         if target is None or self._fits(target[part]):
             yield None if target is None else target[part]
         else:
@@ -115,7 +115,7 @@ class Scratch:
 
 
 def _even(length: int, most: int, align: int) -> int:
-    """Return the size of nearly equal pieces of `length`, at most `most` each, a multiple of `align` if that fits."""
+    """Return a size for nearly equal pieces of `length`: at most `most`, a multiple of `align` if it can."""
     if length <= most:
         return max(length, 1)
     most = most // align * align or most
