@@ -8,6 +8,7 @@ holds ``error_percent X``.
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import sys
 import time
@@ -49,7 +50,7 @@ class Display:
         self._live: Live | None = None
         self._start: Row = {}
         self._best: float | None = None
-        self._last_line_s = 0.0
+        self._last_line_s = -math.inf
 
     def __call__(self, row: Row) -> None:
         """Show one row."""
@@ -70,7 +71,29 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
+    def _show_note(self, row: Row) -> None:
+        """A message that stays."""
+        self.close()
+        from rich.markup import escape
+
+        self._print(escape(row["message"]))
+
+    def _show_status(self, row: Row) -> None:
+        """What is going on while there is nothing to measure yet; on a terminal it turns and then goes."""
+        if self._plain:
+            self._show_note(row)
+            return
+        from rich.live import Live
+        from rich.spinner import Spinner
+
+        self.close()
+        spinner = Spinner("dots", text=f"[dim]{row['message']} ...[/]")
+        self._live = Live(spinner, console=self._rich(), transient=True)
+        self._live.start()
+        atexit.register(self.close)
+
     def _show_start(self, row: Row) -> None:
+        self.close()
         self._start = row
         self._print(f"[bold]{row['run']}[/]  {_network(row)} on {row['data']}")
         self._print(f"[dim]{_hardware(row)}; {row['total_steps']:,} steps of {row['global_batch']} images[/]")

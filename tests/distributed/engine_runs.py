@@ -65,7 +65,7 @@ def train_toy(
 
 
 def continue_toy(name: str, state: EngineState, steps: int) -> tuple[EngineState, list[float]]:
-    """Load `state` into a fresh engine; return its state, untouched, and the norms of steps `steps` + 0..2."""
+    """Load `state` into a fresh engine; return its state, untouched, and the norms of 3 steps after it."""
     engine = build_toy(name)
     engine.load(state)
     untouched = engine.state()

@@ -1,0 +1,163 @@
+"""The checkpoint's format: what is written is read, and whatever is not whole is refused with its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+import capsdist
+from capsdist.config import Config, Model
+from capsdist.errors import CheckpointError
+from capsdist.models import build_model
+from capsdist.train.checkpoint import (
+    Checkpoint,
+    EngineState,
+    load_model,
+    read_checkpoint,
+    verify_checkpoint,
+    write_checkpoint,
+)
+
+CONFIG = Config(
+    model=Model(
+        image_size=9, num_classes=3, conv_channels=4, conv_kernel=3, primary_types=3, primary_dim=2,
+        primary_kernel=3, class_dim=5, decoder_hidden=(7, 9),
+    )
+)  # fmt: skip
+FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
+
+
+def checkpoint_of(seed: int = 0) -> Checkpoint:
+    torch.manual_seed(seed)
+    weights = build_model(CONFIG.model, CONFIG.routing).state_dict()
+    slots = {f"{name}/exp_avg": torch.randn_like(tensor) for name, tensor in weights.items()}
+    slots["conv.weight/step"] = torch.tensor(7.0)
+    return Checkpoint(
+        engine=EngineState(weights, slots, {"scale": 1024.0, "growth_tracker": 3}),
+        step=7,
+        epoch=1,
+        position={"digest": "abc", "epoch": 1, "step": 3},
+        config=CONFIG,
+        metrics={"error_percent": 2.5},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_checkpoint(tmp_path / "step-7", checkpoint_of())
+    return tmp_path / "step-7"
+
+
+def edit_json(path: Path, change: Callable[[dict], None]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def reseal(folder: Path) -> None:
+    """Make the manifest fit the files again, as another version of the program would have written them."""
+    import xxhash
+
+    def change(manifest: dict) -> None:
+        for name in manifest["files"]:
+            content = (folder / name).read_bytes()
+            manifest["files"][name] = {
+                "bytes": len(content),
+                "xxh3_128": xxhash.xxh3_128(content).hexdigest(),
+            }
+
+    edit_json(folder / "manifest.json", change)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_what_is_written_is_read(tmp_path: Path, seed: int) -> None:
+    written = checkpoint_of(seed)
+    write_checkpoint(tmp_path, written)
+    read = read_checkpoint(tmp_path)
+    for name, tensor in {**written.engine.model, **written.engine.optimizer}.items():
+        assert torch.equal({**read.engine.model, **read.engine.optimizer}[name], tensor)
+    assert read.engine.loss_scale == written.engine.loss_scale
+    assert (read.step, read.epoch, read.position) == (7, 1, written.position)
+    assert read.config == CONFIG
+    assert read.metrics == {"error_percent": 2.5}
+    assert read.versions["capsdist"] == capsdist.__version__
+    assert read.versions["torch"] == torch.__version__
+
+
+def test_the_folder_holds_four_files_and_no_pickle(folder: Path) -> None:
+    assert sorted(path.name for path in folder.iterdir()) == sorted(FILES)
+
+
+def test_load_model_gives_the_network_in_evaluation_mode(folder: Path) -> None:
+    config, network = load_model(str(folder))
+    assert config == CONFIG
+    assert not network.training
+    images = torch.rand(2, 1, 9, 9)
+    torch.manual_seed(0)
+    twin = build_model(CONFIG.model, CONFIG.routing).eval()
+    assert torch.equal(network(images).scores, twin(images).scores)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no checkpoint at .*/nowhere; give the folder that holds"):
+        read_checkpoint(tmp_path / "nowhere")
+
+
+def test_without_its_manifest_it_is_half_written(folder: Path) -> None:
+    (folder / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=r"half written: no manifest\.json; resume from an older"):
+        verify_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", FILES[:3])
+def test_a_missing_file_is_named(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"lacks {name}; resume from an older"):
+        verify_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", FILES[:3])
+@pytest.mark.parametrize("damage", ["flip", "cut"])
+def test_damage_is_noticed_and_named(folder: Path, name: str, damage: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    if damage == "cut":
+        del content[-1]
+    else:
+        content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"is damaged: {name} has .*, its manifest says"):
+        read_checkpoint(folder)
+
+
+def test_a_manifest_cut_off_is_damage(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text()[:-20])
+    with pytest.raises(CheckpointError, match=r"is damaged: manifest\.json is no JSON"):
+        read_checkpoint(folder)
+
+
+def test_another_format_is_refused(folder: Path) -> None:
+    edit_json(folder / "manifest.json", lambda manifest: manifest.update(format=99))
+    with pytest.raises(CheckpointError, match="has format 99, this version reads 1; use the version"):
+        read_checkpoint(folder)
+
+
+def test_unknown_fields_of_the_configuration_are_named(folder: Path) -> None:
+    edit_json(folder / "state.json", lambda state: state["config"]["model"].update(horns=2))
+    reseal(folder)
+    with pytest.raises(
+        CheckpointError, match=r"does not know: model\.horns \(Extra inputs are not permitted\)"
+    ):
+        read_checkpoint(folder)
+
+
+def test_a_state_that_does_not_fit_its_own_configuration_is_refused(tmp_path: Path) -> None:
+    whole = checkpoint_of()
+    del whole.engine.model["conv.bias"]
+    write_checkpoint(tmp_path, whole)
+    with pytest.raises(CheckpointError, match=r"lacks 'conv\.bias'"):
+        load_model(tmp_path)
