@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import field, make_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -113,10 +114,10 @@ def _describe(presets: Sequence[str]) -> str:
 def _option(argv: Sequence[str], name: str) -> str | None:
     """Return the last value of `--name VALUE` or `--name=VALUE`: the defaults of the rest depend on it."""
     value = None
-    for word, after in zip(argv, [*argv[1:], None], strict=True):
+    for word, after in pairwise([*argv, None]):
         if word == name:
             value = after
-        elif word.startswith(name + "="):
+        elif word and word.startswith(name + "="):
             value = word.partition("=")[2]
     return value
 
@@ -164,16 +165,16 @@ def _train(config: Config) -> int:
         rows = _HoldEnd(display)
         try:
             summary = launch(config, display=rows)
-        except KeyboardInterrupt:  # before training began
+        except KeyboardInterrupt:  # while Ray starts: later the launcher takes signals itself
             summary = None
-    if summary is None or summary.status == "stopped":
-        steps = summary.steps if summary else 0
-        print(f"stopped: the same command goes on from step {steps:,}", file=sys.stderr)
-        return STOPPED
-    _draw(Path(summary.run_dir))
-    if rows.end is not None:
-        display(rows.end)
-    return DONE
+        if summary is not None and summary.status == "done":
+            _draw(Path(summary.run_dir), display)
+            if rows.end is not None:
+                display(rows.end)
+            return DONE
+    steps = summary.steps if summary else 0
+    print(f"stopped: the same command goes on from step {steps:,}", file=sys.stderr)
+    return STOPPED
 
 
 class _HoldEnd:
@@ -190,14 +191,18 @@ class _HoldEnd:
             self._show(row)
 
 
-def _draw(run_dir: Path) -> None:
-    """Draw the run's overview; a run that has finished stays finished if that fails."""
+def _draw(run_dir: Path, show: Callable[[dict[str, Any]], None]) -> None:
+    """Draw the run's overview once; a run that has finished stays finished if that fails."""
+    path = run_dir / "overview.png"
     try:
-        from capsdist.analysis.overview import overview
+        if not path.exists() or path.stat().st_mtime < (run_dir / "metrics.jsonl").stat().st_mtime:
+            from capsdist.analysis.overview import overview
 
-        print(f"overview: {overview(run_dir)}")
+            show({"kind": "status", "message": "drawing overview.png"})
+            overview(run_dir)
+        show({"kind": "note", "message": f"overview: {path}"})
     except Exception as error:
-        print(f"warning: no overview.png ({type(error).__name__}: {error})", file=sys.stderr)
+        show({"kind": "note", "message": f"warning: no overview.png ({type(error).__name__}: {error})"})
 
 
 def print_error(error: CapsdistError) -> int:

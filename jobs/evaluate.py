@@ -41,9 +41,8 @@ def main(
         return print_error(error)
     print(f"{folder}: {config.model.kind} of preset {config.preset}, run {config.train.name}")
     for label, row in enumerate(result["confusion"]):
-        print(
-            f"  class {label}: {sum(row):,} images, error_percent {100 - 100 * row[label] / max(sum(row), 1):.2f}"
-        )
+        error = 100 - 100 * row[label] / max(sum(row), 1)
+        print(f"  class {label}: {sum(row):,} images, error_percent {error:.2f}")
     print(f"error_percent {result['error_percent']:.2f}  ({result['num_images']:,} images)")
     return 0
 

@@ -30,14 +30,19 @@ TINY_FLAGS = [
 
 
 def write_tiny(
-    root: Path, *, name: str = "tiny", shape: tuple[int, int, int] = (1, 12, 12), seed: int = 0
+    root: Path,
+    *,
+    name: str = "tiny",
+    shape: tuple[int, int, int] = (1, 12, 12),
+    num_train: int = NUM_TRAIN,
+    num_test: int = NUM_TEST,
 ) -> None:
-    """Write random images with random labels as the data set `name`."""
-    rng = np.random.default_rng(seed)
-    for split, num in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+    """Write random images as the data set `name`: all 10 classes in turn."""
+    rng = np.random.default_rng(num_train)
+    for split, num in (("train", num_train), ("test", num_test)):
         images = rng.integers(0, 256, (num, *shape), dtype=np.uint8)
-        labels = np.concatenate([np.arange(10), rng.integers(0, 10, num - 10)])
         classes = [f"class {number}" for number in range(10)]
+        labels = np.arange(num) % 10
         write_split(root / name / split, images, labels, classes=classes, block_size=16, shard_size=48)
 
 
@@ -77,7 +82,7 @@ def saved_state(run_dir: Path, back: int = 0) -> dict[str, torch.Tensor]:
 
 
 def assert_same_state(first: Path, second: Path, *, back: int = 0) -> None:
-    """The newest checkpoints of two runs hold the same numbers, bit for bit; of the second `back` before it."""
+    """The newest checkpoints of two runs (the second's `back` before it) hold the same bits."""
     one, two = saved_state(first), saved_state(second, back)
     assert one.keys() == two.keys()
     assert [name for name in one if not torch.equal(one[name], two[name])] == []

@@ -51,7 +51,7 @@ def one_line(rank: int | None, error: BaseException) -> str:
     """Return what happened in one line, with the worker it happened to."""
     where = "" if rank is None else f"worker {rank}: "
     if _is_dead_process(error):
-        return f"{where}its process died (killed, out of memory, or a crash in native code)"
+        return f"{where}its process died (killed, out of memory, or a native crash)"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, CapsdistError):
         return where + "; ".join(lines)

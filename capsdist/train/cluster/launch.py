@@ -72,7 +72,7 @@ def launch(config: Config, *, display: Show | None = None, fault: Fault | None =
 
 def _show_again(run: RunFolder, display: Show) -> None:
     """Show the last lines of a run that is done already."""
-    display({"kind": "status", "message": f"run {run.name} is done already"})
+    display({"kind": "note", "message": f"run {run.name} is done already"})
     ends = [row for row in read_metrics(run.path / METRICS_NAME) if row["kind"] == "end"]
     for row in ends[-1:]:
         display(row)

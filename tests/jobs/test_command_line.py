@@ -1,0 +1,177 @@
+"""The command line of jobs: presets, overrides, files, --check, and that it stays light."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from job_helpers import ROOT
+
+from capsdist.cli import DONE, FAILED, INVALID, parse_command, run_job
+from capsdist.config import PRESETS, Config, get_preset
+
+MNIST = ("mnist_paper", "digits_quickstart")
+FLAGS = [
+    f"--{section}.{name}"
+    for section in Config.model_fields
+    if section != "preset"
+    for name in type(getattr(Config(), section)).model_fields
+]
+
+
+def parse(*argv: str) -> Config:
+    return parse_command("A job.", MNIST, None, argv)[0]
+
+
+def refused(capsys: pytest.CaptureFixture[str], argv: list[str], *fragments: str) -> None:
+    assert run_job("A job.", MNIST, argv=argv) == INVALID
+    lines = capsys.readouterr().err.splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert all(fragment in errors[0] for fragment in fragments), errors
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_the_first_preset_is_the_default():
+    assert parse() == get_preset("mnist_paper")
+    assert parse_command("A job.", MNIST, "digits_quickstart", [])[0] == get_preset("digits_quickstart")
+
+
+@pytest.mark.parametrize("argv", [["--preset", "digits_quickstart"], ["--preset=digits_quickstart"]])
+def test_a_preset_by_name(argv):
+    assert parse(*argv) == get_preset("digits_quickstart")
+
+
+def test_overrides_are_typed_and_leave_the_rest_of_the_preset():
+    config = parse("--preset", "digits_quickstart", "--routing.iterations", "5", "--model.no-decoder")
+    preset = get_preset("digits_quickstart")
+    assert (config.routing.iterations, config.model.decoder) == (5, False)
+    assert config.optim == preset.optim
+    assert config.preset == "digits_quickstart"
+
+
+def test_pairs_and_empty_values():
+    config = parse(
+        "--data.contrast", "0.2", "1.8", "--train.max-steps", "7", "--train.checkpoint_every_steps", "3"
+    )
+    assert (config.data.contrast, config.train.max_steps) == ((0.2, 1.8), 7)
+    assert config.train.checkpoint_every_steps == 3
+    assert parse("--train.max-steps", "None").train.max_steps is None
+
+
+def test_help_shows_every_field_and_every_preset(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse("--help")
+    text = capsys.readouterr().out
+    assert exit_.value.code == 0
+    assert [flag for flag in FLAGS if flag.replace("_", "-") not in text] == []
+    assert all(name in text for name in MNIST)
+
+
+def test_an_unknown_option_suggests_the_nearest(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse("--train.wrokers", "3")
+    text = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert "--train.wrokers" in text
+    assert "--train.workers" in text
+
+
+def test_a_value_of_another_type_is_named(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parse("--train.workers", "two")
+    assert exit_.value.code == 2
+    assert "two" in capsys.readouterr().err
+
+
+def test_an_unknown_preset_lists_those_of_the_job(capsys):
+    refused(capsys, ["--preset", "cifar10_paper"], "preset='cifar10_paper'", "mnist_paper, digits_quickstart")
+
+
+def test_a_configuration_file_is_the_base_of_overrides(tmp_path):
+    stored = parse("--routing.iterations", "4", "--train.name", "mine", "--preset", "digits_quickstart")
+    Path("config.json").write_text(stored.model_dump_json())
+    config = parse("--config", "config.json", "--train.seed=3")
+    assert config == stored.model_copy(update={"train": stored.train.model_copy(update={"seed": 3})})
+
+
+@pytest.mark.parametrize(
+    ("text", "fragments"),
+    [
+        ('{"train": {"epoch": 3}}', ("train.epoch=3", "is not a field", "remove it")),
+        ('{"train": {"epochs": "many"}}', ("train.epochs='many'", "valid integer")),
+        ("{", ("config=", "json")),
+    ],
+)
+def test_a_faulty_configuration_file_names_the_field(capsys, text, fragments):
+    Path("config.json").write_text(text)
+    refused(capsys, ["--config", "config.json"], *fragments)
+
+
+def test_a_configuration_file_that_is_not_there(capsys):
+    refused(capsys, ["--config", "none.json"], "config='none.json'", "No such file")
+
+
+def test_check_accepts_and_warns_of_what_is_missing(capsys):
+    assert run_job("A job.", MNIST, argv=["--check"]) == DONE
+    shown = capsys.readouterr()
+    assert "configuration is valid" in shown.out
+    assert "data/mnist/train: not packed yet; pack it with `python data_prep/pack_mnist.py`" in shown.err
+    assert list(Path().iterdir()) == []  # checking leaves nothing behind
+
+
+def test_check_prints_every_problem(capsys):
+    argv = ["--check", "--train.workers", "0", "--optim.learning-rate=-1", "--data.lanes", "7"]
+    assert run_job("A job.", MNIST, argv=argv) == INVALID
+    shown = capsys.readouterr()
+    errors = [line for line in shown.err.splitlines() if line.startswith("error: ")]
+    assert [error.split("=")[0] for error in errors] == [
+        "error: optim.learning_rate", "error: train.workers", "error: data.lanes",
+    ]  # fmt: skip
+    assert "valid" not in shown.out
+
+
+def test_check_warns_of_a_storage_that_is_no_folder(capsys):
+    Path("file").write_text("")
+    assert run_job("A job.", MNIST, argv=["--check", "--train.storage", "file/runs"]) == DONE
+    assert "is not a writable folder" in capsys.readouterr().err
+
+
+def test_check_warns_of_a_run_with_another_configuration(capsys):
+    Path("runs/mnist").mkdir(parents=True)
+    Path("runs/mnist/config.json").write_text(parse("--train.seed=1").model_dump_json())
+    assert run_job("A job.", MNIST, argv=["--check"]) == DONE
+    assert "this run exists with another train.seed" in capsys.readouterr().err
+
+
+def test_check_refuses_a_run_of_another_version(capsys):
+    Path("runs/mnist").mkdir(parents=True)
+    Path("runs/mnist/config.json").write_text(json.dumps({"train": {"momentum": 0.9}}))
+    assert run_job("A job.", MNIST, argv=["--check"]) == FAILED
+    assert "train.momentum=0.9" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("job", ["train_mnist", "train_fashion_mnist", "train_cifar"])
+def test_check_imports_neither_torch_nor_ray(job):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{job}.py', '--check']\n"
+        f"try: runpy.run_path({str(ROOT / 'jobs' / job)!r} + '.py', run_name='__main__')\n"
+        "except SystemExit as exit: print(exit.code)\n"
+        "print(sorted({'torch', 'ray', 'numpy', 'deepspeed', 'matplotlib'} & set(sys.modules)))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[1:] == ["0", "[]"]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_belongs_to_one_job(preset):
+    jobs = [path for path in (ROOT / "jobs").glob("train_*.py") if f'"{preset}"' in path.read_text()]
+    assert len(jobs) == 1

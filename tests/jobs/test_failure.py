@@ -1,0 +1,71 @@
+"""Which of many workers' errors is told, and in which words."""
+
+from __future__ import annotations
+
+import pickle
+
+import pytest
+
+from capsdist.errors import ConfigError, DataError, Problem
+from capsdist.train.cluster.failure import one_line, root_cause, root_of_many
+
+
+class ActorDiedError(Exception):
+    """Named like Ray's."""
+
+
+class Wrapped(Exception):
+    """Carries another error under one of the names that Ray uses."""
+
+    def __init__(self, **inner: object) -> None:
+        super().__init__("many\nlines")
+        self.__dict__.update(inner)
+
+
+LOST_PARTNER = RuntimeError("[../gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:1")
+DIED = Wrapped(health_check_failure=ActorDiedError("The actor died"))
+
+
+@pytest.mark.parametrize(
+    ("failures", "rank"),
+    [
+        ({0: LOST_PARTNER, 1: ValueError("x")}, 1),
+        ({0: LOST_PARTNER, 1: DIED}, 1),
+        ({0: ValueError("x"), 2: DIED}, 2),
+        ({0: DIED, 1: LOST_PARTNER, 2: DataError("x")}, 2),
+        ({0: LOST_PARTNER, 1: LOST_PARTNER}, 0),
+        ({3: ValueError("x"), 1: TypeError("x")}, 1),
+    ],
+)
+def test_the_cause_stands_before_its_consequences(failures, rank):
+    assert root_of_many(failures)[0] == rank
+
+
+def test_wrappers_are_opened():
+    error = DataError("shard 3: damaged")
+    assert root_cause(Wrapped(controller_failure=Wrapped(cause=error))) == (None, error)
+    assert root_cause(Wrapped(worker_failures={1: Wrapped(cause=error), 0: LOST_PARTNER})) == (1, error)
+    assert root_cause(error) == (None, error)
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "line"),
+    [
+        (None, DataError("shard 3: damaged"), "shard 3: damaged"),
+        (2, ValueError("first\n\n  last  \n"), "worker 2: ValueError: last"),
+        (0, KeyError(), "worker 0: KeyError: no message"),
+        (1, ActorDiedError("a\nb"), "worker 1: its process died (killed, out of memory, or a native crash)"),
+        (
+            None,
+            ConfigError([Problem("a.b", 1, "rule", "fix"), Problem("c.d", 2, "rule", "fix")]),
+            "a.b=1: rule; fix; c.d=2: rule; fix",
+        ),
+    ],
+)  # fmt: skip
+def test_one_line(rank, error, line):
+    assert one_line(rank, error) == line
+
+
+def test_errors_of_ours_survive_the_way_between_processes():
+    error = ConfigError([Problem("a.b", 1, "rule", "fix")])
+    assert one_line(None, pickle.loads(pickle.dumps(error))) == one_line(None, error)

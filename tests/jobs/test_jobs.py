@@ -1,0 +1,134 @@
+"""Jobs as a user starts them: `python jobs/X.py` from any folder, each with a Ray of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from job_helpers import NUM_TEST, ROOT, STEPS_PER_EPOCH, TINY_FLAGS, run_job_file, write_tiny
+
+from capsdist.cli import parse_command
+from capsdist.config import PRESETS
+from capsdist.train.cluster.rundir import RunFolder
+from capsdist.train.loop import run_training
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with a packed data set in it."""
+    folder = tmp_path_factory.mktemp("place")
+    write_tiny(folder / "data")
+    return folder
+
+
+@pytest.fixture
+def env(short_tmp: Path) -> dict[str, str]:
+    return {**os.environ, "RAY_TMPDIR": str(short_tmp), "COLUMNS": "100"}
+
+
+TRAIN = ("train_mnist.py", *TINY_FLAGS, "--train.name=first", "--train.epochs=1", "--train.device=cpu")
+
+
+def test_train_evaluate_again_and_change(place, env):
+    trained = run_job_file(*TRAIN, cwd=place, env=env)
+    assert (trained.returncode, trained.stderr) == (0, "")
+    lines = trained.stdout.splitlines()
+    assert len(lines) < 20, trained.stdout  # Ray's own output does not drown ours
+    assert lines[-1].startswith("error_percent ")
+    figure = " ".join(lines[-1].split()[:2])
+    run = place / "runs" / "first"
+    assert (run / "overview.png").stat().st_size > 10_000
+    assert RunFolder(run).read_result().steps == STEPS_PER_EPOCH
+
+    measured = run_job_file("evaluate.py", str(run), "--device=cpu", "--batch-size=7", cwd=place)
+    assert (measured.returncode, measured.stderr) == (0, "")
+    assert measured.stdout.splitlines()[-1] == f"{figure}  ({NUM_TEST} images)"
+
+    again = run_job_file(*TRAIN, cwd=place, env=env)
+    assert (again.returncode, again.stderr) == (0, "")
+    assert "done already" in again.stdout
+    assert again.stdout.splitlines()[-1] == lines[-1]
+
+    changed = run_job_file(*TRAIN, "--loss.m-plus=0.8", cwd=place, env=env)
+    assert (changed.returncode, changed.stdout) == (2, "")
+    assert changed.stderr.startswith(
+        "error: train.name='first': this run has another configuration: loss.m_plus 0.9 -> 0.8"
+    )
+
+
+def test_evaluate_on_another_split_and_its_errors(place, tmp_path):
+    checkpoint = RunFolder(place / "runs" / "first").newest_checkpoint()
+    split = place / "data" / "tiny" / "train"
+    measured = run_job_file("evaluate.py", str(checkpoint), "--split", str(split), cwd=tmp_path)
+    assert measured.returncode == 0
+    assert "92 images" in measured.stdout.splitlines()[-1]
+    missing = run_job_file("evaluate.py", str(checkpoint), "--split", "nowhere", cwd=tmp_path)
+    assert (missing.returncode, missing.stdout) == (1, "")
+    assert missing.stderr.startswith("error: ")
+    empty = run_job_file("evaluate.py", str(tmp_path), cwd=tmp_path)
+    assert empty.returncode == 1
+    assert len(empty.stderr.splitlines()) == 1
+
+
+def processes_below(tmp: Path) -> list[str]:
+    """Command lines of processes that belong to a Ray below `tmp`."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            environ = (folder / "environ").read_bytes()
+        except OSError:
+            continue  # it has ended
+        if f"RAY_TMPDIR={tmp}".encode() in environ and int(folder.name) != os.getpid():
+            found.append(line)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_run_cleanly(place, env, tmp_path, number):
+    command = [
+        sys.executable, ROOT / "jobs" / TRAIN[0], *TRAIN[1:], f"--train.name=stopped-{number}",
+        "--train.epochs=100000", "--train.checkpoint-every-steps=200",
+    ]  # fmt: skip
+    tmp = Path(env["RAY_TMPDIR"], str(int(number)))
+    tmp.mkdir()
+    job = subprocess.Popen(
+        command,
+        cwd=place,
+        env=env | {"RAY_TMPDIR": str(tmp)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    run = RunFolder(place / "runs" / f"stopped-{number}")
+    while run.newest_checkpoint() is None and job.poll() is None:
+        time.sleep(0.1)
+    job.send_signal(number)
+    _, errors = job.communicate(timeout=60)
+    assert job.returncode == 130
+    assert errors == f"stopped: the same command goes on from step {run.steps_saved():,}\n"
+    assert processes_below(tmp) == []
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_preset_trains_in_small(preset, tmp_path):
+    """Real networks and real options; only images, steps and batch are few."""
+    name = PRESETS[preset]().data.name
+    channels = PRESETS[preset]().model.in_channels
+    side = 32 if channels == 3 else 28
+    write_tiny(tmp_path, name=name, shape=(channels, side, side), num_train=8, num_test=10)
+    flags = ["--preset", preset, f"--data.root={tmp_path}", "--train.max-steps=2", "--train.global-batch=4"]
+    flags += ["--data.lanes=2", "--train.workers=1", "--train.precision=fp32", "--train.log-every-steps=1"]
+    config, _ = parse_command(None, list(PRESETS), None, flags)
+    rows: list[dict] = []
+    end = run_training(
+        config, rank=0, world_size=1, device=torch.device("cpu"), events=rows.append, save=lambda *_: None
+    )
+    assert (end["step"], end["num_images"]) == (2, 10)
+    assert all(row["loss"] > 0 for row in rows if row["kind"] == "train")

@@ -1,0 +1,178 @@
+"""Bad input is refused before training starts: each fault made for real, one line, non-zero exit status."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from job_helpers import ROOT, TINY_FLAGS, tiny_config, write_tiny
+
+from capsdist.cli import FAILED, INVALID, run_job
+from capsdist.config import Cluster, Config
+from capsdist.errors import ConfigError, RunError
+from capsdist.train.cluster.preflight import (
+    Machine,
+    Placement,
+    check_engine,
+    place_on_cluster,
+    place_on_machine,
+    this_machine,
+)
+
+SMALL = Machine(cores=4, gpus=0)
+TWO_GPUS = Machine(cores=8, gpus=2)
+
+
+def wanting(cores: float = 0.0, **train: object) -> Config:
+    return tiny_config(Path("data"), Path("runs"), "tiny", cluster=Cluster(cpus_per_worker=cores), **train)
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], root: Path, flags: list[str], status: int, *parts: str
+) -> None:
+    argv = [*TINY_FLAGS, f"--data.root={root}", f"--train.storage={root / 'runs'}", *flags]
+    assert run_job("A job.", ["mnist_paper"], argv=argv) == status
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert all(part in line for part in parts), line
+
+
+@pytest.fixture
+def own_root(tmp_path: Path) -> Path:
+    """A data set of this test's own, to be damaged."""
+    write_tiny(tmp_path)
+    return tmp_path
+
+
+def test_a_data_set_that_is_not_packed_names_the_command(capsys, tmp_path):
+    command = f"`python data_prep/pack_cifar10.py --root {tmp_path}`"
+    refused(capsys, tmp_path, ["--data.name=cifar10"], FAILED, "cifar10/train", command)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_missing_shard(capsys, own_root):
+    (own_root / "tiny/test/shard-00000.tar").unlink()
+    refused(capsys, own_root, [], FAILED, "tiny/test/shard-00000.tar: shard is missing", "--data.root")
+
+
+def test_a_truncated_shard(capsys, own_root):
+    path = own_root / "tiny/train/shard-00001.tar"
+    path.write_bytes(path.read_bytes()[:-1])
+    refused(capsys, own_root, [], FAILED, "shard-00001.tar: has ", "bytes instead of")
+
+
+def test_a_wrong_checksum(capsys, own_root):
+    path = own_root / "tiny/train/shard-00001.tar"
+    data = bytearray(path.read_bytes())
+    data[700] ^= 1
+    path.write_bytes(data)
+    refused(capsys, own_root, [], FAILED, "shard-00001.tar: wrong checksum")
+
+
+def test_a_label_out_of_range(capsys, tiny_root):
+    refused(
+        capsys, tiny_root, ["--model.num-classes=9"], FAILED, "label 9 of sample 9", "model.num_classes to 10"
+    )
+
+
+@pytest.mark.parametrize("flag", ["--model.image-size=13", "--model.in-channels=3"])
+def test_images_of_another_shape(capsys, tiny_root, flag):
+    refused(capsys, tiny_root, [flag], FAILED, "images are 1 x 12 x 12", "model.image_size")
+
+
+def test_a_storage_that_cannot_be_written(capsys, tiny_root, tmp_path):
+    (tmp_path / "file").write_text("")
+    flag = f"--train.storage={tmp_path}/file/runs"
+    refused(capsys, tiny_root, [flag], FAILED, "train.storage=", "file/runs", "--train.storage")
+
+
+def test_an_unknown_field_in_the_configuration_of_the_run(capsys, tiny_root, tmp_path):
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "config.json").write_text('{"optim": {"momentum": 0.9}}')
+    flags = [f"--train.storage={tmp_path}", "--train.name=old"]
+    refused(capsys, tiny_root, flags, FAILED, "old/config.json", "optim.momentum=0.9", "--train.name")
+
+
+def test_an_invalid_configuration(capsys, tiny_root):
+    refused(capsys, tiny_root, ["--data.lanes=5"], INVALID, "data.lanes=5", "must divide")
+
+
+def test_workers_take_the_cores_of_the_machine():
+    assert place_on_machine(wanting(workers=1), SMALL) == Placement("cpu", 1, 4)
+    assert place_on_machine(wanting(workers=3), SMALL) == Placement("cpu", 3, 1)
+    assert place_on_machine(wanting(workers=4, cores=1), SMALL).threads == 1
+    assert place_on_machine(wanting(workers=2, cores=1.5), SMALL) == Placement("cpu", 2, 1.5)
+
+
+@pytest.mark.parametrize(
+    ("workers", "cores", "fix"),
+    [(5, 0.0, "--train.workers 4"), (3, 2.0, "--train.workers 2"), (1, 5.0, "--cluster.cpus-per-worker 4")],
+)
+def test_more_than_the_cores_of_the_machine(workers, cores, fix):
+    with pytest.raises(ConfigError, match=rf"train.workers={workers}: needs .* cores.*has 4; set {fix}"):
+        place_on_machine(wanting(workers=workers, cores=cores), SMALL)
+
+
+def test_gpus_are_used_where_they_are():
+    assert place_on_machine(wanting(workers=2, device="auto"), TWO_GPUS) == Placement("gpu", 2, 4)
+    assert place_on_machine(wanting(workers=2, device="cpu"), TWO_GPUS).device == "cpu"
+    assert place_on_machine(wanting(workers=2, device="auto"), SMALL).device == "cpu"
+
+
+def test_auto_takes_as_many_workers_as_gpus():
+    placement = place_on_machine(wanting(workers=3, device="auto"), TWO_GPUS)
+    assert (placement.workers, placement.note) == (2, "2 instead of 3 workers: one a GPU")
+
+
+def test_a_gpu_where_none_is():
+    with pytest.raises(
+        ConfigError, match=r"train.device='gpu': torch finds no GPU.*; set --train.device cpu"
+    ):
+        place_on_machine(wanting(device="gpu"), SMALL)
+
+
+def test_more_workers_than_gpus():
+    with pytest.raises(ConfigError, match=r"train.workers=3: needs 3 GPUs.*has 2; set --train.workers 2"):
+        place_on_machine(wanting(workers=3, device="gpu"), TWO_GPUS)
+
+
+def test_a_cluster_may_grow():
+    assert place_on_cluster(wanting(workers=99, device="auto"), {"CPU": 1}) == Placement("cpu", 99, 1)
+    assert place_on_cluster(wanting(device="auto"), {"GPU": 1}).device == "gpu"
+    assert place_on_cluster(wanting(device="gpu", cores=3), {}) == Placement("gpu", 2, 3)
+
+
+def test_this_machine_has_no_more_than_the_process_may_use():
+    machine = this_machine()
+    assert 1 <= machine.cores <= len(os.sched_getaffinity(0))
+
+
+def test_deepspeed_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(RunError, match=r"^train.engine='zero' .*no-such-compiler.*--train.engine ddp$"):
+        check_engine(wanting(engine="zero"), Placement("cpu", 2, 1))
+    check_engine(wanting(engine="zero"), Placement("gpu", 2, 1))
+    check_engine(wanting(engine="auto"), Placement("cpu", 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "line"),
+    [
+        (["--train.workers=900", "--train.global-batch=1000"], INVALID, "error: train.workers=900: needs"),
+        (["--train.device=gpu"], INVALID, "error: train.device='gpu': torch finds no GPU"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_this_machine_is_refused_before_ray_starts(
+    tiny_root, tmp_path, flags, status, line
+):
+    argv = [*TINY_FLAGS, f"--data.root={tiny_root}", *flags]
+    command = [sys.executable, ROOT / "jobs/train_mnist.py", *argv]
+    env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "RAY_TMPDIR": str(tmp_path)}
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (status, "")
+    assert result.stderr.startswith(line)
+    assert len(result.stderr.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["runs"]
