@@ -145,6 +145,7 @@ def _draw_error(axes: Axes, rows: Sequence[Row]) -> None:
         axes.annotate(
             f"{values[-1]:.2f}", (steps[-1], max(values[-1], floor)), (0, 7), textcoords="offset points",
             ha="right", color=ORANGE, fontweight="bold",
+            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
         )  # fmt: skip
     axes.yaxis.set_major_formatter("{x:g}")
     axes.legend()

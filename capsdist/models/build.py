@@ -20,8 +20,10 @@ def build_model(model: Model, routing: Routing) -> nn.Module:
     generator, so seed it first.
 
     Example:
+        >>> from capsdist.config import get_preset
         >>> config = get_preset("mnist_paper")
-        >>> network = build_model(config.model, config.routing)
+        >>> sum(parameter.numel() for parameter in build_model(config.model, config.routing).parameters())
+        8215568
     """
     image_shape = (model.in_channels, model.image_size, model.image_size)
     if model.kind == "baseline_cnn":

@@ -48,6 +48,7 @@ class CapsNet(nn.Module):
     Raises: ShapeError if images are not [B, *image_shape], or image_shape is too small for the kernels.
 
     Example:
+        >>> import torch
         >>> network = CapsNet(image_shape=(3, 32, 32), num_classes=5, primary_types=4)
         >>> network(torch.rand(2, 3, 32, 32)).scores.shape
         torch.Size([2, 5])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
 import pickle
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -235,3 +237,10 @@ def test_images_of_another_shape_are_refused(network: nn.Module, shape: tuple[in
 def test_an_image_too_small_for_the_kernels_is_refused_when_built() -> None:
     with pytest.raises(ShapeError, match=r"\(1, 16, 28\) is too small for kernels 9 and 9; use smaller"):
         CapsNet((1, 16, 28))
+
+
+@pytest.mark.parametrize("name", ["layers", "decoder", "capsnet", "build"])
+def test_examples_of_the_docstrings_run(name: str) -> None:
+    result = doctest.testmod(import_module(f"capsdist.models.{name}"))
+    assert result.attempted
+    assert not result.failed
