@@ -34,7 +34,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from capsdist.ops import squash, squash_backward
 from capsdist.routing.tiling import Scratch, plan_tiles, slices
@@ -65,7 +64,10 @@ def route_streamed(
         also under autocast.
 
     Cost: 2R - 1 matrix products of 2 B I J D E FLOP forward, 5R - 3 backward. Kept for the backward pass: the
-    arguments and R B J E numbers. Scratch: bounded whatever the shape, see `tiling`. Differentiable once.
+    arguments and R B J E numbers. Scratch: bounded whatever the shape, see `tiling`.
+
+    Raises:
+        NotImplementedError: in a backward pass with create_graph=True; it is differentiable once.
     """
     return _Routing.apply(child_poses, packed_weights, bias, iterations, none_of_the_above)
 
@@ -100,8 +102,12 @@ class _Routing(torch.autograd.Function):
         return parent_poses.to(child_poses.dtype).contiguous()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        # torch's own once_differentiable lets a second derivative through as 0 where grad is a constant.
+        if torch.is_grad_enabled():
+            raise NotImplementedError(
+                "streamed routing is differentiable once; for create_graph=True choose form='reference'"
+            )
         child_poses, packed_weights, totals = ctx.saved_tensors
         want_poses, want_weights, want_bias = ctx.needs_input_grad[:3]
         # Both are made in the fast layouts; the poses' gradient is returned as a view of it.

@@ -22,7 +22,8 @@ __all__ = ["Plan", "Scratch", "plan_tiles", "slices"]
 MIB = 1 << 20
 # Bytes of the one buffer that grows with children AND parents. On a CPU it is to stay in the last-level
 # cache while half a dozen passes run over it; a GPU wants fewer, larger launches.
-PRODUCT_BYTES = {"cpu": 8 * MIB, "cuda": 24 * MIB}
+CPU_PRODUCT_BYTES = 6 * MIB
+GPU_PRODUCT_BYTES = 24 * MIB
 # Bytes of the repacked poses of a block.
 POSES_BYTES = 12 * MIB
 # Fewer images than this in a matrix product with the weights, and reading the weights dominates.
@@ -61,7 +62,7 @@ def plan_tiles(
         device: type of the device, "cpu" or another.
     """
     num_parents, dim_parent, dim_child, num_children = weights_shape
-    budget = PRODUCT_BYTES.get(device, PRODUCT_BYTES["cuda"])
+    budget = CPU_PRODUCT_BYTES if device == "cpu" else GPU_PRODUCT_BYTES
     per_child = num_parents * dim_child * itemsize  # bytes an image (or a parent dimension) and child
     fewest = max(1, min(MIN_IMAGES, num_images))
     children = num_children
@@ -102,7 +103,7 @@ class Scratch:
 
     @contextmanager
     def adding_to(self, name: str, target: Tensor | None, part: Any) -> Iterator[Tensor | None]:
-        """Yield what to add to for `target[part]`: itself if it fits, else zeros that are added at the end."""
+        """Yield what to add to for `target[part]`: itself if it fits, else zeros that are added at last."""
         if target is None or self._fits(target[part]):
             yield None if target is None else target[part]
         else:

@@ -1,0 +1,74 @@
+"""Random operands of routing, and what is compared between two forms of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+Route = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Operands:
+    """Child poses [B, I, D], weights [I, J, D, E], bias [J, E] or None, and a gradient [B, J, E]."""
+
+    child_poses: Tensor
+    weights: Tensor
+    bias: Tensor | None
+    grad: Tensor
+
+    def to(self, dtype: torch.dtype) -> Operands:
+        """The same numbers, rounded to `dtype`."""
+        bias = None if self.bias is None else self.bias.to(dtype)
+        return Operands(self.child_poses.to(dtype), self.weights.to(dtype), bias, self.grad.to(dtype))
+
+    def with_(self, **changes: Tensor | None) -> Operands:
+        """The same operands but for `changes`."""
+        return replace(self, **changes)
+
+
+def operands(sizes: tuple[int, int, int, int, int], seed: int, bias: bool = False) -> Operands:
+    """Draw operands of sizes B, I, J, D, E in float64, of a scale at which couplings are far from uniform."""
+    num_images, num_children, num_parents, dim_child, dim_parent = sizes
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    return Operands(
+        child_poses=draw(num_images, num_children, dim_child) / dim_child**0.5,
+        weights=draw(num_children, num_parents, dim_child, dim_parent),
+        bias=draw(num_parents, dim_parent) if bias else None,
+        grad=draw(num_images, num_parents, dim_parent),
+    )
+
+
+def values_and_gradients(
+    route: Route, given: Operands, iterations: int, **options: object
+) -> dict[str, Tensor]:
+    """Run `route` forward and backward; return the result and the gradients of all operands, by name."""
+    inputs = {"child_poses": given.child_poses, "weights": given.weights, "bias": given.bias}
+    leaves = {k: v.detach().clone().requires_grad_() for k, v in inputs.items() if v is not None}
+    parent_poses = route(
+        leaves["child_poses"], leaves["weights"], iterations, bias=leaves.get("bias"), **options
+    )
+    grads = torch.autograd.grad(parent_poses, list(leaves.values()), given.grad.to(parent_poses.dtype))
+    return {"parent_poses": parent_poses.detach(), **dict(zip(leaves, grads, strict=True))}
+
+
+def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
+    """Return the largest absolute difference of two results, each scaled by the largest expected number."""
+    assert found.keys() == expected.keys()
+    return max(
+        float((found[name].double() - value.double()).abs().max() / value.double().abs().max().clamp_min(1))
+        for name, value in expected.items()
+    )
+
+
+def rms_error(found: Tensor, expected: Tensor) -> float:
+    """Return the root of the mean squared difference, relative to that of `expected`."""
+    difference = found.double() - expected.double()
+    return float(difference.square().mean().sqrt() / expected.double().square().mean().sqrt())

@@ -1,0 +1,146 @@
+"""The streamed form has the reference's numbers: results, every gradient, odd sizes, however it is cut."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cases import Operands, largest_error, operands, rms_error, values_and_gradients
+from torch import Tensor
+
+from capsdist.routing import pack_weights, route, route_reference, route_streamed, tiling
+
+SIZES = [(1, 1, 1, 1, 1), (2, 5, 3, 4, 7), (19, 37, 5, 3, 6), (7, 33, 2, 9, 1)]  # B, I, J, D, E
+
+
+def streamed(child_poses: Tensor, weights: Tensor, iterations: int = 3, **options) -> Tensor:
+    return route_streamed(child_poses, pack_weights(weights), iterations, **options)
+
+
+def error_of_streamed(given: Operands, iterations: int, **options: object) -> float:
+    found = values_and_gradients(streamed, given, iterations, **options)
+    return largest_error(found, values_and_gradients(route_reference, given, iterations, **options))
+
+
+@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize("iterations", [1, 2, 3, 5])
+@pytest.mark.parametrize("none", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_float64_agrees_to_1e10(
+    sizes: tuple[int, int, int, int, int], iterations: int, none: bool, bias: bool
+) -> None:
+    given = operands(sizes, seed=sum(sizes) + iterations, bias=bias)
+    assert error_of_streamed(given, iterations, none_of_the_above=none) < 1e-10
+
+
+CUTS = [
+    pytest.param(40_000, 1 << 20, id="chunks"),
+    pytest.param(6_000, 1 << 20, id="chunks-of-few"),
+    pytest.param(2_000, 1 << 20, id="tiles"),
+    pytest.param(1, 1 << 20, id="single-children"),
+    pytest.param(40_000, 6_000, id="blocks"),
+    pytest.param(2_000, 1_500, id="blocks-and-tiles"),
+    pytest.param(1, 1, id="single-everything"),
+]
+
+
+@pytest.mark.parametrize(("product_bytes", "poses_bytes"), CUTS)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_cuts_do_not_change_the_numbers(
+    monkeypatch: pytest.MonkeyPatch, product_bytes: int, poses_bytes: int, dtype: torch.dtype
+) -> None:
+    given = operands((19, 37, 5, 3, 6), seed=product_bytes + poses_bytes, bias=True).to(dtype)
+    whole = values_and_gradients(streamed, given, 3, none_of_the_above=True)
+    monkeypatch.setattr(tiling, "CPU_PRODUCT_BYTES", product_bytes)
+    monkeypatch.setattr(tiling, "POSES_BYTES", poses_bytes)
+    plan = tiling.plan_tiles(
+        19, pack_weights(given.weights).shape, rows=2, itemsize=8, poses_itemsize=8, device="cpu"
+    )
+    assert plan.images < 19  # at least this cut is really made
+    cut = values_and_gradients(streamed, given, 3, none_of_the_above=True)
+    # Another order of summation: in bf16 results may then round to the neighbouring number.
+    assert largest_error(cut, whole) < (1e-10 if dtype == torch.float64 else 2**-7)
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+@pytest.mark.parametrize("none", [False, True])
+def test_gradcheck(iterations: int, none: bool) -> None:
+    given = operands((2, 4, 3, 2, 3), seed=iterations, bias=True)
+    leaves = [t.clone().requires_grad_() for t in (given.child_poses, given.weights, given.bias)]
+    assert torch.autograd.gradcheck(
+        lambda poses, weights, bias: streamed(poses, weights, iterations, bias=bias, none_of_the_above=none),
+        leaves,
+    )
+
+
+@pytest.mark.parametrize("wanted", [(1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 0), (1, 0, 1), (0, 1, 1)])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_any_subset_of_gradients(wanted: tuple[int, int, int], iterations: int) -> None:
+    given = operands((5, 11, 4, 3, 6), seed=iterations, bias=True)
+    expected = values_and_gradients(route_reference, given, iterations)
+    inputs = {"child_poses": given.child_poses, "weights": given.weights, "bias": given.bias}
+    leaves = {
+        name: tensor.clone().requires_grad_(bool(want))
+        for (name, tensor), want in zip(inputs.items(), wanted, strict=True)
+    }
+    parent_poses = streamed(leaves["child_poses"], leaves["weights"], iterations, bias=leaves["bias"])
+    parent_poses.backward(given.grad)
+    for name, leaf in leaves.items():
+        if leaf.requires_grad:
+            torch.testing.assert_close(leaf.grad, expected[name], atol=1e-10, rtol=0)
+        else:
+            assert leaf.grad is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_error_is_at_most_twice_that_of_plain_torch(dtype: torch.dtype, seed: int) -> None:
+    given = operands((6, 61, 5, 4, 9), seed=seed, bias=True).to(dtype)
+    truth = values_and_gradients(route_reference, given.to(torch.float64), 3)
+    plain = values_and_gradients(route_reference, given, 3)
+    found = values_and_gradients(streamed, given, 3)
+    slack = torch.finfo(dtype).eps / 2
+    for name, expected in truth.items():
+        assert found[name].dtype == dtype
+        assert rms_error(found[name], expected) <= 2 * rms_error(plain[name], expected) + slack, name
+
+
+@pytest.mark.parametrize("poses_dtype", [torch.float32, torch.bfloat16])  # the second: from a convolution
+def test_autocast_takes_nothing_away(poses_dtype: torch.dtype) -> None:
+    given = operands((4, 31, 5, 3, 8), seed=0).to(torch.float32)
+    given = given.with_(child_poses=given.child_poses.to(poses_dtype))
+    plain = values_and_gradients(streamed, given, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = values_and_gradients(streamed, given, 3)
+        twin = values_and_gradients(route_reference, given, 3)  # plain torch, left to autocast
+    assert largest_error(under_autocast, plain) == 0
+    assert largest_error(twin, plain) > 1e-3
+
+
+def test_the_reference_form_is_computed_in_fp32_under_autocast_too() -> None:
+    given = operands((4, 31, 5, 3, 8), seed=1).to(torch.float32)
+    plain = route(given.child_poses, given.weights, form="reference")
+    with torch.autocast("cpu", torch.bfloat16):
+        under_autocast = route(given.child_poses, given.weights, form="reference")
+    assert torch.equal(under_autocast, plain)
+
+
+def test_layouts_of_the_operands_do_not_matter() -> None:
+    given = operands((5, 13, 4, 3, 6), seed=0)
+    expected = values_and_gradients(streamed, given, 3)
+    poses = given.child_poses.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+    weights = given.weights.permute(3, 1, 0, 2).contiguous().permute(2, 1, 3, 0).requires_grad_()
+    parent_poses = streamed(poses, weights)
+    grad = given.grad.transpose(0, 2).contiguous().transpose(0, 2)
+    d_poses, d_weights = torch.autograd.grad(parent_poses, (poses, weights), grad)
+    assert parent_poses.is_contiguous()
+    found = {"parent_poses": parent_poses.detach(), "child_poses": d_poses, "weights": d_weights}
+    assert largest_error(found, expected) < 1e-12
+
+
+def test_gradient_of_a_sum_which_torch_passes_as_one_number() -> None:
+    given = operands((3, 9, 4, 3, 5), seed=1)
+    ones = given.with_(grad=torch.ones_like(given.grad))
+    poses = given.child_poses.clone().requires_grad_()
+    streamed(poses, given.weights).sum().backward()
+    expected = values_and_gradients(route_reference, ones, 3)["child_poses"]
+    torch.testing.assert_close(poses.grad, expected, atol=1e-12, rtol=0)
