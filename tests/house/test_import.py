@@ -20,7 +20,7 @@ print(sorted(heavy), "changed" if {STATE} != before else "unchanged")
 
 
 def probe(module: str) -> str:
-    """What a fresh interpreter says after importing `module`: heavy packages, and whether anything changed."""
+    """What a fresh interpreter has after importing `module`: heavy packages, and whether anything changed."""
     words = [sys.executable, "-c", PROBE.replace("MODULE", module)]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
 
