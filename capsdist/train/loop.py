@@ -63,7 +63,7 @@ def run_training(
     checkpoint is saved and the run ends with `stopped` true.
 
     Raises:
-        RunError: the loss is not finite; no process group; DeepSpeed cannot run here.
+        RunError: loss or gradients are not finite; no process group; DeepSpeed cannot run here.
         DataError: a split that cannot be read, or a checkpoint of other data.
         CheckpointError: see `read_checkpoint`.
     """
@@ -199,9 +199,11 @@ class _Loop:
         total = dict(zip(SUMS, _summed(self._sums, self.world_size), strict=True))
         seconds = time.perf_counter() - self._window_began
         num = total["num_images"]
-        if not math.isfinite(total["loss"]):
+        grad_norm = float(self._grad_norm)
+        # fp16 skips steps that overflow by itself; the loss tells if that does not help
+        if not math.isfinite(total["loss"] + (0.0 if self.engine.precision == "fp16" else grad_norm)):
             raise RunError(
-                f"loss is {total['loss']} in the {self._window_steps} steps up to {self.step}; lower "
+                f"loss={total['loss'] / num:g} with gradient norm {grad_norm:g} at step {self.step}; lower "
                 f"optim.learning_rate={self.config.optim.learning_rate:g} or set --optim.max_grad_norm 1"
             )
         self._train_s += seconds
@@ -215,7 +217,7 @@ class _Loop:
             reconstruction_loss=total["reconstruction_loss"] / num,
             error_percent=100.0 * total["num_wrong"] / num,
             learning_rate=learning_rate_at(self.step - 1, self.config.optim),
-            grad_norm=float(self._grad_norm),
+            grad_norm=grad_norm,
             images_per_s=num / seconds,
             step_time_s=seconds / self._window_steps,
             eta_s=elapsed / (self.step - self.resumed_step) * left,
