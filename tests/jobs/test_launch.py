@@ -128,6 +128,6 @@ def test_a_damaged_checkpoint_ends_the_run_at_once_in_one_line(whole):
 def test_workers_that_never_come_end_the_wait(tiny_root, storage):
     cluster = Cluster(cpus_per_worker=2, controller_failure_limit=0, worker_start_timeout_s=3)
     with pytest.raises(
-        RunError, match=r"train.workers=2: .*with 2 CPU each in 1 x 3 s; lower --train.workers"
+        RunError, match=r"train.workers=2: .* 2 workers with 2 CPU each in 1 x 3 s; lower --train"
     ):
         launch(tiny_config(tiny_root, storage, "waiting", cluster=cluster), display=Rows())

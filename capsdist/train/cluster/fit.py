@@ -7,12 +7,15 @@ launcher decides what a signal means.
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
@@ -26,6 +29,7 @@ from capsdist.train.metrics import Row
 __all__ = ["fit"]
 
 _WAIT_S = 0.2  # between two looks at the queue
+_PATIENCE_S = 45.0  # without a sign of life from the workers
 
 
 def fit(
@@ -53,14 +57,25 @@ def fit(
     thread = _FitThread(_trainer(config, placement, run_dir, job))
     with _stop_signals() as stop:
         thread.start()
+        patience = time.monotonic() + _PATIENCE_S
         while thread.is_alive() and not stop.is_set():
             if (row := receiver.take(_WAIT_S)) is not None:
                 show(row)
+                patience = math.inf
+            elif time.monotonic() > patience:
+                show({"kind": "status", "message": f"still waiting for {placement}; {_room()}"})
+                patience = math.inf
         if thread.is_alive():
             return None
     for row in receiver.drain():
         show(row)
     return thread.result()
+
+
+def _room() -> str:
+    """What the cluster has now."""
+    have = ray.cluster_resources()
+    return f"the cluster has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU now"
 
 
 def _trainer(config: Config, placement: Placement, run_dir: Path, job: Job) -> TorchTrainer:

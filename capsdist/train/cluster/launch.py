@@ -120,11 +120,8 @@ def _fit(
 
 
 def _not_enough(config: Config, placement: Placement) -> str:
-    cluster = config.cluster
-    gpu = " and 1 GPU" if placement.device == "gpu" else ""
+    attempts, seconds = config.cluster.controller_failure_limit + 1, config.cluster.worker_start_timeout_s
     return (
-        f"train.workers={placement.workers}: the cluster did not bring up that many with "
-        f"{placement.cores:g} CPU{gpu} each in {cluster.controller_failure_limit + 1} x "
-        f"{cluster.worker_start_timeout_s:g} s; lower --train.workers, let the cluster grow, or raise "
-        "--cluster.worker-start-timeout-s"
+        f"train.workers={placement.workers}: the cluster did not bring up {placement} in {attempts} x "
+        f"{seconds:g} s; lower --train.workers, let it grow, or raise --cluster.worker-start-timeout-s"
     )

@@ -54,6 +54,11 @@ class Placement:
         """Torch threads of a worker without a GPU."""
         return max(1, int(self.cores))
 
+    def __str__(self) -> str:
+        """Return it in words."""
+        gpu = " and 1 GPU" if self.device == "gpu" else ""
+        return f"{self.workers} workers with {self.cores:g} CPU{gpu} each"
+
 
 def this_machine() -> Machine:
     """Return what this process may use: cores by affinity and container quota, GPUs that torch can drive."""

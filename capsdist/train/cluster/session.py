@@ -53,6 +53,8 @@ def ray_session(config: Config, machine: Machine | None) -> Iterator[Mapping[str
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"),
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(config.cluster.worker_start_timeout_s),
     }
+    if machine is not None:  # nobody takes this machine away: no watcher process
+        settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     import ray
 
     with _environment(settings):
