@@ -1,0 +1,75 @@
+"""Memory that a computation needs above its inputs and outputs, as torch's own allocators report it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+__all__ = ["peak_bytes", "saved_bytes"]
+
+
+def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
+    """Return the largest number of bytes allocated at once during `run`, less those of what it returns.
+
+    On a CPU every allocation and release of torch's allocator is read from the profiler, temporaries inside
+    operators included; a matrix library's own small packing buffers are not seen. On a GPU the caching
+    allocator's statistics are read. What existed before (the inputs) does not count, what `run` returns (the
+    outputs: results, gradients) is subtracted.
+
+    Args:
+        run: the computation; runs twice, the first time unobserved, for what is set up only once.
+        device: "cpu", or a CUDA device.
+    """
+    run()
+    if torch.device(device).type == "cuda":
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        outputs = run()
+        results = torch.cuda.memory_allocated(device) - before
+        peak = torch.cuda.max_memory_allocated(device) - before
+        del outputs
+        return peak - results
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # the profiler reports its own start and stop otherwise
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as observed:
+        outputs = run()
+    live = peak = 0
+    for change in _cpu_changes(observed):
+        live += change
+        peak = max(peak, live)
+    del outputs
+    return peak - live
+
+
+def _cpu_changes(observed: profile) -> list[int]:
+    """Return the allocations (positive) and releases (negative) in bytes, in order of time."""
+    assert observed.profiler is not None
+    results = observed.profiler.kineto_results
+    assert results is not None
+    events = [e for e in results.events() if e.name() == "[memory]"]
+    return [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+
+
+def saved_bytes(run: Callable[[], object], exclude: Iterable[Tensor] = ()) -> int:
+    """Return the bytes of all storages that autograd keeps for the backward pass of `run`.
+
+    Args:
+        run: a forward pass; what it returns is dropped.
+        exclude: tensors that live on anyhow, such as parameters, and do not count.
+    """
+    storages: dict[int, int] = {}
+    kept: list[Tensor] = []  # alive until the end, so that no address is used twice
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        run()
+    for tensor in exclude:
+        storages.pop(tensor.untyped_storage().data_ptr(), None)
+    return sum(storages.values())

@@ -1,0 +1,118 @@
+"""Records: one folder a measurement, with everything that someone needs to repeat or doubt it.
+
+`jobs/records/<date>_<what>_<hardware>/` holds `record.json` (command, commit, versions, hardware,
+configuration, figures) and `log.txt` (what the job printed). They are committed; README tables cite them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+import capsdist
+
+__all__ = ["hardware", "hardware_slug", "versions", "write_record"]
+
+# CPU flags that decide how fast matrix products are, and in which precision.
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
+
+
+def write_record(
+    records: Path,
+    what: str,
+    *,
+    config: Mapping[str, object],
+    figures: Mapping[str, object],
+    log: str,
+    command: str | None = None,
+) -> Path:
+    """Write a record and return its folder; one of the same day, name and hardware is replaced.
+
+    Args:
+        records: folder of all records.
+        what: what was measured, a word for the folder's name.
+        config: whole configuration of the measurement, seeds and sizes included, JSON-able.
+        figures: what was found, units in the names, JSON-able; failed rows stay in it.
+        log: what the job printed.
+        command: command line that repeats it; default: this process's.
+    """
+    machine = hardware()
+    now = datetime.now(UTC)
+    folder = records / f"{now:%Y-%m-%d}_{what}_{hardware_slug(machine)}"
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "what": what,
+        "written": f"{now:%Y-%m-%dT%H:%M:%SZ}",
+        "command": command or shlex.join(["python", *sys.argv]),
+        "commit": commit(),
+        "versions": versions(),
+        "hardware": machine,
+        "config": config,
+        "figures": figures,
+    }
+    (folder / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / "log.txt").write_text(log)
+    return folder
+
+
+def commit() -> str:
+    """Return the commit of the checkout, with `+changes` if tracked files differ, or `unknown`."""
+    here = Path(__file__).parent
+    head = _git(here, "rev-parse", "HEAD")
+    if head is None:
+        return "unknown"
+    return head + ("+changes" if _git(here, "status", "--porcelain", "--untracked-files=no") else "")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what computes the figures."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "capsdist": capsdist.__version__}
+
+
+def hardware() -> dict[str, object]:
+    """Return what is known of the machine: processor, cores, flags, memory, threads, load, GPU if any."""
+    cpu = _cpu_info()
+    flags = cpu.get("flags", "").split()
+    found: dict[str, object] = {
+        "cpu": cpu.get("model name", platform.processor() or platform.machine()),
+        "num_cores": len(os.sched_getaffinity(0)),
+        "cpu_flags": [flag for flag in _FLAGS if flag in flags],
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "torch_threads": torch.get_num_threads(),
+        "load_average_1min": os.getloadavg()[0],
+    }
+    if torch.cuda.is_available():
+        found["gpu"] = torch.cuda.get_device_name()
+    return found
+
+
+def hardware_slug(machine: Mapping[str, object]) -> str:
+    """Return a short name of the machine for a folder: the GPU if there is one, else processor and cores."""
+    name = str(machine.get("gpu") or f"{machine['cpu']} {machine['num_cores']}-cores")
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
+def _cpu_info() -> dict[str, str]:
+    """Return the first processor's entry of /proc/cpuinfo, empty where there is none."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().split("\n\n")[0].splitlines() if file.exists() else []
+    pairs = (line.partition(":") for line in lines)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
