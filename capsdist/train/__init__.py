@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from capsdist.train.checkpoint import load_model
+    from capsdist.train.cluster import launch
+    from capsdist.train.loop import run_training
 
 _HOME = {
     "launch": "capsdist.train.cluster",
