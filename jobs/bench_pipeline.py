@@ -8,6 +8,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -15,7 +16,10 @@ import torch
 import tyro
 from webdataset.compat import WebDataset
 
+from capsdist.bench.record import write_record
 from capsdist.data import TrainStream, check_split, write_split
+
+RECORDS = Path(__file__).parent / "records"
 
 
 def seconds(work: Callable[[], object], repeats: int) -> float:
@@ -28,7 +32,9 @@ def seconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(times[1:])
 
 
-def main(global_batch: int = 128, num: int = 60_000, repeats: int = 25, goals: bool = False) -> None:
+def main(
+    global_batch: int = 128, num: int = 60_000, repeats: int = 25, goals: bool = False, record: bool = False
+) -> None:
     """Measure the input pipeline on random images of MNIST's size; the last line is one JSON object.
 
     Args:
@@ -36,6 +42,7 @@ def main(global_batch: int = 128, num: int = 60_000, repeats: int = 25, goals: b
         num: Images of the split.
         repeats: Epochs read, of which the median counts.
         goals: Only 5 epochs, a few seconds in all.
+        record: Write a record below jobs/records.
     """
     torch.set_num_threads(1)
     repeats = 5 if goals else repeats
@@ -52,7 +59,11 @@ def main(global_batch: int = 128, num: int = 60_000, repeats: int = 25, goals: b
             "check_s": seconds(lambda: check_split(folder), repeats),
         }
     figures["share_of_gather_rate"] = figures["images_per_s"] / figures["gather_images_per_s"]
-    print(json.dumps({name: float(f"{value:.4g}") for name, value in figures.items()}))
+    last_line = json.dumps({name: float(f"{value:.4g}") for name, value in figures.items()})
+    if record:
+        config = {"global_batch": global_batch, "num": num, "repeats": repeats, "image_shape": [1, 28, 28]}
+        write_record(RECORDS, "pipeline", config=config, figures=figures, log=last_line + "\n")
+    print(last_line)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,53 @@
+"""Make a record of a finished run: its configuration, machine, figures and log, for the tables.
+
+Command: python jobs/record_run.py runs/quickstart --what quickstart --command "make quickstart"
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from capsdist.bench.record import write_record
+
+RECORDS = Path(__file__).resolve().parent / "records"
+
+
+def main(
+    run: Annotated[Path, tyro.conf.Positional],
+    what: str,
+    command: str,
+    whole_s: float | None = None,
+    note: str = "",
+) -> int:
+    """Make a record of a finished run, on the machine that it ran on.
+
+    Args:
+        run: Folder of the run.
+        what: Subject of the record, as the tables name it.
+        command: Command line that repeats it.
+        whole_s: Seconds that the whole command took, installation included, if it was timed.
+        note: What a reader should know of the circumstances.
+    """
+    if not (run / "result.json").exists():
+        print(f"error: {run}: has no result.json, the run has not finished; start it again", file=sys.stderr)
+        return 1
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    starts = [row for row in rows if row["kind"] == "start"]
+    figures = json.loads((run / "result.json").read_text()) | {
+        "whole_s": whole_s,
+        "starts": starts,
+        "note": note,
+    }
+    log = "\n".join(json.dumps({k: v for k, v in row.items() if k != "confusion"}) for row in rows)
+    config = json.loads((run / "config.json").read_text())
+    print(write_record(RECORDS, what, config=config, figures=figures, log=log + "\n", command=command))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))
