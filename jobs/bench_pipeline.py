@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import cast
 
-import numpy as np
 import torch
 import tyro
-from webdataset.compat import WebDataset
 
+from capsdist.bench.pipeline import pipeline_figures
 from capsdist.bench.record import write_record
-from capsdist.data import TrainStream, check_split, write_split
 
 RECORDS = Path(__file__).parent / "records"
-
-
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Return the median time of `repeats` runs of `work`, after one that warms up."""
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
 
 
 def main(
@@ -45,24 +27,14 @@ def main(
         record: Write a record below jobs/records.
     """
     torch.set_num_threads(1)
-    repeats = 5 if goals else repeats
-    images = np.random.default_rng(0).integers(0, 256, (num, 1, 28, 28), dtype=np.uint8)
-    shuffled, epochs = np.random.default_rng(1).permutation(num), itertools.count()
-    with tempfile.TemporaryDirectory() as folder:
-        index = write_split(folder, images, shuffled % 10, classes="0123456789")
-        stream = TrainStream(folder, seed=0, global_batch=global_batch)
-        stock = WebDataset([f"{folder}/{shard.name}" for shard in index.shards], shardshuffle=False).decode()
-        figures = {
-            "images_per_s": num / seconds(lambda: list(map(id, stream.epoch(next(epochs)))), repeats),
-            "gather_images_per_s": num / seconds(lambda: images[shuffled], repeats),
-            "webdataset_blocks_images_per_s": num / seconds(lambda: list(cast(Iterable, stock)), 3),
-            "check_s": seconds(lambda: check_split(folder), repeats),
-        }
-    figures["share_of_gather_rate"] = figures["images_per_s"] / figures["gather_images_per_s"]
-    last_line = json.dumps({name: float(f"{value:.4g}") for name, value in figures.items()})
+    config = {"num": num, "global_batch": global_batch, "repeats": 5 if goals else repeats}
+    figures = {name: float(f"{value:.4g}") for name, value in pipeline_figures(**config).items()}
+    last_line = json.dumps(figures)
     if record:
-        config = {"global_batch": global_batch, "num": num, "repeats": repeats, "image_shape": [1, 28, 28]}
-        write_record(RECORDS, "pipeline", config=config, figures=figures, log=last_line + "\n")
+        print(
+            "recorded in",
+            write_record(RECORDS, "pipeline", config=config, figures=figures, log=last_line + "\n"),
+        )
     print(last_line)
 
 
