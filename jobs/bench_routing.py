@@ -17,13 +17,20 @@ from capsdist.bench.record import write_record
 RECORDS = Path(__file__).parent / "records"
 
 
-def main(goals: bool = False, record: bool = False, device: str = "cpu", budget_s: float = 40.0) -> None:
+def main(
+    goals: bool = False,
+    record: bool = False,
+    device: str = "cpu",
+    num_images: int = 128,
+    budget_s: float = 40.0,
+) -> None:
     """Measure routing on random operands; the last line is one JSON object of named figures.
 
     Args:
         goals: Only the named figures, in under a minute on 2 cores; the table takes some minutes.
         record: Write a record below jobs/records.
         device: Device to measure on, cpu or cuda.
+        num_images: Images of a batch in MNIST's shape; the named figures are meant for 128.
         budget_s: Seconds for the times of the named figures.
     """
     lines: list[str] = []
@@ -32,19 +39,21 @@ def main(goals: bool = False, record: bool = False, device: str = "cpu", budget_
         lines.append(line)
         print(line, flush=True)
 
-    mnist, cifar10 = (replace(case, device=device) for case in (routing.MNIST, routing.CIFAR10))
+    mnist = replace(routing.MNIST, num_images=num_images, device=device)
+    cifar10 = replace(routing.CIFAR10, device=device)
     cases = [] if goals else [replace(case, iterations=r) for case in (mnist, cifar10) for r in (1, 3, 5)]
     rows = []
     for row in routing.table(cases):
         rows.append(row)
         show(routing.describe(row))
     figures = {name: float(f"{value:.4g}") for name, value in routing.goals(mnist, budget_s).items()}
-    show(json.dumps(figures))
+    last_line = json.dumps(figures)
     if record:
         config = {"goals": asdict(mnist), "dtype": "float32", "seed": 0, "budget_s": budget_s}
         found = {**figures, "rows": rows}
-        folder = write_record(RECORDS, "routing", config=config, figures=found, log="\n".join(lines) + "\n")
-        print(f"recorded in {folder}")
+        log = "\n".join([*lines, last_line, ""])
+        print("recorded in", write_record(RECORDS, "routing", config=config, figures=found, log=log))
+    print(last_line)
 
 
 if __name__ == "__main__":

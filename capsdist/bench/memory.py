@@ -50,7 +50,8 @@ def _cpu_changes(observed: profile) -> list[int]:
     results = observed.profiler.kineto_results
     assert results is not None
     events = [e for e in results.events() if e.name() == "[memory]"]
-    return [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    events.sort(key=lambda e: e.start_ns())
+    return [e.nbytes() for e in events]  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def saved_bytes(run: Callable[[], object], exclude: Iterable[Tensor] = ()) -> int:

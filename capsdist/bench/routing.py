@@ -38,7 +38,7 @@ class Case:
     device: str = "cpu"
 
     def operands(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return child poses [B, I, D], packed weights [J, E, D, I] and a gradient [B, J, E], seed 0, fp32."""
+        """Return child poses [B, I, D], packed weights [J, E, D, I], a gradient [B, J, E]: fp32, seed 0."""
         generator = torch.Generator().manual_seed(0)
 
         def draw(*shape: int) -> Tensor:
@@ -99,7 +99,7 @@ def goals(case: Case = MNIST, budget_s: float = 40.0) -> Figures:
 
     Returns:
         speedup_vs_reference, speedup_vs_full_shape: ratios of median times.
-        share_of_gemm_rate: FLOP of the streamed form over its time, against the rate of a plain matrix product.
+        share_of_gemm_rate: FLOP of the streamed form over its time, against a plain matrix product's rate.
         memory_ratio_vs_reference: ratio of peak bytes above inputs and outputs.
         And the numbers that they are made of, units in the names.
     """

@@ -1,0 +1,68 @@
+"""A record holds what is needed to repeat it, and reads back as it was written."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from capsdist.bench.record import commit, hardware, hardware_slug, versions, write_record
+
+
+def test_record_reads_back(tmp_path: Path) -> None:
+    folder = write_record(
+        tmp_path,
+        "routing",
+        config={"seed": 0},
+        figures={"time_ms": 1.5},
+        log="a line\n",
+        command="python x.py",
+    )
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_routing_[a-z0-9-]+", folder.name)
+    record = json.loads((folder / "record.json").read_text())
+    assert (folder / "log.txt").read_text() == "a line\n"
+    assert record["config"] == {"seed": 0}
+    assert record["figures"] == {"time_ms": 1.5}
+    assert record["command"] == "python x.py"
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["hardware"]["torch_threads"] == torch.get_num_threads()
+
+
+def test_the_default_command_is_that_of_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["jobs/bench_routing.py", "--device", "a b"])
+    folder = write_record(tmp_path, "routing", config={}, figures={}, log="")
+    record = json.loads((folder / "record.json").read_text())
+    assert record["command"] == "python jobs/bench_routing.py --device 'a b'"
+
+
+def test_a_second_record_of_the_day_replaces_the_first(tmp_path: Path) -> None:
+    for number in (1, 2):
+        folder = write_record(tmp_path, "routing", config={}, figures={"number": number}, log="")
+    assert len(list(tmp_path.iterdir())) == 1
+    assert json.loads((folder / "record.json").read_text())["figures"] == {"number": 2}
+
+
+def test_commit_is_one_of_this_checkout() -> None:
+    assert re.fullmatch(r"[0-9a-f]{40}(\+changes)?|unknown", commit())
+
+
+def test_hardware_and_versions_are_known() -> None:
+    machine = hardware()
+    assert isinstance(machine["num_cores"], int)
+    assert machine["cpu"]
+    assert set(versions()) == {"python", "torch", "capsdist"}
+
+
+@pytest.mark.parametrize(
+    ("machine", "slug"),
+    [
+        ({"cpu": "AMD EPYC 9R14", "num_cores": 2}, "amd-epyc-9r14-2-cores"),
+        ({"cpu": "Intel(R) Xeon(R) @ 2.1GHz", "num_cores": 8}, "intel-r-xeon-r-2-1ghz-8-cores"),
+        ({"cpu": "any", "num_cores": 8, "gpu": "NVIDIA H100 80GB HBM3"}, "nvidia-h100-80gb-hbm3"),
+    ],
+)
+def test_slug_of_the_machine(machine: dict, slug: str) -> None:
+    assert hardware_slug(machine) == slug

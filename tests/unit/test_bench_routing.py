@@ -1,0 +1,101 @@
+"""What the routing benchmark measures is what it says; no figure is judged here."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from capsdist.bench.full_shape import route_full_shape
+from capsdist.bench.routing import FORMS, MNIST, Case, describe, forward_backward, goals, table
+from capsdist.routing import route_reference
+
+TINY = Case(num_images=3, num_children=20)
+NAMED = {
+    "speedup_vs_reference", "speedup_vs_full_shape", "share_of_gemm_rate", "memory_ratio_vs_reference",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_the_full_shape_baseline_has_the_references_numbers(iterations: int) -> None:
+    generator = torch.Generator().manual_seed(iterations)
+    poses, weights, bias = (
+        torch.randn(shape, generator=generator, dtype=torch.float64)
+        for shape in ((3, 7, 4), (7, 5, 4, 6), (5, 6))
+    )
+    expected = route_reference(poses, weights, iterations, bias=bias)
+    found = route_full_shape(poses, weights, iterations, bias=bias)
+    torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_all_forms_that_are_compared_compute_the_same(form: str) -> None:
+    expected = forward_backward(TINY, "reference")()
+    for found, wanted in zip(forward_backward(TINY, form)(), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+def in_place_product(total: list[int], left: list[int], right: list[int], **_: object) -> int:
+    """FLOP of the in-place products, which torch's counter does not know."""
+    return 2 * math.prod(left) * right[-1]
+
+
+@pytest.mark.parametrize("iterations", [1, 2, 3, 5])
+def test_flop_are_those_that_torch_counts(iterations: int) -> None:
+    case = replace(TINY, iterations=iterations)
+    in_place = {torch.ops.aten.addmm_: in_place_product, torch.ops.aten.baddbmm_: in_place_product}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+        forward_backward(case, "streamed")()
+    assert counter.get_total_flops() == case.flop
+
+
+def test_flop_of_the_papers_network() -> None:
+    assert MNIST.flop == 17 * 2 * 128 * 1152 * 10 * 8 * 16  # 6.4 GFLOP
+
+
+def test_goals_name_all_figures() -> None:
+    figures = goals(TINY, budget_s=0)
+    assert set(figures) >= NAMED
+    assert all(value > 0 for value in figures.values())
+
+
+def test_table_has_a_row_for_each_case_pass_and_form() -> None:
+    rows = list(table([TINY, replace(TINY, iterations=1)], budget_s=0))
+    assert len(rows) == 2 * 2 * len(FORMS)
+    assert len({(row["iterations"], row["pass"], row["form"]) for row in rows}) == len(rows)
+    assert all(row["median_s"] > 0 for row in rows)
+    assert all("ms" in describe(row) for row in rows)
+
+
+def test_a_form_that_runs_out_of_memory_keeps_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*_: object) -> torch.Tensor:
+        return torch.empty(2**60)
+
+    monkeypatch.setitem(FORMS, "reference", too_large)
+    failed = [row for row in table([TINY], budget_s=0) if "error" in row]
+    assert [(row["form"], row["pass"]) for row in failed] == [
+        ("reference", "forward"),
+        ("reference", "forward+backward"),
+    ]
+    assert all("failed: " in describe(row) for row in failed)
+
+
+def test_the_job_prints_the_figures_as_its_last_line(repo: Path) -> None:
+    command = [
+        sys.executable,
+        repo / "jobs/bench_routing.py",
+        "--goals",
+        "--num-images",
+        "2",
+        "--budget-s",
+        "0",
+    ]
+    done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
+    assert set(json.loads(done.stdout.splitlines()[-1])) >= NAMED
