@@ -1,0 +1,79 @@
+"""Read a cluster file: YAML whose keys occur once, and the places that are still to be filled in."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from capsdist.errors import Problem
+
+__all__ = ["placeholders", "read_documents"]
+
+# YOUR-BUCKET and the like; 192.0.2.0/24 is reserved for examples (RFC 5737).
+_PLACEHOLDER = re.compile(r"YOUR-[A-Z-]*[A-Z]|\b192\.0\.2\.\d{1,3}\b")
+
+
+class _Loader(yaml.SafeLoader):
+    """Notes keys that occur twice in a mapping: YAML would silently keep the last."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self.repeated: list[Problem] = []
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping; see the class."""
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                rule = f"occurs twice in one mapping (line {key_node.start_mark.line + 1})"
+                self.repeated.append(Problem(str(key), key, rule, "remove one: the last would win"))
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def read_documents(path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Return the mappings that a YAML file holds, and what is wrong with the file itself."""
+    try:
+        documents, repeated = _parse(path.read_text())
+    except OSError as error:
+        return [], [Problem("file", str(path), f"cannot be read ({error.strerror})", "name a cluster file")]
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        return [], [Problem("file", str(path), f"is not YAML: {reason}", "correct it")]
+    if not documents or not all(isinstance(document, dict) for document in documents):
+        return [], [Problem("file", str(path), "holds no mapping", "start from a file in cluster/")]
+    return documents, repeated
+
+
+def _parse(text: str) -> tuple[list[Any], list[Problem]]:
+    loader = _Loader(text)
+    try:
+        documents = []
+        while loader.check_data():
+            documents.append(loader.get_data())
+        return [document for document in documents if document is not None], loader.repeated
+    finally:
+        loader.dispose()
+
+
+def placeholders(path: Path) -> list[str]:
+    """Return the placeholders of a cluster file, YOUR-... and example addresses, each once, in order."""
+    documents, _ = read_documents(path)
+    found = (match for text in _texts(documents) for match in _PLACEHOLDER.findall(text))
+    return list(dict.fromkeys(found))
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner)
