@@ -12,18 +12,17 @@ import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from capsdist.data.folder import INDEX_NAME, open_folder
 from capsdist.errors import DataError
 
-__all__ = ["FORMAT", "INDEX_NAME", "VERSION", "Block", "Index", "Shard", "local_folder", "read_index"]
+__all__ = ["FORMAT", "INDEX_NAME", "VERSION", "Block", "Index", "Shard", "read_index"]
 
 FORMAT = "capsdist-blocks"
 VERSION = 1
-INDEX_NAME = "index.json"
 _REMEDY = "pack it again with a script of data_prep/"
 
 
@@ -111,22 +110,8 @@ def _digest(index: Index) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def local_folder(folder: str | os.PathLike[str]) -> Path:
-    """Return `folder`, a path or file:// URL, as a local path.
-
-    Raises:
-        DataError: for a URL of another kind.
-    """
-    text = os.fspath(folder)
-    if "://" not in text:
-        return Path(text)
-    if not text.startswith("file://"):
-        raise DataError(f"{text}: shards are read from local disk only; copy the split to a local folder")
-    return Path(text.removeprefix("file://"))
-
-
 def read_index(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
-    """Read and check the index of the split in `folder`.
+    """Read and check the index of the split in `folder`, a path or s3:// URL.
 
     `remedy` is what the error says where the split is not there, usually the command that packs it.
 
@@ -134,20 +119,11 @@ def read_index(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
         DataError: folder or index missing, not JSON, of another format or version, or not what its
             own digest says.
     """
-    path = local_folder(folder)
-    remedy = remedy or _REMEDY
-    if not path.is_dir():
-        raise DataError(f"{path}: there is no such data set; {remedy}")
-    try:
-        text = (path / INDEX_NAME).read_text()
-    except FileNotFoundError:
-        raise DataError(f"{path}: has no {INDEX_NAME}, so it was never packed to the end; {remedy}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path / INDEX_NAME}: cannot be read ({type(error).__name__}); {remedy}") from None
-    return _parse(text, path / INDEX_NAME, remedy)
+    place, remedy = open_folder(folder), remedy or _REMEDY
+    return _parse(place.read_index(remedy), f"{place}/{INDEX_NAME}", remedy)
 
 
-def _parse(text: str, path: Path, remedy: str) -> Index:
+def _parse(text: str, path: str, remedy: str) -> Index:
     try:
         document = json.loads(text)
         found = (document["format"], document["version"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -27,6 +28,7 @@ __all__ = ["Batch", "TrainStream", "eval_batches"]
 _CHUNK_BYTES = 2 << 20  # images gathered at once: enough to spread the cost of touching a shard
 _CHUNK_STEPS = 64
 _DEPTH = 2  # chunks that wait in the queue
+_AHEAD = 4  # chunks whose shards are fetched before they are needed, where the split is far
 
 _Item: TypeAlias = "list[Batch] | BaseException | None"  # what the queue carries; None ends it
 
@@ -54,6 +56,7 @@ class Batch:
 class TrainStream:
     """The training batches of one rank, in an order that no number of ranks changes (see `order`).
 
+    `folder`: a local path or an s3:// URL; where the bytes are never enters the order.
     tail: "short" ends an epoch with a step of the remaining samples, "drop" leaves them out (other ones
     every epoch). pin: gather into pinned memory, for copies to a GPU.
 
@@ -94,7 +97,8 @@ class TrainStream:
 
         A thread gathers ahead of the consumer; it ends when the iterator is exhausted, closed or collected.
         """
-        return _prefetched(self._chunks(epoch, start_step))
+        plans = self._plans(epoch, start_step)
+        return _prefetched(_gathered(self.split, plans, self.rank, self.world_size, self.pin))
 
     def position(self, epoch: int, step: int) -> Position:
         """Return the position after `step` completed steps of `epoch`."""
@@ -132,18 +136,15 @@ class TrainStream:
             found = f"step={position.step}, an epoch has {steps} steps"
             raise DataError(f"data position has {found}; use the old tail")
 
-    def _chunks(self, epoch: int, start_step: int) -> Iterator[list[Batch]]:
+    def _plans(self, epoch: int, start_step: int) -> Iterator[np.ndarray]:
+        """Yield the sample ids of all ranks for a chunk of steps at a time, int64 [steps, n]."""
         order = self.order
         per_step = -(-order.global_batch // self.world_size)
         size = min(_CHUNK_STEPS, max(1, _CHUNK_BYTES // (per_step * order.index.image_bytes)))
         for first in range(start_step, order.num_full_steps, size):
-            ids = order.steps(epoch, first, min(first + size, order.num_full_steps))
-            yield self._gather(ids)
+            yield order.steps(epoch, first, min(first + size, order.num_full_steps))
         if self.tail == "short" and order.num_short and start_step <= order.num_full_steps:
-            yield self._gather(order.short_step(epoch)[None])
-
-    def _gather(self, ids: np.ndarray) -> list[Batch]:
-        return _gather(self.split, ids, self.rank, self.world_size, self.pin)
+            yield order.short_step(epoch)[None]
 
 
 def eval_batches(
@@ -163,11 +164,22 @@ def eval_batches(
     step = batch_size * world_size
     total = split.index.num_samples
 
-    def chunks() -> Iterator[list[Batch]]:
-        for first in range(0, total, step):
-            yield _gather(split, np.arange(first, min(first + step, total))[None], rank, world_size, pin)
+    plans = (np.arange(first, min(first + step, total))[None] for first in range(0, total, step))
+    return _prefetched(_gathered(split, plans, rank, world_size, pin))
 
-    return _prefetched(chunks())
+
+def _gathered(
+    split: Split, plans: Iterable[np.ndarray], rank: int, world_size: int, pin: bool
+) -> Iterator[list[Batch]]:
+    """Gather the rank's part of `plans`; shards of later ones are fetched while earlier ones are gathered."""
+    waiting: deque[np.ndarray] = deque()
+    for ids in plans:
+        split.prefetch(ids[:, rank_slice(ids.shape[1], rank, world_size)])
+        waiting.append(ids)
+        if split.folder.is_near or len(waiting) > _AHEAD:
+            yield _gather(split, waiting.popleft(), rank, world_size, pin)
+    for ids in waiting:
+        yield _gather(split, ids, rank, world_size, pin)
 
 
 def _gather(split: Split, ids: np.ndarray, rank: int, world_size: int, pin: bool) -> list[Batch]:

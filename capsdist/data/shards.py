@@ -8,14 +8,13 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import xxhash
 
-from capsdist.data.index import INDEX_NAME, Block, Index, Shard, local_folder
+from capsdist.data.folder import open_folder
+from capsdist.data.index import Block, Index, Shard
 from capsdist.errors import DataError
 
 __all__ = ["npy_bytes", "write_split"]
@@ -34,43 +33,38 @@ def write_split(
     shard_size: int = 8192,
     resume: bool = True,
 ) -> Index:
-    """Write images and labels as the split in `folder` and return its index.
+    """Write images and labels as the split in `folder`, a path or s3:// URL, and return its index.
 
     images uint8 [N,C,H,W], labels int64 [N]. The bytes depend on the arguments only. An index that is
-    already there is withdrawn first and the new one published last, by a rename; with `resume`, shards
-    that already hold exactly the bytes to be written are left alone.
+    already there is withdrawn first and the new one published last: by a rename, or on S3 on condition that
+    nobody else has published one meanwhile. With `resume`, shards that are already there are left alone:
+    those with the same content, on S3 those written with the same sha256.
 
     Raises:
         DataError: wrong shapes or dtypes, a label out of range, or a folder that cannot be written.
     """
     _check_arrays(images, labels, len(classes))
-    path = local_folder(folder)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / INDEX_NAME).unlink(missing_ok=True)
-        shards = []
-        for start in range(0, len(images), shard_size):
-            part = slice(start, start + shard_size)
-            first_block = len(shards) * -(-shard_size // block_size)
-            data, blocks = _shard_bytes(images[part], labels[part], block_size, first_block)
-            shard = Shard(
-                name=f"shard-{len(shards):05d}.tar",
-                size_bytes=len(data),
-                num_samples=len(images[part]),
-                xxh3_128=xxhash.xxh3_128_hexdigest(data),
-                sha256=hashlib.sha256(data).hexdigest(),
-                blocks=blocks,
-            )
-            if not (resume and _holds(path / shard.name, shard)):
-                _publish(path / shard.name, data)
-            shards.append(shard)
-        for stale in set(path.glob("shard-*.tar")) - {path / shard.name for shard in shards}:
-            stale.unlink()
-        shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-        index = Index(shape, tuple(map(str, classes)), block_size, tuple(shards)).with_digest()
-        _publish(path / INDEX_NAME, index.to_json().encode())
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); choose a writable folder") from None
+    place = open_folder(folder)
+    place.begin()
+    shards: list[Shard] = []
+    for start in range(0, len(images), shard_size):
+        part = slice(start, start + shard_size)
+        first_block = len(shards) * -(-shard_size // block_size)
+        data, blocks = _shard_bytes(images[part], labels[part], block_size, first_block)
+        shard = Shard(
+            name=f"shard-{len(shards):05d}.tar",
+            size_bytes=len(data),
+            num_samples=len(images[part]),
+            xxh3_128=xxhash.xxh3_128_hexdigest(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            blocks=blocks,
+        )
+        if not (resume and place.holds(shard)):
+            place.put(shard, data)
+        shards.append(shard)
+    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    index = Index(shape, tuple(map(str, classes)), block_size, tuple(shards)).with_digest()
+    place.publish(shards, index.to_json())
     return index
 
 
@@ -118,25 +112,3 @@ def _shard_bytes(
 
 def _padded(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
-
-
-def _holds(path: Path, shard: Shard) -> bool:
-    return (
-        path.is_file()
-        and path.stat().st_size == shard.size_bytes
-        and xxhash.xxh3_128_hexdigest(path.read_bytes()) == shard.xxh3_128
-    )
-
-
-def _publish(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` and rename it, so that no reader ever sees half a file."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise

@@ -239,5 +239,14 @@ def test_paths_of_every_kind(make_split, make):
 
 
 def test_other_protocols_are_refused():
-    with pytest.raises(DataError, match="s3://bucket/set: shards are read from local disk only; copy"):
-        read_index("s3://bucket/set")
+    with pytest.raises(
+        DataError, match="gs://bucket/set: gs:// is not supported; give an s3:// URL or a local"
+    ):
+        read_index("gs://bucket/set")
+
+
+def test_a_url_that_pathlib_has_damaged_is_refused():
+    with pytest.raises(
+        DataError, match="s3:/bucket/set: lost a slash in pathlib; hand s3:// URLs over as text"
+    ):
+        read_index(Path("s3://bucket/set"))

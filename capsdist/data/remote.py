@@ -1,0 +1,158 @@
+"""A split in object storage, read through the cache of the node: whole shards, each downloaded once a node.
+
+Ours. A shard's sha256 is compared when it enters the cache, its xxh3 whenever a process maps it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import xxhash
+
+from capsdist.data.folder import INDEX_NAME, KEPT
+from capsdist.errors import DataError
+from capsdist.storage import Cache, ObjectFolder, check_readable, check_storage
+
+if TYPE_CHECKING:
+    from capsdist.data.index import Shard
+
+__all__ = ["RemoteFolder"]
+
+_NUM_THREADS = 4  # downloads at a time of one process
+_MAPPED_SHARE = 16  # of the cache's budget: so much one reader may hold, which keeps room for other ranks
+
+
+class RemoteFolder:
+    """A split below `url`, s3://bucket/prefix. Methods: see `SplitFolder`."""
+
+    is_near = False
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._objects = ObjectFolder(url)
+        self._cache = Cache()
+        self.mapped_limit_bytes = self._cache.budget_bytes / _MAPPED_SHARE
+        self._prefetcher = _Prefetcher(self._fill)
+
+    def __str__(self) -> str:
+        return str(self._objects)
+
+    def check_access(self, remedy: str) -> None:
+        """List and read, in under 10 seconds."""
+        check_readable(self._url, remedy=remedy)
+
+    def read_index(self, remedy: str) -> str:
+        """Read the object, always from the storage: it may change, unlike shards."""
+        path = self._objects.path(INDEX_NAME)
+        try:
+            return self._objects.read(INDEX_NAME).decode()
+        except FileNotFoundError:
+            raise DataError(
+                f"{self}: has no {INDEX_NAME}, so it was never packed to the end; {remedy}"
+            ) from None
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: cannot be read ({type(error).__name__}); {remedy}") from None
+
+    def check_sizes(self, shards: Sequence[Shard], remedy: str) -> None:
+        """List the shards: one request for a thousand of them."""
+        sizes = self._objects.sizes("shard-")
+        for shard in shards:
+            size, path = sizes.get(shard.name), self._objects.path(shard.name)
+            if size is None:
+                raise DataError(f"{path}: shard is missing; {remedy or KEPT}")
+            if size != shard.size_bytes:
+                raise DataError(f"{path}: has {size} bytes instead of {shard.size_bytes}; {remedy or KEPT}")
+
+    def map(self, shard: Shard, remedy: str) -> mmap.mmap:
+        """Map the cached file, fetched if need be, and compare its xxh3; replace it once if it is damaged."""
+        for _ in range(2):
+            with self._cache.open(
+                shard.sha256, shard.size_bytes, partial(self.stored, shard, remedy)
+            ) as file:
+                data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            if xxhash.xxh3_128_hexdigest(data) == shard.xxh3_128:
+                return data
+            self._cache.discard(shard.sha256)
+        raise DataError(
+            f"{self._objects.path(shard.name)}: its copy in {self._cache.folder} was damaged twice; set "
+            "CAPSDIST_CACHE to a folder on another disk"
+        )
+
+    def stored(self, shard: Shard, remedy: str) -> bytes:
+        """Read the object and compare its sha256."""
+        try:
+            return self._objects.read(shard.name, sha256=shard.sha256)
+        except FileNotFoundError:
+            raise DataError(f"{self._objects.path(shard.name)}: shard is missing; {remedy or KEPT}") from None
+
+    def prefetch(self, shards: Sequence[Shard]) -> None:
+        """Fill the cache in threads; what fails here fails again, loudly, when the shard is mapped."""
+        self._prefetcher.want([shard for shard in shards if not self._cache.holds(shard.sha256)])
+
+    def begin(self) -> None:
+        """Prove that the place can be written, in under 10 seconds, and delete the index."""
+        check_storage(self._url, error=DataError)
+        self._objects.delete(INDEX_NAME)
+
+    def holds(self, shard: Shard) -> bool:
+        """Compare size and the sha256 that `put` has noted; nothing is downloaded."""
+        try:
+            size, metadata = self._objects.metadata(shard.name)
+        except FileNotFoundError:
+            return False
+        return size == shard.size_bytes and metadata.get("sha256") == shard.sha256
+
+    def put(self, shard: Shard, content: bytes) -> None:
+        """Write the object with its sha256 as metadata (S3's own ETag is not always a checksum)."""
+        self._objects.write(shard.name, content, metadata={"sha256": shard.sha256})
+
+    def publish(self, shards: Sequence[Shard], index: str) -> None:
+        """Write the index if there is none; the same one, written by another process, is as good."""
+        for stale in self._objects.sizes("shard-").keys() - {shard.name for shard in shards}:
+            self._objects.delete(stale)
+        if not self._objects.write(INDEX_NAME, index.encode(), new=True):
+            raise DataError(
+                f"{self}: another process has packed another data set there meanwhile; choose another place"
+            )
+
+    def _fill(self, shard: Shard) -> None:
+        self._cache.open(shard.sha256, shard.size_bytes, partial(self.stored, shard, "")).close()
+
+
+class _Prefetcher:
+    """Calls `fetch` with shards in up to `_NUM_THREADS` threads, which end when nothing is left to do."""
+
+    def __init__(self, fetch: Callable[[Shard], None]) -> None:
+        self._fetch = fetch
+        self._lock = threading.Lock()
+        self._queue: deque[Shard] = deque()
+        self._pending: set[str] = set()  # waiting or under way, by sha256
+        self._num_threads = 0
+
+    def want(self, shards: Sequence[Shard]) -> None:
+        """Let threads fetch `shards`, in this order, unless they do already."""
+        with self._lock:
+            new = [shard for shard in shards if shard.sha256 not in self._pending]
+            self._queue.extend(new)
+            self._pending.update(shard.sha256 for shard in new)
+            for _ in range(min(len(new), _NUM_THREADS - self._num_threads)):
+                self._num_threads += 1
+                threading.Thread(target=self._work, name="capsdist-fetch", daemon=True).start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._num_threads -= 1
+                    return
+                shard = self._queue.popleft()
+            with contextlib.suppress(DataError):
+                self._fetch(shard)
+            with self._lock:
+                self._pending.discard(shard.sha256)

