@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from capsdist.data.cifar import ARCHIVE, load_cifar
-from capsdist.data.originals import Original, Splits, download
+from capsdist.data.originals import Original, Splits, download, originals_folder
 from capsdist.data.pack import pack, run_command
 
 # md5 as published with the data set.
@@ -33,16 +33,16 @@ def load(source: Path | None, archive: Path) -> Splits:
     return load_cifar(archive, FILES)
 
 
-def main(source: Path | None = None, root: Path = Path("data")) -> None:
+def main(source: Path | None = None, root: str = "data") -> None:
     """Pack CIFAR-10 from its original python batches.
 
     Args:
         source: Folder of the batches (cifar-10-batches-py), the folder above it, or cifar-10-python.tar.gz;
             default: download that archive.
-        root: Folder of the packed data sets; the set goes into its subfolder `cifar10`.
+        root: Folder or s3:// URL of the packed data sets; the set goes into its subfolder `cifar10`.
     """
 
-    pack(root, "cifar10", CLASSES, partial(load, source, root / "originals" / "cifar10" / ARCHIVE))
+    pack(root, "cifar10", CLASSES, partial(load, source, originals_folder(root, "cifar10") / ARCHIVE))
 
 
 if __name__ == "__main__":

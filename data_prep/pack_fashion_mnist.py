@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from capsdist.data.idx import load_or_download
+from capsdist.data.originals import originals_folder
 from capsdist.data.pack import pack, run_command
 
 # Of the uncompressed files. Debian's package differs from the originals in the gzip header only: with
@@ -24,16 +25,16 @@ MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",)
 COMMAND = "python data_prep/pack_fashion_mnist.py"
 
 
-def main(source: Path | None = None, root: Path = Path("data")) -> None:
+def main(source: Path | None = None, root: str = "data") -> None:
     """Pack Fashion-MNIST from its original files.
 
     Args:
         source: Folder that holds the four original idx files, with or without .gz; default: that of
             Debian's package dataset-fashion-mnist if it is installed, else download them.
-        root: Folder of the packed data sets; the set goes into its subfolder `fashion_mnist`.
+        root: Folder or s3:// URL of the packed data sets; the set goes into its subfolder `fashion_mnist`.
     """
     place = source or (DEBIAN if DEBIAN.is_dir() else None)
-    folder = root / "originals" / "fashion_mnist"
+    folder = originals_folder(root, "fashion_mnist")
     load = partial(load_or_download, place, SHA256, MIRRORS, folder, command=COMMAND)
     pack(root, "fashion_mnist", CLASSES, load)
 

@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from capsdist.data.idx import load_or_download
+from capsdist.data.originals import originals_folder
 from capsdist.data.pack import pack, run_command
 
 # Of the uncompressed files.
@@ -16,18 +17,21 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 CLASSES = tuple("0123456789")
-MIRRORS = ("https://storage.googleapis.com/cvdf-datasets/mnist", "https://ossci-datasets.s3.amazonaws.com/mnist")
+MIRRORS = (
+    "https://storage.googleapis.com/cvdf-datasets/mnist",
+    "https://ossci-datasets.s3.amazonaws.com/mnist",
+)
 COMMAND = "python data_prep/pack_mnist.py"
 
 
-def main(source: Path | None = None, root: Path = Path("data")) -> None:
+def main(source: Path | None = None, root: str = "data") -> None:
     """Pack MNIST from its original files.
 
     Args:
         source: Folder that holds the four original idx files, with or without .gz; default: download them.
-        root: Folder of the packed data sets; the set goes into its subfolder `mnist`.
+        root: Folder or s3:// URL of the packed data sets; the set goes into its subfolder `mnist`.
     """
-    folder = root / "originals" / "mnist"
+    folder = originals_folder(root, "mnist")
     pack(root, "mnist", CLASSES, partial(load_or_download, source, SHA256, MIRRORS, folder, command=COMMAND))
 
 

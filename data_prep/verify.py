@@ -1,31 +1,45 @@
-"""Check every shard of packed data sets: index, sizes, xxh3, sha256, labels."""
+"""Check every shard of packed data sets, on disk or on S3: index, sizes, xxh3, sha256, labels."""
 
 from __future__ import annotations
 
+from fnmatch import fnmatch
 from pathlib import Path
 
 from capsdist.data.index import INDEX_NAME
 from capsdist.data.pack import run_command, summary
 from capsdist.data.split import verify_split
 from capsdist.errors import DataError
+from capsdist.storage import ObjectFolder, check_readable, is_remote, join
+
+NAMES = (INDEX_NAME, "shard-*.tar")
 
 
-def main(folder: Path = Path("data"), /) -> None:
-    """Check every shard of all packed splits in a folder.
+def splits(folder: str) -> list[str]:
+    """Return every folder at or below `folder` that holds a shard or an index."""
+    if not is_remote(folder):
+        return sorted({str(path.parent) for name in NAMES for path in Path(folder).rglob(name)})
+    check_readable(folder, remedy="pack one with a script of data_prep/")
+    keys = (name.rpartition("/") for name in ObjectFolder(folder).sizes())
+    parents = {parent for parent, _, name in keys if any(fnmatch(name, pattern) for pattern in NAMES)}
+    return sorted(join(folder, parent) if parent else folder for parent in parents)
+
+
+def main(folder: str = "data", /) -> None:
+    """Check every shard of all packed splits in a folder; on S3 all of it is downloaded.
 
     Args:
-        folder: A split, a data set, or the root of all data sets.
+        folder: A split, a data set, or the root of all data sets; a path or an s3:// URL.
     """
-    splits = sorted({path.parent for name in (INDEX_NAME, "shard-*.tar") for path in folder.rglob(name)})
-    if not splits:
+    found = splits(folder)
+    if not found:
         raise DataError(f"{folder}: holds no packed data set; pack one with a script of data_prep/")
     damaged = []
-    for split in splits:
+    for split in found:
         try:
             print(f"intact: {summary(split, verify_split(split))}")
         except DataError as error:
             print(f"damaged: {error}")
-            damaged.append(str(split))
+            damaged.append(split)
     if damaged:
         raise DataError(f"damaged: {', '.join(damaged)}; pack again, intact shards are kept")
 

@@ -16,8 +16,9 @@ from typing import TypeAlias
 import numpy as np
 
 from capsdist.errors import DataError
+from capsdist.storage import is_remote
 
-__all__ = ["Original", "Splits", "content", "download", "find"]
+__all__ = ["Original", "Splits", "content", "download", "find", "originals_folder"]
 
 Splits: TypeAlias = dict[str, tuple[np.ndarray, np.ndarray]]
 """Images uint8 [N,C,H,W] and labels int64 [N] of every split, by its name."""
@@ -50,6 +51,11 @@ class Original:
                 "get the file again"
             )
         return data
+
+
+def originals_folder(root: str | Path, name: str) -> Path:
+    """Return the local folder of the downloaded files of data set `name`: in `root`, or in data for a URL."""
+    return Path("data" if is_remote(root) else root, "originals", name)
 
 
 def find(folder: Path, name: str, subfolders: Sequence[str] = ("",)) -> Path:

@@ -11,41 +11,45 @@ from capsdist.data.originals import Splits
 from capsdist.data.shards import write_split
 from capsdist.data.split import check_split
 from capsdist.errors import CapsdistError, DataError
+from capsdist.storage import check_storage, is_remote, join
 
 __all__ = ["pack", "run_command", "summary"]
 
 
 def pack(
-    root: Path,
+    root: str | Path,
     name: str,
     classes: Sequence[str],
     load: Callable[[], Splits],
     *,
     splits: Sequence[str] = ("train", "test"),
 ) -> None:
-    """Write the data set `name` below `root`, a folder a split, unless it is there and intact.
+    """Write the data set `name` below `root`, a path or s3:// URL, unless it is there and intact.
 
     load: returns images uint8 [N,C,H,W] and labels int64 [N] of every split; called only if needed.
-    A packed set with a missing or damaged shard is packed again; intact shards are kept.
+    A packed set with a missing or damaged shard is packed again; intact shards are kept. Whether a place on
+    S3 can be written is checked before anything is loaded.
 
     Raises:
         DataError: what `load` and `write_split` raise.
     """
+    if is_remote(root):
+        check_storage(join(root, name), error=DataError)
     remedy = "it is written anew"
-    folders = {split: root / name / split for split in splits}
+    folders = {split: join(root, name, split) for split in splits}
     try:
         for line in [summary(folder, check_split(folder, remedy=remedy)) for folder in folders.values()]:
             print(f"already packed: {line}")
         return
     except DataError as error:
-        if any(folder.exists() for folder in folders.values()):
-            print(f"packing again: {error}")
+        if is_remote(root) or any(Path(folder).exists() for folder in folders.values()):
+            print(f"packing: {error}")
     for split, (images, labels) in load().items():
         index = write_split(folders[split], images, labels, classes=classes)
         print(f"packed: {summary(folders[split], index)}")
 
 
-def summary(folder: Path, index: Index) -> str:
+def summary(folder: str, index: Index) -> str:
     """Return one line on a packed split: images, shards, size, name of the data set."""
     shape = " x ".join(map(str, index.image_shape))
     megabytes = sum(shard.size_bytes for shard in index.shards) / 1e6

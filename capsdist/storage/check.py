@@ -56,7 +56,7 @@ def check_storage(url: str, *, error: type[CapsdistError] = RunError, deadline_s
         step("delete")
         client.delete_object(**target)
         if found != _CONTENT:
-            raise Damaged("what was written is not what is read")
+            raise Damaged
 
     _within(deadline_s, place, probe, error)
 

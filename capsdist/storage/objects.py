@@ -18,7 +18,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_d
 
 from capsdist.errors import CapsdistError, DataError
 from capsdist.storage.place import Place
-from capsdist.storage.reasons import Damaged, explain, is_missing, is_taken
+from capsdist.storage.reasons import Damaged, explain, is_damaged, is_missing, is_taken
 from capsdist.storage.settings import deadline_from_environment
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class ObjectFolder:
 
         def check(content: bytes) -> None:
             if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-                raise Damaged("its content does not have its checksum")
+                raise Damaged
 
         return self._call(get, "read", name, check=check, note=f" (sha256 {sha256})" if sha256 else "")
 
@@ -163,7 +163,8 @@ class ObjectFolder:
         def stop(state: RetryCallState) -> bool:
             nonlocal num_damaged
             assert state.outcome is not None
-            num_damaged += isinstance(state.outcome.exception(), Damaged)
+            error = state.outcome.exception()
+            num_damaged += error is not None and is_damaged(error)
             return num_damaged == _NUM_DAMAGED or on_time(state)
 
         def attempt() -> T:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import botocore.exceptions as boto
 
-__all__ = ["Damaged", "Reason", "explain", "is_missing", "is_taken"]
+__all__ = ["Damaged", "Reason", "explain", "is_damaged", "is_missing", "is_taken"]
 
 
 class Damaged(Exception):
@@ -50,6 +50,11 @@ _CODES = {
 }
 _UNREACHABLE = Reason("cannot be reached", "check AWS_ENDPOINT_URL and the network", transient=True)
 _SILENT = Reason("the server does not answer", "check AWS_ENDPOINT_URL and the server", transient=True)
+_DAMAGED = Reason(
+    "its content does not have its checksum",
+    "delete this object and write it again, unless the network damages it",
+    transient=True,
+)
 _CREDENTIALS = Reason(
     "no credentials found",
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine an instance profile",
@@ -75,8 +80,8 @@ def explain(error: BaseException) -> Reason:
 
     What is not known to be final counts as transient: cut connections, damaged bytes, overloaded servers.
     """
-    if isinstance(error, Damaged):
-        return Reason(str(error), "delete this object and write it again", transient=True)
+    if is_damaged(error):
+        return _DAMAGED
     if code := _code(error):
         status = _status(error)
         known = _CODES.get(code) or _CODES.get(str(status))
@@ -90,6 +95,11 @@ def explain(error: BaseException) -> Reason:
     line = next(iter(str(error).splitlines()), "")[:150]
     text = f"{type(error).__name__}: {line}" if line else type(error).__name__
     return Reason(text, "check the network and the server", transient=True)
+
+
+def is_damaged(error: BaseException) -> bool:
+    """Return whether `error` says that other bytes arrived than were once written."""
+    return isinstance(error, Damaged | boto.FlexibleChecksumError)
 
 
 def is_missing(error: BaseException) -> bool:

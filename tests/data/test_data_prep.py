@@ -176,7 +176,7 @@ def test_packing_repairs_what_is_damaged(tmp_path, capsys):
     capsys.readouterr()
     pack(tmp_path, "set", "ab", arrays)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith(f"packing again: {shard}: has ")
+    assert lines[0].startswith(f"packing: {shard}: has ")
     assert [line.split(":")[0] for line in lines[1:]] == ["packed", "packed"]
     assert check_split(tmp_path / "set" / "test").num_samples == 9
 
