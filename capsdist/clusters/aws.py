@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,6 +50,7 @@ def _node_config_problems(config: dict[str, Any]) -> Iterator[Problem]:
             yield from _shape_problems(field, own, shape)
 
 
+@functools.cache
 def _run_instances() -> Any:
     """Return botocore's model of RunInstances' parameters, None without botocore."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ def check_file(path: Path) -> list[Problem]:
     documents, found = read_documents(path)
     if not documents:
         return found
+    secret = [problem for document in documents for problem in credentials.problems(document)]
     if any("apiVersion" in document for document in documents):
-        return found + [problem for document in documents for problem in kuberay.problems(document)]
-    return found + _launcher_problems(documents[0])
+        found += [problem for document in documents for problem in kuberay.problems(document)]
+    else:
+        found += _launcher_problems(documents[0])
+    return [_without_secret(problem, secret) for problem in found] + secret
 
 
 def _launcher_problems(config: dict[str, Any]) -> list[Problem]:
@@ -37,7 +41,12 @@ def _launcher_problems(config: dict[str, Any]) -> list[Problem]:
         *gcp.problems(config),
         *mounts.problems(config),
         *commands.problems(config),
-        *credentials.problems(config),
     ]
     # Ray's whole verdict comes last: on a file with the faults above it would end with a traceback.
     return found or list(schema.verdict(config))
+
+
+def _without_secret(problem: Problem, secret: list[Problem]) -> Problem:
+    """Return `problem`, without its value if a secret stands in it."""
+    inside = any(other.field.startswith(problem.field) for other in secret)
+    return replace(problem, value="...") if inside else problem

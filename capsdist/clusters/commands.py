@@ -106,5 +106,5 @@ def _token_problems(config: dict[str, Any]) -> Iterator[Problem]:
                 field, word, "takes jobs from anyone who reaches the port", "set RAY_AUTH_MODE=token"
             )
     if not modes and provider_type(config) != "external":
-        rule = "set RAY_AUTH_MODE nowhere: whether Ray asks for the token depends on what it finds"
+        rule = "sets RAY_AUTH_MODE nowhere: whether Ray asks for the token depends on what it finds"
         yield Problem("setup_commands", None, rule, "export RAY_AUTH_MODE=token on every node")

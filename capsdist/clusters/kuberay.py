@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from capsdist.clusters import credentials
 from capsdist.clusters.pins import image_problems
 from capsdist.clusters.values import entries, integer, mapping, near
 from capsdist.errors import Problem
@@ -46,9 +45,8 @@ def problems(document: dict[str, Any]) -> Iterator[Problem]:
     spec = mapping(document.get("spec"))
     if kind == "RayJob":
         yield from _job_problems(spec)
-    elif spec:
+    else:
         yield from _cluster_problems("spec", spec)
-    yield from credentials.problems(document)
 
 
 def _job_problems(spec: dict[str, Any]) -> Iterator[Problem]:
@@ -138,7 +136,7 @@ def _group_problems(field: str, group: dict[str, Any], spec: dict[str, Any]) -> 
 def _misspelt(field: str, value: dict[str, Any], known: set[str]) -> Iterator[Problem]:
     """Yield keys that look like another one; an unlike one may belong to a newer KubeRay."""
     for key in value.keys() - known:
-        if match := near(key, known - value.keys()):
+        if match := near(key, known, alike=0.8):
             yield Problem(
                 f"{field}.{key}", value[key], "is not a field of KubeRay", f"did you mean {match!r}?"
             )

@@ -32,9 +32,8 @@ def schema_problems(config: dict[str, Any]) -> Iterator[Problem]:
             missing = error.message.split("'")[1]
             yield Problem(_join(field, missing), None, "is missing", "set it")
         else:
-            yield Problem(
-                field or "file", error.instance, f"breaks Ray's schema: {error.message}", "correct it"
-            )
+            rule = f"must have {error.validator} {error.validator_value!r} in Ray's schema"
+            yield Problem(field or "file", error.instance, rule, "correct it")
 
 
 def verdict(config: dict[str, Any]) -> Iterator[Problem]:

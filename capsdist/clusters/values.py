@@ -25,9 +25,12 @@ def integer(value: object, default: int) -> int:
     return value if isinstance(value, int) and not isinstance(value, bool) else default
 
 
-def near(word: object, known: Iterable[str]) -> str | None:
-    """Return the name among `known` that `word` is probably a misspelling of, None without one."""
-    return next(iter(difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)), None)
+def near(word: object, known: Iterable[str], *, alike: float = 0.6) -> str | None:
+    """Return the name among `known` that `word` is probably a misspelling of, None without one.
+
+    `alike`: least similarity as difflib measures it, 0 to 1.
+    """
+    return next(iter(difflib.get_close_matches(str(word), list(known), n=1, cutoff=alike)), None)
 
 
 def ray_version() -> str:
