@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def forms(secret: str) -> set[bytes]:
-    """Return `secret` as it may stand in a file: plain, for URLs, base64 at each of 3 offsets, UTF-16, hex."""
+    """Return `secret` as it may stand in a file: plain, for URLs, base64 at any offset, UTF-16, hex."""
     plain = secret.encode()
     shifted = {base64.b64encode(b"\0" * skip + plain)[4 if skip else 0 : -4] for skip in range(3)}
     url = urllib.parse.quote(secret, safe="").encode()
