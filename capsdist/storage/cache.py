@@ -78,19 +78,26 @@ class Cache:
         (self.folder / sha256).unlink(missing_ok=True)
 
     def _reserve(self, part: BinaryIO, size_bytes: int) -> None:
-        """Make room for `size_bytes` and let `part` take it, so that all others see it taken."""
+        """Let `part` take `size_bytes`, so that all others see them taken, once there is room for them."""
+        end = time.monotonic() + deadline_from_environment()
+        while not self._reserved(part, size_bytes):
+            if size_bytes > self.budget_bytes or time.monotonic() > end:
+                raise DataError(
+                    f"{self.folder}: the cache may hold {self.budget_bytes} bytes and has no room for "
+                    f"another {size_bytes}, what it holds is in use; raise CAPSDIST_CACHE_BYTES"
+                )
+            time.sleep(_POLL_S)
+
+    def _reserved(self, part: BinaryIO, size_bytes: int) -> bool:
         with self._locked(self.folder / _ROOM, keep=True):
             entries = sorted(_entries(self.folder, but=part.name))
             excess = sum(size for _, size, _ in entries) + size_bytes - self.budget_bytes
             for _, size, path in entries:
                 if excess > 0 and _removed(path):
                     excess -= size
-            if excess > 0:
-                raise DataError(
-                    f"{self.folder}: the cache may hold {self.budget_bytes} bytes and has no room for "
-                    f"another {size_bytes}, what it holds is in use; raise CAPSDIST_CACHE_BYTES"
-                )
-            part.truncate(size_bytes)
+            if excess <= 0:
+                part.truncate(size_bytes)
+            return excess <= 0
 
     @contextlib.contextmanager
     def _locked(self, path: Path, keep: bool = False) -> Iterator[BinaryIO]:

@@ -7,6 +7,7 @@ waiting for a server that sends a byte now and then have no limit of their own.
 from __future__ import annotations
 
 import contextlib
+import functools
 import queue
 import threading
 import uuid
@@ -127,9 +128,19 @@ def _client(place: Place) -> Any:
     import botocore.session  # late: takes a quarter of a second
     from botocore.config import Config
 
-    return botocore.session.get_session().create_client(
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _loader())
+    return session.create_client(
         "s3",
         endpoint_url=place.endpoint,
         region_name=place.region,
         config=Config(connect_timeout=_CONNECT_S, read_timeout=_STALL_S, retries={"total_max_attempts": 1}),
     )
+
+
+@functools.cache
+def _loader() -> Any:
+    """Return botocore's descriptions of services: read once, as they cost ten times what a client does."""
+    import botocore.loaders
+
+    return botocore.loaders.create_loader()

@@ -24,7 +24,7 @@ def s3_server() -> Iterator[S3Server]:
     try:
         with running_server(root / "server") as server:
             server.client().create_bucket(Bucket=BUCKET)
-            server.client().put_object(Bucket=BUCKET, Key="warm", Body=b"")  # the first one takes seconds
+            server.client().put_object(Bucket=BUCKET, Key="warm", Body=b"warm")  # the first takes 5 s
             yield server
     finally:
         shutil.rmtree(root, ignore_errors=True)

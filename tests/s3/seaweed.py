@@ -19,10 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import botocore.loaders
 import botocore.session
 from botocore.config import Config
 
 START_LIMIT_S = 60.0
+_LOADER = botocore.loaders.create_loader()  # shared, as it is most of what a client costs
 _GRPC = 10_000  # every port has a second one, so much higher
 
 
@@ -57,7 +59,9 @@ class S3Server:
     def client(self, key: Key | None = None) -> Any:
         """Return a plain botocore client, independent of the code under test."""
         key = key or self.full
-        return botocore.session.get_session().create_client(
+        session = botocore.session.get_session()
+        session.register_component("data_loader", _LOADER)
+        return session.create_client(
             "s3",
             endpoint_url=self.endpoint,
             region_name="us-east-1",
