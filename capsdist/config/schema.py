@@ -181,7 +181,7 @@ class Train(_Section):
     keep_checkpoints: Count = 2
     """Newest checkpoints kept in storage."""
     log_every_steps: Count = 10
-    """Steps between two lines of metrics."""
+    """Steps between two lines of metrics; validations and checkpoints begin anew."""
 
 
 class Cluster(_Section):

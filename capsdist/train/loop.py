@@ -155,7 +155,7 @@ class _Loop:
         validate = last or _due(self.step, train.validate_every_steps, epoch_end)
         save = last or stopped or _due(self.step, train.checkpoint_every_steps, epoch_end)
         # A checkpoint always comes with a row: the rows after it do not depend on what came before it.
-        if validate or save or self.step % train.log_every_steps == 0:
+        if validate or save or self._window_steps >= train.log_every_steps:
             self._log()
             if validate:
                 self._validate()
