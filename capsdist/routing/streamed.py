@@ -174,11 +174,10 @@ class _Stream:
         for chunk in slices(len(poses), self.plan.images):
             yield chunk, poses[chunk]
 
-    def couple(self, logits: Tensor) -> Tensor:
-        """Return the coupling [J, n, m] of logits [num_logits, n, m]; a row beyond J is the logit 0."""
+    def couple(self, logits: Tensor, out: Tensor) -> None:
+        """Write the coupling of logits [num_logits, n, m] into out, alike; a row beyond J is the logit 0."""
         logits[self.num_parents :] = 0
-        coupling = self.scratch.take("coupling", *logits.shape)
-        return torch.softmax(logits, 0, out=coupling)[: self.num_parents]
+        torch.softmax(logits, 0, out=out)
 
 
 def _add_totals(stream: _Stream, poses: Tensor, totals: Tensor) -> None:
@@ -202,10 +201,11 @@ def _add_coupled_total(stream: _Stream, poses: Tensor, weights: Tensor, state: T
         num_images, dim_child, num_children = u.shape
         products = stream.scratch.take("products", num_parents, num_images, u[0].numel())
         by_dim = products.view(num_parents, num_images, dim_child, num_children)
-        logits = stream.scratch.take("logits", stream.num_logits, num_images, num_children)
+        logits, coupling = stream.scratch.take("factors", 2, stream.num_logits, num_images, num_children)
         torch.bmm(state[:, chunk], weights, out=products)
         _dot(by_dim, u, out=logits[:num_parents])
-        torch.mul(stream.couple(logits).unsqueeze(2), u, out=by_dim)
+        stream.couple(logits, out=coupling)
+        torch.mul(coupling[:num_parents].unsqueeze(2), u, out=by_dim)
         total[:, chunk].baddbmm_(products, weights.mT)
 
 
@@ -266,22 +266,23 @@ def _add_coupled_gradients(
     num_parents, take = stream.num_parents, stream.scratch.take
     for chunk, u in stream.chunks(poses):
         num_images, dim_child, num_children = u.shape
-        # Rows 0 hold V, G and db throughout, rows 1 hold ds, H and c.
+        # Of each pair, the first belongs to V (with G and db), the second to ds (with H and c).
         sides = torch.stack((state[:, chunk], d_total[:, chunk]), dim=1).flatten(1, 2)  # [J, 2n, E]
         products = take("products", num_parents, 2 * num_images, dim_child * num_children)
         by_dim = products.view(num_parents, 2, num_images, dim_child, num_children)
-        factors = take("factors", 2, stream.num_logits, num_images, num_children)
-        by_parent = factors[:, :num_parents].transpose(0, 1)  # [J, 2, n, m]
+        # Three planes: logits, to be replaced by db; dc; c.
+        planes = take("factors", 3, stream.num_logits, num_images, num_children)
+        by_parent = planes[:, :num_parents].transpose(0, 1)  # [J, 3, n, m]
+        factors = by_parent[:, ::2].unsqueeze(3)  # [J, 2, n, 1, m]: db and c
 
         torch.bmm(sides, weights, out=products)
-        _dot(by_dim, u, out=by_parent)
-        coupling = stream.couple(factors[0])
-        _softmax_backward(coupling, by_parent[:, 1], out=by_parent[:, 0])
-        by_parent[:, 1] = coupling
+        _dot(by_dim, u, out=by_parent[:, :2])
+        stream.couple(planes[0], out=planes[2])
+        _softmax_backward(by_parent[:, 2], by_parent[:, 1], out=by_parent[:, 0])
         if d_u is not None:
-            by_dim.mul_(by_parent.unsqueeze(3))
+            by_dim.mul_(factors)
             d_u[chunk] += torch.sum(by_dim, (0, 1), out=take("d_u", *u.shape))
-        torch.mul(by_parent.unsqueeze(3), u, out=by_dim)
+        torch.mul(factors, u, out=by_dim)
         if d_w is not None:
             d_w.flatten(2).baddbmm_(sides.mT, products)
         d_state[:, chunk].baddbmm_(products[:, :num_images], weights.mT)

@@ -1,8 +1,8 @@
 """How the streamed form cuts its work so that it stays in the cache, and the buffers that it works in.
 
 Three cuts, from the outside in: a block of images (bounds the repacked poses), a tile of children (bounds
-everything that has children and parents), a chunk of images (fills the cache). In a network of the paper's
-size there is one block, one tile and about ten chunks; tiles appear with thousands of children or parents.
+everything that has children and parents), a chunk of images (fills the cache). A batch of the paper's MNIST
+network on two threads is one block of two tiles with eight chunks each.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """
@@ -20,14 +20,15 @@ from torch import Tensor
 __all__ = ["Plan", "Scratch", "plan_tiles", "slices"]
 
 MIB = 1 << 20
-# Bytes of the one buffer that grows with children AND parents. On a CPU it is to stay in the last-level
-# cache while half a dozen passes run over it; a GPU wants fewer, larger launches.
-CPU_PRODUCT_BYTES = 6 * MIB
-GPU_PRODUCT_BYTES = 24 * MIB
-# Bytes of the repacked poses of a block.
-POSES_BYTES = 12 * MIB
-# Fewer images than this in a matrix product with the weights, and reading the weights dominates.
-MIN_IMAGES = 8
+# Bytes that a chunk's buffers may have, those with children AND parents, over which a dozen passes run. On a
+# CPU they are to stay in the caches that its threads bring along; a GPU wants fewer, larger launches. The
+# second number bounds both, so that all scratch together stays below 64 MB at any shape.
+CPU_CHUNK_BYTES_PER_THREAD = 3 * MIB
+MAX_CHUNK_BYTES = 16 * MIB
+# Bytes of a block's repacked poses.
+BLOCK_BYTES = 12 * MIB
+# With fewer images than this, a product with the weights is busier reading them than multiplying.
+MIN_IMAGES = 16
 # Children of a tile are a multiple of this: whole cache lines and vector registers.
 ALIGN = 16
 
@@ -62,17 +63,20 @@ def plan_tiles(
         device: type of the device, "cpu" or another.
     """
     num_parents, dim_parent, dim_child, num_children = weights_shape
-    budget = CPU_PRODUCT_BYTES if device == "cpu" else GPU_PRODUCT_BYTES
-    per_child = num_parents * dim_child * itemsize  # bytes an image (or a parent dimension) and child
+    budget = min(CPU_CHUNK_BYTES_PER_THREAD * torch.get_num_threads(), MAX_CHUNK_BYTES)
+    if device != "cpu":
+        budget = MAX_CHUNK_BYTES
+    # For each image, child and parent: the products over D, their dot products, the coupling.
+    pair_bytes = (rows * (dim_child + 1) + 1) * num_parents * itemsize
     fewest = max(1, min(MIN_IMAGES, num_images))
     children = num_children
-    if rows * fewest * per_child * num_children > budget:
-        # A tile's weights are then copied, so they have to fit as well.
-        most = budget // (per_child * max(rows * fewest, dim_parent))
-        children = _even(num_children, max(1, most), ALIGN)
+    if fewest * pair_bytes * num_children > budget:
+        # The weights of a tile and their gradient are copies then, which have to fit as well.
+        tile_bytes = 2 * num_parents * dim_parent * dim_child * itemsize
+        children = _even(num_children, max(1, budget // max(fewest * pair_bytes, tile_bytes)), ALIGN)
     kept = num_children if poses_itemsize < itemsize else children
-    block = _even(num_images, max(1, POSES_BYTES // (dim_child * itemsize * kept)), 1)
-    images = _even(block, max(1, budget // (rows * per_child * children)), 1)
+    block = _even(num_images, max(1, BLOCK_BYTES // (dim_child * itemsize * kept)), 1)
+    images = _even(block, max(1, budget // (pair_bytes * children)), 1)
     return Plan(block, children, images)
 
 

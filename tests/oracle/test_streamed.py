@@ -43,15 +43,15 @@ CUTS = [
 ]
 
 
-@pytest.mark.parametrize(("product_bytes", "poses_bytes"), CUTS)
+@pytest.mark.parametrize(("chunk_bytes", "block_bytes"), CUTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_cuts_do_not_change_the_numbers(
-    monkeypatch: pytest.MonkeyPatch, product_bytes: int, poses_bytes: int, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, chunk_bytes: int, block_bytes: int, dtype: torch.dtype
 ) -> None:
-    given = operands((19, 37, 5, 3, 6), seed=product_bytes + poses_bytes, bias=True).to(dtype)
+    given = operands((19, 37, 5, 3, 6), seed=chunk_bytes + block_bytes, bias=True).to(dtype)
     whole = values_and_gradients(streamed, given, 3, none_of_the_above=True)
-    monkeypatch.setattr(tiling, "CPU_PRODUCT_BYTES", product_bytes)
-    monkeypatch.setattr(tiling, "POSES_BYTES", poses_bytes)
+    monkeypatch.setattr(tiling, "CPU_CHUNK_BYTES_PER_THREAD", chunk_bytes)
+    monkeypatch.setattr(tiling, "BLOCK_BYTES", block_bytes)
     plan = tiling.plan_tiles(
         19, pack_weights(given.weights).shape, rows=2, itemsize=8, poses_itemsize=8, device="cpu"
     )
