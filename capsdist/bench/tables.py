@@ -44,6 +44,8 @@ _COSTS = (
     _Row("routing, share of the matrix product's rate", "0.18", "routing", "share_of_gemm_rate", ""),
     _Row("routing, times less memory than textbook", "8", "routing", "memory_ratio_vs_reference", ""),
     _Row("input pipeline, one rank, images/s", "", "pipeline", "images_per_s", ""),
+    _Row("`import capsdist`, interpreter included", "1 s", "startup", "import_s", " s"),
+    _Row("`python jobs/train_cifar.py --check`", "1 s", "startup", "check_s", " s"),
     _Row("`make quickstart` with installation", "600 s", "quickstart", "whole_s", " s"),
     _Row("the same training on a GPU, images/s", "", "quickstart-gpu", "images_per_s", ""),
 )
