@@ -57,6 +57,11 @@ def test_wrappers_are_opened():
         (1, ActorDiedError("a\nb"), "worker 1: its process died (killed, out of memory, or a native crash)"),
         (
             None,
+            ActorDiedError("died because of an error raised in its creation task\n  File\nOSError: full"),
+            "ActorDiedError: OSError: full",
+        ),
+        (
+            None,
             ConfigError([Problem("a.b", 1, "rule", "fix"), Problem("c.d", 2, "rule", "fix")]),
             "a.b=1: rule; fix; c.d=2: rule; fix",
         ),

@@ -110,7 +110,7 @@ def test_a_signal_ends_a_run_cleanly(place, env, tmp_path, number):
     while run.newest_checkpoint() is None and job.poll() is None:
         time.sleep(0.1)
     job.send_signal(number)
-    _, errors = job.communicate(timeout=60)
+    _, errors = job.communicate(timeout=120)
     assert job.returncode == 130
     assert errors == f"stopped: the same command goes on from step {run.steps_saved():,}\n"
     assert processes_below(tmp) == []

@@ -70,7 +70,9 @@ def test_a_run_cut_in_mid_epoch_and_killed_later_equals_the_undisturbed_one(
     fault = KillOnce(tmp_path / "killed", rank=1, step=11)
     second = launch(tiny_config(tiny_root, storage, "cut"), display=rows, fault=fault)
     assert fault.marker.exists()
-    assert [row["resumed_step"] for row in rows.of("start")] == [5, 9]
+    resumed = [row["resumed_step"] for row in rows.of("start")]
+    assert resumed[0] == 5
+    assert resumed[1:] in ([6], [9])  # Ray may not have heard of the last checkpoint before the death
     (failure,) = rows.of("failure")
     assert "worker 1: its process died" in failure["message"]
     assert second.steps == undisturbed.steps

@@ -50,7 +50,7 @@ def root_of_many(failures: Mapping[int, BaseException]) -> tuple[int, BaseExcept
 def one_line(rank: int | None, error: BaseException) -> str:
     """Return what happened in one line, with the worker it happened to."""
     where = "" if rank is None else f"worker {rank}: "
-    if _is_dead_process(error):
+    if _is_dead_process(error) and "creation task" not in str(error):  # else the text ends with the reason
         return f"{where}its process died (killed, out of memory, or a native crash)"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, CapsdistError):
