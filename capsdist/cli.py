@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, make_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,7 +23,17 @@ from capsdist.errors import CapsdistError, ConfigError, Problem
 from capsdist.train.cluster.preflight import absolute, missing_data
 from capsdist.train.cluster.rundir import RunFolder, changed_fields, parse_config
 
-__all__ = ["DONE", "FAILED", "INVALID", "STOPPED", "parse_command", "print_error", "run_job"]
+__all__ = [
+    "DONE",
+    "FAILED",
+    "INVALID",
+    "STOPPED",
+    "check_config",
+    "parse_command",
+    "parse_options",
+    "print_error",
+    "run_job",
+]
 
 DONE, FAILED, INVALID, STOPPED = 0, 1, 2, 130
 
@@ -44,7 +54,7 @@ def run_job(
     try:
         config, check = parse_command(description, presets, default, sys.argv[1:] if argv is None else argv)
         if check:
-            return _check(config)
+            return check_config(config)
         return _train(config)
     except CapsdistError as error:
         return print_error(error)
@@ -59,26 +69,47 @@ def parse_command(
         ConfigError: an unknown preset, or a `--config` file that cannot be read.
         SystemExit: after `--help` (0), or an unknown or mistyped option (2), which is explained.
     """
+    config, command = parse_options(description, presets, default, argv)
+    return config, command.check
+
+
+def parse_options(
+    description: str | None,
+    presets: Sequence[str],
+    default: str | None,
+    argv: Sequence[str],
+    *,
+    more: Mapping[str, object] | None = None,
+    name_prefix: str = "",
+) -> tuple[Config, Any]:
+    """As `parse_command`, for a job with sections of options of its own; return them as attributes.
+
+    `more`: these sections with their default values, by name; `name_prefix` stands before the name of the run
+    that the preset or file gives.
+    """
     import tyro
 
+    more = more or {}
     name, file = _option(argv, "--preset") or default or presets[0], _option(argv, "--config")
     if name not in presets:
         raise ConfigError(
             [Problem("preset", name, "is not a preset of this job", f"choose one of {', '.join(presets)}")]
         )
     base = get_preset(name) if file is None else _read_config(Path(file))
+    train = base.train.model_copy(update={"name": name_prefix + base.train.name})
+    base = base.model_copy(update={"train": train})
     title = (description or "Train a network.").strip().splitlines()[0]
     command = tyro.cli(
-        _command_type(presets, name, base),
+        _command_type(presets, name, base, more),
         args=list(argv),
         prog=Path(sys.argv[0]).name,
         description=f"{title}\n\n{_describe(presets)}",
     )
     sections = {section: getattr(command, section) for section in _sections()}
-    return Config(preset=base.preset, **sections), command.check
+    return Config(preset=base.preset, **sections), command
 
 
-def _command_type(presets: Sequence[str], preset: str, base: Config) -> Any:
+def _command_type(presets: Sequence[str], preset: str, base: Config, more: Mapping[str, object]) -> Any:
     """Return a dataclass of the job's own options and, below them, the sections of a configuration."""
     import tyro
 
@@ -99,7 +130,8 @@ def _command_type(presets: Sequence[str], preset: str, base: Config) -> Any:
         (name, Config.model_fields[name].annotation, field(default=getattr(base, name)))
         for name in _sections()
     ]
-    return make_dataclass("Command", own + sections)
+    others = [(name, type(value), field(default=value)) for name, value in more.items()]
+    return make_dataclass("Command", own + others + sections)
 
 
 def _sections() -> list[str]:
@@ -131,9 +163,12 @@ def _read_config(path: Path) -> Config:
         ) from None
 
 
-def _check(config: Config) -> int:
-    """Print every problem, and as warnings what the run would still lack; return the exit status."""
-    found = problems(config)
+def check_config(config: Config, also: Sequence[Problem] = ()) -> int:
+    """Print every problem, and as warnings what the run would still lack; return the exit status.
+
+    `also`: problems of a job's own options.
+    """
+    found = [*problems(config), *also]
     for problem in found:
         print(f"error: {problem}", file=sys.stderr)
     for warning in _warnings(absolute(config)):

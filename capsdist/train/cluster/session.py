@@ -40,10 +40,13 @@ def prepare_ray() -> bool:
 
 
 @contextlib.contextmanager
-def ray_session(config: Config, machine: Machine | None) -> Iterator[Mapping[str, float]]:
+def ray_session(
+    config: Config, machine: Machine | None, *, dashboard: bool = False
+) -> Iterator[Mapping[str, float]]:
     """Start a Ray of `machine`'s size, or join a cluster (None); yield the resources it has now.
 
-    A Ray that was joined before stays joined, one that is joined here is left at the end.
+    A Ray that was joined before stays joined, one that is joined here is left at the end. `dashboard`: a Ray
+    that is started here gets one, on the loopback interface.
 
     Raises:
         RunError: the cluster does not answer.
@@ -60,7 +63,7 @@ def ray_session(config: Config, machine: Machine | None) -> Iterator[Mapping[str
     with _environment(settings):
         joined = ray.is_initialized()
         if not joined:
-            _init(machine)
+            _init(machine, dashboard)
         try:
             yield ray.cluster_resources()
         finally:
@@ -68,12 +71,19 @@ def ray_session(config: Config, machine: Machine | None) -> Iterator[Mapping[str
                 ray.shutdown()
 
 
-def _init(machine: Machine | None) -> None:
+def _init(machine: Machine | None, dashboard: bool) -> None:
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if machine is not None:
-        ray.init("local", num_cpus=machine.cores, num_gpus=machine.gpus, include_dashboard=False, **quiet)
+        ray.init(
+            "local",
+            num_cpus=machine.cores,
+            num_gpus=machine.gpus,
+            include_dashboard=dashboard,
+            dashboard_host="127.0.0.1",
+            **quiet,
+        )
         return
     address = os.environ["RAY_ADDRESS"]
     try:
