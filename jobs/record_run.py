@@ -37,14 +37,13 @@ def main(
         print(f"error: {run}: has no result.json, the run has not finished; start it again", file=sys.stderr)
         return 1
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    config, result = (json.loads((run / name).read_text()) for name in ("config.json", "result.json"))
+    for section, field in (("data", "root"), ("train", "storage")):  # where it lay says nothing to others
+        config[section][field] = Path(config[section][field]).name
+    del result["run_dir"]
     starts = [row for row in rows if row["kind"] == "start"]
-    figures = json.loads((run / "result.json").read_text()) | {
-        "whole_s": whole_s,
-        "starts": starts,
-        "note": note,
-    }
+    figures = result | {"whole_s": whole_s, "starts": starts, "note": note}
     log = "\n".join(json.dumps({k: v for k, v in row.items() if k != "confusion"}) for row in rows)
-    config = json.loads((run / "config.json").read_text())
     print(write_record(RECORDS, what, config=config, figures=figures, log=log + "\n", command=command))
     return 0
 

@@ -6,6 +6,7 @@ configuration, figures) and `log.txt` (what the job printed). They are committed
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -15,6 +16,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import torch
@@ -75,8 +77,16 @@ def commit() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what computes the figures."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "capsdist": capsdist.__version__}
+    """Return the versions of what computes the figures, as far as it is installed."""
+    found = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "capsdist": capsdist.__version__,
+    }
+    for name in ("numpy", "triton", "ray", "deepspeed", "webdataset"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def hardware() -> dict[str, object]:
