@@ -206,7 +206,7 @@ def _add_coupled_total(stream: _Stream, poses: Tensor, weights: Tensor, state: T
         _dot(by_dim, u, out=logits[:num_parents])
         stream.couple(logits, out=coupling)
         torch.mul(coupling[:num_parents].unsqueeze(2), u, out=by_dim)
-        total[:, chunk].baddbmm_(products, weights.mT)
+        _add_product(total[:, chunk], products, weights.mT, stream.scratch)
 
 
 def _add_gradients(
@@ -285,7 +285,7 @@ def _add_coupled_gradients(
         torch.mul(factors, u, out=by_dim)
         if d_w is not None:
             d_w.flatten(2).baddbmm_(sides.mT, products)
-        d_state[:, chunk].baddbmm_(products[:, :num_images], weights.mT)
+        _add_product(d_state[:, chunk], products[:, :num_images], weights.mT, stream.scratch)
 
 
 def _dot(products: Tensor, poses: Tensor, out: Tensor) -> None:
@@ -296,6 +296,11 @@ def _dot(products: Tensor, poses: Tensor, out: Tensor) -> None:
     torch.mul(products[..., 0, :], poses[:, 0], out=out)
     for dim in range(1, poses.shape[1]):
         out.addcmul_(products[..., dim, :], poses[:, dim])
+
+
+def _add_product(target: Tensor, left: Tensor, right: Tensor, scratch: Scratch) -> None:
+    """Add left @ right to target, one product a parent; `baddbmm_` would not batch them for a slice."""
+    target += torch.bmm(left, right, out=scratch.take("sums", *target.shape))
 
 
 def _softmax_backward(coupling: Tensor, d_coupling: Tensor, out: Tensor) -> None:

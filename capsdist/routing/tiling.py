@@ -2,7 +2,7 @@
 
 Three cuts, from the outside in: a block of images (bounds the repacked poses), a tile of children (bounds
 everything that has children and parents), a chunk of images (fills the cache). A batch of the paper's MNIST
-network on two threads is one block of two tiles with eight chunks each.
+network on two threads is one block of one tile with a dozen chunks.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """
@@ -23,14 +23,14 @@ MIB = 1 << 20
 # Bytes that a chunk's buffers may have, those with children AND parents, over which a dozen passes run. On a
 # CPU they are to stay in the caches that its threads bring along; a GPU wants fewer, larger launches. The
 # second number bounds both, so that all scratch together stays below 64 MB at any shape.
-CPU_CHUNK_BYTES_PER_THREAD = 3 * MIB
+CPU_CHUNK_BYTES_PER_THREAD = 4 * MIB
 MAX_CHUNK_BYTES = 16 * MIB
 # Bytes of a block's repacked poses.
 BLOCK_BYTES = 12 * MIB
 # With fewer images than this, a product with the weights is busier reading them than multiplying.
-MIN_IMAGES = 16
-# Children of a tile are a multiple of this: whole cache lines and vector registers.
-ALIGN = 16
+MIN_IMAGES = 8
+# Children of a tile and images of a chunk are multiples of these: whole cache lines and vector registers.
+ALIGN_CHILDREN, ALIGN_IMAGES = 16, 8
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ def plan_tiles(
     if fewest * pair_bytes * num_children > budget:
         # The weights of a tile and their gradient are copies then, which have to fit as well.
         tile_bytes = 2 * num_parents * dim_parent * dim_child * itemsize
-        children = _even(num_children, max(1, budget // max(fewest * pair_bytes, tile_bytes)), ALIGN)
+        children = _even(num_children, max(1, budget // max(fewest * pair_bytes, tile_bytes)), ALIGN_CHILDREN)
     kept = num_children if poses_itemsize < itemsize else children
     block = _even(num_images, max(1, BLOCK_BYTES // (dim_child * itemsize * kept)), 1)
-    images = _even(block, max(1, budget // (pair_bytes * children)), 1)
+    images = _even(block, max(1, budget // (pair_bytes * children)), ALIGN_IMAGES)
     return Plan(block, children, images)
 
 
