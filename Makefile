@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint bench clean
+.PHONY: help install quickstart test test-slow lint bench cluster-drill clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
@@ -16,7 +16,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
 help:  ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 # One stamp per set of extras: an installed set is not installed again until its inputs change.
 $(VENV)/.created:
@@ -60,6 +60,9 @@ test: lint  ## everything that CI runs: lint, the quick suite, and real DeepSpee
 
 test-slow: $(VENV)/.install  ## smoke trainings and long campaigns
 	@$(BIN)/pytest -q -m slow
+
+cluster-drill: $(VENV)/.install  ## ray up, train, ray down on machines made of namespaces (root, sshd, rsync)
+	@$(BIN)/python tests/clusters/drill.py
 
 bench: $(VENV)/.install  ## the figures of every benchmark, at most a minute each
 	@for job in jobs/bench_*.py; do echo "$$job"; $(BIN)/python $$job --goals; done

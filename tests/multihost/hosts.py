@@ -123,7 +123,7 @@ class Host:
 
     def _enter(self, command: str, env: Mapping[str, str] | None) -> list[str]:
         clean = {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",  # this Python's programs, activated or not
             "HOME": "/root",
             "LANG": "C.UTF-8",
             **self.lab.env,
@@ -225,6 +225,6 @@ def start_ssh(host: Host, public_key: str, profile: str = "") -> None:
     ]
     host.run(
         "set -e; mkdir -p /run/sshd; mkdir -p -m 700 .ssh; ssh-keygen -q -t ed25519 -N '' -f /run/host_key; "
-        f"echo {key} > .ssh/authorized_keys; echo {lines} | tee .bashrc > .bash_profile; "
+        f"echo {key} > .ssh/authorized_keys; echo {lines} > .bashrc; echo '. ~/.bashrc' > .bash_profile; "
         f"/usr/sbin/sshd -f /dev/null -E /run/sshd.log {' '.join(f'-o {option}' for option in options)}"
     )

@@ -1,0 +1,47 @@
+"""The jobs that cluster/README.md and rayjob.yaml start have valid command lines; their names exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "cluster/README.md").read_text()
+
+
+def job_commands() -> list[str]:
+    """Every command line of a job in the README and in the RayJob."""
+    blocks = "\n".join(re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL)).replace("\\\n", " ")
+    entrypoint = yaml.safe_load((ROOT / "cluster/kuberay/rayjob.yaml").read_text())["spec"]["entrypoint"]
+    found = [
+        line[line.index("python jobs/") :] for line in [*blocks.splitlines(), entrypoint] if "jobs/" in line
+    ]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("command", job_commands())
+def test_a_job_of_the_readme_has_a_valid_command_line(command: str, tmp_path: Path) -> None:
+    _, job, *flags = shlex.split(command)
+    check = [sys.executable, str(ROOT / job), *flags, "--check"]
+    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, "configuration is valid" in done.stdout) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(re.findall(r"cluster/[\w./-]+\.(?:yaml|py)|cluster/kuberay/Dockerfile", README)))
+)
+def test_files_of_the_readme_exist(name: str) -> None:
+    assert (ROOT / name).exists()
+
+
+def test_pins_of_the_readme_are_those_of_the_files() -> None:
+    files = "".join((ROOT / "cluster" / name).read_text() for name in ("aws-gpu.yaml", "gcp-gpu.yaml"))
+    pins = re.findall(r"[\w-]+==[\d.]+", README)
+    assert len(pins) == 3
+    assert [pin for pin in pins if pin not in files] == []
