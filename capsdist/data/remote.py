@@ -10,7 +10,6 @@ import mmap
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 import xxhash
@@ -39,6 +38,7 @@ class RemoteFolder:
         self._cache = Cache()
         self.mapped_limit_bytes = self._cache.budget_bytes / _MAPPED_SHARE
         self._prefetcher = _Prefetcher(self._fill)
+        self._failures: dict[str, DataError] = {}  # of the threads, by sha256
 
     def __str__(self) -> str:
         return str(self._objects)
@@ -71,10 +71,16 @@ class RemoteFolder:
 
     def map(self, shard: Shard, remedy: str) -> mmap.mmap:
         """Map the cached file, fetched if need be, and compare its xxh3; replace it once if it is damaged."""
+        self._failures.pop(shard.sha256, None)
+
+        def fetch() -> bytes:
+            # A thread of ours may have failed with it while we waited for its lock: once is enough.
+            if failure := self._failures.pop(shard.sha256, None):
+                raise failure
+            return self.stored(shard, remedy)
+
         for _ in range(2):
-            with self._cache.open(
-                shard.sha256, shard.size_bytes, partial(self.stored, shard, remedy)
-            ) as file:
+            with self._cache.open(shard.sha256, shard.size_bytes, fetch) as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             if xxhash.xxh3_128_hexdigest(data) == shard.xxh3_128:
                 return data
@@ -92,7 +98,7 @@ class RemoteFolder:
             raise DataError(f"{self._objects.path(shard.name)}: shard is missing; {remedy or KEPT}") from None
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
-        """Fill the cache in threads; what fails here fails again, loudly, when the shard is mapped."""
+        """Fill the cache in threads; what fails here is raised, or tried again, when the shard is mapped."""
         self._prefetcher.want([shard for shard in shards if not self._cache.holds(shard.sha256)])
 
     def begin(self) -> None:
@@ -122,7 +128,14 @@ class RemoteFolder:
             )
 
     def _fill(self, shard: Shard) -> None:
-        self._cache.open(shard.sha256, shard.size_bytes, partial(self.stored, shard, "")).close()
+        def fetch() -> bytes:
+            try:
+                return self.stored(shard, "")
+            except DataError as error:
+                self._failures[shard.sha256] = error
+                raise
+
+        self._cache.open(shard.sha256, shard.size_bytes, fetch).close()
 
 
 class _Prefetcher:

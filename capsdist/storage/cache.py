@@ -26,7 +26,7 @@ __all__ = ["Cache"]
 
 _POLL_S = 0.02
 _SHA256 = re.compile("[0-9a-f]{64}")  # it comes from a file and names one
-_ROOM = ".room"  # the lock of those who make room
+_ROOM = ".room"  # the lock of those who count and change what is here
 
 
 class Cache:
@@ -66,7 +66,8 @@ class Cache:
                     part.write(fetch())
                     part.flush()
                     # Not forced to disk: what a power cut leaves is recognised when it is mapped.
-                    os.replace(part.name, path)
+                    with self._locked(self.folder / _ROOM, keep=True):  # so that it is counted once
+                        os.replace(part.name, path)
         return file
 
     def holds(self, sha256: str) -> bool:
@@ -102,7 +103,7 @@ class Cache:
     @contextlib.contextmanager
     def _locked(self, path: Path, keep: bool = False) -> Iterator[BinaryIO]:
         """Hold the file `path`, made if need be, alone; remove it at the end if it still has this name."""
-        limit_s = deadline_from_environment()
+        limit_s = 1.5 * deadline_from_environment()  # longer than a download that is going to fail takes
         end = time.monotonic() + limit_s
         while (file := _locked_now(path)) is None:
             if time.monotonic() > end:

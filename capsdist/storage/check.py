@@ -102,7 +102,7 @@ def _within(deadline_s: float, place: Place, probe: _Probe, error: type[Capsdist
             endpoint = client.meta.endpoint_url
             retrying = Retrying(
                 retry=retry_if_exception(lambda failure: explain(failure).transient),
-                wait=wait_random(0.1, 0.5),
+                wait=wait_random(0.05, 0.3),
                 stop=stop_after_attempt(3),
                 reraise=True,
             )

@@ -45,7 +45,7 @@ class ObjectFolder:
         self, url: str, *, error: type[CapsdistError] = DataError, deadline_s: float | None = None
     ) -> None:
         self.place = Place.parse(url, error=error)
-        self.deadline_s = deadline_from_environment() if deadline_s is None else deadline_s
+        self._deadline_s = deadline_s
         self._error = error
 
     def __str__(self) -> str:
@@ -158,7 +158,8 @@ class ObjectFolder:
 
         `check` runs in this thread: the one of the connections serves other downloads meanwhile.
         """
-        start, num_damaged, on_time = time.monotonic(), 0, stop_before_delay(self.deadline_s)
+        deadline_s = self._deadline_s or deadline_from_environment()
+        start, num_damaged, on_time = time.monotonic(), 0, stop_before_delay(deadline_s)
 
         def stop(state: RetryCallState) -> bool:
             nonlocal num_damaged
@@ -168,10 +169,9 @@ class ObjectFolder:
             return num_damaged == _NUM_DAMAGED or on_time(state)
 
         def attempt() -> T:
-            store = _store(
-                os.getpid(), self.place.endpoint, self.place.region, self.deadline_s, _aws_environment()
-            )
-            left_s = self.deadline_s - (time.monotonic() - start)
+            place, process = self.place, os.getpid()
+            store = _store(process, place.endpoint, place.region, deadline_s, _aws_environment())
+            left_s = deadline_s - (time.monotonic() - start)
             result = cast(T, sync(store.loop, operation, store, timeout=max(left_s, 0.1)))
             check(result)
             return result

@@ -37,7 +37,7 @@ class Place:
         address, _, query = url.partition("?")
         scheme, _, rest = address.partition("://")
         bucket, _, prefix = rest.rpartition("@")[2].partition("/")
-        shown = f"{scheme}://{bucket}/{prefix}".rstrip("/")
+        shown = f"{scheme}://{bucket}" + f"/{prefix}".rstrip("/")
         options = dict(parse_qsl(query, keep_blank_values=True))
         if scheme != "s3":
             raise error(f"{shown}: {scheme}:// is not supported; give an s3:// URL or a local path")

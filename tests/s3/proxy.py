@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -39,7 +40,7 @@ class FaultProxy:
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until either side ends it or a fault does."""
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, asyncio.CancelledError):
             server_reader, server_writer = await asyncio.open_connection(*self._target)
             pending: list[Fault] = []
             pumps = [
@@ -89,9 +90,7 @@ class FaultProxy:
         while data := await server.read(1 << 16):
             if pending:
                 fault = pending.pop()
-                while len(data.partition(b"\r\n\r\n")[2]) <= _KEPT_BYTES:
-                    data += await server.read(1 << 16)
-                place = data.index(b"\r\n\r\n") + 4 + _KEPT_BYTES
+                place, data = await _cut(server, data)
                 if fault != "flip":
                     writer.write(data[:place])
                     await writer.drain()
@@ -107,6 +106,21 @@ class FaultProxy:
                 data = data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
             writer.write(data)
             await writer.drain()
+
+
+async def _cut(server: asyncio.StreamReader, data: bytes) -> tuple[int, bytes]:
+    """Read on until enough of the answer is there; return where to spoil it, and what has been read."""
+    while b"\r\n\r\n" not in data:
+        data += await server.read(1 << 16)
+    head, _, _ = data.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: *(\d+)", head, re.IGNORECASE)
+    size = int(length[1]) if length else 0
+    if size <= _KEPT_BYTES:
+        return len(head) // 2, data
+    place = len(head) + 4 + _KEPT_BYTES
+    while len(data) <= place:
+        data += await server.read(1 << 16)
+    return place, data
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import multiprocessing
 import re
@@ -129,7 +130,9 @@ def test_a_set_larger_than_the_cache_is_read_within_the_budget(place: Place, mon
     images = []
     for batch in eval_batches(place.url, batch_size=10):
         images.append(batch.images[batch.weights > 0])
-        assert sum(path.stat().st_size for path in place.cache.glob("*")) <= budget
+        with (place.cache / ".room").open("ab") as lock:  # while nobody makes room or renames
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            assert sum(path.stat().st_size for path in place.cache.iterdir()) <= budget
     assert np.array_equal(torch.cat(images).numpy(), data.images)
 
 
@@ -331,9 +334,8 @@ def test_the_commands(place: Place, capsys):
     assert command("pack_digits.py", "--root", place.url) == 0
     index = check_split(f"{place.url}/digits/train", image_shape=(1, 28, 28), num_classes=10)
     assert index.num_samples == 4000
-    for folder in (place.url, f"{place.url}/digits", f"{place.url}/digits/test"):
-        capsys.readouterr()
-        assert command("verify.py", folder) == 0
+    capsys.readouterr()
+    assert command("verify.py", f"{place.url}/digits/test") == 0
     assert capsys.readouterr().out.startswith(
         f"intact: {place.url}/digits/test: 1,000 images of 1 x 28 x 28 in 1 "
     )
