@@ -64,7 +64,7 @@ def _run_instances() -> Any:
 def _shape_problems(field: str, value: Any, shape: Any) -> Iterator[Problem]:
     """Yield where `value` breaks a botocore shape: unknown keys, wrong kinds, unknown constants."""
     if not _is_kind(value, shape.type_name):
-        yield Problem(field, value, f"must be a {shape.type_name}", "see EC2 RunInstances")
+        yield Problem(field, value, f"must be of type {shape.type_name}", "see EC2 RunInstances")
         return
     match shape.type_name:
         case "structure":

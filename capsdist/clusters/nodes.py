@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from capsdist.clusters.values import integer, mapping, near
+from capsdist.clusters.values import entries, integer, mapping, near
 from capsdist.errors import Problem
 
 __all__ = ["is_spot", "node_types", "problems"]
@@ -19,13 +19,11 @@ def node_types(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
 def is_spot(kind: dict[str, Any]) -> bool:
     """Say whether nodes of this type can be taken away: spot on AWS, spot or preemptible on Google Cloud."""
     node = mapping(kind.get("node_config"))
-    scheduling = mapping(node.get("scheduling"))
-    market = mapping(node.get("InstanceMarketOptions")).get("MarketType")
-    return (
-        market == "spot"
-        or scheduling.get("provisioningModel") == "SPOT"
-        or bool(scheduling.get("preemptible"))
-    )
+    if mapping(node.get("InstanceMarketOptions")).get("MarketType") == "spot":
+        return True
+    scheduling = node.get("scheduling")  # Ray's examples write a list of mappings
+    parts = [mapping(part) for part in entries(scheduling) or [scheduling]]
+    return any(part.get("provisioningModel") == "SPOT" or part.get("preemptible") for part in parts)
 
 
 def problems(config: dict[str, Any]) -> Iterator[Problem]:

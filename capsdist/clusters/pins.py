@@ -57,7 +57,9 @@ def _requirement_problems(field: str, requirement: str) -> Iterator[Problem]:
     pinned = _PINNED.fullmatch(requirement)
     name = re.split(r"[\[=<>~! ;@]", requirement, maxsplit=1)[0]
     if _NIGHTLY.search(requirement):
-        yield Problem(field, requirement, "is a nightly build, another one tomorrow", f"ray=={ray_version()}")
+        yield Problem(
+            field, requirement, "is a nightly build, another one tomorrow", f"write ray=={ray_version()}"
+        )
     elif pinned and pinned["name"].lower() == "ray" and pinned["version"] != ray_version():
         rule = f"is not the Ray that launches the cluster, {ray_version()}"
         yield Problem(field, requirement, rule, "install equal versions here and there")

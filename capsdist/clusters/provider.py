@@ -44,7 +44,7 @@ def provider_type(config: dict[str, Any]) -> str | None:
 def problems(config: dict[str, Any]) -> Iterator[Problem]:
     """Yield the problems of the section `provider`."""
     section, kind = mapping(config.get("provider")), provider_type(config)
-    if kind not in _KEYS and kind not in _OTHERS:
+    if kind is not None and kind not in _KEYS and kind not in _OTHERS:
         match = near(kind, _KEYS)
         fix = f"did you mean {match!r}?" if match else f"choose one of {', '.join(_KEYS)}"
         yield Problem("provider.type", kind, "is not a provider of Ray", fix)

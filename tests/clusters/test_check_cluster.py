@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.autoscaler
 from conftest import DELETE, Break
 
 import capsdist
@@ -73,7 +74,7 @@ RULES = [
     case(AWS, "available_node_types.head.node_config.InstanceType", "m5.lagre", "is no InstanceType that"),
     case(
         AWS, "available_node_types.head.node_config.BlockDeviceMappings[0].Ebs.VolumeSize", "150",
-        "must be a integer",
+        "must be of type integer",
     ),
     case(AWS, "available_node_types.head.node_config.ImageId", DELETE, "default image is an Ubuntu 18.04"),
     case(AWS, "available_node_types.head.node_config.IamInstanceProfile", DELETE, "no credentials for S3"),
@@ -164,6 +165,20 @@ def test_a_broken_file_is_seen_with_field_and_value(
     lines = [str(problem) for problem in check_file(broken(name, place, value))]
     assert [line for line in lines if line.startswith(f"{field}={shown!r}: ") and rule in line], lines
     assert all("\n" not in line for line in lines)
+
+
+def test_rays_own_defaults_for_aws_have_many_problems(home: Path) -> None:
+    found = check_file(Path(ray.autoscaler.__file__).with_name("aws") / "defaults.yaml")
+    assert {problem.field for problem in found} == {
+        "available_node_types.ray.head.default.resources.CPU",
+        "available_node_types.ray.head.default.node_config.ImageId",
+        "available_node_types.ray.worker.default.node_config.ImageId",
+        "file_mounts",
+        "setup_commands[1]",  # a nightly wheel
+        "head_setup_commands[0]",
+        "head_start_ray_commands[1]",  # a public dashboard
+        "setup_commands",  # no token
+    }
 
 
 def test_all_problems_are_reported_at_once(broken: Break) -> None:
