@@ -1,0 +1,85 @@
+"""The figure of a search: error against routing depth, against capacity, and against images/s.
+
+Pure, in the style of a run's overview (`capsdist.analysis.drawing`); matplotlib is imported late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from capsdist.analysis.drawing import BLUE, GREEN, GREY, ORANGE, STYLE
+from capsdist.tune.journal import FINISHED
+from capsdist.tune.report import SearchResult, TrialRow, in_words, pareto
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["draw_search", "save_figure"]
+
+DEPTH = "routing.iterations"
+
+
+def save_figure(result: SearchResult) -> Path:
+    """Draw search.png into the folder of the search and return its path."""
+    path = Path(result.folder, "search.png")
+    draw_search(result).savefig(path)
+    return path
+
+
+def draw_search(result: SearchResult) -> Figure:
+    """Return the figure: each trial a point, filled if it finished, hollow if it was stopped early."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    rows = [row for row in result.trials if row.error_percent is not None]
+    depth = result.config["routing"]["iterations"]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(14, 4.6), dpi=110, layout="constrained", facecolor="white")
+        left, middle, right = figure.subplots(1, 3, sharey=True)
+        depths = [row.values.get(DEPTH, depth) for row in rows]
+        _scatter(left, rows, depths, result.best)
+        left.set(title="Error against routing depth", xlabel="routing iterations", ylabel="error in percent")
+        left.set_xticks(sorted(set(depths)))
+        _scatter(middle, rows, [row.num_parameters / 1e6 for row in rows], result.best)
+        middle.set(title="Error against capacity", xlabel="million parameters")
+        measured = [row for row in rows if row.images_per_s]
+        _scatter(right, measured, [row.images_per_s or 0.0 for row in measured], result.best)
+        right.set(title="Error against speed", xlabel="images/s, beside the other trials")
+        _draw_front(right, [row for row in pareto(rows) if row.images_per_s])
+        left.set_yscale("log")
+        left.yaxis.set_major_formatter("{x:g}")
+        left.yaxis.set_minor_formatter("{x:g}")
+        best = next(row for row in result.trials if row.name == result.best)
+        words = f"{result.name}   |   {len(rows)} trials   |   best: error {result.error_percent:.2f} %"
+        figure.suptitle(f"{words} with {in_words(best.values)}", x=0.012, ha="left", fontsize=13)
+    return figure
+
+
+def _scatter(axes: Axes, rows: Sequence[TrialRow], places: Sequence[float], best: str) -> None:
+    """Draw trials at `places`; no error at all is drawn as 0.01 %, a logarithmic axis has no zero."""
+    groups = (
+        ("stopped early", GREY, "none", [row.status != FINISHED for row in rows]),
+        ("finished", BLUE, BLUE, [row.status == FINISHED and row.name != best for row in rows]),
+        ("best", ORANGE, ORANGE, [row.name == best for row in rows]),
+    )
+    for label, edge, face, chosen in groups:
+        pairs = [
+            (place, max(row.error_percent or 0.0, 0.01))
+            for place, row, take in zip(places, rows, chosen, strict=True)
+            if take
+        ]
+        if pairs:
+            axes.scatter(
+                *zip(*pairs, strict=True), s=42, edgecolors=edge, facecolors=face, label=label, zorder=3
+            )
+
+
+def _draw_front(axes: Axes, front: Sequence[TrialRow]) -> None:
+    if front:
+        speeds = [row.images_per_s or 0.0 for row in front]
+        errors = [max(row.error_percent or 0.0, 0.01) for row in front]
+        axes.plot(speeds, errors, color=GREEN, linewidth=1.2, label="Pareto front")
+    axes.legend()

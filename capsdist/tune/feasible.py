@@ -1,0 +1,65 @@
+"""Which points of a space cannot be trained, found by formula: no network is built, no trial is spent.
+
+Ours, on `capsdist.models.counts`. Memory is a floor (weights, gradients, Adam's moments, every layer's
+output, the process): a point refused for it could not have run, one that is let through may still fail.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from capsdist.config import Config, problems
+from capsdist.models.counts import num_parameters, output_bytes, training_state_bytes
+
+__all__ = ["GIB", "PROCESS_BYTES", "Limits", "memory_here", "refusal", "worker_bytes"]
+
+GIB = 2**30
+PROCESS_BYTES = 300 * 10**6
+"""A Ray worker with torch in it, before it holds a network; measured (resident set)."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a trial may need; None: no limit."""
+
+    max_parameters: int | None = None
+    worker_bytes: int | None = None
+
+
+def refusal(config: Config, limits: Limits) -> str | None:
+    """Return in one line why a trial with `config` is not worth starting, None if it may run."""
+    if found := problems(config):
+        return "; ".join(map(str, found))
+    size = num_parameters(config.model)
+    if limits.max_parameters is not None and size > limits.max_parameters:
+        return f"{size:,} parameters, search.max_parameters={limits.max_parameters:,}"
+    need = worker_bytes(config)
+    if limits.worker_bytes is not None and need > limits.worker_bytes:
+        return f"needs {need / GIB:.2f} GiB a worker or more, there are {limits.worker_bytes / GIB:.2f}"
+    return None
+
+
+def worker_bytes(config: Config) -> int:
+    """Return the memory that a worker needs at least to train `config`."""
+    train = config.train
+    divided = train.engine == "zero" or (train.engine == "auto" and train.device != "cpu")
+    state = training_state_bytes(
+        config.model,
+        zero_stage=train.zero_stage if divided else 0,
+        num_ranks=train.workers,
+    )
+    images = -(-train.global_batch // (train.workers * train.accumulation))
+    outputs = output_bytes(config.model) * images
+    # under autocast most outputs take half
+    return PROCESS_BYTES + state + (outputs if train.precision == "fp32" else outputs // 2)
+
+
+def memory_here() -> int:
+    """Return the memory of this machine, or what its container may use of it."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    quota = Path("/sys/fs/cgroup/memory.max")
+    if quota.exists() and (text := quota.read_text().strip()) != "max":
+        limits.append(int(text))
+    return min(limits)

@@ -1,0 +1,248 @@
+"""What a search found: a row a trial, the best one, the Pareto front, and the command that trains it again.
+
+Pure but for reading the trials' metrics. `error_percent` is of the split the trials were compared on, so the
+best one's is a little too good: measure it again on images that no trial has seen.
+"""
+
+from __future__ import annotations
+
+import shlex
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from capsdist.config import PRESETS, Config, get_preset
+from capsdist.errors import RunError
+from capsdist.models.counts import num_parameters
+from capsdist.train.metrics import METRICS_NAME, read_metrics
+from capsdist.tune.journal import FINISHED, History
+from capsdist.tune.space import FIELDS, with_values
+
+__all__ = [
+    "SearchResult",
+    "TrialRow",
+    "best_row",
+    "command",
+    "in_words",
+    "pareto",
+    "rows_of",
+    "short_values",
+    "sum_up",
+    "table",
+]
+
+JOBS = {"mnist": "train_mnist.py", "fashion_mnist": "train_fashion_mnist.py", "cifar10": "train_cifar.py"}
+"""The job that offers a preset, by the module that the preset is in."""
+_MAX_INFEASIBLE = 8  # lines of the table; result.json has all
+
+
+@dataclass(frozen=True)
+class TrialRow:
+    """One trial: its point, what became of it, and what it cost; None: not measured.
+
+    images_per_s is the median over the trial, beside the other trials of its time.
+    """
+
+    name: str
+    values: dict[str, Any]
+    status: str
+    reason: str
+    step: int
+    error_percent: float | None
+    images_per_s: float | None
+    num_parameters: int
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Outcome of a search, and its result.json. `best`: name of a trial, `command` trains it anew.
+
+    max_trials: how many were asked for; wall_s: over all starts; attempts: when each start began, its last
+    event, and how many trials had ended before it.
+    """
+
+    name: str
+    folder: str
+    status: str
+    total_steps: int
+    max_trials: int
+    wall_s: float
+    best: str
+    error_percent: float
+    command: str
+    config: dict[str, Any]
+    trials: list[TrialRow]
+    infeasible: list[dict[str, Any]]
+    attempts: list[dict[str, Any]]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> SearchResult:
+        """Rebuild from what `to_dict` returned."""
+        return cls(**{**values, "trials": [TrialRow(**row) for row in values["trials"]]})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-able values."""
+        return asdict(self)
+
+
+def rows_of(history: History, config: Config, trials_folder: Path) -> list[TrialRow]:
+    """Return a row for every trial of `history`; `config` is what the points are laid over."""
+    return [
+        TrialRow(
+            name=trial.name,
+            values=trial.values,
+            status=trial.status,
+            reason=trial.reason,
+            step=trial.step,
+            error_percent=trial.error_percent,
+            images_per_s=_speed(trials_folder / trial.name / METRICS_NAME),
+            num_parameters=num_parameters(with_values(config, trial.values).model),
+        )
+        for trial in history.trials.values()
+    ]
+
+
+def sum_up(
+    config: Config, history: History, trials_folder: Path, total_steps: int, max_trials: int
+) -> SearchResult:
+    """Return the result of a search around `config`, whose trials have ended.
+
+    Raises:
+        RunError: none has finished; the message says what became of the last one.
+    """
+    rows = rows_of(history, config, trials_folder)
+    best = best_row(rows)
+    if best is None or best.error_percent is None:
+        last = rows[-1]
+        raise RunError(
+            f"search {config.train.name!r}: none of {len(rows)} trials finished; {last.name} {last.status}: "
+            f"{last.reason or f'at step {last.step:,}'}"
+        )
+    name = f"{config.train.name}-best"
+    train = config.train.model_copy(update={"name": name})
+    again = with_values(config, best.values).model_copy(update={"train": train})
+    return SearchResult(
+        name=config.train.name,
+        folder=str(trials_folder.parent),
+        status="done",
+        total_steps=total_steps,
+        max_trials=max_trials,
+        wall_s=history.wall_s,
+        best=best.name,
+        error_percent=best.error_percent,
+        command=command(again),
+        config=again.model_dump(mode="json"),
+        trials=rows,
+        infeasible=[{"values": values, "reason": reason} for values, reason in history.infeasible],
+        attempts=history.attempts,
+    )
+
+
+def _speed(metrics: Path) -> float | None:
+    speeds = [row["images_per_s"] for row in read_metrics(metrics) if row["kind"] == "train"]
+    return statistics.median(speeds) if speeds else None
+
+
+def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:
+    """Return the finished trial with the lowest error, of equal ones the smallest; None if none finished."""
+    finished = [row for row in rows if row.status == FINISHED and row.error_percent is not None]
+    return min(finished, key=_order, default=None)
+
+
+def pareto(rows: Sequence[TrialRow]) -> list[TrialRow]:
+    """Return the finished trials that no other one beats in both error and images/s, the fastest first."""
+    measured = [row for row in rows if row.status == FINISHED and row.error_percent is not None]
+    front: list[TrialRow] = []
+    for row in sorted(measured, key=lambda row: (-(row.images_per_s or 0.0), *_order(row))):
+        if not front or _error(row) < _error(front[-1]):
+            front.append(row)
+    return front
+
+
+def command(config: Config) -> str:
+    """Return the command line that trains `config`: the job of its preset and every field that differs.
+
+    A configuration without a preset has no job of its own: train_mnist.py with all fields that differ from
+    its first preset.
+    """
+    preset = config.preset if config.preset in PRESETS else "mnist_paper"
+    job = JOBS[PRESETS[preset].__module__.rpartition(".")[2]]
+    words = ["python", f"jobs/{job}", "--preset", preset]
+    base = get_preset(preset)
+    for section in Config.model_fields:
+        old, new = getattr(base, section), getattr(config, section)
+        for name in getattr(type(old), "model_fields", ()):
+            if getattr(old, name) != getattr(new, name):
+                words += _option(f"{section}.{name}", getattr(new, name))
+    return shlex.join(words)
+
+
+def _option(field: str, value: object) -> list[str]:
+    section, _, name = field.partition(".")
+    name = name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{section}.{name}" if value else f"--{section}.no-{name}"]
+    if isinstance(value, tuple):
+        return [f"--{section}.{name}", *map(str, value)]
+    return [f"--{section}.{name}", str(value)]
+
+
+def short_values(values: Mapping[str, Any]) -> dict[str, str]:
+    """Return a point as words for people: dimension and value."""
+    names = {field: name for name, field in FIELDS.items()}
+    return {
+        names[field]: ("yes" if value else "no") if isinstance(value, bool) else f"{value:g}"
+        for field, value in values.items()
+    }
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    """Return a point in one line."""
+    return "  ".join(f"{name} {value}" for name, value in short_values(values).items())
+
+
+def table(result: SearchResult) -> list[str]:
+    """Return the lines of a table: trials from the lowest error to the highest, then points not tried."""
+    rows = sorted(result.trials, key=lambda row: (row.status != FINISHED, *_order(row)))
+    front = {row.name for row in pareto(rows)}
+    cells = [_cells(row, row.name == result.best, row.name in front) for row in rows]
+    heads = list(cells[0])
+    widths = {name: max(len(name), *(len(line[name]) for line in cells)) for name in heads}
+
+    def line(texts: Mapping[str, str]) -> str:
+        left = ("trial", "status")
+        words = [texts[n].ljust(widths[n]) if n in left else texts[n].rjust(widths[n]) for n in heads]
+        return "  ".join(words).rstrip()
+
+    lines = [line({name: name for name in heads}), "-" * len(line({n: "x" * widths[n] for n in heads}))]
+    lines += [line(texts) for texts in cells]
+    for refused in result.infeasible[:_MAX_INFEASIBLE]:
+        lines.append(f"infeasible: {in_words(refused['values'])}: {refused['reason']}")
+    if (more := len(result.infeasible) - _MAX_INFEASIBLE) > 0:
+        lines.append(f"infeasible: {more:,} more, all in result.json")
+    return lines
+
+
+def _cells(row: TrialRow, best: bool, front: bool) -> dict[str, str]:
+    status = row.status + (f" ({row.reason})" if row.reason else "")
+    mark = "best" if best else "Pareto" if front else ""
+    return {
+        "trial": row.name,
+        **short_values(row.values),
+        "parameters": f"{row.num_parameters:,}",
+        "images/s": "-" if row.images_per_s is None else f"{row.images_per_s:,.0f}",
+        "steps": f"{row.step:,}",
+        "error_percent": "-" if row.error_percent is None else f"{row.error_percent:.2f}",
+        "": mark,
+        "status": status,
+    }
+
+
+def _error(row: TrialRow) -> float:
+    return float("inf") if row.error_percent is None else row.error_percent
+
+
+def _order(row: TrialRow) -> tuple[float, int]:
+    return _error(row), row.num_parameters

@@ -1,0 +1,234 @@
+"""A search from its options to its result: check, price, start or join Ray, try points, sum up.
+
+Ours. Everything that can be refused is refused before Ray starts; Ray Tune itself is behind `search.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+from capsdist.config import Config, problems
+from capsdist.errors import ConfigError, Problem
+from capsdist.train.cluster import preflight
+from capsdist.train.cluster.preflight import Machine
+from capsdist.train.cluster.rundir import total_steps
+from capsdist.train.cluster.session import prepare_ray, ray_session
+from capsdist.train.metrics import Row
+from capsdist.tune.budget import Budget, on_cluster, on_machine
+from capsdist.tune.feasible import GIB, Limits, memory_here, refusal
+from capsdist.tune.folder import SearchFolder
+from capsdist.tune.journal import Journal
+from capsdist.tune.report import SearchResult, in_words, sum_up
+from capsdist.tune.source import Optuna, RandomOrder, Refuse
+from capsdist.tune.space import Search, Space, Values, chosen, points, search_problems, with_values
+
+__all__ = ["preview", "run_search"]
+
+Show = Callable[[Row], None]
+
+_PREVIEW = 500  # points that `preview` looks at
+
+
+def run_search(config: Config, space: Space, search: Search, show: Show) -> SearchResult | None:
+    """Search over `space` around `config` and return the result; None if Ctrl-C or SIGTERM ended it.
+
+    A name that exists already is continued: ended trials are kept, those under way go on from their newest
+    checkpoints; a search that is done returns at once. Joins the cluster that RAY_ADDRESS names, else starts
+    Ray on this machine. `show` gets rows as `SearchDisplay` takes them.
+
+    Raises:
+        ConfigError: options or configuration are invalid, no point can be trained, or the name is taken.
+        DataError, CheckpointError, RunError: as `launch`; Ray Tune failed, or no trial finished.
+
+    Cost: 10 to 20 s a trial beside its training, most of it the start of its processes.
+    """
+    asked, space = config, chosen(space, config)
+    if found := [*problems(config), *search_problems(config, space, search)]:
+        raise ConfigError(found)
+    config = preflight.absolute(config)
+    folder = SearchFolder(config)
+    total, grace = _milestones(config, search, preflight.check_data(config).num_samples)
+    folder.create()
+    with folder.lock():
+        folder.check_continues(config, space, search)
+        done = folder.read_result()
+        if done is not None and done.max_trials >= search.trials:
+            show({"kind": "note", "message": f"search {folder.name} is done already"})
+            return done
+        start = _Start(config, space, search, folder, folder.journal(), total, grace)
+        if not start.run(show):
+            return None
+        result = sum_up(asked, start.journal.history, folder.trials, total, search.trials)
+        folder.write_result(result)
+        return result
+
+
+def preview(config: Config, space: Space, search: Search) -> list[str]:
+    """Return in lines for people which of the first points of a search cannot be trained, and why.
+
+    Raises:
+        ConfigError: the trials need more than this machine has.
+    """
+    space = chosen(space, config)
+    machine = preflight.this_machine() if prepare_ray() else None
+    budget = on_machine(config, search, machine) if machine else None
+    refuse = _pricing(config, search, budget)
+    seen = list(islice(points(space, search.seed), _PREVIEW))
+    refused = [(values, reason) for values in seen if (reason := refuse(values)) is not None]
+    if seen and len(refused) == len(seen):
+        raise _none_feasible(space, refused[0][1])
+    all_or_first = "the first " if len(seen) == _PREVIEW else "all "
+    lines = [f"of {all_or_first}{len(seen)} points {len(seen) - len(refused)} can be trained"]
+    lines += [f"infeasible: {in_words(values)}: {reason}" for values, reason in refused[:5]]
+    return lines if budget is None else [*lines, f"trials: {budget}"]
+
+
+def _milestones(config: Config, search: Search, num_samples: int) -> tuple[int, int | None]:
+    """Return a trial's steps, and those before ASHA's first decision (None: it decides nothing).
+
+    Raises:
+        ConfigError: that is not before the end.
+    """
+    total = total_steps(config, num_samples)
+    if search.scheduler != "asha":
+        return total, None
+    grace = search.grace_steps or -(-num_samples // config.train.global_batch)
+    if grace >= total:
+        rule = f"ASHA would first decide after {grace} steps, and a trial ends after {total}"
+        fix = "set fewer --search.grace-steps, train longer, or set --search.scheduler none"
+        raise ConfigError([Problem("search.grace_steps", search.grace_steps, rule, fix)])
+    return total, grace
+
+
+def _pricing(config: Config, search: Search, budget: Budget | None) -> Refuse:
+    """Return what refuses points; `budget`: of this machine, whose memory is the limit if none is given."""
+    limit = search.worker_memory_gib
+    num_bytes = None if limit is None else int(limit * GIB)
+    if limit is None and budget is not None:
+        if budget.device == "gpu":
+            import torch
+
+            num_bytes = torch.cuda.get_device_properties(0).total_memory
+        else:
+            num_bytes = memory_here() // (budget.concurrency * budget.workers)
+    limits, base = Limits(search.max_parameters, num_bytes), config if budget is None else budget.lay(config)
+    return lambda values: refusal(with_values(base, values), limits)
+
+
+@dataclass(frozen=True)
+class _Start:
+    """One start of a search."""
+
+    config: Config
+    space: Space
+    search: Search
+    folder: SearchFolder
+    journal: Journal
+    total_steps: int
+    grace_steps: int | None
+
+    def run(self, show: Show) -> bool:
+        """Run all trials that are left; False if a signal ended them."""
+        machine, budget = preflight.this_machine() if prepare_ray() else None, None
+        if machine is not None:
+            budget = on_machine(self.config, self.search, machine)
+            preflight.check_engine(self.config, preflight.place_on_machine(self.config, machine))
+        refuse = _pricing(self.config, self.search, budget)
+        if not self._any_left(refuse):
+            return True
+        source = self._source(refuse, show)
+        self.folder.write_definition(self.config, self.space, self.search)
+        self.journal.append("attempt")
+        return self._in_ray(machine, budget, source, show)
+
+    def _any_left(self, refuse: Refuse) -> bool:
+        """Whether a trial is under way or a point is left to try.
+
+        Raises:
+            ConfigError: no point of the whole space can be trained.
+        """
+        history = self.journal.history
+        if history.running():
+            return True
+        if len(history.trials) >= self.search.trials:
+            return False
+        reasons = [reason for _, reason in history.infeasible]
+        note = lambda _, reason: reasons.append(reason)  # noqa: E731
+        if RandomOrder(self.space, self.search.seed, history, refuse, note).ask() is not None:
+            return True
+        if not history.trials:
+            raise _none_feasible(self.space, reasons[0])
+        return False
+
+    def _in_ray(
+        self, machine: Machine | None, budget: Budget | None, source: Optuna | RandomOrder, show: Show
+    ) -> bool:
+        if machine is not None:
+            show({"kind": "status", "message": f"starting Ray on {machine.cores} cores"})
+        with ray_session(self.config, machine, dashboard=True) as resources:
+            budget = budget or on_cluster(self.config, self.search, resources)
+            from capsdist.tune.search import Plan, run_trials  # late: it imports Ray Tune
+
+            base = budget.lay(self.config)
+            train = base.train.model_copy(update={"storage": str(self.folder.trials)})
+            plan = Plan(
+                config=base.model_copy(update={"train": train}),
+                tune_folder=self.folder.tune,
+                max_trials=self.search.trials,
+                concurrency=budget.concurrency,
+                total_steps=self.total_steps,
+                grace_steps=self.grace_steps,
+                reduction=self.search.reduction,
+            )
+            show(self._header(budget))
+            return run_trials(plan, self.journal, source, show)
+
+    def _header(self, budget: Budget) -> Row:
+        """Return the row that opens what a person sees."""
+        return {
+            "kind": "search",
+            "name": self.folder.name,
+            "space": _given(self.space),
+            "budget": str(budget),
+            "max_trials": self.search.trials,
+            "total_steps": self.total_steps,
+            "grace_steps": self.grace_steps,
+            "reduction": self.search.reduction,
+            "ended": len(self.journal.history.ended()),
+        }
+
+    def _source(self, refuse: Refuse, show: Show) -> Optuna | RandomOrder:
+        def note(values: Values, reason: str) -> None:
+            self.journal.append("infeasible", values=values, reason=reason)
+            show({"kind": "infeasible", "values": values, "reason": reason})
+
+        kind = Optuna if self.search.searcher == "optuna" else RandomOrder
+        return kind(self.space, self.search.seed, self.journal.history, refuse, note)
+
+
+def _given(space: Space) -> dict[str, object]:
+    """Return the dimensions that are searched, with their values."""
+    return space.model_dump(exclude_defaults=True)
+
+
+def _none_feasible(space: Space, reason: str) -> ConfigError:
+    rule, fix = f"no point can be trained, the first because {reason}", "search smaller values"
+    return ConfigError([Problem("space", _given(space), rule, fix)])
+
+
+def run_and_show(config: Config, space: Space, search: Search) -> bool:
+    """Search as `run_search`, show it to a person, and draw search.png; False if a signal ended it."""
+    from capsdist.tune.display import SearchDisplay
+    from capsdist.tune.drawing import save_figure
+
+    with SearchDisplay() as display:
+        try:
+            result = run_search(config, space, search, display)
+        except KeyboardInterrupt:  # while Ray starts
+            return False
+        if result is None:
+            return False
+        display.result(result, str(save_figure(result)))
+        return True

@@ -1,0 +1,153 @@
+"""Where the next point comes from: a random order, or Optuna, both without points that cannot be trained.
+
+Ours. Optuna (Akiba et al. 2019, its TPE sampler) is asked and told directly, not through Ray's wrapper, which
+would spend trials on infeasible points and on repetitions, and begins anew when a search is resumed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
+
+from capsdist.errors import ConfigError, Problem
+from capsdist.tune.journal import FINISHED, STOPPED, History, Trial
+from capsdist.tune.space import FIELDS, RATE, Space, Values, points, rounded
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution
+
+__all__ = ["Optuna", "RandomOrder", "Refuse", "Source"]
+
+Refuse = Callable[[Values], str | None]
+"""Why a point cannot be trained, None if it can."""
+
+Note = Callable[[Values, str], None]
+"""Called with every point that is refused, and the reason."""
+
+_MAX_REFUSED = 1000  # in a row, after which the rest of the space counts as infeasible
+_MAX_ASKED = 30  # suggestions of Optuna without a new point, before a random one is taken
+
+
+class Source(Protocol):
+    """Gives points and hears what became of them."""
+
+    def ask(self) -> dict[str, Any] | None:
+        """Return a new feasible point, None if there is none."""
+        ...
+
+    def tell(self, trial: Trial) -> None:
+        """Take in how a trial ended."""
+        ...
+
+
+class RandomOrder:
+    """Distinct feasible points in the order of `capsdist.tune.space.points`, without those known already.
+
+    `history` is read at every call, so that a point which came from elsewhere is not given again.
+    """
+
+    def __init__(self, space: Space, seed: int, history: History, refuse: Refuse, note: Note) -> None:
+        self._points: Iterator[dict[str, Any]] = points(space, seed)
+        self._history, self._refuse, self._note = history, refuse, note
+
+    def ask(self) -> dict[str, Any] | None:
+        """Return the next point, None at the end of the space."""
+        refused = 0
+        for values in self._points:
+            if _known(values, self._history):
+                continue
+            reason = self._refuse(values)
+            if reason is None:
+                return values
+            self._note(values, reason)
+            refused += 1
+            if refused == _MAX_REFUSED:
+                return None
+        return None
+
+    def tell(self, trial: Trial) -> None:
+        """Nothing is learned."""
+
+
+class Optuna:
+    """Points that Optuna's TPE expects to be good, from all trials so far, those of earlier starts included.
+
+    An infeasible or repeated suggestion is answered at once, without a trial; after too many of them the next
+    point in random order is taken.
+
+    Raises:
+        ConfigError: optuna is not installed.
+    """
+
+    def __init__(self, space: Space, seed: int, history: History, refuse: Refuse, note: Note) -> None:
+        try:
+            import optuna
+        except ImportError:
+            rule, fix = "the package optuna is not installed", "pip install 'capsdist[tune]', or set random"
+            raise ConfigError([Problem("search.searcher", "optuna", rule, fix)]) from None
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._optuna, self._history, self._refuse, self._note = optuna, history, refuse, note
+        self._distributions, self._bounds = _distributions(space), space.learning_rate_range
+        self._random = RandomOrder(space, seed, history, refuse, note)
+        sampler = optuna.samplers.TPESampler(seed=seed)
+        self._study = optuna.create_study(direction="minimize", sampler=sampler)
+        for trial in history.ended():
+            self._add(trial)
+
+    def ask(self) -> dict[str, Any] | None:
+        """Return a new point, None if the space has no other."""
+        for _ in range(_MAX_ASKED):
+            values = self._suggestion()
+            if _known(values, self._history):
+                continue
+            reason = self._refuse(values)
+            if reason is None:
+                return values
+            self._note(values, reason)
+        return self._random.ask()
+
+    def tell(self, trial: Trial) -> None:
+        """Let later points depend on how `trial` ended."""
+        self._add(trial)
+
+    def _suggestion(self) -> dict[str, Any]:
+        """Return what Optuna would try; it counts as failed until `tell` adds it under its own name."""
+        asked = self._study.ask(self._distributions)
+        self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)
+        values = {field: asked.params[field] for field in FIELDS.values() if field in asked.params}
+        if self._bounds is not None:
+            values[RATE] = rounded(values[RATE], *self._bounds)
+        return values
+
+    def _add(self, trial: Trial) -> None:
+        """Add an ended trial: TPE ranks a stopped one by the step that it reached."""
+        states = self._optuna.trial.TrialState
+        state = {FINISHED: states.COMPLETE, STOPPED: states.PRUNED}.get(trial.status, states.FAIL)
+        self._study.add_trial(
+            self._optuna.trial.create_trial(
+                state=state,
+                params=dict(trial.values),
+                distributions=self._distributions,
+                value=trial.error_percent if state == states.COMPLETE else None,
+                intermediate_values=dict(trial.reports),
+            )
+        )
+
+
+def _known(values: Values, history: History) -> bool:
+    return any(trial.values == values for trial in history.trials.values()) or any(
+        refused == values for refused, _ in history.infeasible
+    )
+
+
+def _distributions(space: Space) -> dict[str, BaseDistribution]:
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    found: dict[str, BaseDistribution] = {
+        field: CategoricalDistribution(getattr(space, name))
+        for name, field in FIELDS.items()
+        if getattr(space, name)
+    }
+    if space.learning_rate_range is not None:
+        found[RATE] = FloatDistribution(*space.learning_rate_range, log=True)
+    return found

@@ -1,0 +1,217 @@
+"""What a search varies, and how: typed options, and all their problems at once. Imports no torch, no Ray.
+
+Ours. A point of the space is a mapping of dotted configuration fields to values, so that it can be laid over
+any configuration, stored as JSON, and printed as options of a command.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from capsdist.config import Config
+from capsdist.errors import Problem
+
+__all__ = [
+    "FIELDS",
+    "RATE",
+    "Search",
+    "Space",
+    "Values",
+    "chosen",
+    "points",
+    "rounded",
+    "search_problems",
+    "with_values",
+]
+
+Values = Mapping[str, int | float | bool]
+"""A point: value by dotted field of the configuration, in the order of `FIELDS`."""
+
+FIELDS = {
+    "iterations": "routing.iterations",
+    "none_of_the_above": "routing.none_of_the_above",
+    "primary_types": "model.primary_types",
+    "primary_dim": "model.primary_dim",
+    "class_dim": "model.class_dim",
+    "learning_rate": "optim.learning_rate",
+    "reconstruction_weight": "loss.reconstruction_weight",
+}
+"""Dimensions of the space, and the configuration field that each of them sets."""
+RATE = FIELDS["learning_rate"]
+
+
+_MAX_REPEATS = 1000  # draws without a new point, after which a narrow range counts as used up
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Space(_Options):
+    """Values to search over: only dimensions that are given; if none is, all, around the preset's values."""
+
+    iterations: tuple[int, ...] = ()
+    """Routing iterations, e.g. 1 2 3 5."""
+    none_of_the_above: tuple[bool, ...] = ()
+    """The extra choice of routing: True False."""
+    primary_types: tuple[int, ...] = ()
+    """Types of primary capsules."""
+    primary_dim: tuple[int, ...] = ()
+    """Dimensions of a primary capsule."""
+    class_dim: tuple[int, ...] = ()
+    """Dimensions of a class capsule."""
+    learning_rate: tuple[float, ...] = ()
+    """Learning rates at the first step."""
+    learning_rate_range: tuple[float, float] | None = None
+    """Lowest and highest learning rate: drawn between them, evenly in the logarithm, to 3 digits."""
+    reconstruction_weight: tuple[float, ...] = ()
+    """Weights of the reconstruction loss; 0 switches it off."""
+
+
+class Search(_Options):
+    """How to search."""
+
+    trials: int = 16
+    """Trials, at most; a search that is done can be started again with more."""
+    concurrency: int | None = None
+    """Trials at a time, each with train.workers workers; default: as many as there are cores or GPUs for."""
+    searcher: Literal["random", "optuna"] = "random"
+    """random: distinct points in random order; optuna: its TPE sampler learns from ended trials."""
+    scheduler: Literal["asha", "none", "pbt", "pb2"] = "asha"
+    """asha: stops trials early that are worse than others at the same step; none: all run to their end."""
+    grace_steps: int | None = None
+    """Training steps before ASHA's first decision; default: one epoch."""
+    reduction: int = 2
+    """ASHA keeps one in so many trials at each decision, and decides again after so many times the steps."""
+    max_parameters: int | None = None
+    """Refuse networks with more trainable parameters, without spending a trial."""
+    worker_memory_gib: float | None = None
+    """Refuse networks that take more memory a worker, in GiB; default: this machine's, shared out."""
+    seed: int = 0
+    """Seed of the order of points."""
+
+
+def chosen(space: Space, config: Config) -> Space:
+    """Return `space`, or if nothing is given in it, all dimensions around what `config` has."""
+    if space != Space():
+        return space
+    model, rate, weight = config.model, config.optim.learning_rate, config.loss.reconstruction_weight
+    return Space(
+        iterations=(1, 2, 3, 5),
+        none_of_the_above=(False, True),
+        primary_types=_distinct(model.primary_types // 4, model.primary_types // 2, model.primary_types),
+        primary_dim=_distinct(model.primary_dim // 2, model.primary_dim),
+        class_dim=_distinct(model.class_dim // 2, model.class_dim, model.class_dim * 2),
+        learning_rate_range=(rate / 3, rate * 3),
+        reconstruction_weight=tuple(sorted({0.0, weight, 10 * weight})) if model.decoder else (),
+    )
+
+
+def _distinct(*sizes: int) -> tuple[int, ...]:
+    return tuple(sorted({max(size, 1) for size in sizes}))
+
+
+def points(space: Space, seed: int) -> Iterator[dict[str, int | float | bool]]:
+    """Yield distinct points of `space` in random order: all of a finite space; a range has no end of them.
+
+    A function of (space, seed) alone, so that a search started again meets the same points.
+    """
+    rng = random.Random(seed)
+    values = {field: list(getattr(space, name)) for name, field in FIELDS.items() if getattr(space, name)}
+    if space.learning_rate_range is None:
+        grid = list(itertools.product(*values.values()))
+        rng.shuffle(grid)
+        for combination in grid:
+            yield dict(zip(values, combination, strict=True))
+        return
+    low, high = space.learning_rate_range
+    seen: set[tuple[object, ...]] = set()
+    repeats = 0
+    while repeats < _MAX_REPEATS:
+        drawn = {field: rng.choice(choices) for field, choices in values.items()}
+        drawn[RATE] = rounded(math.exp(rng.uniform(math.log(low), math.log(high))), low, high)
+        point = {field: drawn[field] for field in FIELDS.values() if field in drawn}
+        repeats += 1
+        if (key := tuple(point.values())) not in seen:
+            seen.add(key)
+            repeats = 0
+            yield point
+
+
+def rounded(rate: float, low: float, high: float) -> float:
+    """Return `rate` with 3 digits, which commands and tables can show whole, within its range."""
+    return min(max(float(f"{rate:.3g}"), low), high)
+
+
+def with_values(config: Config, values: Values) -> Config:
+    """Return `config` with `values` laid over it, unchecked."""
+    sections: dict[str, dict[str, object]] = {}
+    for field, value in values.items():
+        section, name = field.split(".")
+        sections.setdefault(section, {})[name] = value
+    update = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
+    return config.model_copy(update=update)
+
+
+def search_problems(config: Config, space: Space, search: Search) -> list[Problem]:
+    """Return every problem of a search's own options; those of `config` are found by `capsdist.config`."""
+    return [
+        *_scheduler_problems(search),
+        *_number_problems(search),
+        *_space_problems(space),
+        *_config_problems(config, space),
+    ]
+
+
+def _scheduler_problems(search: Search) -> Iterator[Problem]:
+    if search.scheduler in ("pbt", "pb2"):
+        rule = (
+            "copies Tune checkpoints, which trials that are Ray Train runs do not have: it would do nothing"
+        )
+        yield Problem("search.scheduler", search.scheduler, rule, "set --search.scheduler asha")
+
+
+def _number_problems(search: Search) -> Iterator[Problem]:
+    lowest = {"trials": 1, "concurrency": 1, "grace_steps": 1, "reduction": 2, "max_parameters": 1, "seed": 0}
+    for name, low in lowest.items():
+        value = getattr(search, name)
+        if value is not None and value < low:
+            yield Problem(f"search.{name}", value, f"must be at least {low}", f"raise --search.{name}")
+    memory = search.worker_memory_gib
+    if memory is not None and not 0 < memory < math.inf:
+        fix = "leave it out for this machine's"
+        yield Problem("search.worker_memory_gib", memory, "must be greater than 0", fix)
+
+
+def _space_problems(space: Space) -> Iterator[Problem]:
+    for name in FIELDS:
+        values = getattr(space, name)
+        if len(set(values)) < len(values):
+            yield Problem(f"space.{name}", values, "names a value twice", "name each once")
+    if (bounds := space.learning_rate_range) is None:
+        return
+    if not 0 < bounds[0] < bounds[1] < math.inf:
+        fix = "e.g. 0.0003 0.003"
+        yield Problem("space.learning_rate_range", bounds, "must be 0 < lowest < highest", fix)
+    if space.learning_rate:
+        rule = "does not go with space.learning_rate"
+        yield Problem("space.learning_rate_range", bounds, rule, "give values or a range")
+
+
+def _config_problems(config: Config, space: Space) -> Iterator[Problem]:
+    if config.model.kind != "capsnet":
+        fix = "set --model.kind capsnet"
+        yield Problem("model.kind", config.model.kind, "has no routing to search over", fix)
+    if space.reconstruction_weight and not config.model.decoder:
+        rule = "has no effect without model.decoder"
+        fix = "set --model.decoder, or search without it"
+        yield Problem("space.reconstruction_weight", space.reconstruction_weight, rule, fix)
+    if "://" in config.train.storage:
+        rule = "must be a folder: a search keeps its journal there"
+        yield Problem("train.storage", config.train.storage, rule, "name a folder that all machines see")

@@ -1,0 +1,173 @@
+"""A search by its name: continued, done, refused; all before Ray starts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import job_helpers
+import pytest
+
+from capsdist.config import Config
+from capsdist.errors import ConfigError, DataError, RunError
+from capsdist.tune.folder import SearchFolder
+from capsdist.tune.journal import FINISHED
+from capsdist.tune.report import sum_up
+from capsdist.tune.run import preview, run_search
+from capsdist.tune.space import Search, Space, with_values
+
+SPACE, SEARCH = Space(iterations=(1, 3)), Search(trials=3, concurrency=1)
+
+
+@pytest.fixture(autouse=True)
+def _no_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("Ray would start")
+
+    monkeypatch.setattr("capsdist.tune.run.ray_session", refuse)
+
+
+@pytest.fixture
+def config(config: Config) -> Config:
+    job_helpers.write_tiny(Path(config.data.root))
+    return config
+
+
+@pytest.fixture
+def done(config: Config) -> Config:
+    """The configuration of a search that is done: two points of two."""
+    folder = SearchFolder(config)
+    folder.create()
+    folder.write_definition(config, SPACE, SEARCH)
+    journal = folder.journal()
+    for number, iterations in ((1, 3), (2, 1)):
+        journal.append("trial", number=number, values={"routing.iterations": iterations})
+        journal.append("report", number=number, step=16, error_percent=4.0 + number)
+        journal.append("end", number=number, status=FINISHED, reason="")
+    folder.write_result(sum_up(config, journal.history, folder.trials, 16, SEARCH.trials))
+    return config
+
+
+def changed(config: Config, field: str, value: Any) -> Config:
+    return with_values(config, {field: value})
+
+
+def test_a_search_that_is_done_says_so_and_gives_its_result(done):
+    rows: list[dict[str, Any]] = []
+    result = run_search(done, SPACE, SEARCH, rows.append)
+    assert result == SearchFolder(done).read_result()
+    assert result is not None
+    assert (result.best, result.error_percent) == ("trial-01", 5.0)
+    assert rows == [{"kind": "note", "message": "search tune-tiny is done already"}]
+
+
+def test_fewer_trials_are_done_too_and_more_find_the_space_used_up(done):
+    assert run_search(done, SPACE, Search(trials=1, concurrency=1), print) is not None
+    result = run_search(done, SPACE, Search(trials=9, concurrency=1), print)
+    assert result is not None
+    assert (len(result.trials), result.max_trials) == (2, 9)
+
+
+REFUSED = [
+    ("space.iterations", (1, 3), (1, 2), lambda: (Space(iterations=(1, 2)), SEARCH)),
+    ("space.class_dim", (), (4,), lambda: (Space(iterations=(1, 3), class_dim=(4,)), SEARCH)),
+    ("search.seed", 0, 1, lambda: (SPACE, Search(trials=3, concurrency=1, seed=1))),
+    ("search.scheduler", "asha", "none", lambda: (SPACE, Search(trials=3, scheduler="none"))),
+]
+
+
+@pytest.mark.parametrize(("field", "old", "new", "options"), REFUSED)
+def test_another_space_or_another_way_is_refused_by_name(done, field, old, new, options):
+    with pytest.raises(ConfigError) as caught:
+        run_search(done, *options(), print)
+    assert str(caught.value) == (
+        f"train.name='tune-tiny': this search is another one: {field} {old!r} -> {new!r}; "
+        "set these back, or choose another --train.name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("field", "old", "new"),
+    [("loss.m_plus", 0.9, 0.8), ("train.epochs", 2, 3), ("optim.learning_rate", 0.001, 0.01)],
+)
+def test_another_configuration_is_refused_by_name(done, field, old, new):
+    with pytest.raises(ConfigError, match=f"this search is another one: {field} {old} -> {new}; set these"):
+        run_search(changed(done, field, new), SPACE, SEARCH, print)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("train.workers", 2), ("train.log_every_steps", 9), ("cluster.max_failures", 0)]
+)
+def test_where_and_how_fast_it_computes_may_change(done, field, value):
+    assert run_search(changed(done, field, value), SPACE, SEARCH, print) is not None
+
+
+def test_the_folder_of_a_training_run_is_refused(config):
+    folder = Path(config.train.storage, config.train.name)
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(config.model_dump_json())
+    with pytest.raises(ConfigError, match=r"train.name='tune-tiny': is a training run, not a search"):
+        run_search(config, SPACE, SEARCH, print)
+
+
+def test_a_search_of_another_version_is_refused(done):
+    path = SearchFolder(done).path / "search.json"
+    stored = json.loads(path.read_text())
+    stored["space"]["depth"] = [1]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(RunError, match=r"search.json: .*; use the version that wrote it"):
+        run_search(done, SPACE, SEARCH, print)
+
+
+def test_a_search_in_progress_is_not_started_twice(config):
+    folder = SearchFolder(config)
+    folder.create()
+    with (
+        folder.lock(),
+        pytest.raises(RunError, match=r"train.name='tune-tiny': this run is being trained by"),
+    ):
+        run_search(config, SPACE, SEARCH, print)
+
+
+def test_a_space_without_a_feasible_point_is_refused_before_anything_starts(config):
+    rule = r"space=\{'class_dim': \(4, 90\)\}: no point can be trained, the first because [\d,]+ parameters"
+    search = Search(max_parameters=10, concurrency=1)
+    with pytest.raises(ConfigError, match=rule):
+        run_search(config, Space(class_dim=(4, 90)), search, print)
+    with pytest.raises(ConfigError, match=rule):
+        preview(config, Space(class_dim=(4, 90)), search)
+
+
+def test_a_preview_prices_points(config):
+    lines = preview(config, Space(class_dim=(4, 90)), Search(max_parameters=5000, concurrency=1))
+    assert lines[0] == "of all 2 points 1 can be trained"
+    assert lines[1].startswith("infeasible: class_dim 90: ")
+    assert lines[2].startswith("trials: 1 at a time, 1 worker each with ")
+
+
+@pytest.mark.parametrize("steps", [16, 17])
+def test_a_milestone_after_the_end_is_refused(config, steps):
+    with pytest.raises(
+        ConfigError, match=rf"search.grace_steps={steps}: ASHA would first decide after {steps}"
+    ):
+        run_search(config, SPACE, Search(grace_steps=steps, concurrency=1), print)
+
+
+def test_missing_data_is_told_as_for_a_run(config):
+    with pytest.raises(DataError, match="not packed"):
+        run_search(changed(config, "data.root", "nowhere"), SPACE, SEARCH, print)
+
+
+def test_optuna_is_missed_before_anything_starts(config, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(ConfigError, match=r"search.searcher='optuna'"):
+        run_search(config, SPACE, Search(searcher="optuna", concurrency=1), print)
+
+
+def test_with_something_to_try_ray_would_start(config):
+    with pytest.raises(AssertionError, match="Ray would start"):
+        run_search(config, SPACE, SEARCH, print)

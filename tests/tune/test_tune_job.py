@@ -1,0 +1,59 @@
+"""jobs/tune_routing.py on the command line: --check, refusals, and what it offers."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+from job_helpers import ROOT, TINY_FLAGS, run_job_file, write_tiny
+
+JOB = "tune_routing.py"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("place")
+    write_tiny(folder / "data")
+    return folder
+
+
+def test_check_says_what_can_be_trained_and_leaves_nothing_behind(place):
+    flags = ["--check", "--space.class-dim", "4", "300", "--search.max-parameters", "9000"]
+    done = run_job_file(JOB, *TINY_FLAGS, "--train.workers=1", *flags, cwd=place)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "configuration is valid: preset digits_quickstart, run 'tune-quickstart'"
+    assert lines[1] == "of all 2 points 1 can be trained"
+    assert lines[2].startswith("infeasible: class_dim 300: ")
+    assert [path.name for path in place.iterdir()] == ["data"]
+
+
+def test_check_prints_every_problem_of_both_kinds(place):
+    flags = ["--check", "--train.workers=0", "--search.scheduler=pb2", "--space.iterations", "3", "3"]
+    done = run_job_file(JOB, *flags, cwd=place)
+    assert (done.returncode, done.stdout) == (2, "")
+    fields = [line.split("=")[0] for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert fields == ["error: train.workers", "error: search.scheduler", "error: space.iterations"]
+
+
+def test_a_search_that_cannot_be_is_refused_in_one_line(place):
+    done = run_job_file(JOB, *TINY_FLAGS, "--search.scheduler=pbt", cwd=place)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: search.scheduler='pbt': copies Tune checkpoints, which trials that are Ray Train runs do not "
+        "have: it would do nothing; set --search.scheduler asha\n"
+    )
+
+
+def test_missing_data_is_a_failure_in_one_line(tmp_path):
+    done = run_job_file(JOB, *TINY_FLAGS, cwd=tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_every_preset_with_routing_is_offered():
+    job = runpy.run_path(str(ROOT / "jobs" / JOB))
+    assert "mnist_baseline" not in job["OFFERED"]
+    assert {"digits_quickstart", "mnist_paper", "cifar10_official"} <= set(job["OFFERED"])
+    assert job["DEFAULT"] in job["OFFERED"]

@@ -1,0 +1,223 @@
+"""What a search found: the best trial, the Pareto front, the table, the figure, and the command."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import shlex
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.image import imread
+
+from capsdist.cli import parse_command
+from capsdist.config import PRESETS, Config, get_preset
+from capsdist.errors import RunError
+from capsdist.models.counts import num_parameters
+from capsdist.tune.display import SearchDisplay
+from capsdist.tune.drawing import draw_search, save_figure
+from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal
+from capsdist.tune.report import (
+    JOBS,
+    SearchResult,
+    TrialRow,
+    best_row,
+    command,
+    pareto,
+    sum_up,
+    table,
+)
+from capsdist.tune.space import Space, chosen, points, with_values
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def row(
+    name: str, error: float | None, speed: float | None, *, status: str = FINISHED, size: int = 9
+) -> TrialRow:
+    return TrialRow(name, {"routing.iterations": 3}, status, "", 8, error, speed, size)
+
+
+ROWS = [
+    row("slow", 1.0, 10.0), row("good", 1.0, 20.0), row("fast", 3.0, 50.0), row("bad", 3.5, 30.0),
+    row("middle", 2.0, 30.0), row("small", 1.0, 15.0, size=3), row("cut", 0.5, 99.0, status=STOPPED),
+    row("dead", None, None, status=FAILED),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_front_holds_what_nothing_beats(seed):
+    rows = random.Random(seed).sample(ROWS, len(ROWS))
+    assert [each.name for each in pareto(rows)] == ["fast", "middle", "good"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_front_of_random_trials_is_that_of_its_definition(seed):
+    rng = random.Random(seed)
+    rows = [row(f"t{i}", float(rng.randrange(9)), float(rng.randrange(9)), size=i) for i in range(40)]
+    points_of = {(each.error_percent, each.images_per_s) for each in rows}
+    unbeaten = {
+        (error, speed)
+        for error, speed in points_of
+        if not any(e <= error and s >= speed and (e, s) != (error, speed) for e, s in points_of)
+    }
+    front = pareto(rows)
+    assert {(each.error_percent, each.images_per_s) for each in front} == unbeaten
+    assert len(front) == len(unbeaten)
+
+
+def test_the_best_is_finished_and_of_equal_ones_the_smallest():
+    best = best_row(ROWS)
+    assert best is not None
+    assert best.name == "small"
+    assert best_row([each for each in ROWS if each.status != FINISHED]) is None
+
+
+def searched(config: Config, journal: Journal, folder: Path) -> SearchResult:
+    """The result of a search with a trial of every fate."""
+    fates = [(FINISHED, "", 16, 4.5), (STOPPED, "", 8, 30.25), (FAILED, "worker 0: it broke", 8, 60.0),
+             (OUT_OF_MEMORY, "worker 0: OutOfMemoryError", 0, None), (FINISHED, "", 16, 7.0)]  # fmt: skip
+    space = Space(iterations=(1, 3), none_of_the_above=(False, True), class_dim=(3, 5))
+    journal.append("attempt")
+    for number, (fate, values) in enumerate(zip(fates, points(space, seed=1), strict=False), 1):
+        status, reason, step, error = fate
+        journal.append("trial", number=number, values=values)
+        if error is not None:
+            journal.append("report", number=number, step=step, error_percent=error)
+        journal.append("end", number=number, status=status, reason=reason)
+        run = folder / f"trial-{number:02d}"
+        run.mkdir(parents=True)
+        speeds = [{"kind": "train", "step": n, "images_per_s": 100.0 * number + n} for n in (1, 2, 30)]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in speeds))
+    journal.append("infeasible", values={"model.class_dim": 99}, reason="9 parameters")
+    return sum_up(config, journal.history, folder, 16, 8)
+
+
+@pytest.fixture
+def result(config: Config, journal: Journal, tmp_path: Path) -> SearchResult:
+    return searched(config, journal, tmp_path / "search" / "trials")
+
+
+def test_a_result_holds_every_trial_and_what_it_cost(result, config):
+    assert [each.status for each in result.trials] == [FINISHED, STOPPED, FAILED, OUT_OF_MEMORY, FINISHED]
+    assert [each.images_per_s for each in result.trials] == [102.0, 202.0, 302.0, 402.0, 502.0]
+    for each in result.trials:
+        assert each.num_parameters == num_parameters(with_values(config, each.values).model)
+    assert (result.best, result.error_percent) == ("trial-01", 4.5)
+    assert result.infeasible == [{"values": {"model.class_dim": 99}, "reason": "9 parameters"}]
+
+
+def test_a_result_survives_json(result):
+    assert SearchResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+def test_the_table_has_every_trial_and_says_what_became_of_it(result):
+    lines = table(result)
+    assert [line.split()[0] for line in lines[2:]] == [
+        "trial-01", "trial-05", "trial-02", "trial-03", "trial-04", "infeasible:",
+    ]  # fmt: skip
+    assert lines[0].split()[:4] == ["trial", "iterations", "none_of_the_above", "class_dim"]
+    assert "best" in lines[2]
+    assert "Pareto" in lines[3]
+    assert "failed (worker 0: it broke)" in lines[5]
+    assert "out of memory" in lines[6]
+    assert lines[7] == "infeasible: class_dim 99: 9 parameters"
+
+
+def test_many_infeasible_points_are_counted(result):
+    many = [{"values": {"model.class_dim": n}, "reason": "no"} for n in range(1200)]
+    lines = table(replace(result, infeasible=many))
+    assert lines[-1] == "infeasible: 1,192 more, all in result.json"
+
+
+def test_a_search_without_a_finished_trial_is_a_failure(config, journal, tmp_path):
+    journal.append("trial", number=1, values={})
+    journal.append("end", number=1, status=FAILED, reason="loss=nan")
+    with pytest.raises(
+        RunError, match=r"search 'tune-tiny': none of 1 trials finished; trial-01 failed: loss=nan"
+    ):
+        sum_up(config, journal.history, tmp_path, 16, 8)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_belongs_to_the_job_of_its_command(preset):
+    words = shlex.split(command(get_preset(preset)))
+    assert words[0] == "python"
+    assert words[2:] == ["--preset", preset]
+    assert f'"{preset}"' in (ROOT / words[1]).read_text()
+    assert set(JOBS.values()) == {path.name for path in (ROOT / "jobs").glob("train_*.py")}
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "mnist_baseline"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_command_gives_the_same_configuration(preset, seed):
+    base = get_preset(preset)
+    train = base.train.model_copy(
+        update={
+            "name": "a-best",
+            "max_steps": 7,
+            "storage": "a folder/runs",
+            "workers": 3,
+            "global_batch": 96,
+        }
+    )
+    base = base.model_copy(update={"train": train})
+    for values in list(zip(range(10), points(chosen(Space(), base), seed), strict=False)):
+        config = with_values(base, values[1])
+        words = shlex.split(command(config))
+        assert parse_command(None, list(PRESETS), None, words[2:])[0] == config
+
+
+ODD: list[dict[str, Any]] = [
+    {"model": {"decoder": False, "decoder_hidden": (3, 4), "padding": "same"}},
+    {"data": {"contrast": (0.25, 1.75), "flip": True, "standardise": True}},
+    {"train": {"validate_every_steps": 5, "precision": "bf16"}, "cluster": {"max_workers": 4}},
+    {"optim": {"learning_rate": 1.5e-07, "epsilon": 1e-30}},
+]
+
+
+@pytest.mark.parametrize("sections", ODD)
+@pytest.mark.parametrize("preset", ["cifar10_official", "digits_quickstart"])
+def test_a_command_can_say_every_kind_of_value(sections, preset):
+    base = get_preset(preset)
+    update = {name: getattr(base, name).model_copy(update=values) for name, values in sections.items()}
+    config = base.model_copy(update=update)
+    assert parse_command(None, list(PRESETS), None, shlex.split(command(config))[2:])[0] == config
+
+
+def test_a_configuration_of_no_preset_has_a_command_too():
+    config = get_preset("mnist_paper").model_copy(update={"preset": "custom"})
+    assert command(config) == "python jobs/train_mnist.py --preset mnist_paper"
+
+
+def test_the_figure_has_three_panels_with_every_trial_that_has_an_error(result):
+    figure = draw_search(result)
+    left, middle, right = figure.axes
+    assert [axes.get_title("left") for axes in (left, middle, right)] == [
+        "Error against routing depth", "Error against capacity", "Error against speed",
+    ]  # fmt: skip
+    for axes in (left, middle, right):
+        assert sum(len(each.get_offsets()) for each in axes.collections) == 4
+    assert [line.get_label() for line in right.lines] == ["Pareto front"]
+    assert len(right.lines[0].get_xdata()) == 2
+
+
+def test_the_figure_is_saved_in_the_folder(result):
+    path = save_figure(result)
+    assert path == Path(result.folder, "search.png")
+    assert imread(path).shape[1] == 1540
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_outcome_ends_with_command_and_error(result, plain):
+    out = io.StringIO()
+    SearchDisplay(out, plain=plain).result(result, "runs/x/search.png")
+    lines = out.getvalue().splitlines()
+    assert lines[-2] == result.command
+    assert lines[-1] == (
+        "error_percent 4.50  (trial-01, the best of 2 finished of 5 trials, search tune-tiny)"
+    )
+    assert "plots: runs/x/search.png" in lines
