@@ -90,9 +90,12 @@ def train(shared: Path, nodes: list[Host], laptop: Host) -> None:
     """Submit a training job that needs both workers, from the laptop, through `ray dashboard`."""
     each = (cpus(laptop) or 0) / 2  # a rank takes a whole machine
     with forwarded(shared, laptop):
-        command = f"ray job submit -- sh -c 'python {JOB} --cluster.cpus-per-worker {each:g} --data.root $CAPSDIST_DATA_ROOT --train.storage $CAPSDIST_STORAGE'"
+        where = "--data.root $CAPSDIST_DATA_ROOT --train.storage $CAPSDIST_STORAGE"
+        job = f"python {JOB} --cluster.cpus-per-worker {each:g} {where}"
         printed = laptop.run(
-            command, timeout_s=240, env={"RAY_AUTH_MODE": "token", "RAY_ADDRESS": "http://127.0.0.1:8265"}
+            f"ray job submit -- sh -c '{job}'",
+            timeout_s=240,
+            env={"RAY_AUTH_MODE": "token", "RAY_ADDRESS": "http://127.0.0.1:8265"},
         )
     [result] = re.findall(r"^error_percent .*", printed, flags=re.MULTILINE)
     say(f"the job has trained: {result}")
