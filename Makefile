@@ -54,9 +54,10 @@ lint: $(VENV)/.install  ## ruff, pyright, import-linter
 	@$(BIN)/pyright
 	@PYTHONPATH=. $(BIN)/lint-imports
 
-test: lint  ## everything that CI runs: lint, the quick suite, and real DeepSpeed on two ranks
+test: lint  ## everything that CI runs: lint, the quick suite, real DeepSpeed on two ranks, a real S3 server
 	@$(BIN)/pytest -q
 	@$(BIN)/pytest -q -m zero
+	@$(BIN)/pytest -q -m s3
 
 test-slow: $(VENV)/.install  ## smoke trainings and long campaigns
 	@$(BIN)/pytest -q -m slow
