@@ -8,12 +8,14 @@ Expected error_percent: not above that of the preset, if its values are in the s
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from capsdist.cli import DONE, INVALID, STOPPED, check_config, parse_options, print_error
 from capsdist.config import PRESETS, Config
 from capsdist.errors import CapsdistError
 from capsdist.tune.space import Search, Space, search_problems
 
+RECORDS = Path(__file__).resolve().parent / "records"
 DEFAULT = "digits_quickstart"
 OFFERED = [name for name, preset in PRESETS.items() if preset().model.kind == "capsnet"]
 
@@ -45,7 +47,7 @@ def search(config: Config, space: Space, search: Search) -> int:
     """Search, and show the outcome."""
     from capsdist.tune.run import run_and_show
 
-    if run_and_show(config, space, search):
+    if run_and_show(config, space, search, RECORDS):
         return DONE
     print("stopped: the same command goes on", file=sys.stderr)
     return STOPPED

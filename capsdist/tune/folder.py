@@ -24,7 +24,7 @@ from capsdist.tune.space import Search, Space
 __all__ = ["SearchFolder"]
 
 # More trials go on where the search ended; how many run at a time does not decide what they find.
-_FREE = frozenset({"search.trials", "search.concurrency"})
+_FREE = frozenset({"search.trials", "search.concurrency", "search.record"})
 _END_FIELDS = ("epochs", "max_steps")  # free for a run, but trials of different lengths cannot be compared
 
 
@@ -39,6 +39,7 @@ class SearchFolder:
         self._run = RunFolder(self.path)
         self._definition = self.path / "search.json"
         self._result = self.path / "result.json"
+        self.journal_path = self.path / "journal.jsonl"
 
     def create(self) -> None:
         """Make the folder.
@@ -55,7 +56,7 @@ class SearchFolder:
 
     def journal(self) -> Journal:
         """Open the journal."""
-        return Journal(self.path / "journal.jsonl")
+        return Journal(self.journal_path)
 
     def check_continues(self, config: Config, space: Space, search: Search) -> None:
         """Check that this search may continue what the folder holds; a new one always may.

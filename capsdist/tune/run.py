@@ -5,9 +5,13 @@ Ours. Everything that can be refused is refused before Ray starts; Ray Tune itse
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
+
+from pydantic import BaseModel
 
 from capsdist.config import Config, problems
 from capsdist.errors import ConfigError, Problem
@@ -20,7 +24,7 @@ from capsdist.tune.budget import Budget, on_cluster, on_machine
 from capsdist.tune.feasible import GIB, Limits, memory_here, refusal
 from capsdist.tune.folder import SearchFolder
 from capsdist.tune.journal import Journal
-from capsdist.tune.report import SearchResult, in_words, sum_up
+from capsdist.tune.report import SearchResult, in_words, sum_up, table
 from capsdist.tune.source import Optuna, RandomOrder, Refuse
 from capsdist.tune.space import Search, Space, Values, chosen, points, search_problems, with_values
 
@@ -218,8 +222,11 @@ def _none_feasible(space: Space, reason: str) -> ConfigError:
     return ConfigError([Problem("space", _given(space), rule, fix)])
 
 
-def run_and_show(config: Config, space: Space, search: Search) -> bool:
-    """Search as `run_search`, show it to a person, and draw search.png; False if a signal ended it."""
+def run_and_show(config: Config, space: Space, search: Search, records: Path) -> bool:
+    """Search as `run_search`, show it to a person, and draw search.png; False if a signal ended it.
+
+    `records`: where `search.record` writes to.
+    """
     from capsdist.tune.display import SearchDisplay
     from capsdist.tune.drawing import save_figure
 
@@ -231,4 +238,24 @@ def run_and_show(config: Config, space: Space, search: Search) -> bool:
         if result is None:
             return False
         display.result(result, str(save_figure(result)))
+        if search.record:
+            journal = SearchFolder(preflight.absolute(config)).journal_path
+            _record(records, result, journal, {"config": config, "space": space, "search": search})
         return True
+
+
+def _record(records: Path, result: SearchResult, journal: Path, options: Mapping[str, BaseModel]) -> None:
+    """Write a record of a search that is done: what it was over, each trial, each start, and its journal."""
+    from capsdist.bench.record import write_record
+
+    count = Counter(row.status for row in result.trials)
+    figures = {
+        "num_trials": len(result.trials),
+        "num_by_status": dict(count),
+        "num_infeasible": len(result.infeasible),
+        "elapsed_s": result.attempts[-1]["last"] - result.attempts[0]["began"],
+        **{name: value for name, value in result.to_dict().items() if name != "folder"},
+    }
+    log = "\n".join([*table(result), "", journal.read_text()])
+    config = {name: option.model_dump(mode="json") for name, option in options.items()}
+    write_record(records, "tune-routing", config=config, figures=figures, log=log)

@@ -40,6 +40,7 @@ Show = Callable[[Row], None]
 # On the head node of every cluster; what asks for a thousandth of it runs there and takes no CPU.
 _DRIVER = {"CPU": 0, "node:__internal_head__": 0.001}
 _SETTINGS = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0, Tune prints nothing: `SearchDisplay` does
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the journal and the runs' own metrics are the record
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports a reason and no error_percent
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",

@@ -95,6 +95,8 @@ class Search(_Options):
     """Refuse networks that take more memory a worker, in GiB; default: this machine's, shared out."""
     seed: int = 0
     """Seed of the order of points."""
+    record: bool = False
+    """Write a record below jobs/records when the search is done."""
 
 
 def chosen(space: Space, config: Config) -> Space:
