@@ -5,7 +5,8 @@ fraction of a second.
 
 Exit status: 0 the run finished (or `--check` found the configuration valid); 1 it failed, or data, storage or
 a checkpoint cannot be used; 2 the configuration is invalid or does not fit this machine or the run that it
-names; 130 Ctrl-C or SIGTERM ended it.
+names; 130 Ctrl-C or SIGTERM stopped it, after a last checkpoint. A job of `ray job submit` has only 0 and 1;
+the run's result.json tells "done", "stopped" and "failed" apart.
 """
 
 from __future__ import annotations
@@ -198,17 +199,13 @@ def _train(config: Config) -> int:
 
     with Display() as display:
         rows = _HoldEnd(display)
-        try:
-            summary = launch(config, display=rows)
-        except KeyboardInterrupt:  # while Ray starts: later the launcher takes signals itself
-            summary = None
-        if summary is not None and summary.status == "done":
+        summary = launch(config, display=rows)
+        if summary.status == "done":
             _draw(Path(summary.run_dir), display)
             if rows.end is not None:
                 display(rows.end)
             return DONE
-    steps = summary.steps if summary else 0
-    print(f"stopped: the same command goes on from step {steps:,}", file=sys.stderr)
+    print(f"stopped: the same command goes on from step {summary.steps:,}", file=sys.stderr)
     return STOPPED
 
 

@@ -33,14 +33,15 @@ def main(
         whole_s: Seconds that the whole command took, installation included, if it was timed.
         note: What a reader should know of the circumstances.
     """
-    if not (run / "result.json").exists():
-        print(f"error: {run}: has no result.json, the run has not finished; start it again", file=sys.stderr)
+    result = json.loads((run / "result.json").read_text()) if (run / "result.json").exists() else {}
+    if result.get("status") != "done":
+        print(f"error: {run}: the run is not done (result.json); start it again", file=sys.stderr)
         return 1
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    config, result = (json.loads((run / name).read_text()) for name in ("config.json", "result.json"))
+    config = json.loads((run / "config.json").read_text())
     for section, field in (("data", "root"), ("train", "storage")):  # where it lay says nothing to others
         config[section][field] = Path(config[section][field]).name
-    del result["run_dir"]
+    del result["run_dir"], result["reason"]
     starts = [row for row in rows if row["kind"] == "start"]
     figures = result | {"whole_s": whole_s, "starts": starts, "note": note}
     log = "\n".join(json.dumps({k: v for k, v in row.items() if k != "confusion"}) for row in rows)

@@ -199,6 +199,8 @@ class Cluster(_Section):
     """Seconds to wait for all workers to start; longer than an autoscaled node needs to come up."""
     collective_timeout_s: Positive = 300.0
     """Seconds after which a collective operation that waits for a lost worker fails."""
+    stop_timeout_s: Positive = 120.0
+    """Seconds that a run asked to stop (Ctrl-C, SIGTERM, `ray job stop`) may take for its last checkpoint."""
 
 
 class Config(_Section):

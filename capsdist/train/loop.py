@@ -132,7 +132,8 @@ class _Loop:
             epoch, start = divmod(self.step, per_epoch)
             for batch in self.stream.epoch(epoch, start):
                 self._train(batch.to(self.device), epoch)
-                stopped = should_stop(self.step)
+                # asked on every rank, and void after the last step: that run is done
+                stopped = should_stop(self.step) and self.step < self.total_steps
                 self._after_step(stopped)
                 if stopped or self.step == self.total_steps:
                     break

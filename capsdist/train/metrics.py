@@ -39,7 +39,8 @@ class RunWriter:
     A row is on disk when the call returns (line-buffered), so that others can follow the file. A `start` row
     says from which step the run goes on: rows of later steps, which a crashed attempt has left and this one
     will write again, are dropped from `metrics.jsonl` (rewritten beside it, then renamed), and TensorBoard is
-    told to hide them (its `purge_step`). `start` rows of earlier attempts stay: they mark the restarts.
+    told to hide them (its `purge_step`). `start` rows of earlier attempts stay: they mark the restarts, and
+    `num_starts` counts them together with this one.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -47,6 +48,7 @@ class RunWriter:
         run_dir.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a", buffering=1)
         self._tensorboard: SummaryWriter | None = None
+        self.num_starts = 0
 
     def __call__(self, row: Row) -> None:
         """Write one row; numbers that are not finite become null."""
@@ -66,6 +68,7 @@ class RunWriter:
 
         self._file.close()
         kept = [row for row in read_metrics(self.path) if row["step"] <= resumed_step]
+        self.num_starts = 1 + sum(row["kind"] == "start" for row in kept)
         fresh = self.path.with_suffix(".tmp")
         fresh.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(fresh, self.path)
@@ -73,6 +76,12 @@ class RunWriter:
         self._tensorboard = SummaryWriter(
             str(self.path.parent / TENSORBOARD_NAME), purge_step=resumed_step + 1
         )
+
+    def flush(self) -> None:
+        """Have all rows in the files, those of TensorBoard too."""
+        self._file.flush()
+        if self._tensorboard:
+            self._tensorboard.flush()
 
     def close(self) -> None:
         """Flush and close both."""

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +48,15 @@ def write_tiny(
 
 
 def tiny_config(
-    root: Path, storage: Path, name: str, *, cluster: Cluster | None = None, **train: object
+    root: Path | str,
+    storage: Path | str,
+    name: str,
+    *,
+    cluster: Cluster | None = None,
+    cores: float = 1,
+    **train: object,
 ) -> Config:
-    """The configuration that TINY_FLAGS mean, with fields of `train` set."""
+    """The configuration that TINY_FLAGS mean, with fields of `train` set; `cores` of a worker."""
     settings = {
         "name": name, "storage": str(storage), "workers": 2, "device": "cpu", "epochs": 2,
         "global_batch": BATCH, "precision": "fp32", "checkpoint_every_steps": 3, "log_every_steps": 3,
@@ -61,7 +68,7 @@ def tiny_config(
         ),
         data=Data(name="tiny", root=str(root), lanes=4, window=16),
         train=Train.model_validate(settings | train),
-        cluster=cluster or Cluster(cpus_per_worker=1),
+        cluster=cluster or Cluster(cpus_per_worker=cores),
     )  # fmt: skip
 
 
@@ -86,6 +93,29 @@ def assert_same_state(first: Path, second: Path, *, back: int = 0) -> None:
     one, two = saved_state(first), saved_state(second, back)
     assert one.keys() == two.keys()
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
+class Rows(list):
+    """A display that keeps what it is shown."""
+
+    def __call__(self, row: dict) -> None:
+        """Keep a row."""
+        self.append(row)
+
+    def of(self, kind: str) -> list[dict]:
+        """Return the rows of a kind."""
+        return [row for row in self if row["kind"] == kind]
+
+
+@dataclass(frozen=True)
+class Slow:
+    """Takes `seconds` more for every step."""
+
+    seconds: float
+
+    def __call__(self, rank: int, step: int) -> None:
+        """Wait."""
+        time.sleep(self.seconds)
 
 
 @dataclass(frozen=True)

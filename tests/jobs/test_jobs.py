@@ -17,6 +17,7 @@ from capsdist.cli import parse_command
 from capsdist.config import PRESETS
 from capsdist.train.cluster.rundir import RunFolder
 from capsdist.train.loop import run_training
+from capsdist.train.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +95,8 @@ def processes_below(tmp: Path) -> list[str]:
 def test_a_signal_ends_a_run_cleanly(place, env, tmp_path, number):
     command = [
         sys.executable, ROOT / "jobs" / TRAIN[0], *TRAIN[1:], f"--train.name=stopped-{number}",
-        "--train.epochs=100000", "--train.checkpoint-every-steps=200",
+        "--train.epochs=100000", "--train.checkpoint-every-steps=1000000", "--train.workers=2",
+        "--train.validate-every-steps=1000000",
     ]  # fmt: skip
     tmp = Path(env["RAY_TMPDIR"], str(int(number)))
     tmp.mkdir()
@@ -107,11 +109,15 @@ def test_a_signal_ends_a_run_cleanly(place, env, tmp_path, number):
         text=True,
     )
     run = RunFolder(place / "runs" / f"stopped-{number}")
-    while run.newest_checkpoint() is None and job.poll() is None:
+    while len(read_metrics(run.path / "metrics.jsonl")) < 3 and job.poll() is None:
         time.sleep(0.1)
+    assert run.newest_checkpoint() is None
     job.send_signal(number)
-    _, errors = job.communicate(timeout=120)
+    printed, errors = job.communicate(timeout=120)
     assert job.returncode == 130
+    assert "stopping: a last checkpoint" in printed
+    assert run.steps_saved() > 0
+    assert (run.read_result().status, run.read_result().steps) == ("stopped", run.steps_saved())
     assert errors == f"stopped: the same command goes on from step {run.steps_saved():,}\n"
     assert processes_below(tmp) == []
 

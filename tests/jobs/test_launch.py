@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from job_helpers import NUM_TEST, STEPS_PER_EPOCH, KillOnce, RaiseAt, assert_same_state, tiny_config
+from job_helpers import NUM_TEST, STEPS_PER_EPOCH, KillOnce, RaiseAt, Rows, assert_same_state, tiny_config
 
 from capsdist.config import Cluster, Config
 from capsdist.errors import CheckpointError, ConfigError, RunError
@@ -19,16 +19,6 @@ pytestmark = pytest.mark.usefixtures("ray_cluster")
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
-
-
-class Rows(list):
-    """A display that keeps what it is shown."""
-
-    def __call__(self, row: dict) -> None:
-        self.append(row)
-
-    def of(self, kind: str) -> list[dict]:
-        return [row for row in self if row["kind"] == kind]
 
 
 @pytest.fixture(scope="module")

@@ -59,7 +59,7 @@ def test_a_field_that_does_not_may_change(name):
 def test_a_run_of_another_configuration_is_refused_with_all_fields(tmp_path):
     run = RunFolder(tmp_path / "first")
     run.create()
-    run.write_config(Config())
+    run.begin(Config())
     run.check_continues(Config(), 1000)
     changed = with_field("routing.iterations", 4).model_copy(
         update={"train": Config().train.model_copy(update={"seed": 5})}
@@ -87,7 +87,7 @@ def test_a_run_of_another_configuration_is_refused_with_all_fields(tmp_path):
 def test_the_end_may_move_but_not_before_the_newest_checkpoint(tmp_path, name, value, allowed):
     run = RunFolder(tmp_path / "first")
     run.create()
-    run.write_config(Config())
+    run.begin(Config())
     (run.path / "step_00000016").mkdir()
     (run.path / "step_00000024").mkdir()
     config = with_field(name, value)
@@ -112,7 +112,7 @@ def test_configuration_and_result_come_back(tmp_path):
     run.create()
     assert run.read_config() is run.read_result() is None
     summary = RunSummary("first", str(run.path), "done", 7, 2.5, None, 1.5)
-    run.write_config(with_field("data.contrast", (0.2, 1.8)))
+    run.begin(with_field("data.contrast", (0.2, 1.8)))
     run.write_result(summary)
     assert run.read_config() == with_field("data.contrast", (0.2, 1.8))
     assert run.read_result() == summary

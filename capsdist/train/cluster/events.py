@@ -1,4 +1,4 @@
-"""The way of event rows from rank 0 to the driver: a queue in an actor that takes no CPU.
+"""The line between driver and workers: rows go up, the wish to stop goes down, through an actor without CPU.
 
 Ours. `ray.train.report` is a barrier of all ranks that waits for the controller, so it carries checkpoints
 only; rows travel here, and training never waits for them.
@@ -10,48 +10,63 @@ from typing import Any
 
 import ray
 import ray.train
-from ray.util.queue import Empty, Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capsdist.errors import CapsdistError
 from capsdist.train.cluster.failure import one_line, root_of_many
 from capsdist.train.metrics import Row
 
-__all__ = ["EventReceiver", "EventSender", "FailureReporter"]
+__all__ = ["EventSender", "FailureReporter", "Mailbox", "open_mailbox"]
+
+
+class Mailbox:
+    """What the actor holds: rows not yet taken, whether training is under way, whether it shall stop."""
+
+    def __init__(self) -> None:
+        self._rows: list[Row] = []
+        self._training = self._stop = False
+
+    def put(self, row: Row) -> None:
+        """Take a row from a worker or the controller."""
+        self._rows.append(row)
+
+    def take(self) -> list[Row]:
+        """Hand the rows over that came since the last call, in their order."""
+        rows, self._rows = self._rows, []
+        return rows
+
+    def stop(self) -> bool:
+        """Wish that the run stops; return whether there is somebody who will see it, and so save."""
+        self._stop = True
+        return self._training
+
+    def poll(self) -> bool:
+        """Return, to rank 0 in training, whether the run shall stop."""
+        self._training = True
+        return self._stop
+
+
+def open_mailbox() -> Any:
+    """Start the actor on the driver's own node, so that no other node takes it along when it is lost."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 class EventSender:
     """The training side: call it with a row."""
 
-    def __init__(self, queue: Queue) -> None:
-        self._actor: Any = queue.actor
+    def __init__(self, mailbox: Any) -> None:
+        self._mailbox = mailbox
         self._last: Any = None
 
     def __call__(self, row: Row) -> None:
         """Send `row` and do not wait."""
-        self._last = self._actor.put.remote(row)
+        self._last = self._mailbox.put.remote(row)
 
     def flush(self) -> None:
         """Wait until every row has arrived: rows of one sender stay in order."""
         if self._last is not None:
             ray.get(self._last)
-
-
-class EventReceiver:
-    """The driver's side; it owns the queue."""
-
-    def __init__(self) -> None:
-        self.queue = Queue(actor_options={"num_cpus": 0})
-
-    def take(self, timeout_s: float) -> Row | None:
-        """Return the next row, or None if none came within `timeout_s`."""
-        try:
-            return self.queue.get(timeout=timeout_s)
-        except Empty:
-            return None
-
-    def drain(self) -> list[Row]:
-        """Return all rows that have arrived."""
-        return self.queue.get_nowait_batch(self.queue.qsize())
 
 
 class FailureReporter(ray.train.UserCallback):
@@ -61,8 +76,8 @@ class FailureReporter(ray.train.UserCallback):
     is raised instead of counted against `max_failures`.
     """
 
-    def __init__(self, queue: Queue) -> None:
-        self._send = EventSender(queue)
+    def __init__(self, mailbox: Any) -> None:
+        self._send = EventSender(mailbox)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Send a row of kind "failure"; raise our own errors, which makes Ray give up."""

@@ -6,12 +6,10 @@ launcher decides what a signal means.
 
 from __future__ import annotations
 
-import contextlib
 import math
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,15 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from capsdist.config import Config
-from capsdist.train.cluster.events import EventReceiver, FailureReporter
+from capsdist.train.cluster.events import FailureReporter, open_mailbox
 from capsdist.train.cluster.preflight import Placement
+from capsdist.train.cluster.stop import StopSignals, patience_s
 from capsdist.train.cluster.worker import Fault, Job, train_worker
 from capsdist.train.metrics import Row
 
 __all__ = ["fit"]
 
-_WAIT_S = 0.2  # between two looks at the queue
+_WAIT_S = 0.2  # between two looks into the mailbox
 _PATIENCE_S = 45.0  # without a sign of life from the workers
 
 
@@ -37,38 +36,52 @@ def fit(
     placement: Placement,
     run_dir: Path,
     show: Callable[[Row], None],
+    signals: StopSignals,
     fault: Fault | None = None,
 ) -> Row | None:
-    """Train and return rank 0's last row, or None if Ctrl-C or SIGTERM ended the run.
+    """Train and return rank 0's last row, or None if a signal ended the run before a last checkpoint.
 
     `show` gets every row, in the calling thread.
 
     Raises:
         ray.train.TrainingFailedError, ray.exceptions.RayError: as Ray's `fit`.
     """
-    receiver = EventReceiver()
+    mailbox = open_mailbox()
     job = Job(
         config=config.model_dump(mode="json"),
         run_dir=str(run_dir),
         threads=placement.threads,
-        queue=receiver.queue,
+        mailbox=mailbox,
         fault=fault,
     )
     thread = _FitThread(_trainer(config, placement, run_dir, job))
-    with _stop_signals() as stop:
+    patience = time.monotonic() + _PATIENCE_S
+
+    def show_rows() -> None:
+        nonlocal patience
+        for row in ray.get(mailbox.take.remote()):
+            show(row)
+            patience = math.inf
+
+    with signals.training() as wish:
         thread.start()
-        patience = time.monotonic() + _PATIENCE_S
-        while thread.is_alive() and not stop.is_set():
-            if (row := receiver.take(_WAIT_S)) is not None:
-                show(row)
-                patience = math.inf
-            elif time.monotonic() > patience:
+        while thread.is_alive() and not wish.is_set():
+            show_rows()
+            if time.monotonic() > patience:
                 show({"kind": "status", "message": f"still waiting for {placement}; {_room()}"})
                 patience = math.inf
+            wish.wait(_WAIT_S)
         if thread.is_alive():
-            return None
-    for row in receiver.drain():
-        show(row)
+            limit_s = patience_s(config.cluster.stop_timeout_s) if ray.get(mailbox.stop.remote()) else 0.0
+            if limit_s:
+                show({"kind": "note", "message": f"stopping: a last checkpoint, within {limit_s:g} s"})
+            deadline = time.monotonic() + limit_s
+            while thread.is_alive() and time.monotonic() < deadline:
+                show_rows()
+                thread.join(_WAIT_S)
+    if thread.is_alive():
+        return None
+    show_rows()
     return thread.result()
 
 
@@ -102,7 +115,7 @@ def _trainer(config: Config, placement: Placement, run_dir: Path, job: Job) -> T
                 controller_failure_limit=config.cluster.controller_failure_limit,
             ),
             checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep_checkpoints),
-            callbacks=[FailureReporter(job.queue)],
+            callbacks=[FailureReporter(job.mailbox)],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
@@ -128,26 +141,3 @@ class _FitThread(threading.Thread):
         if self._error is not None:
             raise self._error
         return self._result.return_value
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[threading.Event]:
-    """Turn SIGINT and SIGTERM into an event, in the main thread; a second signal acts as usual."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def handle(number: int, frame: object) -> None:
-        stop.set()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -17,8 +17,9 @@ from capsdist.errors import CapsdistError, RunError
 from capsdist.train.cluster import preflight
 from capsdist.train.cluster.failure import one_line, root_cause
 from capsdist.train.cluster.preflight import Placement
-from capsdist.train.cluster.rundir import RunFolder, RunSummary, total_steps
+from capsdist.train.cluster.rundir import RunFolder, RunSummary, Status, total_steps
 from capsdist.train.cluster.session import prepare_ray, ray_session
+from capsdist.train.cluster.stop import StopSignals, job_warning
 from capsdist.train.metrics import METRICS_NAME, Row, read_metrics
 
 if TYPE_CHECKING:
@@ -34,8 +35,9 @@ def launch(config: Config, *, display: Show | None = None, fault: Fault | None =
 
     A name that exists already is continued from its newest checkpoint; a finished run returns at once.
     Joins the cluster that RAY_ADDRESS names, else starts Ray on this machine and ends it. Ctrl-C and SIGTERM
-    (in the main thread) end the run with status "stopped". `display` gets every row of events (default:
-    `Display`); `fault` makes workers fail on purpose.
+    (in the main thread) end the run with status "stopped", after a last checkpoint if it has begun to train;
+    a second signal ends it without. `display` gets every row of events (default: `Display`); `fault` makes
+    workers fail on purpose.
 
     Raises:
         ConfigError: the configuration is invalid, does not fit this machine, or is not that of the run.
@@ -49,74 +51,104 @@ def launch(config: Config, *, display: Show | None = None, fault: Fault | None =
 
         with Display() as show:
             return launch(config, display=show, fault=fault)
-    started = time.monotonic()
-    config = preflight.absolute(validate(config))
-    run = RunFolder(Path(config.train.storage, config.train.name))
-    num_samples = preflight.check_data(config).num_samples
-    run.create()
-    with run.lock():
-        run.check_continues(config, num_samples)
-        finished = run.read_result()
-        if finished is not None and finished.steps == total_steps(config, num_samples):
-            _show_again(run, display)
-            return finished
-        end = _train(config, run, display, fault)
-    wall_s = time.monotonic() - started
-    if end is None:
-        return RunSummary(run.name, str(run.path), "stopped", run.steps_saved(), None, None, wall_s)
-    figures = end["step"], end["error_percent"], end["images_per_s"]
-    summary = RunSummary(run.name, str(run.path), "done", *figures, wall_s)
-    run.write_result(summary)
-    return summary
+    attempt = _Attempt(preflight.absolute(validate(config)), display, fault)
+    with StopSignals() as signals:
+        try:
+            return attempt.launch(signals)
+        except KeyboardInterrupt:
+            return attempt.summary or attempt.summarise("stopped")
 
 
-def _show_again(run: RunFolder, display: Show) -> None:
-    """Show the last lines of a run that is done already."""
-    display({"kind": "note", "message": f"run {run.name} is done already"})
-    ends = [row for row in read_metrics(run.path / METRICS_NAME) if row["kind"] == "end"]
-    for row in ends[-1:]:
-        display(row)
+class _Attempt:
+    """One start of a run; `summary`: what has become of it, once that is decided."""
 
+    def __init__(self, config: Config, display: Show, fault: Fault | None) -> None:
+        self.config, self.display, self.fault = config, display, fault
+        self.run = RunFolder(Path(config.train.storage, config.train.name))
+        self.summary: RunSummary | None = None
+        self._began = time.monotonic()
 
-def _train(config: Config, run: RunFolder, display: Show, fault: Fault | None) -> Row | None:
-    """Start or join Ray and train; return the last row, None if a signal ended the run."""
-    machine = preflight.this_machine() if prepare_ray() else None
-    placement = None
-    if machine is not None:
-        placement = preflight.place_on_machine(config, machine)
-        preflight.check_engine(config, placement)
-        display({"kind": "status", "message": f"starting Ray on {machine.cores} cores"})
-    with ray_session(config, machine) as resources:
-        placement = placement or preflight.place_on_cluster(config, resources)
-        note = f" ({placement.note})" if placement.note else ""
-        display({"kind": "status", "message": f"starting {placement.workers} workers{note}"})
-        run.write_config(config)
-        return _fit(config, placement, run, display, fault)
+    def launch(self, signals: StopSignals) -> RunSummary:
+        """Check, train unless the run is done already, and return the summary."""
+        num_samples = preflight.check_data(self.config).num_samples
+        self.run.create()
+        with self.run.lock():
+            self.run.check_continues(self.config, num_samples)
+            result = self.run.read_result()
+            if result and result.status == "done" and result.steps == total_steps(self.config, num_samples):
+                self._show_again()
+                return result
+            return self._train(signals)
 
+    def summarise(self, status: Status, end: Row | None = None, reason: str | None = None) -> RunSummary:
+        """Return what has become of the run; `end`: the loop's last row, where it came to one."""
+        figures = (
+            (end["step"], end["error_percent"], end["images_per_s"])
+            if end
+            else (self.run.steps_saved(), None, None)
+        )
+        wall_s = time.monotonic() - self._began
+        return RunSummary(self.run.name, str(self.run.path), status, *figures, wall_s, reason)
 
-def _fit(
-    config: Config, placement: Placement, run: RunFolder, display: Show, fault: Fault | None
-) -> Row | None:
-    """Train; turn whatever Ray raises into one line, with the whole story in a file of the run."""
-    import ray.exceptions
-    import ray.train
+    def _show_again(self) -> None:
+        """Show the last lines of a run that is done already."""
+        self.display({"kind": "note", "message": f"run {self.run.name} is done already"})
+        ends = [row for row in read_metrics(self.run.path / METRICS_NAME) if row["kind"] == "end"]
+        for row in ends[-1:]:
+            self.display(row)
 
-    from capsdist.train.cluster.fit import fit
+    def _train(self, signals: StopSignals) -> RunSummary:
+        """Start or join Ray and train; the summary is on storage before Ray ends, which takes seconds."""
+        machine = preflight.this_machine() if prepare_ray() else None
+        placement = None
+        if machine is not None:
+            placement = preflight.place_on_machine(self.config, machine)
+            preflight.check_engine(self.config, placement)
+            self._status(f"starting Ray on {machine.cores} cores")
+        with ray_session(self.config, machine) as resources:
+            signals.take()
+            placement = placement or preflight.place_on_cluster(self.config, resources)
+            note = f" ({placement.note})" if placement.note else ""
+            self._status(f"starting {placement.workers} workers{note}")
+            if warning := job_warning():
+                self.display({"kind": "note", "message": warning})
+            self.run.begin(self.config)
+            try:
+                end = self._fit(placement, signals)
+            except KeyboardInterrupt:
+                end = None
+            except CapsdistError as error:
+                self.run.write_result(self.summarise("failed", reason=str(error)))
+                raise
+            status: Status = "done" if end and not end["stopped"] else "stopped"
+            self.summary = self.summarise(status, end)
+            self.run.write_result(self.summary)
+        return self.summary
 
-    try:
-        return fit(config, placement, run.path, display, fault)
-    except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-        story = run.path / "failure.txt"
-        story.write_text(f"{error}\n")
-        rank, cause = root_cause(error)
-        if isinstance(cause, CapsdistError):
-            raise cause from None
-        if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
-            raise RunError(_not_enough(config, placement)) from None
-        raise RunError(
-            f"run {run.name!r} failed: {one_line(rank, cause)}; the whole story is in {story}, "
-            "the same command goes on from the newest checkpoint"
-        ) from None
+    def _fit(self, placement: Placement, signals: StopSignals) -> Row | None:
+        """Train; turn whatever Ray raises into one line, with the whole story in a file of the run."""
+        import ray.exceptions
+        import ray.train
+
+        from capsdist.train.cluster.fit import fit
+
+        try:
+            return fit(self.config, placement, self.run.path, self.display, signals, self.fault)
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+            story = self.run.path / "failure.txt"
+            story.write_text(f"{error}\n")
+            rank, cause = root_cause(error)
+            if isinstance(cause, CapsdistError):
+                raise cause from None
+            if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
+                raise RunError(_not_enough(self.config, placement)) from None
+            raise RunError(
+                f"run {self.run.name!r} failed: {one_line(rank, cause)}; the whole story is in {story}, "
+                "the same command goes on from the newest checkpoint"
+            ) from None
+
+    def _status(self, message: str) -> None:
+        self.display({"kind": "status", "message": message})
 
 
 def _not_enough(config: Config, placement: Placement) -> str:

@@ -13,14 +13,18 @@ import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from pydantic import ValidationError
 
 from capsdist.config import Config
 from capsdist.errors import CheckpointError, ConfigError, Problem, RunError
 
-__all__ = ["FREE_FIELDS", "RunFolder", "RunSummary", "changed_fields", "parse_config", "total_steps"]
+__all__ = [
+    "FREE_FIELDS", "RunFolder", "RunSummary", "Status", "changed_fields", "parse_config", "total_steps",
+]  # fmt: skip
+
+Status: TypeAlias = Literal["done", "stopped", "failed"]
 
 # Where and how fast a run computes, and what it reports: a run may change these when it is started again.
 # Everything else decides the result. `train.epochs` and `train.max_steps` may move the end of the run.
@@ -47,15 +51,19 @@ _END_FIELDS = frozenset({"train.epochs", "train.max_steps"})
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What became of a run; `status` "stopped": by Ctrl-C or SIGTERM, to be continued."""
+    """What became of a run. "stopped": by a signal; that and "failed" may be continued.
+
+    steps: done and saved; error_percent: of the last validation; reason: why it failed.
+    """
 
     name: str
     run_dir: str
-    status: Literal["done", "stopped"]
+    status: Status
     steps: int
     error_percent: float | None
     images_per_s: float | None
     wall_s: float
+    reason: str | None = None
 
 
 class RunFolder:
@@ -122,17 +130,18 @@ class RunFolder:
                 f"{path}: {faults}; use the version that wrote it, or choose another --train.name"
             ) from None
 
-    def write_config(self, config: Config) -> None:
-        """Write `config` as the configuration of the run."""
+    def begin(self, config: Config) -> None:
+        """Write `config` as the configuration of the run, and take an earlier result away."""
         _replace(self.path / "config.json", config.model_dump_json(indent=1) + "\n")
+        (self.path / "result.json").unlink(missing_ok=True)
 
     def read_result(self) -> RunSummary | None:
-        """Return the summary of the finished run, None if it has not finished yet."""
+        """Return what became of the run when it was started last; None if it is new, runs, or was killed."""
         path = self.path / "result.json"
         return RunSummary(**json.loads(path.read_text())) if path.exists() else None
 
     def write_result(self, summary: RunSummary) -> None:
-        """Write `summary` as the result of the run."""
+        """Write `summary` as the result of this start of the run."""
         _replace(self.path / "result.json", json.dumps(asdict(summary), indent=1) + "\n")
 
     def newest_checkpoint(self) -> Path | None:

@@ -16,10 +16,10 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
-from ray.util.queue import Queue
 
 from capsdist.config import Config
 from capsdist.train.cluster.events import EventSender
+from capsdist.train.cluster.stop import StopPoll
 from capsdist.train.loop import Events, run_training
 from capsdist.train.metrics import Row, RunWriter
 
@@ -31,12 +31,12 @@ Fault = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What the driver hands to every worker; threads: torch threads where there is no GPU."""
+    """What the driver hands to every worker; threads: torch threads without a GPU; mailbox: its actor."""
 
     config: dict[str, Any]
     run_dir: str
     threads: int
-    queue: Queue
+    mailbox: Any
     fault: Fault | None
 
 
@@ -51,10 +51,12 @@ def train_worker(settings: dict[str, Any]) -> Row:
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
 
+    poll = StopPoll(job.mailbox, rank=rank, world_size=context.get_world_size(), device=device)
+
     def should_stop(step: int) -> bool:
         if job.fault is not None:
             job.fault(rank, step)
-        return False
+        return poll(step)
 
     with _resume_folder() as resume_from, _events(job, rank) as events:
         return run_training(
@@ -90,7 +92,7 @@ def _events(job: Job, rank: int) -> Iterator[Events]:
     if rank > 0:
         yield lambda row: None
         return
-    send = EventSender(job.queue)
+    send = EventSender(job.mailbox)
     with RunWriter(Path(job.run_dir)) as write:
 
         def events(row: Row) -> None:

@@ -1,0 +1,132 @@
+"""How a run is stopped: a signal in the driver, a wish in the mailbox, a last checkpoint, a clean end.
+
+Ours. Left alone, Ray ends a driver at SIGTERM and aborts the workers at SIGINT, and nothing is saved, however
+long one waits. Here the main thread owns the signals while `fit` runs in another; rank 0 asks the mailbox
+about once a second and tells all ranks, so that they leave the loop after the same step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["StopPoll", "StopSignals", "job_warning", "patience_s"]
+
+_POLL_S = 1.0  # between two questions of rank 0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the driver of a submitted job
+_JOB_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+_JOB_WAIT_S = 3.0  # Ray's default
+_END_S = 2.0  # what the driver needs after the last checkpoint
+_SHORT_S = 15.0
+
+
+class StopSignals:
+    """SIGINT and SIGTERM in the main thread while the context is open; elsewhere nothing changes.
+
+    They raise KeyboardInterrupt, except inside `training()`, where the first one sets an event.
+    """
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+        self.take()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def take(self) -> None:
+        """Take the signals, again after `ray.init`, which takes SIGTERM for itself."""
+        for number in self._before:
+            signal.signal(number, signal.default_int_handler)
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[threading.Event]:
+        """Yield an event that the first signal sets; a second one raises KeyboardInterrupt."""
+        wish = threading.Event()
+
+        def handle(number: int, frame: object) -> None:
+            wish.set()
+            self.take()
+
+        for number in self._before:
+            signal.signal(number, handle)
+        try:
+            yield wish
+        finally:
+            self.take()
+
+
+class StopPoll:
+    """The workers' side, on every rank: call it after every step; all ranks get the same answer.
+
+    Rank 0 asks at steps that it announces with the answer before: about a second apart, whatever a step takes.
+    Cost: a comparison of integers a step; a call of an actor and a broadcast of 16 bytes a second.
+    """
+
+    def __init__(self, mailbox: Any, *, rank: int, world_size: int, device: torch.device) -> None:
+        self._mailbox, self._rank, self._world_size, self._device = mailbox, rank, world_size, device
+        self._next_step, self._interval = 0, 1
+        self._asked_at = time.monotonic()
+
+    def __call__(self, step: int) -> bool:
+        """Return whether the run shall stop after `step`."""
+        if step < self._next_step:
+            return False
+        import torch
+        import torch.distributed as dist
+
+        answer = torch.tensor(self._ask() if self._rank == 0 else (0, 0), device=self._device)
+        if self._world_size > 1:
+            dist.broadcast(answer, 0)
+        stop, self._interval = answer.tolist()
+        self._next_step = step + self._interval
+        return bool(stop)
+
+    def _ask(self) -> tuple[int, int]:
+        """Return the wish (0 or 1) and in how many steps to ask again."""
+        import ray
+
+        now = time.monotonic()
+        step_s = max((now - self._asked_at) / self._interval, 1e-6)
+        self._asked_at = now
+        interval = min(max(int(_POLL_S / step_s), 1), 2 * self._interval)  # grows slowly: step times vary
+        return int(ray.get(self._mailbox.poll.remote())), interval
+
+
+def patience_s(stop_timeout_s: float) -> float:
+    """Return the seconds to wait for the last checkpoint: in a Ray job, less than its server waits for us."""
+    if _IN_JOB not in os.environ:
+        return stop_timeout_s
+    return max(0.0, min(stop_timeout_s, _job_wait_s() - _END_S))
+
+
+def job_warning() -> str | None:
+    """Return a warning if this is a Ray job that `ray job stop` gives no time for a last checkpoint."""
+    if _IN_JOB not in os.environ or (wait_s := _job_wait_s()) >= _SHORT_S:
+        return None
+    return (
+        f"warning: {_JOB_WAIT}={wait_s:g}: `ray job stop` kills this job {wait_s:g} s after asking it to "
+        "stop, perhaps before its last checkpoint; submit it with "
+        f'--runtime-env-json \'{{"env_vars": {{"{_JOB_WAIT}": "120"}}}}\', or set it where Ray starts'
+    )
+
+
+def _job_wait_s() -> float:
+    try:
+        return float(os.environ[_JOB_WAIT])
+    except (KeyError, ValueError):
+        return _JOB_WAIT_S

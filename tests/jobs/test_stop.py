@@ -1,0 +1,178 @@
+"""Stopping: what signals do, how long one waits, and a stopped run that continues to the same weights."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from job_helpers import STEPS_PER_EPOCH, Rows, Slow, assert_same_state, tiny_config
+
+from capsdist.train.cluster import RunFolder, launch
+from capsdist.train.cluster.stop import StopPoll, job_warning, patience_s
+
+NUMBERS = [signal.SIGINT, signal.SIGTERM]
+IN_JOB, JOB_WAIT = "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_STOP_WAIT_TIME_S"
+
+
+def signalled(number: int, body: str) -> subprocess.CompletedProcess[str]:
+    """Run `body`, which may call `strike()` to send `number` to its own process, and knows `signals`."""
+    code = (
+        "import os, signal\nfrom capsdist.train.cluster.stop import StopSignals\nsignals = StopSignals()\n"
+        f"def strike(): os.kill(os.getpid(), {int(number)})\n"
+    )
+    return subprocess.run([sys.executable, "-c", code + body], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_in_training_the_first_signal_is_a_wish_and_the_second_an_end(number):
+    body = (
+        "with signals, signals.training() as wish:\n"
+        "  strike(); print(wish.wait(5))\n"
+        "  try: strike()\n"
+        "  except KeyboardInterrupt: print('interrupted')\n"
+    )
+    assert signalled(number, body).stdout.split() == ["True", "interrupted"]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_before_and_after_training_a_signal_ends_it(number):
+    body = (
+        "with signals:\n"
+        "  signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"  # as ray.init takes it
+        "  signals.take()\n"
+        "  try: strike()\n"
+        "  except KeyboardInterrupt: print('before')\n"
+        "  with signals.training(): pass\n"
+        "  try: strike()\n"
+        "  except KeyboardInterrupt: print('after')\n"
+    )
+    assert signalled(number, body).stdout.split() == ["before", "after"]
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_outside_signals_are_what_they_were(number):
+    body = (
+        f"signal.signal({int(number)}, lambda *_: print('mine'))\n"
+        "with signals, signals.training(): pass\n"
+        "strike()"
+    )
+    assert signalled(number, body).stdout == "mine\n"
+
+
+def test_a_thread_may_not_take_signals():
+    body = (
+        "import threading\n"
+        "def work():\n"
+        "  with signals, signals.training() as wish: print(wish.is_set())\n"
+        "thread = threading.Thread(target=work); thread.start(); thread.join()\n"
+    )
+    assert signalled(signal.SIGINT, body).stdout == "False\n"
+
+
+@pytest.mark.parametrize(
+    ("wait", "timeout_s", "patience"),
+    [("60", 120.0, 58.0), ("60", 7.0, 7.0), (None, 120.0, 1.0), ("1", 120.0, 0.0), ("many", 120.0, 1.0)],
+)
+def test_a_job_waits_less_than_its_server(monkeypatch, wait, timeout_s, patience):
+    monkeypatch.setenv(IN_JOB, "{}")
+    monkeypatch.delenv(JOB_WAIT, raising=False)
+    if wait is not None:
+        monkeypatch.setenv(JOB_WAIT, wait)
+    assert patience_s(timeout_s) == patience
+
+
+def test_elsewhere_one_waits_as_configured(monkeypatch):
+    monkeypatch.delenv(IN_JOB, raising=False)
+    monkeypatch.setenv(JOB_WAIT, "3")
+    assert patience_s(77.0) == 77.0
+    assert job_warning() is None
+
+
+def test_a_job_without_time_to_stop_is_warned(monkeypatch):
+    monkeypatch.setenv(IN_JOB, "{}")
+    monkeypatch.setenv(JOB_WAIT, "3")
+    warning = job_warning()
+    assert warning is not None
+    assert warning.startswith(f"warning: {JOB_WAIT}=3: `ray job stop` kills this job 3 s after")
+    assert f'--runtime-env-json \'{{"env_vars": {{"{JOB_WAIT}": "120"}}}}\'' in warning
+    assert "\n" not in warning
+    monkeypatch.setenv(JOB_WAIT, "60")
+    assert job_warning() is None
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_asks_often_enough_and_not_at_every_step():
+    import torch
+
+    from capsdist.train.cluster.events import open_mailbox
+
+    poll = StopPoll(open_mailbox(), rank=0, world_size=1, device=torch.device("cpu"))
+    asked = []
+    for step in range(1, 5000):
+        before = poll._next_step
+        assert not poll(step)
+        if poll._next_step != before:
+            asked.append(step)
+    gaps = [after - before for before, after in pairwise(asked)]
+    assert asked[0] == 1  # there is something to save from now on
+    assert all(after <= 2 * before for before, after in pairwise(gaps))  # steps to come may be slow
+    assert len(asked) < 30
+
+
+class Interrupt(Rows):
+    """A display that sends a signal to this process at the first row of training after `step`."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__()
+        self._number: int | None = number
+        self._step = step
+
+    def __call__(self, row: dict) -> None:
+        super().__call__(row)
+        if self._number and row["kind"] == "train" and row["step"] >= self._step:
+            number, self._number = self._number, None
+            os.kill(os.getpid(), number)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_stopped_run_continues_to_the_weights_of_one_that_was_not(tiny_root, tmp_path):
+    whole = launch(tiny_config(tiny_root, tmp_path, "whole"), display=Rows())
+    rows, config = Interrupt(signal.SIGTERM, step=3), tiny_config(tiny_root, tmp_path, "cut", epochs=2)
+    stopped = launch(config, display=rows, fault=Slow(0.2))
+    run = RunFolder(tmp_path / "cut")
+    assert stopped.status == "stopped"
+    assert 3 < stopped.steps < 2 * STEPS_PER_EPOCH
+    assert run.read_result() == stopped
+    assert run.steps_saved() == stopped.steps
+    assert rows[-1]["stopped"] is True
+
+    continued = Rows()
+    done = launch(config, display=continued)
+    assert [row["resumed_step"] for row in continued.of("start")] == [stopped.steps]
+    assert (done.status, done.steps) == ("done", whole.steps)
+    assert run.read_result() == done
+    assert_same_state(Path(whole.run_dir), run.path)
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_run_that_waits_for_workers_stops_at_once(tiny_root, tmp_path):
+    class InterruptStart(Rows):
+        def __call__(self, row: dict) -> None:
+            super().__call__(row)
+            if "starting 2 workers" in row.get("message", ""):
+                signal.setitimer(signal.ITIMER_REAL, 3.0)  # in the midst of waiting
+
+    before = signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        config = tiny_config(tiny_root, tmp_path, "waiting", cores=2)
+        summary = launch(config, display=InterruptStart())
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert (summary.status, summary.steps) == ("stopped", 0)
+    assert summary.wall_s < 20
+    assert RunFolder(tmp_path / "waiting").read_result() == summary
