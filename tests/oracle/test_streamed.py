@@ -65,7 +65,8 @@ def test_cuts_do_not_change_the_numbers(
 @pytest.mark.parametrize("none", [False, True])
 def test_gradcheck(iterations: int, none: bool) -> None:
     given = operands((2, 4, 3, 2, 3), seed=iterations, bias=True)
-    leaves = [t.clone().requires_grad_() for t in (given.child_poses, given.weights, given.bias)]
+    inputs = (given.child_poses, given.weights, given.bias)
+    leaves = [t.clone().requires_grad_() for t in inputs if t is not None]
     assert torch.autograd.gradcheck(
         lambda poses, weights, bias: streamed(poses, weights, iterations, bias=bias, none_of_the_above=none),
         leaves,

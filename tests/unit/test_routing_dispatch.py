@@ -165,7 +165,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED)
 def test_refusals_name_value_and_remedy(changes: dict, message: str) -> None:
-    arguments = {"child_poses": POSES, "weights": WEIGHTS} | changes
+    arguments: dict = {"child_poses": POSES, "weights": WEIGHTS} | changes
     with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
         route(**arguments)
 
