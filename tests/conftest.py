@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-# Small shapes on two threads spend their time waiting for each other, most of all on a busy machine. Set before
-# torch is imported, and inherited by the processes that tests start.
+# Small shapes on two threads spend their time waiting for each other, most of all on a busy machine.
+# Set before torch is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
