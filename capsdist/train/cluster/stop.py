@@ -73,7 +73,7 @@ class StopSignals:
 class StopPoll:
     """The workers' side, on every rank: call it after every step; all ranks get the same answer.
 
-    Rank 0 asks at steps that it announces with the answer before: about a second apart, whatever a step takes.
+    Rank 0 asks at steps that it announces with the answer before: about a second apart, however long each is.
     Cost: a comparison of integers a step; a call of an actor and a broadcast of 16 bytes a second.
     """
 
