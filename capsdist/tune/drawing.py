@@ -5,6 +5,7 @@ Pure, in the style of a run's overview (`capsdist.analysis.drawing`); matplotlib
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ def draw_search(result: SearchResult) -> Figure:
         _scatter(left, rows, depths, result.best)
         left.set(title="Error against routing depth", xlabel="routing iterations", ylabel="error in percent")
         left.set_xticks(sorted(set(depths)))
+        _draw_lowest(left, rows, depths)
         _scatter(middle, rows, [row.num_parameters / 1e6 for row in rows], result.best)
         middle.set(title="Error against capacity", xlabel="million parameters")
         measured = [row for row in rows if row.images_per_s]
@@ -52,6 +54,9 @@ def draw_search(result: SearchResult) -> Figure:
         left.set_yscale("log")
         left.yaxis.set_major_formatter("{x:g}")
         left.yaxis.set_minor_formatter("{x:g}")
+        for axes in (left, middle, right):
+            axes.grid(which="minor", axis="y")
+            axes.margins(0.08, 0.12)
         best = next(row for row in result.trials if row.name == result.best)
         words = f"{result.name}   |   {len(rows)} trials   |   best: error {result.error_percent:.2f} %"
         figure.suptitle(f"{words} with {in_words(best.values)}", x=0.012, ha="left", fontsize=13)
@@ -77,9 +82,24 @@ def _scatter(axes: Axes, rows: Sequence[TrialRow], places: Sequence[float], best
             )
 
 
+def _draw_lowest(axes: Axes, rows: Sequence[TrialRow], depths: Sequence[int]) -> None:
+    """Connect the lowest errors of finished trials of each depth."""
+    lowest: dict[int, float] = {}
+    for row, depth in zip(rows, depths, strict=True):
+        if row.status == FINISHED:
+            lowest[depth] = min(lowest.get(depth, math.inf), max(row.error_percent or 0.0, 0.01))
+    axes.plot(
+        *zip(*sorted(lowest.items()), strict=True), color=BLUE, linewidth=0.8, alpha=0.5, label="lowest"
+    )
+    axes.legend()
+
+
 def _draw_front(axes: Axes, front: Sequence[TrialRow]) -> None:
     if front:
         speeds = [row.images_per_s or 0.0 for row in front]
         errors = [max(row.error_percent or 0.0, 0.01) for row in front]
-        axes.plot(speeds, errors, color=GREEN, linewidth=1.2, label="Pareto front")
+        axes.plot(
+            speeds, errors, "o-", color=GREEN, linewidth=1.2, markersize=11, fillstyle="none",
+            label="Pareto front",
+        )  # fmt: skip
     axes.legend()

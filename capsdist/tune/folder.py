@@ -50,7 +50,7 @@ class SearchFolder:
         self._run.create()
         self.trials.mkdir(exist_ok=True)
 
-    def lock(self) -> AbstractContextManager[None]:
+    def lock(self) -> AbstractContextManager[object]:
         """Hold the search for this process; as `RunFolder.lock`."""
         return self._run.lock()
 

@@ -5,6 +5,7 @@ Ours. Everything that can be refused is refused before Ray starts; Ray Tune itse
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from capsdist.train.cluster import preflight
 from capsdist.train.cluster.preflight import Machine
 from capsdist.train.cluster.rundir import total_steps
 from capsdist.train.cluster.session import prepare_ray, ray_session
+from capsdist.train.cluster.stop import StopSignals
 from capsdist.train.metrics import Row
 from capsdist.tune.budget import Budget, on_cluster, on_machine
 from capsdist.tune.feasible import GIB, Limits, memory_here, refusal
@@ -76,7 +78,7 @@ def preview(config: Config, space: Space, search: Search) -> list[str]:
         ConfigError: the trials need more than this machine has.
     """
     space = chosen(space, config)
-    machine = preflight.this_machine() if prepare_ray() else None
+    machine = _this_machine()
     budget = on_machine(config, search, machine) if machine else None
     refuse = _pricing(config, search, budget)
     seen = list(islice(points(space, search.seed), _PREVIEW))
@@ -104,6 +106,12 @@ def _milestones(config: Config, search: Search, num_samples: int) -> tuple[int, 
         fix = "set fewer --search.grace-steps, train longer, or set --search.scheduler none"
         raise ConfigError([Problem("search.grace_steps", search.grace_steps, rule, fix)])
     return total, grace
+
+
+def _this_machine() -> Machine | None:
+    """Return this machine if the search starts a Ray of its own, None if it joins a cluster."""
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # no thread shall start another Ray after its end
+    return preflight.this_machine() if prepare_ray() else None
 
 
 def _pricing(config: Config, search: Search, budget: Budget | None) -> Refuse:
@@ -135,7 +143,7 @@ class _Start:
 
     def run(self, show: Show) -> bool:
         """Run all trials that are left; False if a signal ended them."""
-        machine, budget = preflight.this_machine() if prepare_ray() else None, None
+        machine, budget = _this_machine(), None
         if machine is not None:
             budget = on_machine(self.config, self.search, machine)
             preflight.check_engine(self.config, preflight.place_on_machine(self.config, machine))
@@ -171,7 +179,9 @@ class _Start:
     ) -> bool:
         if machine is not None:
             show({"kind": "status", "message": f"starting Ray on {machine.cores} cores"})
-        with ray_session(self.config, machine, dashboard=True) as resources:
+        session = ray_session(self.config, machine, dashboard=True)
+        with StopSignals() as signals, session as resources:
+            signals.take()
             budget = budget or on_cluster(self.config, self.search, resources)
             from capsdist.tune.search import Plan, run_trials  # late: it imports Ray Tune
 

@@ -7,14 +7,11 @@ loop, its workers, checkpoints and failures are those of any run.
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
 import re
 import shutil
-import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +42,7 @@ _SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failed trial reports a reason and no error_percent
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
+_STOP_S = 20.0  # for Tune to end its trials after a signal
 _NO_MEMORY = re.compile(r"OutOfMemoryError|MemoryError|can't allocate memory")
 
 
@@ -68,12 +66,12 @@ class Plan:
 def run_trials(plan: Plan, journal: Journal, source: Source, show: Show) -> bool:
     """Run trials until `plan.max_trials` have ended or `source` has no more; continue those under way first.
 
-    Ray must have been started. Returns False if Ctrl-C or SIGTERM ended it; the journal is closed then.
+    Ray must have been started. Returns False after KeyboardInterrupt; the journal is closed then.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     shutil.rmtree(plan.tune_folder, ignore_errors=True)
-    scheduler = scheduler_of(plan, journal)
+    scheduler, keeper = scheduler_of(plan, journal), _Keeper(journal, source, show)
     tuner = tune.Tuner(
         tune.with_resources(_trainable(plan.config), _DRIVER),
         tune_config=tune.TuneConfig(
@@ -86,7 +84,7 @@ def run_trials(plan: Plan, journal: Journal, source: Source, show: Show) -> bool
         run_config=tune.RunConfig(
             name=plan.tune_folder.name,
             storage_path=str(plan.tune_folder.parent),
-            callbacks=[_Keeper(journal, source, show)],
+            callbacks=[keeper],
             failure_config=tune.FailureConfig(max_failures=1),  # of a trial's driver: its run goes on
             verbose=0,
         ),
@@ -94,12 +92,13 @@ def run_trials(plan: Plan, journal: Journal, source: Source, show: Show) -> bool
     thread = _FitThread(tuner)
     thread.start()
     try:
-        with _ctrl_c_on_sigterm():
-            while thread.is_alive():
-                thread.join(0.2)
+        while thread.is_alive():
+            thread.join(0.2)
     except KeyboardInterrupt:
         journal.close()
-        logging.getLogger("ray").setLevel(logging.CRITICAL)  # what comes now comes from the end of Ray
+        show({"kind": "note", "message": "stopping: trials go on from their newest checkpoints next time"})
+        keeper.stop.set()
+        thread.join(_STOP_S)
         return False
     if thread.error is not None:
         raise RunError(
@@ -196,10 +195,15 @@ def _point(trial: Trial) -> dict[str, Any]:
 
 
 class _Keeper(tune.Callback):
-    """Writes to the journal what happens to trials, tells the source, and shows it."""
+    """Writes to the journal what happens to trials, tells the source, and shows it; ends Tune if asked to."""
 
     def __init__(self, journal: Journal, source: Source, show: Show) -> None:
         self._journal, self._source, self._show = journal, source, show
+        self.stop = threading.Event()
+
+    def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        if self.stop.is_set():
+            raise RunError("the search was stopped")  # Tune ends its trials and passes it on
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         self._tell(trial, "trial_start")
@@ -312,18 +316,3 @@ class _FitThread(threading.Thread):
             self._tuner.fit()
         except BaseException as error:
             self.error = error
-
-
-@contextlib.contextmanager
-def _ctrl_c_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM and SIGINT into KeyboardInterrupt, in the main thread; Ray has handlers of its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, signal.default_int_handler) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

@@ -143,7 +143,7 @@ def test_a_space_without_a_feasible_point_is_refused_before_anything_starts(conf
 
 
 def test_a_preview_prices_points(config):
-    lines = preview(config, Space(class_dim=(4, 90)), Search(max_parameters=5000, concurrency=1))
+    lines = preview(config, Space(class_dim=(4, 90)), Search(max_parameters=9000, concurrency=1))
     assert lines[0] == "of all 2 points 1 can be trained"
     assert lines[1].startswith("infeasible: class_dim 90: ")
     assert lines[2].startswith("trials: 1 at a time, 1 worker each with ")
@@ -158,7 +158,7 @@ def test_a_milestone_after_the_end_is_refused(config, steps):
 
 
 def test_missing_data_is_told_as_for_a_run(config):
-    with pytest.raises(DataError, match="not packed"):
+    with pytest.raises(DataError, match="there is no such data set"):
         run_search(changed(config, "data.root", "nowhere"), SPACE, SEARCH, print)
 
 

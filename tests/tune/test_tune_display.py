@@ -15,10 +15,16 @@ HEAD = {
 }  # fmt: skip
 
 
-def shown(journal: Journal, plain: bool, **head: object) -> str:
+class Terminal(io.StringIO):
+    """Takes what a terminal would."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def shown(journal: Journal, out: io.StringIO, **head: object) -> str:
     """What two trials look like, one of which is stopped."""
-    out = io.StringIO()
-    with SearchDisplay(out, plain=plain) as display:
+    with SearchDisplay(out) as display:
         display(HEAD | head)
         for number, error in ((1, 5.0), (2, 25.0)):
             journal.append("trial", number=number, values={"routing.iterations": 2 * number - 1})
@@ -34,7 +40,7 @@ def shown(journal: Journal, plain: bool, **head: object) -> str:
 
 
 def test_plain_lines(journal):
-    assert shown(journal, plain=True).splitlines() == [
+    assert shown(journal, io.StringIO()).splitlines() == [
         "search tune-tiny: up to 4 trials over iterations; 2 at a time",
         "a trial has 32 steps; ASHA keeps one in 2 after 8, 16 steps",
         "trial-01  begins: iterations 1",
@@ -49,22 +55,20 @@ def test_plain_lines(journal):
 
 
 def test_a_search_that_goes_on_says_so(journal):
-    lines = shown(journal, plain=True, ended=2, grace_steps=None).splitlines()
+    lines = shown(journal, io.StringIO(), ended=2, grace_steps=None).splitlines()
     assert lines[1:3] == ["every trial has 32 steps", "continues: 2 trials have ended already"]
 
 
-def test_a_terminal_gets_a_table(journal):
-    text = shown(journal, plain=False)
+def test_a_terminal_gets_a_table(journal, monkeypatch):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("RAY_JOB_ID", raising=False)
+    text = shown(journal, Terminal())
     assert "trial-01" in text
     assert "1 of 4 trials have ended" in text
 
 
 @pytest.mark.parametrize("variable", ["RAY_JOB_ID", "TERM"])
 def test_jobs_and_dumb_terminals_get_plain_lines(variable, monkeypatch, journal):
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     monkeypatch.delenv("RAY_JOB_ID", raising=False)
     monkeypatch.setenv(variable, "dumb")
     out = Terminal()

@@ -93,7 +93,7 @@ def test_an_endless_space_without_a_feasible_point_ends_too():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_optuna_learns_from_earlier_starts(seed, journal):
-    """After a start in which small capsules were good, more suggestions have small ones than chance gives."""
+    """After a start in which low rates were good, suggestions have lower ones than chance gives."""
     space = Space(iterations=(1, 2, 3, 4, 5), learning_rate_range=(1e-4, 1e-1))
     for number in range(1, 31):
         rate = 10 ** (-4 + number / 10)
