@@ -13,20 +13,15 @@ import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import xxhash
 
+from capsdist.data.index import INDEX_NAME, KEPT, Shard
 from capsdist.errors import DataError
 from capsdist.storage import is_remote
 
-if TYPE_CHECKING:
-    from capsdist.data.index import Shard
-
-__all__ = ["INDEX_NAME", "KEPT", "LocalFolder", "SplitFolder", "open_folder"]
-
-INDEX_NAME = "index.json"
-KEPT = "pack the set again, intact shards are kept"
+__all__ = ["LocalFolder", "SplitFolder", "open_folder"]
 
 
 class SplitFolder(Protocol):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import prod
@@ -16,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from capsdist.data.folder import INDEX_NAME, open_folder
 from capsdist.errors import DataError
 
-__all__ = ["FORMAT", "INDEX_NAME", "VERSION", "Block", "Index", "Shard", "read_index"]
+__all__ = ["FORMAT", "INDEX_NAME", "KEPT", "VERSION", "Block", "Index", "Shard", "parse_index"]
 
 FORMAT = "capsdist-blocks"
 VERSION = 1
-_REMEDY = "pack it again with a script of data_prep/"
+INDEX_NAME = "index.json"
+KEPT = "pack the set again, intact shards are kept"
 
 
 @dataclass(frozen=True)
@@ -110,20 +109,12 @@ def _digest(index: Index) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def read_index(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
-    """Read and check the index of the split in `folder`, a path or s3:// URL.
-
-    `remedy` is what the error says where the split is not there, usually the command that packs it.
+def parse_index(text: str, path: str, remedy: str) -> Index:
+    """Return the index that `text`, the file at `path`, holds; `remedy` ends an error.
 
     Raises:
-        DataError: folder or index missing, not JSON, of another format or version, or not what its
-            own digest says.
+        DataError: not JSON, of another format or version, or not what its own digest says.
     """
-    place, remedy = open_folder(folder), remedy or _REMEDY
-    return _parse(place.read_index(remedy), f"{place}/{INDEX_NAME}", remedy)
-
-
-def _parse(text: str, path: str, remedy: str) -> Index:
     try:
         document = json.loads(text)
         found = (document["format"], document["version"])

@@ -10,16 +10,12 @@ import mmap
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import xxhash
 
-from capsdist.data.folder import INDEX_NAME, KEPT
+from capsdist.data.index import INDEX_NAME, KEPT, Shard
 from capsdist.errors import DataError
 from capsdist.storage import Cache, ObjectFolder, check_readable, check_storage
-
-if TYPE_CHECKING:
-    from capsdist.data.index import Shard
 
 __all__ = ["RemoteFolder"]
 

@@ -14,10 +14,25 @@ from dataclasses import dataclass
 import numpy as np
 
 from capsdist.data.folder import open_folder
-from capsdist.data.index import Index, Shard, read_index
+from capsdist.data.index import INDEX_NAME, Index, Shard, parse_index
 from capsdist.errors import DataError
 
-__all__ = ["Split", "check_split", "verify_split"]
+__all__ = ["Split", "check_split", "read_index", "verify_split"]
+
+_REMEDY = "pack it again with a script of data_prep/"
+
+
+def read_index(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
+    """Read and check the index of the split in `folder`, a path or s3:// URL.
+
+    `remedy` is what the error says where the split is not there, usually the command that packs it.
+
+    Raises:
+        DataError: folder or index missing, not JSON, of another format or version, or not what its
+            own digest says.
+    """
+    place, remedy = open_folder(folder), remedy or _REMEDY
+    return parse_index(place.read_index(remedy), f"{place}/{INDEX_NAME}", remedy)
 
 
 @dataclass(frozen=True)
