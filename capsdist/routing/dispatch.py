@@ -120,8 +120,8 @@ def _check(child_poses: Tensor, weights: Tensor, bias: Tensor | None, iterations
     num_children, num_parents, dim_child, dim_parent = weights.shape
     if child_poses.shape[1:] != (num_children, dim_child):
         raise ShapeError(
-            f"child_poses {list(child_poses.shape)} do not fit weights for I={num_children} children of "
-            f"D={dim_child} dimensions; pass [B, {num_children}, {dim_child}] or other weights"
+            f"child_poses {list(child_poses.shape)} do not fit weights [I, J, D, E] = {list(weights.shape)}; "
+            f"pass [B, I, D] = [B, {num_children}, {dim_child}] or other weights"
         )
     if 0 in weights.shape:
         raise ShapeError(f"weights [I, J, D, E] = {list(weights.shape)} are empty; give all sizes at least 1")

@@ -104,14 +104,14 @@ REFUSED = [
     ),
     pytest.param(
         {"child_poses": torch.zeros(2, 6, 3)},
-        "child_poses [2, 6, 3] do not fit weights for I=5 children of D=3 dimensions; "
-        "pass [B, 5, 3] or other weights",
+        "child_poses [2, 6, 3] do not fit weights [I, J, D, E] = [5, 4, 3, 6]; "
+        "pass [B, I, D] = [B, 5, 3] or other weights",
         id="children",
     ),
     pytest.param(
         {"child_poses": torch.zeros(2, 5, 8)},
-        "child_poses [2, 5, 8] do not fit weights for I=5 children of D=3 dimensions; "
-        "pass [B, 5, 3] or other weights",
+        "child_poses [2, 5, 8] do not fit weights [I, J, D, E] = [5, 4, 3, 6]; "
+        "pass [B, I, D] = [B, 5, 3] or other weights",
         id="child-dim",
     ),
     pytest.param(
