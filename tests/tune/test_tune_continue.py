@@ -147,7 +147,7 @@ def test_a_preview_prices_points(config):
     lines = preview(config, Space(class_dim=(4, 90)), Search(max_parameters=9000, concurrency=1))
     assert lines[0] == "of all 2 points 1 can be trained"
     assert lines[1].startswith("infeasible: class_dim 90: ")
-    # With a Ray that another test has started in this process, trials would join that, whatever this machine has.
+    # If another test has started a Ray in this process, trials would join that, whatever this machine has.
     budget = [] if ray.is_initialized() else ["trials: 1 at a time, 1 worker each"]
     assert [line.partition(" with ")[0] for line in lines[2:]] == budget
 
