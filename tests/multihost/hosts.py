@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("unshare", "nsenter", "setpriv", "ip", "mount")
+TOOLS = ("unshare", "nsenter", "setpriv", "ip", "mount", "pgrep")
 SSH_TOOLS = {"/usr/sbin/sshd": "openssh-server", "ssh": "openssh-client", "rsync": "rsync"}
 
 # A dead raylet or host is noticed in 5 s, not in 74: environment of every `ray start`, the head's decides.
@@ -65,7 +65,7 @@ def unavailable(*, ssh: bool = False) -> str | None:
     if sys.platform != "linux":
         return "hosts are made of Linux namespaces"
     if missing := [tool for tool in TOOLS if not shutil.which(tool)]:
-        return f"needs {', '.join(missing)}: apt-get install util-linux iproute2"
+        return f"needs {', '.join(missing)}: apt-get install util-linux iproute2 procps"
     if ssh and (packages := [package for tool, package in SSH_TOOLS.items() if not shutil.which(tool)]):
         return f"needs sshd, ssh and rsync: apt-get install {' '.join(packages)}"
     probe = ["unshare", "--net", "--pid", "--mount", "--uts", "--ipc", "--fork", "--mount-proc", "ip", "link"]
