@@ -7,18 +7,15 @@ holds ``error_percent X``.
 
 from __future__ import annotations
 
-import atexit
 import math
-import os
-import sys
 import time
-from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TextIO
 
+from capsdist.train.screen import Screen
+
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
-    from rich.live import Live
     from rich.text import Text
 
 __all__ = ["Display"]
@@ -28,7 +25,7 @@ Row = dict[str, Any]
 _MIN_BAR = 4
 
 
-class Display:
+class Display(Screen):
     """Shows a run; call it with each row, in order. Unknown kinds of rows are passed over.
 
     plain: None chooses by the output: plain unless it is a terminal and no Ray job. interval_s: shortest
@@ -42,34 +39,11 @@ class Display:
     def __init__(
         self, file: TextIO | None = None, *, plain: bool | None = None, interval_s: float = 5.0
     ) -> None:
-        self._file = file or sys.stdout
-        if plain is None:
-            plain = "RAY_JOB_ID" in os.environ or os.environ.get("TERM") == "dumb" or not self._file.isatty()
-        self._plain, self._interval_s = plain, interval_s
-        self._console: Console | None = None
-        self._live: Live | None = None
+        super().__init__(file, plain=plain)
+        self._interval_s = interval_s
         self._start: Row = {}
         self._best: float | None = None
         self._last_line_s = -math.inf
-
-    def __call__(self, row: Row) -> None:
-        """Show one row."""
-        show: Callable[[Row], None] | None = getattr(self, f"_show_{row['kind']}", None)
-        if show:
-            show(row)
-
-    def close(self) -> None:
-        """Give the terminal back; what was printed stays."""
-        if self._live:
-            self._live.stop()
-            self._live = None
-            atexit.unregister(self.close)
-
-    def __enter__(self) -> Display:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def _show_note(self, row: Row) -> None:
         """A message that stays."""
@@ -86,11 +60,8 @@ class Display:
         from rich.live import Live
         from rich.spinner import Spinner
 
-        self.close()
         spinner = Spinner("dots", text=f"[dim]{row['message']} ...[/]")
-        self._live = Live(spinner, console=self._rich(), transient=True)
-        self._live.start()
-        atexit.register(self.close)
+        self._open(Live(spinner, console=self._rich(), transient=True))
 
     def _show_start(self, row: Row) -> None:
         self.close()
@@ -148,7 +119,7 @@ class Display:
             "images/s": f"{row['images_per_s']:,.0f}",
             "error_percent": error,
             "checkpoint": row["checkpoint"] or "-",
-            "wall time": _clock(row["wall_time_s"]),
+            "training time": _clock(row["wall_time_s"]),
         }
         widths = {name: max(len(name), len(cell)) for name, cell in cells.items()}
         left = ("run", "checkpoint")
@@ -166,18 +137,9 @@ class Display:
     def _open_live(self, start: Row) -> None:
         from rich.live import Live
 
-        self.close()
         first = {"step": start["resumed_step"], "eta_s": None}
-        self._live = Live(_Progress(start, first), console=self._rich(), refresh_per_second=4, transient=True)
-        self._live.start()
-        atexit.register(self.close)  # whatever ends the program, the cursor comes back
-
-    def _rich(self) -> Console:
-        from rich.console import Console  # late: plain output does without it
-
-        if self._console is None:
-            self._console = Console(file=self._file, highlight=False)
-        return self._console
+        line = _Progress(start, first)
+        self._open(Live(line, console=self._rich(), refresh_per_second=4, transient=True))
 
     def _print(self, markup: str) -> None:
         """Print one line of console markup; without it, and never wrapped, where output is plain."""

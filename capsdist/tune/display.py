@@ -5,19 +5,14 @@ Fed with rows, as `capsdist.train.display` is; plain lines where output is no te
 
 from __future__ import annotations
 
-import atexit
-import os
-import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from capsdist.train.metrics import Row
+from capsdist.train.screen import Screen
 from capsdist.tune.journal import FINISHED, STOPPED, Trial
 from capsdist.tune.report import SearchResult, in_words, short_values, table
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.live import Live
     from rich.table import Table
 
 __all__ = ["SearchDisplay"]
@@ -26,41 +21,17 @@ _BEST = 5  # finished trials of the live table
 _MAX_INFEASIBLE = 3  # lines about points that cannot be trained; the table at the end has more
 
 
-class SearchDisplay:
+class SearchDisplay(Screen):
     """Shows a search; call it with each row, in order. Unknown kinds of rows are passed over.
 
     plain: None chooses by the output: plain unless it is a terminal and no Ray job.
     """
 
     def __init__(self, file: TextIO | None = None, *, plain: bool | None = None) -> None:
-        self._file = file or sys.stdout
-        if plain is None:
-            plain = "RAY_JOB_ID" in os.environ or os.environ.get("TERM") == "dumb" or not self._file.isatty()
-        self._plain = plain
+        super().__init__(file, plain=plain)
         self._search: Row = {}
         self._trials: dict[int, Trial] = {}
         self._infeasible = 0
-        self._console: Console | None = None
-        self._live: Live | None = None
-
-    def __call__(self, row: Row) -> None:
-        """Show one row."""
-        show: Callable[[Row], None] | None = getattr(self, f"_show_{row['kind']}", None)
-        if show:
-            show(row)
-
-    def close(self) -> None:
-        """Give the terminal back; what was printed stays."""
-        if self._live:
-            self._live.stop()
-            self._live = None
-            atexit.unregister(self.close)
-
-    def __enter__(self) -> SearchDisplay:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
     def result(self, result: SearchResult, picture: str | None = None) -> None:
         """Show the outcome; the last line holds the lowest error."""
@@ -133,10 +104,9 @@ class SearchDisplay:
         if self._live is None:
             from rich.live import Live
 
-            self._live = Live(self._table(), console=self._rich(), refresh_per_second=4, transient=True)
-            self._live.start()
-            atexit.register(self.close)
-        self._live.update(self._table())
+            self._open(Live(self._table(), console=self._rich(), refresh_per_second=4, transient=True))
+        else:
+            self._live.update(self._table())
 
     def _table(self) -> Table:
         """Return the trials under way and the best of the others."""
@@ -158,13 +128,6 @@ class SearchDisplay:
         ended = len(trials) - len(under_way) + self._search["ended"]
         view.caption = f"{ended} of {self._search['max_trials']} trials have ended"
         return view
-
-    def _rich(self) -> Console:
-        from rich.console import Console  # late: plain output does without it
-
-        if self._console is None:
-            self._console = Console(file=self._file, highlight=False)
-        return self._console
 
     def _line(self, text: str) -> None:
         """Print one line, above the live table."""
