@@ -1,0 +1,50 @@
+"""Search over routing depth and class dimension on digits, kill the search in its middle, start it again.
+
+Command: python jobs/bench_tune.py --goals
+Expected time: 10 minutes on 2 cores with --goals; without, an hour: the preset's own network.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import tyro
+
+from capsdist.bench.record import write_record
+from capsdist.bench.searching import PRESET, SMALL, SPACE, killed_search
+
+JOBS = Path(__file__).resolve().parent
+LONG = ("trials", "command")  # in the record only
+
+
+def main(goals: bool = False, record: bool = False) -> None:
+    """Measure a search that is killed; the last line is one JSON object.
+
+    Args:
+        goals: A network of 29 % of the preset's parameters instead of the preset's own; 10 minutes.
+        record: Write a record below jobs/records.
+    """
+    config = {
+        "preset": PRESET,
+        "options": [*(SMALL if goals else []), *SPACE],
+        "num_trials": 12,
+        "kill_after": 5,
+        "limit_s": 1200 if goals else 7200,
+    }
+    figures, log = killed_search(
+        JOBS / "tune_routing.py",
+        JOBS.parent / "data_prep" / "pack_digits.py",
+        small=goals,
+        num_trials=config["num_trials"],
+        kill_after=config["kill_after"],
+        limit_s=config["limit_s"],
+    )
+    print(log)
+    if record:
+        print("recorded in", write_record(JOBS / "records", "tune", config=config, figures=figures, log=log))
+    print(json.dumps({name: value for name, value in figures.items() if name not in LONG}))
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
