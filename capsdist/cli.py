@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from capsdist.config import PRESETS, Config, get_preset, problems
-from capsdist.errors import CapsdistError, ConfigError, Problem
-from capsdist.train.cluster.preflight import absolute, missing_data
+from capsdist.errors import CapsdistError, ConfigError, Problem, RunError
+from capsdist.train.cluster.preflight import absolute, missing_data, run_place
 from capsdist.train.cluster.rundir import RunFolder, changed_fields, parse_config
 
 __all__ = [
@@ -34,9 +34,12 @@ __all__ = [
     "parse_options",
     "print_error",
     "run_job",
+    "with_environment",
 ]
 
 DONE, FAILED, INVALID, STOPPED = 0, 1, 2, 130
+
+_OVERVIEW = "overview.png"
 
 
 def run_job(
@@ -91,12 +94,14 @@ def parse_options(
     import tyro
 
     more = more or {}
-    name, file = _option(argv, "--preset") or default or presets[0], _option(argv, "--config")
-    if name not in presets:
-        raise ConfigError(
-            [Problem("preset", name, "is not a preset of this job", f"choose one of {', '.join(presets)}")]
-        )
-    base = get_preset(name) if file is None else _read_config(Path(file))
+    name, file = _option(argv, "--preset"), _option(argv, "--config")
+    if name and file:
+        rule = f"stands beside --config {file}, which is a whole configuration"
+        raise ConfigError([Problem("preset", name, rule, "leave one of them out")])
+    name = name or default or presets[0]
+    base = _read_config(Path(file)) if file else with_environment(get_preset(_offered(name, presets)))
+    if base.preset != Config().preset:  # else it was made by hand
+        _offered(base.preset, presets)
     train = base.train.model_copy(update={"name": name_prefix + base.train.name})
     base = base.model_copy(update={"train": train})
     title = (description or "Train a network.").strip().splitlines()[0]
@@ -108,6 +113,26 @@ def parse_options(
     )
     sections = {section: getattr(command, section) for section in _sections()}
     return Config(preset=base.preset, **sections), command
+
+
+def _offered(preset: str, presets: Sequence[str]) -> str:
+    if preset not in presets:
+        fix = f"choose one of {', '.join(presets)}"
+        raise ConfigError([Problem("preset", preset, "is not a preset of this job", fix)])
+    return preset
+
+
+def with_environment(config: Config) -> Config:
+    """Return `config` with data root and storage that CAPSDIST_DATA_ROOT and CAPSDIST_STORAGE name, if set.
+
+    A cluster sets them on its nodes. They are defaults: options of the command line win.
+    """
+    data, train = config.data, config.train
+    if root := os.environ.get("CAPSDIST_DATA_ROOT"):
+        data = data.model_copy(update={"root": root})
+    if storage := os.environ.get("CAPSDIST_STORAGE"):
+        train = train.model_copy(update={"storage": storage})
+    return config.model_copy(update={"data": data, "train": train})
 
 
 def _command_type(presets: Sequence[str], preset: str, base: Config, more: Mapping[str, object]) -> Any:
@@ -176,21 +201,37 @@ def check_config(config: Config, also: Sequence[Problem] = ()) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     if found:
         return INVALID
-    print(f"configuration is valid: preset {config.preset}, run {config.train.name!r}")
+    print(
+        f"configuration is valid: preset {config.preset}, run {config.train.name!r}; machine and images are "
+        "looked at when it starts"
+    )
     return DONE
 
 
 def _warnings(config: Config) -> list[str]:
-    run = RunFolder(Path(config.train.storage, config.train.name))
+    run = RunFolder(run_place(config))
     warnings = []
     if missing := missing_data(config):
         warnings.append(missing)
-    place = next(folder for folder in (run.path, *run.path.parents) if folder.exists())
-    if not (place.is_dir() and os.access(place, os.W_OK)):
-        warnings.append(f"train.storage={config.train.storage!r}: {place} is not a writable folder")
+    if unusable := _unusable(run, config.train.storage):
+        warnings.append(unusable)
     elif (stored := run.read_config()) and (changed := changed_fields(stored, config)):
         warnings.append(f"train.name={run.name!r}: this run exists with another {', '.join(changed)}")
     return warnings
+
+
+def _unusable(run: RunFolder, storage: str) -> str | None:
+    """Return in one line why the run cannot be written, None if it can; nothing is left behind."""
+    if run.files.local is None:
+        try:
+            run.create()
+        except RunError as error:
+            return str(error)
+        return None
+    place = next(folder for folder in (run.path, *run.path.parents) if folder.exists())
+    if place.is_dir() and os.access(place, os.W_OK):
+        return None
+    return f"train.storage={storage!r}: {place} is not a writable folder"
 
 
 def _train(config: Config) -> int:
@@ -201,7 +242,7 @@ def _train(config: Config) -> int:
         rows = _HoldEnd(display)
         summary = launch(config, display=rows)
         if summary.status == "done":
-            _draw(Path(summary.run_dir), display)
+            _draw(RunFolder(run_place(absolute(config))), display, anew=rows.trained)
             if rows.end is not None:
                 display(rows.end)
             return DONE
@@ -215,26 +256,31 @@ class _HoldEnd:
     def __init__(self, show: Callable[[dict[str, Any]], None]) -> None:
         self._show = show
         self.end: dict[str, Any] | None = None
+        self.trained = False
 
     def __call__(self, row: dict[str, Any]) -> None:
+        self.trained |= row["kind"] == "start"
         if row["kind"] == "end":
             self.end = row
         else:
             self._show(row)
 
 
-def _draw(run_dir: Path, show: Callable[[dict[str, Any]], None]) -> None:
-    """Draw the run's overview once; a run that has finished stays finished if that fails."""
-    path = run_dir / "overview.png"
+def _draw(run: RunFolder, show: Callable[[dict[str, Any]], None], *, anew: bool) -> None:
+    """Draw the run's overview `anew`, or if there is none; the run stays finished if that fails."""
     try:
-        if not path.exists() or path.stat().st_mtime < (run_dir / "metrics.jsonl").stat().st_mtime:
+        if anew or run.files.read(_OVERVIEW) is None:
             from capsdist.analysis.overview import overview
+            from capsdist.train.cluster.resume import viewed
 
-            show({"kind": "status", "message": "drawing overview.png"})
-            overview(run_dir)
-        show({"kind": "note", "message": f"overview: {path}"})
+            show({"kind": "status", "message": f"drawing {_OVERVIEW}"})
+            with viewed(run.files, warn=lambda text: None) as folder:
+                drawn = overview(folder)
+                if run.files.local is None:
+                    run.files.write(_OVERVIEW, drawn.read_bytes())
+        show({"kind": "note", "message": f"overview: {run.files.path(_OVERVIEW)}"})
     except Exception as error:
-        show({"kind": "note", "message": f"warning: no overview.png ({type(error).__name__}: {error})"})
+        show({"kind": "note", "message": f"warning: no {_OVERVIEW} ({type(error).__name__}: {error})"})
 
 
 def print_error(error: CapsdistError) -> int:

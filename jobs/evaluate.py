@@ -1,45 +1,46 @@
 """Measure the error of a checkpoint on a packed split.
 
 Command: python jobs/evaluate.py runs/quickstart (its newest checkpoint on its own test split), or
-    python jobs/evaluate.py runs/quickstart/step_00000252 --split data/mnist/test
+    python jobs/evaluate.py s3://bucket/runs/quickstart/step_00000252 --split data/mnist/test
 Needs neither Ray nor DeepSpeed. Expected time: under a minute for 10,000 digits on 2 CPU cores.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 
 from capsdist.cli import print_error
 from capsdist.errors import CapsdistError
-from capsdist.train.cluster.rundir import RunFolder
+from capsdist.train.cluster.resume import opened_checkpoint
 
 
 def main(
-    checkpoint: Annotated[Path, tyro.conf.Positional],
-    split: Path | None = None,
+    checkpoint: Annotated[str, tyro.conf.Positional],
+    split: str | None = None,
+    best: bool = False,
     device: Literal["auto", "cpu", "gpu"] = "auto",
     batch_size: int = 128,
 ) -> int:
     """Measure the error of a checkpoint on a packed split; the last line is `error_percent X`.
 
     Args:
-        checkpoint: Folder of a checkpoint, or of a run: its newest checkpoint.
-        split: Folder of the split; default: the test split of the run.
+        checkpoint: Path or s3:// URL of a checkpoint, or of a run: its newest whole checkpoint.
+        split: Path or s3:// URL of the split; default: the test split of the run.
+        best: Of a run, the checkpoint with the lowest validated error_percent.
         device: auto: the GPU if there is one.
         batch_size: Images at a time.
     """
     from capsdist.train.evaluate import evaluate_checkpoint
 
-    folder = RunFolder(checkpoint).newest_checkpoint() or checkpoint
     try:
-        config, result = evaluate_checkpoint(folder, split, device=device, batch_size=batch_size)
+        with opened_checkpoint(checkpoint, lowest_error=best, warn=print) as (name, folder):
+            config, result = evaluate_checkpoint(folder, split, device=device, batch_size=batch_size)
     except CapsdistError as error:
         return print_error(error)
-    print(f"{folder}: {config.model.kind} of preset {config.preset}, run {config.train.name}")
+    print(f"{name}: {config.model.kind} of preset {config.preset}, run {config.train.name}")
     for label, row in enumerate(result["confusion"]):
         error = 100 - 100 * row[label] / max(sum(row), 1)
         print(f"  class {label}: {sum(row):,} images, error_percent {error:.2f}")

@@ -14,6 +14,7 @@ from capsdist.analysis.drawing import COLUMNS, Samples, draw_overview
 from capsdist.config import Config
 from capsdist.data import Transform, eval_batches, read_index
 from capsdist.errors import RunError
+from capsdist.storage import join
 from capsdist.train.checkpoint import load_model
 from capsdist.train.metrics import METRICS_NAME, read_metrics
 
@@ -36,7 +37,7 @@ def overview(run_dir: str | Path, *, data_root: str | Path | None = None) -> Pat
         raise RunError(f"{run_dir} holds no {METRICS_NAME}; give the folder of a run that has trained")
     config, network = load_model(newest_checkpoint(run_dir))
     root = config.data.root if data_root is None else data_root
-    split = Path(root, config.data.name, config.data.test_split)
+    split = join(root, config.data.name, config.data.test_split)
     samples = pick_samples(config, network, split, num_columns=2 * COLUMNS)
     figure = draw_overview(rows, samples, read_index(split).classes)
     path = run_dir / "overview.png"
@@ -56,7 +57,7 @@ def newest_checkpoint(run_dir: Path) -> Path:
     return max(found, key=lambda folder: json.loads((folder / "state.json").read_text())["step"])
 
 
-def pick_samples(config: Config, network: nn.Module, split: Path, num_columns: int) -> Samples:
+def pick_samples(config: Config, network: nn.Module, split: str | Path, num_columns: int) -> Samples:
     """Return test images for `num_columns`: of each class in turn, at the end some misread ones.
 
     With a decoder a misread image takes two columns, decoded as what it is and as what it was read as.
@@ -83,7 +84,7 @@ def pick_samples(config: Config, network: nn.Module, split: Path, num_columns: i
     )
 
 
-def _read_images(config: Config, split: Path, limit: int = 1000) -> tuple[Tensor, Tensor, Tensor]:
+def _read_images(config: Config, split: str | Path, limit: int = 1000) -> tuple[Tensor, Tensor, Tensor]:
     """Return up to `limit` test images as the network sees them, as people see them, and their labels."""
     crop, standardise = config.data.crop, config.data.standardise
     views = [Transform(crop=crop, standardise=on, train=False) for on in (standardise, False)]

@@ -180,6 +180,8 @@ class Train(_Section):
     """Steps between checkpoints; default: at the end of every epoch. The last step always has one."""
     keep_checkpoints: Count = 2
     """Newest checkpoints kept in storage."""
+    keep_best: Annotated[int, Bounds(ge=0)] = 1
+    """Checkpoints of lowest validated error_percent kept besides; 0: none."""
     log_every_steps: Count = 10
     """Steps between two lines of metrics; validations and checkpoints begin anew."""
 

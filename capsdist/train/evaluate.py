@@ -15,6 +15,7 @@ from capsdist.config import Config
 from capsdist.data import Transform, check_split, eval_batches
 from capsdist.errors import ConfigError, Problem
 from capsdist.models import Output
+from capsdist.storage import join
 from capsdist.train.checkpoint import load_model
 from capsdist.train.precision import autocast, resolve_precision
 from capsdist.train.step import SUMS, image_losses, metric_sums
@@ -98,7 +99,7 @@ def evaluate_checkpoint(
     place = _device(device)
     config, network = load_model(checkpoint)
     model, data = config.model, config.data
-    folder = folder or Path(data.root, data.name, data.test_split)
+    folder = folder or join(data.root, data.name, data.test_split)
     side = None if data.crop else model.image_size
     check_split(
         folder,

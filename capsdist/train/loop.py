@@ -21,6 +21,7 @@ from capsdist.config import Config
 from capsdist.data import Position, TrainStream, Transform
 from capsdist.errors import RunError
 from capsdist.models import build_model
+from capsdist.storage import join
 from capsdist.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from capsdist.train.engine.build import build_engine
 from capsdist.train.evaluate import Evaluation, evaluate
@@ -85,9 +86,9 @@ class _Loop:
         data, train = config.data, config.train
         self.config, self.rank, self.world_size, self.device = config, rank, world_size, device
         self._events, self._save = events, save
-        self.test_folder = Path(data.root, data.name, data.test_split)
+        self.test_folder = join(data.root, data.name, data.test_split)
         self.stream = TrainStream(
-            Path(data.root, data.name, data.train_split),
+            join(data.root, data.name, data.train_split),
             seed=train.seed,
             global_batch=train.global_batch,
             lanes=data.lanes,
@@ -115,6 +116,7 @@ class _Loop:
         self.resumed_step = 0
         self.checkpoint_name: str | None = None
         self.validation: Evaluation | None = None
+        self.validated_step = 0
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue after the last step of `checkpoint`."""
@@ -238,6 +240,7 @@ class _Loop:
             world_size=self.world_size,
         )
         self.engine.model.train()
+        self.validated_step = self.step
         self._emit("validation", **self.validation, time_s=time.perf_counter() - self._began)
 
     def _checkpoint(self) -> None:
@@ -245,7 +248,11 @@ class _Loop:
         epoch, step = self._position()
         metrics: dict[str, float] = {}
         if self.validation:
-            metrics = {"error_percent": self.validation["error_percent"], "loss": self.validation["loss"]}
+            metrics = {
+                "error_percent": self.validation["error_percent"],
+                "loss": self.validation["loss"],
+                "validated_step": self.validated_step,
+            }
         checkpoint = Checkpoint(
             engine=self.engine.state(),
             step=self.step,

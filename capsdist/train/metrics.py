@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["METRICS_NAME", "Row", "RunWriter", "read_metrics"]
+__all__ = ["METRICS_NAME", "Row", "RunWriter", "parse_metrics", "read_metrics"]
 
 METRICS_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
@@ -100,10 +100,13 @@ class RunWriter:
 
 def read_metrics(path: Path) -> list[Row]:
     """Return the rows of a `metrics.jsonl`, without a last line that a crash has cut off."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    return parse_metrics(path.read_bytes()) if path.exists() else []
+
+
+def parse_metrics(content: bytes) -> list[Row]:
+    """Return the rows that the `content` of a `metrics.jsonl` holds; as `read_metrics`."""
+    lines = content.splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
 
 
 def _finite(value: Any) -> Any:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[1] / "data"))
 import job_helpers
 
 
@@ -46,6 +47,7 @@ def ray_cluster(short_tmp: Path) -> Iterator[None]:
     ray.init(
         "local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False,
         logging_level=logging.ERROR, _temp_dir=str(short_tmp),
+        _system_config={"metrics_report_interval_ms": 500},  # 10 s by default
     )  # fmt: skip
     yield
     ray.shutdown()

@@ -16,6 +16,10 @@ from safetensors.torch import load_file
 
 from capsdist.config import Cluster, Config, Data, Model, Train
 from capsdist.data import write_split
+from capsdist.models import build_model
+from capsdist.storage import join
+from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
+from capsdist.train.cluster.retention import checkpoint_name
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_TRAIN, NUM_TEST, BATCH = 92, 23, 12  # 8 steps an epoch, the last one short
@@ -31,7 +35,7 @@ TINY_FLAGS = [
 
 
 def write_tiny(
-    root: Path,
+    root: Path | str,
     *,
     name: str = "tiny",
     shape: tuple[int, int, int] = (1, 12, 12),
@@ -44,7 +48,7 @@ def write_tiny(
         images = rng.integers(0, 256, (num, *shape), dtype=np.uint8)
         classes = [f"class {number}" for number in range(10)]
         labels = np.arange(num) % 10
-        write_split(root / name / split, images, labels, classes=classes, block_size=16, shard_size=48)
+        write_split(join(root, name, split), images, labels, classes=classes, block_size=16, shard_size=48)
 
 
 def tiny_config(
@@ -95,6 +99,35 @@ def assert_same_state(first: Path, second: Path, *, back: int = 0) -> None:
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
 
+NETWORK = Config(
+    model=Model(
+        image_size=9, num_classes=3, conv_channels=2, conv_kernel=3, primary_types=2, primary_dim=2,
+        primary_kernel=3, class_dim=2, decoder_hidden=(3, 3),
+    )
+)  # fmt: skip
+
+
+def save_tiny(
+    run: Path, step: int, error_percent: float | None = None, validated_step: int | None = None
+) -> Path:
+    """Write a whole checkpoint of an untrained network, validated at `validated_step`, else `step`."""
+    metrics = {}
+    if error_percent is not None:
+        metrics = {"error_percent": error_percent, "validated_step": float(validated_step or step)}
+    weights = build_model(NETWORK.model, NETWORK.routing).state_dict()
+    folder = run / checkpoint_name(step)
+    write_checkpoint(folder, Checkpoint(EngineState(weights, {}), step, 0, {}, NETWORK, metrics))
+    return folder
+
+
+def damage(checkpoint: Path) -> None:
+    """Flip a bit of the weights."""
+    path = checkpoint / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 4
+    path.write_bytes(content)
+
+
 class Rows(list):
     """A display that keeps what it is shown."""
 
@@ -116,6 +149,19 @@ class Slow:
     def __call__(self, rank: int, step: int) -> None:
         """Wait."""
         time.sleep(self.seconds)
+
+
+@dataclass(frozen=True)
+class HoldUntil:
+    """Holds the workers after `step` until `marker` is there."""
+
+    marker: Path
+    step: int
+
+    def __call__(self, rank: int, step: int) -> None:
+        """Wait."""
+        while step == self.step and not self.marker.exists():
+            time.sleep(0.05)
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,8 @@ def refused(capsys: pytest.CaptureFixture[str], argv: list[str], *fragments: str
 @pytest.fixture(autouse=True)
 def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("CAPSDIST_DATA_ROOT", "CAPSDIST_STORAGE"):
+        monkeypatch.delenv(name, raising=False)
 
 
 def test_the_first_preset_is_the_default():
@@ -64,6 +66,18 @@ def test_pairs_and_empty_values():
     assert (config.data.contrast, config.train.max_steps) == ((0.2, 1.8), 7)
     assert config.train.checkpoint_every_steps == 3
     assert parse("--train.max-steps", "None").train.max_steps is None
+
+
+def test_the_environment_names_data_and_storage_and_options_win(monkeypatch):
+    monkeypatch.setenv("CAPSDIST_DATA_ROOT", "s3://bucket/data")
+    monkeypatch.setenv("CAPSDIST_STORAGE", "/mnt/runs")
+    config = parse()
+    assert (config.data.root, config.train.storage) == ("s3://bucket/data", "/mnt/runs")
+    config = parse("--data.root", "data", "--train.storage=runs")
+    assert (config.data.root, config.train.storage) == ("data", "runs")
+    stored = get_preset("mnist_paper")  # what a run was started with stays, wherever it is continued
+    Path("config.json").write_text(stored.model_dump_json())
+    assert parse("--config", "config.json") == stored
 
 
 def test_help_shows_every_field_and_every_preset(capsys):
@@ -115,6 +129,22 @@ def test_a_faulty_configuration_file_names_the_field(capsys, text, fragments):
     refused(capsys, ["--config", "config.json"], *fragments)
 
 
+def test_a_configuration_file_beside_a_preset(capsys):
+    Path("config.json").write_text(Config().model_dump_json())
+    argv = ["--config", "config.json", "--preset=digits_quickstart"]
+    refused(capsys, argv, "preset='digits_quickstart'", "--config config.json", "leave one of them out")
+
+
+def test_a_configuration_file_of_another_job(capsys):
+    Path("config.json").write_text(get_preset("cifar10_paper").model_dump_json())
+    refused(capsys, ["--config", "config.json"], "preset='cifar10_paper'", "is not a preset of this job")
+
+
+def test_a_configuration_file_made_by_hand():
+    Path("config.json").write_text(Config().model_dump_json())
+    assert parse("--config", "config.json") == Config()
+
+
 def test_a_configuration_file_that_is_not_there(capsys):
     refused(capsys, ["--config", "none.json"], "config='none.json'", "No such file")
 
@@ -123,6 +153,7 @@ def test_check_accepts_and_warns_of_what_is_missing(capsys):
     assert run_job("A job.", MNIST, argv=["--check"]) == DONE
     shown = capsys.readouterr()
     assert "configuration is valid" in shown.out
+    assert "machine and images are looked at when it starts" in shown.out
     assert "data/mnist/train: not packed yet; pack it with `python data_prep/pack_mnist.py`" in shown.err
     assert list(Path().iterdir()) == []  # checking leaves nothing behind
 

@@ -64,7 +64,7 @@ def test_train_evaluate_again_and_change(place, env):
 
 
 def test_evaluate_on_another_split_and_its_errors(place, tmp_path):
-    checkpoint = RunFolder(place / "runs" / "first").newest_checkpoint()
+    [checkpoint] = place.glob("runs/first/step_*")
     split = place / "data" / "tiny" / "train"
     measured = run_job_file("evaluate.py", str(checkpoint), "--split", str(split), cwd=tmp_path)
     assert measured.returncode == 0
@@ -75,6 +75,9 @@ def test_evaluate_on_another_split_and_its_errors(place, tmp_path):
     empty = run_job_file("evaluate.py", str(tmp_path), cwd=tmp_path)
     assert empty.returncode == 1
     assert len(empty.stderr.splitlines()) == 1
+    best = run_job_file("evaluate.py", str(place / "runs" / "first"), "--best", cwd=tmp_path)
+    assert (best.returncode, best.stderr) == (0, "")
+    assert best.stdout.startswith(f"{checkpoint}: ")
 
 
 def processes_below(tmp: Path) -> list[str]:
@@ -91,7 +94,7 @@ def processes_below(tmp: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_a_run_cleanly(place, env, tmp_path, number):
     command = [
         sys.executable, ROOT / "jobs" / TRAIN[0], *TRAIN[1:], f"--train.name=stopped-{number}",
@@ -111,7 +114,7 @@ def test_a_signal_ends_a_run_cleanly(place, env, tmp_path, number):
     run = RunFolder(place / "runs" / f"stopped-{number}")
     while len(read_metrics(run.path / "metrics.jsonl")) < 3 and job.poll() is None:
         time.sleep(0.1)
-    assert run.newest_checkpoint() is None
+    assert run.steps_saved() == 0
     job.send_signal(number)
     printed, errors = job.communicate(timeout=120)
     assert job.returncode == 130

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
-from job_helpers import NUM_TEST, STEPS_PER_EPOCH, KillOnce, RaiseAt, Rows, assert_same_state, tiny_config
+from job_helpers import (
+    NUM_TEST,
+    STEPS_PER_EPOCH,
+    KillOnce,
+    RaiseAt,
+    Rows,
+    Slow,
+    assert_same_state,
+    tiny_config,
+)
 
 from capsdist.config import Cluster, Config
 from capsdist.errors import CheckpointError, ConfigError, RunError
@@ -77,6 +88,40 @@ def test_a_run_cut_in_mid_epoch_and_killed_later_equals_the_undisturbed_one(
         assert_same_state(Path(undisturbed.run_dir), Path(second.run_dir), back=1)
 
 
+class Interrupt(Rows):
+    """A display that sends a signal to this process at the first row of training after `step`."""
+
+    def __init__(self, number: int, step: int) -> None:
+        super().__init__()
+        self._number: int | None = number
+        self._step = step
+
+    def __call__(self, row: dict) -> None:
+        super().__call__(row)
+        if self._number and row["kind"] == "train" and row["step"] >= self._step:
+            number, self._number = self._number, None
+            os.kill(os.getpid(), number)
+
+
+def test_a_stopped_run_continues_to_the_weights_of_one_that_was_not(whole, tiny_root, tmp_path):
+    _, _, undisturbed = whole
+    rows, config = Interrupt(signal.SIGTERM, step=3), tiny_config(tiny_root, tmp_path, "stopped")
+    stopped = launch(config, display=rows, fault=Slow(0.2))
+    run = RunFolder(tmp_path / "stopped")
+    assert stopped.status == "stopped"
+    assert 3 < stopped.steps < 2 * STEPS_PER_EPOCH
+    assert run.read_result() == stopped
+    assert run.steps_saved() == stopped.steps
+    assert rows[-1]["stopped"] is True
+
+    continued = Rows()
+    done = launch(config, display=continued)
+    assert [row["resumed_step"] for row in continued.of("start")] == [stopped.steps]
+    assert (done.status, done.steps) == ("done", undisturbed.steps)
+    assert run.read_result() == done
+    assert_same_state(Path(undisturbed.run_dir), run.path)
+
+
 def test_a_finished_run_started_again_is_done_at_once(whole):
     config, _, summary = whole
     rows = Rows()
@@ -105,16 +150,36 @@ def test_a_foreign_error_is_told_in_one_line_and_in_full(tiny_root, storage):
     assert "Traceback" in story.read_text()
 
 
-def test_a_damaged_checkpoint_ends_the_run_at_once_in_one_line(whole):
+def test_the_newest_whole_checkpoint_is_taken_and_what_is_passed_over_is_named(whole):
     config, _, summary = whole  # the last test of this run: it does not survive it
-    weights = Path(summary.run_dir, "step_00000016", "model.safetensors")
+    run = Path(summary.run_dir)
+    weights = run / "step_00000016" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
+    for name in ("step_00000020", ".partial-step_00000021"):  # as a crash leaves them
+        (run / name).mkdir()
     rows = Rows()
-    longer = config.model_copy(update={"train": config.train.model_copy(update={"epochs": 3})})
-    with pytest.raises(CheckpointError, match=r"step_00000016 is damaged: model.safetensors") as caught:
-        launch(longer, display=rows)
+    longer = config.model_copy(
+        update={"train": config.train.model_copy(update={"epochs": 3, "max_steps": 17})}
+    )
+    assert launch(longer, display=rows).steps == 17
+    assert [row["resumed_step"] for row in rows.of("start")] == [15]
+    half, damaged = (row["message"] for row in rows.of("note"))
+    assert half == f"warning: passed over {run}/step_00000020: it is half written"
+    assert damaged.startswith(f"warning: passed over a checkpoint: checkpoint {run}/step_00000016 is damaged")
+    left = sorted(path.name for path in run.iterdir() if path.is_dir())
+    assert left == ["step_00000015", "step_00000017", "tensorboard"]
+    # all damaged: nothing is begun anew, and restarts would be vain, so there are none
+    for weights in run.glob("step_*/model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1])
+    rows = Rows()
+    with pytest.raises(CheckpointError, match=r"all checkpoints are damaged \(step_00000015, ") as caught:
+        launch(
+            config.model_copy(update={"train": config.train.model_copy(update={"epochs": 3})}), display=rows
+        )
     assert "\n" not in str(caught.value)
-    assert rows.of("start") == rows.of("failure") == []  # restarts would be vain, so there were none
+    assert rows.of("start") == rows.of("failure") == []
+    assert RunFolder(run).read_result().status == "failed"
+    assert RunFolder(run).read_result().reason == str(caught.value)
 
 
 def test_workers_that_never_come_end_the_wait(tiny_root, storage):

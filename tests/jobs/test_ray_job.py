@@ -1,24 +1,34 @@
-"""`ray job submit` against a real cluster of one node, started and ended by this test."""
+"""`ray job submit`, `stop` and `logs` against a real cluster of one node, started and ended by this test."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from cifar_batches import batch_bytes, md5
 from job_helpers import ROOT, STEPS_PER_EPOCH, TINY_FLAGS
 
+from capsdist.data import write_split
+from capsdist.data.cifar import load_cifar
+from capsdist.data.originals import Original
 from capsdist.train.cluster.rundir import RunFolder
+from capsdist.train.metrics import read_metrics
 
-pytestmark = pytest.mark.slow
+slow = pytest.mark.slow
+MNIST = ["python", "jobs/train_mnist.py", *TINY_FLAGS]
+WAIT = ["--runtime-env-json", json.dumps({"env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": "60"}})]
 
 
 def free_ports(number: int) -> list[int]:
@@ -31,8 +41,17 @@ def free_ports(number: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory, short_tmp: Path) -> Iterator[dict[str, str]]:
-    """Environment of somebody who may submit to a cluster with 2 CPUs."""
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of this cluster lie."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def cluster(tiny_root: Path, storage: Path, short_tmp: Path) -> Iterator[dict[str, str]]:
+    """Environment of somebody who may submit to a cluster with 2 CPUs, as the cluster files set one up.
+
+    Ray was started in the project's folder, and names data and storage to all jobs.
+    """
     tmp = short_tmp / "c"
     tmp.mkdir()
     gcs, dashboard, agent, client = free_ports(4)
@@ -46,14 +65,17 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, short_tmp: Path) -> Iterat
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_AUTH_MODE": "disabled",  # it listens on the loopback interface only, for a minute
     }
+    places = {"CAPSDIST_DATA_ROOT": str(tiny_root), "CAPSDIST_STORAGE": str(storage)}
     command = [
         scripts / "ray", "start", "--head", "--block", "--num-cpus=2", "--node-ip-address=127.0.0.1",
         f"--port={gcs}", "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
         f"--dashboard-agent-listen-port={agent}", f"--ray-client-server-port={client}",
         "--object-store-memory=100000000",
     ]  # fmt: skip
-    log = (tmp_path_factory.mktemp("cluster") / "log").open("w")
-    head = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    log = (short_tmp / "log").open("w")
+    head = subprocess.Popen(
+        command, env=env | places, cwd=ROOT, stdout=log, stderr=log, start_new_session=True
+    )
     url = f"http://127.0.0.1:{dashboard}"
     try:
         wait_for(url, head)
@@ -78,24 +100,110 @@ def wait_for(url: str, head: subprocess.Popen, seconds: float = 60) -> None:
     raise TimeoutError(url)
 
 
-def submit(env: dict[str, str], *argv: str) -> subprocess.CompletedProcess[str]:
-    """Submit jobs/train_mnist.py from the checkout, as the README says, and wait for its end."""
-    command = ["ray", "job", "submit", "--working-dir", ".", "--", "python", "jobs/train_mnist.py"]
-    return subprocess.run(
-        [*command, *argv], cwd=ROOT, env=env, capture_output=True, text=True, check=False, timeout=180
+def ray_job(env: dict[str, str], *words: str, status: int = 0) -> str:
+    """Run `ray job ...` from the checkout; return what it printed."""
+    done = subprocess.run(
+        ["ray", "job", *words],
+        cwd=ROOT,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=240,
     )
+    assert done.returncode == status, done.stdout
+    return done.stdout
 
 
-def test_a_submitted_job_trains_on_the_cluster_and_tells_how_it_ended(cluster, tiny_root, tmp_path):
+def told(env: dict[str, str], submission: str) -> dict:
+    """What the job server says of a job."""
+    with urllib.request.urlopen(f"{env['RAY_API_SERVER_ADDRESS']}/api/jobs/{submission}") as answer:
+        return json.load(answer)
+
+
+@slow
+def test_a_checkout_is_submitted_trains_and_tells_how_it_ended(cluster, tiny_root, tmp_path):
     flags = [
-        *TINY_FLAGS, f"--data.root={tiny_root}", f"--train.storage={tmp_path}", "--train.name=job",
-        "--train.epochs=1", "--train.workers=2",
+        f"--data.root={tiny_root}", f"--train.storage={tmp_path}", "--train.name=job", "--train.epochs=1",
+        "--train.workers=2",
     ]  # fmt: skip
-    done = submit(cluster, *flags)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "error_percent" in done.stdout
-    assert "\x1b[?25l" not in done.stdout  # no progress bar in a log
+    printed = ray_job(cluster, "submit", "--working-dir", ".", "--", *MNIST, *flags)
+    assert re.search(r"^error_percent ", printed, flags=re.MULTILINE)
+    assert "warning: RAY_JOB_STOP_WAIT_TIME_S=3: `ray job stop` kills this job 3 s after" in printed
+    assert "\x1b[?25l" not in printed  # no progress bar in a log
+    assert "\r" not in printed
     assert RunFolder(tmp_path / "job").read_result().steps == STEPS_PER_EPOCH
-    refused = submit(cluster, *flags, "--train.seed=1")
-    assert refused.returncode == 1
-    assert "this run has another configuration: train.seed 0 -> 1" in refused.stdout
+    refused = ray_job(
+        cluster, "submit", "--submission-id=refused", "--working-dir", ".", "--",
+        *MNIST, *flags, "--train.seed=1", status=1,
+    )  # fmt: skip
+    assert "this run has another configuration: train.seed 0 -> 1" in refused
+    assert (told(cluster, "refused")["status"], told(cluster, "refused")["driver_exit_code"]) == ("FAILED", 2)
+
+
+@pytest.fixture(scope="module")
+def cifar10(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A packed set `cifar10` in the cluster's data root, from batches in the original format."""
+    folder, files = tmp_path_factory.mktemp("batches"), {}
+    for split, name, num in (("train", "data_batch_1", 24), ("test", "test_batch", 11)):
+        content = batch_bytes(num, num)
+        (folder / name).write_bytes(content)
+        files[split] = [Original(name, md5(content), "md5")]
+    for split, (images, labels) in load_cifar(folder, files).items():
+        classes = [f"class {number}" for number in range(10)]
+        write_split(tiny_root / "cifar10" / split, images, labels, classes=classes)
+
+
+@slow
+@pytest.mark.usefixtures("cifar10")
+def test_a_cluster_with_the_project_installed_needs_no_upload(cluster, storage):
+    flags = [
+        "--train.workers=2", "--train.max-steps=4", "--train.global-batch=8", "--data.lanes=4",
+        "--model.conv-channels=4", "--model.primary-types=2", "--train.precision=fp32",
+    ]  # fmt: skip
+    printed = ray_job(cluster, "submit", "--", "python", "jobs/train_cifar.py", *flags)
+    assert "Uploading" not in printed
+    result = RunFolder(storage / "cifar10").read_result()
+    assert (result.status, result.steps) == ("done", 4)
+    assert f"error_percent {result.error_percent:.2f}" in printed
+
+
+@slow
+def test_a_stopped_job_has_a_last_checkpoint_and_goes_on_when_submitted_again(cluster, storage):
+    flags = ["--train.name=stopped", "--train.workers=2", "--train.checkpoint-every-steps=1000000"]
+    forever = ["--train.epochs=1000000", "--train.validate-every-steps=1000000"]
+    first = ["submit", "--no-wait", "--submission-id=first", *WAIT, "--", *MNIST, *flags, *forever]
+    ray_job(cluster, *first)
+    run = RunFolder(storage / "stopped")
+    end = time.monotonic() + 120
+    while len(read_metrics(run.path / "metrics.jsonl")) < 3:
+        assert time.monotonic() < end, ray_job(cluster, "logs", "first")
+        time.sleep(0.2)
+    ray_job(cluster, "stop", "first")
+    assert told(cluster, "first")["status"] == "STOPPED"
+    result = run.read_result()
+    assert result.status == "stopped"
+    assert result.steps == run.steps_saved() > 0
+    logs = ray_job(cluster, "logs", "first")
+    assert "stopping: a last checkpoint, within 58 s" in logs
+    assert f"stopped: the same command goes on from step {result.steps:,}" in logs
+    assert "warning" not in logs
+
+    last = result.steps + 2
+    more = ["submit", *WAIT, "--", *MNIST, *flags, f"--train.max-steps={last}", *forever]
+    printed = ray_job(cluster, *more)
+    assert f"continues after step {result.steps:,}" in printed
+    assert (run.read_result().status, run.read_result().steps) == ("done", last)
+
+
+def test_what_is_uploaded_is_small_and_nothing_but_the_project(tmp_path):
+    from ray._private.runtime_env.packaging import create_package
+
+    package = tmp_path / "package.zip"
+    create_package(str(ROOT), package, include_gitignore=True)
+    with zipfile.ZipFile(package) as archive:
+        top = {name.partition("/")[0] for name in archive.namelist()}
+    assert package.stat().st_size < 1_000_000
+    assert {"capsdist", "jobs", "data_prep", "pyproject.toml"} <= top
+    assert not top & {".git", "tests", "data", "runs", ".venv", ".pytest_cache"}

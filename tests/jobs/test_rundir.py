@@ -88,8 +88,10 @@ def test_the_end_may_move_but_not_before_the_newest_checkpoint(tmp_path, name, v
     run = RunFolder(tmp_path / "first")
     run.create()
     run.begin(Config())
-    (run.path / "step_00000016").mkdir()
-    (run.path / "step_00000024").mkdir()
+    for step in (16, 24, 32):
+        (run.path / f"step_{step:08d}").mkdir()
+        if step < 32:  # the last one is half written
+            (run.path / f"step_{step:08d}" / "manifest.json").touch()
     config = with_field(name, value)
     num_samples = 8 * config.train.global_batch - 3
     if allowed:
@@ -167,9 +169,27 @@ def test_a_run_is_held_by_one_process(tmp_path):
         pass
 
 
-def test_the_newest_checkpoint_is_that_of_the_highest_step(tmp_path):
+def test_the_steps_saved_are_those_of_the_newest_finished_checkpoint(tmp_path):
     run = RunFolder(tmp_path)
-    assert (run.newest_checkpoint(), run.steps_saved()) == (None, 0)
+    assert run.steps_saved() == 0
     for name in ("step_00000009", "step_00000100", "step_x", "tensorboard"):
         Path(tmp_path, name).mkdir()
-    assert (run.newest_checkpoint(), run.steps_saved()) == (tmp_path / "step_00000100", 100)
+        Path(tmp_path, name, "manifest.json").touch()
+    Path(tmp_path, "step_00000200").mkdir()
+    assert run.steps_saved() == 100
+
+
+def test_a_copied_run_may_go_on_under_the_name_of_its_copy(tmp_path):
+    run = RunFolder(tmp_path / "copy")
+    run.create()
+    run.begin(with_field("train.name", "original"))
+    run.check_continues(with_field("train.name", "copy"), 1000)
+
+
+def test_a_run_that_begins_has_no_result_and_no_record_of_rays(tmp_path):
+    run = RunFolder(tmp_path)
+    run.write_result(RunSummary("first", str(run), "stopped", 7, None, None, 1.5))
+    for name in ("checkpoint_manager_snapshot.json", "failure.txt"):
+        (tmp_path / name).touch()
+    run.begin(Config())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json"]

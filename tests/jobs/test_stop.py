@@ -1,4 +1,4 @@
-"""Stopping: what signals do, how long one waits, and a stopped run that continues to the same weights."""
+"""Stopping: what signals do, how often workers ask, how long one waits. More: test_launch, test_jobs."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import signal
 import subprocess
 import sys
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-from job_helpers import STEPS_PER_EPOCH, Rows, Slow, assert_same_state, tiny_config
+from job_helpers import Rows, tiny_config
 
 from capsdist.train.cluster import RunFolder, launch
 from capsdist.train.cluster.stop import StopPoll, job_warning, patience_s
@@ -122,41 +121,6 @@ def test_a_worker_asks_often_enough_and_not_at_every_step():
     assert asked[0] == 1  # there is something to save from now on
     assert all(after <= 2 * before for before, after in pairwise(gaps))  # steps to come may be slow
     assert len(asked) < 30
-
-
-class Interrupt(Rows):
-    """A display that sends a signal to this process at the first row of training after `step`."""
-
-    def __init__(self, number: int, step: int) -> None:
-        super().__init__()
-        self._number: int | None = number
-        self._step = step
-
-    def __call__(self, row: dict) -> None:
-        super().__call__(row)
-        if self._number and row["kind"] == "train" and row["step"] >= self._step:
-            number, self._number = self._number, None
-            os.kill(os.getpid(), number)
-
-
-@pytest.mark.usefixtures("ray_cluster")
-def test_a_stopped_run_continues_to_the_weights_of_one_that_was_not(tiny_root, tmp_path):
-    whole = launch(tiny_config(tiny_root, tmp_path, "whole"), display=Rows())
-    rows, config = Interrupt(signal.SIGTERM, step=3), tiny_config(tiny_root, tmp_path, "cut", epochs=2)
-    stopped = launch(config, display=rows, fault=Slow(0.2))
-    run = RunFolder(tmp_path / "cut")
-    assert stopped.status == "stopped"
-    assert 3 < stopped.steps < 2 * STEPS_PER_EPOCH
-    assert run.read_result() == stopped
-    assert run.steps_saved() == stopped.steps
-    assert rows[-1]["stopped"] is True
-
-    continued = Rows()
-    done = launch(config, display=continued)
-    assert [row["resumed_step"] for row in continued.of("start")] == [stopped.steps]
-    assert (done.status, done.steps) == ("done", whole.steps)
-    assert run.read_result() == done
-    assert_same_state(Path(whole.run_dir), run.path)
 
 
 @pytest.mark.usefixtures("ray_cluster")

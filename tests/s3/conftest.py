@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 from seaweed import S3Server, binary, running_server
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))  # what tests of runs use
 BUCKET = "capsdist-tests"
 
 

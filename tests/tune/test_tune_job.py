@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 from pathlib import Path
 
@@ -23,10 +24,19 @@ def test_check_says_what_can_be_trained_and_leaves_nothing_behind(place):
     done = run_job_file(JOB, *TINY_FLAGS, "--train.workers=1", *flags, cwd=place)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert lines[0] == "configuration is valid: preset digits_quickstart, run 'tune-quickstart'"
+    assert lines[0].startswith("configuration is valid: preset digits_quickstart, run 'tune-quickstart'; ")
     assert lines[1] == "of all 2 points 1 can be trained"
     assert lines[2].startswith("infeasible: class_dim 300: ")
     assert [path.name for path in place.iterdir()] == ["data"]
+
+
+def test_check_does_without_ray(place, tmp_path):
+    (tmp_path / "ray.py").write_text("raise ImportError('Ray was imported')")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    flags = [*TINY_FLAGS, "--train.workers=1", "--space.iterations", "1", "3"]
+    done = run_job_file(JOB, *flags, "--check", cwd=place, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Ray was imported" in run_job_file(JOB, *flags, cwd=place, env=env).stderr  # a search needs it
 
 
 def test_check_prints_every_problem_of_both_kinds(place):

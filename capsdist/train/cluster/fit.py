@@ -10,16 +10,16 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import ray
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from capsdist.config import Config
 from capsdist.train.cluster.events import FailureReporter, open_mailbox
+from capsdist.train.cluster.locks import Lock
 from capsdist.train.cluster.preflight import Placement
 from capsdist.train.cluster.stop import StopSignals, patience_s
 from capsdist.train.cluster.worker import Fault, Job, train_worker
@@ -34,9 +34,9 @@ _PATIENCE_S = 45.0  # without a sign of life from the workers
 def fit(
     config: Config,
     placement: Placement,
-    run_dir: Path,
     show: Callable[[Row], None],
     signals: StopSignals,
+    lock: Lock,
     fault: Fault | None = None,
 ) -> Row | None:
     """Train and return rank 0's last row, or None if a signal ended the run before a last checkpoint.
@@ -44,17 +44,17 @@ def fit(
     `show` gets every row, in the calling thread.
 
     Raises:
+        RunError: another process has taken the run over.
         ray.train.TrainingFailedError, ray.exceptions.RayError: as Ray's `fit`.
     """
     mailbox = open_mailbox()
     job = Job(
         config=config.model_dump(mode="json"),
-        run_dir=str(run_dir),
         threads=placement.threads,
         mailbox=mailbox,
         fault=fault,
     )
-    thread = _FitThread(_trainer(config, placement, run_dir, job))
+    thread = _FitThread(_trainer(config, placement, job))
     patience = time.monotonic() + _PATIENCE_S
 
     def show_rows() -> None:
@@ -66,6 +66,7 @@ def fit(
     with signals.training() as wish:
         thread.start()
         while thread.is_alive() and not wish.is_set():
+            lock.check()
             show_rows()
             if time.monotonic() > patience:
                 show({"kind": "status", "message": f"still waiting for {placement}; {_room()}"})
@@ -91,7 +92,7 @@ def _room() -> str:
     return f"the cluster has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU now"
 
 
-def _trainer(config: Config, placement: Placement, run_dir: Path, job: Job) -> TorchTrainer:
+def _trainer(config: Config, placement: Placement, job: Job) -> TorchTrainer:
     resources: dict[str, float] = {"CPU": placement.cores}
     if placement.device == "gpu":
         resources["GPU"] = 1
@@ -108,13 +109,12 @@ def _trainer(config: Config, placement: Placement, run_dir: Path, job: Job) -> T
             resources_per_worker=resources,
         ),
         run_config=RunConfig(
-            name=run_dir.name,
-            storage_path=str(run_dir.parent),
+            name=config.train.name,
+            storage_path=config.train.storage,
             failure_config=FailureConfig(
                 max_failures=config.cluster.max_failures,
                 controller_failure_limit=config.cluster.controller_failure_limit,
             ),
-            checkpoint_config=CheckpointConfig(num_to_keep=config.train.keep_checkpoints),
             callbacks=[FailureReporter(job.mailbox)],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),

@@ -7,20 +7,21 @@ rows and owns the signals.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capsdist.config import Config, validate
 from capsdist.errors import CapsdistError, RunError
 from capsdist.train.cluster import preflight
 from capsdist.train.cluster.failure import one_line, root_cause
-from capsdist.train.cluster.preflight import Placement
-from capsdist.train.cluster.rundir import RunFolder, RunSummary, Status, total_steps
+from capsdist.train.cluster.locks import Lock
+from capsdist.train.cluster.preflight import Machine, Placement
+from capsdist.train.cluster.rundir import STORY, RunFolder, RunSummary, Status, total_steps
 from capsdist.train.cluster.session import prepare_ray, ray_session
 from capsdist.train.cluster.stop import StopSignals, job_warning
-from capsdist.train.metrics import METRICS_NAME, Row, read_metrics
+from capsdist.train.metrics import METRICS_NAME, Row, parse_metrics
 
 if TYPE_CHECKING:
     from capsdist.train.cluster.worker import Fault
@@ -64,21 +65,25 @@ class _Attempt:
 
     def __init__(self, config: Config, display: Show, fault: Fault | None) -> None:
         self.config, self.display, self.fault = config, display, fault
-        self.run = RunFolder(Path(config.train.storage, config.train.name))
+        self.run = RunFolder(preflight.run_place(config))
         self.summary: RunSummary | None = None
         self._began = time.monotonic()
 
     def launch(self, signals: StopSignals) -> RunSummary:
         """Check, train unless the run is done already, and return the summary."""
         num_samples = preflight.check_data(self.config).num_samples
+        machine = preflight.this_machine() if prepare_ray() else None
+        placement = preflight.place_on_machine(self.config, machine) if machine else None
+        if placement:
+            preflight.check_engine(self.config, placement)
         self.run.create()
-        with self.run.lock():
+        with self.run.lock(self._status) as lock:
             self.run.check_continues(self.config, num_samples)
             result = self.run.read_result()
             if result and result.status == "done" and result.steps == total_steps(self.config, num_samples):
                 self._show_again()
                 return result
-            return self._train(signals)
+            return self._train(machine, placement, signals, lock)
 
     def summarise(self, status: Status, end: Row | None = None, reason: str | None = None) -> RunSummary:
         """Return what has become of the run; `end`: the loop's last row, where it came to one."""
@@ -88,22 +93,20 @@ class _Attempt:
             else (self.run.steps_saved(), None, None)
         )
         wall_s = time.monotonic() - self._began
-        return RunSummary(self.run.name, str(self.run.path), status, *figures, wall_s, reason)
+        return RunSummary(self.run.name, str(self.run), status, *figures, wall_s, reason)
 
     def _show_again(self) -> None:
         """Show the last lines of a run that is done already."""
         self.display({"kind": "note", "message": f"run {self.run.name} is done already"})
-        ends = [row for row in read_metrics(self.run.path / METRICS_NAME) if row["kind"] == "end"]
-        for row in ends[-1:]:
+        rows = parse_metrics(self.run.files.read(METRICS_NAME) or b"")
+        for row in [row for row in rows if row["kind"] == "end"][-1:]:
             self.display(row)
 
-    def _train(self, signals: StopSignals) -> RunSummary:
+    def _train(
+        self, machine: Machine | None, placement: Placement | None, signals: StopSignals, lock: Lock
+    ) -> RunSummary:
         """Start or join Ray and train; the summary is on storage before Ray ends, which takes seconds."""
-        machine = preflight.this_machine() if prepare_ray() else None
-        placement = None
-        if machine is not None:
-            placement = preflight.place_on_machine(self.config, machine)
-            preflight.check_engine(self.config, placement)
+        if machine:
             self._status(f"starting Ray on {machine.cores} cores")
         with ray_session(self.config, machine) as resources:
             signals.take()
@@ -114,18 +117,20 @@ class _Attempt:
                 self.display({"kind": "note", "message": warning})
             self.run.begin(self.config)
             try:
-                end = self._fit(placement, signals)
+                end = self._fit(placement, signals, lock)
             except KeyboardInterrupt:
                 end = None
             except CapsdistError as error:
-                self.run.write_result(self.summarise("failed", reason=str(error)))
+                if lock.taken_by is None:
+                    with contextlib.suppress(CapsdistError):  # the storage may be what has failed
+                        self.run.write_result(self.summarise("failed", reason=str(error)))
                 raise
             status: Status = "done" if end and not end["stopped"] else "stopped"
             self.summary = self.summarise(status, end)
             self.run.write_result(self.summary)
         return self.summary
 
-    def _fit(self, placement: Placement, signals: StopSignals) -> Row | None:
+    def _fit(self, placement: Placement, signals: StopSignals, lock: Lock) -> Row | None:
         """Train; turn whatever Ray raises into one line, with the whole story in a file of the run."""
         import ray.exceptions
         import ray.train
@@ -133,18 +138,18 @@ class _Attempt:
         from capsdist.train.cluster.fit import fit
 
         try:
-            return fit(self.config, placement, self.run.path, self.display, signals, self.fault)
+            return fit(self.config, placement, self.display, signals, lock, self.fault)
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
-            story = self.run.path / "failure.txt"
-            story.write_text(f"{error}\n")
+            with contextlib.suppress(RunError):
+                self.run.files.write(STORY, f"{error}\n".encode())
             rank, cause = root_cause(error)
             if isinstance(cause, CapsdistError):
                 raise cause from None
             if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
                 raise RunError(_not_enough(self.config, placement)) from None
             raise RunError(
-                f"run {self.run.name!r} failed: {one_line(rank, cause)}; the whole story is in {story}, "
-                "the same command goes on from the newest checkpoint"
+                f"run {self.run.name!r} failed: {one_line(rank, cause)}; the whole story is in "
+                f"{self.run.files.path(STORY)}, the same command goes on from the newest checkpoint"
             ) from None
 
     def _status(self, message: str) -> None:

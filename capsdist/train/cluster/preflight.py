@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config
-from capsdist.errors import ConfigError, Problem, RunError
+from capsdist.errors import ConfigError, DataError, Problem, RunError
+from capsdist.train.cluster.files import is_url
 
 if TYPE_CHECKING:
     from capsdist.data import Index
@@ -26,6 +27,7 @@ __all__ = [
     "missing_data",
     "place_on_cluster",
     "place_on_machine",
+    "run_place",
     "this_machine",
 ]
 
@@ -80,6 +82,14 @@ def absolute(config: Config) -> Config:
     return config.model_copy(update={"data": data, "train": train})
 
 
+def run_place(config: Config) -> str:
+    """Return where the run lies: its storage, continued by its name; options of a URL stay at its end."""
+    address, mark, query = config.train.storage.partition("?")
+    if is_url(address):
+        return f"{address.rstrip('/')}/{config.train.name}{mark}{query}"
+    return os.path.join(config.train.storage, config.train.name)
+
+
 def _remedy(config: Config) -> str:
     """Return what to do when the data set is missing: its packing command, where there is one."""
     name, root = config.data.name, config.data.root
@@ -96,9 +106,10 @@ def check_data(config: Config) -> Index:
         DataError: a split is missing, damaged, or not what the network takes.
     """
     from capsdist.data import check_split
+    from capsdist.storage import join
 
     side = None if config.data.crop else config.model.image_size
-    folders = [Path(config.data.root, config.data.name, split) for split in _splits(config)]
+    folders = [join(config.data.root, config.data.name, split) for split in _splits(config)]
     train, _ = (
         check_split(
             folder,
@@ -113,11 +124,24 @@ def check_data(config: Config) -> Index:
 
 
 def missing_data(config: Config) -> str | None:
-    """Return in one line which split is not packed yet, None if both are there; reads nothing."""
+    """Return in one line which split cannot be had, None if both are there; reads no images."""
+    if is_url(config.data.root):
+        return _unreadable(config)
     for split in _splits(config):
         folder = Path(config.data.root, config.data.name, split)
         if not (folder / "index.json").is_file():
             return f"{folder}: not packed yet; {_remedy(config)}"
+    return None
+
+
+def _unreadable(config: Config) -> str | None:
+    from capsdist.storage import check_readable, join
+
+    for split in _splits(config):
+        try:
+            check_readable(join(config.data.root, config.data.name, split), remedy=_remedy(config))
+        except DataError as error:
+            return str(error)
     return None
 
 
@@ -183,4 +207,4 @@ def _splits(config: Config) -> tuple[str, str]:
 
 
 def _absolute(path: str) -> str:
-    return path if "://" in path else os.path.abspath(os.path.expanduser(path))
+    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))

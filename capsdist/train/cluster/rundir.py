@@ -1,16 +1,15 @@
 """The folder of a run: configuration, result and lock, and what may change when a run is started again.
 
-Ours. Ray keeps checkpoints and its own snapshot in the same folder; this module touches neither.
+Ours. The files themselves, on a disk or in object storage, are the subject of `files.py` and `remote.py`, the
+checkpoints among them of `retention.py`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import json
 import os
-import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -18,11 +17,20 @@ from typing import Literal, TypeAlias
 from pydantic import ValidationError
 
 from capsdist.config import Config
-from capsdist.errors import CheckpointError, ConfigError, Problem, RunError
+from capsdist.errors import CheckpointError, ConfigError, Problem
+from capsdist.train.cluster.files import open_files
+from capsdist.train.cluster.locks import Lock, Tell
+from capsdist.train.cluster.retention import found_checkpoints
 
 __all__ = [
-    "FREE_FIELDS", "RunFolder", "RunSummary", "Status", "changed_fields", "parse_config", "total_steps",
+    "FREE_FIELDS", "STORY", "RunFolder", "RunSummary", "Status", "changed_fields", "parse_config",
+    "total_steps",
 ]  # fmt: skip
+
+STORY = "failure.txt"
+"""All tracebacks of a failure."""
+_CONFIG, _RESULT = "config.json", "result.json"
+_RAYS_RECORD = "checkpoint_manager_snapshot.json"
 
 Status: TypeAlias = Literal["done", "stopped", "failed"]
 
@@ -38,8 +46,10 @@ FREE_FIELDS = frozenset(
         "train.checkpoint_every_steps",
         "train.device",
         "train.engine",
+        "train.keep_best",
         "train.keep_checkpoints",
         "train.log_every_steps",
+        "train.name",  # names the folder, which may have been copied
         "train.storage",
         "train.validate_every_steps",
         "train.workers",
@@ -53,7 +63,8 @@ _END_FIELDS = frozenset({"train.epochs", "train.max_steps"})
 class RunSummary:
     """What became of a run. "stopped": by a signal; that and "failed" may be continued.
 
-    steps: done and saved; error_percent: of the last validation; reason: why it failed.
+    steps: done and saved; error_percent: of the last validation; wall_s: seconds of this start, that of Ray
+    included; reason: why it failed.
     """
 
     name: str
@@ -67,51 +78,39 @@ class RunSummary:
 
 
 class RunFolder:
-    """The folder `path` of one run; nothing is created before `create`."""
+    """The folder of one run: a local path or an s3:// URL; nothing is created before `create`.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.name = path.name
+    files: what is in it, for those who need more than the methods here.
+    """
+
+    def __init__(self, place: str | os.PathLike[str]) -> None:
+        self.files = open_files(place)
+        self.name = self.files.name
+
+    def __str__(self) -> str:
+        return str(self.files)
+
+    @property
+    def path(self) -> Path:
+        """The folder of a run that lies in one."""
+        assert self.files.local is not None, self
+        return self.files.local
 
     def create(self) -> None:
-        """Make the folder and prove that it can be written.
+        """Make the folder and prove that it can be written, in under 10 seconds.
 
         Raises:
-            RunError: it cannot.
+            RunError: it cannot; one line, with the remedy.
         """
-        probe = self.path / f".probe-{os.getpid()}"
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            reason = error.strerror or str(error)
-            raise RunError(
-                f"train.storage={str(self.path.parent)!r}: cannot write {self.path} ({reason}); "
-                "choose a writable folder with --train.storage"
-            ) from None
+        self.files.create()
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for this process, so that it is not started twice at a time.
+    def lock(self, tell: Tell = lambda text: None) -> AbstractContextManager[Lock]:
+        """Hold the run for this process, so that it is not started twice at a time; `tell` hears of a wait.
 
         Raises:
             RunError: another process trains it.
         """
-        with (self.path / ".lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                file.seek(0)
-                holder = file.read() or "another process"
-                raise RunError(
-                    f"train.name={self.name!r}: this run is being trained by {holder}; "
-                    "wait for it or choose another --train.name"
-                ) from None
-            file.truncate(0)
-            file.write(f"process {os.getpid()} on {socket.gethostname()}")
-            file.flush()
-            yield
+        return self.files.lock(tell)
 
     def read_config(self) -> Config | None:
         """Return the configuration that the run was last started with, None for a new run.
@@ -119,39 +118,39 @@ class RunFolder:
         Raises:
             CheckpointError: the file is damaged or holds fields that this version does not know.
         """
-        path = self.path / "config.json"
-        if not path.exists():
+        text = self.files.read(_CONFIG)
+        if text is None:
             return None
         try:
-            return parse_config(path.read_text())
+            return parse_config(text.decode())
         except ConfigError as error:
             faults = "; ".join(f"{p.field}={p.value!r}: {p.rule}" for p in error.problems)
             raise CheckpointError(
-                f"{path}: {faults}; use the version that wrote it, or choose another --train.name"
+                f"{self.files.path(_CONFIG)}: {faults}; use the version that wrote it, or choose another "
+                "--train.name"
             ) from None
 
     def begin(self, config: Config) -> None:
-        """Write `config` as the configuration of the run, and take an earlier result away."""
-        _replace(self.path / "config.json", config.model_dump_json(indent=1) + "\n")
-        (self.path / "result.json").unlink(missing_ok=True)
+        """Write `config` as the configuration of the run; take away what tells of its earlier starts.
+
+        Ray's record too: Ray refuses to start where that names checkpoints that are gone.
+        """
+        self.files.write(_CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
+        for name in (_RESULT, STORY, _RAYS_RECORD):
+            self.files.delete(name)
 
     def read_result(self) -> RunSummary | None:
         """Return what became of the run when it was started last; None if it is new, runs, or was killed."""
-        path = self.path / "result.json"
-        return RunSummary(**json.loads(path.read_text())) if path.exists() else None
+        text = self.files.read(_RESULT)
+        return RunSummary(**json.loads(text)) if text is not None else None
 
     def write_result(self, summary: RunSummary) -> None:
         """Write `summary` as the result of this start of the run."""
-        _replace(self.path / "result.json", json.dumps(asdict(summary), indent=1) + "\n")
-
-    def newest_checkpoint(self) -> Path | None:
-        """Return the folder of the newest checkpoint, None without one."""
-        return max(self.path.glob("step_" + "[0-9]" * 8), default=None)
+        self.files.write(_RESULT, (json.dumps(asdict(summary), indent=1) + "\n").encode())
 
     def steps_saved(self) -> int:
-        """Return the step of the newest checkpoint, 0 without one."""
-        newest = self.newest_checkpoint()
-        return int(newest.name.removeprefix("step_")) if newest else 0
+        """Return the step of the newest checkpoint that was written to its end, 0 without one."""
+        return max((step for step, finished in found_checkpoints(self.files).items() if finished), default=0)
 
     def check_continues(self, config: Config, num_samples: int) -> None:
         """Check that `config` may continue what the folder holds; a new run always may.
@@ -222,10 +221,3 @@ def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
     for name, value in values.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
-
-
-def _replace(path: Path, text: str) -> None:
-    """Write `text` so that a reader sees the old file or the whole new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(path)

@@ -15,7 +15,7 @@ from capsdist.config import Config
 from capsdist.errors import RunError
 from capsdist.train.cluster.preflight import Machine
 
-__all__ = ["prepare_ray", "ray_session"]
+__all__ = ["names_cluster", "prepare_ray", "ray_session"]
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -26,12 +26,17 @@ _QUIET = {
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
+def names_cluster() -> bool:
+    """Return whether the environment names a cluster to join; imports no Ray."""
+    return os.environ.get("RAY_ADDRESS", "local") != "local"
+
+
 def prepare_ray() -> bool:
     """Set what Ray reads when it is imported, and say whether the run starts a Ray of its own.
 
     It does unless RAY_ADDRESS names a cluster or this process has joined one. Settings of the user win.
     """
-    alone = os.environ.get("RAY_ADDRESS", "local") == "local"
+    alone = not names_cluster()
     for name, value in (_QUIET | _LOOPBACK if alone else _QUIET).items():
         os.environ.setdefault(name, value)
     import ray

@@ -1,14 +1,13 @@
 """What runs in every Ray Train worker: find the place in the group, then the ordinary training loop.
 
-Ours. The loop knows no Ray; it gets a rank, a device and two callbacks: where rows go, and how a
-checkpoint becomes known to Ray.
+Ours. The loop knows no Ray; it gets a rank, a device and callbacks: where rows go, how a checkpoint gets to
+where the run lies and becomes known to Ray, and whether to stop.
 """
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,19 @@ import ray.train.torch
 import torch
 
 from capsdist.config import Config
+from capsdist.errors import RunError
 from capsdist.train.cluster.events import EventSender
+from capsdist.train.cluster.files import RunFiles, open_files
+from capsdist.train.cluster.gauges import Gauges
+from capsdist.train.cluster.preflight import run_place
+from capsdist.train.cluster.record import RunRecord, open_record
+from capsdist.train.cluster.resume import resume_from
+from capsdist.train.cluster.retention import checkpoint_name, clean, prune
 from capsdist.train.cluster.stop import StopPoll
 from capsdist.train.loop import Events, run_training
-from capsdist.train.metrics import Row, RunWriter
+from capsdist.train.metrics import Row
 
-__all__ = ["Fault", "Job", "save_to_ray", "train_worker"]
+__all__ = ["Fault", "Job", "train_worker"]
 
 Fault = Callable[[int, int], None]
 """Called as fault(rank, step) after every step, to fail there on purpose: tests and fault campaigns."""
@@ -34,80 +40,111 @@ class Job:
     """What the driver hands to every worker; threads: torch threads without a GPU; mailbox: its actor."""
 
     config: dict[str, Any]
-    run_dir: str
     threads: int
     mailbox: Any
     fault: Fault | None
 
 
 def train_worker(settings: dict[str, Any]) -> Row:
-    """Train as one rank and return the loop's end row; resume from the newest checkpoint that Ray knows.
+    """Train as one rank and return the loop's end row; go on from the newest whole checkpoint.
 
     `settings`: the fields of a `Job`.
     """
     job = Job(**settings)
+    config = Config.model_validate(job.config)
     context = ray.train.get_context()
-    rank, device = context.get_world_rank(), ray.train.torch.get_device()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
+    files = _files(config)
+    send = EventSender(job.mailbox)
+    poll = StopPoll(job.mailbox, rank=rank, world_size=world_size, device=device)
 
-    poll = StopPoll(job.mailbox, rank=rank, world_size=context.get_world_size(), device=device)
+    def warn(text: str) -> None:
+        send({"kind": "note", "message": text})
 
     def should_stop(step: int) -> bool:
         if job.fault is not None:
             job.fault(rank, step)
         return poll(step)
 
-    with _resume_folder() as resume_from, _events(job, rank) as events:
-        return run_training(
-            Config.model_validate(job.config),
+    with contextlib.ExitStack() as stack:
+        whole = stack.enter_context(resume_from(files, warn))
+        record: RunRecord | None = None
+        events: Events = _nowhere
+        if rank == 0:
+            clean(files, whole.step if whole else None)
+            record = stack.enter_context(open_record(files))
+            events = _everywhere(record, Gauges(config.train.name), send)
+        end = run_training(
+            config,
             rank=rank,
-            world_size=context.get_world_size(),
+            world_size=world_size,
             device=device,
             events=events,
-            save=save_to_ray,
-            resume_from=resume_from,
+            save=_Saver(config, files, record),
+            resume_from=whole.folder if whole else None,
             should_stop=should_stop,
         )
+    send.flush()  # the driver has all rows when the run is over
+    return end
 
 
-def save_to_ray(write: Callable[[Path], None], step: int, metrics: dict[str, float]) -> str:
-    """Let rank 0 write a checkpoint and report it; a barrier of all ranks. Return the checkpoint's name.
+def _everywhere(record: RunRecord, gauges: Gauges, send: EventSender) -> Events:
+    def events(row: Row) -> None:
+        record(row)
+        gauges(row, record.num_restarts)
+        send(row)
 
-    `ray.train.report` copies the folder into the run's storage and registers it once all ranks have called.
+    return events
+
+
+def _nowhere(row: Row) -> None:
+    """Take a row of a rank that has none."""
+
+
+def _files(config: Config) -> RunFiles:
+    """Return the run's files, which this machine must see as the driver does."""
+    files = open_files(run_place(config))
+    if files.read("config.json") is None:
+        raise RunError(
+            f"train.storage={config.train.storage!r}: this machine does not see {files}; use a folder that "
+            "all machines of the cluster share, or s3://"
+        )
+    return files
+
+
+class _Saver:
+    """Has rank 0 write a checkpoint to where the run lies, and all ranks report it; see `loop.Save`.
+
+    Ray's own upload leaves the order of the files open; ours ends with the manifest, within a deadline.
     """
-    name = f"step_{step:08d}"
-    if ray.train.get_context().get_world_rank() > 0:
-        ray.train.report(metrics, checkpoint_dir_name=name)
+
+    def __init__(self, config: Config, files: RunFiles, record: RunRecord | None) -> None:
+        self._train, self._files, self._record = config.train, files, record
+
+    def __call__(self, write: Callable[[Path], None], step: int, metrics: dict[str, float]) -> str:
+        """Return the checkpoint's name once it is on storage and all ranks have come here."""
+        name = checkpoint_name(step)
+        if self._record is None:
+            ray.train.report(metrics, checkpoint_dir_name=name)
+            return name
+        with self._files.staging(name) as folder:
+            write(folder)
+            self._record.publish()
+
+            def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+                self._files.store(folder, name)
+                storage: Any = ray.train.get_context().get_storage()
+                path = storage.build_checkpoint_path_from_name(name)
+                return ray.train.Checkpoint(path, storage.storage_filesystem)
+
+            ray.train.report(
+                metrics,
+                ray.train.Checkpoint.from_directory(folder),
+                checkpoint_dir_name=name,
+                checkpoint_upload_fn=upload,
+            )
+        prune(self._files, keep_last=self._train.keep_checkpoints, keep_best=self._train.keep_best)
         return name
-    with tempfile.TemporaryDirectory(prefix="capsdist-") as folder:
-        write(Path(folder))
-        ray.train.report(metrics, ray.train.Checkpoint.from_directory(folder), checkpoint_dir_name=name)
-    return name
-
-
-@contextlib.contextmanager
-def _events(job: Job, rank: int) -> Iterator[Events]:
-    """Yield where rank 0's rows go: the run's record, then the driver, which has all of them at the end."""
-    if rank > 0:
-        yield lambda row: None
-        return
-    send = EventSender(job.mailbox)
-    with RunWriter(Path(job.run_dir)) as write:
-
-        def events(row: Row) -> None:
-            write(row)
-            send(row)
-
-        yield events
-    send.flush()
-
-
-@contextlib.contextmanager
-def _resume_folder() -> Iterator[Path | None]:
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        yield None
-        return
-    with checkpoint.as_directory() as folder:
-        yield Path(folder)

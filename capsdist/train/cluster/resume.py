@@ -1,0 +1,168 @@
+"""From which checkpoint an attempt goes on: the newest whole one, for all ranks, fetched once a node.
+
+Ours. Ray hands out the newest checkpoint that was registered with it, damaged or not, and does not know one
+that was whole on storage but not yet registered when the driver died. Here its manifest makes a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from capsdist.errors import CheckpointError
+from capsdist.train.cluster.files import RunFiles, is_url, open_files
+from capsdist.train.cluster.retention import (
+    best,
+    checkpoint_name,
+    checkpoint_step,
+    finished_checkpoints,
+    found_checkpoints,
+)
+from capsdist.train.metrics import METRICS_NAME
+
+__all__ = ["Whole", "newest_whole", "opened_checkpoint", "resume_from", "viewed"]
+
+Warn = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A verified checkpoint in a local folder."""
+
+    step: int
+    folder: Path
+
+
+@contextlib.contextmanager
+def newest_whole(files: RunFiles, warn: Warn) -> Iterator[Whole | None]:
+    """Yield the newest whole checkpoint, None without one, while the context is open.
+
+    Every file of it is read and compared with its digest; `warn` is told of each that was passed over.
+
+    Raises:
+        CheckpointError: there are finished checkpoints and all are damaged: nothing is begun anew unasked.
+    """
+    found = found_checkpoints(files)
+    with contextlib.ExitStack() as stack:
+        for step in sorted(found, reverse=True):
+            if not found[step]:
+                warn(f"warning: passed over {files.path(checkpoint_name(step))}: it is half written")
+            elif folder := _opened(files, step, warn, stack):
+                yield Whole(step, folder)
+                return
+        if any(found.values()):
+            names = ", ".join(checkpoint_name(step) for step in sorted(found))
+            raise CheckpointError(
+                f"{files}: all checkpoints are damaged ({names}); bring one back, or delete them to begin "
+                "the run anew"
+            )
+        yield None
+
+
+def _opened(files: RunFiles, step: int, warn: Warn, stack: contextlib.ExitStack) -> Path | None:
+    """Return the checkpoint as a local folder that lives as long as `stack`, None if it is damaged."""
+    from capsdist.train.checkpoint import verify_checkpoint  # late: torch
+
+    place = files.path(checkpoint_name(step))
+    with contextlib.ExitStack() as attempt:
+        folder = attempt.enter_context(files.fetched(checkpoint_name(step)))
+        try:
+            verify_checkpoint(folder)
+        except CheckpointError as error:
+            reason = str(error).replace(str(folder), place).partition(";")[0]
+            warn(f"warning: passed over a checkpoint: {reason}")
+            return None
+        stack.push(attempt.pop_all())
+        return folder
+
+
+@contextlib.contextmanager
+def resume_from(files: RunFiles, warn: Warn) -> Iterator[Whole | None]:
+    """Yield, on every rank of a worker group, the checkpoint to go on from, None to begin anew; collective.
+
+    Rank 0 chooses. From object storage every node gets one copy, made by its first rank.
+    """
+    import ray.train
+    from ray.train.collective import barrier, broadcast_from_rank_zero
+
+    context = ray.train.get_context()
+    rank = context.get_world_rank()
+    with contextlib.ExitStack() as stack:
+        chosen = stack.enter_context(newest_whole(files, warn)) if rank == 0 else None
+        chosen = broadcast_from_rank_zero(chosen)
+        if chosen and files.local is None:
+            if context.get_local_rank() == 0 and rank > 0:
+                stack.enter_context(_copied(files, chosen))
+            barrier()
+        yield chosen
+
+
+@contextlib.contextmanager
+def opened_checkpoint(place: str, *, lowest_error: bool = False, warn: Warn) -> Iterator[tuple[str, Path]]:
+    """Yield what `place` means, by name and as a local folder: a checkpoint, or one of a run, path or URL.
+
+    Of a run it is the newest whole one, or with `lowest_error` the one with the lowest validated error.
+
+    Raises:
+        CheckpointError: there is none. RunError: the storage cannot be read.
+    """
+    address, mark, query = place.partition("?")
+    parent, _, name = address.rstrip("/").rpartition("/")
+    with contextlib.ExitStack() as stack:
+        if checkpoint_step(name) is not None and is_url(place):
+            files = open_files(f"{parent}{mark}{query}")
+            yield place, stack.enter_context(files.fetched(name))
+            return
+        files = open_files(place)
+        if files.local and any(files.local.glob("*.safetensors")):
+            yield place, files.local  # a checkpoint under any name
+            return
+        if not found_checkpoints(files):
+            raise CheckpointError(
+                f"no checkpoint below {files}; give a checkpoint, or a run that has trained"
+            )
+        if lowest_error:
+            if not (found := best(finished_checkpoints(files))):
+                raise CheckpointError(
+                    f"{files}: no checkpoint was validated; take the newest, without --best"
+                )
+            folder = stack.enter_context(files.fetched(checkpoint_name(found.step)))
+            yield files.path(checkpoint_name(found.step)), folder
+            return
+        if not (whole := stack.enter_context(newest_whole(files, warn))):
+            raise CheckpointError(f"{files}: holds no whole checkpoint; give a run that has trained")
+        yield files.path(checkpoint_name(whole.step)), whole.folder
+
+
+@contextlib.contextmanager
+def viewed(files: RunFiles, warn: Warn) -> Iterator[Path]:
+    """Yield a local folder with what `overview` reads: metrics, and the newest whole checkpoint."""
+    if files.local:
+        yield files.local
+        return
+    with tempfile.TemporaryDirectory(prefix="capsdist-") as text, newest_whole(files, warn) as whole:
+        folder = Path(text)
+        (folder / METRICS_NAME).write_bytes(files.read(METRICS_NAME) or b"")
+        if whole:
+            (folder / checkpoint_name(whole.step)).symlink_to(whole.folder)
+        yield folder
+
+
+@contextlib.contextmanager
+def _copied(files: RunFiles, chosen: Whole) -> Iterator[None]:
+    """Have a copy of `chosen` under its path on this node, unless another node of this machine has it."""
+    try:
+        os.makedirs(chosen.folder, mode=0o700)
+    except FileExistsError:
+        yield
+        return
+    try:
+        files.download(checkpoint_name(chosen.step), chosen.folder)
+        yield
+    finally:
+        shutil.rmtree(chosen.folder, ignore_errors=True)

@@ -1,0 +1,144 @@
+"""A run's files on S3: one process at a time, and checkpoints as on a disk, the manifest last."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Place
+from job_helpers import damage, save_tiny
+
+from capsdist.errors import RunError
+from capsdist.storage import ObjectFolder
+from capsdist.train.cluster import locks
+from capsdist.train.cluster.files import RunFiles, open_files
+from capsdist.train.cluster.resume import newest_whole, opened_checkpoint
+from capsdist.train.cluster.retention import checkpoint_name, clean, prune
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.fixture
+def quick_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks whose holders are heard of every 0.1 s, and dead after 2 s."""
+    for name, seconds in (("_BEAT_S", 0.1), ("_SILENT_S", 2.0), ("_SETTLE_S", 0.3)):
+        monkeypatch.setattr(locks, name, seconds)
+
+
+@pytest.mark.usefixtures("quick_locks")
+def test_a_run_is_held_by_one_process(place: Place):
+    files = open_files(f"{place.url}/run")
+    with files.lock(print) as lock:
+        with pytest.raises(RunError, match=rf"^train.name='run': .* trained by process {os.getpid()} on"):
+            files.lock(print).__enter__()
+        lock.check()
+    assert place.objects() == {}
+    with files.lock(print):
+        pass
+
+
+@pytest.mark.usefixtures("quick_locks")
+def test_the_lock_of_a_dead_process_is_taken_over(place: Place):
+    files = open_files(f"{place.url}/run")
+    dead = {"holder": "process 1 on gone", "id": "other", "beats": 3}
+    place.put("run/.lock", json.dumps(dead).encode())
+    start, told = time.monotonic(), []
+    with files.lock(told.append):
+        assert told == ["waiting 2 s to see whether process 1 on gone still trains this run"]
+        assert time.monotonic() - start > 2.0
+        assert json.loads(place.objects()["run/.lock"])["id"] != "other"
+
+
+@pytest.mark.usefixtures("quick_locks")
+def test_of_two_that_take_over_one_has_it(place: Place):
+    place.put("run/.lock", json.dumps({"holder": "process 1 on gone", "id": "other", "beats": 3}).encode())
+    outcomes: list[bool] = []
+
+    def contend() -> None:
+        try:
+            with open_files(f"{place.url}/run").lock(print):
+                time.sleep(3)
+                outcomes.append(True)
+        except RunError:
+            outcomes.append(False)
+
+    threads = [threading.Thread(target=contend) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count(True) == 1
+
+
+@pytest.mark.usefixtures("quick_locks")
+def test_a_holder_that_was_taken_for_dead_learns_of_it(place: Place):
+    with open_files(f"{place.url}/run").lock(print) as lock:
+        lock.check()
+        place.put("run/.lock", json.dumps({"holder": "process 1 on hale", "id": "x", "beats": 0}).encode())
+        end = time.monotonic() + 20
+        while lock.taken_by is None and time.monotonic() < end:
+            time.sleep(0.05)
+        with pytest.raises(RunError, match=r"^train.name='run': process 1 on hale has taken this run over"):
+            lock.check()
+    assert json.loads(place.objects()["run/.lock"])["id"] == "x"  # it is not ours to delete
+
+
+def put_checkpoint(
+    files: RunFiles, tmp_path: Path, step: int, error_percent: float, *, spoil: bool = False
+) -> None:
+    """Store a whole checkpoint, or one with a bit flipped."""
+    with files.staging(checkpoint_name(step)) as staged:
+        made = save_tiny(tmp_path, step, error_percent)
+        if spoil:
+            damage(made)
+        for path in made.iterdir():
+            path.rename(staged / path.name)
+        files.store(staged, checkpoint_name(step))
+
+
+def test_checkpoints_are_chosen_cleaned_and_pruned_as_on_a_disk(place: Place, tmp_path):
+    files = open_files(f"{place.url}/run")
+    for step, error in ((2, 9.0), (4, 1.0), (6, 5.0), (8, 2.0)):
+        put_checkpoint(files, tmp_path, step, error)
+    put_checkpoint(files, tmp_path, 10, 3.0, spoil=True)
+    place.put("run/step_00000012/model.safetensors", b"cut")
+    assert files.folders("step_")["step_00000012"] is False
+    warnings: list[str] = []
+    with newest_whole(files, warnings.append) as whole:
+        assert whole is not None
+        assert (whole.step, len(list(whole.folder.iterdir()))) == (8, 4)
+        folder = whole.folder
+    assert not folder.exists()
+    assert warnings[0] == f"warning: passed over {place.url}/run/step_00000012: it is half written"
+    assert f"checkpoint {place.url}/run/step_00000010 is damaged: model.safetensors" in warnings[1]
+    clean(files, resumed=8)
+    prune(files, keep_last=1, keep_best=1)
+    assert {name.split("/")[1] for name in place.objects()} == {"step_00000004", "step_00000008"}
+    with opened_checkpoint(f"{place.url}/run", lowest_error=True, warn=print) as (name, folder):
+        assert name == f"{place.url}/run/step_00000004"
+        assert (folder / "manifest.json").exists()
+    with opened_checkpoint(f"{place.url}/run/step_00000004", warn=print) as (name, folder):
+        assert (folder / "manifest.json").exists()
+
+
+def test_the_manifest_is_written_last(place: Place, tmp_path):
+    """A reader that sees a manifest sees all the rest: checked at every moment of many uploads."""
+    objects, done = ObjectFolder(f"{place.url}/run"), threading.Event()
+    seen: list[set[str]] = []
+
+    def watch() -> None:
+        while not done.is_set():
+            seen.append({name.rpartition("/")[2] for name in objects.sizes("step_")})
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    for _ in range(10):
+        put_checkpoint(open_files(f"{place.url}/run"), tmp_path, 2, 1.0)
+    done.set()
+    watcher.join()
+    assert any("manifest.json" not in names for names in seen if names)
+    assert all(len(names) == 4 for names in seen if "manifest.json" in names)
