@@ -1,0 +1,152 @@
+"""A Ray cluster on hosts of one machine, and runs on it: ordered, watched, disturbed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hosts import FAST_HEALTH, Host, Lab, start_ray
+from job_helpers import tiny_config, write_tiny
+from scripted import Scripted
+
+from capsdist.config import Cluster, Config
+from capsdist.train.metrics import Row, parse_metrics, read_metrics
+
+__all__ = ["EXTENSIONS", "LAST_STEP", "RayCluster", "Run", "contents", "raylet", "wait_until"]
+
+LAST_STEP = 8
+# Cores that a worker asks for, of the 2 that each host has; torch has one thread in both cases.
+WHOLE_HOST, HALF_A_HOST = 1.5, 1.0
+# DeepSpeed's compiled extension: /root is private on every host, and compiling takes a minute.
+EXTENSIONS = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache/torch_extensions"))
+
+
+def wait_until(met: Callable[[], Any], what: str, timeout_s: float = 60) -> None:
+    """Wait for `met`, and fail saying `what` did not happen."""
+    deadline = time.monotonic() + timeout_s
+    while not met():
+        assert time.monotonic() < deadline, f"{what} within {timeout_s:g} s"
+        time.sleep(0.05)
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """Digests of all files below `folder`, hidden ones too, by relative path."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def raylet(host: Host) -> bool:
+    """Whether a raylet runs on a host."""
+    return bool(host.run("pgrep -x raylet || true").strip())
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that the driver was told to launch."""
+
+    config: Config
+    fault: Scripted
+    shown: Path
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return Path(self.config.train.storage) / self.config.train.name
+
+    def rows(self, *kinds: str) -> list[Row]:
+        """Return the rows of these kinds that the driver has shown so far."""
+        content = self.shown.read_bytes() if self.shown.exists() else b""
+        return [row for row in parse_metrics(content) if row["kind"] in kinds]
+
+    def recorded(self, kind: str) -> list[Row]:
+        """Return rows of the run's own record."""
+        return [row for row in read_metrics(self.folder / "metrics.jsonl") if row["kind"] == kind]
+
+    def end(self, timeout_s: float = 120) -> Row:
+        """Wait until the run is over; return the row that says how it ended."""
+        wait_until(lambda: self.rows("result", "error"), f"run {self.fault.folder} ended", timeout_s)
+        return self.rows("result", "error")[0]
+
+    def done(self, timeout_s: float = 120) -> Run:
+        """Wait until the run is over, and was trained to its end."""
+        end = self.end(timeout_s)
+        assert (end.get("status"), end.get("steps")) == ("done", LAST_STEP), end
+        return self
+
+
+@dataclass
+class RayCluster:
+    """A head that trains nothing, and hosts with 2 CPUs; all that is shared lies below `place`."""
+
+    lab: Lab
+    place: Path
+    num_runs: int = 0
+
+    @property
+    def head(self) -> Host:
+        """The host of the driver."""
+        return self.lab.hosts[0]
+
+    @property
+    def workers(self) -> list[Host]:
+        """The hosts that train."""
+        return self.lab.hosts[1:]
+
+    def host(self, name: str) -> Host:
+        """Return a host by its name."""
+        return next(host for host in self.lab.hosts if host.name == name)
+
+    def start(self) -> None:
+        """Write data, start Ray everywhere, and the driver on the head."""
+        write_tiny(self.place / "data")
+        start_ray(self.head, self.head, cpus=0, env=FAST_HEALTH)
+        (self.place / "orders").mkdir()
+        driver = Path(__file__).with_name("run_orders.py")
+        with (self.place / "driver.log").open("w") as log:
+            self.head.start(
+                f"exec python -u {driver} {self.place}/orders",
+                log,
+                env={"RAY_ADDRESS": f"{self.head.ip}:6379"},
+            )
+        self.repair()
+
+    def repair(self) -> None:
+        """Plug in all cables, and start Ray on the hosts where a test has ended it."""
+
+        def put_right(host: Host) -> None:
+            host.cable(plugged=True)
+            if not raylet(host):
+                host.run("ray stop --force", check=False)
+                start_ray(host, self.head, cpus=2, env=FAST_HEALTH)
+
+        with ThreadPoolExecutor(len(self.workers)) as pool:
+            list(pool.map(put_right, self.workers))
+
+    def launch(
+        self, name: str, *, cores: float = WHOLE_HOST, cluster: dict[str, Any] | None = None, **wish: Any
+    ) -> Run:
+        """Have the driver launch a run on two hosts: 8 steps, checkpoints after 3, 6 and 8.
+
+        wish: fields of `Scripted`, and of `train`; cluster: fields of `cluster`.
+        """
+        folder = self.place / name
+        folder.mkdir()
+        script = {key: wish.pop(key) for key in ("what", "rank", "step") if key in wish}
+        config = tiny_config(
+            self.place / "data", folder, "run", epochs=1, log_every_steps=1,
+            cluster=Cluster.model_validate({"cpus_per_worker": cores} | (cluster or {})), **wish,
+        )  # fmt: skip
+        fault = Scripted(str(folder), **script)
+        order = self.place / "orders" / f"{self.num_runs}.json"
+        self.num_runs += 1
+        partial = order.with_suffix(".partial")
+        partial.write_text(json.dumps({"config": config.model_dump(mode="json"), "fault": vars(fault)}))
+        partial.rename(order)
+        return Run(config, fault, order.with_suffix(".rows"))
