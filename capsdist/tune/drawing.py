@@ -5,12 +5,13 @@ Pure, in the style of a run's overview (`capsdist.analysis.drawing`); matplotlib
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capsdist.analysis.drawing import BLUE, GREEN, GREY, ORANGE, STYLE
+from capsdist.train.cluster.files import RunFiles
 from capsdist.tune.journal import FINISHED
 from capsdist.tune.report import SearchResult, TrialRow, in_words, pareto
 
@@ -20,14 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_search", "save_figure"]
 
+FIGURE_NAME = "search.png"
 DEPTH = "routing.iterations"
 
 
-def save_figure(result: SearchResult) -> Path:
-    """Draw search.png into the folder of the search and return its path."""
-    path = Path(result.folder, "search.png")
-    draw_search(result).savefig(path)
-    return path
+def save_figure(result: SearchResult, files: RunFiles) -> str:
+    """Draw search.png among the files of the search and return its path."""
+    content = io.BytesIO()
+    draw_search(result).savefig(content, format="png")
+    files.write(FIGURE_NAME, content.getvalue())
+    return files.path(FIGURE_NAME)
 
 
 def draw_search(result: SearchResult) -> Figure:

@@ -6,57 +6,58 @@ Ours. A search is continued by its name; what decides its result may not change 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from capsdist.config import Config
 from capsdist.errors import ConfigError, Problem, RunError
-from capsdist.train.cluster.rundir import RunFolder, changed_fields
+from capsdist.storage import join
+from capsdist.train.cluster.files import open_files
+from capsdist.train.cluster.locks import Lock, Tell
+from capsdist.train.cluster.preflight import run_place
+from capsdist.train.cluster.rundir import changed_fields
 from capsdist.tune.journal import Journal
-from capsdist.tune.report import SearchResult
+from capsdist.tune.report import TRIALS_NAME, SearchResult
 from capsdist.tune.space import Search, Space
 
 __all__ = ["SearchFolder"]
 
+_DEFINITION, _RESULT = "search.json", "result.json"
 # More trials go on where the search ended; how many run at a time does not decide what they find.
 _FREE = frozenset({"search.trials", "search.concurrency", "search.record"})
 _END_FIELDS = ("epochs", "max_steps")  # free for a run, but trials of different lengths cannot be compared
 
 
 class SearchFolder:
-    """The folder `storage`/`name` of a search; nothing is created before `create`."""
+    """The folder `storage`/`name` of a search, a local path or an s3:// URL; nothing is made before `create`.
+
+    files: what is in it; trials: storage of the trials' runs.
+    """
 
     def __init__(self, config: Config) -> None:
-        self.path = Path(config.train.storage, config.train.name)
+        place = run_place(config)
+        self.files = open_files(place)
         self.name = config.train.name
-        self.trials = self.path / "trials"
-        self.tune = self.path / ".tune"
-        self._run = RunFolder(self.path)
-        self._definition = self.path / "search.json"
-        self._result = self.path / "result.json"
-        self.journal_path = self.path / "journal.jsonl"
+        self.trials = join(place, TRIALS_NAME)
 
     def create(self) -> None:
-        """Make the folder.
+        """Make the folder and prove that it can be written.
 
         Raises:
-            RunError: it cannot be written.
+            RunError: it cannot.
         """
-        self._run.create()
-        self.trials.mkdir(exist_ok=True)
+        self.files.create()
 
-    def lock(self) -> AbstractContextManager[object]:
+    def lock(self, tell: Tell = lambda text: None) -> AbstractContextManager[Lock]:
         """Hold the search for this process; as `RunFolder.lock`."""
-        return self._run.lock()
+        return self.files.lock(tell)
 
     def journal(self) -> Journal:
         """Open the journal."""
-        return Journal(self.journal_path)
+        return Journal(self.files)
 
     def check_continues(self, config: Config, space: Space, search: Search) -> None:
         """Check that this search may continue what the folder holds; a new one always may.
@@ -66,20 +67,21 @@ class SearchFolder:
                 that decide the result; the message names them.
             RunError: search.json cannot be read.
         """
-        if (self.path / "config.json").exists():
+        if self.files.read("config.json") is not None:
             rule = "is a training run, not a search"
             raise ConfigError([Problem("train.name", self.name, rule, "choose another --train.name")])
-        if not self._definition.exists():
+        if (text := self.files.read(_DEFINITION)) is None:
             return
         try:
-            stored = json.loads(self._definition.read_text())
+            stored = json.loads(text)
             before = Config.model_validate(stored["config"])
             spaces = Space.model_validate(stored["space"]), space
             searches = Search.model_validate(stored["search"]), search
         except (ValidationError, ValueError, KeyError) as error:
             reason = str(error).splitlines()[0]
             raise RunError(
-                f"{self._definition}: {reason}; use the version that wrote it, or choose another --train.name"
+                f"{self.files.path(_DEFINITION)}: {reason}; use the version that wrote it, or choose another "
+                "--train.name"
             ) from None
         changed = dict(_differing("space", *spaces)) | dict(_differing("search", *searches))
         changed |= changed_fields(before, config)
@@ -102,17 +104,19 @@ class SearchFolder:
     def write_definition(self, config: Config, space: Space, search: Search) -> None:
         """Write down what the search is over."""
         sections = {"config": config, "space": space, "search": search}
-        _replace(self._definition, {name: part.model_dump(mode="json") for name, part in sections.items()})
+        self._write(_DEFINITION, {name: part.model_dump(mode="json") for name, part in sections.items()})
 
     def read_result(self) -> SearchResult | None:
         """Return the result of a search that has ended, None before."""
-        if not self._result.exists():
-            return None
-        return SearchResult.from_dict(json.loads(self._result.read_text()))
+        text = self.files.read(_RESULT)
+        return SearchResult.from_dict(json.loads(text)) if text is not None else None
 
     def write_result(self, result: SearchResult) -> None:
         """Write the result."""
-        _replace(self._result, result.to_dict())
+        self._write(_RESULT, result.to_dict())
+
+    def _write(self, name: str, values: Mapping[str, Any]) -> None:
+        self.files.write(name, (json.dumps(values, indent=1) + "\n").encode())
 
 
 def _differing(
@@ -121,10 +125,3 @@ def _differing(
     for name in type(old).model_fields:
         if getattr(old, name) != getattr(new, name):
             yield f"{prefix}.{name}", (getattr(old, name), getattr(new, name))
-
-
-def _replace(path: Path, values: Mapping[str, Any]) -> None:
-    """Write `values` so that a reader sees the old file or the whole new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=1) + "\n")
-    partial.replace(path)

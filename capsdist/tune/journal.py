@@ -1,8 +1,8 @@
 """The memory of a search: one line of JSON an event, appended as it happens; what is known is read from it.
 
 Ours, in place of `Tuner.restore`, which brings ASHA back without its past results, reads a state that is not
-written atomically, and silently begins anew where it cannot. Here a line is whole or it is not there: what a
-SIGKILL cut off is dropped when the journal is opened again.
+written atomically, and silently begins anew where it cannot. Here a line is whole or it is not there: with
+each event the file is replaced, as object storage allows too; there are a few hundred of them.
 """
 
 from __future__ import annotations
@@ -11,11 +11,23 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-__all__ = ["FAILED", "FINISHED", "OUT_OF_MEMORY", "RUNNING", "STOPPED", "History", "Journal", "Trial"]
+from capsdist.train.cluster.files import RunFiles
 
+__all__ = [
+    "FAILED",
+    "FINISHED",
+    "JOURNAL_NAME",
+    "OUT_OF_MEMORY",
+    "RUNNING",
+    "STOPPED",
+    "History",
+    "Journal",
+    "Trial",
+]
+
+JOURNAL_NAME = "journal.jsonl"
 RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
 OUT_OF_MEMORY = "out of memory"
 
@@ -95,24 +107,28 @@ class History:
 
 
 class Journal:
-    """The journal at `path`, made if it does not exist; `history` is what it says."""
+    """The journal among the `files` of a search; `history` is what it says.
 
-    def __init__(self, path: Path) -> None:
-        self._path, self._closed = path, False
-        path.touch()
-        whole = path.read_bytes().rpartition(b"\n")[0]
-        lines = whole.splitlines()
-        with path.open("r+b") as file:
-            file.truncate(len(whole) + 1 if whole else 0)
-        self.history = _read(lines)
+    A last line that was cut off, as by a copy of the folder, is dropped.
+    """
+
+    def __init__(self, files: RunFiles) -> None:
+        self._files, self._closed = files, False
+        before, newline, _ = (files.read(JOURNAL_NAME) or b"").rpartition(b"\n")
+        self._content = before + newline
+        self.history = _read(self._content.splitlines())
 
     def append(self, event: str, **values: Any) -> None:
-        """Write an event down and take it in; without effect once closed."""
+        """Write an event down and take it in; without effect once closed.
+
+        Raises:
+            RunError: it cannot be written.
+        """
         if self._closed:
             return
         row = {"event": event, "time": round(time.time(), 3), **values}
-        with self._path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        self._content += json.dumps(row).encode() + b"\n"
+        self._files.write(JOURNAL_NAME, self._content)
         self.history.add(row)
 
     def close(self) -> None:

@@ -10,17 +10,18 @@ import shlex
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from capsdist.config import PRESETS, Config, get_preset
 from capsdist.errors import RunError
 from capsdist.models.counts import num_parameters
-from capsdist.train.metrics import METRICS_NAME, read_metrics
+from capsdist.train.cluster.files import RunFiles
+from capsdist.train.metrics import METRICS_NAME, parse_metrics
 from capsdist.tune.journal import FINISHED, History
 from capsdist.tune.space import FIELDS, with_values
 
 __all__ = [
+    "TRIALS_NAME",
     "SearchResult",
     "TrialRow",
     "best_row",
@@ -33,6 +34,8 @@ __all__ = [
     "table",
 ]
 
+TRIALS_NAME = "trials"
+"""The runs of the trials, in the folder of a search."""
 JOBS = {"mnist": "train_mnist.py", "fashion_mnist": "train_fashion_mnist.py", "cifar10": "train_cifar.py"}
 """The job that offers a preset, by the module that the preset is in."""
 _MAX_INFEASIBLE = 8  # lines of the table; result.json has all
@@ -87,7 +90,7 @@ class SearchResult:
         return asdict(self)
 
 
-def rows_of(history: History, config: Config, trials_folder: Path) -> list[TrialRow]:
+def rows_of(history: History, config: Config, files: RunFiles) -> list[TrialRow]:
     """Return a row for every trial of `history`; `config` is what the points are laid over."""
     return [
         TrialRow(
@@ -97,7 +100,7 @@ def rows_of(history: History, config: Config, trials_folder: Path) -> list[Trial
             reason=trial.reason,
             step=trial.step,
             error_percent=trial.error_percent,
-            images_per_s=_speed(trials_folder / trial.name / METRICS_NAME),
+            images_per_s=_speed(files.read(f"{TRIALS_NAME}/{trial.name}/{METRICS_NAME}")),
             num_parameters=num_parameters(with_values(config, trial.values).model),
         )
         for trial in history.trials.values()
@@ -105,14 +108,14 @@ def rows_of(history: History, config: Config, trials_folder: Path) -> list[Trial
 
 
 def sum_up(
-    config: Config, history: History, trials_folder: Path, total_steps: int, max_trials: int
+    config: Config, history: History, files: RunFiles, total_steps: int, max_trials: int
 ) -> SearchResult:
-    """Return the result of a search around `config`, whose trials have ended.
+    """Return the result of a search around `config`, whose trials have ended and lie among its `files`.
 
     Raises:
         RunError: none has finished; the message says what became of the last one.
     """
-    rows = rows_of(history, config, trials_folder)
+    rows = rows_of(history, config, files)
     best = best_row(rows)
     if best is None or best.error_percent is None:
         last = rows[-1]
@@ -125,7 +128,7 @@ def sum_up(
     again = with_values(config, best.values).model_copy(update={"train": train})
     return SearchResult(
         name=config.train.name,
-        folder=str(trials_folder.parent),
+        folder=str(files),
         status="done",
         total_steps=total_steps,
         max_trials=max_trials,
@@ -140,8 +143,8 @@ def sum_up(
     )
 
 
-def _speed(metrics: Path) -> float | None:
-    speeds = [row["images_per_s"] for row in read_metrics(metrics) if row["kind"] == "train"]
+def _speed(metrics: bytes | None) -> float | None:
+    speeds = [row["images_per_s"] for row in parse_metrics(metrics or b"") if row["kind"] == "train"]
     return statistics.median(speeds) if speeds else None
 
 

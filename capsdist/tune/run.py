@@ -17,15 +17,16 @@ from pydantic import BaseModel
 from capsdist.config import Config, problems
 from capsdist.errors import ConfigError, Problem
 from capsdist.train.cluster import preflight
+from capsdist.train.cluster.locks import Lock
 from capsdist.train.cluster.preflight import Machine
 from capsdist.train.cluster.rundir import total_steps
-from capsdist.train.cluster.session import prepare_ray, ray_session
+from capsdist.train.cluster.session import names_cluster, prepare_ray, ray_session
 from capsdist.train.cluster.stop import StopSignals
 from capsdist.train.metrics import Row
 from capsdist.tune.budget import Budget, on_cluster, on_machine
 from capsdist.tune.feasible import GIB, Limits, memory_here, refusal
 from capsdist.tune.folder import SearchFolder
-from capsdist.tune.journal import Journal
+from capsdist.tune.journal import JOURNAL_NAME, Journal
 from capsdist.tune.report import SearchResult, in_words, sum_up, table
 from capsdist.tune.source import Optuna, RandomOrder, Refuse
 from capsdist.tune.space import Search, Space, Values, chosen, points, search_problems, with_values
@@ -57,16 +58,16 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
     folder = SearchFolder(config)
     total, grace = _milestones(config, search, preflight.check_data(config).num_samples)
     folder.create()
-    with folder.lock():
+    with folder.lock(lambda text: show({"kind": "status", "message": text})) as lock:
         folder.check_continues(config, space, search)
         done = folder.read_result()
         if done is not None and done.max_trials >= search.trials:
             show({"kind": "note", "message": f"search {folder.name} is done already"})
             return done
-        start = _Start(config, space, search, folder, folder.journal(), total, grace)
+        start = _Start(config, space, search, folder, folder.journal(), lock, total, grace)
         if not start.run(show):
             return None
-        result = sum_up(asked, start.journal.history, folder.trials, total, search.trials)
+        result = sum_up(asked, start.journal.history, folder.files, total, search.trials)
         folder.write_result(result)
         return result
 
@@ -78,7 +79,7 @@ def preview(config: Config, space: Space, search: Search) -> list[str]:
         ConfigError: the trials need more than this machine has.
     """
     space = chosen(space, config)
-    machine = _this_machine()
+    machine = None if names_cluster() else preflight.this_machine()
     budget = on_machine(config, search, machine) if machine else None
     refuse = _pricing(config, search, budget)
     seen = list(islice(points(space, search.seed), _PREVIEW))
@@ -108,12 +109,6 @@ def _milestones(config: Config, search: Search, num_samples: int) -> tuple[int, 
     return total, grace
 
 
-def _this_machine() -> Machine | None:
-    """Return this machine if the search starts a Ray of its own, None if it joins a cluster."""
-    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # no thread shall start another Ray after its end
-    return preflight.this_machine() if prepare_ray() else None
-
-
 def _pricing(config: Config, search: Search, budget: Budget | None) -> Refuse:
     """Return what refuses points; `budget`: of this machine, whose memory is the limit if none is given."""
     limit = search.worker_memory_gib
@@ -138,12 +133,14 @@ class _Start:
     search: Search
     folder: SearchFolder
     journal: Journal
+    lock: Lock
     total_steps: int
     grace_steps: int | None
 
     def run(self, show: Show) -> bool:
         """Run all trials that are left; False if a signal ended them."""
-        machine, budget = _this_machine(), None
+        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # no thread shall start another after its end
+        machine, budget = preflight.this_machine() if prepare_ray() else None, None
         if machine is not None:
             budget = on_machine(self.config, self.search, machine)
             preflight.check_engine(self.config, preflight.place_on_machine(self.config, machine))
@@ -186,10 +183,9 @@ class _Start:
             from capsdist.tune.search import Plan, run_trials  # late: it imports Ray Tune
 
             base = budget.lay(self.config)
-            train = base.train.model_copy(update={"storage": str(self.folder.trials)})
+            train = base.train.model_copy(update={"storage": self.folder.trials})
             plan = Plan(
                 config=base.model_copy(update={"train": train}),
-                tune_folder=self.folder.tune,
                 max_trials=self.search.trials,
                 concurrency=budget.concurrency,
                 total_steps=self.total_steps,
@@ -197,7 +193,7 @@ class _Start:
                 reduction=self.search.reduction,
             )
             show(self._header(budget))
-            return run_trials(plan, self.journal, source, show)
+            return run_trials(plan, self.journal, source, show, self.lock)
 
     def _header(self, budget: Budget) -> Row:
         """Return the row that opens what a person sees."""
@@ -247,14 +243,15 @@ def run_and_show(config: Config, space: Space, search: Search, records: Path) ->
             return False
         if result is None:
             return False
-        display.result(result, str(save_figure(result)))
+        files = SearchFolder(preflight.absolute(config)).files
+        display.result(result, save_figure(result, files))
         if search.record:
-            journal = SearchFolder(preflight.absolute(config)).journal_path
+            journal = (files.read(JOURNAL_NAME) or b"").decode()
             _record(records, result, journal, {"config": config, "space": space, "search": search})
         return True
 
 
-def _record(records: Path, result: SearchResult, journal: Path, options: Mapping[str, BaseModel]) -> None:
+def _record(records: Path, result: SearchResult, journal: str, options: Mapping[str, BaseModel]) -> None:
     """Write a record of a search that is done: what it was over, each trial, each start, and its journal."""
     from capsdist.bench.record import write_record
 
@@ -266,6 +263,6 @@ def _record(records: Path, result: SearchResult, journal: Path, options: Mapping
         "elapsed_s": result.attempts[-1]["last"] - result.attempts[0]["began"],
         **{name: value for name, value in result.to_dict().items() if name != "folder"},
     }
-    log = "\n".join([*table(result), "", journal.read_text()])
+    log = "\n".join([*table(result), "", journal])
     config = {name: option.model_dump(mode="json") for name, option in options.items()}
     write_record(records, "tune-routing", config=config, figures=figures, log=log)

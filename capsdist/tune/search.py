@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
+import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from capsdist.config import Config
 from capsdist.errors import CapsdistError, RunError
 from capsdist.train.cluster import launch
 from capsdist.train.cluster.failure import one_line, root_cause
+from capsdist.train.cluster.locks import Lock
 from capsdist.train.metrics import Row
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal, Trial
 from capsdist.tune.source import Source
@@ -50,12 +51,11 @@ _NO_MEMORY = re.compile(r"OutOfMemoryError|MemoryError|can't allocate memory")
 class Plan:
     """What all trials have in common.
 
-    config: what points are laid over, storage being the folder of the trials' runs; grace_steps: None for no
-    early stopping.
+    config: what points are laid over, storage being that of the trials' runs; grace_steps: None for no early
+    stopping.
     """
 
     config: Config
-    tune_folder: Path
     max_trials: int
     concurrency: int
     total_steps: int
@@ -63,49 +63,60 @@ class Plan:
     reduction: int
 
 
-def run_trials(plan: Plan, journal: Journal, source: Source, show: Show) -> bool:
+def run_trials(plan: Plan, journal: Journal, source: Source, show: Show, lock: Lock) -> bool:
     """Run trials until `plan.max_trials` have ended or `source` has no more; continue those under way first.
 
     Ray must have been started. Returns False after KeyboardInterrupt; the journal is closed then.
+
+    Raises:
+        RunError: Ray Tune failed, the journal cannot be written, or another process has taken `lock`.
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    shutil.rmtree(plan.tune_folder, ignore_errors=True)
-    scheduler, keeper = scheduler_of(plan, journal), _Keeper(journal, source, show)
-    tuner = tune.Tuner(
+    keeper = _Keeper(journal, source, show, lock)
+    # Tune's own state: the journal is what is read again, so no other machine has to see it.
+    with tempfile.TemporaryDirectory(prefix="capsdist-", ignore_cleanup_errors=True) as folder:
+        thread = _FitThread(_tuner(plan, journal, source, keeper, Path(folder)))
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(0.2)
+        except KeyboardInterrupt:
+            journal.close()
+            show(
+                {"kind": "note", "message": "stopping: trials go on from their newest checkpoints next time"}
+            )
+            keeper.stop.set()
+            thread.join(_STOP_S)
+            return False
+    if thread.error is not None:
+        _, cause = root_cause(thread.error)
+        if isinstance(cause, CapsdistError):
+            raise cause from None
+        raise RunError(
+            f"Ray Tune failed: {one_line(None, cause)}; the same command goes on"
+        ) from thread.error
+    return True
+
+
+def _tuner(plan: Plan, journal: Journal, source: Source, keeper: tune.Callback, folder: Path) -> tune.Tuner:
+    return tune.Tuner(
         tune.with_resources(_trainable(plan.config), _DRIVER),
         tune_config=tune.TuneConfig(
             search_alg=_Points(plan, journal, source),
-            scheduler=scheduler,
+            scheduler=scheduler_of(plan, journal),
             num_samples=plan.max_trials,
             max_concurrent_trials=plan.concurrency,
             reuse_actors=False,
         ),
         run_config=tune.RunConfig(
-            name=plan.tune_folder.name,
-            storage_path=str(plan.tune_folder.parent),
+            name="trials",
+            storage_path=str(folder),
             callbacks=[keeper],
             failure_config=tune.FailureConfig(max_failures=1),  # of a trial's driver: its run goes on
             verbose=0,
         ),
     )
-    thread = _FitThread(tuner)
-    thread.start()
-    try:
-        while thread.is_alive():
-            thread.join(0.2)
-    except KeyboardInterrupt:
-        journal.close()
-        show({"kind": "note", "message": "stopping: trials go on from their newest checkpoints next time"})
-        keeper.stop.set()
-        thread.join(_STOP_S)
-        return False
-    if thread.error is not None:
-        raise RunError(
-            f"Ray Tune failed: {one_line(*root_cause(thread.error))}; the same command goes on"
-        ) from thread.error
-    shutil.rmtree(plan.tune_folder, ignore_errors=True)
-    return True
 
 
 def _trainable(base: Config) -> Callable[[dict[str, Any]], None]:
@@ -197,11 +208,12 @@ def _point(trial: Trial) -> dict[str, Any]:
 class _Keeper(tune.Callback):
     """Writes to the journal what happens to trials, tells the source, and shows it; ends Tune if asked to."""
 
-    def __init__(self, journal: Journal, source: Source, show: Show) -> None:
-        self._journal, self._source, self._show = journal, source, show
+    def __init__(self, journal: Journal, source: Source, show: Show, lock: Lock) -> None:
+        self._journal, self._source, self._show, self._lock = journal, source, show, lock
         self.stop = threading.Event()
 
     def on_step_begin(self, iteration: int, trials: list, **info: Any) -> None:
+        self._lock.check()
         if self.stop.is_set():
             raise RunError("the search was stopped")  # Tune ends its trials and passes it on
 

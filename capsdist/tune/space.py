@@ -214,6 +214,3 @@ def _config_problems(config: Config, space: Space) -> Iterator[Problem]:
         rule = "has no effect without model.decoder"
         fix = "set --model.decoder, or search without it"
         yield Problem("space.reconstruction_weight", space.reconstruction_weight, rule, fix)
-    if "://" in config.train.storage:
-        rule = "must be a folder: a search keeps its journal there"
-        yield Problem("train.storage", config.train.storage, rule, "name a folder that all machines see")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from capsdist.config import Config
+from capsdist.train.cluster.files import LocalFiles
 from capsdist.tune.journal import Journal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
@@ -23,4 +24,4 @@ def config(tmp_path: Path) -> Config:
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     """A new journal."""
-    return Journal(tmp_path / "journal.jsonl")
+    return Journal(LocalFiles(tmp_path))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from capsdist.config import Config
+from capsdist.train.cluster.files import LocalFiles
 from capsdist.tune.journal import FINISHED, STOPPED, Journal
 from capsdist.tune.search import Halving, Plan, scheduler_of
 
@@ -99,8 +99,8 @@ def test_the_better_half_goes_on():
     assert decide(new(), reports[::-1], set()) == []  # each better than all
 
 
-def plan(grace: int | None, folder: Path) -> Plan:
-    return Plan(Config(), folder, 9, 1, TOTAL, grace, 2)
+def plan(grace: int | None) -> Plan:
+    return Plan(Config(), 9, 1, TOTAL, grace, 2)
 
 
 def test_a_stop_that_was_decided_but_not_written_down_is_kept(journal, tmp_path):
@@ -108,13 +108,13 @@ def test_a_stop_that_was_decided_but_not_written_down_is_kept(journal, tmp_path)
         journal.append("trial", number=number, values={})
         journal.append("report", number=number, step=GRACE, error_percent=error)
     journal.append("end", number=1, status=FINISHED, reason="")
-    scheduler = scheduler_of(plan(GRACE, tmp_path), journal)
+    scheduler = scheduler_of(plan(GRACE), journal)
     assert isinstance(scheduler, Halving)
     assert [trial.status for trial in journal.history.trials.values()] == [FINISHED, STOPPED, "running"]
-    assert Journal(tmp_path / "journal.jsonl").history.trials[2].status == STOPPED
+    assert Journal(LocalFiles(tmp_path)).history.trials[2].status == STOPPED
 
 
-def test_without_a_milestone_nothing_is_stopped(journal, tmp_path):
-    scheduler = scheduler_of(plan(None, tmp_path), journal)
+def test_without_a_milestone_nothing_is_stopped(journal):
+    scheduler = scheduler_of(plan(None), journal)
     assert type(scheduler) is FIFOScheduler
     assert scheduler.on_trial_result(None, None, {"step": 4}) == TrialScheduler.CONTINUE  # type: ignore[arg-type]

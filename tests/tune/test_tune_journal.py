@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from capsdist.tune.journal import FAILED, FINISHED, RUNNING, STOPPED, History, Journal
+from capsdist.train.cluster.files import LocalFiles
+from capsdist.tune.journal import FAILED, FINISHED, JOURNAL_NAME, RUNNING, STOPPED, History, Journal
 
 EVENTS = [
     ("attempt", {}),
@@ -24,16 +25,16 @@ EVENTS = [
 ]
 
 
-def written(path: Path) -> Journal:
-    journal = Journal(path)
+def written(folder: Path) -> Journal:
+    journal = Journal(LocalFiles(folder))
     for event, values in EVENTS:
         journal.append(event, **values)
     return journal
 
 
 def test_what_is_written_is_read_again(tmp_path):
-    first = written(tmp_path / "journal.jsonl")
-    again = Journal(tmp_path / "journal.jsonl")
+    first = written(tmp_path)
+    again = Journal(LocalFiles(tmp_path))
     assert again.history == first.history
     history = again.history
     assert [trial.status for trial in history.trials.values()] == [FINISHED, STOPPED, RUNNING]
@@ -47,38 +48,38 @@ def test_what_is_written_is_read_again(tmp_path):
 
 
 def test_a_journal_cut_at_any_byte_keeps_all_whole_lines_and_goes_on(tmp_path):
-    written(tmp_path / "whole.jsonl")
-    data = (tmp_path / "whole.jsonl").read_bytes()
+    written(tmp_path)
+    path, files = tmp_path / JOURNAL_NAME, LocalFiles(tmp_path)
+    data = path.read_bytes()
     for cut in range(len(data) + 1):
-        path = tmp_path / "cut.jsonl"
         path.write_bytes(data[:cut])
-        journal = Journal(path)
+        journal = Journal(files)
         expected = History()
         for line in data[:cut].split(b"\n")[:-1]:
             expected.add(json.loads(line))
         assert journal.history == expected
         journal.append("trial", number=9, values={})
-        assert Journal(path).history.trials[9].status == RUNNING
+        assert Journal(files).history.trials[9].status == RUNNING
 
 
 def test_the_law_has_teeth(tmp_path):
     """A journal that only appended would glue the next event to the half line before it."""
-    path = tmp_path / "journal.jsonl"
-    written(path)
+    path = tmp_path / JOURNAL_NAME
+    written(tmp_path)
     path.write_bytes(path.read_bytes()[:-5])
     with path.open("a") as file:
         file.write(json.dumps({"event": "trial", "number": 9, "values": {}, "time": 0}) + "\n")
     with pytest.raises(json.JSONDecodeError):
-        Journal(path)
+        Journal(LocalFiles(tmp_path))
 
 
 def test_after_a_stop_nothing_more_is_taken_in(tmp_path):
-    journal = written(tmp_path / "journal.jsonl")
-    before = (tmp_path / "journal.jsonl").read_bytes()
+    journal = written(tmp_path)
+    before = (tmp_path / JOURNAL_NAME).read_bytes()
     journal.close()
     journal.append("end", number=3, status=FAILED, reason="a consequence of the stop")
     assert journal.history.trials[3].status == RUNNING
-    assert (tmp_path / "journal.jsonl").read_bytes() == before
+    assert (tmp_path / JOURNAL_NAME).read_bytes() == before
 
 
 def test_wall_clock_is_summed_over_starts():

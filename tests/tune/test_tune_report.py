@@ -17,6 +17,7 @@ from capsdist.cli import parse_command
 from capsdist.config import PRESETS, Config, get_preset
 from capsdist.errors import RunError
 from capsdist.models.counts import num_parameters
+from capsdist.train.cluster.files import LocalFiles
 from capsdist.tune.display import SearchDisplay
 from capsdist.tune.drawing import draw_search, save_figure
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal
@@ -88,17 +89,17 @@ def searched(config: Config, journal: Journal, folder: Path) -> SearchResult:
         if error is not None:
             journal.append("report", number=number, step=step, error_percent=error)
         journal.append("end", number=number, status=status, reason=reason)
-        run = folder / f"trial-{number:02d}"
+        run = folder / "trials" / f"trial-{number:02d}"
         run.mkdir(parents=True)
         speeds = [{"kind": "train", "step": n, "images_per_s": 100.0 * number + n} for n in (1, 2, 30)]
         (run / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in speeds))
     journal.append("infeasible", values={"model.class_dim": 99}, reason="9 parameters")
-    return sum_up(config, journal.history, folder, 16, 8)
+    return sum_up(config, journal.history, LocalFiles(folder), 16, 8)
 
 
 @pytest.fixture
 def result(config: Config, journal: Journal, tmp_path: Path) -> SearchResult:
-    return searched(config, journal, tmp_path / "search" / "trials")
+    return searched(config, journal, tmp_path / "search")
 
 
 def test_a_result_holds_every_trial_and_what_it_cost(result, config):
@@ -139,7 +140,7 @@ def test_a_search_without_a_finished_trial_is_a_failure(config, journal, tmp_pat
     with pytest.raises(
         RunError, match=r"search 'tune-tiny': none of 1 trials finished; trial-01 failed: loss=nan"
     ):
-        sum_up(config, journal.history, tmp_path, 16, 8)
+        sum_up(config, journal.history, LocalFiles(tmp_path), 16, 8)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -206,8 +207,8 @@ def test_the_figure_has_three_panels_with_every_trial_that_has_an_error(result):
 
 
 def test_the_figure_is_saved_in_the_folder(result):
-    path = save_figure(result)
-    assert path == Path(result.folder, "search.png")
+    path = save_figure(result, LocalFiles(Path(result.folder)))
+    assert path == str(Path(result.folder, "search.png"))
     assert imread(path).shape[1] == 1540
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from job_helpers import ROOT, TINY_FLAGS, run_job_file, write_tiny
 
+from capsdist.train.cluster.files import LocalFiles
 from capsdist.train.metrics import read_metrics
-from capsdist.tune.journal import FAILED, FINISHED, STOPPED, History, Journal
+from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, History, Journal
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +80,7 @@ def killed(place: Path, env: dict[str, str]) -> tuple[History, History, subproce
     job.kill()
     job.communicate()
     done = run_job_file("tune_routing.py", *FLAGS, *SPACE, cwd=place, env=env)
-    return before, Journal(folder / "journal.jsonl").history, done
+    return before, Journal(LocalFiles(folder)).history, done
 
 
 def test_a_killed_search_goes_on_and_ends(killed):
@@ -170,6 +171,22 @@ def test_the_printed_command_trains_what_was_found(killed, place, env):
     assert figure == f"{best['error_percent']:.2f}"
 
 
+def test_a_trial_without_memory_is_recorded_and_the_search_goes_on(place, env):
+    """The first network has thousands of gigabytes; the estimate that refuses it is told otherwise."""
+    flags = [
+        "--train.name=huge", "--train.epochs=4", "--search.scheduler=none", "--search.max-parameters=None",
+        "--search.worker-memory-gib=1e9", "--search.concurrency=1", "--search.seed=3",
+    ]  # fmt: skip
+    space = ["--space.class-dim", "4", "1000000000"]
+    done = run_job_file("tune_routing.py", *FLAGS, *flags, *space, cwd=place, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    history = Journal(LocalFiles(place / "runs" / "huge")).history
+    ends = [(t.values["model.class_dim"], t.status) for t in history.trials.values()]
+    assert ends == [(1_000_000_000, OUT_OF_MEMORY), (4, FINISHED)]
+    assert "can't allocate memory" in history.trials[1].reason
+    assert "out of memory (worker 0: " in done.stdout
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_a_search_which_then_goes_on(place, env, number):
     name = f"stopped-{int(number)}"
@@ -179,6 +196,6 @@ def test_a_signal_stops_a_search_which_then_goes_on(place, env, number):
     _, errors = job.communicate(timeout=120)
     assert job.returncode == 130
     assert errors == "stopped: the same command goes on\n"
-    history = Journal(place / "runs" / name / "journal.jsonl").history
+    history = Journal(LocalFiles(place / "runs" / name)).history
     assert history.running()
     assert all(trial.status == FAILED and "learning_rate" in trial.reason for trial in history.ended())

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from capsdist.errors import ConfigError
+from capsdist.train.cluster.files import LocalFiles
 from capsdist.tune.journal import FAILED, FINISHED, STOPPED, History, Journal
 from capsdist.tune.source import Optuna, RandomOrder, Source
 from capsdist.tune.space import Space
@@ -69,7 +70,8 @@ def test_a_source_that_begins_again_goes_on(kind, cut, journal):
 def test_random_order_is_that_of_the_space_whenever_it_is_cut(journal, tmp_path):
     ask_all(RandomOrder, journal, limit=3)
     ask_all(RandomOrder, journal)
-    whole = Journal(tmp_path / "whole.jsonl")
+    (tmp_path / "whole").mkdir()
+    whole = Journal(LocalFiles(tmp_path / "whole"))
     ask_all(RandomOrder, whole)
     assert [t.values for t in journal.history.trials.values()] == [
         t.values for t in whole.history.trials.values()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from capsdist.config import PRESETS, Config, Loss, Model, Routing, Train, get_preset, problems
+from capsdist.config import PRESETS, Config, Loss, Model, Routing, get_preset, problems
 from capsdist.tune.space import (
     FIELDS,
     Search,
@@ -120,7 +120,6 @@ REFUSED = [
         {"reconstruction_weight": (0.0, 0.1)}, {}, {"model": Model(decoder=False)},
         "space.reconstruction_weight=(0.0, 0.1)", "no effect without model.decoder",
     ),
-    ({}, {}, {"train": Train(storage="s3://bucket/runs")}, "train.storage='s3://bucket/runs'", "a folder"),
 ]  # fmt: skip
 
 
