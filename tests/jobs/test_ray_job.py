@@ -164,7 +164,7 @@ def test_a_cluster_with_the_project_installed_needs_no_upload(cluster, storage):
     ]  # fmt: skip
     printed = ray_job(cluster, "submit", "--", "python", "jobs/train_cifar.py", *flags)
     assert "Uploading" not in printed
-    result = RunFolder(storage / "cifar10").read_result()
+    result = RunFolder(storage / "cifar10-official").read_result()
     assert (result.status, result.steps) == ("done", 4)
     assert f"error_percent {result.error_percent:.2f}" in printed
 
