@@ -39,6 +39,10 @@ class RunError(CapsdistError):
     """A run could not start or did not finish: resources, storage, a failed worker."""
 
 
+class MemoryExhaustedError(RunError):
+    """A worker asked for more memory than there is: it would at every attempt."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One fault of a configuration: where, what is there, which rule it breaks, what to set instead."""

@@ -8,7 +8,6 @@ loop, its workers, checkpoints and failures are those of any run.
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -24,7 +23,7 @@ from ray.tune.search import Searcher
 from capsdist.config import Config
 from capsdist.errors import CapsdistError, RunError
 from capsdist.train.cluster import launch
-from capsdist.train.cluster.failure import one_line, root_cause
+from capsdist.train.cluster.failure import is_out_of_memory, one_line, root_cause
 from capsdist.train.cluster.locks import Lock
 from capsdist.train.metrics import Row
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal, Trial
@@ -44,7 +43,6 @@ _SETTINGS = {
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
 }
 _STOP_S = 20.0  # for Tune to end its trials after a signal
-_NO_MEMORY = re.compile(r"OutOfMemoryError|MemoryError|can't allocate memory")
 
 
 @dataclass(frozen=True)
@@ -130,17 +128,13 @@ def _trainable(base: Config) -> Callable[[dict[str, Any]], None]:
             summary = launch(config.model_copy(update={"train": train}), display=report)
         except CapsdistError as error:
             reason = "; ".join(str(error).splitlines())
-            status = OUT_OF_MEMORY if isinstance(error, _OutOfMemory) else FAILED
+            status = OUT_OF_MEMORY if is_out_of_memory(error) else FAILED
             tune.report({"status": status, "reason": reason})
             return
         end = {"step": summary.steps, "error_percent": summary.error_percent}
         tune.report({"status": FINISHED, "reason": "", **end})
 
     return routing_trial
-
-
-class _OutOfMemory(RunError):
-    """A worker had not enough memory: it would have as little again."""
 
 
 class _Reporter:
@@ -160,8 +154,6 @@ class _Reporter:
             case "checkpoint" if self._validation and row["step"] < self._total:
                 step, error = self._validation["step"], self._validation["error_percent"]
                 tune.report({"step": step, "error_percent": error})
-            case "failure" if _NO_MEMORY.search(row["message"]):
-                raise _OutOfMemory(row["message"])
 
 
 class _Points(Searcher):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pickle
 
 import pytest
+import torch
 
-from capsdist.errors import ConfigError, DataError, Problem
-from capsdist.train.cluster.failure import one_line, root_cause, root_of_many
+from capsdist.errors import ConfigError, DataError, MemoryExhaustedError, Problem
+from capsdist.train.cluster.failure import is_out_of_memory, one_line, root_cause, root_of_many
 
 
 class ActorDiedError(Exception):
@@ -74,3 +75,27 @@ def test_one_line(rank, error, line):
 def test_errors_of_ours_survive_the_way_between_processes():
     error = ConfigError([Problem("a.b", 1, "rule", "fix")])
     assert one_line(None, pickle.loads(pickle.dumps(error))) == one_line(None, error)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5 GiB"), True),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"),
+            True,
+        ),
+        (MemoryExhaustedError("out of memory on one"), True),
+        (RuntimeError("shape mismatch"), False),
+        (LOST_PARTNER, False),
+    ],
+)
+def test_out_of_memory_is_known_by_its_many_names(error, expected):
+    assert is_out_of_memory(error) is expected
+
+
+def test_torch_says_so_when_memory_is_short():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50)
+    assert is_out_of_memory(caught.value)

@@ -184,7 +184,7 @@ def test_a_trial_without_memory_is_recorded_and_the_search_goes_on(place, env):
     ends = [(t.values["model.class_dim"], t.status) for t in history.trials.values()]
     assert ends == [(1_000_000_000, OUT_OF_MEMORY), (4, FINISHED)]
     assert "can't allocate memory" in history.trials[1].reason
-    assert "out of memory (worker 0: " in done.stdout
+    assert "out of memory (out of memory on " in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -6,11 +6,12 @@ those errors are consequences and come last. Imports no Ray: its exceptions are 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
-from capsdist.errors import CapsdistError
+from capsdist.errors import CapsdistError, MemoryExhaustedError
 
-__all__ = ["one_line", "root_cause", "root_of_many"]
+__all__ = ["is_out_of_memory", "one_line", "root_cause", "root_of_many"]
 
 # What gloo, NCCL and torch.distributed say when a partner is gone.
 _COLLATERAL = (
@@ -22,6 +23,7 @@ _COLLATERAL = (
     "gloo",
 )
 
+_NO_MEMORY = re.compile(r"OutOfMemoryError|can't allocate memory|CUDA out of memory")
 _DEAD = {"ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError"}
 
 
@@ -56,6 +58,12 @@ def one_line(rank: int | None, error: BaseException) -> str:
     if isinstance(error, CapsdistError):
         return where + "; ".join(lines)
     return f"{where}{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether `error`, of Python, torch, Ray or ours, says that there was not enough memory."""
+    known = isinstance(error, MemoryError | MemoryExhaustedError)
+    return known or bool(_NO_MEMORY.search(f"{type(error).__name__}: {error}"))
 
 
 def _is_dead_process(error: BaseException) -> bool:

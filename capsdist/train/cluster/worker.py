@@ -7,7 +7,8 @@ where the run lies and becomes known to Ray, and whether to stop.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import socket
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import ray.train.torch
 import torch
 
 from capsdist.config import Config
-from capsdist.errors import RunError
+from capsdist.errors import MemoryExhaustedError, RunError
 from capsdist.train.cluster.events import EventSender
+from capsdist.train.cluster.failure import is_out_of_memory, one_line
 from capsdist.train.cluster.files import RunFiles, open_files
 from capsdist.train.cluster.gauges import Gauges
 from capsdist.train.cluster.preflight import run_place
@@ -77,18 +79,33 @@ def train_worker(settings: dict[str, Any]) -> Row:
             clean(files, whole.step if whole else None)
             record = stack.enter_context(open_record(files))
             events = _everywhere(record, Gauges(config.train.name), send)
-        end = run_training(
-            config,
-            rank=rank,
-            world_size=world_size,
-            device=device,
-            events=events,
-            save=_Saver(config, files, record),
-            resume_from=whole.folder if whole else None,
-            should_stop=should_stop,
-        )
+        with _enough_memory():
+            end = run_training(
+                config,
+                rank=rank,
+                world_size=world_size,
+                device=device,
+                events=events,
+                save=_Saver(config, files, record),
+                resume_from=whole.folder if whole else None,
+                should_stop=should_stop,
+            )
     send.flush()  # the driver has all rows when the run is over
     return end
+
+
+@contextlib.contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Make of an allocation that fails an error of ours, which is not tried again: it would fail again."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryExhaustedError(
+            f"out of memory on {socket.gethostname()} ({one_line(None, error)}); raise --train.accumulation "
+            "or --train.workers, or choose a smaller network"
+        ) from error
 
 
 def _everywhere(record: RunRecord, gauges: Gauges, send: EventSender) -> Events:
