@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from job_helpers import damage, save_tiny
 
-from capsdist.errors import CheckpointError
+from capsdist.errors import CheckpointError, RunError
 from capsdist.train.cluster.files import LocalFiles, open_files
 from capsdist.train.cluster.resume import newest_whole, opened_checkpoint, viewed
 from capsdist.train.cluster.retention import (
@@ -209,3 +209,17 @@ def test_a_checkpoint_appears_whole_and_replaces_an_old_one(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000002"]
     with viewed(files, print) as folder:
         assert folder == tmp_path
+
+
+def test_a_worker_that_was_given_up_and_wakes_up_late_does_no_harm(tmp_path):
+    files = open_files(tmp_path)
+    with files.staging("step_00000002") as late:
+        files.remove_staged()  # its successor begins
+        with files.staging("step_00000002") as staged:
+            (staged / "manifest.json").write_text("")
+            with pytest.raises(RunError, match=r"is gone, because another start of this run has taken over"):
+                files.store(late, "step_00000002")
+            files.store(staged, "step_00000002")
+            with pytest.raises(RunError, match=r"is gone"):
+                files.store(late, "step_00000002")
+    assert files.folders("step_") == {"step_00000002": True}

@@ -7,8 +7,10 @@ checkpoint is a folder whose manifest appears last: here by a rename of the whol
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -170,9 +172,11 @@ class LocalFiles:
 
     @contextlib.contextmanager
     def staging(self, name: str) -> Iterator[Path]:
-        """Make a hidden folder beside the others, so that a rename suffices."""
-        staged = self.local / f"{_PARTIAL}{name}"
-        shutil.rmtree(staged, ignore_errors=True)
+        """Make a hidden folder beside the others, so that a rename suffices.
+
+        Its name is new each time: a worker that lives on at a host that was cut off removes only its own.
+        """
+        staged = self.local / f"{_PARTIAL}{name}-{uuid.uuid4().hex[:8]}"
         staged.mkdir()
         try:
             yield staged
@@ -180,10 +184,25 @@ class LocalFiles:
             shutil.rmtree(staged, ignore_errors=True)
 
     def store(self, staged: Path, name: str) -> None:
-        """Rename it, and have the new name on disk before anything is said about it."""
+        """Rename it, and have the new name on disk before anything is said about it.
+
+        An older folder of this name goes only for a whole new one: a worker that was given up and wakes up
+        late finds that its successor's `remove_staged` has taken its own away, and does no harm.
+        """
         target = self.local / name
-        shutil.rmtree(target, ignore_errors=True)
-        staged.rename(target)
+        try:
+            staged.rename(target)
+        except FileNotFoundError:
+            raise RunError(
+                f"{staged}: is gone, because another start of this run has taken over; leave it to that one"
+            ) from None
+        except OSError as error:
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise
+            old = staged.with_name(f"{staged.name}-old")
+            target.rename(old)
+            staged.rename(target)
+            shutil.rmtree(old, ignore_errors=True)
         descriptor = os.open(self.local, os.O_RDONLY)
         try:
             os.fsync(descriptor)
