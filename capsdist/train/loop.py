@@ -29,7 +29,7 @@ from capsdist.train.metrics import Row
 from capsdist.train.optim import learning_rate_at
 from capsdist.train.step import SUMS, train_step
 
-__all__ = ["Events", "Save", "run_training"]
+__all__ = ["Events", "Observe", "Save", "run_training"]
 
 Events = Callable[[Row], None]
 """Called on rank 0 with every event; README.md lists the rows."""
@@ -39,6 +39,14 @@ Save = Callable[[Callable[[Path], None], int, dict[str, float]], str | None]
 
 ``write(folder)`` writes the files; it is called where `folder` shall appear and does nothing on ranks other
 than 0. May return a name for the checkpoint, which is shown to people.
+"""
+
+
+Observe = Callable[[int, Tensor], None]
+"""Called on every rank as ``observe(step, sample_ids)`` to see what it was trained on; for records and tests.
+
+First with the step that training goes on from and no ids, then after every step with the ids (int64, on the
+CPU) of this rank's real images in it.
 """
 
 
@@ -52,6 +60,7 @@ def run_training(
     save: Save,
     resume_from: Path | None = None,
     should_stop: Callable[[int], bool] | None = None,
+    observe: Observe | None = None,
 ) -> Row:
     """Train as `config` says, and return the `end` row (on every rank).
 
@@ -61,7 +70,7 @@ def run_training(
     `resume_from`: a checkpoint folder that every rank can read; the run continues with the next sample and
     equals the uninterrupted one, bit for bit on a CPU with equally many ranks and threads.
     `should_stop(step)` is asked on every rank after every step and must answer alike on all; on yes a
-    checkpoint is saved and the run ends with `stopped` true.
+    checkpoint is saved and the run ends with `stopped` true. `observe` is called before that.
 
     Raises:
         RunError: loss or gradients are not finite; no process group; DeepSpeed cannot run here.
@@ -72,7 +81,7 @@ def run_training(
     try:
         if resume_from is not None:
             loop.resume(read_checkpoint(resume_from))
-        return loop.run(should_stop or (lambda step: False))
+        return loop.run(should_stop or (lambda step: False), observe or (lambda step, sample_ids: None))
     finally:
         loop.engine.close()
 
@@ -125,15 +134,17 @@ class _Loop:
         self.engine.load(checkpoint.engine)
         self.step = self.resumed_step = checkpoint.step
 
-    def run(self, should_stop: Callable[[int], bool]) -> Row:
+    def run(self, should_stop: Callable[[int], bool], observe: Observe) -> Row:
         """Do all steps that are left, and return the `end` row."""
         self._begin()
+        observe(self.step, torch.empty(0, dtype=torch.int64))
         per_epoch = self.stream.steps_per_epoch
         stopped = False
         while self.step < self.total_steps and not stopped:
             epoch, start = divmod(self.step, per_epoch)
             for batch in self.stream.epoch(epoch, start):
                 self._train(batch.to(self.device), epoch)
+                observe(self.step, batch.sample_ids[batch.weights > 0])
                 # asked on every rank, and void after the last step: that run is done
                 stopped = should_stop(self.step) and self.step < self.total_steps
                 self._after_step(stopped)

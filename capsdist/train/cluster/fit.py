@@ -22,7 +22,7 @@ from capsdist.train.cluster.events import FailureReporter, open_mailbox
 from capsdist.train.cluster.locks import Lock
 from capsdist.train.cluster.preflight import Placement
 from capsdist.train.cluster.stop import StopSignals, patience_s
-from capsdist.train.cluster.worker import Fault, Job, train_worker
+from capsdist.train.cluster.worker import Fault, Job, Observer, train_worker
 from capsdist.train.metrics import Row
 
 __all__ = ["fit"]
@@ -38,6 +38,7 @@ def fit(
     signals: StopSignals,
     lock: Lock,
     fault: Fault | None = None,
+    observer: Observer | None = None,
 ) -> Row | None:
     """Train and return rank 0's last row, or None if a signal ended the run before a last checkpoint.
 
@@ -53,6 +54,7 @@ def fit(
         threads=placement.threads,
         mailbox=mailbox,
         fault=fault,
+        observer=observer,
     )
     thread = _FitThread(_trainer(config, placement, job))
     patience = time.monotonic() + _PATIENCE_S

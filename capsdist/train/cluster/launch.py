@@ -24,21 +24,27 @@ from capsdist.train.cluster.stop import StopSignals, job_warning
 from capsdist.train.metrics import METRICS_NAME, Row, parse_metrics
 
 if TYPE_CHECKING:
-    from capsdist.train.cluster.worker import Fault
+    from capsdist.train.cluster.worker import Fault, Observer
 
 __all__ = ["launch"]
 
 Show = Callable[[Row], None]
 
 
-def launch(config: Config, *, display: Show | None = None, fault: Fault | None = None) -> RunSummary:
+def launch(
+    config: Config,
+    *,
+    display: Show | None = None,
+    fault: Fault | None = None,
+    observer: Observer | None = None,
+) -> RunSummary:
     """Train what `config` describes and return the summary of the run, which also becomes its result.json.
 
     A name that exists already is continued from its newest checkpoint; a finished run returns at once.
     Joins the cluster that RAY_ADDRESS names, else starts Ray on this machine and ends it. Ctrl-C and SIGTERM
     (in the main thread) end the run with status "stopped", after a last checkpoint if it has begun to train;
     a second signal ends it without. `display` gets every row of events (default: `Display`); `fault` makes
-    workers fail on purpose.
+    workers fail on purpose, `observer` sees which samples they train on.
 
     Raises:
         ConfigError: the configuration is invalid, does not fit this machine, or is not that of the run.
@@ -51,8 +57,8 @@ def launch(config: Config, *, display: Show | None = None, fault: Fault | None =
         from capsdist.train.display import Display
 
         with Display() as show:
-            return launch(config, display=show, fault=fault)
-    attempt = _Attempt(preflight.absolute(validate(config)), display, fault)
+            return launch(config, display=show, fault=fault, observer=observer)
+    attempt = _Attempt(preflight.absolute(validate(config)), display, fault, observer)
     with StopSignals() as signals:
         try:
             return attempt.launch(signals)
@@ -63,8 +69,8 @@ def launch(config: Config, *, display: Show | None = None, fault: Fault | None =
 class _Attempt:
     """One start of a run; `summary`: what has become of it, once that is decided."""
 
-    def __init__(self, config: Config, display: Show, fault: Fault | None) -> None:
-        self.config, self.display, self.fault = config, display, fault
+    def __init__(self, config: Config, display: Show, fault: Fault | None, observer: Observer | None) -> None:
+        self.config, self.display, self.fault, self.observer = config, display, fault, observer
         self.run = RunFolder(preflight.run_place(config))
         self.summary: RunSummary | None = None
         self._began = time.monotonic()
@@ -138,7 +144,7 @@ class _Attempt:
         from capsdist.train.cluster.fit import fit
 
         try:
-            return fit(self.config, placement, self.display, signals, lock, self.fault)
+            return fit(self.config, placement, self.display, signals, lock, self.fault, self.observer)
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
             with contextlib.suppress(RunError):
                 self.run.files.write(STORY, f"{error}\n".encode())

@@ -7,6 +7,7 @@ where the run lies and becomes known to Ray, and whether to stop.
 from __future__ import annotations
 
 import contextlib
+import functools
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import torch
+from torch import Tensor
 
 from capsdist.config import Config
 from capsdist.errors import MemoryExhaustedError, RunError
@@ -31,10 +33,13 @@ from capsdist.train.cluster.stop import StopPoll
 from capsdist.train.loop import Events, run_training
 from capsdist.train.metrics import Row
 
-__all__ = ["Fault", "Job", "train_worker"]
+__all__ = ["Fault", "Job", "Observer", "train_worker"]
 
 Fault = Callable[[int, int], None]
 """Called as fault(rank, step) after every step, to fail there on purpose: tests and fault campaigns."""
+
+Observer = Callable[[int, int, Tensor], None]
+"""Called as observer(rank, step, sample_ids) before that: what was trained on; see `loop.Observe`."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class Job:
     threads: int
     mailbox: Any
     fault: Fault | None
+    observer: Observer | None
 
 
 def train_worker(settings: dict[str, Any]) -> Row:
@@ -89,6 +95,7 @@ def train_worker(settings: dict[str, Any]) -> Row:
                 save=_Saver(config, files, record),
                 resume_from=whole.folder if whole else None,
                 should_stop=should_stop,
+                observe=job.observer and functools.partial(job.observer, rank),
             )
     send.flush()  # the driver has all rows when the run is over
     return end
