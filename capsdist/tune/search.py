@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -71,6 +72,10 @@ def run_trials(plan: Plan, journal: Journal, source: Source, show: Show, lock: L
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    # Tune would copy the driver's AWS keys into the runtime environment of its trials, which Ray writes into
+    # a log and shows in its dashboard. Nodes have keys of their own, as for any run.
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in names if not name.startswith("AWS_")}
     keeper = _Keeper(journal, source, show, lock)
     # Tune's own state: the journal is what is read again, so no other machine has to see it.
     with tempfile.TemporaryDirectory(prefix="capsdist-", ignore_cleanup_errors=True) as folder:
