@@ -69,6 +69,19 @@ class Run:
         """Return rows of the run's own record."""
         return [row for row in read_metrics(self.folder / "metrics.jsonl") if row["kind"] == kind]
 
+    def reached(self, timeout_s: float = 90) -> tuple[str, int]:
+        """Wait for the fault's place; return host and process of the rank that is there."""
+        over: list[Row] = []
+
+        def there() -> bool:
+            over.extend(self.rows("result", "error"))
+            return bool(over) or self.fault.reached() is not None
+
+        wait_until(there, f"{self.fault} came to its place", timeout_s)
+        place = self.fault.reached()
+        assert place, over
+        return place
+
     def end(self, timeout_s: float = 120) -> Row:
         """Wait until the run is over; return the row that says how it ended."""
         wait_until(lambda: self.rows("result", "error"), f"run {self.fault.folder} ended", timeout_s)
@@ -128,6 +141,16 @@ class RayCluster:
 
         with ThreadPoolExecutor(len(self.workers)) as pool:
             list(pool.map(put_right, self.workers))
+        self._wait_for_cpus(2 * len(self.workers))
+
+    def lose_one(self) -> None:
+        """Have one host less, and Ray know it."""
+        self.workers[0].run("pkill -KILL -x raylet")
+        self._wait_for_cpus(2 * len(self.workers) - 2)
+
+    def _wait_for_cpus(self, number: int) -> None:
+        path = self.place / "orders" / "cpus"
+        wait_until(lambda: path.exists() and path.read_text() == str(number), f"Ray knew of {number} CPUs")
 
     def launch(
         self, name: str, *, cores: float = WHOLE_HOST, cluster: dict[str, Any] | None = None, **wish: Any
@@ -143,7 +166,13 @@ class RayCluster:
             self.place / "data", folder, "run", epochs=1, log_every_steps=1,
             cluster=Cluster.model_validate({"cpus_per_worker": cores} | (cluster or {})), **wish,
         )  # fmt: skip
-        fault = Scripted(str(folder), **script)
+        return self._order(config, Scripted(str(folder), **script))
+
+    def launch_again(self, run: Run) -> Run:
+        """Have the driver launch the same run once more; its fault does not strike twice."""
+        return self._order(run.config, run.fault)
+
+    def _order(self, config: Config, fault: Scripted) -> Run:
         order = self.place / "orders" / f"{self.num_runs}.json"
         self.num_runs += 1
         partial = order.with_suffix(".partial")

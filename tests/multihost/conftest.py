@@ -1,4 +1,4 @@
-"""One Ray cluster of four hosts for all tests of this folder, and the run that all others are compared with."""
+"""One Ray cluster of four hosts for all tests of this folder, and the run that others are compared with."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The driver on the head: launches one run after another in one process, as a notebook would.
 
 Command: run_orders.py ORDERS, a folder on shared storage: every `N.json` in it, N from 0, is launched in its
-turn, its rows go to `N.rows`. One process for all spares the seconds that torch and Ray take to import.
+turn, its rows go to `N.rows`. One process for all spares the seconds that torch and Ray take to import. In
+between it writes to `cpus` how many the cluster has, as Ray knows it.
 """
 
 from __future__ import annotations
@@ -43,13 +44,14 @@ def main() -> None:
     import ray
 
     ray.init(log_to_driver=False)
-    number = 0
+    orders, number = Path(sys.argv[1]), 0
     while True:
-        order = Path(sys.argv[1]) / f"{number}.json"
-        if order.exists():
+        if (order := orders / f"{number}.json").exists():
             carry_out(order)
             number += 1
-        time.sleep(0.05)
+        (orders / "cpus.partial").write_text(f"{ray.cluster_resources().get('CPU', 0):g}")
+        (orders / "cpus.partial").rename(orders / "cpus")
+        time.sleep(0.1)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ def losses(run: Run) -> list[float]:
 def hosts_by_rank(run: Run) -> list[str]:
     """Which host each rank was on, for the whole run."""
     return [
-        host for rank in (0, 1) for host in sorted({each.host for each in run.fault.steps() if each.rank == rank})
+        host
+        for rank in (0, 1)
+        for host in sorted({each.host for each in run.fault.steps() if each.rank == rank})
     ]
 
 
