@@ -185,6 +185,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_what_is_passed_over_is_named(w
 def test_workers_that_never_come_end_the_wait(tiny_root, storage):
     cluster = Cluster(cpus_per_worker=2, controller_failure_limit=0, worker_start_timeout_s=3)
     with pytest.raises(
-        RunError, match=r"train.workers=2: .* 2 workers with 2 CPU each in 1 x 3 s; lower --train"
+        RunError,
+        match=r"train.workers=2: .* 2 workers with 2 CPU each in 1 x 3 s, and has 2 CPU and 0 GPU now; lower",
     ):
         launch(tiny_config(tiny_root, storage, "waiting", cluster=cluster), display=Rows())

@@ -25,7 +25,7 @@ from capsdist.train.cluster.stop import StopSignals, patience_s
 from capsdist.train.cluster.worker import Fault, Job, Observer, train_worker
 from capsdist.train.metrics import Row
 
-__all__ = ["fit"]
+__all__ = ["fit", "room"]
 
 _WAIT_S = 0.2  # between two looks into the mailbox
 _PATIENCE_S = 45.0  # without a sign of life from the workers
@@ -71,7 +71,8 @@ def fit(
             lock.check()
             show_rows()
             if time.monotonic() > patience:
-                show({"kind": "status", "message": f"still waiting for {placement}; {_room()}"})
+                message = f"still waiting for {placement}; the cluster has {room()} now"
+                show({"kind": "status", "message": message})
                 patience = math.inf
             wish.wait(_WAIT_S)
         if thread.is_alive():
@@ -88,10 +89,10 @@ def fit(
     return thread.result()
 
 
-def _room() -> str:
-    """What the cluster has now."""
+def room() -> str:
+    """Return what the cluster has now, in words."""
     have = ray.cluster_resources()
-    return f"the cluster has {have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU now"
+    return f"{have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU"
 
 
 def _trainer(config: Config, placement: Placement, job: Job) -> TorchTrainer:

@@ -141,7 +141,7 @@ class _Attempt:
         import ray.exceptions
         import ray.train
 
-        from capsdist.train.cluster.fit import fit
+        from capsdist.train.cluster.fit import fit, room
 
         try:
             return fit(self.config, placement, self.display, signals, lock, self.fault, self.observer)
@@ -152,7 +152,7 @@ class _Attempt:
             if isinstance(cause, CapsdistError):
                 raise cause from None
             if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
-                raise RunError(_not_enough(self.config, placement)) from None
+                raise RunError(_not_enough(self.config, placement, room())) from None
             raise RunError(
                 f"run {self.run.name!r} failed: {one_line(rank, cause)}; the whole story is in "
                 f"{self.run.files.path(STORY)}, the same command goes on from the newest checkpoint"
@@ -162,9 +162,10 @@ class _Attempt:
         self.display({"kind": "status", "message": message})
 
 
-def _not_enough(config: Config, placement: Placement) -> str:
+def _not_enough(config: Config, placement: Placement, room: str) -> str:
     attempts, seconds = config.cluster.controller_failure_limit + 1, config.cluster.worker_start_timeout_s
     return (
         f"train.workers={placement.workers}: the cluster did not bring up {placement} in {attempts} x "
-        f"{seconds:g} s; lower --train.workers, let it grow, or raise --cluster.worker-start-timeout-s"
+        f"{seconds:g} s, and has {room} now; lower --train.workers, let it grow, or raise "
+        "--cluster.worker-start-timeout-s"
     )
