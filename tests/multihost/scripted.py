@@ -32,7 +32,7 @@ class Scripted:
 
     folder: on shared storage; `steps` in it lists what was done, `reached` says who has come to the place.
     what: "nothing"; "die": SIGKILL; "wait" until there is a file `go on`; "freeze in saving": SIGSTOP when
-    the checkpoint after this step is written, and all ranks have agreed on it, but not yet renamed to what it is.
+    the checkpoint after this step is written, and all ranks have agreed on it, but not yet renamed.
     """
 
     folder: str
