@@ -1,0 +1,54 @@
+"""Count what scripted faults cost: samples lost or trained on twice, runs that end with other bits."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import tyro
+
+from capsdist.bench.campaign import fault_figures, passed
+from capsdist.bench.faults import SAMPLE, random_faults
+from capsdist.bench.record import write_record
+from capsdist.bench.tiny import CHECKPOINT_EVERY, WORKERS
+
+RECORDS = Path(__file__).parent / "records"
+GOALS = ("faults_injected", "samples_lost", "samples_doubled", "runs_diverged")
+
+
+def main(faults: int = 12, seed: int = 0, goals: bool = False, record: bool = False) -> int:
+    """Run training on 2 workers into scripted faults; the last line is one JSON object.
+
+    Exit status 1 if a fault did not strike, or if samples were lost or doubled or a run diverged.
+
+    Args:
+        faults: Faults to inject, in runs of at most 6; 15 to 20 s each.
+        seed: Seed that decides which faults, where and in which order.
+        goals: Five faults of four kinds in one run, always the same.
+        record: Write a record below jobs/records.
+    """
+    scripts = (
+        [SAMPLE] if goals else random_faults(seed, faults, ranks=WORKERS, checkpoint_every=CHECKPOINT_EVERY)
+    )
+    log: list[str] = []
+    began = time.monotonic()
+
+    def say(text: str) -> None:
+        log.append(f"{time.monotonic() - began:6.1f} s  {text}")
+        print(log[-1], flush=True)
+
+    figures = fault_figures(scripts, say)
+    last_lines = [*(f"{name} {figures[name]}" for name in GOALS), json.dumps(figures)]
+    if record:
+        config = {"seed": None if goals else seed, "workers": WORKERS, "scripts": scripts}
+        what, text = "faults" if goals else "faults-campaign", "\n".join([*log, *last_lines, ""])
+        folder = write_record(RECORDS, what, config=config, figures=figures, log=text)
+        print("recorded in", folder)
+    print("\n".join(last_lines))
+    return 0 if passed(figures, sum(map(len, scripts))) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))
