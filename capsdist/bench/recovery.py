@@ -18,23 +18,14 @@ from capsdist.bench.lineage import Attempt
 from capsdist.bench.tiny import WORKERS
 from capsdist.train.cluster.session import prepare_ray
 
-__all__ = ["FAST_HEALTH", "recovery_figures", "standstill_s"]
+__all__ = ["FAULTS", "recovery_figures", "standstill_s"]
 
 FAULTS = (Fault("kill", 1, 18), Fault("host", 1, 43))
 
-# What cluster/onprem.yaml sets for the head: a node that does not answer is given up after 2 to 4 s.
-FAST_HEALTH = {
-    "RAY_health_check_initial_delay_ms": "1000",
-    "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-}
 _OBJECT_STORE_BYTES = 100_000_000
 
 
-def recovery_figures(
-    *, repeats: int, fast_health: bool, say: Callable[[str], None]
-) -> dict[str, list[float] | int]:
+def recovery_figures(*, repeats: int, say: Callable[[str], None]) -> dict[str, list[float] | int]:
     """Return the seconds from each fault to the next optimizer step, of `repeats` runs that have both.
 
     Returns:
@@ -45,7 +36,7 @@ def recovery_figures(
     verdicts: list[Verdict] = []
     with open_bench() as bench:
         for number in range(repeats):
-            with _nodes(FAST_HEALTH if fast_health else {}):
+            with _nodes():
                 verdicts.append(bench.run(f"run-{number}", FAULTS, say))
             say(describe(verdicts[-1]))
             for mark in verdicts[-1].marks:
@@ -75,12 +66,9 @@ def standstill_s(mark: Mark, attempts: dict[int, list[Attempt]]) -> float:
 
 
 @contextmanager
-def _nodes(settings: dict[str, str]) -> Iterator[None]:
-    """Run a head without cores, and nodes of one core: one a worker, and a spare; `launch` joins them.
-
-    `settings`: environment of the head.
-    """
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder, _environment(settings, folder):
+def _nodes() -> Iterator[None]:
+    """Run a head without cores, and nodes of one core: one a worker, and a spare; `launch` joins them."""
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, _environment(folder):
         prepare_ray()
         from ray.cluster_utils import Cluster
 
@@ -96,12 +84,9 @@ def _nodes(settings: dict[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def _environment(settings: dict[str, str], folder: str) -> Iterator[None]:
+def _environment(folder: str) -> Iterator[None]:
     before = dict(os.environ)
-    os.environ |= settings | {
-        "RAY_TMPDIR": folder,
-        "RAY_ADDRESS": "local",
-    }
+    os.environ |= {"RAY_TMPDIR": folder, "RAY_ADDRESS": "local"}
     try:
         yield
     finally:
