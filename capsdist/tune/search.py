@@ -26,6 +26,7 @@ from capsdist.errors import CapsdistError, RunError
 from capsdist.train.cluster import launch
 from capsdist.train.cluster.failure import is_out_of_memory, one_line, root_cause
 from capsdist.train.cluster.locks import Lock
+from capsdist.train.cluster.session import API_ADDRESS
 from capsdist.train.metrics import Row
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal, Trial
 from capsdist.tune.source import Source
@@ -73,9 +74,10 @@ def run_trials(plan: Plan, journal: Journal, source: Source, show: Show, lock: L
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     # Tune would copy the driver's AWS keys into the runtime environment of its trials, which Ray writes into
-    # a log and shows in its dashboard. Nodes have keys of their own, as for any run.
-    names = class_cache.ENV_VARS_TO_PROPAGATE
-    class_cache.ENV_VARS_TO_PROPAGATE = {name for name in names if not name.startswith("AWS_")}
+    # a log and shows in its dashboard. Nodes have keys of their own, as for any run. But what frees the
+    # workers of a stopped trial has to know which Ray it belongs to, if there are several on this machine.
+    names = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE = names | {API_ADDRESS}
     keeper = _Keeper(journal, source, show, lock)
     # Tune's own state: the journal is what is read again, so no other machine has to see it.
     with tempfile.TemporaryDirectory(prefix="capsdist-", ignore_cleanup_errors=True) as folder:

@@ -71,8 +71,31 @@ def one_ended_and_one_under_way(history: History) -> bool:
     return bool(history.ended()) and any(trial.step >= 320 for trial in history.running())
 
 
+OTHER_RAY = """
+import ray
+ray.init("local", num_cpus=0, include_dashboard=False, log_to_driver=False)
+print("ready", flush=True)
+input()
+"""
+
+
 @pytest.fixture(scope="module")
-def killed(place: Path, env: dict[str, str]) -> tuple[History, History, subprocess.CompletedProcess[str]]:
+def another_ray(env: dict[str, str]) -> Iterator[None]:
+    """A Ray of somebody else on this machine, which nothing of ours may take for its own."""
+    command = [sys.executable, "-c", OTHER_RAY]
+    with subprocess.Popen(
+        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as other:
+        assert other.stdout is not None
+        assert "ready" in other.stdout.readline()
+        yield
+        other.communicate("\n")
+
+
+@pytest.fixture(scope="module")
+def killed(
+    place: Path, env: dict[str, str], another_ray: None
+) -> tuple[History, History, subprocess.CompletedProcess[str]]:
     """A search killed by SIGKILL and started again: what it knew then, what at the end, and its output."""
     folder = place / "runs" / "killed"
     job = start(place, env)
@@ -169,6 +192,40 @@ def test_the_printed_command_trains_what_was_found(killed, place, env):
     assert stored["optim"] == best["config"]["optim"]
     figure = trained.stdout.splitlines()[-1].split()[1]
     assert figure == f"{best['error_percent']:.2f}"
+
+
+@pytest.fixture
+def neighbour(env: dict[str, str]) -> Iterator[None]:
+    """Another Ray on this machine, as that of another user, at another place."""
+    code = "import ray; ray.init('local', num_cpus=1, include_dashboard=False); print(flush=True); input()"
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as tmp:
+        place = {**env, "RAY_TMPDIR": tmp, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+        with subprocess.Popen(
+            [sys.executable, "-c", code], env=place, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        ) as ray:
+            assert ray.stdin
+            assert ray.stdout
+            ray.stdout.readline()
+            yield
+            ray.stdin.close()
+
+
+@pytest.mark.usefixtures("neighbour")
+def test_stopped_trials_leave_their_workers_to_the_next_though_there_is_another_ray(place, env):
+    flags = [
+        "--train.name=beside", "--train.workers=2", "--train.epochs=64", "--search.concurrency=1",
+        "--search.grace-steps=8", "--train.validate-every-steps=8", "--train.checkpoint-every-steps=8",
+        "--cluster.worker-start-timeout-s=10",
+    ]  # fmt: skip
+    space = ["--space.learning-rate", "0.001", "0.002", "0.003", "0.004"]
+    done = run_job_file("tune_routing.py", *FLAGS, *flags, *space, cwd=place, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    history = Journal(LocalFiles(place / "runs" / "beside")).history
+    statuses = [trial.status for trial in history.trials.values()]
+    assert set(statuses) == {FINISHED, STOPPED}, done.stdout
+    assert (
+        STOPPED in statuses[:-1]
+    )  # six decisions about each of three trials: one before the last is stopped
 
 
 def test_a_trial_without_memory_is_recorded_and_the_search_goes_on(place, env):

@@ -15,7 +15,10 @@ from capsdist.config import Config
 from capsdist.errors import RunError
 from capsdist.train.cluster.preflight import Machine
 
-__all__ = ["names_cluster", "prepare_ray", "ray_session"]
+__all__ = ["API_ADDRESS", "names_cluster", "prepare_ray", "ray_session"]
+
+API_ADDRESS = "RAY_API_SERVER_ADDRESS"
+"""Names Ray's state API; without it that is looked for on the whole machine, in vain if there are two Rays."""
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -67,23 +70,23 @@ def ray_session(
         settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     import ray
 
-    with _environment(settings):
-        joined = ray.is_initialized()
-        if not joined:
-            _init(machine, dashboard)
-        try:
-            yield ray.cluster_resources()
-        finally:
-            if not joined:
-                ray.shutdown()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_environment(settings))
+        if not ray.is_initialized():
+            url = _init(machine, dashboard)
+            stack.callback(ray.shutdown)
+            if machine is not None and url:
+                stack.enter_context(_environment({API_ADDRESS: f"http://{url}"}))
+        yield ray.cluster_resources()
 
 
-def _init(machine: Machine | None, dashboard: bool) -> None:
+def _init(machine: Machine | None, dashboard: bool) -> str | None:
+    """Start or join Ray; return host and port of its dashboard."""
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     if machine is not None:
-        ray.init(
+        started = ray.init(
             "local",
             num_cpus=machine.cores,
             num_gpus=machine.gpus,
@@ -91,10 +94,10 @@ def _init(machine: Machine | None, dashboard: bool) -> None:
             dashboard_host="127.0.0.1",
             **quiet,
         )
-        return
+        return started.dashboard_url
     address = os.environ["RAY_ADDRESS"]
     try:
-        ray.init(**quiet)
+        return ray.init(**quiet).dashboard_url
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(
