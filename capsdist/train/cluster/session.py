@@ -18,7 +18,7 @@ from capsdist.train.cluster.preflight import Machine
 __all__ = ["API_ADDRESS", "names_cluster", "prepare_ray", "ray_session"]
 
 API_ADDRESS = "RAY_API_SERVER_ADDRESS"
-"""Names Ray's state API; without it that is looked for on the whole machine, in vain if there are two Rays."""
+"""Names Ray's state API; else it is looked for on the whole machine, in vain if there are two Rays."""
 
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
