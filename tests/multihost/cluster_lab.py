@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,14 @@ from scripted import Scripted
 from capsdist.config import Cluster, Config
 from capsdist.train.metrics import Row, parse_metrics, read_metrics
 
-__all__ = ["EXTENSIONS", "LAST_STEP", "RayCluster", "Run", "contents", "raylet", "wait_until"]
+__all__ = [
+    "EXTENSIONS", "HALF_A_HOST", "HOST_CPUS", "LAST_STEP", "RayCluster", "Run", "contents", "raylet",
+    "wait_until",
+]  # fmt: skip
 
 LAST_STEP = 8
-# Cores that a worker asks for, of the 2 that each host has; torch has one thread in both cases.
+HOST_CPUS = 2
+# Cores that a worker asks for; torch has one thread in both cases.
 WHOLE_HOST, HALF_A_HOST = 1.5, 1.0
 # DeepSpeed's compiled extension: /root is private on every host, and compiling takes a minute.
 EXTENSIONS = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache/torch_extensions"))
@@ -101,6 +105,7 @@ class RayCluster:
     lab: Lab
     place: Path
     num_runs: int = 0
+    cut_off: list[Host] = field(default_factory=list)
 
     @property
     def head(self) -> Host:
@@ -122,35 +127,48 @@ class RayCluster:
         start_ray(self.head, self.head, cpus=0, env=FAST_HEALTH)
         (self.place / "orders").mkdir()
         driver = Path(__file__).with_name("run_orders.py")
+        settings = {"RAY_ADDRESS": f"{self.head.ip}:6379", "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0"}
         with (self.place / "driver.log").open("w") as log:
-            self.head.start(
-                f"exec python -u {driver} {self.place}/orders",
-                log,
-                env={"RAY_ADDRESS": f"{self.head.ip}:6379"},
-            )
+            self.head.start(f"exec python -u {driver} {self.place}/orders", log, env=settings)
         self.repair()
 
     def repair(self) -> None:
-        """Plug in all cables, and start Ray on the hosts where a test has ended it."""
+        """Bring back the hosts that tests have lost."""
 
         def put_right(host: Host) -> None:
-            host.cable(plugged=True)
+            if host in self.cut_off:
+                host.run("ray stop --force", check=False)
+                host.cable(plugged=True)
             if not raylet(host):
                 host.run("ray stop --force", check=False)
-                start_ray(host, self.head, cpus=2, env=FAST_HEALTH)
+                start_ray(host, self.head, cpus=HOST_CPUS, env=FAST_HEALTH)
 
         with ThreadPoolExecutor(len(self.workers)) as pool:
             list(pool.map(put_right, self.workers))
-        self._wait_for_cpus(2 * len(self.workers))
+        self.cut_off.clear()
+        self._wait_for_cpus(HOST_CPUS * len(self.workers))
 
-    def lose_one(self) -> None:
-        """Have one host less, and Ray know it."""
-        self.workers[0].run("pkill -KILL -x raylet")
-        self._wait_for_cpus(2 * len(self.workers) - 2)
+    def lose_spares(self) -> None:
+        """Have two hosts left, and Ray know it."""
+        if self.num_cpus() < 2 * HOST_CPUS:
+            self.repair()
+        if self.num_cpus() > 2 * HOST_CPUS:
+            self.workers[0].run("pkill -KILL -x raylet")
+            self._wait_for_cpus(2 * HOST_CPUS)
+
+    def cut(self, host: Host) -> None:
+        """Pull the cable of a host, which Ray will give up."""
+        host.cable(plugged=False)
+        self.cut_off.append(host)
+
+    def num_cpus(self) -> int:
+        """Return how many CPUs Ray knows of, once the driver has nothing to do."""
+        path = self.place / "orders" / "cpus"
+        wait_until(path.exists, "the driver answered")
+        return int(path.read_text())
 
     def _wait_for_cpus(self, number: int) -> None:
-        path = self.place / "orders" / "cpus"
-        wait_until(lambda: path.exists() and path.read_text() == str(number), f"Ray knew of {number} CPUs")
+        wait_until(lambda: self.num_cpus() == number, f"Ray knew of {number} CPUs")
 
     def launch(
         self, name: str, *, cores: float = WHOLE_HOST, cluster: dict[str, Any] | None = None, **wish: Any
@@ -166,13 +184,7 @@ class RayCluster:
             self.place / "data", folder, "run", epochs=1, log_every_steps=1,
             cluster=Cluster.model_validate({"cpus_per_worker": cores} | (cluster or {})), **wish,
         )  # fmt: skip
-        return self._order(config, Scripted(str(folder), **script))
-
-    def launch_again(self, run: Run) -> Run:
-        """Have the driver launch the same run once more; its fault does not strike twice."""
-        return self._order(run.config, run.fault)
-
-    def _order(self, config: Config, fault: Scripted) -> Run:
+        fault = Scripted(str(folder), **script)
         order = self.place / "orders" / f"{self.num_runs}.json"
         self.num_runs += 1
         partial = order.with_suffix(".partial")

@@ -47,6 +47,7 @@ def main() -> None:
     orders, number = Path(sys.argv[1]), 0
     while True:
         if (order := orders / f"{number}.json").exists():
+            (orders / "cpus").unlink(missing_ok=True)
             carry_out(order)
             number += 1
         (orders / "cpus.partial").write_text(f"{ray.cluster_resources().get('CPU', 0):g}")

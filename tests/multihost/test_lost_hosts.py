@@ -7,13 +7,15 @@ gone on from the checkpoint before it.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cluster_lab import RayCluster, Run, contents, raylet, wait_until
+from cluster_lab import HOST_CPUS, RayCluster, Run, contents, wait_until
 from hosts import Host, unavailable
 from job_helpers import assert_same_state
 
+from capsdist.train.cluster import RunFolder
 from capsdist.train.metrics import Row
 
 pytestmark = [
@@ -21,7 +23,19 @@ pytestmark = [
     pytest.mark.skipif(unavailable() is not None, reason=str(unavailable())),
 ]
 TIMES = {"images_per_s", "step_time_s", "eta_s", "time_s", "seconds", "wall_time_s"}
+TWO_TRIES = {"worker_start_timeout_s": 3, "controller_failure_limit": 1}
+ONE_TRY = {"worker_start_timeout_s": 1, "controller_failure_limit": 0}
 RESTART = {"worker_start_timeout_s": 15}  # Ray may try once with a host that it does not know to be lost
+
+
+@dataclass(frozen=True)
+class CutOff:
+    """A run that lost a host; its worker's process there; what the run's folder held when it was over."""
+
+    run: Run
+    host: Host
+    pid: int
+    left: dict[str, str]
 
 
 def trained(run: Run) -> list[Row]:
@@ -42,6 +56,21 @@ def assert_recovered(run: Run, undisturbed: Run, *, resumed: int) -> None:
     assert checkpoints(run) == checkpoints(undisturbed)
     assert_same_state(run.folder, undisturbed.folder)
     assert trained(run) == trained(undisturbed)
+
+
+def assert_not_enough(run: Run, *, workers: int, have: int) -> None:
+    """The run ended with one line that names what it needs and what there is."""
+    end = run.end(60)
+    assert (end["kind"], end.get("type")) == ("error", "RunError"), end
+    limits = run.config.cluster
+    times = f"{limits.controller_failure_limit + 1} x {limits.worker_start_timeout_s:g} s"
+    need = f"the cluster did not bring up {workers} workers with 1.5 CPU each in {times}"
+    said = f"train.workers={workers}: {need}, and has {have} CPU and 0 GPU now; lower --train.workers, "
+    assert end["message"].startswith(said), end
+    assert "\n" not in end["message"]
+    result = RunFolder(run.folder).read_result()
+    assert result is not None
+    assert (result.status, result.reason) == ("failed", end["message"])
 
 
 def hosts_of(run: Run, *, attempt: int) -> set[str]:
@@ -75,26 +104,49 @@ def test_a_host_whose_raylet_is_killed_is_replaced(cluster: RayCluster, undistur
     assert not runs(lost, pid)
 
 
-def test_a_host_cut_off_while_it_saves_is_replaced_and_changes_nothing_when_it_wakes_up(
-    cluster: RayCluster, undisturbed: Run
-) -> None:
-    run = cluster.launch("cut", what="freeze in saving", rank=0, step=6, cluster=RESTART)
+@pytest.fixture(scope="module")
+def cut(started_cluster: RayCluster) -> CutOff:
+    """A run that lost the host of rank 0 while that saved; then it wakes up, and gets its cable back."""
+    started_cluster.repair()
+    run = started_cluster.launch("cut", what="freeze in saving", rank=0, step=6, cluster=RESTART)
     name, pid = run.reached()
-    lost = cluster.host(name)
-    lost.cable(plugged=False)
+    host = started_cluster.host(name)
+    started_cluster.cut(host)
     run.done()
-    assert name not in hosts_of(run, attempt=1)
-    assert runs(lost, pid)
+    assert runs(host, pid)
     left = contents(run.folder)
-
     run.fault.go_on()
-    lost.run(f"kill -CONT {pid}")  # the old worker saves on: it has seen the shared folder all the time
+    host.run(f"kill -CONT {pid}")  # it saves on: it has seen the shared folder all the time
     time.sleep(1)
-    assert contents(run.folder) == left
-    lost.cable(plugged=True)
-    wait_until(lambda: not runs(lost, pid) and not raylet(lost), "the old worker ended with its raylet")
-    assert contents(run.folder) == left
-    assert_recovered(run, undisturbed, resumed=3)
+    host.cable(plugged=True)
+    return CutOff(run, host, pid, left)
+
+
+def test_a_host_cut_off_while_it_saves_is_replaced(cut: CutOff, undisturbed: Run) -> None:
+    assert_recovered(cut.run, undisturbed, resumed=3)
+    assert cut.host.name not in hosts_of(cut.run, attempt=1)
+
+
+def test_a_host_lost_without_a_spare_ends_the_run(started_cluster: RayCluster) -> None:
+    started_cluster.lose_spares()  # after the test before there is none
+    run = started_cluster.launch("no-spare", what="wait", rank=1, step=5, cluster=TWO_TRIES)
+    name, _ = run.reached()
+    started_cluster.host(name).run("pkill -KILL -x raylet")
+    assert_not_enough(run, workers=2, have=HOST_CPUS)
+    assert run.recorded("checkpoint")[-1]["step"] == 3
+
+
+def test_the_worker_of_a_host_that_was_cut_off_changes_nothing_and_ends(cut: CutOff) -> None:
+    wait_until(lambda: not runs(cut.host, cut.pid), "the old worker ended, with its raylet")
+    assert contents(cut.run.folder) == cut.left
+
+
+def test_more_workers_than_there_will_ever_be_are_waited_for_as_long_as_allowed(
+    started_cluster: RayCluster,
+) -> None:
+    have = started_cluster.num_cpus()
+    run = started_cluster.launch("too-many", workers=7, cluster=ONE_TRY)
+    assert_not_enough(run, workers=7, have=have)
 
 
 def test_a_write_would_be_seen(tmp_path: Path) -> None:
