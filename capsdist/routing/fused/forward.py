@@ -1,0 +1,215 @@
+"""Kernels of the forward pass. An iteration is `sum_totals`, then `finish_totals`.
+
+With V the sum of the parent poses so far, tile by tile, nothing of it written to memory:
+
+    agreement   b_ij = prior_ij + u_i . (W_ij V_j)     matrix product [BT, E] x [E, D * IT], then a dot over D
+    coupling    c_ij = softmax over j of b_ij          a tuple of J tiles [BT, IT], in registers
+    totals      s_j += W_ij^T (c_ij u_i)               matrix product [BT, D * IT] x [D * IT, E]
+
+A program takes BT images and one of `splits` ranges of children, and writes its part of the totals to
+[splits, J, B, E]; `finish_totals` adds the parts in their order, so that results are the same every time.
+Where J parents do not fit into registers, `normalise` goes over all j first and keeps one number a child,
+log sum_j exp(b_ij), and `sum_totals` takes PARENTS of the parents a program.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from capsdist.routing.fused.tiles import (
+    add_parents,
+    dot_children,
+    load_children,
+    load_parents,
+    load_poses,
+    load_priors,
+    load_weights,
+    scale_poses,
+    squash,
+    store_children,
+    store_parents,
+)
+
+__all__ = ["agreement", "finish_totals", "normalise", "softmax", "sum_parts", "sum_totals"]
+
+
+@triton.jit
+def agreement(
+    poses, weights, states, priors, parent, image, child, B,
+    I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
+    BT: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr,
+    COUPLED: tl.constexpr, HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Return the logits [BT, IT] of one parent; `poses` (fp32) and `weights` are tiles, `states` is V."""
+    logits = tl.zeros((BT, IT), tl.float32)
+    if COUPLED:
+        state = load_parents(states, parent, image, B, J, E, EP, BT, PARENTS)
+        logits = dot_children(tl.dot(state, weights, input_precision=PRECISION), poses, BT, DP, IT)
+    if HAS_PRIORS:
+        logits += load_priors(priors, parent, child, I, J, IT)[None, :]
+    return logits
+
+
+@triton.jit
+def softmax(logits, PARENTS: tl.constexpr, NONE: tl.constexpr):
+    """Return softmax and log-sum-exp of a tuple of PARENTS tiles, with one more logit of 0 if NONE."""
+    largest = logits[0]
+    for k in tl.static_range(1, PARENTS):
+        largest = tl.maximum(largest, logits[k])
+    if NONE:
+        largest = tl.maximum(largest, 0.0)
+    powers = ()
+    for k in tl.static_range(PARENTS):
+        powers = powers + (tl.exp(logits[k] - largest),)
+    total = powers[0]
+    for k in tl.static_range(1, PARENTS):
+        total += powers[k]
+    if NONE:
+        total += tl.exp(-largest)
+    scale = 1.0 / total
+    coupling = ()
+    for k in tl.static_range(PARENTS):
+        coupling = coupling + (powers[k] * scale,)
+    return coupling, largest + tl.log(total)
+
+
+@triton.jit
+def sum_totals(
+    poses, weights, states, priors, normalisers, parts, B, steps,
+    I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
+    BT: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr, NONE: tl.constexpr,
+    COUPLED: tl.constexpr, HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Write the parts [splits, J, B, E] of the totals; grid [tiles of images, splits, J / PARENTS].
+
+    A split is `steps` tiles of children. With PARENTS = J the coupling is normalised here, otherwise by
+    `normalisers` [B, I]. Without COUPLED and priors it is a constant, left to `finish_totals`.
+    """
+    image, split, first = tl.program_id(0) * BT, tl.program_id(1), tl.program_id(2) * PARENTS
+    sums = ()
+    for _ in tl.static_range(PARENTS):
+        sums = sums + (tl.zeros((BT, EP), tl.float32),)
+    for step in range(split * steps, tl.minimum((split + 1) * steps, tl.cdiv(I, IT))):
+        child = step * IT
+        tile = load_poses(poses, image, child, B, I, D, DP, BT, IT)
+        wide = tile.to(tl.float32)
+        matrices = ()
+        for k in tl.static_range(PARENTS):
+            matrices = matrices + (load_weights(weights, first + k, child, I, J, D, E, DP, EP, IT, PARENTS),)
+        given = ()  # to each parent: the poses times their coupling
+        if COUPLED or HAS_PRIORS:
+            coupling = ()
+            for k in tl.static_range(PARENTS):
+                coupling = coupling + (
+                    agreement(
+                        wide, matrices[k], states, priors, first + k, image, child, B,
+                        I, J, D, E, DP, EP, BT, IT, PARENTS, COUPLED, HAS_PRIORS, PRECISION,
+                    ),
+                )  # fmt: skip
+            if PARENTS == J:
+                coupling, _norm = softmax(coupling, PARENTS, NONE)
+            else:
+                norm = load_children(normalisers, image, child, B, float("inf"), I, BT, IT)
+                shares = ()
+                for k in tl.static_range(PARENTS):
+                    shares = shares + (tl.exp(coupling[k] - norm),)
+                coupling = shares
+            for k in tl.static_range(PARENTS):
+                given = given + (scale_poses(coupling[k], wide, BT, DP, IT).to(tile.dtype),)
+        else:
+            for _ in tl.static_range(PARENTS):
+                given = given + (tile,)
+        added = ()
+        for k in tl.static_range(PARENTS):
+            added = added + (add_parents(sums[k], given[k], matrices[k], PRECISION),)
+        sums = added
+    part = parts + tl.cast(split, tl.int64) * J * B * E
+    for k in tl.static_range(PARENTS):
+        store_parents(part, sums[k], first + k, image, B, J, E, EP, BT, PARENTS)
+
+
+@triton.jit
+def normalise(
+    poses, weights, states, d_totals, priors, normalisers, means, B,
+    I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
+    BT: tl.constexpr, IT: tl.constexpr, NONE: tl.constexpr,
+    COUPLED: tl.constexpr, HAS_PRIORS: tl.constexpr, SLOPES: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """Write log sum_j exp(b_ij) to normalisers [B, I]; with SLOPES also sum_j c_ij dc_ij to means [B, I].
+
+    Grid [tiles of images, tiles of children]; one pass over j that carries maximum and sums. dc_ij is
+    u_i . (W_ij ds_j), for the backward pass.
+    """
+    image, child = tl.program_id(0) * BT, tl.program_id(1) * IT
+    wide = load_poses(poses, image, child, B, I, D, DP, BT, IT).to(tl.float32)
+    if NONE:
+        largest, total = tl.zeros((BT, IT), tl.float32), tl.full((BT, IT), 1.0, tl.float32)
+    else:
+        largest, total = tl.full((BT, IT), float("-inf"), tl.float32), tl.zeros((BT, IT), tl.float32)
+    mean = tl.zeros((BT, IT), tl.float32)
+    for parent in range(J):
+        matrix = load_weights(weights, parent, child, I, J, D, E, DP, EP, IT, 1)
+        logits = agreement(
+            wide, matrix, states, priors, parent, image, child, B,
+            I, J, D, E, DP, EP, BT, IT, 1, COUPLED, HAS_PRIORS, PRECISION,
+        )  # fmt: skip
+        before = largest
+        largest = tl.maximum(before, logits)
+        shrink, power = tl.exp(before - largest), tl.exp(logits - largest)
+        total = total * shrink + power
+        if SLOPES:
+            d_total = load_parents(d_totals, parent, image, B, J, E, EP, BT, 1)
+            slope = dot_children(tl.dot(d_total, matrix, input_precision=PRECISION), wide, BT, DP, IT)
+            mean = mean * shrink + power * slope
+    store_children(normalisers, largest + tl.log(total), image, child, B, I, BT, IT)
+    if SLOPES:
+        store_children(means, mean / total, image, child, B, I, BT, IT)
+
+
+@triton.jit
+def sum_parts(
+    parts, image, parent, splits, B,
+    J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr,
+):  # fmt: skip
+    """Return the sum over all splits of a tile [ROWS, EP] of parts [splits, J, B, E], in a fixed order."""
+    images, columns = image + tl.arange(0, ROWS), tl.arange(0, EP)
+    offsets = (parent * B + images[:, None]) * E + columns[None, :]
+    inside = (images < B)[:, None] & (columns < E)[None, :]
+    total = tl.zeros((ROWS, EP), tl.float32)
+    for split in range(0, splits, AT_ONCE):
+        several = split + tl.arange(0, AT_ONCE)
+        places = several.to(tl.int64)[:, None, None] * J * B * E + offsets[None, :, :]
+        exist = (several < splits)[:, None, None] & inside[None, :, :]
+        total += tl.sum(tl.load(parts + places, exist, other=0.0), 0)
+    return total
+
+
+@triton.jit
+def finish_totals(
+    parts, bias, totals, state, operand, parent_poses, B, splits, scale,
+    J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr,
+    HAS_BIAS: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
+):  # fmt: skip
+    """Add up the parts: totals [J, B, E] = scale * sum + bias, and their squash v; grid [tiles of images, J].
+
+    LAST writes v to parent_poses [B, J, E]; otherwise V grows by v in `state` [J, B, E] (fp32) and is
+    rounded into `operand`, alike, for the next iteration's products.
+    """
+    image, parent = tl.program_id(0) * ROWS, tl.program_id(1)
+    total = scale * sum_parts(parts, image, parent, splits, B, J, E, EP, ROWS, AT_ONCE)
+    columns = tl.arange(0, EP)
+    if HAS_BIAS:
+        total += tl.load(bias + parent * E + columns, columns < E, other=0.0).to(tl.float32)[None, :]
+    store_parents(totals, total, parent, image, B, J, E, EP, ROWS, 1)
+    pose = squash(total)
+    if LAST:
+        images = image + tl.arange(0, ROWS)
+        offsets = (images.to(tl.int64)[:, None] * J + parent) * E + columns[None, :]
+        inside = (images < B)[:, None] & (columns < E)[None, :]
+        tl.store(parent_poses + offsets, pose.to(parent_poses.dtype.element_ty), inside)
+    else:
+        if not FIRST:
+            pose += load_parents(state, parent, image, B, J, E, EP, ROWS, 1)
+        store_parents(state, pose, parent, image, B, J, E, EP, ROWS, 1)
+        store_parents(operand, pose, parent, image, B, J, E, EP, ROWS, 1)
