@@ -128,7 +128,7 @@ def add_totals(stream: Stream, poses: Tensor, bias: Tensor | None, totals: Tenso
             if iteration == 0 and stream.starts_uniform:
                 _add_uniform_total(stream, tile, tile_poses, total)
             else:
-                _add_coupled_total(stream, tile, tile_poses, state, total)
+                _add_coupled_total(stream, tile, tile_poses, state if iteration else None, total)
         if stream.options.reduce is not None:
             stream.options.reduce(total)
         if bias is not None:
@@ -198,16 +198,24 @@ def _add_uniform_total(stream: Stream, tile: slice, poses: Tensor, total: Tensor
         total[parents].add_(by_parent, alpha=1 / stream.num_logits)
 
 
-def _add_coupled_total(stream: Stream, tile: slice, poses: Tensor, state: Tensor, total: Tensor) -> None:
-    """Add what the children of one tile give to total [J, b, E], coupled by their agreement with state."""
+def _add_coupled_total(
+    stream: Stream, tile: slice, poses: Tensor, state: Tensor | None, total: Tensor
+) -> None:
+    """Add what the children of one tile give to total [J, b, E], coupled by their agreement with state.
+
+    No state is one of zeros: priors alone make the coupling.
+    """
     take = stream.scratch.take
     for chunk, u in stream.chunks(poses):
         num_images, dim_child, num_children = u.shape
         logits, coupling = take("factors", 2, stream.num_logits, num_images, num_children)
-        for parents, weights in stream.pieces(tile):
-            products = take("products", len(weights), num_images, dim_child * num_children)
-            torch.bmm(state[parents, chunk], weights, out=products)
-            dot(products.view(len(weights), *u.shape), u, out=logits[parents])
+        if state is None:
+            logits.zero_()
+        else:
+            for parents, weights in stream.pieces(tile):
+                products = take("products", len(weights), num_images, dim_child * num_children)
+                torch.bmm(state[parents, chunk], weights, out=products)
+                dot(products.view(len(weights), *u.shape), u, out=logits[parents])
         stream.couple(tile, logits, out=coupling)
         for parents, weights in stream.pieces(tile):
             products = take("products", len(weights), num_images, dim_child * num_children)

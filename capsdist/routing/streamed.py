@@ -67,8 +67,8 @@ def route_streamed(
         [B, J, E] in the dtype of `child_poses`. Float64 is computed in float64, everything else in fp32,
         also under autocast.
 
-    Cost: 2R - 1 matrix products of 2 B I J D E FLOP forward, 5R - 3 backward; with log priors 2R and 5R.
-    Kept for the backward pass: the arguments and R B J E numbers. Scratch: bounded, see `tiling`.
+    Cost: 2R - 1 matrix products of 2 B I J D E FLOP forward, 5R - 3 backward, 5R with log priors. Kept
+    for the backward pass: the arguments and R B J E numbers. Scratch: bounded, see `tiling`.
 
     Raises:
         NotImplementedError: in a backward pass with create_graph=True; it is differentiable once.
