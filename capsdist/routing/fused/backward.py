@@ -18,6 +18,7 @@ iterations and images, with two numbers a child and iteration kept from before:
 In the first iteration V is 0: no G, no dV; without priors the coupling is a constant, and db not needed.
 """
 
+# ruff: noqa: E741 (I is the letter of the paper)
 from __future__ import annotations
 
 import triton
@@ -25,12 +26,14 @@ import triton.language as tl
 
 from capsdist.routing.fused.forward import agreement, softmax, sum_parts
 from capsdist.routing.fused.tiles import (
-    add_parents,
+    add_product,
     dot_children,
     load_children,
     load_parents,
     load_poses,
     load_weights,
+    multiply,
+    scale_operand,
     scale_poses,
     squash,
     squash_backward,
@@ -131,7 +134,7 @@ def sweep(
             mean = tl.zeros((BT, IT), tl.float32)
             for k in tl.static_range(J):
                 d_total = load_parents(d_totals, k, image, B, J, E, EP, BT, J)
-                product = tl.dot(d_total, matrices[k], input_precision=PRECISION)
+                product = multiply(d_total, matrices[k], PRECISION)
                 mean += coupling[k] * dot_children(product, wide, BT, DP, IT)
             # These stores also keep the compiler from holding all products in registers until they are
             # wanted again: what is loaded after a store is another value to it.
@@ -140,22 +143,22 @@ def sweep(
             added = ()
             for k in tl.static_range(J):
                 d_total = load_parents(d_totals, k, image, B, J, E, EP, BT, J)
-                product = tl.dot(d_total, matrices[k], input_precision=PRECISION)
+                product = multiply(d_total, matrices[k], PRECISION)
                 d_logits = coupling[k] * (dot_children(product, wide, BT, DP, IT) - mean)
                 d_tile += scale_poses(coupling[k], product, BT, DP, IT)
                 if COUPLED:
                     state = load_parents(states, k, image, B, J, E, EP, BT, J)
-                    product = tl.dot(state, matrices[k], input_precision=PRECISION)
+                    product = multiply(state, matrices[k], PRECISION)
                     d_tile += scale_poses(d_logits, product, BT, DP, IT)
-                    given = scale_poses(d_logits, wide, BT, DP, IT).to(tile.dtype)
-                    added = added + (add_parents(sums[k], given, matrices[k], PRECISION),)
+                    given = scale_operand(d_logits, tile, BT, DP, IT)
+                    added = added + (add_product(sums[k], given, tl.trans(matrices[k]), PRECISION),)
                 else:
                     added = added + (sums[k],)
             sums = added
         else:
             for k in tl.static_range(J):
                 d_total = load_parents(d_totals, k, image, B, J, E, EP, BT, J)
-                d_tile = tl.dot(d_total, matrices[k], d_tile, input_precision=PRECISION)
+                d_tile = add_product(d_tile, d_total, matrices[k], PRECISION)
             d_tile *= scale
         if ADD:
             d_tile += load_poses(d_before, image, child, B, I, D, DP, BT, IT)
@@ -191,10 +194,10 @@ def sum_poses_gradient(
             d_tile += scale_poses(coupling, product, BT, DP, IT)
             if COUPLED:
                 state = load_parents(states, parent, image, B, J, E, EP, BT, 1)
-                product = tl.dot(state, matrix, input_precision=PRECISION)
+                product = multiply(state, matrix, PRECISION)
                 d_tile += scale_poses(d_logits, product, BT, DP, IT)
         else:
-            d_tile = tl.dot(d_total, matrix, d_tile, input_precision=PRECISION)
+            d_tile = add_product(d_tile, d_total, matrix, PRECISION)
     if not (COUPLED or HAS_PRIORS):
         d_tile *= scale
     if ADD:
@@ -215,7 +218,7 @@ def slopes(
         I, J, D, E, DP, EP, BT, IT, PARENTS, COUPLED, HAS_PRIORS, PRECISION,
     )  # fmt: skip
     coupling = tl.exp(logits - norm)
-    product = tl.dot(d_total, matrix, input_precision=PRECISION)
+    product = multiply(d_total, matrix, PRECISION)
     return coupling, coupling * (dot_children(product, wide, BT, DP, IT) - mean), product
 
 
@@ -245,8 +248,8 @@ def sum_state_gradient(
                 wide, matrix, states, d_total, priors, norm, mean, first + k, image, child, B,
                 I, J, D, E, DP, EP, BT, IT, PARENTS, True, HAS_PRIORS, PRECISION,
             )  # fmt: skip
-            given = scale_poses(d_logits, wide, BT, DP, IT).to(tile.dtype)
-            added = added + (add_parents(sums[k], given, matrix, PRECISION),)
+            given = scale_operand(d_logits, tile, BT, DP, IT)
+            added = added + (add_product(sums[k], given, tl.trans(matrix), PRECISION),)
         sums = added
     part = parts + tl.cast(split, tl.int64) * J * B * E
     for k in tl.static_range(PARENTS):

@@ -1,5 +1,6 @@
 """The kernel of the weights' gradient: a program owns a tile of children and adds over images and iterations."""
 
+# ruff: noqa: E741 (I is the letter of the paper)
 from __future__ import annotations
 
 import triton
@@ -7,21 +8,16 @@ import triton.language as tl
 
 from capsdist.routing.fused.backward import slopes
 from capsdist.routing.fused.tiles import (
+    add_product,
     load_children,
     load_parents,
     load_poses,
     load_weights,
-    scale_poses,
+    scale_operand,
     store_weights,
 )
 
 __all__ = ["sum_weights_gradient"]
-
-
-@triton.jit
-def add_outer(total, poses, parents, PRECISION: tl.constexpr):
-    """Return `total` [DP * IT, EP] plus poses [BT, DP * IT] transposed times parents [BT, EP]."""
-    return tl.dot(tl.trans(poses), parents, total, input_precision=PRECISION)
 
 
 @triton.jit
@@ -62,9 +58,9 @@ def sum_weights_gradient(
                     wide, matrices[k], states, d_total, priors, norm, mean, first + k, image, child, B,
                     I, J, D, E, DP, EP, BT, IT, PARENTS, False, True, PRECISION,
                 )  # fmt: skip
-                given = scale_poses(coupling, wide, BT, DP, IT).to(tile.dtype)
+                given = scale_operand(coupling, tile, BT, DP, IT)
                 d_sum += tl.sum(d_logits, 0)
-            added = added + (add_outer(sums[k], given, d_total, PRECISION),)
+            added = added + (add_product(sums[k], tl.trans(given), d_total, PRECISION),)
             d_added = d_added + (d_sum,)
         sums, d_prior = added, d_added
     if not HAS_PRIORS:
@@ -89,8 +85,8 @@ def sum_weights_gradient(
                 wide, matrices[k], state_of, d_total, priors, norm, mean, first + k, image, child, B,
                 I, J, D, E, DP, EP, BT, IT, PARENTS, True, HAS_PRIORS, PRECISION,
             )  # fmt: skip
-            total = add_outer(sums[k], scale_poses(coupling, wide, BT, DP, IT).to(tile.dtype), d_total, PRECISION)
-            total = add_outer(total, scale_poses(d_logits, wide, BT, DP, IT).to(tile.dtype), state, PRECISION)
+            total = add_product(sums[k], tl.trans(scale_operand(coupling, tile, BT, DP, IT)), d_total, PRECISION)
+            total = add_product(total, tl.trans(scale_operand(d_logits, tile, BT, DP, IT)), state, PRECISION)
             added = added + (total,)
             d_added = d_added + (d_prior[k] + tl.sum(d_logits, 0),)
         sums, d_prior = added, d_added

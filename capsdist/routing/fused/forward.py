@@ -12,21 +12,24 @@ Where J parents do not fit into registers, `normalise` goes over all j first and
 log sum_j exp(b_ij), and `sum_totals` takes PARENTS of the parents a program.
 """
 
+# ruff: noqa: E741 (I is the letter of the paper)
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
 from capsdist.routing.fused.tiles import (
-    add_parents,
+    add_product,
     dot_children,
     load_children,
     load_parents,
     load_poses,
     load_priors,
     load_weights,
-    scale_poses,
+    multiply,
+    scale_operand,
     squash,
+    store,
     store_children,
     store_parents,
 )
@@ -45,7 +48,7 @@ def agreement(
     logits = tl.zeros((BT, IT), tl.float32)
     if COUPLED:
         state = load_parents(states, parent, image, B, J, E, EP, BT, PARENTS)
-        logits = dot_children(tl.dot(state, weights, input_precision=PRECISION), poses, BT, DP, IT)
+        logits = dot_children(multiply(state, weights, PRECISION), poses, BT, DP, IT)
     if HAS_PRIORS:
         logits += load_priors(priors, parent, child, I, J, IT)[None, :]
     return logits
@@ -97,7 +100,6 @@ def sum_totals(
         matrices = ()
         for k in tl.static_range(PARENTS):
             matrices = matrices + (load_weights(weights, first + k, child, I, J, D, E, DP, EP, IT, PARENTS),)
-        given = ()  # to each parent: the poses times their coupling
         if COUPLED or HAS_PRIORS:
             coupling = ()
             for k in tl.static_range(PARENTS):
@@ -115,14 +117,12 @@ def sum_totals(
                 for k in tl.static_range(PARENTS):
                     shares = shares + (tl.exp(coupling[k] - norm),)
                 coupling = shares
-            for k in tl.static_range(PARENTS):
-                given = given + (scale_poses(coupling[k], wide, BT, DP, IT).to(tile.dtype),)
-        else:
-            for _ in tl.static_range(PARENTS):
-                given = given + (tile,)
         added = ()
         for k in tl.static_range(PARENTS):
-            added = added + (add_parents(sums[k], given[k], matrices[k], PRECISION),)
+            given = tile
+            if COUPLED or HAS_PRIORS:
+                given = scale_operand(coupling[k], tile, BT, DP, IT)
+            added = added + (add_product(sums[k], given, tl.trans(matrices[k]), PRECISION),)
         sums = added
     part = parts + tl.cast(split, tl.int64) * J * B * E
     for k in tl.static_range(PARENTS):
@@ -160,7 +160,7 @@ def normalise(
         total = total * shrink + power
         if SLOPES:
             d_total = load_parents(d_totals, parent, image, B, J, E, EP, BT, 1)
-            slope = dot_children(tl.dot(d_total, matrix, input_precision=PRECISION), wide, BT, DP, IT)
+            slope = dot_children(multiply(d_total, matrix, PRECISION), wide, BT, DP, IT)
             mean = mean * shrink + power * slope
     store_children(normalisers, largest + tl.log(total), image, child, B, I, BT, IT)
     if SLOPES:
@@ -207,7 +207,7 @@ def finish_totals(
         images = image + tl.arange(0, ROWS)
         offsets = (images.to(tl.int64)[:, None] * J + parent) * E + columns[None, :]
         inside = (images < B)[:, None] & (columns < E)[None, :]
-        tl.store(parent_poses + offsets, pose.to(parent_poses.dtype.element_ty), inside)
+        store(parent_poses + offsets, pose, inside)
     else:
         if not FIRST:
             pose += load_parents(state, parent, image, B, J, E, EP, ROWS, 1)

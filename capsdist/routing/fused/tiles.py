@@ -8,27 +8,69 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 children of a tile, DP and EP the dimensions padded to powers of two. What is outside is 0.
 """
 
+# ruff: noqa: E741 (I is the letter of the paper)
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
 __all__ = [
-    "add_parents",
+    "add_product",
     "dot_children",
     "load_children",
     "load_parents",
     "load_poses",
     "load_priors",
     "load_weights",
+    "multiply",
+    "round_to",
+    "scale_operand",
     "scale_poses",
     "squash",
     "squash_backward",
+    "store",
     "store_children",
     "store_parents",
     "store_poses",
     "store_weights",
 ]
+
+# Triton's interpreter neither multiplies bf16 numbers nor rounds to the nearest of them. Below it, both are
+# done in fp32, with the same results as on a GPU.
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+
+
+@triton.jit
+def round_to(values, DTYPE: tl.constexpr):
+    """Return fp32 values rounded to the nearest of DTYPE; interpreted, bf16 numbers stay in fp32."""
+    if INTERPRETED and DTYPE == tl.bfloat16:
+        bits = values.to(tl.int32, bitcast=True)
+        bits += 0x7FFF + ((bits >> 16) & 1)
+        return ((bits >> 16) << 16).to(tl.float32, bitcast=True)
+    return values.to(DTYPE)
+
+
+@triton.jit
+def add_product(total, left, right, PRECISION: tl.constexpr):
+    """Return the fp32 `total` plus the matrix product of `left` and `right`."""
+    if INTERPRETED:
+        left, right = left.to(tl.float32), right.to(tl.float32)
+    return tl.dot(left, right, total, input_precision=PRECISION)
+
+
+@triton.jit
+def multiply(left, right, PRECISION: tl.constexpr):
+    """Return the matrix product of `left` and `right`, in fp32."""
+    if INTERPRETED:
+        left, right = left.to(tl.float32), right.to(tl.float32)
+    return tl.dot(left, right, input_precision=PRECISION)
+
+
+@triton.jit
+def store(pointers, values, inside):
+    """Write fp32 values, rounded to what the memory holds."""
+    DTYPE: tl.constexpr = pointers.dtype.element_ty
+    tl.store(pointers, round_to(values, DTYPE).to(DTYPE), inside)
 
 
 @triton.jit
@@ -69,7 +111,7 @@ def store_poses(
 ):  # fmt: skip
     """Write a tile [BT, DP * IT] to an array [B, D, I]."""
     offsets, inside = _poses(image, child, B, I, D, DP, BT, IT)
-    tl.store(array + offsets, tile.to(array.dtype.element_ty), inside)
+    store(array + offsets, tile, inside)
 
 
 @triton.jit
@@ -108,7 +150,7 @@ def store_weights(
 ):  # fmt: skip
     """Write a tile [EP, DP * IT] of one parent to an array [J, E, D, I]."""
     offsets, inside = _weights(parent, child, I, J, D, E, DP, EP, IT, PARENTS)
-    tl.store(array + offsets, tile.to(array.dtype.element_ty), inside)
+    store(array + offsets, tile, inside)
 
 
 @triton.jit
@@ -143,7 +185,7 @@ def store_parents(
 ):  # fmt: skip
     """Write the tile [BT, EP] of one parent to an array [J, B, E]."""
     offsets, inside = _parents(parent, image, B, J, E, EP, BT, PARENTS)
-    tl.store(array + offsets, tile.to(array.dtype.element_ty), inside)
+    store(array + offsets, tile, inside)
 
 
 @triton.jit
@@ -185,9 +227,13 @@ def scale_poses(factor, poses, BT: tl.constexpr, DP: tl.constexpr, IT: tl.conste
 
 
 @triton.jit
-def add_parents(total, poses, weights, PRECISION: tl.constexpr):
-    """Return `total` [BT, EP] plus poses [BT, DP * IT] times weights [EP, DP * IT] transposed."""
-    return tl.dot(poses, tl.trans(weights), total, input_precision=PRECISION)
+def scale_operand(factor, poses, BT: tl.constexpr, DP: tl.constexpr, IT: tl.constexpr):
+    """Do as `scale_poses` in the dtype of `poses`, as an operand of a product: two bf16 numbers at once."""
+    DTYPE: tl.constexpr = poses.dtype
+    if INTERPRETED:
+        rounded = round_to(factor, DTYPE).to(tl.float32)
+        return round_to(scale_poses(rounded, poses.to(tl.float32), BT, DP, IT), DTYPE)
+    return scale_poses(factor.to(DTYPE), poses, BT, DP, IT)
 
 
 @triton.jit
