@@ -6,17 +6,20 @@ from capsdist.routing.packing import pack_weights, unpack_weights
 from capsdist.routing.reference import route_reference
 from capsdist.routing.stream import Gradient
 from capsdist.routing.streamed import route_streamed
+from capsdist.routing.trace import Trace, trace_routing
 
 __all__ = [
     "Explanation",
     "Form",
     "Gradient",
     "Recompute",
+    "Trace",
     "explain",
     "pack_weights",
     "route",
     "route_packed",
     "route_reference",
     "route_streamed",
+    "trace_routing",
     "unpack_weights",
 ]

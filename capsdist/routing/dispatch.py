@@ -17,7 +17,7 @@ from capsdist.routing.reference import route_reference
 from capsdist.routing.stream import Gradient
 from capsdist.routing.streamed import route_streamed
 
-__all__ = ["explain", "route", "route_packed"]
+__all__ = ["check_call", "explain", "route", "route_packed"]
 
 
 def route(
@@ -118,7 +118,7 @@ def explain(
     """
     packed = _packed_view(weights)
     call = Call(child_poses, packed, iterations, bias, log_priors, none_of_the_above, gradient, recompute)
-    _check(call)
+    check_call(call)
     return choose(form, call)
 
 
@@ -130,7 +130,7 @@ def _packed_view(weights: Tensor) -> Tensor:
 
 def _run(call: Call, form: str) -> Tensor:
     """Run one call."""
-    _check(call)
+    check_call(call)
     chosen = choose(form, call).form
     operands = {"bias": call.bias, "log_priors": call.log_priors}
     if chosen == "reference":
@@ -168,8 +168,11 @@ def _reference(call: Call, operands: dict[str, Tensor | None]) -> Tensor:
     return parent_poses.to(poses.dtype)
 
 
-def _check(call: Call) -> None:
-    """Refuse what cannot be routed."""
+def check_call(call: Call) -> None:
+    """Refuse what cannot be routed.
+
+    Raises: ShapeError, as `route` says.
+    """
     _check_dims("child_poses", call.child_poses, "[B, I, D]", 3)
     shape = list(unpack_weights(call.packed_weights).shape)
     num_children, num_parents, dim_child, dim_parent = shape

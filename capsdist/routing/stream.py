@@ -52,7 +52,7 @@ class Stream:
         rows: int,
     ) -> None:
         self.options = options
-        self.num_parents = len(packed_weights)
+        self.num_parents, self.dim_parent = packed_weights.shape[:2]
         self.num_logits = self.num_parents + options.none_of_the_above
         self.scratch = Scratch(dtype, child_poses.device)
         self.plan = plan_tiles(
