@@ -18,13 +18,14 @@ iterations and images, with two numbers a child and iteration kept from before:
 In the first iteration V is 0: no G, no dV; without priors the coupling is a constant, and db not needed.
 """
 
-# ruff: noqa: E741 (I is the letter of the paper)
+# I is the letter of the paper; Triton's tuples grow by addition, not by unpacking.
+# ruff: noqa: E741, RUF005
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from capsdist.routing.fused.forward import agreement, softmax, sum_parts
+from capsdist.routing.fused.forward import agreement, load_state, softmax, sum_parts
 from capsdist.routing.fused.tiles import (
     add_product,
     dot_children,
@@ -110,55 +111,51 @@ def sweep(
     means [B, I] as `normalise` does. `scale` is the coupling where it is a constant.
     """
     image, split = tl.program_id(0) * BT, tl.program_id(1)
-    sums = ()
-    for _ in tl.static_range(J):
+    sums, state, d_total = (), (), ()
+    for k in tl.static_range(J):
         sums = sums + (tl.zeros((BT, EP), tl.float32),)
+        state = state + (load_state(states, k, image, B, J, E, EP, BT, J, COUPLED),)
+        d_total = d_total + (load_parents(d_totals, k, image, B, J, E, EP, BT, J),)
     for step in range(split * steps, tl.minimum((split + 1) * steps, tl.cdiv(I, IT))):
         child = step * IT
         tile = load_poses(poses, image, child, B, I, D, DP, BT, IT)
         wide = tile.to(tl.float32)
-        matrices = ()
+        matrices, again = (), ()
         for k in tl.static_range(J):
             matrices = matrices + (load_weights(weights, k, child, I, J, D, E, DP, EP, IT, J),)
+            again = again + (load_weights(weights, k, child, I, J, D, E, DP, EP, IT, J, True),)
         d_tile = tl.zeros((BT, DP * IT), tl.float32)
         if COUPLED or HAS_PRIORS:
-            coupling = ()
+            coupling, d_coupling = (), ()
             for k in tl.static_range(J):
                 coupling = coupling + (
                     agreement(
-                        wide, matrices[k], states, priors, k, image, child, B,
-                        I, J, D, E, DP, EP, BT, IT, J, COUPLED, HAS_PRIORS, PRECISION,
+                        wide, matrices[k], state[k], priors, k, child,
+                        I, J, DP, BT, IT, COUPLED, HAS_PRIORS, PRECISION,
                     ),
                 )  # fmt: skip
+                slope = dot_children(multiply(d_total[k], matrices[k], PRECISION), wide, BT, DP, IT)
+                d_coupling = d_coupling + (slope,)
             coupling, norm = softmax(coupling, J, NONE)
-            mean = tl.zeros((BT, IT), tl.float32)
-            for k in tl.static_range(J):
-                d_total = load_parents(d_totals, k, image, B, J, E, EP, BT, J)
-                product = multiply(d_total, matrices[k], PRECISION)
-                mean += coupling[k] * dot_children(product, wide, BT, DP, IT)
-            # These stores also keep the compiler from holding all products in registers until they are
-            # wanted again: what is loaded after a store is another value to it.
+            mean = coupling[0] * d_coupling[0]
+            for k in tl.static_range(1, J):
+                mean += coupling[k] * d_coupling[k]
             store_children(normalisers, norm, image, child, B, I, BT, IT)
             store_children(means, mean, image, child, B, I, BT, IT)
             added = ()
             for k in tl.static_range(J):
-                d_total = load_parents(d_totals, k, image, B, J, E, EP, BT, J)
-                product = multiply(d_total, matrices[k], PRECISION)
-                d_logits = coupling[k] * (dot_children(product, wide, BT, DP, IT) - mean)
-                d_tile += scale_poses(coupling[k], product, BT, DP, IT)
+                d_tile += scale_poses(coupling[k], multiply(d_total[k], again[k], PRECISION), BT, DP, IT)
+                total = sums[k]
                 if COUPLED:
-                    state = load_parents(states, k, image, B, J, E, EP, BT, J)
-                    product = multiply(state, matrices[k], PRECISION)
-                    d_tile += scale_poses(d_logits, product, BT, DP, IT)
+                    d_logits = coupling[k] * (d_coupling[k] - mean)
+                    d_tile += scale_poses(d_logits, multiply(state[k], again[k], PRECISION), BT, DP, IT)
                     given = scale_operand(d_logits, tile, BT, DP, IT)
-                    added = added + (add_product(sums[k], given, tl.trans(matrices[k]), PRECISION),)
-                else:
-                    added = added + (sums[k],)
+                    total = add_product(total, given, tl.trans(again[k]), PRECISION)
+                added = added + (total,)
             sums = added
         else:
             for k in tl.static_range(J):
-                d_total = load_parents(d_totals, k, image, B, J, E, EP, BT, J)
-                d_tile = add_product(d_tile, d_total, matrices[k], PRECISION)
+                d_tile = add_product(d_tile, d_total[k], matrices[k], PRECISION)
             d_tile *= scale
         if ADD:
             d_tile += load_poses(d_before, image, child, B, I, D, DP, BT, IT)
@@ -187,15 +184,14 @@ def sum_poses_gradient(
         matrix = load_weights(weights, parent, child, I, J, D, E, DP, EP, IT, 1)
         d_total = load_parents(d_totals, parent, image, B, J, E, EP, BT, 1)
         if COUPLED or HAS_PRIORS:
+            state = load_state(states, parent, image, B, J, E, EP, BT, 1, COUPLED)
             coupling, d_logits, product = slopes(
-                wide, matrix, states, d_total, priors, norm, mean, parent, image, child, B,
-                I, J, D, E, DP, EP, BT, IT, 1, COUPLED, HAS_PRIORS, PRECISION,
+                wide, matrix, state, d_total, priors, norm, mean, parent, child,
+                I, J, DP, BT, IT, COUPLED, HAS_PRIORS, PRECISION,
             )  # fmt: skip
             d_tile += scale_poses(coupling, product, BT, DP, IT)
-            if COUPLED:
-                state = load_parents(states, parent, image, B, J, E, EP, BT, 1)
-                product = multiply(state, matrix, PRECISION)
-                d_tile += scale_poses(d_logits, product, BT, DP, IT)
+            if COUPLED:  # the compiler takes this product once: `slopes` has it too
+                d_tile += scale_poses(d_logits, multiply(state, matrix, PRECISION), BT, DP, IT)
         else:
             d_tile = add_product(d_tile, d_total, matrix, PRECISION)
     if not (COUPLED or HAS_PRIORS):
@@ -207,16 +203,14 @@ def sum_poses_gradient(
 
 @triton.jit
 def slopes(
-    wide, matrix, states, d_total, priors, norm, mean, parent, image, child, B,
-    I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
-    BT: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr,
+    wide, matrix, state, d_total, priors, norm, mean, parent, child,
+    I: tl.constexpr, J: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr,
     COUPLED: tl.constexpr, HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Return coupling c and db [BT, IT] of one parent, and H [BT, DP * IT], from normaliser and mean."""
     logits = agreement(
-        wide, matrix, states, priors, parent, image, child, B,
-        I, J, D, E, DP, EP, BT, IT, PARENTS, COUPLED, HAS_PRIORS, PRECISION,
-    )  # fmt: skip
+        wide, matrix, state, priors, parent, child, I, J, DP, BT, IT, COUPLED, HAS_PRIORS, PRECISION
+    )
     coupling = tl.exp(logits - norm)
     product = multiply(d_total, matrix, PRECISION)
     return coupling, coupling * (dot_children(product, wide, BT, DP, IT) - mean), product
@@ -231,25 +225,28 @@ def sum_state_gradient(
 ):  # fmt: skip
     """Write the parts [splits, J, B, E] of dV; grid [tiles of images, splits, J / PARENTS]."""
     image, split, first = tl.program_id(0) * BT, tl.program_id(1), tl.program_id(2) * PARENTS
-    sums = ()
-    for _ in tl.static_range(PARENTS):
+    sums, state, d_total = (), (), ()
+    for k in tl.static_range(PARENTS):
         sums = sums + (tl.zeros((BT, EP), tl.float32),)
+        state = state + (load_parents(states, first + k, image, B, J, E, EP, BT, PARENTS),)
+        d_total = d_total + (load_parents(d_totals, first + k, image, B, J, E, EP, BT, PARENTS),)
     for step in range(split * steps, tl.minimum((split + 1) * steps, tl.cdiv(I, IT))):
         child = step * IT
         tile = load_poses(poses, image, child, B, I, D, DP, BT, IT)
         wide = tile.to(tl.float32)
         norm = load_children(normalisers, image, child, B, float("inf"), I, BT, IT)
         mean = load_children(means, image, child, B, 0.0, I, BT, IT)
+        matrices = ()
+        for k in tl.static_range(PARENTS):
+            matrices = matrices + (load_weights(weights, first + k, child, I, J, D, E, DP, EP, IT, PARENTS),)
         added = ()
         for k in tl.static_range(PARENTS):
-            matrix = load_weights(weights, first + k, child, I, J, D, E, DP, EP, IT, PARENTS)
-            d_total = load_parents(d_totals, first + k, image, B, J, E, EP, BT, PARENTS)
             _coupling, d_logits, _product = slopes(
-                wide, matrix, states, d_total, priors, norm, mean, first + k, image, child, B,
-                I, J, D, E, DP, EP, BT, IT, PARENTS, True, HAS_PRIORS, PRECISION,
+                wide, matrices[k], state[k], d_total[k], priors, norm, mean, first + k, child,
+                I, J, DP, BT, IT, True, HAS_PRIORS, PRECISION,
             )  # fmt: skip
             given = scale_operand(d_logits, tile, BT, DP, IT)
-            added = added + (add_product(sums[k], given, tl.trans(matrix), PRECISION),)
+            added = added + (add_product(sums[k], given, tl.trans(matrices[k]), PRECISION),)
         sums = added
     part = parts + tl.cast(split, tl.int64) * J * B * E
     for k in tl.static_range(PARENTS):

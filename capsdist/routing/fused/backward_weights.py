@@ -1,6 +1,7 @@
-"""The kernel of the weights' gradient: a program owns a tile of children and adds over images and iterations."""
+"""The kernel of the weights' gradient: a program owns children, and adds over images and iterations."""
 
-# ruff: noqa: E741 (I is the letter of the paper)
+# I is the letter of the paper; Triton's tuples grow by addition, not by unpacking.
+# ruff: noqa: E741, RUF005
 from __future__ import annotations
 
 import triton
@@ -55,8 +56,8 @@ def sum_weights_gradient(
             d_sum = d_prior[k]
             if HAS_PRIORS:
                 coupling, d_logits, _product = slopes(
-                    wide, matrices[k], states, d_total, priors, norm, mean, first + k, image, child, B,
-                    I, J, D, E, DP, EP, BT, IT, PARENTS, False, True, PRECISION,
+                    wide, matrices[k], 0.0, d_total, priors, norm, mean, first + k, child,
+                    I, J, DP, BT, IT, False, True, PRECISION,
                 )  # fmt: skip
                 given = scale_operand(coupling, tile, BT, DP, IT)
                 d_sum += tl.sum(d_logits, 0)
@@ -77,18 +78,24 @@ def sum_weights_gradient(
         norm = load_children(normalisers + iteration * numbers, image, child, B, float("inf"), I, BT, IT)
         mean = load_children(means + iteration * numbers, image, child, B, 0.0, I, BT, IT)
         state_of, d_total_of = states + (iteration - 1) * rows, d_totals + iteration * rows
+        state, d_total = (), ()
+        for k in tl.static_range(PARENTS):
+            state = state + (load_parents(state_of, first + k, image, B, J, E, EP, BT, PARENTS),)
+            d_total = d_total + (load_parents(d_total_of, first + k, image, B, J, E, EP, BT, PARENTS),)
         added, d_added = (), ()
         for k in tl.static_range(PARENTS):
-            state = load_parents(state_of, first + k, image, B, J, E, EP, BT, PARENTS)
-            d_total = load_parents(d_total_of, first + k, image, B, J, E, EP, BT, PARENTS)
             coupling, d_logits, _product = slopes(
-                wide, matrices[k], state_of, d_total, priors, norm, mean, first + k, image, child, B,
-                I, J, D, E, DP, EP, BT, IT, PARENTS, True, HAS_PRIORS, PRECISION,
+                wide, matrices[k], state[k], d_total[k], priors, norm, mean, first + k, child,
+                I, J, DP, BT, IT, True, HAS_PRIORS, PRECISION,
             )  # fmt: skip
-            total = add_product(sums[k], tl.trans(scale_operand(coupling, tile, BT, DP, IT)), d_total, PRECISION)
-            total = add_product(total, tl.trans(scale_operand(d_logits, tile, BT, DP, IT)), state, PRECISION)
-            added = added + (total,)
-            d_added = d_added + (d_prior[k] + tl.sum(d_logits, 0),)
+            given = scale_operand(coupling, tile, BT, DP, IT)
+            total = add_product(sums[k], tl.trans(given), d_total[k], PRECISION)
+            given = scale_operand(d_logits, tile, BT, DP, IT)
+            added = added + (add_product(total, tl.trans(given), state[k], PRECISION),)
+            d_sum = d_prior[k]
+            if HAS_PRIORS:
+                d_sum += tl.sum(d_logits, 0)
+            d_added = d_added + (d_sum,)
         sums, d_prior = added, d_added
 
     children = child + tl.arange(0, IT)

@@ -12,7 +12,8 @@ Where J parents do not fit into registers, `normalise` goes over all j first and
 log sum_j exp(b_ij), and `sum_totals` takes PARENTS of the parents a program.
 """
 
-# ruff: noqa: E741 (I is the letter of the paper)
+# I is the letter of the paper; Triton's tuples grow by addition, not by unpacking.
+# ruff: noqa: E741, RUF005
 from __future__ import annotations
 
 import triton
@@ -34,20 +35,32 @@ from capsdist.routing.fused.tiles import (
     store_parents,
 )
 
-__all__ = ["agreement", "finish_totals", "normalise", "softmax", "sum_parts", "sum_totals"]
+__all__ = ["agreement", "finish_totals", "load_state", "normalise", "softmax", "sum_parts", "sum_totals"]
+
+
+@triton.jit
+def load_state(
+    states, parent, image, B,
+    J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, BT: tl.constexpr, PARENTS: tl.constexpr,
+    COUPLED: tl.constexpr,
+):  # fmt: skip
+    """Return the tile [BT, EP] of V of one parent: 0 if not COUPLED."""
+    if COUPLED:
+        state = load_parents(states, parent, image, B, J, E, EP, BT, PARENTS)
+    else:
+        state = tl.zeros((BT, EP), tl.float32)
+    return state
 
 
 @triton.jit
 def agreement(
-    poses, weights, states, priors, parent, image, child, B,
-    I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
-    BT: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr,
+    poses, weights, state, priors, parent, child,
+    I: tl.constexpr, J: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr,
     COUPLED: tl.constexpr, HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """Return the logits [BT, IT] of one parent; `poses` (fp32) and `weights` are tiles, `states` is V."""
+    """Return the logits [BT, IT] of one parent, of tiles of poses (fp32), its weights, and its V."""
     logits = tl.zeros((BT, IT), tl.float32)
     if COUPLED:
-        state = load_parents(states, parent, image, B, J, E, EP, BT, PARENTS)
         logits = dot_children(multiply(state, weights, PRECISION), poses, BT, DP, IT)
     if HAS_PRIORS:
         logits += load_priors(priors, parent, child, I, J, IT)[None, :]
@@ -90,9 +103,10 @@ def sum_totals(
     `normalisers` [B, I]. Without COUPLED and priors it is a constant, left to `finish_totals`.
     """
     image, split, first = tl.program_id(0) * BT, tl.program_id(1), tl.program_id(2) * PARENTS
-    sums = ()
-    for _ in tl.static_range(PARENTS):
+    sums, state = (), ()
+    for k in tl.static_range(PARENTS):
         sums = sums + (tl.zeros((BT, EP), tl.float32),)
+        state = state + (load_state(states, first + k, image, B, J, E, EP, BT, PARENTS, COUPLED),)
     for step in range(split * steps, tl.minimum((split + 1) * steps, tl.cdiv(I, IT))):
         child = step * IT
         tile = load_poses(poses, image, child, B, I, D, DP, BT, IT)
@@ -105,8 +119,8 @@ def sum_totals(
             for k in tl.static_range(PARENTS):
                 coupling = coupling + (
                     agreement(
-                        wide, matrices[k], states, priors, first + k, image, child, B,
-                        I, J, D, E, DP, EP, BT, IT, PARENTS, COUPLED, HAS_PRIORS, PRECISION,
+                        wide, matrices[k], state[k], priors, first + k, child,
+                        I, J, DP, BT, IT, COUPLED, HAS_PRIORS, PRECISION,
                     ),
                 )  # fmt: skip
             if PARENTS == J:
@@ -150,10 +164,10 @@ def normalise(
     mean = tl.zeros((BT, IT), tl.float32)
     for parent in range(J):
         matrix = load_weights(weights, parent, child, I, J, D, E, DP, EP, IT, 1)
+        state = load_state(states, parent, image, B, J, E, EP, BT, 1, COUPLED)
         logits = agreement(
-            wide, matrix, states, priors, parent, image, child, B,
-            I, J, D, E, DP, EP, BT, IT, 1, COUPLED, HAS_PRIORS, PRECISION,
-        )  # fmt: skip
+            wide, matrix, state, priors, parent, child, I, J, DP, BT, IT, COUPLED, HAS_PRIORS, PRECISION
+        )
         before = largest
         largest = tl.maximum(before, logits)
         shrink, power = tl.exp(before - largest), tl.exp(logits - largest)

@@ -8,7 +8,8 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 children of a tile, DP and EP the dimensions padded to powers of two. What is outside is 0.
 """
 
-# ruff: noqa: E741 (I is the letter of the paper)
+# I is the letter of the paper.
+# ruff: noqa: E741
 from __future__ import annotations
 
 import triton
@@ -43,11 +44,12 @@ INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 @triton.jit
 def round_to(values, DTYPE: tl.constexpr):
     """Return fp32 values rounded to the nearest of DTYPE; interpreted, bf16 numbers stay in fp32."""
-    if INTERPRETED and DTYPE == tl.bfloat16:
+    if INTERPRETED and tl.bfloat16 == DTYPE:
         bits = values.to(tl.int32, bitcast=True)
         bits += 0x7FFF + ((bits >> 16) & 1)
         return ((bits >> 16) << 16).to(tl.float32, bitcast=True)
-    return values.to(DTYPE)
+    else:
+        return values.to(DTYPE)
 
 
 @triton.jit
@@ -97,7 +99,8 @@ def _poses(
 
 @triton.jit
 def load_poses(
-    poses, image, child, B, I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr
+    poses, image, child, B,
+    I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr,
 ):  # fmt: skip
     """Return the tile [BT, DP * IT] of poses [B, D, I] that starts at `image` and `child`."""
     offsets, inside = _poses(image, child, B, I, D, DP, BT, IT)
@@ -136,11 +139,18 @@ def _weights(
 @triton.jit
 def load_weights(
     weights, parent, child, I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
-    DP: tl.constexpr, EP: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr,
+    DP: tl.constexpr, EP: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr, AGAIN: tl.constexpr = False,
 ):  # fmt: skip
-    """Return the tile [EP, DP * IT] of one parent; programs take PARENTS of the J parents each."""
+    """Return the tile [EP, DP * IT] of one parent; programs take PARENTS of the J parents each.
+
+    AGAIN gives the same tile as another value: the compiler would see that a product with it has been taken
+    before, and keep that in registers, where taking it again costs less.
+    """
     offsets, inside = _weights(parent, child, I, J, D, E, DP, EP, IT, PARENTS)
-    return tl.load(weights + offsets, inside, other=0.0)
+    if AGAIN:
+        return tl.load(weights + offsets, inside, other=0.0, eviction_policy="evict_last")
+    else:
+        return tl.load(weights + offsets, inside, other=0.0)
 
 
 @triton.jit
@@ -155,7 +165,8 @@ def store_weights(
 
 @triton.jit
 def _parents(
-    parent, image, B, J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, BT: tl.constexpr, PARENTS: tl.constexpr
+    parent, image, B,
+    J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, BT: tl.constexpr, PARENTS: tl.constexpr,
 ):  # fmt: skip
     """Return offsets and mask of the tile [BT, EP] of one parent in an array [J, B, E]."""
     images, columns = image + tl.arange(0, BT), tl.arange(0, EP)
@@ -233,7 +244,8 @@ def scale_operand(factor, poses, BT: tl.constexpr, DP: tl.constexpr, IT: tl.cons
     if INTERPRETED:
         rounded = round_to(factor, DTYPE).to(tl.float32)
         return round_to(scale_poses(rounded, poses.to(tl.float32), BT, DP, IT), DTYPE)
-    return scale_poses(factor.to(DTYPE), poses, BT, DP, IT)
+    else:
+        return scale_poses(factor.to(DTYPE), poses, BT, DP, IT)
 
 
 @triton.jit
