@@ -23,6 +23,7 @@ def error_of_streamed(given: Operands, iterations: int, **options: object) -> fl
     return largest_error(found, values_and_gradients(route_reference, given, iterations, **options))
 
 
+@pytest.mark.law("procedure-1")
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("iterations", [1, 2, 3, 5])
 @pytest.mark.parametrize("none", [False, True])
@@ -34,6 +35,7 @@ def test_float64_agrees_to_1e10(
     assert error_of_streamed(given, iterations, none_of_the_above=none) < 1e-10
 
 
+@pytest.mark.law("last")
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("iterations", [1, 2, 4])
 @pytest.mark.parametrize("none", [False, True])
@@ -56,6 +58,7 @@ CUTS = [
 ]
 
 
+@pytest.mark.law("cuts", "how the work is cut changes no number")
 @pytest.mark.parametrize(("chunk_bytes", "block_bytes", "cuts"), CUTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("priors", [False, True])
@@ -81,6 +84,7 @@ def test_cuts_do_not_change_the_numbers(
     assert largest_error(cut, whole) < (1e-10 if dtype == torch.float64 else 2**-7)
 
 
+@pytest.mark.law("procedure-1")
 @pytest.mark.parametrize("iterations", [1, 3])
 @pytest.mark.parametrize("none", [False, True])
 @pytest.mark.parametrize("priors", [False, True])
@@ -115,6 +119,7 @@ def test_any_subset_of_gradients(
             assert leaf.grad is None
 
 
+@pytest.mark.law("rounding", "the error is at most twice that of plain torch in the same dtype")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_error_is_at_most_twice_that_of_plain_torch(dtype: torch.dtype, seed: int) -> None:
@@ -128,6 +133,8 @@ def test_error_is_at_most_twice_that_of_plain_torch(dtype: torch.dtype, seed: in
         assert rms_error(found[name], expected) <= 2 * rms_error(plain[name], expected) + slack, name
 
 
+@pytest.mark.law("autocast", "autocast takes no precision away")
+@pytest.mark.defect("autocast", "votes in bf16 under autocast")
 @pytest.mark.parametrize("poses_dtype", [torch.float32, torch.bfloat16])  # the second: from a convolution
 def test_autocast_takes_nothing_away(poses_dtype: torch.dtype) -> None:
     given = operands((4, 31, 5, 3, 8), seed=0).to(torch.float32)

@@ -66,6 +66,7 @@ def trace_of(logits: list[Tensor], none: bool) -> Trace:
     return Trace(torch.stack(changes), torch.stack(entropies), torch.stack(shares))
 
 
+@pytest.mark.law("trace", "the trace tells of the logits of Procedure 1")
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("iterations", [1, 2, 4])
 @pytest.mark.parametrize("none", [False, True])
@@ -93,6 +94,7 @@ def test_cuts_do_not_change_the_trace(monkeypatch: pytest.MonkeyPatch, chunk_byt
         torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
 
 
+@pytest.mark.defect("trace", "logits averaged over the batch")
 def test_logits_averaged_over_the_batch_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
     given = operands((3, 7, 5, 4, 2), seed=1)
     logits = logits_of_the_reference(monkeypatch, given, 4, none=False)

@@ -36,6 +36,7 @@ def children_touched_by_a_pixel(layer: nn.Module, channels: int, side: int, seed
     return (layer(features) != layer(other)).any(-1)[0].nonzero().flatten().tolist()
 
 
+@pytest.mark.law("channels", "a primary capsule is channels at one position")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_capsule_is_channels_at_one_position(seed: int) -> None:
     torch.manual_seed(seed)
@@ -44,6 +45,7 @@ def test_a_capsule_is_channels_at_one_position(seed: int) -> None:
     assert children_touched_by_a_pixel(layer, 5, 6, seed) == expected
 
 
+@pytest.mark.defect("channels", "capsules cut from neighbouring pixels")
 @pytest.mark.parametrize("seed", range(3))
 def test_capsules_cut_from_pixels_break_that_law(seed: int) -> None:
     torch.manual_seed(seed)

@@ -36,6 +36,7 @@ def test_many_parents_have_the_numbers_of_the_reference() -> None:
         assert error(one, other) < 1e-4  # fp32
 
 
+@pytest.mark.law("scratch")
 @pytest.mark.parametrize("case", SHAPES)
 def test_scratch_stays_below_64_mb(case: Case) -> None:
     kept = 4 * case.iterations * case.num_images * case.num_parents * case.parent_dim
@@ -62,10 +63,12 @@ def test_scratch_of_low_precision_and_priors_is_bounded_too(num_threads: int) ->
         torch.set_num_threads(threads)
 
 
+@pytest.mark.defect("scratch", "memory of children times parents")
 def test_the_reference_breaks_the_bound() -> None:
     assert peak_bytes(forward_backward(Case(20, 100, num_parents=300), "reference")) > LIMIT_BYTES
 
 
+@pytest.mark.law("scratch")
 @pytest.mark.slow  # 3.2 GB of weights, and as much for their gradient
 def test_a_layer_of_imagenet_size_stays_below_64_mb() -> None:
     assert peak_bytes(forward_backward(IMAGENET, "streamed")) < LIMIT_BYTES
