@@ -91,15 +91,8 @@ def _refusal(name: str, call: Call, *, asked: bool) -> str | None:
         return None
     if call.gradient != "full":
         return f"gradient={call.gradient!r} is not in its kernels"
-    if call.child_poses.device.type == "cpu" and not asked:  # nor is Triton imported for it
+    if call.child_poses.device.type == "cpu" and not asked:  # most calls of most users: not even imported
         return "child_poses are on the CPU"
     from capsdist.routing.fused import fused_refusal
 
-    return fused_refusal(
-        call.child_poses,
-        call.packed_weights,
-        call.iterations,
-        bias=call.bias,
-        log_priors=call.log_priors,
-        none_of_the_above=call.none_of_the_above,
-    )
+    return fused_refusal(call.child_poses, call.packed_weights, interpreter=asked)

@@ -1,7 +1,7 @@
 """The correctness scoreboard of capsdist/routing/README.md, made from the tests themselves.
 
 The first table is measured: every law of `laws` on every form and on every twin with a known defect. The
-second is read from the marks of tests in all folders: `law(key, sentence)` on a test that holds a law (further
+second is read from marks of tests in all folders: `law(key, sentence)` on a test that holds a law (further
 ones need the key alone), and `defect(key, defect)` on a test that shows that a known defect breaks it.
 
 Command: python tests/oracle/scoreboard.py

@@ -158,6 +158,17 @@ def _spied(ran: list[str], form: str, function, *args, **options) -> Tensor:
     return function(*args, **options)
 
 
+def test_on_the_cpu_kernels_run_by_name_and_interpreted_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(
+        ShapeError, match="form='fused' cannot be taken: the operands are on the CPU; set TRITON"
+    ):
+        explain(POSES, WEIGHTS, form="fused")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert explain(POSES, WEIGHTS, form="fused").form == "fused"
+    assert explain(POSES, WEIGHTS).form == "streamed"
+
+
 def test_on_another_device_the_kernels_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = types.ModuleType("capsdist.routing.fused")
     answers = {"meta": "they know no meta device"}
