@@ -60,7 +60,7 @@ class Call:
             packed_weights.to(operand_dtype).contiguous(),
             None if log_priors is None else log_priors.contiguous(),
             none_of_the_above,
-            Sizes(len(child_poses), num_children, num_parents, child_dim, parent_dim),
+            Sizes(len(child_poses), num_children, num_parents, child_dim, parent_dim, operand_dtype.itemsize),
         )
 
     @property
@@ -124,7 +124,9 @@ class Call:
         return -(-self.sizes.num_images // ROWS), self.sizes.num_parents
 
 
-def route_forward(call: Call, bias: Tensor | None, iterations: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def route_forward(
+    call: Call, bias: Tensor | None, iterations: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
     """Return parent_poses [B, J, E] in `dtype`, and totals [R, J, B, E] in fp32."""
     sizes = call.sizes
     parent_poses = call.poses.new_empty((sizes.num_images, sizes.num_parents, sizes.parent_dim), dtype=dtype)
@@ -273,7 +275,14 @@ def route_backward(
         zeros = [None if t is None else t.new_zeros(t.shape).float() for t in (call.weights, call.priors)]
         return work.d_poses, zeros[0], work.d_totals.sum((0, 2)), zeros[1]
     begin_gradients[call.rows_grid()](
-        totals, grad, work.states, work.d_totals, work.d_operand, sizes.num_images, iterations, **call.constants()
+        totals,
+        grad,
+        work.states,
+        work.d_totals,
+        work.d_operand,
+        sizes.num_images,
+        iterations,
+        **call.constants(),
     )
     d_state = call.parents()
     for iteration in reversed(range(iterations)):

@@ -165,9 +165,7 @@ def _autocast(device_type: str) -> None:
     ) -> tuple[Tensor, Tensor]:
         dtype = operand_dtype or torch.get_autocast_dtype(device_type)
         with torch.autocast(device_type, enabled=False):
-            return _route(
-                child_poses, packed_weights, bias, log_priors, iterations, none_of_the_above, dtype
-            )
+            return _route(child_poses, packed_weights, bias, log_priors, iterations, none_of_the_above, dtype)
 
 
 _autocast("cuda")

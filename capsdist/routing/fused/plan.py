@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,23 +23,27 @@ __all__ = ["Plan", "Sizes", "default_plan", "fits_whole", "launch_tuned"]
 
 T = TypeVar("T")
 
-# Multiprocessors that defaults are made for where there is no GPU to ask: an H100 has 132.
-INTERPRETED_MULTIPROCESSORS = 6
 # Columns of a tile, DP * IT: a warp's 16 images then hold a product in 32 registers a thread.
 COLUMNS = 64
-# Numbers an image, J * EP, of the sums that one program of `sum_totals` or `sweep` keeps in registers.
-MAX_WHOLE = 256
+# J * EP of one program that takes all parents: numbers of its sums an image, which should stay in registers,
+# and bytes of an operand's row, of which 4 times 64 have to fit into shared memory (227 KB on an H100).
+MAX_WHOLE, MAX_WHOLE_BYTES = 256, 640
+# Parents that a program takes at a time where it need not take all, and the bytes of their operands' row.
+MANY_PARENTS, MANY_PARENTS_BYTES = 5, 320
+# Interpreted, a small tile costs as much time as a large one, and there is nothing to fill.
+INTERPRETED_IMAGES, INTERPRETED_PROGRAMS = 16, 4
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """The shape of one call. `padded` are D and E as the kernels see them, powers of two."""
+    """The shape of one call, and the bytes of a number of its products' operands."""
 
     num_images: int
     num_children: int
     num_parents: int
     child_dim: int
     parent_dim: int
+    operand_bytes: int
 
     @property
     def padded(self) -> tuple[int, int]:
@@ -65,47 +70,85 @@ def power_of_two(number: int) -> int:
 
 def fits_whole(sizes: Sizes) -> bool:
     """Return whether one program can hold all parents in registers, and normalise over them by itself."""
-    return sizes.num_parents * sizes.padded[1] <= MAX_WHOLE
+    numbers = sizes.num_parents * sizes.padded[1]
+    return numbers <= MAX_WHOLE and numbers * sizes.operand_bytes <= MAX_WHOLE_BYTES
 
 
 def default_plan(kernel: str, sizes: Sizes, multiprocessors: int) -> Plan:
-    """Choose tiles from the shape: 16 images a warp, and about as many programs as multiprocessors."""
-    child_dim, _ = sizes.padded
-    images = min(128, max(16, power_of_two(sizes.num_images)))
-    children = max(8, COLUMNS // child_dim)
-    parents = sizes.num_parents
-    if kernel == "weights":
-        parents = 1 if sizes.num_parents < 64 else 2
-    elif not fits_whole(sizes):
-        parents = min(4, sizes.num_parents)
-    plan = Plan(images, children, parents, 1, max(1, images // 16), 2)
-    return with_splits(plan, sizes, multiprocessors)
+    """Choose tiles from the shape alone.
+
+    16 images a warp: a warp then has its own rows of every product, and chained products stay in its
+    registers; 4 warps are the fewest that Hopper's warp-group products take. A program uses most of the
+    registers of half a multiprocessor, so that two run on each.
+
+    Args:
+        kernel: see `launch_tuned`.
+        sizes: the shape.
+        multiprocessors: of the GPU, or 0 for the interpreter.
+    """
+    whole = fits_whole(sizes) and kernel in ("totals", "sweep")
+    parents = sizes.num_parents if whole else _several(sizes, MANY_PARENTS)
+    loops_over_parents = kernel in ("normalise", "poses")  # one by one, with the next ones' loads under way
+    images = 64 if multiprocessors else INTERPRETED_IMAGES
+    children = max(1, COLUMNS // sizes.padded[0])
+    plan = Plan(images, children, parents, 1, max(1, images // 16), 3 if loops_over_parents else 1)
+    return with_splits(plan, sizes, 2 * multiprocessors or INTERPRETED_PROGRAMS)
+
+
+def _several(sizes: Sizes, number: int) -> int:
+    """Return `number` parents, or as many fewer as there are, or as have small enough operands."""
+    fitting = number * MANY_PARENTS_BYTES // MANY_PARENTS // (sizes.padded[1] * sizes.operand_bytes)
+    return max(1, min(number, sizes.num_parents, fitting))
 
 
 def with_splits(plan: Plan, sizes: Sizes, programs: int) -> Plan:
-    """Return the plan with as many ranges of children as make about `programs` programs."""
+    """Return the plan with as many ranges of children as make about `programs` programs; none is empty."""
     others = -(-sizes.num_images // plan.images) * -(-sizes.num_parents // plan.parents)
     tiles = -(-sizes.num_children // plan.children)
-    wanted = min(tiles, max(1, -(-programs // others)))
-    return replace(plan, splits=-(-tiles // -(-tiles // wanted)))  # no range is left empty
+    wanted = min(tiles, max(1, programs // others))
+    return replace(plan, splits=-(-tiles // -(-tiles // wanted)))
 
 
 def candidates(kernel: str, sizes: Sizes, multiprocessors: int) -> list[Plan]:
-    """Return the plans that a search compares, a dozen at most; the first is the default."""
+    """Return the plans that a search compares, at most two dozen; the first is the default.
+
+    Each combination of images, children, parents and stages is a program to compile, once; ranges of
+    children are not.
+    """
     first = default_plan(kernel, sizes, multiprocessors)
+    parents = [first.parents]
+    children = [first.children]
+    if kernel == "weights":
+        parents = sorted({_several(sizes, number) for number in (2, MANY_PARENTS, 10)})
+    if kernel in ("totals", "state") and not fits_whole(sizes):
+        parents = sorted({_several(sizes, number) for number in (4, 8)})
+    if kernel in ("normalise", "poses"):
+        children = [first.children, 2 * first.children]
     found = [first]
-    for images in (32, 64, 128):
-        for children in (first.children, 2 * first.children):
-            if images > max(32, power_of_two(sizes.num_images)):
-                continue
-            tile = replace(first, images=images, children=children, warps=images // 16)
-            found += [with_splits(tile, sizes, share * multiprocessors) for share in (1, 2)]
+    for images, many, tile, stages in product((64, 128), parents, children, (1, 2)):
+        plan = replace(
+            first,
+            images=images,
+            parents=many,
+            children=tile,
+            warps=images // 16,
+            stages=max(stages, first.stages),
+        )
+        if kernel in ("totals", "sweep", "state"):
+            found += [with_splits(plan, sizes, share * multiprocessors) for share in (1, 2, 3)]
+        else:
+            found.append(replace(plan, splits=first.splits))
     return list(dict.fromkeys(found))
 
 
 def launch_tuned(
-    kernel: str, sizes: Sizes, variant: str, device: torch.device, launch: Callable[[Plan], T], search: bool = True
-) -> T:  # fmt: skip
+    kernel: str,
+    sizes: Sizes,
+    variant: str,
+    device: torch.device,
+    launch: Callable[[Plan], T],
+    search: bool = True,
+) -> T:
     """Call `launch` with the plan for this kernel, shape and GPU, after a search if it is the first time.
 
     Args:
@@ -117,22 +160,21 @@ def launch_tuned(
         search: False where running the kernel twice would change its result.
     """
     if device.type != "cuda":
-        return launch(default_plan(kernel, sizes, INTERPRETED_MULTIPROCESSORS))
+        return launch(default_plan(kernel, sizes, multiprocessors=0))
     properties = torch.cuda.get_device_properties(device)
+    multiprocessors = properties.multi_processor_count
     shared = replace(sizes, num_images=power_of_two(sizes.num_images))
     key = "/".join([properties.name, kernel, variant, *map(str, asdict(shared).values())])
     plans = _known()
-    if key not in plans and search and os.environ.get("CAPSDIST_TUNE") != "0":
-        if torch.cuda.is_current_stream_capturing():
-            return launch(default_plan(kernel, sizes, properties.multi_processor_count))
-        plans[key] = _fastest(candidates(kernel, shared, properties.multi_processor_count), launch)
+    may_search = search and os.environ.get("CAPSDIST_TUNE") != "0"
+    if key not in plans and may_search and not torch.cuda.is_current_stream_capturing():
+        plans[key] = _fastest(candidates(kernel, shared, multiprocessors), launch)
         _write(plans)
-    plan = plans.get(key) or default_plan(kernel, sizes, properties.multi_processor_count)
-    return launch(plan)
+    return launch(plans.get(key) or default_plan(kernel, shared, multiprocessors))
 
 
 def _fastest(plans: list[Plan], launch: Callable[[Plan], object]) -> Plan:
-    """Return the plan with the shortest time inside a CUDA graph; one that does not fit the GPU is skipped."""
+    """Return the plan with the shortest time inside a CUDA graph; what does not fit the GPU is skipped."""
     from triton.runtime.errors import OutOfResources, PTXASError
     from triton.testing import do_bench_cudagraph
 
