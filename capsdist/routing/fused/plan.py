@@ -30,6 +30,8 @@ COLUMNS = 64
 MAX_WHOLE, MAX_WHOLE_BYTES = 256, 640
 # Parents that a program takes at a time where it need not take all, and the bytes of their operands' row.
 MANY_PARENTS, MANY_PARENTS_BYTES = 5, 320
+# Kernels whose programs take a range of children each; the others go over all parents, or all images.
+WITH_RANGES = ("totals", "sweep", "state")
 # Interpreted, a small tile costs as much time as a large one, and there is nothing to fill.
 INTERPRETED_IMAGES, INTERPRETED_PROGRAMS = 16, 4
 
@@ -92,6 +94,8 @@ def default_plan(kernel: str, sizes: Sizes, multiprocessors: int) -> Plan:
     images = 64 if multiprocessors else INTERPRETED_IMAGES
     children = max(1, COLUMNS // sizes.padded[0])
     plan = Plan(images, children, parents, 1, max(1, images // 16), 3 if loops_over_parents else 1)
+    if kernel not in WITH_RANGES:
+        return plan
     return with_splits(plan, sizes, 2 * multiprocessors or INTERPRETED_PROGRAMS)
 
 
@@ -134,10 +138,10 @@ def candidates(kernel: str, sizes: Sizes, multiprocessors: int) -> list[Plan]:
             warps=images // 16,
             stages=max(stages, first.stages),
         )
-        if kernel in ("totals", "sweep", "state"):
+        if kernel in WITH_RANGES:
             found += [with_splits(plan, sizes, share * multiprocessors) for share in (1, 2, 3)]
         else:
-            found.append(replace(plan, splits=first.splits))
+            found.append(plan)
     return list(dict.fromkeys(found))
 
 
