@@ -18,8 +18,12 @@ iterations and images, with two numbers a child and iteration kept from before:
 In the first iteration V is 0: no G, no dV; without priors the coupling is a constant, and db not needed.
 """
 
-# I is the letter of the paper; Triton's tuples grow by addition, not by unpacking.
+# Kernels are Python in syntax only: numbers are constants of the compiler, tuples of tiles grow by addition,
+# and I is the letter of the paper.
 # ruff: noqa: E741, RUF005
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import triton
@@ -122,7 +126,7 @@ def sweep(
         wide = tile.to(tl.float32)
         matrices, again = (), ()
         for k in tl.static_range(J):
-            matrices = matrices + (load_weights(weights, k, child, I, J, D, E, DP, EP, IT, J),)
+            matrices = matrices + (load_weights(weights, k, child, I, J, D, E, DP, EP, IT, J, False),)
             again = again + (load_weights(weights, k, child, I, J, D, E, DP, EP, IT, J, True),)
         d_tile = tl.zeros((BT, DP * IT), tl.float32)
         if COUPLED or HAS_PRIORS:
@@ -181,7 +185,7 @@ def sum_poses_gradient(
         norm = load_children(normalisers, image, child, B, float("inf"), I, BT, IT)
         mean = load_children(means, image, child, B, 0.0, I, BT, IT)
     for parent in range(J):
-        matrix = load_weights(weights, parent, child, I, J, D, E, DP, EP, IT, 1)
+        matrix = load_weights(weights, parent, child, I, J, D, E, DP, EP, IT, 1, False)
         d_total = load_parents(d_totals, parent, image, B, J, E, EP, BT, 1)
         if COUPLED or HAS_PRIORS:
             state = load_state(states, parent, image, B, J, E, EP, BT, 1, COUPLED)
@@ -238,7 +242,9 @@ def sum_state_gradient(
         mean = load_children(means, image, child, B, 0.0, I, BT, IT)
         matrices = ()
         for k in tl.static_range(PARENTS):
-            matrices = matrices + (load_weights(weights, first + k, child, I, J, D, E, DP, EP, IT, PARENTS),)
+            matrices = matrices + (
+                load_weights(weights, first + k, child, I, J, D, E, DP, EP, IT, PARENTS, False),
+            )
         added = ()
         for k in tl.static_range(PARENTS):
             _coupling, d_logits, _product = slopes(

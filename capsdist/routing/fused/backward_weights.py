@@ -1,7 +1,11 @@
 """The kernel of the weights' gradient: a program owns children, and adds over images and iterations."""
 
-# I is the letter of the paper; Triton's tuples grow by addition, not by unpacking.
+# Kernels are Python in syntax only: numbers are constants of the compiler, tuples of tiles grow by addition,
+# and I is the letter of the paper.
 # ruff: noqa: E741, RUF005
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import triton
@@ -37,7 +41,9 @@ def sum_weights_gradient(
     rows, numbers = tl.cast(J * B * E, tl.int64), tl.cast(B * I, tl.int64)
     matrices, sums, d_prior = (), (), ()
     for k in tl.static_range(PARENTS):
-        matrices = matrices + (load_weights(weights, first + k, child, I, J, D, E, DP, EP, IT, PARENTS),)
+        matrices = matrices + (
+            load_weights(weights, first + k, child, I, J, D, E, DP, EP, IT, PARENTS, False),
+        )
         sums = sums + (tl.zeros((DP * IT, EP), tl.float32),)
         d_prior = d_prior + (tl.zeros((IT,), tl.float32),)
 
@@ -100,9 +106,7 @@ def sum_weights_gradient(
 
     children = child + tl.arange(0, IT)
     for k in tl.static_range(PARENTS):
-        store_weights(
-            d_weights, tl.trans(sums[k]), first + k, child, I, J, D, E, DP, EP, IT, PARENTS
-        )
+        store_weights(d_weights, tl.trans(sums[k]), first + k, child, I, J, D, E, DP, EP, IT, PARENTS)
         if HAS_PRIORS:
             inside = (children < I) & (tl.full((IT,), first + k, tl.int32) < J)
             tl.store(d_priors + children.to(tl.int64) * J + first + k, d_prior[k], inside)

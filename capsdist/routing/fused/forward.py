@@ -12,8 +12,12 @@ Where J parents do not fit into registers, `normalise` goes over all j first and
 log sum_j exp(b_ij), and `sum_totals` takes PARENTS of the parents a program.
 """
 
-# I is the letter of the paper; Triton's tuples grow by addition, not by unpacking.
+# Kernels are Python in syntax only: numbers are constants of the compiler, tuples of tiles grow by addition,
+# and I is the letter of the paper.
 # ruff: noqa: E741, RUF005
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import triton
@@ -113,7 +117,9 @@ def sum_totals(
         wide = tile.to(tl.float32)
         matrices = ()
         for k in tl.static_range(PARENTS):
-            matrices = matrices + (load_weights(weights, first + k, child, I, J, D, E, DP, EP, IT, PARENTS),)
+            matrices = matrices + (
+                load_weights(weights, first + k, child, I, J, D, E, DP, EP, IT, PARENTS, False),
+            )
         if COUPLED or HAS_PRIORS:
             coupling = ()
             for k in tl.static_range(PARENTS):
@@ -163,7 +169,7 @@ def normalise(
         largest, total = tl.full((BT, IT), float("-inf"), tl.float32), tl.zeros((BT, IT), tl.float32)
     mean = tl.zeros((BT, IT), tl.float32)
     for parent in range(J):
-        matrix = load_weights(weights, parent, child, I, J, D, E, DP, EP, IT, 1)
+        matrix = load_weights(weights, parent, child, I, J, D, E, DP, EP, IT, 1, False)
         state = load_state(states, parent, image, B, J, E, EP, BT, 1, COUPLED)
         logits = agreement(
             wide, matrix, state, priors, parent, child, I, J, DP, BT, IT, COUPLED, HAS_PRIORS, PRECISION

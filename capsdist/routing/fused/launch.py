@@ -124,6 +124,11 @@ class Call:
         return -(-self.sizes.num_images // ROWS), self.sizes.num_parents
 
 
+def start(kernel: Any, grid: tuple[int, ...], *operands: Any, **constants: Any) -> None:
+    """Launch a kernel. Triton's own types know tensors and constants of a kernel only as it sees them."""
+    kernel[grid](*operands, **constants)
+
+
 def route_forward(
     call: Call, bias: Tensor | None, iterations: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
@@ -137,7 +142,9 @@ def route_forward(
     operand = state if call.poses.dtype == torch.float32 else call.parents(dtype=call.poses.dtype)
     for iteration in range(iterations):
         parts = _sum_totals(call, operand, iteration)
-        finish_totals[call.rows_grid()](
+        start(
+            finish_totals,
+            call.rows_grid(),
             parts,
             bias,
             totals[iteration],
@@ -167,7 +174,9 @@ def _sum_totals(call: Call, states: Tensor, iteration: int) -> Tensor:
     def launch(plan: Plan) -> Tensor:
         parts = call.parents(plan.splits)
         images, children, blocks = call.tiles(plan)
-        sum_totals[(images, plan.splits, blocks)](
+        start(
+            sum_totals,
+            (images, plan.splits, blocks),
             call.poses,
             call.weights,
             states,
@@ -199,7 +208,9 @@ def _normalise(
     """Write normalisers and, for the backward pass (with d_totals), means of one iteration: both [B, I]."""
 
     def launch(plan: Plan) -> None:
-        normalise[call.tiles(plan)[:2]](
+        start(
+            normalise,
+            call.tiles(plan)[:2],
             call.poses,
             call.weights,
             states,
@@ -274,7 +285,9 @@ def route_backward(
     if sizes.num_images == 0:
         zeros = [None if t is None else t.new_zeros(t.shape).float() for t in (call.weights, call.priors)]
         return work.d_poses, zeros[0], work.d_totals.sum((0, 2)), zeros[1]
-    begin_gradients[call.rows_grid()](
+    start(
+        begin_gradients,
+        call.rows_grid(),
         totals,
         grad,
         work.states,
@@ -289,7 +302,9 @@ def route_backward(
         parts = _step_back(call, work, iteration, iterations)
         if parts is not None:
             before = iteration - 1
-            finish_gradients[call.rows_grid()](
+            start(
+                finish_gradients,
+                call.rows_grid(),
                 parts,
                 totals[before],
                 d_state,
@@ -319,14 +334,18 @@ def _step_back(call: Call, work: Backward, iteration: int, iterations: int) -> T
     def launch_sweep(plan: Plan) -> Tensor | None:
         parts = call.parents(plan.splits) if iteration > 0 else None
         images, children, _ = call.tiles(plan)
-        sweep[(images, plan.splits)](
+        start(
+            sweep,
+            (images, plan.splits),
             *pointers, *norms, work.d_before, d_poses, parts, num_images, -(-children // plan.splits),
             call.uniform_coupling, NONE=call.none_of_the_above, **flags, **adding, **call.constants(plan),
         )  # fmt: skip
         return parts
 
     def launch_poses(plan: Plan) -> None:
-        sum_poses_gradient[call.tiles(plan)[:2]](
+        start(
+            sum_poses_gradient,
+            call.tiles(plan)[:2],
             *pointers, *norms, work.d_before, d_poses, num_images, call.uniform_coupling,
             **flags, **adding, **call.constants(plan),
         )  # fmt: skip
@@ -334,7 +353,9 @@ def _step_back(call: Call, work: Backward, iteration: int, iterations: int) -> T
     def launch_state(plan: Plan) -> Tensor:
         parts = call.parents(plan.splits)
         images, children, blocks = call.tiles(plan)
-        sum_state_gradient[(images, plan.splits, blocks)](
+        start(
+            sum_state_gradient,
+            (images, plan.splits, blocks),
             *pointers, *norms, parts, num_images, -(-children // plan.splits),
             PARENTS=plan.parents, HAS_PRIORS=flags["HAS_PRIORS"], **call.constants(plan),
         )  # fmt: skip
@@ -358,7 +379,9 @@ def _sum_weights(call: Call, work: Backward) -> tuple[Tensor, Tensor | None]:
 
     def launch(plan: Plan) -> None:
         _, children, blocks = call.tiles(plan)
-        sum_weights_gradient[(children, blocks)](
+        start(
+            sum_weights_gradient,
+            (children, blocks),
             call.poses,
             call.weights,
             work.states,

@@ -12,10 +12,11 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
@@ -182,12 +183,13 @@ def _fastest(plans: list[Plan], launch: Callable[[Plan], object]) -> Plan:
     from triton.runtime.errors import OutOfResources, PTXASError
     from triton.testing import do_bench_cudagraph
 
+    def milliseconds(plan: Plan) -> float:
+        return cast(float, do_bench_cudagraph(lambda: launch(plan), rep=10, return_mode="median"))
+
     times: dict[Plan, float] = {}
     for plan in plans:
-        try:
-            times[plan] = float(do_bench_cudagraph(lambda: launch(plan), rep=10, return_mode="median"))  # noqa: B023
-        except (OutOfResources, PTXASError):
-            continue
+        with suppress(OutOfResources, PTXASError):
+            times[plan] = milliseconds(plan)
     return min(times, key=times.__getitem__, default=plans[0])
 
 

@@ -8,12 +8,17 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 children of a tile, DP and EP the dimensions padded to powers of two. What is outside is 0.
 """
 
-# I is the letter of the paper.
+# Kernels are Python in syntax only: numbers are constants of the compiler, tuples of tiles grow by addition,
+# and I is the letter of the paper.
 # ruff: noqa: E741
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAttributeAccessIssue=false
 from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton import knobs
 
 __all__ = [
     "add_product",
@@ -38,7 +43,7 @@ __all__ = [
 
 # Triton's interpreter neither multiplies bf16 numbers nor rounds to the nearest of them. Below it, both are
 # done in fp32, with the same results as on a GPU.
-INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
+INTERPRETED = tl.constexpr(knobs.runtime.interpret)
 
 
 @triton.jit
@@ -139,7 +144,7 @@ def _weights(
 @triton.jit
 def load_weights(
     weights, parent, child, I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
-    DP: tl.constexpr, EP: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr, AGAIN: tl.constexpr = False,
+    DP: tl.constexpr, EP: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr, AGAIN: tl.constexpr,
 ):  # fmt: skip
     """Return the tile [EP, DP * IT] of one parent; programs take PARENTS of the J parents each.
 
