@@ -17,7 +17,6 @@ from capsdist.bench.ceilings import Ceilings, matrix_product, measure_ceilings
 from capsdist.bench.full_shape import route_full_shape
 from capsdist.bench.memory import peak_bytes, saved_bytes
 from capsdist.bench.timer import time_side_by_side
-from capsdist.bench.training import step_figures, step_rows
 from capsdist.routing import explain, route_packed, route_reference, unpack_weights
 
 __all__ = ["CIFAR10", "IMAGENET", "MNIST", "MULTIMNIST", "Case", "cases", "describe", "goals", "table"]
@@ -146,6 +145,8 @@ def goals(case: Case = MNIST, budget_s: float = 40.0) -> Figures:
         step_r3_over_r1: a whole training step of the MNIST network with 3 routing iterations over one with 1.
         And the numbers that they are made of, units in the names.
     """
+    from capsdist.bench.training import step_figures, step_rows  # needs more packages than routing does
+
     poses, weights, _ = case.operands()
     ours = explain(poses, unpack_weights(weights), case.iterations).form
     product, product_flop = matrix_product(case.device, case.dtype)
