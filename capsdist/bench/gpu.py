@@ -9,6 +9,7 @@ Shape letters: B images, I children, J parents.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
@@ -63,18 +64,22 @@ def routing_cases(device: str) -> list[routing.Case]:
 
 
 def routing_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
-    """Yield a row for each shape and form, forward and backward: its time and share of roofline, or an error."""
+    """Yield a row for each shape and form, forward and backward: time and share of roofline, or an error."""
     ceilings = None if device == "cpu" else measure_ceilings(device, "bfloat16")
     for case in routing_cases(device):
-        for form in ("fused", "reference"):
+        for name in ("fused", "fused, launched early", "reference"):
+            form = name.split(",")[0]
             sizes = f"B={case.num_images} I={case.num_children} J={case.num_parents} R={case.iterations}"
-            row: Row = {"sizes": sizes, "form": form, "dtype": case.dtype}
+            row: Row = {"sizes": sizes, "form": name, "dtype": case.dtype}
+            os.environ["CAPSDIST_EARLY_LAUNCH"] = str(int(name != form and device != "cpu"))
             try:
                 median_s = _graph_seconds(routing.forward_backward(case, form), device, budget_s)
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 yield row | {"error": "out of memory"}
                 continue
+            finally:
+                del os.environ["CAPSDIST_EARLY_LAUNCH"]
             row["microseconds"] = 1e6 * median_s
             if ceilings is not None:
                 floor_s = ceilings.floor_s(case.flop, case.least_bytes("forward+backward"))

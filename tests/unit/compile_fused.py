@@ -6,6 +6,7 @@ Prints one line for each program: kernel, bytes of shared memory. Run without TR
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -37,7 +38,9 @@ class Compiled:
         assert all(0 < size < 2**16 for size in grid[1:])
         return self.compile
 
-    def compile(self, *operands: Any, num_warps: int = 4, num_stages: int = 3, **constants: Any) -> None:
+    def compile(
+        self, *operands: Any, num_warps: int, num_stages: int = 3, launch_pdl: bool = False, **constants: Any
+    ) -> None:
         """Compile for these arguments, as the launcher would specialise them."""
         names = self.kernel.arg_names
         given = {**dict(zip(names, operands, strict=False)), **constants}
@@ -47,7 +50,7 @@ class Compiled:
         source = ASTSource(
             self.kernel, signature, constexprs, {i: [["tt.divisibility", 16]] for i in aligned}
         )
-        options = {"num_warps": num_warps, "num_stages": num_stages}
+        options = {"num_warps": num_warps, "num_stages": num_stages, "launch_pdl": launch_pdl}
         done = triton.compile(source, target=H100, options=options)
         print(self.kernel.__name__, done.metadata.shared, flush=True)
 
@@ -75,13 +78,14 @@ def compile_all(
     bias = torch.zeros(num_parents, parent_dim) if everything else None
     call = launch.Call.prepare(poses, weights, priors, everything, dtype)
     parent_poses, totals = launch.route_forward(call, bias, iterations, dtype)
-    launch.route_backward(call, totals, parent_poses, dtype, want_weights=True)
+    launch.route_backward(call, totals, parent_poses, dtype, want_weights=True, want_bias=everything)
 
 
 if __name__ == "__main__":
     for name in KERNELS:
         setattr(launch, name, Compiled(getattr(launch, name)))
     launch.launch_tuned = _launch
+    os.environ["CAPSDIST_EARLY_LAUNCH"] = "1"  # with it kernels have all that they have without
     if sys.argv[1] == "few":
         compile_all((5, 37, 2, 5, 10), 2, torch.bfloat16, everything=True)
         plan.MAX_WHOLE = 0

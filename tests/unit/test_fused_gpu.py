@@ -24,8 +24,14 @@ def test_is_accepted() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_cuda_graph_replays_it_on_new_operands(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("early", ["0", "1"])
+def test_a_cuda_graph_replays_it_on_new_operands(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, early: str
+) -> None:
+    if early == "1" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("kernels are launched early from Hopper on")
     monkeypatch.setenv("CAPSDIST_TUNE", "0")
+    monkeypatch.setenv("CAPSDIST_EARLY_LAUNCH", early)
     given, other = (operands((70, 130, 10, 8, 16), seed=s).to(dtype) for s in (1, 2))
     poses = given.child_poses.clone().requires_grad_()
     weights, grad = pack_weights(given.weights).requires_grad_(), given.grad.clone()
@@ -47,6 +53,7 @@ def test_a_cuda_graph_replays_it_on_new_operands(monkeypatch: pytest.MonkeyPatch
         weights.copy_(pack_weights(other.weights))
         grad.copy_(other.grad)
     graph.replay()
+    monkeypatch.setenv("CAPSDIST_EARLY_LAUNCH", "0")
     for found, expected in zip(captured, step(), strict=True):
         assert torch.equal(found, expected)
 
@@ -57,13 +64,13 @@ def test_a_search_is_made_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr(plan, "_plans", None)
     given = operands((70, 130, 3, 8, 16), seed=3).to(torch.float32)
     expected = run(route_reference, given.to(torch.float64), 3)
-    assert largest_error(run(fused, given, 3), expected) < 5e-6
+    assert largest_error(run(fused, given, 3), expected) < 3e-5
     (file,) = (tmp_path / "capsdist").iterdir()
     kept = json.loads(file.read_text())
     assert {key.split("/")[1] for key in kept} == {"totals", "sweep", "weights"}
     monkeypatch.setattr(plan, "_plans", None)
     monkeypatch.setattr(plan, "_fastest", None)  # a second search would call it
-    assert largest_error(run(fused, given, 3), expected) < 5e-6
+    assert largest_error(run(fused, given, 3), expected) < 3e-5
 
 
 def test_a_layer_of_imagenets_size_routes_without_its_votes() -> None:

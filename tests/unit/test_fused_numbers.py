@@ -11,12 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 
-from fused_cases import Operands, error_of_fused, fused, operands, rms_error, run
+from fused_cases import DEVICE, Operands, error_of_fused, fused, operands, rms_error, run
 
 from capsdist.routing import pack_weights, route_reference
 from capsdist.routing.fused import launch, plan
 
-TOLERANCE = 5e-6  # fp32; on a GPU products are taken as three TF32 products
+TOLERANCE = 5e-6 if DEVICE == "cpu" else 3e-5  # fp32; a GPU takes products as three TF32 products
 
 
 @pytest.fixture(autouse=True)
@@ -133,7 +133,7 @@ def test_no_buffer_has_both_children_and_parents() -> None:
     call = launch.Call.prepare(given.child_poses, pack_weights(given.weights), None, False, torch.float32)
     with Allocations() as fused_form:
         _, totals = launch.route_forward(call, None, 2, torch.float32)
-        launch.route_backward(call, totals, given.grad, torch.float32, want_weights=False)
+        launch.route_backward(call, totals, given.grad, torch.float32, want_weights=False, want_bias=False)
     with Allocations() as reference:
         route_reference(given.child_poses, given.weights, 2)
     assert fused_form.largest < num_images * num_children * num_parents <= reference.largest

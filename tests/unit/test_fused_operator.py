@@ -45,7 +45,7 @@ def test_opcheck_of_the_backward_operator(want_weights: bool) -> None:
     result, totals = torch.ops.capsdist.route_fused(poses, weights, bias, priors, 2, False, None)
     torch.library.opcheck(
         torch.ops.capsdist.route_fused_backward.default,
-        (result, poses, weights, priors, totals, False, None, want_weights),
+        (result, poses, weights, priors, totals, False, None, want_weights, not want_weights),
     )
 
 
@@ -124,7 +124,7 @@ def test_any_single_gradient(wanted: int) -> None:
     (grad,) = torch.autograd.grad(result, inputs[wanted], given.grad.float())
     name = ("child_poses", "weights", "bias", "log_priors")[wanted]
     wanted_grad = pack_weights(expected[name]) if name == "weights" else expected[name]
-    torch.testing.assert_close(grad.double(), wanted_grad, atol=1e-5, rtol=0)
+    torch.testing.assert_close(grad.double(), wanted_grad, atol=5e-5, rtol=0)
 
 
 def test_layouts_of_the_operands_do_not_matter() -> None:

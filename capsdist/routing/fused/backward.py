@@ -31,7 +31,9 @@ import triton.language as tl
 
 from capsdist.routing.fused.forward import agreement, load_state, softmax, sum_parts
 from capsdist.routing.fused.tiles import (
+    RUN_TIME_SIZES,
     add_product,
+    begin,
     dot_children,
     load_children,
     load_parents,
@@ -56,16 +58,17 @@ __all__ = [
 ]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME_SIZES)
 def begin_gradients(
     totals, grad, states, d_totals, d_operand, B, iterations,
-    J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, ROWS: tl.constexpr,
+    J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, ROWS: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Rebuild states [R - 1, J, B, E] from totals [R, J, B, E]; write the last iteration's ds.
 
     Grid [tiles of images, J]; `grad` [B, J, E] is that of the result. ds goes to d_totals [R, J, B, E] in
     fp32 and, rounded for products, to d_operand, alike.
     """
+    begin(EARLY)
     image, parent = tl.program_id(0) * ROWS, tl.program_id(1)
     size = tl.cast(J * B * E, tl.int64)
     state = tl.zeros((ROWS, EP), tl.float32)
@@ -82,16 +85,17 @@ def begin_gradients(
     store_parents(d_operand + last, d_total, parent, image, B, J, E, EP, ROWS, 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME_SIZES)
 def finish_gradients(
     parts, totals, d_state, d_totals, d_operand, B, splits,
     J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr,
-    FIRST: tl.constexpr,
+    FIRST: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Add parts [splits, J, B, E] to dV in `d_state` [J, B, E]; write one iteration's ds; grid as above.
 
     `totals`, `d_totals` and `d_operand` [J, B, E] are those of that iteration. FIRST: dV was 0.
     """
+    begin(EARLY)
     image, parent = tl.program_id(0) * ROWS, tl.program_id(1)
     d_pose = sum_parts(parts, image, parent, splits, B, J, E, EP, ROWS, AT_ONCE)
     if not FIRST:
@@ -102,18 +106,20 @@ def finish_gradients(
     store_parents(d_operand, d_total, parent, image, B, J, E, EP, ROWS, 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME_SIZES)
 def sweep(
     poses, weights, states, d_totals, priors, normalisers, means, d_before, d_poses, parts, B, steps, scale,
     I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
     BT: tl.constexpr, IT: tl.constexpr, NONE: tl.constexpr,
     COUPLED: tl.constexpr, HAS_PRIORS: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Do all of one iteration's backward but the weights; grid [tiles of images, splits], as `sum_totals`.
 
     Writes d_poses [B, D, I] = d_before (if ADD) + du; the parts [splits, J, B, E] of dV; normalisers and
     means [B, I] as `normalise` does. `scale` is the coupling where it is a constant.
     """
+    begin(EARLY)
     image, split = tl.program_id(0) * BT, tl.program_id(1)
     sums, state, d_total = (), (), ()
     for k in tl.static_range(J):
@@ -170,14 +176,16 @@ def sweep(
             store_parents(part, sums[k], k, image, B, J, E, EP, BT, J)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME_SIZES)
 def sum_poses_gradient(
     poses, weights, states, d_totals, priors, normalisers, means, d_before, d_poses, B, scale,
     I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
     BT: tl.constexpr, IT: tl.constexpr,
     COUPLED: tl.constexpr, HAS_PRIORS: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Write d_poses [B, D, I] = d_before (if ADD) + du, a sum over all j; grid as `normalise`."""
+    begin(EARLY)
     image, child = tl.program_id(0) * BT, tl.program_id(1) * IT
     d_tile = tl.zeros((BT, DP * IT), tl.float32)
     if COUPLED or HAS_PRIORS:
@@ -220,14 +228,15 @@ def slopes(
     return coupling, coupling * (dot_children(product, wide, BT, DP, IT) - mean), product
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME_SIZES)
 def sum_state_gradient(
     poses, weights, states, d_totals, priors, normalisers, means, parts, B, steps,
     I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
     BT: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr,
-    HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Write the parts [splits, J, B, E] of dV; grid [tiles of images, splits, J / PARENTS]."""
+    begin(EARLY)
     image, split, first = tl.program_id(0) * BT, tl.program_id(1), tl.program_id(2) * PARENTS
     sums, state, d_total = (), (), ()
     for k in tl.static_range(PARENTS):

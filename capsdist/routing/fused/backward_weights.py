@@ -13,7 +13,9 @@ import triton.language as tl
 
 from capsdist.routing.fused.backward import slopes
 from capsdist.routing.fused.tiles import (
+    RUN_TIME_SIZES,
     add_product,
+    begin,
     load_children,
     load_parents,
     load_poses,
@@ -25,17 +27,18 @@ from capsdist.routing.fused.tiles import (
 __all__ = ["sum_weights_gradient"]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME_SIZES)
 def sum_weights_gradient(
     poses, weights, states, d_totals, priors, normalisers, means, d_weights, d_priors, B, iterations, scale,
     I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
     BT: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr,
-    HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr,
+    HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Write d_weights [J, E, D, I] and, with priors, d_priors [I, J]; grid [tiles of children, J / PARENTS].
 
     Reads states [R - 1, J, B, E], d_totals [R, J, B, E], normalisers and means [R, B, I].
     """
+    begin(EARLY)
     child, first = tl.program_id(0) * IT, tl.program_id(1) * PARENTS
     tiles = tl.cdiv(B, BT)
     rows, numbers = tl.cast(J * B * E, tl.int64), tl.cast(B * I, tl.int64)

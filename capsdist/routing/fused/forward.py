@@ -24,7 +24,9 @@ import triton
 import triton.language as tl
 
 from capsdist.routing.fused.tiles import (
+    RUN_TIME_SIZES,
     add_product,
+    begin,
     dot_children,
     load_children,
     load_parents,
@@ -94,18 +96,19 @@ def softmax(logits, PARENTS: tl.constexpr, NONE: tl.constexpr):
     return coupling, largest + tl.log(total)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME_SIZES)
 def sum_totals(
     poses, weights, states, priors, normalisers, parts, B, steps,
     I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
     BT: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr, NONE: tl.constexpr,
-    COUPLED: tl.constexpr, HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr,
+    COUPLED: tl.constexpr, HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Write the parts [splits, J, B, E] of the totals; grid [tiles of images, splits, J / PARENTS].
 
     A split is `steps` tiles of children. With PARENTS = J the coupling is normalised here, otherwise by
     `normalisers` [B, I]. Without COUPLED and priors it is a constant, left to `finish_totals`.
     """
+    begin(EARLY)
     image, split, first = tl.program_id(0) * BT, tl.program_id(1), tl.program_id(2) * PARENTS
     sums, state = (), ()
     for k in tl.static_range(PARENTS):
@@ -149,18 +152,20 @@ def sum_totals(
         store_parents(part, sums[k], first + k, image, B, J, E, EP, BT, PARENTS)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME_SIZES)
 def normalise(
     poses, weights, states, d_totals, priors, normalisers, means, B,
     I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr, DP: tl.constexpr, EP: tl.constexpr,
     BT: tl.constexpr, IT: tl.constexpr, NONE: tl.constexpr,
     COUPLED: tl.constexpr, HAS_PRIORS: tl.constexpr, SLOPES: tl.constexpr, PRECISION: tl.constexpr,
+    EARLY: tl.constexpr,
 ):  # fmt: skip
     """Write log sum_j exp(b_ij) to normalisers [B, I]; with SLOPES also sum_j c_ij dc_ij to means [B, I].
 
     Grid [tiles of images, tiles of children]; one pass over j that carries maximum and sums. dc_ij is
     u_i . (W_ij ds_j), for the backward pass.
     """
+    begin(EARLY)
     image, child = tl.program_id(0) * BT, tl.program_id(1) * IT
     wide = load_poses(poses, image, child, B, I, D, DP, BT, IT).to(tl.float32)
     if NONE:
@@ -205,17 +210,18 @@ def sum_parts(
     return total
 
 
-@triton.jit
+@triton.jit(do_not_specialize=RUN_TIME_SIZES)
 def finish_totals(
     parts, bias, totals, state, operand, parent_poses, B, splits, scale,
     J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr,
-    HAS_BIAS: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr,
+    HAS_BIAS: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     """Add up the parts: totals [J, B, E] = scale * sum + bias, and their squash v; grid [tiles of images, J].
 
     LAST writes v to parent_poses [B, J, E]; otherwise V grows by v in `state` [J, B, E] (fp32) and is
     rounded into `operand`, alike, for the next iteration's products.
     """
+    begin(EARLY)
     image, parent = tl.program_id(0) * ROWS, tl.program_id(1)
     total = scale * sum_parts(parts, image, parent, splits, B, J, E, EP, ROWS, AT_ONCE)
     columns = tl.arange(0, EP)

@@ -20,7 +20,14 @@ from capsdist.routing.fused.backward import (
 )
 from capsdist.routing.fused.backward_weights import sum_weights_gradient
 from capsdist.routing.fused.forward import finish_totals, normalise, sum_totals
-from capsdist.routing.fused.plan import Plan, Sizes, fits_whole, launch_tuned, power_of_two
+from capsdist.routing.fused.plan import (
+    Plan,
+    Sizes,
+    fits_whole,
+    launch_tuned,
+    launches_early,
+    power_of_two,
+)
 
 __all__ = ["Call", "route_backward", "route_forward"]
 
@@ -93,11 +100,13 @@ class Call:
         """Return the compile-time arguments of a kernel over parents or, with a plan, over tiles too."""
         sizes, (child_dim, parent_dim) = self.sizes, self.sizes.padded
         parents = {"J": sizes.num_parents, "E": sizes.parent_dim, "EP": parent_dim}
+        launching = {"EARLY": True, "launch_pdl": True} if launches_early() else {"EARLY": False}
         if plan is None:
-            return {**parents, "ROWS": ROWS, "num_warps": 4}
+            return {**parents, **launching, "ROWS": ROWS, "num_warps": 4}
         children = {"I": sizes.num_children, "D": sizes.child_dim, "DP": child_dim}
         tile = {"BT": plan.images, "IT": plan.children, "PRECISION": self.precision}
-        return {**parents, **children, **tile, "num_warps": plan.warps, "num_stages": plan.stages}
+        tile |= {"num_warps": plan.warps, "num_stages": plan.stages}
+        return {**parents, **launching, **children, **tile}
 
     @property
     def precision(self) -> str:
@@ -269,8 +278,8 @@ class Backward:
 
 
 def route_backward(
-    call: Call, totals: Tensor, grad: Tensor, poses_dtype: torch.dtype, want_weights: bool
-) -> tuple[Tensor, Tensor | None, Tensor, Tensor | None]:
+    call: Call, totals: Tensor, grad: Tensor, poses_dtype: torch.dtype, want_weights: bool, want_bias: bool
+) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Return the gradients of poses [B, D, I], weights [J, E, D, I], bias [J, E] and priors [I, J].
 
     Args:
@@ -279,6 +288,7 @@ def route_backward(
         grad: [B, J, E], contiguous.
         poses_dtype: of the child poses; their gradient has the same, all others are fp32.
         want_weights: if not, the gradients of weights and priors are None.
+        want_bias: if not, that of the bias is None.
     """
     sizes, iterations = call.sizes, len(totals)
     work = Backward.allocate(call, iterations, poses_dtype)
@@ -317,7 +327,8 @@ def route_backward(
                 **call.constants(),
             )
     d_weights, d_priors = _sum_weights(call, work) if want_weights else (None, None)
-    return work.d_poses, d_weights, work.d_totals.sum((0, 2)), d_priors
+    d_bias = work.d_totals.sum((0, 2)) if want_bias else None
+    return work.d_poses, d_weights, d_bias, d_priors
 
 
 def _step_back(call: Call, work: Backward, iteration: int, iterations: int) -> Tensor | None:

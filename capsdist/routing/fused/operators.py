@@ -58,6 +58,7 @@ def _route_backward(
     none_of_the_above: bool,
     operand_dtype: torch.dtype | None,
     want_weights: bool,
+    want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return gradients of poses [B, D, I], weights [J, E, D, I], bias [J, E], priors [I, J].
 
@@ -67,16 +68,11 @@ def _route_backward(
 
     dtype = _dtype_of_products(child_poses, packed_weights, operand_dtype)
     call = Call.prepare(child_poses, packed_weights, log_priors, none_of_the_above, dtype)
-    d_poses, d_weights, d_bias, d_priors = route_backward(
-        call, totals, grad.contiguous(), child_poses.dtype, want_weights
+    d_poses, *others = route_backward(
+        call, totals, grad.contiguous(), child_poses.dtype, want_weights, want_bias
     )
-    nothing = totals.new_empty(0)
-    return (
-        d_poses,
-        nothing if d_weights is None else d_weights.to(packed_weights.dtype),
-        d_bias,
-        totals.new_empty(0) if d_priors is None else d_priors,
-    )
+    d_weights, d_bias, d_priors = (totals.new_empty(0) if d is None else d for d in others)
+    return d_poses, d_weights.to(packed_weights.dtype), d_bias, d_priors
 
 
 @_route_backward.register_fake
@@ -89,16 +85,14 @@ def _(
     none_of_the_above: bool,
     operand_dtype: torch.dtype | None,
     want_weights: bool,
+    want_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_images, num_children, child_dim = child_poses.shape
     num_parents, parent_dim = packed_weights.shape[:2]
-    d_weights = totals.new_empty(0)
-    if want_weights:
-        d_weights = packed_weights.new_empty(packed_weights.shape)
     return (
         child_poses.new_empty((num_images, child_dim, num_children)),
-        d_weights,
-        totals.new_empty((num_parents, parent_dim)),
+        packed_weights.new_empty(packed_weights.shape if want_weights else 0),
+        totals.new_empty((num_parents, parent_dim) if want_bias else 0),
         totals.new_empty((num_children, num_parents) if want_weights and log_priors is not None else 0),
     )
 
@@ -135,6 +129,7 @@ def _gradients(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, .
         ctx.none_of_the_above,
         ctx.operand_dtype,
         want_weights or want_priors,
+        want_bias,
     )
     return (
         d_poses.transpose(1, 2) if want_poses else None,

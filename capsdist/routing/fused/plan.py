@@ -20,7 +20,7 @@ from typing import TypeVar, cast
 
 import torch
 
-__all__ = ["Plan", "Sizes", "default_plan", "fits_whole", "launch_tuned"]
+__all__ = ["Plan", "Sizes", "default_plan", "fits_whole", "launch_tuned", "launches_early"]
 
 T = TypeVar("T")
 
@@ -144,6 +144,14 @@ def candidates(kernel: str, sizes: Sizes, multiprocessors: int) -> list[Plan]:
         else:
             found.append(plan)
     return list(dict.fromkeys(found))
+
+
+def launches_early() -> bool:
+    """Return whether a kernel may start while the one before it ends: CAPSDIST_EARLY_LAUNCH=1.
+
+    Off by default, because it needs a Hopper GPU and has not been measured.
+    """
+    return os.environ.get("CAPSDIST_EARLY_LAUNCH") == "1"
 
 
 def launch_tuned(

@@ -19,9 +19,12 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from triton import knobs
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 __all__ = [
+    "RUN_TIME_SIZES",
     "add_product",
+    "begin",
     "dot_children",
     "load_children",
     "load_parents",
@@ -41,9 +44,24 @@ __all__ = [
     "store_weights",
 ]
 
+# Arguments that a kernel is not compiled anew for: batches differ, and so do the plans that a search tries.
+RUN_TIME_SIZES = ("B", "steps", "splits", "iterations")
 # Triton's interpreter neither multiplies bf16 numbers nor rounds to the nearest of them. Below it, both are
 # done in fp32, with the same results as on a GPU.
 INTERPRETED = tl.constexpr(knobs.runtime.interpret)
+
+
+@triton.jit
+def begin(EARLY: tl.constexpr):
+    """Wait for the kernel before, and let the next one come as far as here meanwhile.
+
+    With EARLY a kernel is launched before the one before it has ended (programmatic dependent launch, from
+    Hopper on), so that the time between two kernels is saved. Every kernel has to wait here first, then all
+    that came before is done and seen.
+    """
+    if EARLY:
+        gdc_launch_dependents()
+        gdc_wait()
 
 
 @triton.jit
