@@ -60,6 +60,14 @@ def test_many_parents_are_taken_a_few_at_a_time() -> None:
     assert error_of_fused(operands(sizes, seed=0, bias=True, priors=True), 2) < TOLERANCE
 
 
+@pytest.mark.usefixtures("parents_at_once")
+def test_a_parent_may_be_forbidden_to_a_child() -> None:
+    given = operands((2, 5, 3, 2, 3), seed=7, priors=True)
+    assert given.log_priors is not None
+    given.log_priors[1, 0] = given.log_priors[2, 2] = -torch.inf
+    assert error_of_fused(given, 2) < TOLERANCE
+
+
 def test_forgotten_gradients_of_later_iterations_break_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Forgetful:
         """`finish_gradients`, but for the part of dV that later iterations have handed on."""

@@ -171,7 +171,8 @@ def normalise(
     if NONE:
         largest, total = tl.zeros((BT, IT), tl.float32), tl.full((BT, IT), 1.0, tl.float32)
     else:
-        largest, total = tl.full((BT, IT), float("-inf"), tl.float32), tl.zeros((BT, IT), tl.float32)
+        # Below every logit, but not -inf: a prior may be that, and the difference of two is not a number.
+        largest, total = tl.full((BT, IT), -3.0e38, tl.float32), tl.zeros((BT, IT), tl.float32)
     mean = tl.zeros((BT, IT), tl.float32)
     for parent in range(J):
         matrix = load_weights(weights, parent, child, I, J, D, E, DP, EP, IT, 1, False)

@@ -5,6 +5,7 @@ Importing this module needs torch only; Triton is imported when the first kernel
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -27,9 +28,10 @@ def _route(
     from capsdist.routing.fused.launch import Call, route_forward
 
     dtype = _dtype_of_products(child_poses, packed_weights, operand_dtype)
-    call = Call.prepare(child_poses, packed_weights, log_priors, none_of_the_above, dtype)
     bias = None if bias is None else bias.contiguous()
-    return route_forward(call, bias, iterations, child_poses.dtype)
+    with _device_of(child_poses):
+        call = Call.prepare(child_poses, packed_weights, log_priors, none_of_the_above, dtype)
+        return route_forward(call, bias, iterations, child_poses.dtype)
 
 
 @_route.register_fake
@@ -67,10 +69,11 @@ def _route_backward(
     from capsdist.routing.fused.launch import Call, route_backward
 
     dtype = _dtype_of_products(child_poses, packed_weights, operand_dtype)
-    call = Call.prepare(child_poses, packed_weights, log_priors, none_of_the_above, dtype)
-    d_poses, *others = route_backward(
-        call, totals, grad.contiguous(), child_poses.dtype, want_weights, want_bias
-    )
+    with _device_of(child_poses):
+        call = Call.prepare(child_poses, packed_weights, log_priors, none_of_the_above, dtype)
+        d_poses, *others = route_backward(
+            call, totals, grad.contiguous(), child_poses.dtype, want_weights, want_bias
+        )
     d_weights, d_bias, d_priors = (totals.new_empty(0) if d is None else d for d in others)
     return d_poses, d_weights.to(packed_weights.dtype), d_bias, d_priors
 
@@ -95,6 +98,11 @@ def _(
         totals.new_empty((num_parents, parent_dim) if want_bias else 0),
         totals.new_empty((num_children, num_parents) if want_weights and log_priors is not None else 0),
     )
+
+
+def _device_of(tensor: Tensor) -> AbstractContextManager[object]:
+    """Launch kernels where the operands are, which need not be the current GPU."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
 def _dtype_of_products(
