@@ -6,10 +6,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint bench cluster-drill clean
+.PHONY: help install quickstart test test-slow lint bench gpu cluster-drill clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
+GPU_PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Ray sends usage statistics unless told otherwise.
@@ -67,6 +68,10 @@ cluster-drill: $(VENV)/.install  ## ray up, train, ray down on machines made of 
 
 bench: $(VENV)/.install  ## the figures of every benchmark, at most a minute each
 	@for job in jobs/bench_*.py; do echo "$$job"; $(BIN)/python $$job --goals; done
+
+# On the machine's own Python: torch, triton, numpy and pytest are all that it needs.
+gpu:  ## kernel tests, benchmark and a short training on an NVIDIA GPU; GPU_PYTHON=python3 has torch and pytest
+	@$(GPU_PYTHON) jobs/gpu.py
 
 clean:  ## remove .venv and caches; data/ and runs/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache capsdist.egg-info

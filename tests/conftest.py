@@ -11,7 +11,19 @@ import pytest
 # Set before torch is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Without a GPU, Triton runs kernels in its interpreter, if this is set before it is imported.
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marks that the scoreboard of capsdist/routing/README.md is made of."""
+    config.addinivalue_line(
+        "markers", "law(key, sentence): the test holds this law; see oracle/scoreboard.py"
+    )
+    config.addinivalue_line("markers", "defect(key, defect): it shows that a known defect breaks the law")
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable
+import resource
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-__all__ = ["peak_bytes", "saved_bytes"]
+__all__ = ["peak_bytes", "saved_bytes", "within_memory"]
 
 
 def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
@@ -74,3 +76,21 @@ def saved_bytes(run: Callable[[], object], exclude: Iterable[Tensor] = ()) -> in
     for tensor in exclude:
         storages.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(storages.values())
+
+
+@contextlib.contextmanager
+def within_memory(share: float = 0.85) -> Iterator[None]:
+    """Let allocations fail beyond `share` of this machine's memory, so that the kernel kills nobody.
+
+    A GPU's own allocator fails by itself; addresses that CUDA only reserves are not limited.
+    """
+    if torch.cuda.is_available():
+        yield
+        return
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    resource.setrlimit(resource.RLIMIT_DATA, (int(share * total), before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)

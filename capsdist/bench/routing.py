@@ -5,20 +5,21 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from capsdist.bench.ceilings import Ceilings, matrix_product, measure_ceilings
 from capsdist.bench.full_shape import route_full_shape
 from capsdist.bench.memory import peak_bytes, saved_bytes
 from capsdist.bench.timer import time_side_by_side
-from capsdist.routing import route_packed, route_reference, unpack_weights
+from capsdist.routing import explain, route_packed, route_reference, unpack_weights
 
-__all__ = ["CIFAR10", "MNIST", "Case", "describe", "goals", "table"]
+__all__ = ["CIFAR10", "IMAGENET", "MNIST", "MULTIMNIST", "Case", "cases", "describe", "goals", "table"]
 
 Figures = dict[str, float]
 Row = dict[str, Any]
@@ -36,39 +37,74 @@ class Case:
     parent_dim: int = 16
     iterations: int = 3
     device: str = "cpu"
+    dtype: str = "float32"
 
     def operands(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return child poses [B, I, D], packed weights [J, E, D, I], a gradient [B, J, E]: fp32, seed 0."""
+        """Return child poses [B, I, D], packed weights [J, E, D, I], a gradient [B, J, E]; seed 0."""
         generator = torch.Generator().manual_seed(0)
 
-        def draw(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator).to(self.device)
+        def draw(scale: float, *shape: int) -> Tensor:
+            drawn = torch.randn(shape, generator=generator).mul_(scale)
+            return drawn.to(self.device, getattr(torch, self.dtype))
 
-        poses = 0.3 * draw(self.num_images, self.num_children, self.child_dim)
-        weights = 0.1 * draw(self.num_parents, self.parent_dim, self.child_dim, self.num_children)
-        grad = draw(self.num_images, self.num_parents, self.parent_dim)
+        poses = draw(0.3, self.num_images, self.num_children, self.child_dim)
+        weights = draw(0.1, self.num_parents, self.parent_dim, self.child_dim, self.num_children)
+        grad = draw(1.0, self.num_images, self.num_parents, self.parent_dim)
         return poses.requires_grad_(), weights.requires_grad_(), grad
 
     @property
     def flop(self) -> int:
         """FLOP of the streamed form's matrix products, forward and backward (its docstring counts them)."""
-        pairs = self.num_images * self.num_children * self.num_parents
-        return (7 * self.iterations - 4) * 2 * pairs * self.child_dim * self.parent_dim
+        return self.forward_flop + (5 * self.iterations - 3) * self._product_flop
+
+    @property
+    def forward_flop(self) -> int:
+        """FLOP of the forward pass alone."""
+        return (2 * self.iterations - 1) * self._product_flop
+
+    @property
+    def _product_flop(self) -> int:
+        return 2 * self.num_images * self._num_weights
+
+    @property
+    def _num_weights(self) -> int:
+        return self.num_children * self.num_parents * self.child_dim * self.parent_dim
+
+    def least_bytes(self, passes: str) -> int:
+        """Return the bytes that must cross the memory bus: every operand and result once a pass."""
+        poses = self.num_images * self.num_children * self.child_dim
+        parents = self.num_images * self.num_parents * self.parent_dim
+        forward = poses + self._num_weights + parents
+        numbers = forward if passes == "forward" else 3 * forward  # backward: the same again, and gradients
+        return numbers * getattr(torch, self.dtype).itemsize
 
 
 MNIST = Case(num_images=128, num_children=1152)
+MULTIMNIST = Case(num_images=32, num_children=3200)
 CIFAR10 = Case(num_images=16, num_children=9216)
+IMAGENET = Case(num_images=2, num_children=6272, num_parents=1000)
 
 
-def _unpacked(form: Route) -> Route:
-    return lambda poses, packed, iterations: form(poses, unpack_weights(packed), iterations)
+def cases(num_images: int, device: str, dtypes: Iterable[str]) -> list[Case]:
+    """Return what the whole table is over: networks, iterations, dtypes; `num_images` for MNIST's shape."""
+    mnist = replace(MNIST, num_images=num_images)
+    shapes = [*(replace(mnist, iterations=r) for r in (1, 3, 5, 10)), MULTIMNIST, CIFAR10, IMAGENET]
+    return [replace(shape, device=device, dtype=dtype) for dtype in dtypes for shape in shapes]
+
+
+def _unpacked(form: Route, **settings: Any) -> Route:
+    return lambda poses, packed, iterations: form(poses, unpack_weights(packed), iterations, **settings)
 
 
 FORMS: dict[str, Route] = {
+    "fused": partial(route_packed, form="fused"),
     "streamed": partial(route_packed, form="streamed"),
     "reference": _unpacked(route_reference),
     "full_shape": _unpacked(route_full_shape),
+    "detached": _unpacked(route_reference, gradient="last"),
 }
+"""What is compared, `fused` on a GPU only (on a CPU it is interpreted). `detached`: as public code that lets
+a gradient through its last iteration only: less work, for another gradient."""
 
 
 def forward(case: Case, form: str) -> Callable[[], Tensor]:
@@ -88,62 +124,106 @@ def forward_backward(case: Case, form: str) -> Callable[[], tuple[Tensor, ...]]:
     return run
 
 
-def matrix_product(device: str, size: int = 2048) -> tuple[Callable[[], Tensor], float]:
-    """Return a product of two square fp32 matrices as a call, and its FLOP: the machine's yardstick."""
-    left, right = torch.randn(2, size, size, generator=torch.Generator().manual_seed(0)).to(device)
-    return lambda: left @ right, 2.0 * size**3
+_PASSES = {"forward": forward, "forward+backward": forward_backward}
 
 
 def goals(case: Case = MNIST, budget_s: float = 40.0) -> Figures:
-    """Measure the named figures of the routing benchmark in one run, forward and backward, fp32.
+    """Measure the named figures of the routing benchmark in one run, forward and backward.
+
+    Args:
+        case: the shape, device and dtype; the figures are meant for `MNIST` in fp32 on a CPU.
+        budget_s: seconds for all times.
 
     Returns:
-        speedup_vs_reference, speedup_vs_full_shape: ratios of median times.
-        share_of_gemm_rate: FLOP of the streamed form over its time, against a plain matrix product's rate.
-        memory_ratio_vs_reference: ratio of peak bytes above inputs and outputs.
+        speedup_vs_reference, speedup_vs_full_shape: ratios of median times of the form that `auto` takes.
+        share_of_gemm_rate: its FLOP over its time, against a plain matrix product's rate.
+        saved_bytes_per_image: live between forward and backward pass, layout copies included, weights not;
+            at `case.iterations`, and `saved_bytes_per_image_r10` at 10.
+        peak_bytes: above inputs, outputs and gradients.
+        memory_ratio_vs_reference: ratio of peak bytes.
+        cifar10_peak_bytes: as peak_bytes, for as many images of the CIFAR-10 network.
+        step_r3_over_r1: a whole training step of the MNIST network with 3 routing iterations over one with 1.
         And the numbers that they are made of, units in the names.
     """
-    product, product_flop = matrix_product(case.device)
-    runs = {form: forward_backward(case, form) for form in FORMS}
-    times = time_side_by_side({**runs, "matrix_product": product}, budget_s=budget_s)
+    from capsdist.bench.training import step_figures, step_rows  # needs more packages than routing does
+
+    poses, weights, _ = case.operands()
+    ours = explain(poses, unpack_weights(weights), case.iterations).form
+    product, product_flop = matrix_product(case.device, case.dtype)
+    runs = {form: forward_backward(case, form) for form in (ours, "reference", "full_shape")}
+    times = time_side_by_side({**runs, "matrix_product": product}, budget_s=0.7 * budget_s)
     median_s = {name: timing.median_s for name, timing in times.items()}
-    peak = {form: peak_bytes(runs[form], case.device) for form in ("streamed", "reference")}
+    peak = {form: peak_bytes(runs[form], case.device) for form in (ours, "reference")}
     gemm_rate = product_flop / median_s["matrix_product"]
+    cifar10 = replace(case, num_children=CIFAR10.num_children)
+    precision = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[case.dtype]
+    steps = step_rows(
+        "mnist_paper",
+        num_images=case.num_images,
+        device=case.device,
+        precision=precision,
+        budget_s=0.3 * budget_s,
+    )
     return {
-        "speedup_vs_reference": median_s["reference"] / median_s["streamed"],
-        "speedup_vs_full_shape": median_s["full_shape"] / median_s["streamed"],
-        "share_of_gemm_rate": case.flop / median_s["streamed"] / gemm_rate,
-        "memory_ratio_vs_reference": peak["reference"] / peak["streamed"],
-        **{f"{form}_ms": 1e3 * median_s[form] for form in FORMS},
-        **{f"{form}_peak_mb": bytes_ / 1e6 for form, bytes_ in peak.items()},
-        "streamed_saved_mb_per_image": _saved_mb_per_image(case, "streamed"),
+        "speedup_vs_reference": median_s["reference"] / median_s[ours],
+        "speedup_vs_full_shape": median_s["full_shape"] / median_s[ours],
+        "share_of_gemm_rate": case.flop / median_s[ours] / gemm_rate,
+        "saved_bytes_per_image": _saved_bytes_per_image(case, ours),
+        "saved_bytes_per_image_r10": _saved_bytes_per_image(replace(case, iterations=10), ours),
+        "peak_bytes": peak[ours],
+        "memory_ratio_vs_reference": peak["reference"] / peak[ours],
+        "cifar10_peak_bytes": peak_bytes(forward_backward(cifar10, ours), case.device),
+        "step_r3_over_r1": step_figures(steps)["step_r3_over_r1"],
+        **{f"{form}_ms": 1e3 * median_s[form] for form in runs},
+        "reference_peak_bytes": peak["reference"],
         "gemm_gflop_per_s": gemm_rate / 1e9,
-        "num_runs": len(times["streamed"].seconds),
+        "num_runs": len(times[ours].seconds),
     }
 
 
-def table(cases: list[Case], budget_s: float = 15.0) -> Iterator[Row]:
-    """Yield a row for each case, form and pass: sizes, times, memory; a form that fails has an `error`."""
+def table(cases: Iterable[Case], budget_s: float = 15.0) -> Iterator[Row]:
+    """Yield a row for each case, pass and form: sizes, times, memory; a form that fails has an `error`.
+
+    `share_of_roofline`: the least time that the streamed form's FLOP and one pass over operands and results
+    take on this device (`ceilings`), over the median.
+    """
+    ceilings: dict[tuple[str, str], Ceilings] = {}
     for case in cases:
-        for name, make in (("forward", forward), ("forward+backward", forward_backward)):
-            runs = {form: make(case, form) for form in FORMS}
+        kind = (case.device, case.dtype)
+        if kind not in ceilings:
+            ceilings[kind] = measure_ceilings(*kind)
+        for name, make in _PASSES.items():
+            runs = {form: make(case, form) for form in _forms(case.device)}
             memory: dict[str, Row] = {form: _memory(case, form, run) for form, run in runs.items()}
             fit = {form: run for form, run in runs.items() if "error" not in memory[form]}
-            times = time_side_by_side(fit, budget_s=budget_s, max_rounds=15)
+            times = time_side_by_side(fit, budget_s=budget_s, max_rounds=15) if fit else {}
+            flop = case.forward_flop if name == "forward" else case.flop
+            floor_s = ceilings[kind].floor_s(flop, case.least_bytes(name))
             for form in runs:
-                timing = times[form].summary() if form in times else {}
-                yield {"form": form, "pass": name, **asdict(case), **timing, **memory[form]}
+                row: Row = {"form": form, "pass": name, **asdict(case), **memory[form]}
+                if form in times:
+                    row |= times[form].summary()
+                    row["share_of_roofline"] = floor_s / times[form].median_s
+                yield row
 
 
 def describe(row: Row) -> str:
     """Return a row of the table as one line for people."""
-    sizes = f"B={row['num_images']} I={row['num_children']} J={row['num_parents']} r={row['iterations']}"
+    sizes = (
+        f"B={row['num_images']} I={row['num_children']} J={row['num_parents']} r={row['iterations']} "
+        f"{row['dtype']}"
+    )
+    head = f"{sizes:<37} {row['pass']:<17} {row['form']:<10}"
     if "error" in row:
-        return f"{sizes:<28} {row['pass']:<17} {row['form']:<10} failed: {row['error']}"
+        return f"{head} failed: {row['error']}"
     return (
-        f"{sizes:<28} {row['pass']:<17} {row['form']:<10} {1e3 * row['median_s']:8.1f} ms"
+        f"{head} {1e3 * row['median_s']:8.1f} ms  {100 * row['share_of_roofline']:5.1f} % of roofline"
         f"  peak {row['peak_mb']:7.1f} MB  kept {row['saved_mb_per_image']:.3f} MB an image"
     )
+
+
+def _forms(device: str) -> list[str]:
+    return [form for form in FORMS if form != "fused" or torch.device(device).type != "cpu"]
 
 
 def _memory(case: Case, form: str, run: Callable[[], object]) -> Row:
@@ -151,11 +231,11 @@ def _memory(case: Case, form: str, run: Callable[[], object]) -> Row:
         peak = peak_bytes(run, case.device)
     except (RuntimeError, MemoryError) as error:  # torch reports a full CPU memory as a RuntimeError
         return {"error": str(error).splitlines()[0]}
-    return {"peak_mb": peak / 1e6, "saved_mb_per_image": _saved_mb_per_image(case, form)}
+    return {"peak_mb": peak / 1e6, "saved_mb_per_image": _saved_bytes_per_image(case, form) / 1e6}
 
 
-def _saved_mb_per_image(case: Case, form: str) -> float:
-    """Megabytes an image that autograd keeps, the weights aside: they exist once, whatever the batch."""
+def _saved_bytes_per_image(case: Case, form: str) -> float:
+    """Bytes an image that autograd keeps, the weights aside: they exist once, whatever the batch."""
     poses, weights, _ = case.operands()
     kept = saved_bytes(lambda: FORMS[form](poses, weights, case.iterations), exclude=[weights])
-    return kept / case.num_images / 1e6
+    return kept / case.num_images

@@ -22,6 +22,7 @@ def problems(config: Config) -> list[Problem]:
         *_range_problems(config),
         *_name_problems(config),
         *_model_problems(config),
+        *_routing_problems(config),
         *_batch_problems(config),
     ]
 
@@ -161,6 +162,26 @@ def _model_problems(config: Config) -> Iterator[Problem]:
             f"is too small for {model.padding} kernels {model.conv_kernel} and {model.primary_kernel}",
             "use smaller kernels or --model.padding same",
         )
+
+
+def _routing_problems(config: Config) -> Iterator[Problem]:
+    routing = config.routing
+    if routing.form in ("fused", "streamed") and routing.recompute != "streamed":
+        yield Problem(
+            "routing.recompute",
+            routing.recompute,
+            f"is for autograd, and routing.form={routing.form} has its own backward pass",
+            "set --routing.form reference",
+        )
+    if routing.form == "fused" and routing.gradient == "last":
+        yield Problem(
+            "routing.gradient",
+            "last",
+            "is not in the kernels of routing.form=fused",
+            "set --routing.form auto",
+        )
+    if routing.form == "fused" and config.train.device == "cpu":
+        yield Problem("routing.form", "fused", "needs a GPU", "set --routing.form auto")
 
 
 def _batch_problems(config: Config) -> Iterator[Problem]:

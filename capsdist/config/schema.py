@@ -61,6 +61,8 @@ class Model(_Section):
     """Dimensions E of a class capsule; paper: 16."""
     capsule_bias: bool = False
     """One learned bias per class capsule dimension, added before squash; official code only."""
+    log_priors: bool = False
+    """One learned logit per primary and class capsule to start routing from (section 2); else it is 0."""
     decoder: bool = True
     """Reconstruct the image from the class capsules (paper, section 4.1)."""
     decoder_hidden: tuple[int, int] = (512, 1024)
@@ -78,8 +80,12 @@ class Routing(_Section):
     """Routing iterations r: r softmax passes; paper: 3."""
     none_of_the_above: bool = False
     """An extra column of zero logits that takes part in the softmax and is dropped; CIFAR-10 ("leaky")."""
-    form: Literal["auto", "reference", "streamed"] = "auto"
-    """How it is computed: `reference` keeps all votes, `streamed` never stores them; same numbers."""
+    gradient: Literal["full", "last"] = "full"
+    """Iterations that the gradient goes through: `full` all (paper); `last` one (some public code)."""
+    recompute: Literal["streamed", "iterations", "none"] = "streamed"
+    """What the backward pass builds again; with `iterations` and `none` autograd keeps the votes."""
+    form: Literal["auto", "fused", "streamed", "reference"] = "auto"
+    """How it is computed: `fused` on a GPU, `streamed` without votes, `reference` with; same numbers."""
 
 
 class Loss(_Section):

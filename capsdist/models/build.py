@@ -42,8 +42,11 @@ def build_model(model: Model, routing: Routing) -> nn.Module:
         iterations=routing.iterations,
         none_of_the_above=routing.none_of_the_above,
         capsule_bias=model.capsule_bias,
+        log_priors=model.log_priors,
         decoder=model.decoder,
         decoder_hidden=model.decoder_hidden,
         initialisation=model.initialisation,
+        gradient=routing.gradient,
+        recompute=routing.recompute,
         form=routing.form,
     )

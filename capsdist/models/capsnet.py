@@ -18,7 +18,7 @@ from capsdist.models.layers import (
     truncated_normal_,
 )
 from capsdist.ops import lengths
-from capsdist.routing import Form
+from capsdist.routing import Form, Gradient, Recompute
 
 
 class Output(NamedTuple):
@@ -41,7 +41,7 @@ class CapsNet(nn.Module):
 
     `initialisation`: ``"default"`` is PyTorch's own for convolutions and decoder and `ClassCapsules`' for
     its weights; ``"truncated_normal"`` is the authors' code: standard deviation 0.05 for the first
-    convolution, 0.1 for all other weights, all biases 0.1.
+    convolution, 0.1 for all other weights, all biases 0.1; log priors, which it has not, 0.
 
     Shapes: images [B, C, H, W] float, labels int64 [B] or None -> `Output`.
     The decoder sees the capsule of the label where labels are given (training), else the longest.
@@ -70,9 +70,12 @@ class CapsNet(nn.Module):
         iterations: int = 3,
         none_of_the_above: bool = False,
         capsule_bias: bool = False,
+        log_priors: bool = False,
         decoder: bool = True,
         decoder_hidden: tuple[int, int] = (512, 1024),
         initialisation: Literal["default", "truncated_normal"] = "default",
+        gradient: Gradient = "full",
+        recompute: Recompute = "streamed",
         form: Form = "auto",
     ) -> None:
         super().__init__()
@@ -95,7 +98,10 @@ class CapsNet(nn.Module):
             class_dim,
             iterations=iterations,
             bias=capsule_bias,
+            log_priors=log_priors,
             none_of_the_above=none_of_the_above,
+            gradient=gradient,
+            recompute=recompute,
             form=form,
         )
         self.decoder = Decoder(num_classes, class_dim, image_shape, decoder_hidden) if decoder else None
@@ -117,5 +123,5 @@ class CapsNet(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.constant_(parameter, 0.1)
-            else:
+            elif not name.endswith("log_priors"):
                 truncated_normal_(parameter, 0.05 if name == "conv.weight" else 0.1)

@@ -95,12 +95,14 @@ def _capsnet_layers(model: Model, routing: Routing) -> Iterator[LayerCount]:
     )
     yield primary
     weights = math.prod(primary.output_shape) * model.num_classes * model.class_dim
-    bias = model.num_classes * model.class_dim if model.capsule_bias else 0
+    learned = weights
+    if model.capsule_bias:
+        learned += model.num_classes * model.class_dim
+    if model.log_priors:
+        learned += math.prod(primary.output_shape) // model.primary_dim * model.num_classes
     # each iteration sums the weighted votes, each but the last also measures their agreement
     products = 2 * routing.iterations - 1
-    yield LayerCount(
-        "class_capsules", (model.num_classes, model.class_dim), weights + bias, 2 * weights * products
-    )
+    yield LayerCount("class_capsules", (model.num_classes, model.class_dim), learned, 2 * weights * products)
     if model.decoder:
         pixels = model.in_channels * model.image_size**2
         units = (model.num_classes * model.class_dim, *model.decoder_hidden, pixels)

@@ -1,17 +1,25 @@
 """Routing by agreement: one function, several forms with the same numbers."""
 
-from capsdist.routing.dispatch import Form, choose_form, route, route_packed
+from capsdist.routing.dispatch import explain, route, route_packed
+from capsdist.routing.forms import Explanation, Form, Recompute
 from capsdist.routing.packing import pack_weights, unpack_weights
 from capsdist.routing.reference import route_reference
+from capsdist.routing.stream import Gradient
 from capsdist.routing.streamed import route_streamed
+from capsdist.routing.trace import Trace, trace_routing
 
 __all__ = [
+    "Explanation",
     "Form",
-    "choose_form",
+    "Gradient",
+    "Recompute",
+    "Trace",
+    "explain",
     "pack_weights",
     "route",
     "route_packed",
     "route_reference",
     "route_streamed",
+    "trace_routing",
     "unpack_weights",
 ]

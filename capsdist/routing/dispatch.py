@@ -5,19 +5,19 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from capsdist.errors import ShapeError
-from capsdist.routing.packing import pack_weights, unpack_weights
+from capsdist.routing.forms import Call, Explanation, Form, Recompute, choose, one_of
+from capsdist.routing.packing import unpack_weights
 from capsdist.routing.reference import route_reference
+from capsdist.routing.stream import Gradient
 from capsdist.routing.streamed import route_streamed
 
-__all__ = ["Form", "choose_form", "route", "route_packed"]
-
-Form = Literal["auto", "reference", "streamed"]
+__all__ = ["check_call", "explain", "route", "route_packed"]
 
 
 def route(
@@ -26,27 +26,38 @@ def route(
     iterations: int = 3,
     *,
     bias: Tensor | None = None,
+    log_priors: Tensor | None = None,
     none_of_the_above: bool = False,
+    gradient: Gradient = "full",
+    recompute: Recompute = "streamed",
     form: Form = "auto",
 ) -> Tensor:
     """Return the poses of the parents that children agree on: Procedure 1 of the paper (section 2).
 
     Args:
         child_poses: [B, I, D] u_i, any floating dtype. Float64 is computed in float64, all else in fp32,
-            also under autocast.
+            also under autocast (`fused`: summed in fp32).
         weights: [I, J, D, E] W_ij, on the same device.
         iterations: r >= 1; r iterations are r softmax passes.
         bias: [J, E] added to the totals before squash (official code), or None.
+        log_priors: [I, J] logits to start from, the paper's log prior probabilities, or None for 0.
         none_of_the_above: let one more parent with a fixed logit of 0 compete for every child; it is
             dropped from the result ("leaky" routing of the official CIFAR-10 network).
-        form: `reference` keeps all votes, `streamed` never stores them (own backward, differentiable once);
-            `auto` takes the fastest. All give the same numbers.
+        gradient: `full`, the paper's graph, goes through all iterations. `last` takes what earlier
+            iterations add to the logits for a constant, as some public code does; log priors and bias
+            then have the gradient of the last iteration.
+        recompute: what the backward pass builds again. `streamed`: everything, in the own backward passes of
+            the forms `fused` and `streamed`. `iterations` and `none` are there to compare with: autograd
+            runs the reference, and keeps the votes, or all that every iteration computes.
+        form: `fused` are GPU kernels, `streamed` never stores votes (both: own backward, differentiable
+            once), `reference` keeps all votes; `auto` takes the fastest that can be, see `explain`. All
+            give the same numbers. The reference, asked for by name, takes `recompute="streamed"` for `none`.
 
     Returns:
         parent_poses [B, J, E] in the dtype of `child_poses`, each of a length below 1.
 
     Raises:
-        ShapeError: a shape, dtype, device, iterations or form that cannot be.
+        ShapeError: a shape, dtype, device, number or name that cannot be.
 
     Cost: see `streamed`. It works on packed weights: unless `weights` is a view of some (`unpack_weights`),
     each call copies it once and keeps the copy for the backward pass. A layer stores its weights packed and
@@ -57,12 +68,9 @@ def route(
         >>> parent_poses.shape
         torch.Size([2, 10, 16])
     """
-    _check_dims("weights", weights, "[I, J, D, E]", 4)
-    _check(child_poses, weights, bias, iterations)
-    if choose_form(form) == "reference":
-        return _reference(child_poses, weights, iterations, bias, none_of_the_above)
-    packed = pack_weights(weights)
-    return route_streamed(child_poses, packed, iterations, bias=bias, none_of_the_above=none_of_the_above)
+    packed = _packed_view(weights)
+    call = Call(child_poses, packed, iterations, bias, log_priors, none_of_the_above, gradient, recompute)
+    return _run(call, form)
 
 
 def route_packed(
@@ -71,77 +79,149 @@ def route_packed(
     iterations: int = 3,
     *,
     bias: Tensor | None = None,
+    log_priors: Tensor | None = None,
     none_of_the_above: bool = False,
+    gradient: Gradient = "full",
+    recompute: Recompute = "streamed",
     form: Form = "auto",
 ) -> Tensor:
     """Do as `route`, with weights in the fast layout [J, E, D, I] (see `packing`), which nothing copies."""
     _check_dims("packed_weights", packed_weights, "[J, E, D, I]", 4)
-    weights = unpack_weights(packed_weights)
-    _check(child_poses, weights, bias, iterations)
-    if choose_form(form) == "reference":
-        return _reference(child_poses, weights, iterations, bias, none_of_the_above)
-    return route_streamed(
-        child_poses, packed_weights, iterations, bias=bias, none_of_the_above=none_of_the_above
+    call = Call(
+        child_poses, packed_weights, iterations, bias, log_priors, none_of_the_above, gradient, recompute
     )
+    return _run(call, form)
 
 
-def choose_form(form: str) -> Literal["reference", "streamed"]:
-    """Return the form that a name stands for; `auto` is `streamed`, the fastest on every device so far.
+def explain(
+    child_poses: Tensor,
+    weights: Tensor,
+    iterations: int = 3,
+    *,
+    bias: Tensor | None = None,
+    log_priors: Tensor | None = None,
+    none_of_the_above: bool = False,
+    gradient: Gradient = "full",
+    recompute: Recompute = "streamed",
+    form: Form = "auto",
+) -> Explanation:
+    """Say which form `route` takes for these arguments, and why not the others; computes nothing.
 
-    Raises:
-        ShapeError: there is no form of that name.
+    Args: as `route`; weights [I, J, D, E]. Of packed weights pass `unpack_weights(packed_weights)`.
+    Raises: ShapeError as `route`.
+
+    Example:
+        >>> print(explain(torch.randn(2, 6, 8), torch.randn(6, 10, 8, 16)))
+        fused      refused: child_poses are on the CPU
+        streamed   taken: never stores votes, and has its own backward pass
+        reference  not needed: Procedure 1 as it is written, which keeps all votes
     """
-    if form in ("auto", "streamed"):
-        return "streamed"
-    if form == "reference":
-        return "reference"
-    raise ShapeError(f"form={form!r} is no form of routing; choose 'auto', 'streamed' or 'reference'")
+    packed = _packed_view(weights)
+    call = Call(child_poses, packed, iterations, bias, log_priors, none_of_the_above, gradient, recompute)
+    check_call(call)
+    return choose(form, call)
 
 
-def _reference(
-    child_poses: Tensor, weights: Tensor, iterations: int, bias: Tensor | None, none_of_the_above: bool
-) -> Tensor:
-    """Run the reference in at least fp32; it computes in whatever dtype it is given."""
-    dtype = torch.promote_types(torch.promote_types(child_poses.dtype, weights.dtype), torch.float32)
-    with torch.autocast(child_poses.device.type, enabled=False):
-        parent_poses = route_reference(
-            child_poses.to(dtype),
-            weights.to(dtype),
-            iterations,
-            bias=None if bias is None else bias.to(dtype),
-            none_of_the_above=none_of_the_above,
+def _packed_view(weights: Tensor) -> Tensor:
+    """Return weights [I, J, D, E] as a view [J, E, D, I]."""
+    _check_dims("weights", weights, "[I, J, D, E]", 4)
+    return weights.permute(1, 3, 2, 0)
+
+
+def _run(call: Call, form: str) -> Tensor:
+    """Run one call."""
+    check_call(call)
+    chosen = choose(form, call).form
+    operands = {"bias": call.bias, "log_priors": call.log_priors}
+    if chosen == "reference":
+        return _reference(call, operands)
+    packed = call.packed_weights.contiguous()  # itself, if it is packed
+    none = call.none_of_the_above
+    if chosen == "streamed":
+        return route_streamed(
+            call.child_poses,
+            packed,
+            call.iterations,
+            none_of_the_above=none,
+            gradient=call.gradient,
+            **operands,
         )
-    return parent_poses.to(child_poses.dtype)
+    from capsdist.routing.fused import route_fused  # with Triton, which takes its time
+
+    return route_fused(call.child_poses, packed, call.iterations, none_of_the_above=none, **operands)
 
 
-def _check(child_poses: Tensor, weights: Tensor, bias: Tensor | None, iterations: int) -> None:
-    """Refuse what cannot be routed; `weights` is [I, J, D, E]."""
-    _check_dims("child_poses", child_poses, "[B, I, D]", 3)
-    num_children, num_parents, dim_child, dim_parent = weights.shape
-    if child_poses.shape[1:] != (num_children, dim_child):
+def _reference(call: Call, operands: dict[str, Tensor | None]) -> Tensor:
+    """Run the reference in at least fp32; it computes in whatever dtype it is given."""
+    poses, weights = call.child_poses, unpack_weights(call.packed_weights)
+    dtype = torch.promote_types(torch.promote_types(poses.dtype, weights.dtype), torch.float32)
+    with torch.autocast(poses.device.type, enabled=False):
+        parent_poses = route_reference(
+            poses.to(dtype),
+            weights.to(dtype),
+            call.iterations,
+            none_of_the_above=call.none_of_the_above,
+            gradient=call.gradient,
+            recompute="iterations" if call.recompute == "iterations" else "none",
+            **{name: None if tensor is None else tensor.to(dtype) for name, tensor in operands.items()},
+        )
+    return parent_poses.to(poses.dtype)
+
+
+def check_call(call: Call) -> None:
+    """Refuse what cannot be routed.
+
+    Raises: ShapeError, as `route` says.
+    """
+    _check_dims("child_poses", call.child_poses, "[B, I, D]", 3)
+    shape = list(unpack_weights(call.packed_weights).shape)
+    num_children, num_parents, dim_child, dim_parent = shape
+    poses, bias, log_priors = call.child_poses, call.bias, call.log_priors
+    if poses.shape[1:] != (num_children, dim_child):
         raise ShapeError(
-            f"child_poses {list(child_poses.shape)} do not fit weights [I, J, D, E] = {list(weights.shape)}; "
+            f"child_poses {list(poses.shape)} do not fit weights [I, J, D, E] = {shape}; "
             f"pass [B, I, D] = [B, {num_children}, {dim_child}] or other weights"
         )
-    if 0 in weights.shape:
-        raise ShapeError(f"weights [I, J, D, E] = {list(weights.shape)} are empty; give all sizes at least 1")
+    if 0 in shape:
+        raise ShapeError(f"weights [I, J, D, E] = {shape} are empty; give all sizes at least 1")
     if bias is not None and bias.shape != (num_parents, dim_parent):
         raise ShapeError(f"bias has shape {list(bias.shape)}; pass [J, E] = [{num_parents}, {dim_parent}]")
+    if log_priors is not None and log_priors.shape != (num_children, num_parents):
+        raise ShapeError(
+            f"log_priors has shape {list(log_priors.shape)}; pass [I, J] = [{num_children}, {num_parents}]"
+        )
+    _check_options(call)
+    operands = {"child_poses": poses, "weights": call.packed_weights, "bias": bias, "log_priors": log_priors}
+    for name, tensor in operands.items():
+        if tensor is not None:
+            _check_kind(name, tensor, poses)
+
+
+def _check_options(call: Call) -> None:
+    iterations = call.iterations
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         raise ShapeError(f"iterations={iterations!r} must be a whole number of at least 1; the paper has 3")
-    operands = {"child_poses": child_poses, "weights": weights} | ({} if bias is None else {"bias": bias})
-    for name, tensor in operands.items():
-        if not tensor.is_floating_point():
-            raise ShapeError(f"{name} has dtype {tensor.dtype}; make it floating, such as with .float()")
-        if (tensor.dtype == torch.float64) != (child_poses.dtype == torch.float64):
-            raise ShapeError(
-                f"{name} has dtype {tensor.dtype} but child_poses {child_poses.dtype}; "
-                "make all of them float64, or none"
-            )
-        if tensor.device != child_poses.device:
-            raise ShapeError(
-                f"{name} is on {tensor.device} but child_poses on {child_poses.device}; use one device"
-            )
+    for name, value, names in (
+        ("gradient", call.gradient, get_args(Gradient)),
+        ("recompute", call.recompute, get_args(Recompute)),
+    ):
+        if value not in names:
+            raise ShapeError(f"{name}={value!r} is unknown; choose {one_of(names)}")
+
+
+def _check_kind(name: str, tensor: Tensor, child_poses: Tensor) -> None:
+    """Refuse a dtype or device that does not go with that of child_poses."""
+    if not tensor.is_floating_point():
+        raise ShapeError(f"{name} has dtype {tensor.dtype}; make it floating, such as with .float()")
+    if (tensor.dtype == torch.float64) != (child_poses.dtype == torch.float64):
+        raise ShapeError(
+            f"{name} has dtype {tensor.dtype} but child_poses {child_poses.dtype}; "
+            "make all of them float64, or none"
+        )
+    if tensor.device != child_poses.device:
+        raise ShapeError(
+            f"{name} is on {tensor.device} but child_poses on {child_poses.device}; use one device"
+        )
 
 
 def _check_dims(name: str, tensor: Tensor, letters: str, num_dims: int) -> None:

@@ -13,24 +13,33 @@ Route = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class Operands:
-    """Child poses [B, I, D], weights [I, J, D, E], bias [J, E] or None, and a gradient [B, J, E]."""
+    """Child poses [B, I, D], weights [I, J, D, E], a gradient [B, J, E]; bias [J, E], log priors [I, J]."""
 
     child_poses: Tensor
     weights: Tensor
-    bias: Tensor | None
     grad: Tensor
+    bias: Tensor | None = None
+    log_priors: Tensor | None = None
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        """All but the gradient, by name, without those that are None."""
+        given = {name: getattr(self, name) for name in ("child_poses", "weights", "bias", "log_priors")}
+        return {name: tensor for name, tensor in given.items() if tensor is not None}
 
     def to(self, dtype: torch.dtype) -> Operands:
         """The same numbers, rounded to `dtype`."""
-        bias = None if self.bias is None else self.bias.to(dtype)
-        return Operands(self.child_poses.to(dtype), self.weights.to(dtype), bias, self.grad.to(dtype))
+        rounded = {name: tensor.to(dtype) for name, tensor in self.inputs.items()}
+        return Operands(**rounded, grad=self.grad.to(dtype))
 
     def with_(self, **changes: Tensor | None) -> Operands:
         """The same operands but for `changes`."""
         return replace(self, **changes)
 
 
-def operands(sizes: tuple[int, int, int, int, int], seed: int, bias: bool = False) -> Operands:
+def operands(
+    sizes: tuple[int, int, int, int, int], seed: int, *, bias: bool = False, priors: bool = False
+) -> Operands:
     """Draw operands of sizes B, I, J, D, E in float64, of a scale at which couplings are far from uniform."""
     num_images, num_children, num_parents, dim_child, dim_parent = sizes
     generator = torch.Generator().manual_seed(seed)
@@ -41,8 +50,9 @@ def operands(sizes: tuple[int, int, int, int, int], seed: int, bias: bool = Fals
     return Operands(
         child_poses=draw(num_images, num_children, dim_child) / dim_child**0.5,
         weights=draw(num_children, num_parents, dim_child, dim_parent),
-        bias=draw(num_parents, dim_parent) if bias else None,
         grad=draw(num_images, num_parents, dim_parent),
+        bias=draw(num_parents, dim_parent) if bias else None,
+        log_priors=draw(num_children, num_parents) if priors else None,
     )
 
 
@@ -50,11 +60,9 @@ def values_and_gradients(
     route: Route, given: Operands, iterations: int, **options: object
 ) -> dict[str, Tensor]:
     """Run `route` forward and backward; return the result and the gradients of all operands, by name."""
-    inputs = {"child_poses": given.child_poses, "weights": given.weights, "bias": given.bias}
-    leaves = {k: v.detach().clone().requires_grad_() for k, v in inputs.items() if v is not None}
-    parent_poses = route(
-        leaves["child_poses"], leaves["weights"], iterations, bias=leaves.get("bias"), **options
-    )
+    leaves = {name: tensor.detach().clone().requires_grad_() for name, tensor in given.inputs.items()}
+    learned = {name: leaves[name] for name in leaves if name in ("bias", "log_priors")}
+    parent_poses = route(leaves["child_poses"], leaves["weights"], iterations, **learned, **options)
     grads = torch.autograd.grad(parent_poses, list(leaves.values()), given.grad.to(parent_poses.dtype))
     return {"parent_poses": parent_poses.detach(), **dict(zip(leaves, grads, strict=True))}
 

@@ -22,6 +22,7 @@ def gradient_at_zero(function: Callable[[Tensor], Tensor]) -> Tensor:
     return vectors.grad
 
 
+@pytest.mark.law("squash", "the gradient of squash and lengths is 0 at a zero vector")
 @pytest.mark.parametrize("function", [squash, lengths])
 def test_gradient_is_zero_at_zero_and_finite_elsewhere(function: Callable[[Tensor], Tensor]) -> None:
     grad = gradient_at_zero(function)
@@ -30,6 +31,7 @@ def test_gradient_is_zero_at_zero_and_finite_elsewhere(function: Callable[[Tenso
     assert (grad[0] != 0).all()
 
 
+@pytest.mark.defect("squash", "squash with 0/0")
 def test_gradient_of_unguarded_squash_is_not_a_number() -> None:
     assert gradient_at_zero(squash_unguarded)[1].isnan().all()
 
@@ -45,11 +47,13 @@ def loss_of_a_perfect_answer(loss: Callable[[Tensor, Tensor], Tensor], num_class
     return float(loss(perfect, torch.arange(num_classes)).max())
 
 
+@pytest.mark.law("margin", "a perfect answer has no margin loss")
 @pytest.mark.parametrize("num_classes", [2, 10])
 def test_a_perfect_answer_costs_nothing(num_classes: int) -> None:
     assert loss_of_a_perfect_answer(margin_loss, num_classes) == 0
 
 
+@pytest.mark.defect("margin", "softmax of the lengths before the margin loss")
 @pytest.mark.parametrize("num_classes", [2, 10])
 def test_softmax_before_the_margin_loss_breaks_it(num_classes: int) -> None:
     assert loss_of_a_perfect_answer(margin_loss_of_softmax, num_classes) > 0.01

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from cases import largest_error, operands, values_and_gradients
 from torch import Tensor
 from twins import route_twin
 
+from capsdist.bench.memory import saved_bytes
 from capsdist.routing import route_reference
 
 Matrix = list[list[float]]
@@ -25,8 +27,8 @@ def softmax(logits: list[float]) -> list[float]:
     return [x / sum(terms) for x in terms]
 
 
-def procedure_1(poses: Tensor, weights: Tensor, iterations: int, none: bool) -> Matrix:
-    """Procedure 1 for one image, poses [I, D] and weights [I, J, D, E], number by number."""
+def procedure_1(poses: Tensor, weights: Tensor, priors: Tensor, iterations: int, none: bool) -> Matrix:
+    """Procedure 1 for one image, poses [I, D], weights [I, J, D, E], priors [I, J], number by number."""
     num_children, num_parents, dim_child, dim_parent = weights.shape
     children, parents, dims = range(num_children), range(num_parents), range(dim_parent)
     u, w = poses.tolist(), weights.tolist()
@@ -34,7 +36,7 @@ def procedure_1(poses: Tensor, weights: Tensor, iterations: int, none: bool) -> 
         [[sum(u[i][d] * w[i][j][d][e] for d in range(dim_child)) for e in dims] for j in parents]
         for i in children
     ]
-    logits = [[0.0] * (num_parents + none) for _ in children]
+    logits = [row + [0.0] * none for row in priors.tolist()]
     v: Matrix = []
     for _ in range(iterations):
         coupling = [softmax(row) for row in logits]
@@ -47,12 +49,24 @@ def procedure_1(poses: Tensor, weights: Tensor, iterations: int, none: bool) -> 
     return v
 
 
+@pytest.mark.law(
+    "procedure-1", "the reference is Procedure 1 in plain loops; `streamed` agrees with it to 1e-10"
+)
 @pytest.mark.parametrize("iterations", [1, 2, 3, 5])
 @pytest.mark.parametrize("none", [False, True])
-def test_reference_is_procedure_1_number_by_number(iterations: int, none: bool) -> None:
-    given = operands((2, 5, 3, 2, 4), seed=iterations)
-    found = route_reference(given.child_poses, given.weights, iterations, none_of_the_above=none)
-    expected = [procedure_1(poses, given.weights, iterations, none) for poses in given.child_poses]
+@pytest.mark.parametrize("learned", [False, True])
+def test_reference_is_procedure_1_number_by_number(iterations: int, none: bool, learned: bool) -> None:
+    given = operands((2, 5, 3, 2, 4), seed=iterations, priors=True)
+    assert given.log_priors is not None
+    priors = given.log_priors if learned else torch.zeros_like(given.log_priors)
+    found = route_reference(
+        given.child_poses,
+        given.weights,
+        iterations,
+        log_priors=priors if learned else None,
+        none_of_the_above=none,
+    )
+    expected = [procedure_1(poses, given.weights, priors, iterations, none) for poses in given.child_poses]
     torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
@@ -61,3 +75,35 @@ def test_twin_without_defects_is_the_reference(iterations: int) -> None:
     given = operands((3, 7, 4, 2, 5), seed=10 + iterations, bias=True)
     found = values_and_gradients(route_twin, given, iterations)
     assert largest_error(found, values_and_gradients(route_reference, given, iterations)) < 1e-12
+
+
+@pytest.mark.parametrize("gradient", ["full", "last"])
+@pytest.mark.parametrize("iterations", [1, 3])
+def test_recomputed_iterations_have_the_same_numbers(gradient: str, iterations: int) -> None:
+    given = operands((3, 7, 4, 2, 5), seed=iterations, bias=True, priors=True)
+    options = {"gradient": gradient, "none_of_the_above": True}
+    kept = values_and_gradients(route_reference, given, iterations, **options)
+    found = values_and_gradients(route_reference, given, iterations, recompute="iterations", **options)
+    assert largest_error(found, kept) == 0
+
+
+def test_recomputed_iterations_keep_less() -> None:
+    given = operands((8, 20, 5, 2, 4), seed=3)
+    poses = given.child_poses.clone().requires_grad_()
+    none, iterations = (
+        saved_bytes(partial(route_reference, poses, given.weights, 5, recompute=recompute))
+        for recompute in ("none", "iterations")
+    )
+    votes = 8 * 20 * 5 * 4 * 8
+    assert votes <= iterations < none
+
+
+@pytest.mark.law("last", "`gradient=last` is the public form with detached votes, and not the full gradient")
+@pytest.mark.parametrize("iterations", [2, 3])
+def test_the_gradient_of_the_last_iteration_is_that_of_detached_votes(iterations: int) -> None:
+    given = operands((3, 7, 4, 2, 5), seed=20 + iterations)
+    public = values_and_gradients(route_twin, given, iterations, detach_votes=True)
+    last = values_and_gradients(route_reference, given, iterations, gradient="last")
+    assert largest_error(last, public) < 1e-12
+    full = values_and_gradients(route_reference, given, iterations)
+    assert largest_error(full, public) > 1e-3

@@ -14,13 +14,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from capsdist.bench.full_shape import route_full_shape
-from capsdist.bench.routing import FORMS, MNIST, Case, describe, forward_backward, goals, table
+from capsdist.bench.routing import FORMS, MNIST, Case, cases, describe, forward_backward, goals, table
 from capsdist.routing import route_reference
 
 TINY = Case(num_images=3, num_children=20)
 NAMED = {
     "speedup_vs_reference", "speedup_vs_full_shape", "share_of_gemm_rate", "memory_ratio_vs_reference",
+    "saved_bytes_per_image", "peak_bytes", "step_r3_over_r1",
 }  # fmt: skip
+SAME = ["streamed", "reference", "full_shape"]
 
 
 @pytest.mark.parametrize("iterations", [1, 3])
@@ -35,7 +37,7 @@ def test_the_full_shape_baseline_has_the_references_numbers(iterations: int) -> 
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", SAME)
 def test_all_forms_that_are_compared_compute_the_same(form: str) -> None:
     expected = forward_backward(TINY, "reference")()
     for found, wanted in zip(forward_backward(TINY, form)(), expected, strict=True):
@@ -45,6 +47,12 @@ def test_all_forms_that_are_compared_compute_the_same(form: str) -> None:
 def in_place_product(total: list[int], left: list[int], right: list[int], **_: object) -> int:
     """FLOP of the in-place products, which torch's counter does not know."""
     return 2 * math.prod(left) * right[-1]
+
+
+def test_the_detached_form_has_the_same_poses_and_another_gradient() -> None:
+    [poses, *gradients], [expected, *whole] = (forward_backward(TINY, f)() for f in ("detached", "reference"))
+    torch.testing.assert_close(poses, expected, atol=0, rtol=0)
+    assert not any(torch.allclose(found, full) for found, full in zip(gradients, whole, strict=True))
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 3, 5])
@@ -68,10 +76,26 @@ def test_goals_name_all_figures() -> None:
 
 def test_table_has_a_row_for_each_case_pass_and_form() -> None:
     rows = list(table([TINY, replace(TINY, iterations=1)], budget_s=0))
-    assert len(rows) == 2 * 2 * len(FORMS)
+    assert len(rows) == 2 * 2 * (len(FORMS) - 1)  # no kernels on a CPU
     assert len({(row["iterations"], row["pass"], row["form"]) for row in rows}) == len(rows)
-    assert all(row["median_s"] > 0 for row in rows)
+    assert all(row["median_s"] > 0 and row["share_of_roofline"] > 0 for row in rows)
     assert all("ms" in describe(row) for row in rows)
+
+
+def test_least_bytes_are_one_pass_over_operands_and_results() -> None:
+    poses, weights, grad = TINY.operands()
+    forward = sum(tensor.numel() * tensor.itemsize for tensor in (poses, weights, grad))
+    assert (TINY.least_bytes("forward"), TINY.least_bytes("forward+backward")) == (forward, 3 * forward)
+    assert replace(TINY, dtype="bfloat16").least_bytes("forward") == forward / 2
+
+
+def test_the_whole_table_has_every_network_and_many_iterations() -> None:
+    found = cases(128, "cpu", ["float32", "bfloat16"])
+    assert {(case.num_children, case.num_parents) for case in found} == {
+        (1152, 10), (3200, 10), (9216, 10), (6272, 1000),
+    }  # fmt: skip
+    assert {case.iterations for case in found} >= {1, 3, 10}
+    assert {case.dtype for case in found} == {"float32", "bfloat16"}
 
 
 def test_a_form_that_runs_out_of_memory_keeps_its_row(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,19 @@ RULES = [
     ("data.lanes", 7, {"data__lanes": 7}, "must divide train.global_batch=128"),
     ("train.workers", 5, {"train__workers": 5, "cluster__max_workers": 4}, "exceeds cluster.max_workers=4"),
     ("train.precision", "fp16", {"train__precision": "fp16", "train__device": "cpu"}, "is for GPUs"),
+    (
+        "routing.recompute",
+        "none",
+        {"routing__recompute": "none", "routing__form": "streamed"},
+        "is for autograd, and routing.form=streamed has its own backward pass",
+    ),
+    (
+        "routing.gradient",
+        "last",
+        {"routing__gradient": "last", "routing__form": "fused"},
+        "not in the kernels of routing.form=fused",
+    ),
+    ("routing.form", "fused", {"routing__form": "fused", "train__device": "cpu"}, "needs a GPU"),
 ]
 
 
@@ -137,6 +150,10 @@ ALLOWED = [
     {"train__precision": "fp16", "train__device": "gpu"},
     {"train__global_batch": 9, "train__workers": 3, "train__accumulation": 3, "data__lanes": 3},
     {"train__name": "a.b_c-9"},
+    {"routing__recompute": "iterations", "routing__gradient": "last"},
+    {"routing__recompute": "none", "routing__form": "reference"},
+    {"routing__gradient": "last", "routing__form": "streamed"},
+    {"routing__form": "fused", "train__device": "gpu"},
 ]
 
 

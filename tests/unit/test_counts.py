@@ -36,7 +36,7 @@ ODD = [
     Model(in_channels=3, image_size=21, conv_channels=5, conv_kernel=4, primary_types=3, primary_dim=5,
           primary_kernel=5, primary_stride=3, class_dim=7, num_classes=4, decoder_hidden=(6, 11)),
     Model(in_channels=2, image_size=13, conv_channels=3, primary_types=2, padding="same", capsule_bias=True,
-          num_classes=3, decoder=False),
+          log_priors=True, num_classes=3, decoder=False),
     Model(kind="baseline_cnn", in_channels=2, image_size=9, num_classes=7),
 ]  # fmt: skip
 

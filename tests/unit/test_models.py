@@ -162,6 +162,17 @@ def test_official_initialisation() -> None:
         assert sd == pytest.approx(0.8796 * drawn, rel=0.03), name  # a normal cut at 2 sd
 
 
+def test_log_priors_start_at_0_and_learn() -> None:
+    network = small(initialisation="truncated_normal", log_priors=True)
+    priors = network.class_capsules.log_priors
+    assert priors is not None
+    assert priors.shape == (network.class_capsules.num_children, 5)
+    assert (priors == 0).all()
+    loss_of(network, torch.rand(3, 2, 11, 12), torch.tensor([0, 2, 4])).backward()
+    assert priors.grad is not None
+    assert (priors.grad != 0).any()
+
+
 def test_default_initialisation_of_class_capsules() -> None:
     torch.manual_seed(1)
     layer = ClassCapsules(300, 4, 5, 6, bias=True)

@@ -36,6 +36,7 @@ def children_touched_by_a_pixel(layer: nn.Module, channels: int, side: int, seed
     return (layer(features) != layer(other)).any(-1)[0].nonzero().flatten().tolist()
 
 
+@pytest.mark.law("channels", "a primary capsule is channels at one position")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_capsule_is_channels_at_one_position(seed: int) -> None:
     torch.manual_seed(seed)
@@ -44,6 +45,7 @@ def test_a_capsule_is_channels_at_one_position(seed: int) -> None:
     assert children_touched_by_a_pixel(layer, 5, 6, seed) == expected
 
 
+@pytest.mark.defect("channels", "capsules cut from neighbouring pixels")
 @pytest.mark.parametrize("seed", range(3))
 def test_capsules_cut_from_pixels_break_that_law(seed: int) -> None:
     torch.manual_seed(seed)
@@ -108,22 +110,42 @@ def test_unknown_padding_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("iterations", "bias", "none"), [(1, False, False), (3, True, False), (2, True, True)]
+    ("iterations", "bias", "priors", "none"),
+    [(1, False, False, False), (3, True, False, False), (2, True, True, True)],
 )
-@pytest.mark.parametrize("form", ["streamed", "reference"])
-def test_class_capsules_route_as_configured(iterations: int, bias: bool, none: bool, form: str) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"form": "streamed"},
+        {"form": "streamed", "gradient": "last"},
+        {"form": "reference"},
+        {"recompute": "iterations"},
+    ],
+)
+def test_class_capsules_route_as_configured(
+    iterations: int, bias: bool, priors: bool, none: bool, options: dict
+) -> None:
     torch.manual_seed(iterations)
     layer = ClassCapsules(
-        7, 3, 5, 4, iterations=iterations, bias=bias, none_of_the_above=none, form=form  # pyright: ignore[reportArgumentType]
+        7, 3, 5, 4, iterations=iterations, bias=bias, log_priors=priors, none_of_the_above=none, **options
     ).double()  # fmt: skip
-    nn.init.normal_(layer.packed_weights)
-    if layer.bias is not None:
-        nn.init.normal_(layer.bias)
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
     child_poses = torch.randn(3, 7, 3, dtype=torch.float64)
     expected = route_reference(
-        child_poses, layer.weights, iterations, bias=layer.bias, none_of_the_above=none
+        child_poses,
+        layer.weights,
+        iterations,
+        bias=layer.bias,
+        log_priors=layer.log_priors,
+        none_of_the_above=none,
+        gradient=options.get("gradient", "full"),
     )
-    torch.testing.assert_close(layer(child_poses), expected, rtol=1e-10, atol=1e-12)
+    found = layer(child_poses)
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
+    parameters = list(layer.parameters())
+    grads = [torch.autograd.grad(result.square().sum(), parameters) for result in (found, expected)]
+    torch.testing.assert_close(*grads, rtol=1e-10, atol=1e-12)
 
 
 def test_weights_are_a_view_of_the_parameter_as_the_paper_writes_it() -> None:

@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import doctest
+import inspect
 import re
+import sys
+import types
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from capsdist.errors import ShapeError
-from capsdist.routing import choose_form, dispatch, pack_weights, route, route_packed, unpack_weights
+from capsdist.routing import (
+    dispatch,
+    explain,
+    pack_weights,
+    route,
+    route_packed,
+    route_reference,
+    unpack_weights,
+)
+
+POSES, WEIGHTS = torch.zeros(2, 5, 3), torch.zeros(5, 4, 3, 6)
 
 
 def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -62,11 +76,110 @@ def test_an_empty_batch_gives_an_empty_result(form) -> None:
     assert (weights.grad == 0).all()
 
 
-@pytest.mark.parametrize(
-    ("name", "form"), [("auto", "streamed"), ("streamed", "streamed"), ("reference", "reference")]
-)
-def test_names_of_forms(name: str, form: str) -> None:
-    assert choose_form(name) == form
+@pytest.mark.parametrize("form", ["streamed", "reference"])
+def test_options_reach_the_form(form) -> None:
+    poses, weights = draw(3, 7, 4).double(), draw(7, 5, 4, 6, seed=1).double()
+    priors = draw(7, 5, seed=2).double().requires_grad_()
+    options = {"log_priors": priors, "none_of_the_above": True, "gradient": "last"}
+    expected = route_reference(poses, weights, 3, **options)
+    found = route(poses, weights, 3, form=form, **options)
+    torch.testing.assert_close(found, expected)
+    grads = [torch.autograd.grad(result.sum(), priors)[0] for result in (found, expected)]
+    torch.testing.assert_close(*grads)
+    packed = route_packed(poses, pack_weights(weights), 3, form=form, **options)
+    torch.testing.assert_close(packed, expected)
+
+
+def test_a_parameter_is_kept_as_it_is() -> None:
+    parameter = torch.nn.Parameter(pack_weights(draw(7, 5, 4, 6)))
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        route_packed(draw(3, 7, 4), parameter)
+    assert any(tensor is parameter for tensor in kept)
+
+
+NEVER_STORED = "never stores votes, and has its own backward pass"
+EXPLAINED = [
+    pytest.param(
+        {},
+        """
+        fused      refused: child_poses are on the CPU
+        streamed   taken: never stores votes, and has its own backward pass
+        reference  not needed: Procedure 1 as it is written, which keeps all votes
+        """,
+        id="auto",
+    ),
+    pytest.param(
+        {"gradient": "last", "form": "reference"},
+        """
+        fused      refused: gradient='last' is not in its kernels
+        streamed   not needed: never stores votes, and has its own backward pass
+        reference  taken: Procedure 1 as it is written, which keeps all votes
+        """,
+        id="by-name",
+    ),
+    pytest.param(
+        {"recompute": "iterations"},
+        """
+        fused      refused: recompute='iterations' is for autograd, and this form has its own backward pass
+        streamed   refused: recompute='iterations' is for autograd, and this form has its own backward pass
+        reference  taken: Procedure 1 as it is written, which keeps all votes
+        """,
+        id="recompute",
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "text"), EXPLAINED)
+def test_the_explanation_has_a_line_for_each_form(options: dict, text: str) -> None:
+    assert str(explain(POSES, WEIGHTS, **options)) == inspect.cleandoc(text)
+
+
+@pytest.mark.parametrize("options", [example.values[0] for example in EXPLAINED])
+def test_the_form_that_is_explained_is_the_one_that_runs(
+    monkeypatch: pytest.MonkeyPatch, options: dict
+) -> None:
+    ran: list[str] = []
+    for form in ("streamed", "reference"):
+        function = getattr(dispatch, f"route_{form}")
+        spied = partial(_spied, ran, form, function)
+        monkeypatch.setattr(dispatch, f"route_{form}", spied)
+    route(POSES, WEIGHTS, **options)
+    assert ran == [explain(POSES, WEIGHTS, **options).form]
+
+
+def _spied(ran: list[str], form: str, function, *args, **options) -> Tensor:
+    ran.append(form)
+    return function(*args, **options)
+
+
+def test_on_the_cpu_kernels_run_by_name_and_interpreted_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(
+        ShapeError, match="form='fused' cannot be taken: the operands are on the CPU; set TRITON"
+    ):
+        explain(POSES, WEIGHTS, form="fused")
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert explain(POSES, WEIGHTS, form="fused").form == "fused"
+    assert explain(POSES, WEIGHTS).form == "streamed"
+
+
+def test_on_another_device_the_kernels_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = types.ModuleType("capsdist.routing.fused")
+    answers = {"meta": "they know no meta device"}
+    kernels.fused_refusal = lambda poses, *args, **options: answers.get(poses.device.type)  # pyright: ignore[reportAttributeAccessIssue]
+    monkeypatch.setitem(sys.modules, "capsdist.routing.fused", kernels)
+    poses, weights = POSES.to("meta"), WEIGHTS.to("meta")
+    refused = explain(poses, weights)
+    assert (refused.form, refused.others["fused"]) == ("streamed", "refused: they know no meta device")
+    answers.clear()
+    taken = explain(poses, weights)
+    assert (taken.form, taken.others["streamed"]) == ("fused", f"not needed: {NEVER_STORED}")
 
 
 def test_streamed_refuses_a_second_derivative() -> None:
@@ -83,14 +196,14 @@ def test_the_reference_has_a_second_derivative() -> None:
     )
 
 
-def test_the_example_of_the_docstring_runs() -> None:
-    test = doctest.DocTestFinder().find(
-        route, "route", module=dispatch, globs={"torch": torch, "route": route}
-    )
-    assert sum(doctest.DocTestRunner().run(example).attempted for example in test) == 2
+def test_the_examples_of_the_docstrings_run() -> None:
+    names = {"torch": torch, "route": route, "explain": explain}
+    tests = doctest.DocTestFinder().find(dispatch, globs=names)
+    results = [doctest.DocTestRunner().run(test) for test in tests]
+    assert sum(result.attempted for result in results) == 3
+    assert sum(result.failed for result in results) == 0
 
 
-POSES, WEIGHTS = torch.zeros(2, 5, 3), torch.zeros(5, 4, 3, 6)
 REFUSED = [
     pytest.param(
         {"child_poses": torch.zeros(2, 15)},
@@ -137,8 +250,37 @@ REFUSED = [
     ),
     pytest.param(
         {"form": "triton"},
-        "form='triton' is no form of routing; choose 'auto', 'streamed' or 'reference'",
+        "form='triton' is no form of routing; choose 'auto', 'fused', 'streamed' or 'reference'",
         id="form",
+    ),
+    pytest.param(
+        {"form": "streamed", "recompute": "none"},
+        "form='streamed' cannot be taken: recompute='none' is for autograd, and this form has its own "
+        "backward pass; choose form='auto'",
+        id="form-that-cannot",
+    ),
+    pytest.param(
+        {"form": "fused", "gradient": "last"},
+        "form='fused' cannot be taken: gradient='last' is not in its kernels; choose form='auto'",
+        id="kernels-that-cannot",
+    ),
+    pytest.param(
+        {"gradient": "first"}, "gradient='first' is unknown; choose 'full' or 'last'", id="gradient"
+    ),
+    pytest.param(
+        {"recompute": "votes"},
+        "recompute='votes' is unknown; choose 'streamed', 'iterations' or 'none'",
+        id="recompute",
+    ),
+    pytest.param(
+        {"log_priors": torch.zeros(4, 5)},
+        "log_priors has shape [4, 5]; pass [I, J] = [5, 4]",
+        id="priors-shape",
+    ),
+    pytest.param(
+        {"log_priors": torch.zeros(5, 4, dtype=torch.int32)},
+        "log_priors has dtype torch.int32; make it floating, such as with .float()",
+        id="priors-integers",
     ),
     pytest.param(
         {"child_poses": torch.zeros(2, 5, 3, dtype=torch.int64)},
@@ -164,10 +306,11 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("changes", "message"), REFUSED)
-def test_refusals_name_value_and_remedy(changes: dict, message: str) -> None:
+@pytest.mark.parametrize("function", [route, explain])
+def test_refusals_name_value_and_remedy(changes: dict, message: str, function) -> None:
     arguments: dict = {"child_poses": POSES, "weights": WEIGHTS} | changes
     with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
-        route(**arguments)
+        function(**arguments)
 
 
 def test_packed_weights_are_named_in_the_refusal() -> None:

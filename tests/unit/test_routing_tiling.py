@@ -7,7 +7,8 @@ import itertools
 import pytest
 import torch
 
-from capsdist.routing.tiling import Plan, Scratch, plan_tiles, slices
+from capsdist.routing import tiling
+from capsdist.routing.tiling import Pieces, Plan, Scratch, plan_tiles, slices
 
 MNIST = torch.Size([10, 16, 8, 1152])  # J, E, D, I
 SHAPES = [
@@ -15,35 +16,61 @@ SHAPES = [
     torch.Size([10, 16, 8, 9216]),  # CIFAR-10
     torch.Size([1000, 16, 8, 6272]),  # ImageNet
     torch.Size([1000, 16, 8, 64]),
+    torch.Size([7_001, 16, 8, 50]),
+    torch.Size([21_841, 16, 8, 6272]),
+    torch.Size([60_000, 16, 8, 9]),
+    torch.Size([1_000_000, 1, 1, 3]),
     torch.Size([1, 1, 1, 1]),
     torch.Size([3, 64, 64, 101]),
+    torch.Size([10, 512, 512, 40]),
     torch.Size([2, 4, 2, 1_000_003]),
 ]
 
 
-def plan(num_images: int, shape: torch.Size, rows: int = 2, poses_itemsize: int = 4) -> Plan:
-    return plan_tiles(num_images, shape, rows=rows, itemsize=4, poses_itemsize=poses_itemsize, device="cpu")
+def plan(
+    num_images: int, shape: torch.Size, rows: int = 2, poses_itemsize: int = 4, fit: bool = True
+) -> Plan:
+    return plan_tiles(
+        num_images,
+        shape,
+        rows=rows,
+        itemsize=4,
+        poses_itemsize=poses_itemsize,
+        device="cpu",
+        weights_fit=fit,
+    )
 
 
-def scratch_bytes(plan: Plan, shape: torch.Size, poses_itemsize: int) -> int:
+def scratch_bytes(plan: Plan, shape: torch.Size, poses_itemsize: int, fit: bool) -> int:
     """Bytes of all buffers of a backward pass in fp32: it needs more than the forward pass."""
     num_parents, dim_parent, dim_child, num_children = shape
-    tiled = plan.children < num_children
-    chunk = (2 * dim_child + 3) * num_parents * plan.images * plan.children
-    weights = 2 * num_parents * dim_parent * dim_child * plan.children if tiled else 0
-    poses = plan.block * dim_child * plan.children * (1 + tiled)
-    wide = plan.block * dim_child * num_children if poses_itemsize < 4 else 0
-    small = plan.images * plan.children * (dim_child + 1)
-    return 4 * (chunk + weights + poses + wide + small)
+    n, m, j, b = plan.images, plan.children, plan.parents, plan.block
+    chunk = n * m * (3 * (num_parents + 1) + 2 * j * dim_child) + n * j * 3 * dim_parent
+    small = n * m * (dim_child + 1) + 2 * num_parents * m  # gradient of poses, a sum; priors
+    copies = 2 * j * dim_parent * dim_child * m if m < num_children or not fit else 0
+    poses = b * dim_child * (2 * m + (num_children if poses_itemsize < 4 else 0))
+    states = 5 * b * num_parents * dim_parent + 6 * tiling.SQUASH_NUMBERS
+    return 4 * (chunk + small + copies + poses + states)
 
 
+@pytest.mark.law("scratch", "scratch stays below 64 MB whatever the shape")
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("num_images", [1, 7, 128, 4096])
 @pytest.mark.parametrize("poses_itemsize", [2, 4])
-def test_buffers_stay_below_64_mb(shape: torch.Size, num_images: int, poses_itemsize: int) -> None:
-    chosen = plan(num_images, shape, poses_itemsize=poses_itemsize)
-    assert min(chosen.block, chosen.children, chosen.images) >= 1
-    assert scratch_bytes(chosen, shape, poses_itemsize) <= 64e6
+@pytest.mark.parametrize("fit", [True, False])
+@pytest.mark.parametrize("num_threads", [1, 64])
+def test_buffers_stay_below_64_mb(
+    monkeypatch: pytest.MonkeyPatch,
+    shape: torch.Size,
+    num_images: int,
+    poses_itemsize: int,
+    fit: bool,
+    num_threads: int,
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
+    chosen = plan(num_images, shape, poses_itemsize=poses_itemsize, fit=fit)
+    assert min(chosen.block, chosen.children, chosen.images, chosen.parents) >= 1
+    assert scratch_bytes(chosen, shape, poses_itemsize, fit) <= 64e6
 
 
 def test_more_threads_bring_more_cache() -> None:
@@ -108,3 +135,37 @@ def test_sums_reach_the_target_directly_or_at_the_end(part) -> None:
 def test_no_target_no_sums() -> None:
     with Scratch(torch.float32, torch.device("cpu")).adding_to("sums", None, slice(0, 2)) as sums:
         assert sums is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pieces_are_read_as_they_are_or_copied_once(dtype: torch.dtype) -> None:
+    scratch = Scratch(torch.float32, torch.device("cpu"))
+    tensor = torch.randn(4, 3, 2, 10, generator=torch.Generator().manual_seed(0)).to(dtype)
+    pieces = Pieces(scratch, "weights", tensor)
+    for parents, children in itertools.product(slices(4, 3), slices(10, 4)):
+        piece = pieces.at(parents, children)
+        assert torch.equal(piece, tensor[parents, ..., children].flatten(2).float())
+        assert pieces.at(parents, children).data_ptr() == piece.data_ptr()
+    whole = pieces.at(slice(1, 3), slice(0, 10))
+    assert (whole.data_ptr() == tensor[1].data_ptr()) == (dtype == torch.float32)
+
+
+@pytest.mark.parametrize("sizes", [(4, 10), (3, 4), (1, 1)])
+def test_sums_of_pieces_reach_every_number_once(sizes: tuple[int, int]) -> None:
+    target = torch.zeros(4, 3, 2, 10)
+    pieces = Pieces(Scratch(torch.float32, torch.device("cpu")), "sums", target, sums=True)
+    for parents, children in itertools.product(slices(4, sizes[0]), slices(10, sizes[1])):
+        for _ in range(2):
+            piece = pieces.at(parents, children)
+            piece += 1
+    pieces.flush()
+    pieces.flush()
+    assert (target == 2).all()
+
+
+def test_parents_are_cut_only_where_a_tile_would_have_few_children() -> None:
+    assert plan(128, MNIST).parents == 10
+    assert plan(128, torch.Size([100, 16, 8, 6272])).parents == 100
+    many = plan(2, torch.Size([1000, 16, 8, 6272]))
+    assert many.parents < 1000
+    assert many.children >= 16

@@ -182,6 +182,7 @@ def shifts_of(images: torch.Tensor, moved: torch.Tensor, limit: int) -> list[tup
     return found
 
 
+@pytest.mark.law("shift", "each image has a shift of its own")
 @pytest.mark.parametrize("limit", [1, 2])
 def test_shift_moves_each_image_by_itself(limit):
     images, ids = make_images(limit, num=300)
@@ -198,6 +199,7 @@ def test_twin_rolled_images_have_no_zeros_outside():
     assert shifts_of(images, torch.roll(images, (1, 1), (2, 3)).float() / 255, 2) is None
 
 
+@pytest.mark.defect("shift", "one random shift for a whole batch")
 def test_twin_one_shift_a_batch_moves_all_alike():
     images, ids = make_images(4)
     found = shifts_of(images, twin_one_shift_a_batch(images, ids, 0, 0), 2)

@@ -42,6 +42,7 @@ FREE_FIELDS = frozenset(
         "cluster",
         "data.root",
         "routing.form",
+        "routing.recompute",
         "train.accumulation",
         "train.checkpoint_every_steps",
         "train.device",

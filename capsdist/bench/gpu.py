@@ -1,0 +1,174 @@
+"""What is measured on a GPU: routing and whole training steps, each replayed as a CUDA graph.
+
+At these sizes a kernel takes a few microseconds and its launch from Python takes longer, so that without a
+graph the launches would be timed. Needs torch and Triton only. Without a GPU the same code runs interpreted,
+at sizes that mean nothing, so that it is known to work.
+
+Shape letters: B images, I children, J parents.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from capsdist.bench import routing
+from capsdist.bench.ceilings import measure_ceilings
+from capsdist.bench.timer import time_side_by_side
+from capsdist.models.capsnet import CapsNet
+from capsdist.ops import margin_loss, reconstruction_loss
+
+__all__ = ["as_graph", "routing_cases", "routing_rows", "step_rows", "train_briefly"]
+
+Row = dict[str, Any]
+# Replays of a graph between two looks at the clock.
+REPLAYS = 20
+
+
+def as_graph(run: Callable[[], object], device: str) -> Callable[[], None]:
+    """Return a call that replays `run` from a CUDA graph; on a CPU, one that runs it.
+
+    `run` is called a few times first, which also lets kernels search for their plans.
+    """
+    if device == "cpu":
+        return lambda: (run(), None)[1]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def routing_cases(device: str) -> list[routing.Case]:
+    """Return the shapes: MNIST's at two batches and R = 1 and 3, larger networks, a layer for ImageNet."""
+    if device == "cpu":
+        return [routing.Case(num_images=2, num_children=9, num_parents=3, child_dim=2, parent_dim=3)]
+    mnist = replace(routing.MNIST, device=device, dtype="bfloat16")
+    return [
+        *(replace(mnist, num_images=b, iterations=r) for b in (128, 1024) for r in (1, 3)),
+        replace(mnist, num_children=routing.MULTIMNIST.num_children),
+        replace(mnist, num_children=routing.CIFAR10.num_children),
+        replace(mnist, num_images=256, num_children=6272, num_parents=1000),
+    ]
+
+
+def routing_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
+    """Yield a row for each shape and form, forward and backward: time and share of roofline, or an error."""
+    ceilings = None if device == "cpu" else measure_ceilings(device, "bfloat16")
+    for case in routing_cases(device):
+        for name in ("fused", "fused, launched early", "reference"):
+            form = name.split(",")[0]
+            sizes = f"B={case.num_images} I={case.num_children} J={case.num_parents} R={case.iterations}"
+            row: Row = {"sizes": sizes, "form": name, "dtype": case.dtype}
+            os.environ["CAPSDIST_EARLY_LAUNCH"] = str(int(name != form and device != "cpu"))
+            try:
+                median_s = _graph_seconds(routing.forward_backward(case, form), device, budget_s)
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                yield row | {"error": "out of memory"}
+                continue
+            finally:
+                del os.environ["CAPSDIST_EARLY_LAUNCH"]
+            row["microseconds"] = 1e6 * median_s
+            if ceilings is not None:
+                floor_s = ceilings.floor_s(case.flop, case.least_bytes("forward+backward"))
+                row["share_of_roofline"] = floor_s / median_s
+            yield row
+
+
+def _graph_seconds(run: Callable[[], object], device: str, budget_s: float) -> float:
+    """Return the median time of one replay of `run`, in seconds."""
+    replay = as_graph(run, device)
+    replays = REPLAYS if device != "cpu" else 1
+
+    def several() -> None:
+        for _ in range(replays):
+            replay()
+
+    return time_side_by_side({"run": several}, budget_s=budget_s)["run"].median_s / replays
+
+
+class _Step:
+    """A whole training step of the paper's MNIST network: bf16 products, Adam, data already on the device."""
+
+    def __init__(self, num_images: int, iterations: int, device: str, small: bool = False) -> None:
+        torch.manual_seed(0)
+        # The form is named, so that a refusal is an error here and not another form's time.
+        if small:
+            network = CapsNet(
+                conv_channels=4, primary_types=1, iterations=iterations, decoder=False, form="fused"
+            )
+        else:
+            network = CapsNet(iterations=iterations, form="fused")
+        self.network = network.to(device)
+        on_gpu = device != "cpu"
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3, capturable=on_gpu, fused=on_gpu)
+        self.autocast = torch.autocast(device, torch.bfloat16) if on_gpu else nullcontext()
+        self.images = torch.rand(num_images, 1, 28, 28, device=device)
+        self.labels = torch.arange(num_images, device=device) % 10
+        self.error = torch.zeros((), device=device)
+
+    def __call__(self) -> None:
+        self.optimizer.zero_grad(set_to_none=False)
+        with self.autocast:
+            output = self.network(self.images, self.labels)
+        loss = margin_loss(output.scores, self.labels).mean()
+        if output.reconstructions is not None:
+            loss = loss + 0.0005 * reconstruction_loss(output.reconstructions, self.images).mean()
+        loss.backward()
+        self.optimizer.step()
+        self.error.copy_((output.scores.argmax(1) != self.labels).float().mean())
+
+
+def step_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
+    """Yield a row for each batch: images a second of a training step, and R = 3 over R = 1."""
+    small = device == "cpu"
+    for num_images in (2,) if small else (128, 1024):
+        seconds = {
+            r: _graph_seconds(_Step(num_images, r, device, small), device, budget_s)
+            for r in ((1,) if small else (1, 3))
+        }
+        row: Row = {"num_images": num_images, "images_per_s_r1": num_images / seconds[1]}
+        if 3 in seconds:
+            row |= {"images_per_s": num_images / seconds[3], "step_r3_over_r1": seconds[3] / seconds[1]}
+        yield row
+
+
+def train_briefly(device: str, num_steps: int = 300) -> Row:
+    """Train on drawn images of ten classes, a pattern each under noise; return the error before and after.
+
+    The whole loop is replays of one CUDA graph, with the images drawn on the device.
+    """
+    small = device == "cpu"
+    step = _Step(4 if small else 128, 3, device, small)
+    patterns = (torch.rand(10, 1, 28, 28, device=device) < 0.15).float()
+
+    def draw() -> None:
+        step.labels.random_(10)
+        noise = torch.rand_like(step.images)
+        step.images.copy_((0.6 * patterns[step.labels] + 0.4 * noise).clamp_(0, 1))
+
+    draw()
+    replay = as_graph(step, device)
+    errors: list[Tensor] = []
+    for _ in range(2 if small else num_steps):
+        draw()
+        replay()
+        errors.append(step.error.clone())
+    percent = 100 * torch.stack(errors)
+    return {
+        "num_steps": len(errors),
+        "first_error_percent": float(percent[: max(1, len(errors) // 30)].mean()),
+        "error_percent": float(percent[-max(1, len(errors) // 10) :].mean()),
+    }

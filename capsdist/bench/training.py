@@ -1,0 +1,152 @@
+"""What is measured of training: whole optimizer steps with few and many routing iterations, side by side.
+
+Data lie on the device from the start, so the input pipeline (`pipeline.py`) is not part of the figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from capsdist.bench.timer import time_side_by_side
+from capsdist.config import Config, get_preset
+from capsdist.data import Batch
+from capsdist.models import build_model
+from capsdist.routing import route_packed
+from capsdist.train.engine.plain import PlainEngine
+from capsdist.train.precision import Precision, resolve_precision
+from capsdist.train.step import train_step
+
+__all__ = ["ITERATIONS", "PRESETS", "describe_step", "step_figures", "step_rows"]
+
+ITERATIONS = (1, 3)
+PRESETS = ("mnist_paper", "cifar10_official")
+
+Row = dict[str, Any]
+
+
+class _Step:
+    """A preset's network with `iterations`, its optimizer, one batch of random images: call it to train."""
+
+    def __init__(
+        self, preset: str, iterations: int, *, num_images: int, device: torch.device, precision: Precision
+    ) -> None:
+        base = get_preset(preset)
+        routing = base.routing.model_copy(update={"iterations": iterations})
+        train = base.train.model_copy(update={"accumulation": 1, "global_batch": num_images})
+        self.config: Config = base.model_copy(update={"routing": routing, "train": train})
+        torch.manual_seed(0)
+        self.model = build_model(self.config.model, self.config.routing)
+        self.engine = PlainEngine(
+            self.model, self.config.optim, rank=0, world_size=1, device=device, precision=precision
+        )
+        model = self.config.model
+        shape = (num_images, model.in_channels, model.image_size, model.image_size)
+        self._images = torch.rand(shape).to(device)
+        labels = torch.randint(model.num_classes, (num_images,))
+        ids, weights = torch.arange(num_images), torch.ones(num_images)
+        empty = torch.empty(0, dtype=torch.uint8)  # the step takes transformed images
+        self._batch = Batch(empty, labels, weights, ids, num_images).to(device)
+        self._number = 0
+
+    def __call__(self) -> Tensor:
+        sums, norm = train_step(self.engine, self._batch, self._images, self.config, self._number)
+        self._number += 1
+        return sums.sum() + norm
+
+    def routing_alone(self) -> Callable[[], object]:
+        """Return forward and backward pass of this network's routing as a call: its shapes, random poses."""
+        layer = next(m for m in self.model.modules() if hasattr(m, "packed_weights"))
+        weights = layer.packed_weights
+        assert isinstance(weights, nn.Parameter)
+        num_parents, dim_parent, dim_child, num_children = weights.shape
+        num_images = len(self._images)
+        # As the primary capsules hand them on: [B, D, I] in memory.
+        poses = torch.randn(num_images, dim_child, num_children, device=weights.device).mul_(0.3)
+        poses.requires_grad_()
+        grad = torch.randn(num_images, num_parents, dim_parent, device=weights.device)
+        routing = self.config.routing
+
+        def run() -> tuple[Tensor, ...]:
+            parent_poses = route_packed(
+                poses.transpose(1, 2),
+                weights,
+                routing.iterations,
+                none_of_the_above=routing.none_of_the_above,
+                form=routing.form,
+            )
+            return torch.autograd.grad(parent_poses, (poses, weights), grad)
+
+        return run
+
+
+def step_rows(
+    preset: str,
+    *,
+    num_images: int,
+    device: str = "cpu",
+    precision: str = "fp32",
+    iterations: Sequence[int] = ITERATIONS,
+    budget_s: float = 15.0,
+) -> list[Row]:
+    """Return a row for each number of routing iterations: times of a whole step, share of routing.
+
+    Args:
+        preset: network, loss and optimizer.
+        num_images: images of a batch.
+        device: cpu or cuda.
+        precision: fp32, bf16, fp16 or auto; routing has its own rules (see `route`).
+        iterations: numbers of routing iterations, measured in turns.
+        budget_s: seconds for all of them.
+
+    A row has `step_s` and its percentiles, `images_per_s` (by the median), and `routing_share`: the median
+    time of routing alone, forward and backward at the same shape in the same minutes, over that of a step.
+    """
+    place = torch.device(device)
+    resolved = resolve_precision(precision, place)
+    runs: dict[str, Callable[[], object]] = {}
+    for r in iterations:
+        step = _Step(preset, r, num_images=num_images, device=place, precision=resolved)
+        runs[f"step {r}"], runs[f"routing {r}"] = step, step.routing_alone()
+    times = time_side_by_side(runs, budget_s=budget_s)
+    rows = []
+    for r in iterations:
+        step, routing = times[f"step {r}"], times[f"routing {r}"]
+        rows.append(
+            {
+                "preset": preset,
+                "num_images": num_images,
+                "device": device,
+                "precision": resolved,
+                "iterations": r,
+                **step.summary(),
+                "images_per_s": num_images / step.median_s,
+                "routing_share": routing.median_s / step.median_s,
+            }
+        )
+    return rows
+
+
+def step_figures(rows: Sequence[Row]) -> dict[str, float]:
+    """Return the named figures of one preset's `rows`, in the order of their routing iterations.
+
+    `step_r3_over_r1`: ratio of the last's median time of a step to the first's; the others are the last's.
+    """
+    first, last = rows[0], rows[-1]
+    return {
+        f"step_r{last['iterations']}_over_r{first['iterations']}": last["median_s"] / first["median_s"],
+        "images_per_s": last["images_per_s"],
+        "routing_share": last["routing_share"],
+    }
+
+
+def describe_step(row: Row) -> str:
+    """Return a row as one line for people."""
+    return (
+        f"{row['preset']:<17} B={row['num_images']:<5} r={row['iterations']} {row['precision']:<5}"
+        f" {1e3 * row['median_s']:9.1f} ms a step {row['images_per_s']:10,.0f} images/s"
+        f"  routing {100 * row['routing_share']:5.1f} %"
+    )

@@ -1,0 +1,98 @@
+"""The forms of routing, and which of them a call can take: the fastest, or why not.
+
+Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from torch import Tensor
+
+from capsdist.errors import ShapeError
+from capsdist.routing.stream import Gradient
+
+__all__ = ["FORMS", "Call", "Explanation", "Form", "Recompute", "choose"]
+
+Form = Literal["auto", "fused", "streamed", "reference"]
+Recompute = Literal["streamed", "iterations", "none"]
+
+FORMS = {
+    "fused": "kernels for a GPU, which store nothing between an iteration's start and its end",
+    "streamed": "never stores votes, and has its own backward pass",
+    "reference": "Procedure 1 as it is written, which keeps all votes",
+}
+"""What each form is, the fastest first."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The arguments of one call of `route`; `packed_weights` [J, E, D, I] may be a view of any layout."""
+
+    child_poses: Tensor
+    packed_weights: Tensor
+    iterations: int
+    bias: Tensor | None
+    log_priors: Tensor | None
+    none_of_the_above: bool
+    gradient: Gradient
+    recompute: Recompute
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which form a call takes, and why it does not take each of the others; `str` is a line for each form."""
+
+    form: str
+    others: dict[str, str]
+
+    def __str__(self) -> str:
+        """Return one line for each form, the fastest first."""
+        reasons = {self.form: f"taken: {FORMS[self.form]}", **self.others}
+        return "\n".join(f"{form:<9}  {reasons[form]}" for form in FORMS)
+
+
+def choose(form: str, call: Call) -> Explanation:
+    """Return the form that `form` stands for: `auto` is the fastest that the call can take.
+
+    Raises:
+        ShapeError: there is no form of that name, or the call cannot take it.
+    """
+    if form not in get_args(Form):
+        raise ShapeError(f"form={form!r} is no form of routing; choose {one_of(get_args(Form))}")
+    taken = None if form == "auto" else form
+    others: dict[str, str] = {}
+    for name in FORMS:
+        refusal = _refusal(name, call, asked=name == form)
+        if refusal is not None and name == form:
+            raise ShapeError(f"form={form!r} cannot be taken: {refusal}; choose form='auto'")
+        if refusal is None and taken is None:
+            taken = name
+        elif name != taken:
+            others[name] = f"refused: {refusal}" if refusal else f"not needed: {FORMS[name]}"
+    assert taken is not None  # the reference refuses nothing
+    return Explanation(taken, others)
+
+
+def one_of(names: tuple[str, ...]) -> str:
+    """Return names as a list for a sentence: 'a', 'b' or 'c'."""
+    *most, last = map(repr, names)
+    return f"{', '.join(most)} or {last}"
+
+
+def _refusal(name: str, call: Call, *, asked: bool) -> str | None:
+    """Return in a few words why a call cannot take a form, or None."""
+    if name == "reference":
+        return None
+    if call.recompute != "streamed":
+        return f"recompute={call.recompute!r} is for autograd, and this form has its own backward pass"
+    if name == "streamed":
+        return None
+    if call.gradient != "full":
+        return f"gradient={call.gradient!r} is not in its kernels"
+    if call.child_poses.device.type == "cpu" and not asked:  # most calls of most users: not even imported
+        return "child_poses are on the CPU"
+    from capsdist.routing.fused import fused_refusal
+
+    return fused_refusal(call.child_poses, call.packed_weights, interpreter=asked)

@@ -1,0 +1,56 @@
+"""Whether the fused form can be taken, decided without importing Triton."""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+from torch import Tensor
+
+__all__ = ["fused_refusal"]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# Largest D and E: a tile of weights has both, padded, and has to fit into a multiprocessor.
+MAX_DIM = 64
+# Tensor cores that multiply bf16, and shared memory for a tile of all parents: from the A100 on.
+MIN_CAPABILITY = (8, 0)
+
+
+def fused_refusal(child_poses: Tensor, packed_weights: Tensor, *, interpreter: bool = False) -> str | None:
+    """Return why the fused form cannot route these operands here, in one line; None if it can.
+
+    Args:
+        child_poses: [B, I, D].
+        packed_weights: [J, E, D, I].
+        interpreter: accept a CPU where Triton interprets kernels (TRITON_INTERPRET=1). That is for tests,
+            thousands of times slower than any other form.
+    """
+    dim = max(packed_weights.shape[1:3])
+    if child_poses.dtype not in DTYPES or packed_weights.dtype not in DTYPES:
+        dtypes = f"child_poses are {child_poses.dtype}, weights {packed_weights.dtype}"
+        return f"{dtypes}; it takes float32, bfloat16 and float16"
+    if dim > MAX_DIM:
+        return f"capsules have {dim} dimensions; it takes {MAX_DIM} at most"
+    if find_spec("triton") is None:
+        return "Triton is not installed; a CUDA build of torch brings it along"
+    device = child_poses.device
+    if device.type == "cuda":
+        return _refusal_of(device)
+    if device.type == "cpu" and interpreter:
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            return None
+        return "the operands are on the CPU; set TRITON_INTERPRET=1 before Triton is imported to interpret it"
+    return f"the operands are on {device.type}; it runs on an NVIDIA GPU"
+
+
+@cache
+def _refusal_of(device: torch.device) -> str | None:
+    if torch.version.hip is not None:
+        return "this torch is for AMD GPUs; it has been made for NVIDIA's"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < MIN_CAPABILITY:
+        name = torch.cuda.get_device_name(device)
+        return f"{name} has compute capability {capability}; it takes {MIN_CAPABILITY} and later"
+    return None

@@ -1,0 +1,56 @@
+"""Measure whole training steps: images a second, the share of routing, and what more iterations cost.
+
+With --goals, the MNIST network only; without, every preset.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import tyro
+
+from capsdist.bench.record import write_record
+from capsdist.bench.training import PRESETS, describe_step, step_figures, step_rows
+
+RECORDS = Path(__file__).parent / "records"
+
+
+def main(
+    goals: bool = False,
+    record: bool = False,
+    device: str = "cpu",
+    num_images: int = 128,
+    precision: str = "fp32",
+    budget_s: float = 30.0,
+) -> None:
+    """Measure training steps on random images; the last line is one JSON object of named figures.
+
+    Args:
+        goals: Only the MNIST network, in under a minute on 2 cores.
+        record: Write a record below jobs/records.
+        device: Device to measure on, cpu or cuda.
+        num_images: Images of a batch.
+        precision: fp32, bf16, fp16, or auto for what the machine is fastest with.
+        budget_s: Seconds for each network.
+    """
+    rows = []
+    for preset in PRESETS[:1] if goals else PRESETS:
+        found = step_rows(
+            preset, num_images=num_images, device=device, precision=precision, budget_s=budget_s
+        )
+        print(*map(describe_step, found), sep="\n", flush=True)
+        rows.append(found)
+    figures = {name: float(f"{value:.4g}") for name, value in step_figures(rows[0]).items()}
+    last_line = json.dumps(figures)
+    if record:
+        config = {"device": device, "num_images": num_images, "precision": precision, "budget_s": budget_s}
+        flat = [row for found in rows for row in found]
+        log = "\n".join([*map(describe_step, flat), last_line, ""])
+        found = {**figures, "rows": flat}
+        print("recorded in", write_record(RECORDS, "training", config=config, figures=found, log=log))
+    print(last_line)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

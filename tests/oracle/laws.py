@@ -1,0 +1,139 @@
+"""The laws of routing as numbers: how far a form, or a twin with a known defect, is from obeying each.
+
+`LAWS` are measured on any function with the signature of `route`; `DEFECTS` are the twins. The tables of
+capsdist/routing/README.md are made of them by `scoreboard`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from cases import Operands, largest_error, operands, values_and_gradients
+from torch import Tensor
+from twins import pack_by_reshape, route_twin, squash_unguarded
+
+from capsdist.ops import squash
+from capsdist.routing import route, route_reference, route_streamed
+
+Route = Callable[..., Tensor]
+SIZES = (5, 23, 4, 3, 6)  # B, I, J, D, E
+
+
+@dataclass(frozen=True)
+class Law:
+    """A sentence, a number that is 0 where it is obeyed exactly, and how large rounding may make it."""
+
+    sentence: str
+    distance: Callable[[Route, int], float]
+    limit: float
+
+
+def error_against_procedure_1(route: Route, seed: int) -> float:
+    """Largest error of results and gradients; the reference is held against plain loops in its own test."""
+    given = operands(SIZES, seed)
+    return largest_error(
+        values_and_gradients(route, given, 3), values_and_gradients(route_reference, given, 3)
+    )
+
+
+def unsquash(poses: Tensor) -> Tensor:
+    """The totals s whose squash the poses are: |v| = |s|^2 / (1 + |s|^2), solved for |s|."""
+    norm = poses.norm(dim=-1, keepdim=True)
+    return poses / norm * (norm / (1 - norm)).sqrt()
+
+
+def lost_by_coupling(route: Route, seed: int) -> float:
+    """Give all parents the same votes but different biases: together they must get each child once."""
+    given = operands(SIZES, seed, bias=True)
+    shared = given.weights[:, :1].expand_as(given.weights)
+    assert given.bias is not None
+    totals = unsquash(route(given.child_poses, shared, 3, bias=given.bias)) - given.bias
+    sum_of_votes = torch.einsum("bid,ide->be", given.child_poses, shared[:, 0])
+    return float((totals.sum(1) - sum_of_votes).abs().max())
+
+
+def change_by_company(route: Route, seed: int) -> float:
+    """Route an image in a batch and alone."""
+    given = operands(SIZES, seed)
+    together = route(given.child_poses, given.weights, 3)
+    alone = route(given.child_poses[2:3], given.weights, 3)
+    return float((together[2:3] - alone).abs().max())
+
+
+def error_of_one_and_two_iterations(route: Route, seed: int) -> float:
+    """Compare r = 1 and r = 2 with their closed forms."""
+    given = operands(SIZES, seed)
+    votes = torch.einsum("bid,ijde->bije", given.child_poses, given.weights)
+    once = squash(votes.sum(1) / SIZES[2])
+    coupling = torch.einsum("bije,bje->bij", votes, once).softmax(2)
+    twice = squash((coupling[..., None] * votes).sum(1))
+    return max(
+        float((route(given.child_poses, given.weights, r) - expected).abs().max())
+        for r, expected in ((1, once), (2, twice))
+    )
+
+
+def change_by_permutation(route: Route, seed: int) -> float:
+    """Reorder children and parents."""
+    given = operands(SIZES, seed)
+    generator = torch.Generator().manual_seed(seed)
+    children = torch.randperm(SIZES[1], generator=generator)
+    parents = torch.tensor([2, 3, 1, 0])
+    plain = route(given.child_poses, given.weights, 3)
+    moved = route(given.child_poses[:, children], given.weights[children][:, parents], 3)
+    return float((plain[:, parents] - moved).abs().max())
+
+
+def error_of_directional_derivative(route: Route, seed: int) -> float:
+    """Compare the gradient of the weights with a central difference along a random direction."""
+    given = operands(SIZES, seed)
+    direction = operands(SIZES, seed + 1).weights
+    step = 1e-5
+
+    def value(weights: Tensor) -> float:
+        return float((route(given.child_poses, weights, 3) * given.grad).sum())
+
+    numeric = (value(given.weights + step * direction) - value(given.weights - step * direction)) / (2 * step)
+    exact = float((values_and_gradients(route, given, 3)["weights"] * direction).sum())
+    return abs(exact - numeric) / abs(numeric)
+
+
+def not_numbers(route: Route, given: Operands) -> float:
+    """Count what is not finite among results and gradients."""
+    return sum(float((~t.isfinite()).sum()) for t in values_and_gradients(route, given, 3).values())
+
+
+def not_numbers_at_zero_poses(route: Route, seed: int) -> float:
+    """Count what is not finite where all poses are zero."""
+    given = operands(SIZES, seed)
+    return not_numbers(route, given.with_(child_poses=torch.zeros_like(given.child_poses)))
+
+
+LAWS = {
+    "numbers": Law("the numbers and gradients of Procedure 1", error_against_procedure_1, 1e-10),
+    "sharing": Law("parents share each child exactly once", lost_by_coupling, 1e-9),
+    "company": Law("an image is routed as if alone", change_by_company, 1e-12),
+    "iterations": Law("r iterations are r softmax passes", error_of_one_and_two_iterations, 1e-12),
+    "order": Law("children and parents have no order", change_by_permutation, 1e-12),
+    "gradient": Law("the gradient is that of all iterations", error_of_directional_derivative, 1e-6),
+    "zero": Law("gradients are finite at zero poses", not_numbers_at_zero_poses, 0.5),
+}
+
+
+def _reshaped(child_poses: Tensor, weights: Tensor, iterations: int, **options: object) -> Tensor:
+    return route_streamed(child_poses, pack_by_reshape(weights), iterations, **options)  # pyright: ignore[reportArgumentType]
+
+
+FORMS: dict[str, Route] = {form: partial(route, form=form) for form in ("reference", "streamed")}
+DEFECTS: dict[str, tuple[Route, str]] = {
+    "softmax over the children": (partial(route_twin, softmax_dim=1), "sharing"),
+    "logits averaged over the batch": (partial(route_twin, mean_over_batch=True), "company"),
+    "r that means r + 1": (partial(route_twin, extra_passes=1), "iterations"),
+    "weights reshaped, not transposed": (_reshaped, "order"),
+    "votes detached": (partial(route_twin, detach_votes=True), "gradient"),
+    "squash with 0/0": (partial(route_twin, squash=squash_unguarded), "zero"),
+}
+"""Defects of public code: the twin that has it, and the law that is there to notice it."""

@@ -1,0 +1,91 @@
+"""What only a GPU can show of the fused form: CUDA graphs, and the search for the fastest plan."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from fused_cases import DEVICE, fused, largest_error, operands, run
+
+from capsdist.routing import pack_weights, route_reference
+from capsdist.routing.fused import fused_refusal, plan, route_fused
+
+pytestmark = pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
+
+
+def test_is_accepted() -> None:
+    given = operands((2, 5, 3, 2, 4), seed=0).to(torch.float32)
+    assert fused_refusal(given.child_poses, pack_weights(given.weights)) is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("early", ["0", "1"])
+def test_a_cuda_graph_replays_it_on_new_operands(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, early: str
+) -> None:
+    if early == "1" and torch.cuda.get_device_capability() < (9, 0):
+        pytest.skip("kernels are launched early from Hopper on")
+    monkeypatch.setenv("CAPSDIST_TUNE", "0")
+    monkeypatch.setenv("CAPSDIST_EARLY_LAUNCH", early)
+    given, other = (operands((70, 130, 10, 8, 16), seed=s).to(dtype) for s in (1, 2))
+    poses = given.child_poses.clone().requires_grad_()
+    weights, grad = pack_weights(given.weights).requires_grad_(), given.grad.clone()
+
+    def step() -> tuple[torch.Tensor, ...]:
+        result = route_fused(poses, weights, 3)
+        return result.detach(), *torch.autograd.grad(result, (poses, weights), grad)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        poses.copy_(other.child_poses)
+        weights.copy_(pack_weights(other.weights))
+        grad.copy_(other.grad)
+    graph.replay()
+    monkeypatch.setenv("CAPSDIST_EARLY_LAUNCH", "0")
+    for found, expected in zip(captured, step(), strict=True):
+        assert torch.equal(found, expected)
+
+
+def test_a_search_is_made_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.delenv("CAPSDIST_TUNE", raising=False)
+    monkeypatch.setattr(plan, "_plans", None)
+    given = operands((70, 130, 3, 8, 16), seed=3).to(torch.float32)
+    expected = run(route_reference, given.to(torch.float64), 3)
+    assert largest_error(run(fused, given, 3), expected) < 3e-5
+    (file,) = (tmp_path / "capsdist").iterdir()
+    kept = json.loads(file.read_text())
+    assert {key.split("/")[1] for key in kept} == {"totals", "sweep", "weights"}
+    monkeypatch.setattr(plan, "_plans", None)
+    monkeypatch.setattr(plan, "_fastest", None)  # a second search would call it
+    assert largest_error(run(fused, given, 3), expected) < 3e-5
+
+
+def test_a_layer_of_imagenets_size_routes_without_its_votes() -> None:
+    sizes = num_images, num_children, num_parents, child_dim, parent_dim = (4, 6272, 1000, 8, 16)
+    if torch.cuda.mem_get_info()[0] < 12e9:
+        pytest.skip("needs 12 GB of free GPU memory")
+    weights = 0.1 * torch.randn(
+        num_parents, parent_dim, child_dim, num_children, device=DEVICE, dtype=torch.bfloat16
+    )
+    poses = torch.randn(num_images, num_children, child_dim, device=DEVICE, dtype=torch.bfloat16)
+    weights.requires_grad_()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    (grad,) = torch.autograd.grad(route_fused(poses, weights, 3).float().square().sum(), weights)
+    assert bool(grad.isfinite().all())
+    # The gradient in fp32, and once more in bf16; the votes would be 0.8 GB in fp16 for these images.
+    extra = torch.cuda.max_memory_allocated() - before - 6 * weights.numel()
+    assert extra < num_images * num_children * num_parents * 4, sizes

@@ -1,0 +1,206 @@
+"""The fused form as an operator: compilers, exporters, autograd and autocast see what it promises."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("triton")
+
+from fused_cases import DEVICE, fused, largest_error, operands, run
+
+from capsdist.routing import pack_weights, route_reference
+from capsdist.routing.fused import fused_refusal, route_fused
+
+SIZES = (2, 5, 3, 2, 4)  # B, I, J, D, E
+
+
+@pytest.fixture(autouse=True)
+def default_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CAPSDIST_TUNE", "0")
+
+
+def leaves(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Child poses, packed weights, bias and log-priors in fp32, all of which want gradients."""
+    given = operands(SIZES, seed, bias=True, priors=True).to(torch.float32)
+    drawn = (given.child_poses, pack_weights(given.weights), given.bias, given.log_priors)
+    return tuple(t.clone().requires_grad_() for t in drawn if t is not None)  # pyright: ignore[reportReturnType]
+
+
+@pytest.mark.parametrize("without", [False, True])
+def test_opcheck_of_the_forward_operator(without: bool) -> None:
+    poses, weights, bias, priors = leaves()
+    rest = (None, None, 2, False, torch.bfloat16) if without else (bias, priors, 2, True, None)
+    torch.library.opcheck(torch.ops.capsdist.route_fused.default, (poses, weights, *rest))
+
+
+@pytest.mark.parametrize("want_weights", [False, True])
+def test_opcheck_of_the_backward_operator(want_weights: bool) -> None:
+    poses, weights, bias, priors = (leaf.detach() for leaf in leaves())
+    result, totals = torch.ops.capsdist.route_fused(poses, weights, bias, priors, 2, False, None)
+    torch.library.opcheck(
+        torch.ops.capsdist.route_fused_backward.default,
+        (result, poses, weights, priors, totals, False, None, want_weights, not want_weights),
+    )
+
+
+def test_compiles_whole() -> None:
+    def step(poses: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
+        return (2 * route_fused(poses, weights, 2, bias=bias)).square().sum()
+
+    operands_ = leaves()[:3]
+    backend = "inductor" if DEVICE == "cuda" else "aot_eager"  # a C++ compiler takes its time
+    compiled = torch.compile(step, fullgraph=True, backend=backend)
+    expected = torch.autograd.grad(step(*operands_), operands_)
+    for found, wanted in zip(torch.autograd.grad(compiled(*operands_), operands_), expected, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+class Layer(nn.Module):
+    """Nothing but routing."""
+
+    def __init__(self, packed_weights: Tensor) -> None:
+        super().__init__()
+        self.packed_weights = nn.Parameter(packed_weights)
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        return route_fused(child_poses, self.packed_weights, 2)
+
+
+def test_exports() -> None:
+    poses, weights, _, _ = (leaf.detach() for leaf in leaves())
+    layer = Layer(weights)
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(layer, (poses,), dynamic_shapes={"child_poses": {0: batch}})
+    assert "capsdist.route_fused.default" in program.graph_module.code
+    more = torch.cat((poses, poses, poses))
+    torch.testing.assert_close(program.module()(more), layer(more))
+
+
+def test_keeps_the_parameter_itself_and_no_votes() -> None:
+    poses, weights, _, priors = leaves()
+    kept: list[Tensor] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        route_fused(poses, weights, 3, log_priors=priors)
+    assert any(tensor is weights for tensor in kept)
+    assert [list(tensor.shape) for tensor in kept] == [[2, 5, 2], [3, 4, 2, 5], [5, 3], [3, 3, 2, 4]]
+
+
+@pytest.mark.parametrize("poses_dtype", [torch.float32, torch.bfloat16])  # the second: from a convolution
+def test_autocast_rounds_the_products_and_keeps_what_it_was_given(poses_dtype: torch.dtype) -> None:
+    poses, weights, bias, priors = leaves()
+    poses = poses.detach().to(poses_dtype).requires_grad_()
+    kept: list[Tensor] = []
+    with (
+        torch.autocast(DEVICE, torch.bfloat16),
+        torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda t: t),
+    ):
+        under_autocast = route_fused(poses, weights, 2, bias=bias, log_priors=priors)
+    assert any(tensor is weights for tensor in kept)
+    grads = torch.autograd.grad(under_autocast.sum(), (poses, weights, bias, priors))
+    assert [grad.dtype for grad in grads] == [poses_dtype, *[torch.float32] * 3]
+    named, _ = torch.ops.capsdist.route_fused(poses, weights, bias, priors, 2, False, torch.bfloat16)
+    assert torch.equal(under_autocast, named)
+    assert not torch.equal(under_autocast, route_fused(poses, weights, 2, bias=bias, log_priors=priors))
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2, 3])
+def test_any_single_gradient(wanted: int) -> None:
+    given = operands(SIZES, 1, bias=True, priors=True)
+    expected = run(route_reference, given, 2)
+    inputs = [leaf.detach() for leaf in leaves(seed=1)]
+    inputs[wanted].requires_grad_()
+    result = route_fused(inputs[0], inputs[1], 2, bias=inputs[2], log_priors=inputs[3])
+    (grad,) = torch.autograd.grad(result, inputs[wanted], given.grad.float())
+    name = ("child_poses", "weights", "bias", "log_priors")[wanted]
+    wanted_grad = pack_weights(expected[name]) if name == "weights" else expected[name]
+    torch.testing.assert_close(grad.double(), wanted_grad, atol=5e-5, rtol=0)
+
+
+def test_layouts_of_the_operands_do_not_matter() -> None:
+    given = operands((3, 5, 3, 2, 4), seed=2).to(torch.float32)
+    expected = run(fused, given, 2)
+    poses = given.child_poses.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
+    weights = given.weights.transpose(0, 3).contiguous().transpose(0, 3).requires_grad_()
+    result = route_fused(poses, weights.permute(1, 3, 2, 0), 2)
+    grads = torch.autograd.grad(
+        result, (poses, weights), given.grad.transpose(0, 2).contiguous().transpose(0, 2)
+    )
+    found = {"parent_poses": result.detach(), "child_poses": grads[0], "weights": grads[1]}
+    assert largest_error(found, expected) < 1e-6
+    assert result.is_contiguous()
+
+
+def test_an_empty_batch_gives_an_empty_result() -> None:
+    _, weights, bias, priors = leaves()
+    poses = torch.zeros(0, 5, 2, device=DEVICE, requires_grad=True)
+    result = route_fused(poses, weights, 2, bias=bias, log_priors=priors)
+    grads = torch.autograd.grad(result.sum(), (poses, weights, bias, priors))
+    assert result.shape == (0, 3, 4)
+    assert all(bool((grad == 0).all()) for grad in grads)
+
+
+def test_there_is_no_second_derivative() -> None:
+    poses, weights, _, _ = leaves()
+    (grad,) = torch.autograd.grad(route_fused(poses, weights, 2).sum(), poses, create_graph=True)
+    with pytest.raises(RuntimeError, match="no autograd formula was registered"):
+        grad.sum().backward()
+
+
+REFUSED = [
+    pytest.param(
+        torch.zeros(2, 5, 3, dtype=torch.float64),
+        torch.zeros(4, 6, 3, 5),
+        "child_poses are torch.float64, weights torch.float32; it takes float32, bfloat16 and float16",
+        id="float64",
+    ),
+    pytest.param(
+        torch.zeros(2, 5, 3),
+        torch.zeros(4, 65, 3, 5),
+        "capsules have 65 dimensions; it takes 64 at most",
+        id="dim",
+    ),
+    pytest.param(
+        torch.zeros(2, 5, 3),
+        torch.zeros(4, 6, 3, 5),
+        "the operands are on cpu; it runs on an NVIDIA GPU",
+        id="cpu",
+    ),
+]
+
+
+@pytest.mark.parametrize(("poses", "weights", "message"), REFUSED)
+def test_refusals_name_the_value(poses: Tensor, weights: Tensor, message: str) -> None:
+    assert fused_refusal(poses, weights) == message
+
+
+def test_the_interpreter_is_accepted_only_where_it_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    operands_ = torch.zeros(2, 5, 3), torch.zeros(4, 6, 3, 5)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    assert fused_refusal(*operands_, interpreter=True) is None
+    monkeypatch.delenv("TRITON_INTERPRET")
+    refusal = fused_refusal(*operands_, interpreter=True)
+    assert refusal is not None
+    assert re.search("set TRITON_INTERPRET=1", refusal)
+
+
+def test_importing_it_needs_no_triton() -> None:
+    program = """
+import sys
+sys.modules["triton"] = None  # as if it were not installed
+import torch
+from capsdist.routing.fused import fused_refusal
+print(fused_refusal(torch.zeros(2, 5, 3), torch.zeros(4, 6, 3, 5)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "Triton is not installed; a CUDA build of torch brings it along\n"
