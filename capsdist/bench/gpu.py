@@ -10,7 +10,7 @@ Shape letters: B images, I children, J parents.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -24,11 +24,42 @@ from capsdist.bench.timer import time_side_by_side
 from capsdist.models.capsnet import CapsNet
 from capsdist.ops import margin_loss, reconstruction_loss
 
-__all__ = ["as_graph", "routing_cases", "routing_rows", "step_rows", "train_briefly"]
+__all__ = ["as_graph", "measure", "routing_rows", "step_rows", "train_briefly"]
 
 Row = dict[str, Any]
 # Replays of a graph between two looks at the clock.
 REPLAYS = 20
+# Error that a short training must get below; a guess is wrong in 90 %.
+MAX_ERROR_PERCENT = 5.0
+
+
+def measure(device: str) -> Row:
+    """Measure routing, then training steps, then train; print rows as they come, return all of them.
+
+    Raises:
+        SystemExit: the training did not learn.
+    """
+    import triton  # late: TRITON_INTERPRET may be set after this module is imported
+
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU, interpreted"
+    found: Row = {"device": f"{name}, torch {torch.__version__}, triton {triton.__version__}"}
+    found["routing"] = _shown("routing, forward and backward", routing_rows(device))
+    found["training_step"] = _shown("training step", step_rows(device))
+    (found["training"],) = _shown("training", [train_briefly(device)])
+    error_percent = found["training"]["error_percent"]
+    if device == "cuda" and error_percent > MAX_ERROR_PERCENT:
+        raise SystemExit(f"training did not learn: error_percent {error_percent:.1f}")
+    return found
+
+
+def _shown(title: str, rows: Iterable[Row]) -> list[Row]:
+    print(f"-- {title}", flush=True)
+    kept: list[Row] = []
+    for row in rows:
+        values = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in row.items())
+        print("  ".join(values), flush=True)
+        kept.append(row)
+    return kept
 
 
 def as_graph(run: Callable[[], object], device: str) -> Callable[[], None]:
@@ -50,7 +81,7 @@ def as_graph(run: Callable[[], object], device: str) -> Callable[[], None]:
     return graph.replay
 
 
-def routing_cases(device: str) -> list[routing.Case]:
+def _routing_cases(device: str) -> list[routing.Case]:
     """Return the shapes: MNIST's at two batches and R = 1 and 3, larger networks, a layer for ImageNet."""
     if device == "cpu":
         return [routing.Case(num_images=2, num_children=9, num_parents=3, child_dim=2, parent_dim=3)]
@@ -66,12 +97,13 @@ def routing_cases(device: str) -> list[routing.Case]:
 def routing_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
     """Yield a row for each shape and form, forward and backward: time and share of roofline, or an error."""
     ceilings = None if device == "cpu" else measure_ceilings(device, "bfloat16")
-    for case in routing_cases(device):
-        for name in ("fused", "fused, launched early", "reference"):
+    for case in _routing_cases(device):
+        early = ["fused, launched early"] if device != "cpu" else []
+        for name in ("fused", *early, "reference"):
             form = name.split(",")[0]
             sizes = f"B={case.num_images} I={case.num_children} J={case.num_parents} R={case.iterations}"
             row: Row = {"sizes": sizes, "form": name, "dtype": case.dtype}
-            os.environ["CAPSDIST_EARLY_LAUNCH"] = str(int(name != form and device != "cpu"))
+            os.environ["CAPSDIST_EARLY_LAUNCH"] = str(int(name in early))
             try:
                 median_s = _graph_seconds(routing.forward_backward(case, form), device, budget_s)
             except torch.OutOfMemoryError:

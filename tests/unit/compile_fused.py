@@ -16,11 +16,12 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from capsdist.routing.fused import launch, plan
+from capsdist.routing.fused import launch_backward, launch_forward, plan
+from capsdist.routing.fused.call import Call
 
 H100 = GPUTarget("cuda", 90, 32)
 MULTIPROCESSORS = 132
-KERNELS = [name for name, value in vars(launch).items() if isinstance(value, triton.JITFunction)]
+MODULES = (launch_forward, launch_backward)
 NAMES = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
@@ -76,15 +77,17 @@ def compile_all(
     weights = torch.zeros(num_parents, parent_dim, child_dim, num_children, dtype=dtype)
     priors = torch.zeros(num_children, num_parents) if everything else None
     bias = torch.zeros(num_parents, parent_dim) if everything else None
-    call = launch.Call.prepare(poses, weights, priors, everything, dtype)
-    parent_poses, totals = launch.route_forward(call, bias, iterations, dtype)
-    launch.route_backward(call, totals, parent_poses, dtype, want_weights=True, want_bias=everything)
+    call = Call.prepare(poses, weights, priors, everything, dtype)
+    parent_poses, totals = launch_forward.route_forward(call, bias, iterations, dtype)
+    launch_backward.route_backward(call, totals, parent_poses, dtype, want_weights=True, want_bias=everything)
 
 
 if __name__ == "__main__":
-    for name in KERNELS:
-        setattr(launch, name, Compiled(getattr(launch, name)))
-    launch.launch_tuned = _launch
+    for module in MODULES:
+        setattr(module, "launch_tuned", _launch)  # noqa: B010
+        for name, value in list(vars(module).items()):
+            if isinstance(value, triton.JITFunction):
+                setattr(module, name, Compiled(value))
     os.environ["CAPSDIST_EARLY_LAUNCH"] = "1"  # with it kernels have all that they have without
     if sys.argv[1] == "few":
         compile_all((5, 37, 2, 5, 10), 2, torch.bfloat16, everything=True)

@@ -14,7 +14,10 @@ pytest.importorskip("triton")
 from fused_cases import DEVICE, Operands, error_of_fused, fused, operands, rms_error, run
 
 from capsdist.routing import pack_weights, route_reference
-from capsdist.routing.fused import launch, plan
+from capsdist.routing.fused import launch_backward, plan
+from capsdist.routing.fused.call import Call
+from capsdist.routing.fused.launch_backward import route_backward
+from capsdist.routing.fused.launch_forward import route_forward
 
 TOLERANCE = 5e-6 if DEVICE == "cpu" else 3e-5  # fp32; a GPU takes products as three TF32 products
 
@@ -80,7 +83,7 @@ def test_forgotten_gradients_of_later_iterations_break_it(monkeypatch: pytest.Mo
 
     given = operands((2, 9, 2, 5, 4), seed=1)
     assert error_of_fused(given, 4) < TOLERANCE
-    monkeypatch.setattr(launch, "finish_gradients", Forgetful(launch.finish_gradients))
+    monkeypatch.setattr(launch_backward, "finish_gradients", Forgetful(launch_backward.finish_gradients))
     assert error_of_fused(given, 4) > 100 * TOLERANCE
 
 
@@ -138,10 +141,10 @@ class Allocations(TorchDispatchMode):
 def test_no_buffer_has_both_children_and_parents() -> None:
     sizes = num_images, num_children, num_parents, _, _ = (3, 150, 6, 1, 2)
     given = operands(sizes, seed=6).to(torch.float32)
-    call = launch.Call.prepare(given.child_poses, pack_weights(given.weights), None, False, torch.float32)
+    call = Call.prepare(given.child_poses, pack_weights(given.weights), None, False, torch.float32)
     with Allocations() as fused_form:
-        _, totals = launch.route_forward(call, None, 2, torch.float32)
-        launch.route_backward(call, totals, given.grad, torch.float32, want_weights=False, want_bias=False)
+        _, totals = route_forward(call, None, 2, torch.float32)
+        route_backward(call, totals, given.grad, torch.float32, want_weights=False, want_bias=False)
     with Allocations() as reference:
         route_reference(given.child_poses, given.weights, 2)
     assert fused_form.largest < num_images * num_children * num_parents <= reference.largest

@@ -25,7 +25,8 @@ def _route(
     operand_dtype: torch.dtype | None,
 ) -> tuple[Tensor, Tensor]:
     """Return parent_poses [B, J, E], and totals [R, J, B, E] for the backward pass."""
-    from capsdist.routing.fused.launch import Call, route_forward
+    from capsdist.routing.fused.call import Call
+    from capsdist.routing.fused.launch_forward import route_forward
 
     dtype = _dtype_of_products(child_poses, packed_weights, operand_dtype)
     bias = None if bias is None else bias.contiguous()
@@ -66,7 +67,8 @@ def _route_backward(
 
     The poses' has their dtype, the weights' theirs, the others are fp32; what is not wanted is empty.
     """
-    from capsdist.routing.fused.launch import Call, route_backward
+    from capsdist.routing.fused.call import Call
+    from capsdist.routing.fused.launch_backward import route_backward
 
     dtype = _dtype_of_products(child_poses, packed_weights, operand_dtype)
     with _device_of(child_poses):
