@@ -7,6 +7,7 @@ Expected time: 10 minutes on 2 cores with --goals; without, an hour: the preset'
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import tyro
@@ -18,8 +19,10 @@ JOBS = Path(__file__).resolve().parent
 LONG = ("trials", "command")  # in the record only
 
 
-def main(goals: bool = False, record: bool = False) -> None:
+def main(goals: bool = False, record: bool = False) -> int:
     """Measure a search that is killed; the last line is one JSON object.
+
+    Exit status 1 if a trial that had ended was lost or run again.
 
     Args:
         goals: A network of 29 % of the preset's parameters instead of the preset's own; 10 minutes.
@@ -32,6 +35,7 @@ def main(goals: bool = False, record: bool = False) -> None:
         "kill_after": 5,
         "limit_s": 1200 if goals else 7200,
     }
+    print("a search, killed, and again; what they print comes at the end", flush=True)
     figures, log = killed_search(
         JOBS / "tune_routing.py",
         JOBS.parent / "data_prep" / "pack_digits.py",
@@ -44,7 +48,8 @@ def main(goals: bool = False, record: bool = False) -> None:
     if record:
         print("recorded in", write_record(JOBS / "records", "tune", config=config, figures=figures, log=log))
     print(json.dumps({name: value for name, value in figures.items() if name not in LONG}))
+    return int(figures["trials_lost"] + figures["trials_run_again"] > 0)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(tyro.cli(main))
