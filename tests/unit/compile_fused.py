@@ -79,7 +79,9 @@ def compile_all(
     bias = torch.zeros(num_parents, parent_dim) if everything else None
     call = Call.prepare(poses, weights, priors, everything, dtype)
     parent_poses, totals = launch_forward.route_forward(call, bias, iterations, dtype)
-    launch_backward.route_backward(call, totals, parent_poses, dtype, want_weights=True, want_bias=everything)
+    launch_backward.route_backward(
+        call, totals, parent_poses, poses_dtype=dtype, weights_dtype=dtype, want_bias=everything
+    )
 
 
 if __name__ == "__main__":

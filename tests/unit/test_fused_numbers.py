@@ -144,7 +144,9 @@ def test_no_buffer_has_both_children_and_parents() -> None:
     call = Call.prepare(given.child_poses, pack_weights(given.weights), None, False, torch.float32)
     with Allocations() as fused_form:
         _, totals = route_forward(call, None, 2, torch.float32)
-        route_backward(call, totals, given.grad, torch.float32, want_weights=False, want_bias=False)
+        route_backward(
+            call, totals, given.grad, poses_dtype=torch.float32, weights_dtype=None, want_bias=False
+        )
     with Allocations() as reference:
         route_reference(given.child_poses, given.weights, 2)
     assert fused_form.largest < num_images * num_children * num_parents <= reference.largest

@@ -64,7 +64,13 @@ class Backward:
 
 
 def route_backward(
-    call: Call, totals: Tensor, grad: Tensor, poses_dtype: torch.dtype, want_weights: bool, want_bias: bool
+    call: Call,
+    totals: Tensor,
+    grad: Tensor,
+    *,
+    poses_dtype: torch.dtype,
+    weights_dtype: torch.dtype | None,
+    want_bias: bool,
 ) -> tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]:
     """Return the gradients of poses [B, D, I], weights [J, E, D, I], bias [J, E] and priors [I, J].
 
@@ -72,15 +78,25 @@ def route_backward(
         call: the operands, as in the forward pass.
         totals: [R, J, B, E] from the forward pass.
         grad: [B, J, E], contiguous.
-        poses_dtype: of the child poses; their gradient has the same, all others are fp32.
-        want_weights: if not, the gradients of weights and priors are None.
+        poses_dtype: of the child poses and their gradient.
+        weights_dtype: of the weights and their gradient; if None, the gradients of weights and priors are
+            None. Those of priors and bias are fp32.
         want_bias: if not, that of the bias is None.
     """
     sizes, iterations = call.sizes, len(totals)
     work = Backward.allocate(call, iterations, poses_dtype)
-    if sizes.num_images == 0:
-        zeros = [None if t is None else t.new_zeros(t.shape).float() for t in (call.weights, call.priors)]
-        return work.d_poses, zeros[0], work.d_totals.sum((0, 2)), zeros[1]
+    if sizes.num_images > 0:
+        _walk_back(call, work, totals, grad)
+    d_weights = d_priors = None
+    if weights_dtype is not None:
+        d_weights, d_priors = _sum_weights(call, work, weights_dtype)
+    d_bias = work.d_totals.sum((0, 2)) if want_bias else None
+    return work.d_poses, d_weights, d_bias, d_priors
+
+
+def _walk_back(call: Call, work: Backward, totals: Tensor, grad: Tensor) -> None:
+    """Write the poses' gradient and ds of every iteration, from the last to the first."""
+    sizes, iterations = call.sizes, len(totals)
     start(
         begin_gradients,
         call.rows_grid(),
@@ -112,9 +128,6 @@ def route_backward(
                 FIRST=iteration == iterations - 1,
                 **call.constants(),
             )
-    d_weights, d_priors = _sum_weights(call, work) if want_weights else (None, None)
-    d_bias = work.d_totals.sum((0, 2)) if want_bias else None
-    return work.d_poses, d_weights, d_bias, d_priors
 
 
 def _step_back(call: Call, work: Backward, iteration: int, iterations: int) -> Tensor | None:
@@ -169,10 +182,12 @@ def _step_back(call: Call, work: Backward, iteration: int, iterations: int) -> T
     return launch_tuned("state", call.sizes, variant, device, launch_state)
 
 
-def _sum_weights(call: Call, work: Backward) -> tuple[Tensor, Tensor | None]:
-    """Return the gradients of weights [J, E, D, I] and priors [I, J], in fp32."""
-    d_weights = torch.empty_like(call.weights, dtype=torch.float32)
+def _sum_weights(call: Call, work: Backward, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    """Return the gradients of weights [J, E, D, I] in `dtype`, and priors [I, J] in fp32."""
+    d_weights = torch.empty_like(call.weights, dtype=dtype)
     d_priors = None if call.priors is None else torch.empty_like(call.priors, dtype=torch.float32)
+    if call.sizes.num_images == 0:
+        return d_weights.zero_(), None if d_priors is None else d_priors.zero_()
 
     def launch(plan: Plan) -> None:
         _, children, blocks = call.tiles(plan)

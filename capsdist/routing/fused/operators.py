@@ -73,11 +73,20 @@ def _route_backward(
     dtype = _dtype_of_products(child_poses, packed_weights, operand_dtype)
     with _device_of(child_poses):
         call = Call.prepare(child_poses, packed_weights, log_priors, none_of_the_above, dtype)
-        d_poses, *others = route_backward(
-            call, totals, grad.contiguous(), child_poses.dtype, want_weights, want_bias
+        d_poses, d_weights, d_bias, d_priors = route_backward(
+            call,
+            totals,
+            grad.contiguous(),
+            poses_dtype=child_poses.dtype,
+            weights_dtype=packed_weights.dtype if want_weights else None,
+            want_bias=want_bias,
         )
-    d_weights, d_bias, d_priors = (totals.new_empty(0) if d is None else d for d in others)
-    return d_poses, d_weights.to(packed_weights.dtype), d_bias, d_priors
+    return (
+        d_poses,
+        packed_weights.new_empty(0) if d_weights is None else d_weights,
+        totals.new_empty(0) if d_bias is None else d_bias,
+        totals.new_empty(0) if d_priors is None else d_priors,
+    )
 
 
 @_route_backward.register_fake
