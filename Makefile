@@ -55,10 +55,11 @@ lint: $(VENV)/.install  ## ruff, pyright, import-linter
 	@$(BIN)/pyright
 	@PYTHONPATH=. $(BIN)/lint-imports
 
-test: lint  ## everything that CI runs: lint, the quick suite, real DeepSpeed on two ranks, a real S3 server
+test: lint  ## everything that CI runs: lint, the quick suite, real DeepSpeed on two ranks, S3, several hosts
 	@$(BIN)/pytest -q
 	@$(BIN)/pytest -q -m zero
 	@$(BIN)/pytest -q -m s3
+	@$(BIN)/pytest -q -m multihost
 
 test-slow: $(VENV)/.install  ## smoke trainings and long campaigns
 	@$(BIN)/pytest -q -m slow
@@ -66,7 +67,7 @@ test-slow: $(VENV)/.install  ## smoke trainings and long campaigns
 cluster-drill: $(VENV)/.install  ## ray up, train, ray down on machines made of namespaces (root, sshd, rsync)
 	@$(BIN)/python tests/clusters/drill.py
 
-bench: $(VENV)/.install  ## the figures of every benchmark, at most a minute each
+bench: $(VENV)/.install  ## the figures of every benchmark: a minute or two each, ten the search
 	@for job in jobs/bench_*.py; do echo "$$job"; $(BIN)/python $$job --goals; done
 
 # On the machine's own Python: torch, triton, numpy and pytest are all that it needs.
