@@ -46,6 +46,7 @@ _COSTS = (
     _Row("input pipeline, one rank, MNIST-size images/s", "-", "pipeline", "images_per_s", ""),
     _Row("`import capsdist`, interpreter included", "1 s", "startup", "import_s", " s"),
     _Row("`python jobs/train_cifar.py --check`", "1 s", "startup", "check_s", " s"),
+    _Row("a search of 12 trials, killed and continued", "1,200 s", "tune", "whole_s", " s"),
     _Row("`make quickstart` with installation (bf16)", "600 s", "quickstart", "whole_s", " s"),
     _Row("the same run in fp32, AVX2 only, without installation", "-", "quickstart-fp32", "wall_s", " s"),
     _Row("the same training on a GPU, images/s", "-", "quickstart-gpu", "images_per_s", ""),
