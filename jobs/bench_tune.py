@@ -1,7 +1,7 @@
 """Search over routing depth and class dimension on digits, kill the search in its middle, start it again.
 
 Command: python jobs/bench_tune.py --goals
-Expected time: 10 minutes on 2 cores with --goals; without, an hour: the preset's own network.
+Expected time: 8 minutes on 2 cores with --goals; without, about an hour (not measured): the preset's own network.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(goals: bool = False, record: bool = False) -> int:
     Exit status 1 if a trial that had ended was lost or run again.
 
     Args:
-        goals: A network of 29 % of the preset's parameters instead of the preset's own; 10 minutes.
+        goals: A network of 29 % of the preset's parameters instead of the preset's own; 8 minutes.
         record: Write a record below jobs/records.
     """
     config = {
