@@ -8,13 +8,13 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hosts import FAST_HEALTH, Host, Lab, start_ray
 from job_helpers import tiny_config, write_tiny
-from scripted import Scripted
+from scripted import Fault, Scripted
 
 from capsdist.config import Cluster, Config
 from capsdist.train.metrics import Row, parse_metrics, read_metrics
@@ -56,7 +56,7 @@ class Run:
     """A run that the driver was told to launch."""
 
     config: Config
-    fault: Scripted
+    script: Scripted
     shown: Path
 
     @property
@@ -73,22 +73,22 @@ class Run:
         """Return rows of the run's own record."""
         return [row for row in read_metrics(self.folder / "metrics.jsonl") if row["kind"] == kind]
 
-    def reached(self, timeout_s: float = 90) -> tuple[str, int]:
-        """Wait for the fault's place; return host and process of the rank that is there."""
+    def reached(self, number: int = 0, timeout_s: float = 90) -> tuple[str, int]:
+        """Wait until a rank has come to a fault; return its host and process."""
         over: list[Row] = []
 
         def there() -> bool:
             over.extend(self.rows("result", "error"))
-            return bool(over) or self.fault.reached() is not None
+            return bool(over) or self.script.reached(number) is not None
 
-        wait_until(there, f"{self.fault} came to its place", timeout_s)
-        place = self.fault.reached()
+        wait_until(there, f"{self.script.faults[number]} happened", timeout_s)
+        place = self.script.reached(number)
         assert place, over
         return place
 
     def end(self, timeout_s: float = 120) -> Row:
         """Wait until the run is over; return the row that says how it ended."""
-        wait_until(lambda: self.rows("result", "error"), f"run {self.fault.folder} ended", timeout_s)
+        wait_until(lambda: self.rows("result", "error"), f"run {self.script.folder} ended", timeout_s)
         return self.rows("result", "error")[0]
 
     def done(self, timeout_s: float = 120) -> Run:
@@ -171,23 +171,26 @@ class RayCluster:
         wait_until(lambda: self.num_cpus() == number, f"Ray knew of {number} CPUs")
 
     def launch(
-        self, name: str, *, cores: float = WHOLE_HOST, cluster: dict[str, Any] | None = None, **wish: Any
+        self,
+        name: str,
+        *faults: Fault,
+        cores: float = WHOLE_HOST,
+        cluster: dict[str, Any] | None = None,
+        **train: Any,
     ) -> Run:
         """Have the driver launch a run on two hosts: 8 steps, checkpoints after 3, 6 and 8.
 
-        wish: fields of `Scripted`, and of `train`; cluster: fields of `cluster`.
+        cluster, train: fields of these sections.
         """
         folder = self.place / name
         folder.mkdir()
-        script = {key: wish.pop(key) for key in ("what", "rank", "step") if key in wish}
         config = tiny_config(
             self.place / "data", folder, "run", epochs=1, log_every_steps=1,
-            cluster=Cluster.model_validate({"cpus_per_worker": cores} | (cluster or {})), **wish,
+            cluster=Cluster.model_validate({"cpus_per_worker": cores} | (cluster or {})), **train,
         )  # fmt: skip
-        fault = Scripted(str(folder), **script)
         order = self.place / "orders" / f"{self.num_runs}.json"
         self.num_runs += 1
-        partial = order.with_suffix(".partial")
-        partial.write_text(json.dumps({"config": config.model_dump(mode="json"), "fault": vars(fault)}))
-        partial.rename(order)
-        return Run(config, fault, order.with_suffix(".rows"))
+        wish = {"config": config.model_dump(mode="json"), **asdict(script := Scripted(str(folder), faults))}
+        order.with_suffix(".partial").write_text(json.dumps(wish))
+        order.with_suffix(".partial").rename(order)
+        return Run(config, script, order.with_suffix(".rows"))

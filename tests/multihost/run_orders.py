@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripted import Scripted
+from scripted import Fault, Scripted
 
 from capsdist.config import Config
 from capsdist.errors import CapsdistError
@@ -30,9 +30,8 @@ def carry_out(order: Path) -> None:
             file.write(json.dumps(row) + "\n")
 
         try:
-            summary = launch(
-                Config.model_validate(wish["config"]), display=show, fault=Scripted(**wish["fault"])
-            )
+            script = Scripted(wish["folder"], tuple(Fault(**fault) for fault in wish["faults"]))
+            summary = launch(Config.model_validate(wish["config"]), display=show, fault=script)
             show({"kind": "result", **vars(summary)})
         except CapsdistError as error:
             show({"kind": "error", "type": type(error).__name__, "message": str(error)})

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cluster_lab import HOST_CPUS, RayCluster, Run, contents, wait_until
+from cluster_lab import HOST_CPUS, LAST_STEP, RayCluster, Run, contents, wait_until
 from hosts import Host, unavailable
 from job_helpers import assert_same_state
+from scripted import Fault
 
 from capsdist.train.cluster import RunFolder
 from capsdist.train.metrics import Row
@@ -24,6 +25,7 @@ pytestmark = [
 ]
 TIMES = {"images_per_s", "step_time_s", "eta_s", "time_s", "seconds", "wall_time_s"}
 TWO_TRIES = {"worker_start_timeout_s": 3, "controller_failure_limit": 1}
+DIED = "its process died (killed, out of memory, or a native crash)"
 ONE_TRY = {"worker_start_timeout_s": 1, "controller_failure_limit": 0}
 RESTART = {"worker_start_timeout_s": 15}  # Ray may try once with a host that it does not know to be lost
 
@@ -49,10 +51,10 @@ def checkpoints(run: Run) -> list[str]:
     return sorted(path.name for path in run.folder.glob("*step_*"))
 
 
-def assert_recovered(run: Run, undisturbed: Run, *, resumed: int) -> None:
-    """The run went on once, after step `resumed`, and what it leaves is what the undisturbed run leaves."""
-    assert [row["resumed_step"] for row in run.recorded("start")] == [0, resumed]
-    assert len(run.rows("failure")) == 1
+def assert_recovered(run: Run, undisturbed: Run, *, resumed: list[int]) -> None:
+    """The run went on after these steps, and what it leaves is what the undisturbed run leaves."""
+    assert [row["resumed_step"] for row in run.recorded("start")] == [0, *resumed]
+    assert len(run.rows("failure")) == len(resumed)
     assert checkpoints(run) == checkpoints(undisturbed)
     assert_same_state(run.folder, undisturbed.folder)
     assert trained(run) == trained(undisturbed)
@@ -73,11 +75,9 @@ def assert_not_enough(run: Run, *, workers: int, have: int) -> None:
     assert (result.status, result.reason) == ("failed", end["message"])
 
 
-def hosts_of(run: Run, *, attempt: int) -> set[str]:
-    """The hosts of the first or second attempt, which repeats steps: the processes tell them apart."""
-    steps = run.fault.steps()
-    first = {(each.host, each.pid) for each in steps if each.step == 1}
-    return {each.host for each in steps if ((each.host, each.pid) not in first) == bool(attempt)}
+def last_hosts(run: Run) -> set[str]:
+    """The hosts of the last attempt: those that did the last step."""
+    return {each.host for each in run.script.steps() if each.step == LAST_STEP}
 
 
 def runs(host: Host, pid: int) -> bool:
@@ -85,22 +85,17 @@ def runs(host: Host, pid: int) -> bool:
     return host.run(f"test -d /proc/{pid} && echo yes", check=False).strip() == "yes"
 
 
-def test_a_killed_worker_is_replaced(cluster: RayCluster, undisturbed: Run) -> None:
-    run = cluster.launch("killed", what="die", rank=1, step=5).done()
-    assert_recovered(run, undisturbed, resumed=3)
-    [failure] = run.rows("failure")
-    assert failure["message"] == "worker 1: its process died (killed, out of memory, or a native crash)"
-
-
-def test_a_host_whose_raylet_is_killed_is_replaced(cluster: RayCluster, undisturbed: Run) -> None:
-    run = cluster.launch("raylet", what="wait", rank=1, step=5, cluster=RESTART)
-    name, pid = run.reached()
+def test_a_killed_worker_and_then_a_host_whose_raylet_is_killed_are_replaced(
+    cluster: RayCluster, undisturbed: Run
+) -> None:
+    run = cluster.launch("killed", Fault("die", 1, 5), Fault("wait", 1, 7), cluster=RESTART)
+    name, pid = run.reached(1)
     lost = cluster.host(name)
     lost.run("pkill -KILL -x raylet")
     run.done()
-    assert_recovered(run, undisturbed, resumed=3)
-    assert name in hosts_of(run, attempt=0)
-    assert len(hosts_of(run, attempt=1) - {name}) == 2
+    assert_recovered(run, undisturbed, resumed=[3, 6])
+    assert run.rows("failure")[0]["message"] == f"worker 1: {DIED}"
+    assert len(last_hosts(run) - {name}) == 2
     assert not runs(lost, pid)
 
 
@@ -108,14 +103,14 @@ def test_a_host_whose_raylet_is_killed_is_replaced(cluster: RayCluster, undistur
 def cut(started_cluster: RayCluster) -> CutOff:
     """A run that lost the host of rank 0 while that saved; then it wakes up, and gets its cable back."""
     started_cluster.repair()
-    run = started_cluster.launch("cut", what="freeze in saving", rank=0, step=6, cluster=RESTART)
+    run = started_cluster.launch("cut", Fault("freeze in saving", 0, 6), cluster=RESTART)
     name, pid = run.reached()
     host = started_cluster.host(name)
     started_cluster.cut(host)
     run.done()
     assert runs(host, pid)
     left = contents(run.folder)
-    run.fault.go_on()
+    run.script.go_on()
     host.run(f"kill -CONT {pid}")  # it saves on: it has seen the shared folder all the time
     time.sleep(1)
     host.cable(plugged=True)
@@ -123,13 +118,13 @@ def cut(started_cluster: RayCluster) -> CutOff:
 
 
 def test_a_host_cut_off_while_it_saves_is_replaced(cut: CutOff, undisturbed: Run) -> None:
-    assert_recovered(cut.run, undisturbed, resumed=3)
-    assert cut.host.name not in hosts_of(cut.run, attempt=1)
+    assert_recovered(cut.run, undisturbed, resumed=[3])
+    assert cut.host.name not in last_hosts(cut.run)
 
 
 def test_a_host_lost_without_a_spare_ends_the_run(started_cluster: RayCluster) -> None:
     started_cluster.lose_spares()  # after the test before there is none
-    run = started_cluster.launch("no-spare", what="wait", rank=1, step=5, cluster=TWO_TRIES)
+    run = started_cluster.launch("no-spare", Fault("wait", 1, 5), cluster=TWO_TRIES)
     name, _ = run.reached()
     started_cluster.host(name).run("pkill -KILL -x raylet")
     assert_not_enough(run, workers=2, have=HOST_CPUS)
