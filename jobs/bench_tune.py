@@ -1,7 +1,7 @@
 """Search over routing depth and class dimension on digits, kill the search in its middle, start it again.
 
 Command: python jobs/bench_tune.py --goals
-Expected time: 8 minutes on 2 cores with --goals; without, about an hour (not measured): the preset's own network.
+Expected time: 8 minutes on 2 cores with --goals; without, an hour (not measured): the preset's own network.
 """
 
 from __future__ import annotations
