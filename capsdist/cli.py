@@ -11,9 +11,10 @@ the run's result.json tells "done", "stopped" and "failed" apart.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import field, make_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +22,9 @@ from typing import Annotated, Any, Literal
 
 from capsdist.config import PRESETS, Config, get_preset, problems
 from capsdist.errors import CapsdistError, ConfigError, Problem, RunError
+from capsdist.train.cluster.files import is_url
 from capsdist.train.cluster.preflight import absolute, missing_data, run_place
-from capsdist.train.cluster.rundir import RunFolder, changed_fields, parse_config
+from capsdist.train.cluster.rundir import RunFolder, parse_config
 
 __all__ = [
     "DONE",
@@ -99,20 +101,32 @@ def parse_options(
         rule = f"stands beside --config {file}, which is a whole configuration"
         raise ConfigError([Problem("preset", name, rule, "leave one of them out")])
     name = name or default or presets[0]
-    base = _read_config(Path(file)) if file else with_environment(get_preset(_offered(name, presets)))
+    base = _read_config(file) if file else with_environment(get_preset(_offered(name, presets)))
     if base.preset != Config().preset:  # else it was made by hand
         _offered(base.preset, presets)
     train = base.train.model_copy(update={"name": name_prefix + base.train.name})
     base = base.model_copy(update={"train": train})
     title = (description or "Train a network.").strip().splitlines()[0]
-    command = tyro.cli(
-        _command_type(presets, name, base, more),
-        args=list(argv),
-        prog=Path(sys.argv[0]).name,
-        description=f"{title}\n\n{_describe(presets)}",
-    )
+    with _reader_may_leave():
+        command = tyro.cli(
+            _command_type(presets, name, base, more),
+            args=list(argv),
+            prog=Path(sys.argv[0]).name,
+            description=f"{title}\n\n{_describe(presets)}",
+        )
     sections = {section: getattr(command, section) for section in _sections()}
     return Config(preset=base.preset, **sections), command
+
+
+@contextlib.contextmanager
+def _reader_may_leave() -> Iterator[None]:
+    """End without a traceback where the reader of a long help has gone, such as `head`."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(FAILED) from None
 
 
 def _offered(preset: str, presets: Sequence[str]) -> str:
@@ -180,13 +194,16 @@ def _option(argv: Sequence[str], name: str) -> str | None:
     return value
 
 
-def _read_config(path: Path) -> Config:
+def _read_config(file: str) -> Config:
+    fix = "name a run's config.json"
+    if is_url(file):
+        raise ConfigError([Problem("config", file, "is not a file of this machine", "copy it here first")])
     try:
-        return parse_config(path.read_text())
+        return parse_config(Path(file).read_text())
     except OSError as error:
-        raise ConfigError(
-            [Problem("config", str(path), f"cannot be read ({error.strerror})", "name a run's config.json")]
-        ) from None
+        raise ConfigError([Problem("config", file, f"cannot be read ({error.strerror})", fix)]) from None
+    except UnicodeDecodeError:
+        raise ConfigError([Problem("config", file, "is not text", fix)]) from None
 
 
 def check_config(config: Config, also: Sequence[Problem] = ()) -> int:
@@ -194,10 +211,13 @@ def check_config(config: Config, also: Sequence[Problem] = ()) -> int:
 
     `also`: problems of a job's own options.
     """
-    found = [*problems(config), *also]
+    found, warnings = [*problems(config), *also], []
+    if not {"data.root", "train.storage"} & {problem.field for problem in found}:
+        other, warnings = _look(absolute(config))
+        found += other
     for problem in found:
         print(f"error: {problem}", file=sys.stderr)
-    for warning in _warnings(absolute(config)):
+    for warning in warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if found:
         return INVALID
@@ -208,16 +228,18 @@ def check_config(config: Config, also: Sequence[Problem] = ()) -> int:
     return DONE
 
 
-def _warnings(config: Config) -> list[str]:
+def _look(config: Config) -> tuple[list[Problem], list[str]]:
+    """Look at data and run: return why the run may not go on as `config`, and what it would still lack."""
     run = RunFolder(run_place(config))
-    warnings = []
+    found: list[Problem] = []
+    warnings: list[str] = []
     if missing := missing_data(config):
         warnings.append(missing)
     if unusable := _unusable(run, config.train.storage):
         warnings.append(unusable)
-    elif (stored := run.read_config()) and (changed := changed_fields(stored, config)):
-        warnings.append(f"train.name={run.name!r}: this run exists with another {', '.join(changed)}")
-    return warnings
+    elif problem := run.conflict(config):
+        found.append(problem)
+    return found, warnings
 
 
 def _unusable(run: RunFolder, storage: str) -> str | None:

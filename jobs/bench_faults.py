@@ -29,6 +29,9 @@ def main(faults: int = 12, seed: int = 0, goals: bool = False, record: bool = Fa
         goals: Five faults of four kinds in one run, always the same.
         record: Write a record below jobs/records.
     """
+    if faults < 1:
+        print(f"error: faults={faults} must be at least 1; raise --faults", file=sys.stderr)
+        return 2
     scripts = (
         [SAMPLE] if goals else random_faults(seed, faults, ranks=WORKERS, checkpoint_every=CHECKPOINT_EVERY)
     )

@@ -33,6 +33,9 @@ def main(
         whole_s: Seconds that the whole command took, installation included, if it was timed.
         note: What a reader should know of the circumstances.
     """
+    if not run.is_dir():
+        print(f"error: {run}: is no folder of this machine; copy the run here first", file=sys.stderr)
+        return 1
     result = json.loads((run / "result.json").read_text()) if (run / "result.json").exists() else {}
     if result.get("status") != "done":
         print(f"error: {run}: the run is not done (result.json); start it again", file=sys.stderr)

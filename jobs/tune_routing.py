@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from capsdist.cli import DONE, INVALID, STOPPED, check_config, parse_options, print_error
-from capsdist.config import PRESETS, Config
+from capsdist.cli import DONE, STOPPED, check_config, parse_options, print_error
+from capsdist.config import PRESETS, Config, problems
 from capsdist.errors import CapsdistError
 from capsdist.tune.space import Search, Space, search_problems
 
@@ -35,12 +35,15 @@ def main() -> int:
 
 def check(config: Config, space: Space, search: Search) -> int:
     """Print every problem, and which points cannot be trained; try none."""
-    if check_config(config, search_problems(config, space, search)) == INVALID:
-        return INVALID
-    from capsdist.tune.run import preview  # late: it imports torch
+    found, lines = search_problems(config, space, search), []
+    if not found and not problems(config):
+        from capsdist.tune.run import preview  # late: it imports torch
 
-    print("\n".join(preview(config, space, search)))
-    return DONE
+        found, lines = preview(config, space, search)
+    status = check_config(config, found)
+    if status == DONE:
+        print("\n".join(lines))
+    return status
 
 
 def search(config: Config, space: Space, search: Search) -> int:

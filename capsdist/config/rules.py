@@ -21,6 +21,8 @@ def problems(config: Config) -> list[Problem]:
     return [
         *_range_problems(config),
         *_name_problems(config),
+        *_place_problems("data.root", config.data.root),
+        *_place_problems("train.storage", config.train.storage),
         *_model_problems(config),
         *_routing_problems(config),
         *_batch_problems(config),
@@ -101,6 +103,26 @@ def _name_problems(config: Config) -> Iterator[Problem]:
             "is the training split",
             "test on another split, or the error says nothing",
         )
+
+
+def _place_problems(field: str, place: str) -> Iterator[Problem]:
+    """Find URLs that mean nothing, or another thing than they seem to; no credential is repeated."""
+    scheme, mark, rest = place.partition(":")
+    if not mark or not re.fullmatch(r"[a-z][a-z0-9+.-]+", scheme):
+        return
+    fix = "write s3://bucket/prefix, or a path"
+    bucket = rest.removeprefix("//").partition("/")[0].partition("?")[0]
+    if "@" in bucket:
+        value = f"{scheme}://...@{bucket.rpartition('@')[2]}"
+        fix = "take them out and set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        yield Problem(field, value, "credentials do not belong in a URL", fix)
+    elif not rest.startswith("//"):
+        if scheme == "s3":
+            yield Problem(field, place, "would be a local folder named s3:", fix)
+    elif scheme not in ("s3", "file"):
+        yield Problem(field, place, f"{scheme}:// is not supported", fix)
+    elif scheme == "s3" and not bucket:
+        yield Problem(field, place, "does not name a bucket", fix)
 
 
 def _model_problems(config: Config) -> Iterator[Problem]:

@@ -159,7 +159,7 @@ class Train(_Section):
     name: str = "mnist"
     """Name of the run; starting the same name again continues it from its newest checkpoint."""
     storage: str = "runs"
-    """Folder that holds one folder a run; shared by all machines of a cluster."""
+    """Folder that holds one folder a run, shared by all machines of a cluster, or s3://bucket/prefix."""
     workers: Count = 1
     """Ray Train workers, one rank each."""
     device: Literal["auto", "cpu", "gpu"] = "auto"

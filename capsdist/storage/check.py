@@ -62,10 +62,12 @@ def check_storage(url: str, *, error: type[CapsdistError] = RunError, deadline_s
     _within(deadline_s, place, probe, error)
 
 
-def check_readable(url: str, *, remedy: str = "", deadline_s: float = _LIMIT_S) -> None:
+def check_readable(
+    url: str, *, thing: str = "data set", remedy: str = "", deadline_s: float = _LIMIT_S
+) -> None:
     """Prove that there are objects below `url`, s3://bucket/prefix, and that they can be listed and read.
 
-    `remedy` is what the error says where there is none.
+    `thing` and `remedy` are what the error names and says where there is none.
 
     Raises:
         DataError: one line with URL, server, what fails and the remedy, after `deadline_s` at the latest.
@@ -83,7 +85,7 @@ def check_readable(url: str, *, remedy: str = "", deadline_s: float = _LIMIT_S) 
 
     endpoint = _within(deadline_s, place, probe, DataError)
     if not found:
-        raise DataError(f"{place} at {endpoint}: there is no such data set; {remedy or 'correct the URL'}")
+        raise DataError(f"{place} at {endpoint}: there is no such {thing}; {remedy or 'correct the URL'}")
 
 
 def _within(deadline_s: float, place: Place, probe: _Probe, error: type[CapsdistError]) -> str:

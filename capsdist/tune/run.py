@@ -72,11 +72,19 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
         return result
 
 
-def preview(config: Config, space: Space, search: Search) -> list[str]:
-    """Return in lines for people which of the first points of a search cannot be trained, and why.
+def preview(config: Config, space: Space, search: Search) -> tuple[list[Problem], list[str]]:
+    """Return why nothing can be searched, and lines: which of the first points cannot be trained, and why."""
+    try:
+        return [], _first_points(config, space, search)
+    except ConfigError as error:
+        return list(error.problems), []
+
+
+def _first_points(config: Config, space: Space, search: Search) -> list[str]:
+    """Return the lines of `preview`.
 
     Raises:
-        ConfigError: the trials need more than this machine has.
+        ConfigError: no point can be trained, or the trials need more than this machine has.
     """
     space = chosen(space, config)
     machine = None if names_cluster() else preflight.this_machine()

@@ -14,7 +14,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from capsdist.config import Config
+from capsdist.config import Config, problems
 from capsdist.errors import Problem
 
 __all__ = [
@@ -166,7 +166,7 @@ def search_problems(config: Config, space: Space, search: Search) -> list[Proble
     return [
         *_scheduler_problems(search),
         *_number_problems(search),
-        *_space_problems(space),
+        *_space_problems(config, space),
         *_config_problems(config, space),
     ]
 
@@ -191,11 +191,17 @@ def _number_problems(search: Search) -> Iterator[Problem]:
         yield Problem("search.worker_memory_gib", memory, "must be greater than 0", fix)
 
 
-def _space_problems(space: Space) -> Iterator[Problem]:
-    for name in FIELDS:
+def _space_problems(config: Config, space: Space) -> Iterator[Problem]:
+    for name, field in FIELDS.items():
         values = getattr(space, name)
         if len(set(values)) < len(values):
             yield Problem(f"space.{name}", values, "names a value twice", "name each once")
+        for value in values:
+            for found in problems(with_values(config, {field: value})):
+                if found.field == field and found.value == value:
+                    yield Problem(
+                        f"space.{name}", value, found.rule, f"take it out of --space.{_dashed(name)}"
+                    )
     if (bounds := space.learning_rate_range) is None:
         return
     if not 0 < bounds[0] < bounds[1] < math.inf:
@@ -204,6 +210,10 @@ def _space_problems(space: Space) -> Iterator[Problem]:
     if space.learning_rate:
         rule = "does not go with space.learning_rate"
         yield Problem("space.learning_rate_range", bounds, rule, "give values or a range")
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def _config_problems(config: Config, space: Space) -> Iterator[Problem]:

@@ -21,6 +21,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "multihost"))
 from hosts import ROOT, Host, Lab, start_ssh, unavailable
 
+from capsdist.bench.record import write_record
+
 UP = "RAY_UP_enable_autoscaler_v2=0 ray up -y --no-config-cache ~/cluster.yaml"
 JOB = (
     "jobs/train_mnist.py --data.name digits --train.name drill --train.workers 2 --train.device cpu"
@@ -29,6 +31,7 @@ JOB = (
 )
 CLIENT = {"RAY_AUTH_MODE": "token", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265"}
 started = time.monotonic()
+said: list[str] = []
 
 
 def main() -> int:
@@ -45,6 +48,10 @@ def main() -> int:
             train(shared, nodes, laptop)
             take_down(nodes, laptop)
     say("the drill is over: all was well")
+    if sys.argv[1:] == ["--record"]:
+        figures, log = {"whole_s": round(time.monotonic() - started, 1)}, "\n".join(said) + "\n"
+        config = {"file": "cluster/onprem.yaml", "job": JOB}
+        print(write_record(ROOT / "jobs/records", "cluster-drill", config=config, figures=figures, log=log))
     return 0
 
 
@@ -150,7 +157,8 @@ def expect(met: bool, what: str) -> None:
 
 def say(what: str) -> None:
     """Print a step with the seconds since the start."""
-    print(f"{time.monotonic() - started:6.1f} s  {what}", flush=True)
+    said.append(f"{time.monotonic() - started:6.1f} s  {what}")
+    print(said[-1], flush=True)
 
 
 if __name__ == "__main__":

@@ -38,3 +38,9 @@ def test_faults_that_cost_nothing_pass() -> None:
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_fault_that_did_not_strike_or_cost_something_does_not_pass(name: str) -> None:
     assert not passed(FIGURES | {name: FIGURES[name] + 1}, 5)
+
+
+def test_a_campaign_without_faults_is_refused(tmp_path: Path) -> None:
+    done = run_job_file("bench_faults.py", "--faults", "0", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: faults=0 must be at least 1; raise --faults\n"

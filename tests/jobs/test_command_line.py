@@ -11,7 +11,7 @@ import pytest
 from job_helpers import ROOT
 
 from capsdist.cli import DONE, FAILED, INVALID, parse_command, run_job
-from capsdist.config import PRESETS, Config, get_preset
+from capsdist.config import PRESETS, Config, get_preset, problems
 
 MNIST = ("mnist_paper", "digits_quickstart")
 FLAGS = [
@@ -121,7 +121,8 @@ def test_a_configuration_file_is_the_base_of_overrides(tmp_path):
     [
         ('{"train": {"epoch": 3}}', ("train.epoch=3", "is not a field", "remove it")),
         ('{"train": {"epochs": "many"}}', ("train.epochs='many'", "valid integer")),
-        ("{", ("config=", "json")),
+        ("{", ("config=", "is not JSON", "name a run's config.json")),
+        ("# capsdist " * 100, ("is not JSON", "...")),
     ],
 )
 def test_a_faulty_configuration_file_names_the_field(capsys, text, fragments):
@@ -175,11 +176,50 @@ def test_check_warns_of_a_storage_that_is_no_folder(capsys):
     assert "is not a writable folder" in capsys.readouterr().err
 
 
-def test_check_warns_of_a_run_with_another_configuration(capsys):
+def test_check_refuses_a_run_with_another_configuration(capsys):
     Path("runs/mnist").mkdir(parents=True)
     Path("runs/mnist/config.json").write_text(parse("--train.seed=1").model_dump_json())
-    assert run_job("A job.", MNIST, argv=["--check"]) == DONE
-    assert "this run exists with another train.seed" in capsys.readouterr().err
+    refused(capsys, ["--check"], "this run has another configuration: train.seed 1 -> 0")
+
+
+@pytest.mark.parametrize("field", ["data.root", "train.storage"])
+@pytest.mark.parametrize(
+    ("place", "fragment"),
+    [
+        ("s3:/bucket/runs", "would be a local folder"),
+        ("s3://", "does not name a bucket"),
+        ("s3:///runs", "does not name a bucket"),
+        ("gs://bucket/runs", "gs:// is not supported"),
+        ("s3://me:hidden@bucket/runs", "credentials do not belong in a URL"),
+    ],
+)
+def test_a_place_that_cannot_be(capsys, field, place, fragment):
+    assert run_job("A job.", MNIST, argv=["--check", f"--{field}={place}"]) == INVALID
+    shown = capsys.readouterr()
+    assert f"error: {field}=" in shown.err
+    assert fragment in shown.err
+    assert "hidden" not in shown.out + shown.err
+
+
+@pytest.mark.parametrize(
+    "place", ["runs", "/mnt/runs", "file:///mnt/runs", "s3://bucket", "s3://b/a?x=1", "c:x"]
+)
+def test_a_place_that_can_be(place):
+    config = parse(f"--train.storage={place}")
+    assert problems(config) == []
+
+
+def test_a_configuration_file_on_s3_has_to_be_copied(capsys):
+    refused(
+        capsys, ["--config", "s3://bucket/config.json"], "config='s3://bucket/config.json'", "copy it here"
+    )
+
+
+def test_a_reader_that_leaves_a_help_sees_no_traceback(repo):
+    command = f"{sys.executable} {repo}/jobs/train_mnist.py --help | head -1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.stdout.count("\n") == 1
+    assert done.stderr == ""
 
 
 def test_check_refuses_a_run_of_another_version(capsys):

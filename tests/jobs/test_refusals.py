@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from job_helpers import ROOT, TINY_FLAGS, tiny_config, write_tiny
+from job_helpers import ROOT, TINY_FLAGS, run_job_file, tiny_config, write_tiny
 
 from capsdist.cli import FAILED, INVALID, run_job
 from capsdist.config import Cluster, Config
@@ -176,3 +176,12 @@ def test_what_does_not_fit_this_machine_is_refused_before_ray_starts(
     assert result.stderr.startswith(line)
     assert len(result.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_that_is_away_is_told_in_time(tiny_root, tmp_path):
+    env = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
+    flags = [*TINY_FLAGS, f"--data.root={tiny_root}", f"--train.storage={tmp_path}"]
+    done = run_job_file("train_mnist.py", *flags, cwd=tmp_path, env=env, timeout=60)
+    assert done.returncode == FAILED
+    [line] = done.stderr.splitlines()
+    assert line.startswith("error: RAY_ADDRESS='127.0.0.1:9': no Ray cluster answers there (")

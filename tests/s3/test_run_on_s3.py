@@ -189,10 +189,15 @@ def test_a_key_that_may_only_read_is_refused(place, refused, monkeypatch):
     assert "cannot write (access denied)" in refused(f"{place.url}/runs")
 
 
-def test_credentials_in_the_storage_are_refused_unrepeated(refused):
-    line = refused("s3://me:hidden@bucket/runs")
-    assert "credentials do not belong in a URL" in line
-    assert "hidden" not in line
+@pytest.mark.parametrize("job", ["evaluate.py"])
+def test_a_run_on_a_server_that_is_away_is_refused_in_time(job, place, tmp_path):
+    start = time.monotonic()
+    env = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    done = run_job_file(job, f"{place.url}/runs/mnist", cwd=tmp_path, env=env)
+    assert time.monotonic() - start < 20  # imports included
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"error: {place.url}/runs/mnist at ")
 
 
 def test_check_warns_of_storage_and_data_and_leaves_nothing(place, monkeypatch, capsys):

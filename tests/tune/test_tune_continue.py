@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -138,12 +139,14 @@ def test_a_space_without_a_feasible_point_is_refused_before_anything_starts(conf
     search = Search(max_parameters=10, concurrency=1)
     with pytest.raises(ConfigError, match=rule):
         run_search(config, Space(class_dim=(4, 90)), search, print)
-    with pytest.raises(ConfigError, match=rule):
-        preview(config, Space(class_dim=(4, 90)), search)
+    [problem], lines = preview(config, Space(class_dim=(4, 90)), search)
+    assert re.match(rule, str(problem))
+    assert lines == []
 
 
 def test_a_preview_prices_points(config):
-    lines = preview(config, Space(class_dim=(4, 90)), Search(max_parameters=9000, concurrency=1))
+    found, lines = preview(config, Space(class_dim=(4, 90)), Search(max_parameters=9000, concurrency=1))
+    assert found == []
     assert lines[0] == "of all 2 points 1 can be trained"
     assert lines[1].startswith("infeasible: class_dim 90: ")
     assert [line.partition(" with ")[0] for line in lines[2:]] == ["trials: 1 at a time, 1 worker each"]

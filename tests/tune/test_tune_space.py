@@ -109,6 +109,9 @@ REFUSED = [
     ({}, {"seed": -1}, {}, "search.seed=-1", "at least 0"),
     ({}, {"worker_memory_gib": 0.0}, {}, "search.worker_memory_gib=0.0", "greater than 0"),
     ({"class_dim": (4, 4)}, {}, {}, "space.class_dim=(4, 4)", "twice"),
+    ({"class_dim": (-1, 8)}, {}, {}, "space.class_dim=-1", "take it out of --space.class-dim"),
+    ({"iterations": (0, 3)}, {}, {}, "space.iterations=0", "must be at least 1"),
+    ({"learning_rate": (0.0,)}, {}, {}, "space.learning_rate=0.0", "greater than 0"),
     ({"learning_rate_range": (0.1, 0.01)}, {}, {}, "space.learning_rate_range=(0.1, 0.01)", "lowest < high"),
     ({"learning_rate_range": (0.0, 0.01)}, {}, {}, "space.learning_rate_range=(0.0, 0.01)", "0 < lowest"),
     (

@@ -109,8 +109,12 @@ def opened_checkpoint(place: str, *, lowest_error: bool = False, warn: Warn) -> 
     Of a run it is the newest whole one, or with `lowest_error` the one with the lowest validated error.
 
     Raises:
-        CheckpointError: there is none. RunError: the storage cannot be read.
+        CheckpointError: there is none. DataError, RunError: the storage cannot be read.
     """
+    if is_url(place) and not place.startswith("file://"):
+        from capsdist.storage import check_readable  # late: local runs need no client
+
+        check_readable(place, thing="run or checkpoint")
     address, mark, query = place.partition("?")
     parent, _, name = address.rstrip("/").rpartition("/")
     with contextlib.ExitStack() as stack:

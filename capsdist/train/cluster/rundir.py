@@ -30,6 +30,7 @@ __all__ = [
 STORY = "failure.txt"
 """All tracebacks of a failure."""
 _CONFIG, _RESULT = "config.json", "result.json"
+_SHOWN = 30  # characters of what is not JSON
 _RAYS_RECORD = "checkpoint_manager_snapshot.json"
 
 Status: TypeAlias = Literal["done", "stopped", "failed"]
@@ -153,6 +154,19 @@ class RunFolder:
         """Return the step of the newest checkpoint that was written to its end, 0 without one."""
         return max((step for step, finished in found_checkpoints(self.files).items() if finished), default=0)
 
+    def conflict(self, config: Config) -> Problem | None:
+        """Return why `config` may not continue what the folder holds; None if it may, or for a new run.
+
+        Raises:
+            CheckpointError: as `read_config`.
+        """
+        stored = self.read_config()
+        if stored is None or not (changed := changed_fields(stored, config)):
+            return None
+        text = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items())
+        rule = f"this run has another configuration: {text}"
+        return Problem("train.name", self.name, rule, "set these back, or choose another --train.name")
+
     def check_continues(self, config: Config, num_samples: int) -> None:
         """Check that `config` may continue what the folder holds; a new run always may.
 
@@ -160,14 +174,8 @@ class RunFolder:
             ConfigError: fields differ that decide the result, or the end lies before the newest checkpoint.
             CheckpointError: as `read_config`.
         """
-        stored = self.read_config()
-        if stored is None:
-            return
-        if changed := changed_fields(stored, config):
-            text = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items())
-            rule = f"this run has another configuration: {text}"
-            fix = "set these back, or choose another --train.name"
-            raise ConfigError([Problem("train.name", self.name, rule, fix)])
+        if problem := self.conflict(config):
+            raise ConfigError([problem])
         total, saved = total_steps(config, num_samples), self.steps_saved()
         if total < saved:
             field = "train.epochs" if config.train.max_steps is None else "train.max_steps"
@@ -210,6 +218,10 @@ def _problem(fault: Mapping[str, object]) -> Problem:
     field = ".".join(map(str, location)) if isinstance(location, tuple) and location else "config"
     if fault["type"] == "extra_forbidden":
         return Problem(field, value, "is not a field of this version", "remove it")
+    if fault["type"] == "json_invalid":
+        text = str(value)
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        return Problem("config", shown, "is not JSON", "name a run's config.json")
     return Problem(field, value, str(fault["msg"]).lower(), "correct the file")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 from collections.abc import Iterator, Mapping
 
 from capsdist.config import Config
@@ -20,6 +21,7 @@ __all__ = ["API_ADDRESS", "names_cluster", "prepare_ray", "ray_session"]
 API_ADDRESS = "RAY_API_SERVER_ADDRESS"
 """Names Ray's state API; else it is looked for on the whole machine, in vain if there are two Rays."""
 
+_KNOCK_S = 5.0
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning about a default that will change
@@ -97,13 +99,25 @@ def _init(machine: Machine | None, dashboard: bool) -> str | None:
         return started.dashboard_url
     address = os.environ["RAY_ADDRESS"]
     try:
+        _knock(address)
         return ray.init(**quiet).dashboard_url
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise RunError(
             f"RAY_ADDRESS={address!r}: no Ray cluster answers there ({reason}); "
             "start one with `ray start --head`, or unset RAY_ADDRESS to run on this machine alone"
         ) from None
+
+
+def _knock(address: str) -> None:
+    """Connect to HOST:PORT, because Ray waits minutes where nobody listens; other addresses are Ray's matter.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
 
 
 @contextlib.contextmanager
