@@ -20,22 +20,28 @@ app = SubcommandApp()
 
 
 @app.command(name="check-cluster")
-def check_cluster(file: Positional[Path], more: Positional[tuple[Path, ...]] = ()) -> int:
+def check_cluster(
+    file: Positional[Path], more: Positional[tuple[Path, ...]] = (), template: bool = False
+) -> int:
     """Check files for `ray up` (AWS, Google Cloud, own machines) and for KubeRay (RayCluster, RayJob).
 
     Args:
         file: A cluster file; paths in it start at the working directory, as for `ray up`.
         more: Further files.
+        template: The files have yet to be filled in: their placeholders are no problem.
     """
     status = 0
     for path in (file, *more):
         found = check_file(path)
         for problem in found:
             print(f"error: {path}: {problem}", file=sys.stderr)
-        status = 2 if found else status
-        for name in placeholders(path):
-            print(f"note: {path}: {name} is a placeholder, fill it in", file=sys.stderr)
-        if not found:
+        unfilled = placeholders(path)
+        for name in unfilled:
+            kind = "note" if template else "error"
+            print(f"{kind}: {path}: {name} is a placeholder, fill it in", file=sys.stderr)
+        if found or (unfilled and not template):
+            status = 2
+        else:
             print(f"{path}: no problem found")
     return status
 

@@ -267,20 +267,26 @@ def test_placeholders_are_listed_once(repo: Path) -> None:
     assert placeholders(repo / "cluster" / ONPREM) == ["192.0.2.1", "192.0.2.2", "192.0.2.3", "YOUR-USER"]
 
 
-def run_checker(*files: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "capsdist", "check-cluster", *map(str, files)]
+def run_checker(*words: Path | str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "capsdist", "check-cluster", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_the_command_ends_with_0_on_a_clean_file(home: Path, repo: Path) -> None:
-    done = run_checker(repo / "cluster" / AWS)
+    done = run_checker(repo / "cluster" / AWS, "--template")
     assert (done.returncode, done.stdout) == (0, f"{repo}/cluster/{AWS}: no problem found\n")
     assert done.stderr == f"note: {repo}/cluster/{AWS}: YOUR-BUCKET is a placeholder, fill it in\n"
 
 
+def test_a_file_that_is_not_filled_in_is_not_to_be_launched(home: Path, repo: Path) -> None:
+    done = run_checker(repo / "cluster" / AWS)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {repo}/cluster/{AWS}: YOUR-BUCKET is a placeholder, fill it in\n"
+
+
 def test_the_command_ends_with_2_and_one_line_a_problem(broken: Break, repo: Path) -> None:
     path = broken(JOB, "spec.ttlSecondsAfterFinished", 0)
-    done = run_checker(repo / "cluster" / JOB, path)
+    done = run_checker(repo / "cluster" / JOB, path, "--template")
     assert done.returncode == 2
     errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     rule = "takes pods and logs away in the moment the job ends"
