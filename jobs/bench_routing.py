@@ -8,10 +8,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from capsdist.bench import routing
+from capsdist.bench.ceilings import check_place
 from capsdist.bench.memory import within_memory
 from capsdist.bench.record import write_record
 
@@ -21,8 +23,8 @@ RECORDS = Path(__file__).parent / "records"
 def main(
     goals: bool = False,
     record: bool = False,
-    device: str = "cpu",
-    dtypes: tuple[str, ...] = ("float32",),
+    device: Literal["cpu", "cuda"] = "cpu",
+    dtypes: tuple[Literal["float32", "bfloat16", "float16"], ...] = ("float32",),
     num_images: int = 128,
     budget_s: float = 40.0,
 ) -> None:
@@ -32,10 +34,11 @@ def main(
         goals: Only the named figures, in about a minute on 2 cores; the table takes many.
         record: Write a record below jobs/records.
         device: Device to measure on, cpu or cuda.
-        dtypes: Of operands: float32, bfloat16, float16. The named figures take the last.
+        dtypes: Of operands. The named figures take the last.
         num_images: Images of a batch in MNIST's shape; the named figures are meant for 128.
         budget_s: Seconds for the times of the named figures.
     """
+    check_place(device, num_images)
     mnist = replace(routing.MNIST, num_images=num_images, device=device, dtype=dtypes[-1])
     rows = []
     with within_memory():

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
+from capsdist.bench.ceilings import check_place
 from capsdist.bench.record import write_record
 from capsdist.bench.training import PRESETS, describe_step, step_figures, step_rows
 
@@ -19,9 +21,9 @@ RECORDS = Path(__file__).parent / "records"
 def main(
     goals: bool = False,
     record: bool = False,
-    device: str = "cpu",
+    device: Literal["cpu", "cuda"] = "cpu",
     num_images: int = 128,
-    precision: str = "fp32",
+    precision: Literal["fp32", "bf16", "fp16", "auto"] = "fp32",
     budget_s: float = 30.0,
 ) -> None:
     """Measure training steps on random images; the last line is one JSON object of named figures.
@@ -34,6 +36,7 @@ def main(
         precision: fp32, bf16, fp16, or auto for what the machine is fastest with.
         budget_s: Seconds for each network.
     """
+    check_place(device, num_images)
     rows = []
     for preset in PRESETS[:1] if goals else PRESETS:
         found = step_rows(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from capsdist.bench.timer import time_side_by_side
 
-__all__ = ["Ceilings", "matrix_product", "measure_ceilings"]
+__all__ = ["Ceilings", "check_place", "matrix_product", "measure_ceilings"]
 
 _COPY_BYTES = 1 << 28  # well beyond every cache
 
@@ -47,3 +47,17 @@ def measure_ceilings(device: str, dtype: str = "float32", budget_s: float = 2.0)
         {"product": product, "copy": lambda: target.copy_(source)}, budget_s=budget_s, max_rounds=20
     )
     return Ceilings(flop / times["product"].median_s, 2 * _COPY_BYTES / times["copy"].median_s)
+
+
+def check_place(device: str, num_images: int) -> None:
+    """End in one line if `device` is not there, or there is nothing to measure.
+
+    Raises:
+        SystemExit: with that line.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SystemExit(
+            f"error: device='cuda': torch {torch.__version__} finds no NVIDIA GPU; use --device cpu"
+        )
+    if num_images < 1:
+        raise SystemExit(f"error: num_images={num_images} must be at least 1; raise --num-images")

@@ -9,15 +9,14 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from capsdist.bench.timer import time_side_by_side
 from capsdist.config import Config, get_preset
 from capsdist.data import Batch
-from capsdist.models import build_model
-from capsdist.routing import route_packed
+from capsdist.models import ClassCapsules, build_model
 from capsdist.train.engine.plain import PlainEngine
-from capsdist.train.precision import Precision, resolve_precision
+from capsdist.train.precision import Precision, autocast, resolve_precision
 from capsdist.train.step import train_step
 
 __all__ = ["ITERATIONS", "PRESETS", "describe_step", "step_figures", "step_rows"]
@@ -58,27 +57,25 @@ class _Step:
         return sums.sum() + norm
 
     def routing_alone(self) -> Callable[[], object]:
-        """Return forward and backward pass of this network's routing as a call: its shapes, random poses."""
-        layer = next(m for m in self.model.modules() if hasattr(m, "packed_weights"))
-        weights = layer.packed_weights
-        assert isinstance(weights, nn.Parameter)
-        num_parents, dim_parent, dim_child, num_children = weights.shape
-        num_images = len(self._images)
-        # As the primary capsules hand them on: [B, D, I] in memory.
-        poses = torch.randn(num_images, dim_child, num_children, device=weights.device).mul_(0.3)
-        poses.requires_grad_()
-        grad = torch.randn(num_images, num_parents, dim_parent, device=weights.device)
-        routing = self.config.routing
+        """Return forward and backward pass of this network's routing as a call, on random poses.
+
+        Shapes, options and precision are those of the step.
+        """
+        layer = next(m for m in self.model.modules() if isinstance(m, ClassCapsules))
+        parameters = list(layer.parameters())
+        shape = (
+            len(self._images),
+            layer.child_dim,
+            layer.num_children,
+        )  # [B, D, I] in memory, as in the step
+        place = self._images.device
+        dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.engine.precision]
+        poses = torch.randn(shape, device=place).mul_(0.3).to(dtype).requires_grad_()
 
         def run() -> tuple[Tensor, ...]:
-            parent_poses = route_packed(
-                poses.transpose(1, 2),
-                weights,
-                routing.iterations,
-                none_of_the_above=routing.none_of_the_above,
-                form=routing.form,
-            )
-            return torch.autograd.grad(parent_poses, (poses, weights), grad)
+            with autocast(self.engine.precision, place):
+                parent_poses = layer(poses.transpose(1, 2))
+            return torch.autograd.grad(parent_poses.sum(), (poses, *parameters))
 
         return run
 

@@ -169,6 +169,13 @@ class ClassCapsules(nn.Module):
         form: Form = "auto",
     ) -> None:
         super().__init__()
+        sizes = {
+            "num_children": num_children, "child_dim": child_dim, "num_parents": num_parents,
+            "parent_dim": parent_dim, "iterations": iterations,
+        }  # fmt: skip
+        for name, size in sizes.items():
+            if size < 1:
+                raise ShapeError(f"{name}={size!r} must be at least 1")
         self.num_children, self.child_dim = num_children, child_dim
         self.num_parents, self.parent_dim = num_parents, parent_dim
         self.iterations, self.none_of_the_above = iterations, none_of_the_above

@@ -1,4 +1,4 @@
-"""Routing by agreement: one function, several forms with the same numbers."""
+"""Routing by agreement: one function in several forms."""
 
 from capsdist.routing.dispatch import explain, route, route_packed
 from capsdist.routing.forms import Explanation, Form, Recompute

@@ -12,6 +12,7 @@ MIB = 1 << 20
 # second and 16 MiB of third level a thread, and 8 MiB no better.
 MOST = 4 * MIB
 LEAST = 1 * MIB
+_UNITS = {"K": 1 << 10, "M": MIB, "G": 1 << 30}
 SYSFS = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
@@ -35,10 +36,12 @@ def _share(path: Path) -> int:
     if not all(file.exists() for file in files):  # some virtual machines tell no sizes
         return 0
     level, size, shared = (file.read_text().strip() for file in files)
-    if int(level) < 2:
+    try:
+        if int(level) < 2:
+            return 0
+        return int(size[:-1]) * _UNITS[size[-1]] // _num_cpus(shared)
+    except (ValueError, LookupError, ZeroDivisionError):  # not as Linux documents it
         return 0
-    unit = {"K": 1 << 10, "M": MIB}[size[-1]]
-    return int(size[:-1]) * unit // _num_cpus(shared)
 
 
 def _num_cpus(ranges: str) -> int:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from capsdist.errors import ShapeError
-from capsdist.routing.dispatch import check_call
+from capsdist.routing.dispatch import check_call, check_dims
 from capsdist.routing.forms import Call
 from capsdist.routing.stream import Gradient, Options
 from capsdist.routing.streamed import StreamedRouting
@@ -45,7 +45,8 @@ def route_parallel(
     """Route as `streamed` does, the images of every rank with weights that are split over the ranks.
 
     Args:
-        child_poses: [b, I, D], all children of this rank's images; b must be the same on all ranks.
+        child_poses: [b, I, D], all children of this rank's images; b must be the same on all ranks, which
+            is not checked (gloo ends the process, NCCL hangs): pad a short last batch.
         packed_weights: [J, E, D, I_p], of the children `children_of_rank`.
         iterations: r >= 1.
         group: the ranks that share the children.
@@ -65,10 +66,12 @@ def route_parallel(
     Cost, in numbers a rank exchanges: forward an all-to-all of b I D, and B J E all-reduced an iteration;
     backward B J E gathered, B J E all-reduced an iteration but the first, and the all-to-all.
     """
+    check_dims("child_poses", child_poses, "[b, I, D]", 3)
+    check_dims("packed_weights", packed_weights, "[J, E, D, I_p]", 4)
     pg = process_group(group)
-    own = children_of_rank(child_poses.shape[1] if child_poses.dim() == 3 else 0, pg)
+    own = children_of_rank(child_poses.shape[1], pg)
     num_own = own.stop - own.start
-    if packed_weights.dim() == 4 and packed_weights.shape[3] != num_own:
+    if packed_weights.shape[3] != num_own:
         raise ShapeError(
             f"packed_weights has {packed_weights.shape[3]} children; rank {dist.get_rank(pg)} of "
             f"{dist.get_world_size(pg)} owns {num_own} of {child_poses.shape[1]}: "
@@ -142,7 +145,9 @@ class _Exchange(torch.autograd.Function):
         found = grad.new_empty(sum(sizes))
         each = [grad.numel() // len(ranks)] * len(ranks)
         dist.all_to_all_single(found, grad.flatten(), sizes, each, group=ctx.group)
-        return torch.cat([part.view(*shape, -1) for part in found.split(sizes)], dim=2), None
+        parts = zip(found.split(sizes), slices, strict=True)
+        whole = [part.view(*shape, children.stop - children.start) for part, children in parts]
+        return torch.cat(whole, dim=2), None
 
 
 class _OwnImages(torch.autograd.Function):

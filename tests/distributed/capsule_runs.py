@@ -13,6 +13,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from capsdist.models import ClassCapsules, PrimaryCapsules
 from capsdist.models.parallel import ParallelClassCapsules, sum_gradients
 from capsdist.routing import stream
+from capsdist.routing.parallel import exchange_children
 
 PARENTS, PARENT_DIM, CHILD_DIM = 5, 6, 3
 
@@ -161,3 +162,11 @@ def refusal(num_children: int, num_own: int) -> str:
     except ShapeError as error:
         return str(error)
     return ""
+
+
+def run_empty() -> list[int]:
+    """Exchange children of no images at all, and their gradients back; return the gradient's shape."""
+    poses = torch.zeros(0, 7, CHILD_DIM, requires_grad=True)
+    exchange_children(poses).sum().backward()
+    assert poses.grad is not None
+    return list(poses.grad.shape)

@@ -14,6 +14,7 @@ from capsule_runs import (
     count_collectives,
     drawn_weights,
     refusal,
+    run_empty,
     run_single,
     run_split,
     run_split_with_dv_reduced,
@@ -131,3 +132,7 @@ def test_ranks_draw_different_children_and_stay_in_step(ranks) -> None:
 def test_refusals_name_value_and_remedy(ranks, num_children: int, num_own: int, message: str) -> None:
     expected = [message.format(rank, 4 * rank) for rank in range(2)]
     assert ranks(2).run(refusal, num_children, num_own) == expected
+
+
+def test_no_images_are_exchanged_as_well(ranks) -> None:
+    assert ranks(2).run(run_empty) == [[0, 7, CHILD_DIM]] * 2

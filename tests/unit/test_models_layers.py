@@ -209,6 +209,9 @@ ERRORS = [
     (lambda: PrimaryCapsules(3, 1, 2)(torch.zeros(2, 1, 9, 9)), r"\[2, 1, 9, 9\]; give"),
     (lambda: ClassCapsules(7, 3, 5, 4)(torch.zeros(2, 7, 4)), r"\[2, 7, 4\]; .* \[B, 7, 3\]: match num_ch"),
     (lambda: ClassCapsules(7, 3, 5, 4)(torch.zeros(7, 3)), r"\[7, 3\]; .* \[B, 7, 3\]"),
+    (lambda: ClassCapsules(0, 3, 5, 4), "num_children=0 must be at least 1"),
+    (lambda: ClassCapsules(7, 3, 5, 0), "parent_dim=0 must be at least 1"),
+    (lambda: ClassCapsules(7, 3, 5, 4, iterations=0), "iterations=0 must be at least 1"),
     (
         lambda: Decoder(5, 3, (1, 2, 2))(torch.zeros(2, 5, 4), torch.zeros(2, dtype=torch.int64)),
         r"\[2, 5, 4\]; .* \[B, 5, 3\]: match num_classes",

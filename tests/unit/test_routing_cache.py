@@ -43,5 +43,10 @@ def test_a_cache_that_does_not_tell_its_size_is_left_out(tmp_path: Path) -> None
     assert cache_bytes_per_thread(folder) == 2 * MIB
 
 
+@pytest.mark.parametrize(("size", "shared"), [("1T", "0"), ("512", "0"), ("", "0"), ("1M", ""), ("1M", "x")])
+def test_a_cache_told_in_another_way_counts_as_unknown(tmp_path: Path, size: str, shared: str) -> None:
+    assert cache_bytes_per_thread(put(tmp_path, (2, size, shared))) == MOST
+
+
 def test_this_machine_has_an_answer() -> None:
     assert LEAST <= cache_bytes_per_thread(SYSFS) <= MOST

@@ -249,6 +249,9 @@ REFUSED = [
         id="bool-iterations",
     ),
     pytest.param(
+        {"none_of_the_above": 2}, "none_of_the_above=2 must be True or False", id="none-of-the-above"
+    ),
+    pytest.param(
         {"form": "triton"},
         "form='triton' is no form of routing; choose 'auto', 'fused', 'streamed' or 'reference'",
         id="form",

@@ -218,7 +218,12 @@ def _known() -> dict[str, Plan]:
     if _plans is None:
         try:
             _plans = {key: Plan(**plan) for key, plan in json.loads(_file().read_text()).items()}
-        except (OSError, ValueError, TypeError):  # none yet, or of another version: search again
+        except (
+            OSError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ):  # none yet, or of another version: search again
             _plans = {}
     return _plans
 
