@@ -72,7 +72,7 @@ bench: $(VENV)/.install  ## the figures of every benchmark: a minute or so each,
 
 # On the machine's own Python: torch, triton, numpy and pytest are all that it needs.
 gpu:  ## kernel tests, benchmark and a short training on an NVIDIA GPU; GPU_PYTHON=python3 has torch and pytest
-	@$(GPU_PYTHON) jobs/gpu.py
+	@$(GPU_PYTHON) jobs/gpu.py --record
 
 clean:  ## remove .venv and caches; data/ and runs/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache .import_linter_cache capsdist.egg-info

@@ -20,10 +20,9 @@ TESTS = sorted(str(path) for path in (ROOT / "tests" / "unit").glob("test_fused_
 
 def main() -> None:
     """Run every step in turn; the last line is one JSON object."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--interpret", action="store_true", help="on a CPU, under Triton's interpreter")
+    parser.add_argument("--record", action="store_true", help="write a record below jobs/records")
     parser.add_argument("--no-tests", action="store_true", help="measure only")
     flags = parser.parse_args()
     if flags.interpret:
@@ -34,9 +33,14 @@ def main() -> None:
         marks = "not slow" if flags.interpret else ""
         if subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", marks, *TESTS], cwd=ROOT).returncode:
             raise SystemExit("kernel tests failed")
-    from capsdist.bench.gpu import measure
+    from capsdist.bench.gpu import figures, measure
+    from capsdist.bench.record import write_record
 
-    print(json.dumps(measure(device)))
+    found = figures(measure(device))
+    line = json.dumps(found)
+    if flags.record:
+        print(write_record(ROOT / "jobs/records", "gpu", config={}, figures=found, log=line + "\n"))
+    print(line)
 
 
 def _gpu() -> str:

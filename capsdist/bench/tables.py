@@ -52,6 +52,11 @@ _COSTS = (
     _Row("`python jobs/train_cifar.py --check`", "1 s", "startup", "check_s", " s"),
     _Row("`make quickstart` with installation (bf16)", "600 s", "quickstart", "whole_s", " s"),
     _Row("the same run in fp32, AVX2 only, without installation", "-", "quickstart-fp32", "wall_s", " s"),
+    _Row("GPU, bf16: routing against textbook, times faster", "15", "gpu", "speedup_vs_reference", ""),
+    _Row("GPU, bf16: routing, share of its roofline", "0.4", "gpu", "share_of_roofline", ""),
+    _Row("GPU, bf16: MNIST training step, r=3 over r=1", "1.05", "gpu", "step_r3_over_r1", ""),
+    _Row("GPU, bf16: MNIST training, images/s", "100,000", "gpu", "images_per_s", ""),
+    _Row("GPU, bf16: layer of ImageNet's size, 256 images, ms", "-", "gpu", "imagenet_ms", ""),
     _Row("the same training on a GPU, images/s", "-", "quickstart-gpu", "images_per_s", ""),
 )
 

@@ -1,0 +1,50 @@
+"""The named figures of a GPU come from the right rows."""
+
+from __future__ import annotations
+
+from capsdist.bench.gpu import figures, routing_cases
+
+MNIST, IMAGENET = "B=1024 I=1152 J=10 R=3", "B=256 I=6272 J=1000 R=3"
+
+
+def row(sizes: str, form: str, microseconds: float) -> dict:
+    return {"sizes": sizes, "form": form, "microseconds": microseconds, "share_of_roofline": 1 / microseconds}
+
+
+FOUND = {
+    "routing": [
+        row("B=128 I=1152 J=10 R=3", "fused", 1.0),
+        row(MNIST, "fused", 10.0),
+        row(MNIST, "fused, launched early", 8.0),
+        row(MNIST, "reference", 160.0),
+        row(IMAGENET, "fused", 5000.0),
+        {"sizes": IMAGENET, "form": "reference", "error": "out of memory"},
+    ],
+    "training_step": [{"images_per_s": 1.0}, {"images_per_s": 2.0, "step_r3_over_r1": 1.25}],
+}
+
+
+def test_figures_are_those_of_the_faster_fused_form_and_the_largest_batch() -> None:
+    found = figures(FOUND)
+    rows = found.pop("rows")
+    assert rows is FOUND
+    assert found == {
+        "speedup_vs_reference": 20.0,
+        "share_of_roofline": 1 / 8,
+        "imagenet_ms": 5.0,
+        "images_per_s": 2.0,
+        "step_r3_over_r1": 1.25,
+    }
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    without = {"routing": FOUND["routing"][-1:], "training_step": [{"images_per_s_r1": 3.0}]}
+    assert figures(without) == {"rows": without}
+
+
+def test_the_shapes_of_the_figures_are_measured() -> None:
+    sizes = {
+        f"B={case.num_images} I={case.num_children} J={case.num_parents} R={case.iterations}"
+        for case in routing_cases("cuda")
+    }
+    assert {MNIST, IMAGENET} <= sizes
