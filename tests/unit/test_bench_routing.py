@@ -123,3 +123,9 @@ def test_the_job_prints_the_figures_as_its_last_line(repo: Path) -> None:
     ]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
     assert set(json.loads(done.stdout.splitlines()[-1])) >= NAMED
+
+
+def test_large_weights_exist_once() -> None:
+    [_, first, _], [_, second, _] = TINY.operands(), TINY.operands()
+    assert first is second
+    assert replace(TINY, iterations=1).operands()[1] is not first
