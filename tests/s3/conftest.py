@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import tempfile
@@ -14,6 +15,7 @@ import pytest
 from seaweed import S3Server, binary, running_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))  # what tests of runs use
+ROOT = Path(__file__).resolve().parents[2]
 BUCKET = "capsdist-tests"
 
 
@@ -64,3 +66,22 @@ def place(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CAPSDIST_CACHE", str(tmp_path / "cache"))
     prefix = uuid.uuid4().hex[:12]
     return Place(s3_server, f"s3://{BUCKET}/{prefix}", BUCKET, prefix, tmp_path / "cache")
+
+
+@pytest.fixture
+def short_tmp() -> Iterator[Path]:
+    """Ray's folder: its sockets below it have at most 107 characters."""
+    with tempfile.TemporaryDirectory(prefix="r") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture
+def env(place: Place, short_tmp: Path) -> dict[str, str]:
+    """The environment of somebody whose cluster has data and runs on S3."""
+    return {
+        **os.environ,
+        "CAPSDIST_DATA_ROOT": f"{place.url}/data",
+        "CAPSDIST_STORAGE": f"{place.url}/runs",
+        "RAY_TMPDIR": str(short_tmp),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "jobs")]),
+    }

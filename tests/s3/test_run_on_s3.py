@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import Place
-from job_helpers import ROOT, TINY_FLAGS, run_job_file, write_tiny
+from job_helpers import TINY_FLAGS, run_job_file, write_tiny
 from planted import holding
 from safetensors.torch import load
 from seaweed import Key
@@ -29,25 +28,6 @@ from capsdist.train.metrics import parse_metrics
 
 pytestmark = pytest.mark.s3
 TIMED = {"images_per_s", "step_time_s", "eta_s", "time_s", "seconds", "wall_time_s", "run"}
-
-
-@pytest.fixture
-def short_tmp() -> Iterator[Path]:
-    """Ray's folder: its sockets below it have at most 107 characters."""
-    with tempfile.TemporaryDirectory(prefix="r") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def env(place: Place, short_tmp: Path) -> dict[str, str]:
-    """The environment of somebody whose cluster has data and runs on S3."""
-    return {
-        **os.environ,
-        "CAPSDIST_DATA_ROOT": f"{place.url}/data",
-        "CAPSDIST_STORAGE": f"{place.url}/runs",
-        "RAY_TMPDIR": str(short_tmp),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "jobs")]),
-    }
 
 
 def train(name: str, cwd: Path, env: dict[str, str]) -> str:

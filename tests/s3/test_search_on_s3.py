@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from conftest import Place
@@ -18,24 +14,6 @@ FLAGS = [
     *TINY_FLAGS, "--train.name=search", "--train.workers=1", "--train.device=cpu", "--train.epochs=2",
     "--search.scheduler=none", "--space.class-dim", "3", "5",
 ]  # fmt: skip
-
-
-@pytest.fixture
-def short_tmp() -> Iterator[Path]:
-    """Ray's folder: its sockets below it have at most 107 characters."""
-    with tempfile.TemporaryDirectory(prefix="r") as folder:
-        yield Path(folder)
-
-
-@pytest.fixture
-def env(place: Place, short_tmp: Path) -> dict[str, str]:
-    """The environment of somebody whose cluster has data and runs on S3."""
-    return {
-        **os.environ,
-        "CAPSDIST_DATA_ROOT": f"{place.url}/data",
-        "CAPSDIST_STORAGE": f"{place.url}/runs",
-        "RAY_TMPDIR": str(short_tmp),
-    }
 
 
 def test_a_search_lies_on_s3_and_is_found_there_again(place: Place, env, tmp_path, short_tmp):
