@@ -169,13 +169,13 @@ class ClassCapsules(nn.Module):
         form: Form = "auto",
     ) -> None:
         super().__init__()
-        sizes = {
-            "num_children": num_children, "child_dim": child_dim, "num_parents": num_parents,
-            "parent_dim": parent_dim, "iterations": iterations,
-        }  # fmt: skip
-        for name, size in sizes.items():
-            if size < 1:
-                raise ShapeError(f"{name}={size!r} must be at least 1")
+        check_sizes(
+            num_children=num_children,
+            child_dim=child_dim,
+            num_parents=num_parents,
+            parent_dim=parent_dim,
+            iterations=iterations,
+        )
         self.num_children, self.child_dim = num_children, child_dim
         self.num_parents, self.parent_dim = num_parents, parent_dim
         self.iterations, self.none_of_the_above = iterations, none_of_the_above
@@ -189,8 +189,9 @@ class ClassCapsules(nn.Module):
 
     def reset_parameters(self) -> None:
         """Draw the weights anew from the default initialisation."""
-        sd = 0.4 * self.num_parents / math.sqrt(self.num_children * self.parent_dim)
-        nn.init.normal_(self.packed_weights, std=sd)
+        nn.init.normal_(
+            self.packed_weights, std=initial_sd(self.num_children, self.num_parents, self.parent_dim)
+        )
         for parameter in (self.bias, self.log_priors):
             if parameter is not None:
                 nn.init.zeros_(parameter)
@@ -202,11 +203,7 @@ class ClassCapsules(nn.Module):
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
-        if child_poses.dim() != 3 or child_poses.shape[1:] != (self.num_children, self.child_dim):
-            raise ShapeError(
-                f"child_poses has shape {list(child_poses.shape)}; this layer was built for "
-                f"[B, {self.num_children}, {self.child_dim}]: match num_children and child_dim"
-            )
+        check_child_poses(child_poses, self.num_children, self.child_dim)
         return route_packed(
             child_poses,
             self.packed_weights,
@@ -227,6 +224,27 @@ class ClassCapsules(nn.Module):
             f"log_priors={self.log_priors is not None}, none_of_the_above={self.none_of_the_above}, "
             f"gradient={self.gradient!r}, recompute={self.recompute!r}, form={self.form!r}"
         )
+
+
+def check_sizes(**sizes: int) -> None:
+    """Raise ShapeError unless every size is at least 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ShapeError(f"{name}={size!r} must be at least 1")
+
+
+def check_child_poses(child_poses: Tensor, num_children: int, child_dim: int) -> None:
+    """Raise ShapeError unless `child_poses` is [B, num_children, child_dim]."""
+    if child_poses.dim() != 3 or child_poses.shape[1:] != (num_children, child_dim):
+        raise ShapeError(
+            f"child_poses has shape {list(child_poses.shape)}; this layer was built for "
+            f"[B, {num_children}, {child_dim}]: match num_children and child_dim"
+        )
+
+
+def initial_sd(num_children: int, num_parents: int, parent_dim: int) -> float:
+    """Return the standard deviation that weights of class capsules are drawn with, see `ClassCapsules`."""
+    return 0.4 * num_parents / math.sqrt(num_children * parent_dim)
 
 
 def truncated_normal_(parameter: Tensor, sd: float) -> None:

@@ -6,14 +6,12 @@ E parent dimension.
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from capsdist.errors import ShapeError
+from capsdist.models.layers import check_child_poses, initial_sd
 from capsdist.routing import Gradient
 from capsdist.routing.parallel import Group, children_of_rank, process_group, route_parallel
 
@@ -69,7 +67,7 @@ class ParallelClassCapsules(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights anew, on all ranks at once."""
-        sd = 0.4 * self.num_parents / math.sqrt(self.num_children * self.parent_dim)
+        sd = initial_sd(self.num_children, self.num_parents, self.parent_dim)
         shape = self.packed_weights.shape[:3]
         for rank in range(dist.get_world_size(self.group)):
             children = children_of_rank(self.num_children, self.group, rank)
@@ -82,11 +80,7 @@ class ParallelClassCapsules(nn.Module):
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [b, J, E] of `child_poses` [b, I, D]."""
-        if child_poses.dim() != 3 or child_poses.shape[1:] != (self.num_children, self.child_dim):
-            raise ShapeError(
-                f"child_poses has shape {list(child_poses.shape)}; this layer was built for "
-                f"[b, {self.num_children}, {self.child_dim}]: match num_children and child_dim"
-            )
+        check_child_poses(child_poses, self.num_children, self.child_dim)
         return route_parallel(
             child_poses,
             self.packed_weights,
