@@ -15,7 +15,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = sorted(str(path) for path in (ROOT / "tests" / "unit").glob("test_fused_*.py"))
+TESTS = [
+    *sorted(map(str, (ROOT / "tests/unit").glob("test_fused_*.py"))),
+    str(ROOT / "tests/oracle/test_laws.py"),
+]
 
 
 def main() -> None:

@@ -18,14 +18,6 @@ if not any(Path("/dev").glob("nvidia[0-9]*")):
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Register the marks that the scoreboard of capsdist/routing/README.md is made of."""
-    config.addinivalue_line(
-        "markers", "law(key, sentence): the test holds this law; see oracle/scoreboard.py"
-    )
-    config.addinivalue_line("markers", "defect(key, defect): it shows that a known defect breaks the law")
-
-
 @pytest.fixture(scope="session")
 def repo() -> Path:
     """The root of the checkout."""
