@@ -14,7 +14,7 @@ from torch.profiler import ProfilerActivity, profile
 __all__ = ["peak_bytes", "saved_bytes", "within_memory"]
 
 
-def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
+def peak_bytes(run: Callable[[], object], device: str = "cpu", *, warm: bool = True) -> int:
     """Return the largest number of bytes allocated at once during `run`, less those of what it returns.
 
     On a CPU every allocation and release of torch's allocator is read from the profiler, temporaries inside
@@ -23,10 +23,12 @@ def peak_bytes(run: Callable[[], object], device: str = "cpu") -> int:
     outputs: results, gradients) is subtracted.
 
     Args:
-        run: the computation; runs twice, the first time unobserved, for what is set up only once.
+        run: the computation.
         device: "cpu", or a CUDA device.
+        warm: run it twice, the first time unobserved, for what is set up only once.
     """
-    run()
+    if warm:
+        run()
     if torch.device(device).type == "cuda":
         before = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
