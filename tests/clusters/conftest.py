@@ -5,16 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from breaking import DELETE, Break
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "multihost"))
-
-DELETE = object()
 
 
 @pytest.fixture
@@ -28,9 +26,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repo: Path) -> Path:
     monkeypatch.setenv("HOME", str(folder))
     monkeypatch.chdir(repo)
     return folder
-
-
-Break = Callable[[str, str, Any], Path]
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import ray.autoscaler
-from conftest import DELETE, Break
+from breaking import DELETE, Break
 
 import capsdist
 from capsdist.clusters import check_file, placeholders

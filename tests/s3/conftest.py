@@ -8,15 +8,14 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from places import BUCKET, Place
 from seaweed import S3Server, binary, running_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))  # what tests of runs use
 ROOT = Path(__file__).resolve().parents[2]
-BUCKET = "capsdist-tests"
 
 
 @pytest.fixture(scope="session")
@@ -32,30 +31,6 @@ def s3_server() -> Iterator[S3Server]:
             yield server
     finally:
         shutil.rmtree(root, ignore_errors=True)
-
-
-@dataclass(frozen=True)
-class Place:
-    """A prefix of the server's bucket that no other test uses, and the cache that this test reads through."""
-
-    server: S3Server
-    url: str
-    bucket: str
-    prefix: str
-    cache: Path
-
-    def objects(self) -> dict[str, bytes]:
-        """Return all objects here, by their names below the prefix."""
-        found = self.server.objects(self.bucket, f"{self.prefix}/")
-        return {key.removeprefix(f"{self.prefix}/"): content for key, content in found.items()}
-
-    def put(self, name: str, content: bytes) -> None:
-        """Store an object behind the back of the code under test."""
-        self.server.client().put_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}", Body=content)
-
-    def delete(self, name: str) -> None:
-        """Delete an object behind the back of the code under test."""
-        self.server.client().delete_object(Bucket=self.bucket, Key=f"{self.prefix}/{name}")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
-from conftest import BUCKET, Place
+from places import BUCKET, Place
 from seaweed import Key, S3Server
 from sets import random_set
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Place
+from places import Place
 from proxy import FaultProxy, running_proxy
 from sets import CLASSES, random_set
 

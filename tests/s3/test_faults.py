@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from conftest import Place
+from places import Place
 from proxy import FaultProxy, running_proxy
 from sets import random_set
 

@@ -10,7 +10,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import Place
+from places import Place
 
 from capsdist.errors import DataError, RunError
 from capsdist.storage import ObjectFolder

@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Place
 from job_helpers import TINY_FLAGS, run_job_file, write_tiny
+from places import Place
 from planted import holding
 from safetensors.torch import load
 from seaweed import Key

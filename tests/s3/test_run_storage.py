@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Place
 from job_helpers import damage, save_tiny
+from places import Place
 
 from capsdist.errors import RunError
 from capsdist.storage import ObjectFolder

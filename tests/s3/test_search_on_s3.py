@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import Place
 from job_helpers import TINY_FLAGS, run_job_file, write_tiny
+from places import Place
 from planted import holding
 
 pytestmark = pytest.mark.s3

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import Place
+from places import Place
 from planted import holding
 from sets import random_set
 
