@@ -88,7 +88,7 @@ def run_split(setup: Setup, num_replicas: int = 1) -> dict[str, Tensor]:
     )
     whole = setup.layer()
     layer = ParallelClassCapsules(
-        setup.num_children, CHILD_DIM, PARENTS, PARENT_DIM, group=mesh["capsules"], **setup.options
+        setup.num_children, CHILD_DIM, PARENTS, PARENT_DIM, group=mesh, **setup.options
     ).to(setup.dtype)
     with torch.no_grad():
         layer.packed_weights.copy_(whole.packed_weights[..., layer.own_children])
@@ -99,7 +99,7 @@ def run_split(setup: Setup, num_replicas: int = 1) -> dict[str, Tensor]:
     network = nn.Sequential(setup.stem(), layer, setup.head())
     own = setup.images().tensor_split(num_ranks)[dist.get_rank()]
     parent_poses = step(network, own, setup.num_images)
-    sum_gradients(network, capsules=mesh["capsules"], data=mesh["data"])
+    sum_gradients(network)
     return found_in(network, parent_poses)
 
 

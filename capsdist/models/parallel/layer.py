@@ -1,0 +1,189 @@
+"""Class capsules whose children, and with them all weights, are split over ranks.
+
+Shape letters: B images, b images of a rank, I children, I_p children of a rank, J parents, D child dimension,
+E parent dimension.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+
+from capsdist.errors import ShapeError
+from capsdist.models.layers import check_child_poses, check_sizes, initial_sd
+from capsdist.routing import Gradient, unpack_weights
+from capsdist.routing.parallel import Group, children_of_rank, process_group, route_parallel
+
+__all__ = ["ParallelClassCapsules", "SplitParameter", "split_groups", "split_layers", "split_parameters"]
+
+
+class ParallelClassCapsules(nn.Module):
+    """`ClassCapsules` of which each rank owns a slice of the children: weights, gradient, optimizer state.
+
+    A drop-in for data-parallel networks: each rank passes all children of its own images and gets the parents
+    of its own images. `packed_weights` is [J, E, D, I_p] and `log_priors` [I_p, J], of the children
+    `own_children`; `bias` is the same on every rank. Divide each rank's loss by the images of ALL ranks, and
+    call `sum_gradients` after the backward pass (DistributedDataParallel would mix up the ranks' weights).
+
+    `group`: the ranks that share the children: a process group, a device mesh of one dimension, or None for
+    all ranks. A mesh of two dimensions is (replicas, children): ranks of a row share the children, ranks of a
+    column own the same ones and see other images.
+
+    Collective: ranks that share children call it together, in evaluation too, each with the same number b of
+    images. Pad a short last batch, and give the padding weight 0 in the loss. Ranks that differ in b end the
+    process (gloo) or hang (NCCL), as finding out takes one more exchange. They make it, and raise, if the
+    layer is built with TORCH_DISTRIBUTED_DEBUG=INFO or DETAIL (of itself torch names no b, even then).
+
+    Initialisation: as `ClassCapsules`. The random numbers of all ranks are drawn on each, so that equal seeds
+    give different children on different ranks, and leave the generators equal.
+
+    Shapes: child_poses [b, I, D], b the same on every rank -> parent_poses [b, J, E].
+    Raises: ShapeError if a size is below 1, a rank would own no child, the mesh has other dimensions, or the
+    input is not [b, num_children, child_dim]; in debugging, if ranks differ in b.
+
+    Example, after `torch.distributed.init_process_group`:
+        layer = ParallelClassCapsules(6272, 8, num_parents=1000, parent_dim=16)
+        scores = layer(child_poses).norm(dim=-1)
+    """
+
+    def __init__(
+        self,
+        num_children: int,
+        child_dim: int,
+        num_parents: int,
+        parent_dim: int,
+        *,
+        group: Group = None,
+        iterations: int = 3,
+        bias: bool = False,
+        log_priors: bool = False,
+        none_of_the_above: bool = False,
+        gradient: Gradient = "full",
+    ) -> None:
+        super().__init__()
+        check_sizes(
+            num_children=num_children,
+            child_dim=child_dim,
+            num_parents=num_parents,
+            parent_dim=parent_dim,
+            iterations=iterations,
+        )
+        self.num_children, self.child_dim = num_children, child_dim
+        self.num_parents, self.parent_dim = num_parents, parent_dim
+        self.iterations, self.none_of_the_above = iterations, none_of_the_above
+        self.gradient: Gradient = gradient
+        self.group, self.replicas = split_groups(group)
+        self.own_children = children_of_rank(num_children, self.group)
+        num_own = self.own_children.stop - self.own_children.start
+        self.packed_weights = nn.Parameter(torch.empty(num_parents, parent_dim, child_dim, num_own))
+        self.bias = nn.Parameter(torch.empty(num_parents, parent_dim)) if bias else None
+        self.log_priors = nn.Parameter(torch.empty(num_own, num_parents)) if log_priors else None
+        level = dist.get_debug_level()  # pyright: ignore[reportPrivateImportUsage]
+        self._checks_images = level.name != "OFF"
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, on all ranks at once."""
+        sd = initial_sd(self.num_children, self.num_parents, self.parent_dim)
+        shape = self.packed_weights.shape[:3]
+        for rank in range(dist.get_world_size(self.group)):
+            children = children_of_rank(self.num_children, self.group, rank)
+            drawn = self.packed_weights.new_empty(*shape, children.stop - children.start).normal_(std=sd)
+            if children == self.own_children:
+                self.packed_weights.copy_(drawn)
+        for parameter in (self.bias, self.log_priors):
+            if parameter is not None:
+                parameter.zero_()
+
+    @property
+    def weights(self) -> Tensor:
+        """The transformation matrices W_ij [I_p, J, D, E] of the own children, a view of the parameter."""
+        return unpack_weights(self.packed_weights)
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        """Return parent_poses [b, J, E] of `child_poses` [b, I, D]."""
+        check_child_poses(child_poses, self.num_children, self.child_dim)
+        if self._checks_images:
+            _check_num_images(child_poses, self.group)
+        return route_parallel(
+            child_poses,
+            self.packed_weights,
+            self.iterations,
+            group=self.group,
+            bias=self.bias,
+            log_priors=self.log_priors,
+            none_of_the_above=self.none_of_the_above,
+            gradient=self.gradient,
+        )
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return (
+            f"children {self.own_children.start} to {self.own_children.stop} of {self.num_children} "
+            f"x {self.child_dim}D -> {self.num_parents} x {self.parent_dim}D, iterations={self.iterations}, "
+            f"bias={self.bias is not None}, log_priors={self.log_priors is not None}, "
+            f"none_of_the_above={self.none_of_the_above}, gradient={self.gradient!r}"
+        )
+
+
+class SplitParameter(NamedTuple):
+    """A parameter of which a rank owns a slice: its layer, and the dimension that counts children."""
+
+    layer: ParallelClassCapsules
+    parameter: nn.Parameter
+    dim: int
+
+    @property
+    def whole_shape(self) -> torch.Size:
+        """The shape of all ranks' slices together."""
+        shape = list(self.parameter.shape)
+        shape[self.dim] = self.layer.num_children
+        return torch.Size(shape)
+
+
+def split_parameters(network: nn.Module) -> dict[str, SplitParameter]:
+    """Return the parameters of which every rank owns other children, by their names in `network`."""
+    dims = {"packed_weights": 3, "log_priors": 0}
+    return {
+        f"{prefix}.{name}" if prefix else name: SplitParameter(layer, parameter, dims[name])
+        for prefix, layer in network.named_modules()
+        if isinstance(layer, ParallelClassCapsules)
+        for name, parameter in layer.named_parameters()
+        if name in dims
+    }
+
+
+def split_layers(network: nn.Module) -> list[ParallelClassCapsules]:
+    """Return the layers of `network` that are split over ranks; ValueError if there are none."""
+    layers = [layer for layer in network.modules() if isinstance(layer, ParallelClassCapsules)]
+    if not layers:
+        raise ValueError(f"{type(network).__name__} has no ParallelClassCapsules; call parallelize first")
+    return layers
+
+
+def split_groups(group: Group) -> tuple[dist.ProcessGroup | None, dist.ProcessGroup | None]:
+    """Return the ranks that share children, and those that own the same ones, if there are any."""
+    if not isinstance(group, DeviceMesh) or group.ndim == 1:
+        return process_group(group), None
+    if group.ndim != 2:
+        raise ShapeError(
+            f"mesh has {group.ndim} dimensions; pass one of 1 (children) or 2 (replicas, children)"
+        )
+    return group.get_group(1), group.get_group(0)
+
+
+def _check_num_images(child_poses: Tensor, group: dist.ProcessGroup | None) -> None:
+    """Raise ShapeError on all ranks unless all have the same number of images."""
+    own = torch.tensor([len(child_poses)], device=child_poses.device)
+    found = [torch.empty_like(own) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(found, own, group=group)
+    numbers = torch.cat(found).tolist()
+    if len(set(numbers)) > 1:
+        raise ShapeError(
+            f"child_poses has b={numbers} images on the ranks in turn; pad to {max(numbers)} on each"
+        )
