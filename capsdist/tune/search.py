@@ -25,6 +25,7 @@ from capsdist.config import Config
 from capsdist.errors import CapsdistError, RunError
 from capsdist.train.cluster import launch
 from capsdist.train.cluster.failure import is_out_of_memory, one_line, root_cause
+from capsdist.train.cluster.fitting import FitThread
 from capsdist.train.cluster.locks import Lock
 from capsdist.train.cluster.session import API_ADDRESS
 from capsdist.train.metrics import Row
@@ -81,7 +82,7 @@ def run_trials(plan: Plan, journal: Journal, source: Source, show: Show, lock: L
     keeper = _Keeper(journal, source, show, lock)
     # Tune's own state: the journal is what is read again, so no other machine has to see it.
     with tempfile.TemporaryDirectory(prefix="capsdist-", ignore_cleanup_errors=True) as folder:
-        thread = _FitThread(_tuner(plan, journal, source, keeper, Path(folder)))
+        thread = FitThread(_tuner(plan, journal, source, keeper, Path(folder)).fit)
         thread.start()
         try:
             while thread.is_alive():
@@ -94,13 +95,13 @@ def run_trials(plan: Plan, journal: Journal, source: Source, show: Show, lock: L
             keeper.stop.set()
             thread.join(_STOP_S)
             return False
-    if thread.error is not None:
-        _, cause = root_cause(thread.error)
+    try:
+        thread.result()
+    except Exception as error:
+        _, cause = root_cause(error)
         if isinstance(cause, CapsdistError):
             raise cause from None
-        raise RunError(
-            f"Ray Tune failed: {one_line(None, cause)}; the same command goes on"
-        ) from thread.error
+        raise RunError(f"Ray Tune failed: {one_line(None, cause)}; the same command goes on") from error
     return True
 
 
@@ -312,18 +313,3 @@ class Halving(ASHAScheduler):
 
 def _by_number(trial: Any) -> Any:
     return SimpleNamespace(trial_id=trial.config["number"])
-
-
-class _FitThread(threading.Thread):
-    """Tune in a daemon thread: the main thread owns the signals, and a stopped search does not wait."""
-
-    def __init__(self, tuner: tune.Tuner) -> None:
-        super().__init__(name="capsdist-tune", daemon=True)
-        self._tuner = tuner
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self._tuner.fit()
-        except BaseException as error:
-            self.error = error

@@ -1,16 +1,10 @@
-"""One `TorchTrainer.fit` in a thread, while the main thread shows rows and waits for signals.
-
-Ours. `fit` in the main thread would install its own SIGINT handler and abort the workers at once; here the
-launcher decides what a signal means.
-"""
+"""One `TorchTrainer.fit` in a thread, while the main thread shows rows and waits for signals."""
 
 from __future__ import annotations
 
 import math
-import threading
 import time
 from collections.abc import Callable
-from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -19,6 +13,7 @@ from ray.train.v2.api.config import LoggingConfig
 
 from capsdist.config import Config
 from capsdist.train.cluster.events import FailureReporter, open_mailbox
+from capsdist.train.cluster.fitting import FitThread
 from capsdist.train.cluster.locks import Lock
 from capsdist.train.cluster.preflight import Placement
 from capsdist.train.cluster.stop import StopSignals, patience_s
@@ -56,7 +51,7 @@ def fit(
         fault=fault,
         observer=observer,
     )
-    thread = _FitThread(_trainer(config, placement, job))
+    thread = FitThread(_trainer(config, placement, job).fit)
     patience = time.monotonic() + _PATIENCE_S
 
     def show_rows() -> None:
@@ -86,7 +81,7 @@ def fit(
     if thread.is_alive():
         return None
     show_rows()
-    return thread.result()
+    return thread.result().return_value
 
 
 def room() -> str:
@@ -122,25 +117,3 @@ def _trainer(config: Config, placement: Placement, job: Job) -> TorchTrainer:
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )
-
-
-class _FitThread(threading.Thread):
-    """A daemon thread, so that a stopped run does not wait for Ray."""
-
-    def __init__(self, trainer: TorchTrainer) -> None:
-        super().__init__(name="capsdist-fit", daemon=True)
-        self._trainer = trainer
-        self._result: Any = None
-        self._error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self._result = self._trainer.fit()
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> Row:
-        """Return rank 0's result or raise what `fit` raised."""
-        if self._error is not None:
-            raise self._error
-        return self._result.return_value
