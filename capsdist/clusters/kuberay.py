@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from capsdist.clusters.pins import image_problems
+from capsdist.clusters.shell import simple_commands
 from capsdist.clusters.values import entries, integer, mapping, near
 from capsdist.errors import Problem
 
@@ -28,6 +30,9 @@ _GROUP = {
     "numOfHosts", "priority", "rayStartParams", "replicas", "resources", "scaleStrategy", "serviceType",
     "suspend", "template",
 }  # fmt: skip
+
+# What a container may ask for; other names belong to plugins of other devices.
+_RESOURCES = {"cpu", "memory", "ephemeral-storage", "nvidia.com/gpu", "amd.com/gpu", "google.com/tpu"}
 
 
 def problems(document: dict[str, Any]) -> Iterator[Problem]:
@@ -53,6 +58,7 @@ def _job_problems(spec: dict[str, Any]) -> Iterator[Problem]:
     yield from _misspelt("spec", spec, _JOB)
     if not spec.get("entrypoint"):
         yield Problem("spec.entrypoint", None, "is missing", "set it, e.g. python jobs/train_cifar.py")
+    yield from _script_problems(str(spec.get("entrypoint") or ""))
     if "clusterSelector" in spec:
         return  # it runs on a cluster that stays
     if spec.get("shutdownAfterJobFinishes") is not True:
@@ -64,6 +70,17 @@ def _job_problems(spec: dict[str, Any]) -> Iterator[Problem]:
         rule = "takes pods and logs away in the moment the job ends"
         yield Problem("spec.ttlSecondsAfterFinished", value, rule, "set e.g. 300")
     yield from _cluster_problems("spec.rayClusterSpec", mapping(spec.get("rayClusterSpec")))
+
+
+def _script_problems(entrypoint: str) -> Iterator[Problem]:
+    """Yield a job of this checkout that does not exist; other scripts may be in the image alone."""
+    known = [str(path) for path in sorted(Path("jobs").glob("*.py"))]
+    for words in simple_commands(entrypoint):
+        for word in words:
+            if known and word.startswith("jobs/") and word.endswith(".py") and word not in known:
+                match = near(word, known)
+                fix = f"did you mean {match!r}?" if match else f"choose one of {', '.join(known)}"
+                yield Problem("spec.entrypoint", word, "does not exist", fix)
 
 
 def _cluster_problems(field: str, spec: dict[str, Any]) -> Iterator[Problem]:
@@ -127,16 +144,20 @@ def _group_problems(field: str, group: dict[str, Any], spec: dict[str, Any]) -> 
         where, settings = f"{place}.containers[{index}]", mapping(container)
         version = str(spec.get("rayVersion")) if index == 0 and spec.get("rayVersion") else None
         yield from image_problems(f"{where}.image", str(settings.get("image") or ""), version)
+        resources = mapping(settings.get("resources"))
+        for key in ("requests", "limits"):
+            asked = mapping(resources.get(key))
+            yield from _misspelt(f"{where}.resources.{key}", asked, _RESOURCES, "a resource of Kubernetes")
         for number, port in enumerate(entries(settings.get("ports"))):
             if value := mapping(port).get("hostPort"):
                 rule = "opens the port on the machine's network"
                 yield Problem(f"{where}.ports[{number}].hostPort", value, rule, "remove it")
 
 
-def _misspelt(field: str, value: dict[str, Any], known: set[str]) -> Iterator[Problem]:
+def _misspelt(
+    field: str, value: dict[str, Any], known: set[str], what: str = "a field of KubeRay"
+) -> Iterator[Problem]:
     """Yield keys that look like another one; an unlike one may belong to a newer KubeRay."""
     for key in value.keys() - known:
         if match := near(key, known, alike=0.8):
-            yield Problem(
-                f"{field}.{key}", value[key], "is not a field of KubeRay", f"did you mean {match!r}?"
-            )
+            yield Problem(f"{field}.{key}", value[key], f"is not {what}", f"did you mean {match!r}?")

@@ -129,6 +129,11 @@ RULES = [
     case(AWS, "provider.aws_credentials", {"aws_secret_access_key": "abc"}, "is a secret in clear",
          at="provider.aws_credentials.aws_secret_access_key", shown="..."),
     # KubeRay
+    case(JOB, "spec.entrypoint", "python jobs/train_cifarr.py --x 1", "did you mean 'jobs/train_cifar.py'",
+         shown="jobs/train_cifarr.py"),
+    case(CLUSTER, f"{POD}.containers[0].resources.limits", {"nvidia.com/gpus": "1"},
+         "did you mean 'nvidia.com/gpu'", at=f"{POD}.containers[0].resources.limits.nvidia.com/gpus",
+         shown="1"),
     case(CLUSTER, "apiVersion", "ray.io/v1alpha1", "is an old version"),
     case(JOB, "kind", "RayJop", "did you mean 'RayJob'"),
     case(CLUSTER, "spec.rayVersion", DELETE, "is missing"),
