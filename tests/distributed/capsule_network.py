@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from small_run import own_rank
+from small_run import own_rank, same_bits
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -142,6 +142,21 @@ def gather_back(num_replicas: int = 1) -> dict[str, Tensor]:
     return gather_state(parallelize(capsnet(), mesh_of(num_replicas)))
 
 
+def gather_traffic() -> tuple[list[int], list[int]]:
+    """Gather; return the numbers in each tensor that this rank sent, and that it received."""
+    network = parallelize(capsnet())
+    sent: list[int] = []
+    received: list[int] = []
+    plain = dist.send, dist.recv
+    dist.send = lambda tensor, **options: (sent.append(tensor.numel()), plain[0](tensor, **options))
+    dist.recv = lambda tensor, **options: (received.append(tensor.numel()), plain[1](tensor, **options))
+    try:
+        gather_state(network)
+    finally:
+        dist.send, dist.recv = plain
+    return sent, received
+
+
 def load_and_gather(state: EngineState) -> tuple[EngineState, list[int]]:
     """Load a checkpoint of this package, split; return it gathered, and the shape of this rank's weights."""
     network = parallelize(capsnet(1))
@@ -167,8 +182,9 @@ def properties() -> dict[str, Any]:
     network = capsnet().eval()
     network.class_capsules.packed_weights.requires_grad_(False)
     weights = network.class_capsules.weights.clone()
-    split = parallelize(network)
+    split = parallelize(network, mesh_of(2) if dist.get_world_size() == 4 else None)
     layer = split.class_capsules
+    copied = deepcopy(split)
     alone = parallelize(ClassCapsules(5, 2, 3, 4, iterations=2, form="streamed", none_of_the_above=True))
     assert isinstance(layer, ParallelClassCapsules)
     assert isinstance(alone, ParallelClassCapsules)
@@ -178,6 +194,9 @@ def properties() -> dict[str, Any]:
         "frozen": not layer.packed_weights.requires_grad and layer.log_priors.requires_grad,
         "own weights": torch.equal(layer.weights, weights[layer.own_children]),
         "dtype": layer.packed_weights.dtype == torch.float64,
+        "copies": same_bits(copied.state_dict(), split.state_dict()),
+        "apart": copied.class_capsules.packed_weights is not layer.packed_weights,
+        "groups": copied.class_capsules.group is layer.group,
         "names": [*split.state_dict()] == [*capsnet().state_dict()],
         "options": (alone.iterations, alone.none_of_the_above, alone.bias) == (2, True, None),
         "alone": [*gather_state(alone)] in ([], ["packed_weights"]),

@@ -10,6 +10,7 @@ from capsule_network import (
     adam,
     capsnet,
     gather_back,
+    gather_traffic,
     load_and_gather,
     properties,
     refusal,
@@ -58,6 +59,13 @@ def test_checkpoints_with_adams_state_go_to_ranks_and_back(ranks, alone, world_s
     load_replicated(found[0][0], network, optimizer)  # and into the whole network again
 
 
+def test_slices_travel_to_the_first_rank_alone_and_one_by_one(ranks) -> None:
+    slices = [[num_own * CLASSES * 4 * 2, num_own * CLASSES] for num_own in (6, 7, 7, 7)]  # weights, priors
+    first, *others = ranks(4).run(gather_traffic)
+    assert first == ([], [*(weights for weights, _ in slices[1:]), *(priors for _, priors in slices[1:])])
+    assert others == [(each, []) for each in slices[1:]]
+
+
 def test_a_network_trained_alone_goes_on_split(ranks, alone) -> None:
     found = ranks(2).run(train_split, REST, FREE, FP64, alone[0])
     assert distance(found[0]._replace(norms=alone[1].norms), alone[1]) < 1e-6
@@ -86,8 +94,9 @@ def test_a_network_that_no_rank_ever_holds_whole(ranks) -> None:
     assert [held for _, held in found] == [whole - 14 * a_child, whole - 13 * a_child]
 
 
-def test_a_split_network_keeps_its_settings(ranks) -> None:
-    for found in ranks(2).run(properties):
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_a_split_network_keeps_its_settings_and_can_be_copied(ranks, world_size: int) -> None:
+    for found in ranks(world_size).run(properties):
         assert [name for name, kept in found.items() if not kept] == []
 
 

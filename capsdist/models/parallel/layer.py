@@ -6,7 +6,8 @@ E parent dimension.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -120,6 +121,13 @@ class ParallelClassCapsules(nn.Module):
             none_of_the_above=self.none_of_the_above,
             gradient=self.gradient,
         )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ParallelClassCapsules:
+        """Copy everything (averages of weights do) but the process groups, which cannot be."""
+        memo |= {id(group): group for group in (self.group, self.replicas)}
+        copied = memo[id(self)] = type(self).__new__(type(self))
+        copied.__dict__.update(deepcopy(self.__dict__, memo))
+        return copied
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
