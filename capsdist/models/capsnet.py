@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils import _pytree
 
 from capsdist.errors import ShapeError
 from capsdist.models.decoder import Decoder
@@ -32,6 +33,10 @@ class Output(NamedTuple):
     scores: Tensor
     parent_poses: Tensor | None = None
     reconstructions: Tensor | None = None
+
+
+# An exported network can be saved then; torch has no public name for it.
+_pytree._register_namedtuple(Output, serialized_type_name="capsdist.models.Output")
 
 
 class CapsNet(nn.Module):
