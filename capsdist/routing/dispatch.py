@@ -5,7 +5,8 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 
 from __future__ import annotations
 
-from typing import get_args
+from operator import index
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -38,7 +39,7 @@ def route(
         child_poses: [B, I, D] u_i, any floating dtype. Float64 is computed in float64, all else in fp32,
             also under autocast (`fused`: summed in fp32).
         weights: [I, J, D, E] W_ij, on the same device.
-        iterations: r >= 1; r iterations are r softmax passes.
+        iterations: r >= 1, any integer; r iterations are r softmax passes.
         bias: [J, E] added to the totals before squash (official code), or None.
         log_priors: [I, J] logits to start from, the paper's log prior probabilities, or None for 0.
         none_of_the_above: let one more parent with a fixed logit of 0 compete for every child; it is
@@ -59,6 +60,10 @@ def route(
 
     Raises:
         ShapeError: a shape, dtype, device, number or name that cannot be.
+        NotImplementedError: a derivative is asked for that `streamed` or `fused` does not have: a second
+            one, or one in forward mode.
+
+    Compilers, exporters and torch.func: see the folder's README.
 
     Cost: see `streamed`. It works on packed weights: unless `weights` is a view of some (`unpack_weights`),
     each call copies it once and keeps the copy for the backward pass. A layer stores its weights packed and
@@ -69,7 +74,7 @@ def route(
         >>> parent_poses.shape
         torch.Size([2, 10, 16])
     """
-    packed = _packed_view(weights)
+    packed = _packed_view(child_poses, weights)
     call = Call(child_poses, packed, iterations, bias, log_priors, none_of_the_above, gradient, recompute)
     return _run(call, form)
 
@@ -87,6 +92,7 @@ def route_packed(
     form: Form = "auto",
 ) -> Tensor:
     """Do as `route`, with weights in the fast layout [J, E, D, I] (see `packing`), which nothing copies."""
+    _check_layout(child_poses, packed_weights, packed=True)
     call = Call(
         child_poses, packed_weights, iterations, bias, log_priors, none_of_the_above, gradient, recompute
     )
@@ -116,16 +122,33 @@ def explain(
         streamed   taken: never stores votes, and has its own backward pass
         reference  not needed: Procedure 1 as it is written, which keeps all votes
     """
-    packed = _packed_view(weights)
+    packed = _packed_view(child_poses, weights)
     call = Call(child_poses, packed, iterations, bias, log_priors, none_of_the_above, gradient, recompute)
     check_call(call)
     return choose(form, call)
 
 
-def _packed_view(weights: Tensor) -> Tensor:
+def _packed_view(child_poses: Tensor, weights: Tensor) -> Tensor:
     """Return weights [I, J, D, E] as a view [J, E, D, I]."""
-    check_dims("weights", weights, "[I, J, D, E]", 4)
+    _check_layout(child_poses, weights, packed=False)
     return weights.permute(1, 3, 2, 0)
+
+
+def _check_layout(child_poses: Tensor, weights: Tensor, *, packed: bool) -> None:
+    """Refuse weights that fit the poses only if they are read in the other layout."""
+    name, letters, others = "weights", "[I, J, D, E]", "[J, E, D, I]"
+    children, remedy = (0, 3), "unpack_weights(weights) or call route_packed"
+    if packed:
+        name, letters, others = "packed_weights", others, letters
+        children, remedy = (3, 0), "pack_weights(weights) or call route"
+    check_dims("child_poses", child_poses, "[B, I, D]", 3)
+    check_dims(name, weights, letters, 4)
+    own, other = (weights.shape[dim] == child_poses.shape[1] for dim in children)
+    if other and not own and weights.shape[2] == child_poses.shape[2]:
+        raise ShapeError(
+            f"child_poses {list(child_poses.shape)} do not fit {name} {letters} = {list(weights.shape)}, "
+            f"but would if these were {others}; pass {remedy}"
+        )
 
 
 def _run(call: Call, form: str) -> Tensor:
@@ -133,25 +156,21 @@ def _run(call: Call, form: str) -> Tensor:
     check_call(call)
     chosen = choose(form, call).form
     operands = {"bias": call.bias, "log_priors": call.log_priors}
+    options: dict[str, Any] = {
+        "iterations": index(call.iterations),
+        "none_of_the_above": call.none_of_the_above,
+    }
     if chosen == "reference":
-        return _reference(call, operands)
+        return _reference(call, operands, options)
     packed = call.packed_weights.contiguous()  # itself, if it is packed
-    none = call.none_of_the_above
     if chosen == "streamed":
-        return route_streamed(
-            call.child_poses,
-            packed,
-            call.iterations,
-            none_of_the_above=none,
-            gradient=call.gradient,
-            **operands,
-        )
+        return route_streamed(call.child_poses, packed, gradient=call.gradient, **operands, **options)
     from capsdist.routing.fused import route_fused  # with Triton, which takes its time
 
-    return route_fused(call.child_poses, packed, call.iterations, none_of_the_above=none, **operands)
+    return route_fused(call.child_poses, packed, **operands, **options)
 
 
-def _reference(call: Call, operands: dict[str, Tensor | None]) -> Tensor:
+def _reference(call: Call, operands: dict[str, Tensor | None], options: dict[str, Any]) -> Tensor:
     """Run the reference in at least fp32; it computes in whatever dtype it is given."""
     poses, weights = call.child_poses, unpack_weights(call.packed_weights)
     dtype = torch.promote_types(torch.promote_types(poses.dtype, weights.dtype), torch.float32)
@@ -159,11 +178,10 @@ def _reference(call: Call, operands: dict[str, Tensor | None]) -> Tensor:
         parent_poses = route_reference(
             poses.to(dtype),
             weights.to(dtype),
-            call.iterations,
-            none_of_the_above=call.none_of_the_above,
             gradient=call.gradient,
             recompute="iterations" if call.recompute == "iterations" else "none",
             **{name: None if tensor is None else tensor.to(dtype) for name, tensor in operands.items()},
+            **options,
         )
     return parent_poses.to(poses.dtype)
 
@@ -199,9 +217,10 @@ def check_call(call: Call) -> None:
 
 
 def _check_options(call: Call) -> None:
-    iterations = call.iterations
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        raise ShapeError(f"iterations={iterations!r} must be a whole number of at least 1; the paper has 3")
+    if not _is_count(call.iterations):
+        raise ShapeError(
+            f"iterations={call.iterations!r} must be a whole number of at least 1; the paper has 3"
+        )
     if not isinstance(call.none_of_the_above, bool):
         raise ShapeError(f"none_of_the_above={call.none_of_the_above!r} must be True or False")
     for name, value, names in (
@@ -210,6 +229,16 @@ def _check_options(call: Call) -> None:
     ):
         if value not in names:
             raise ShapeError(f"{name}={value!r} is unknown; choose {one_of(names)}")
+
+
+def _is_count(number: Any) -> bool:
+    """Say whether a number is an integer of any type, numpy's too, and at least 1."""
+    if isinstance(number, bool):
+        return False
+    try:
+        return index(number) >= 1
+    except TypeError:
+        return False
 
 
 def _check_kind(name: str, tensor: Tensor, child_poses: Tensor) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from capsdist.errors import ShapeError
 from capsdist.routing.stream import Gradient
+from capsdist.routing.streamed import is_transformed, streamed_refusal
 
 __all__ = ["FORMS", "Call", "Explanation", "Form", "Recompute", "choose"]
 
@@ -88,9 +89,11 @@ def _refusal(name: str, call: Call, *, asked: bool) -> str | None:
     if call.recompute != "streamed":
         return f"recompute={call.recompute!r} is for autograd, and this form has its own backward pass"
     if name == "streamed":
-        return None
+        return streamed_refusal()
     if call.gradient != "full":
         return f"gradient={call.gradient!r} is not in its kernels"
+    if is_transformed():
+        return "torch.func and forward mode do not know its kernels"
     if call.child_poses.device.type == "cpu" and not asked:  # most calls of most users: not even imported
         return "child_poses are on the CPU"
     from capsdist.routing.fused import fused_refusal

@@ -22,8 +22,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from capsdist.errors import ShapeError
 from capsdist.routing.dispatch import check_call, check_dims
 from capsdist.routing.forms import Call
-from capsdist.routing.stream import Gradient, Options
-from capsdist.routing.streamed import StreamedRouting
+from capsdist.routing.stream import Gradient
+from capsdist.routing.streamed import route_streamed
 
 __all__ = ["Group", "children_of_rank", "exchange_children", "process_group", "route_parallel"]
 
@@ -80,12 +80,15 @@ def route_parallel(
     options = (none_of_the_above, gradient, "streamed")
     check_call(Call(child_poses[:, own], packed_weights, iterations, bias, log_priors, *options))
 
-    def reduce(sums: Tensor) -> None:
-        dist.all_reduce(sums, group=pg)
-
-    poses = exchange_children(child_poses, pg)
-    parent_poses = StreamedRouting.apply(
-        poses, packed_weights, bias, log_priors, Options(iterations, none_of_the_above, gradient, reduce)
+    parent_poses = route_streamed(
+        exchange_children(child_poses, pg),
+        packed_weights,
+        iterations,
+        bias=bias,
+        log_priors=log_priors,
+        none_of_the_above=none_of_the_above,
+        gradient=gradient,
+        group_name=_name(pg),
     )
     return _OwnImages.apply(parent_poses, pg)
 
@@ -93,6 +96,13 @@ def route_parallel(
 def process_group(group: Group) -> dist.ProcessGroup | None:
     """Return the process group of a group of any kind; None stays None, as torch.distributed takes it."""
     return group.get_group() if isinstance(group, DeviceMesh) else group
+
+
+def _name(group: dist.ProcessGroup | None) -> str:
+    """Return the name by which torch knows a process group."""
+    known = group or dist.group.WORLD
+    assert known is not None  # its size was asked for already
+    return known.group_name
 
 
 def children_of_rank(num_children: int, group: Group = None, rank: int | None = None) -> slice:

@@ -29,16 +29,19 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from capsdist.ops import squash
 from capsdist.routing.stream import Gradient, Gradients, Options, Stream, add_gradients, add_totals, parts
 from capsdist.routing.tiling import Pieces
 
-__all__ = ["route_streamed"]
+__all__ = ["is_transformed", "route_streamed", "streamed_refusal"]
 
 
 def route_streamed(
@@ -50,6 +53,7 @@ def route_streamed(
     log_priors: Tensor | None = None,
     none_of_the_above: bool = False,
     gradient: Gradient = "full",
+    group_name: str | None = None,
 ) -> Tensor:
     """Return the parent poses of Procedure 1 (paper, section 2) without ever storing votes.
 
@@ -62,79 +66,254 @@ def route_streamed(
         log_priors: [I, J] logits to start from, or None for 0.
         none_of_the_above: one more logit, always 0, takes part in the softmax.
         gradient: `last` takes the agreement of earlier iterations for a constant, see `route`.
+        group_name: of the process group whose ranks hold other children of the same images, or None: sums
+            over children go over its ranks as well, see `parallel`.
 
     Returns:
         [B, J, E] in the dtype of `child_poses`. Float64 is computed in float64, everything else in fp32,
         also under autocast.
 
     Cost: 2R - 1 matrix products of 2 B I J D E FLOP forward, 5R - 3 backward, 5R with log priors. Kept
-    for the backward pass: the arguments and R B J E numbers. Scratch: bounded, see `tiling`.
+    for the backward pass: the arguments and R B J E numbers. Scratch: bounded, see `tiling`. Under
+    `torch.vmap` a dimension of the poses alone is more images; with one of other operands, and in the
+    backward pass, every element is a call.
 
     Raises:
-        NotImplementedError: in a backward pass with create_graph=True; it is differentiable once.
+        NotImplementedError: a second derivative, or one of forward mode, is asked for; it is differentiable
+            once, backward. Or `streamed_refusal`.
     """
-    options = Options(iterations, none_of_the_above, gradient)
-    return StreamedRouting.apply(child_poses, packed_weights, bias, log_priors, options)
+    refusal = streamed_refusal()
+    if refusal is not None:
+        raise NotImplementedError(f"{refusal}; choose form='reference'")
+    operands = child_poses, packed_weights, bias, log_priors
+    differentiable = _route if torch.compiler.is_compiling() else _Route.apply
+    parent_poses, _ = differentiable(*operands, iterations, none_of_the_above, gradient, group_name)
+    return parent_poses
 
 
-class StreamedRouting(torch.autograd.Function):
-    """The side that autograd sees: what is saved, in which dtype, which gradients are wanted."""
+def is_transformed() -> bool:
+    """Say whether torch.func, or forward-mode AD, is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def streamed_refusal() -> str | None:
+    """Return in a few words why the form cannot be taken here, or None."""
+    if torch.compiler.is_compiling() and is_transformed():
+        # Compilers see operators only, whose result passes for a constant there.
+        return "inside of a compiler torch.func and forward mode differentiate the reference only"
+    return None
+
+
+@torch.library.custom_op("capsdist::route_streamed", mutates_args=())
+def _route(
+    child_poses: Tensor,
+    packed_weights: Tensor,
+    bias: Tensor | None,
+    log_priors: Tensor | None,
+    iterations: int,
+    none_of_the_above: bool,
+    gradient: str,
+    group_name: str | None,
+) -> tuple[Tensor, Tensor]:
+    """Run all blocks forward; return parent_poses [B, J, E], and totals [R, J, B, E] for the way back."""
+    parent_poses, totals = _empty(child_poses, packed_weights, iterations)
+    totals.zero_()
+    wide_bias = None if bias is None else bias.to(totals.dtype)
+    options = Options(iterations, none_of_the_above, cast(Gradient, gradient), _sum_over(group_name))
+    with torch.autocast(child_poses.device.type, enabled=False):
+        stream = Stream(child_poses, packed_weights, log_priors, totals.dtype, options, rows=1)
+        for block, poses in stream.blocks():
+            add_totals(stream, poses, wide_bias, totals[:, :, block])
+            last, result = totals[-1, :, block], parent_poses[block].transpose(0, 1)
+            for part in parts(last):
+                result[part] = squash(last[part])
+    return parent_poses, totals
+
+
+@_route.register_fake
+def _(
+    child_poses: Tensor, packed_weights: Tensor, bias: Any, log_priors: Any, iterations: int, *_: Any
+) -> Any:
+    return _empty(child_poses, packed_weights, iterations)
+
+
+def _empty(child_poses: Tensor, packed_weights: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+    """Return memory for the results, in the dtypes that they have: float64 in float64, sums else in fp32."""
+    num_images, (num_parents, dim_parent) = child_poses.shape[0], packed_weights.shape[:2]
+    dtype = torch.promote_types(child_poses.dtype, torch.float32)
+    return (
+        child_poses.new_empty((num_images, num_parents, dim_parent)),
+        child_poses.new_empty((iterations, num_parents, num_images, dim_parent), dtype=dtype),
+    )
+
+
+def _sum_over(group_name: str | None) -> Callable[[Tensor], None] | None:
+    """Return what adds up a tensor in place over the ranks of a group, found by name as torch does it."""
+    if group_name is None:
+        return None
+    from torch._C._distributed_c10d import _resolve_process_group  # not in every build of torch
+
+    group = _resolve_process_group(cast(Any, group_name))
+
+    def reduce(sums: Tensor) -> None:
+        dist.all_reduce(sums, group=group)
+
+    return reduce
+
+
+@torch.library.custom_op("capsdist::route_streamed_backward", mutates_args=())
+def _route_backward(
+    grad: Tensor,
+    child_poses: Tensor,
+    packed_weights: Tensor,
+    bias: Tensor | None,
+    log_priors: Tensor | None,
+    totals: Tensor,
+    none_of_the_above: bool,
+    gradient: str,
+    group_name: str | None,
+    want_poses: bool,
+    want_weights: bool,
+    want_priors: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Run all blocks backward; return gradients of poses [B, D, I], weights, bias and priors [J, I].
+
+    Each in the dtype of its operand; what is not wanted is empty. That of the bias costs nothing.
+    """
+    d_poses = child_poses.new_zeros(child_poses.transpose(1, 2).shape) if want_poses else None
+    d_weights = totals.new_zeros(packed_weights.shape) if want_weights else None
+    priors = log_priors if want_priors else None
+    d_priors = None if priors is None else totals.new_zeros(priors.T.shape)
+    d_bias = totals.new_zeros(packed_weights.shape[:2])
+    options = Options(len(totals), none_of_the_above, cast(Gradient, gradient), _sum_over(group_name))
+    with torch.autocast(child_poses.device.type, enabled=False):
+        stream = Stream(child_poses, packed_weights, log_priors, totals.dtype, options, rows=2)
+        pieces = None if d_weights is None else Pieces(stream.scratch, "d_weights", d_weights, sums=True)
+        for block, poses in stream.blocks():
+            with stream.scratch.adding_to("d_poses of block", d_poses, block) as d_block:
+                found = Gradients(d_block, pieces, d_priors, d_bias)
+                add_gradients(stream, poses, totals[:, :, block], grad[block].transpose(0, 1), found)
+    return (
+        child_poses.new_empty(0) if d_poses is None else d_poses,
+        packed_weights.new_empty(0) if d_weights is None else d_weights.to(packed_weights.dtype),
+        child_poses.new_empty(0) if bias is None else d_bias.to(bias.dtype),
+        child_poses.new_empty(0) if priors is None or d_priors is None else d_priors.to(priors.dtype),
+    )
+
+
+@_route_backward.register_fake
+def _(
+    grad: Tensor,
+    child_poses: Tensor,
+    packed_weights: Tensor,
+    bias: Tensor | None,
+    log_priors: Tensor | None,
+    totals: Tensor,
+    none_of_the_above: bool,
+    gradient: str,
+    group_name: str | None,
+    want_poses: bool,
+    want_weights: bool,
+    want_priors: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    priors = log_priors if want_priors else None
+    return (
+        child_poses.new_empty(child_poses.transpose(1, 2).shape if want_poses else 0),
+        packed_weights.new_empty(packed_weights.shape if want_weights else 0),
+        child_poses.new_empty(0) if bias is None else bias.new_empty(bias.shape),
+        child_poses.new_empty(0) if priors is None else priors.new_empty(priors.T.shape),
+    )
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """Save the operands themselves, no copy of them, and the totals: R B J E numbers."""
+    child_poses, packed_weights, bias, log_priors, _, *ctx.options = inputs
+    ctx.mark_non_differentiable(output[1])
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(child_poses, packed_weights, bias, log_priors, output[1])
+
+
+def _gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Return the gradients that are wanted, those of poses and log priors as views of the fast layouts."""
+    if grads[0] is None:
+        return (None,) * 8
+    want_poses, want_weights, want_bias, want_priors = ctx.needs_input_grad[:4]
+    differentiable = _route_backward if torch.compiler.is_compiling() else _RouteBackward.apply
+    d_poses, d_weights, d_bias, d_priors = differentiable(
+        grads[0], *ctx.saved_tensors, *ctx.options, want_poses, want_weights, want_priors
+    )
+    return (
+        d_poses.transpose(1, 2) if want_poses else None,
+        d_weights if want_weights else None,
+        d_bias if want_bias else None,
+        d_priors.T if want_priors else None,
+        *(None,) * 4,
+    )
+
+
+def _refuse(ctx: Any, *gradients: Any) -> Any:
+    """Refuse other derivatives: all operands of the backward pass lead here, so that none passes for 0."""
+    raise NotImplementedError(
+        "streamed routing is differentiable once, backward; for other derivatives choose form='reference'"
+    )
+
+
+_route.register_autograd(_gradients, setup_context=_keep)
+_route_backward.register_autograd(_refuse)
+
+
+class _Route(torch.autograd.Function):
+    """The forward operator outside of compilers.
+
+    The same as its registered autograd, which torch.func refuses, and forward mode takes for a constant.
+    """
+
+    forward = staticmethod(_route)
+    setup_context = staticmethod(_keep)
+    backward = staticmethod(_gradients)
+    jvp = staticmethod(_refuse)
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        child_poses: Tensor,
-        packed_weights: Tensor,
-        bias: Tensor | None,
-        log_priors: Tensor | None,
-        options: Options,
-    ) -> Tensor:
-        """Run all blocks forward; see `route_streamed`."""
-        dtype = torch.float64 if child_poses.dtype == torch.float64 else torch.float32
-        num_images, (num_parents, dim_parent, _, _) = len(child_poses), packed_weights.shape
-        parent_poses = child_poses.new_empty(num_images, num_parents, dim_parent)
-        totals = parent_poses.new_zeros(
-            (options.iterations, num_parents, num_images, dim_parent), dtype=dtype
-        )
-        wide_bias = None if bias is None else bias.to(dtype)
-        with torch.autocast(child_poses.device.type, enabled=False):
-            stream = Stream(child_poses, packed_weights, log_priors, dtype, options, rows=1)
-            for block, poses in stream.blocks():
-                add_totals(stream, poses, wide_bias, totals[:, :, block])
-                last, result = totals[-1, :, block], parent_poses[block].transpose(0, 1)
-                for part in parts(last):
-                    result[part] = squash(last[part])
-        ctx.save_for_backward(child_poses, packed_weights, totals, log_priors)
-        ctx.options = options
-        ctx.bias_dtype = None if bias is None else bias.dtype
-        return parent_poses
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple, tuple]:
+        """Take one more dimension of the poses alone for more images."""
+        child_poses, *rest = arguments
+        dim, *dims = in_dims
+        if dim is None or dims != [None] * len(dims):
+            return _one_by_one(_Route.apply, info, in_dims, arguments)
+        poses = child_poses.movedim(dim, 0)
+        parent_poses, totals = _Route.apply(poses.flatten(0, 1), *rest)
+        sizes = poses.shape[:2]
+        return (parent_poses.unflatten(0, sizes), totals.unflatten(2, sizes)), (0, 2)
+
+
+class _RouteBackward(torch.autograd.Function):
+    """The backward operator outside of compilers."""
+
+    forward = staticmethod(_route_backward)
+    backward = staticmethod(_refuse)
+    jvp = staticmethod(_refuse)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Run all blocks backward."""
-        # torch's own once_differentiable lets a second derivative through as 0 where grad is a constant.
-        if torch.is_grad_enabled():
-            raise NotImplementedError(
-                "streamed routing is differentiable once; for create_graph=True choose form='reference'"
-            )
-        child_poses, packed_weights, totals, log_priors = ctx.saved_tensors
-        want_poses, want_weights, want_bias, want_priors = ctx.needs_input_grad[:4]
-        # All are made in the fast layouts; those of poses and log priors are returned as views of them.
-        d_poses = child_poses.new_zeros(child_poses.transpose(1, 2).shape) if want_poses else None
-        d_weights = totals.new_zeros(packed_weights.shape) if want_weights else None
-        d_priors = totals.new_zeros(log_priors.T.shape) if want_priors else None
-        d_bias = totals.new_zeros(packed_weights.shape[:2])
-        with torch.autocast(child_poses.device.type, enabled=False):
-            stream = Stream(child_poses, packed_weights, log_priors, totals.dtype, ctx.options, rows=2)
-            pieces = None if d_weights is None else Pieces(stream.scratch, "d_weights", d_weights, sums=True)
-            for block, poses in stream.blocks():
-                with stream.scratch.adding_to("d_poses of block", d_poses, block) as d_block:
-                    found = Gradients(d_block, pieces, d_priors, d_bias)
-                    add_gradients(stream, poses, totals[:, :, block], grad[block].transpose(0, 1), found)
-        return (
-            None if d_poses is None else d_poses.transpose(1, 2),
-            None if d_weights is None else d_weights.to(packed_weights.dtype),
-            d_bias.to(ctx.bias_dtype) if want_bias else None,
-            None if d_priors is None else d_priors.T.to(log_priors.dtype),
-            None,
-        )
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep nothing; torch.func asks for it to be said."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple, tuple]:
+        """Call it for each element of one more dimension, whose weights' gradients are not to be summed."""
+        return _one_by_one(_RouteBackward.apply, info, in_dims, arguments)
+
+
+def _one_by_one(
+    function: Callable[..., tuple[Tensor, ...]],
+    info: Any,
+    in_dims: tuple[int | None, ...],
+    arguments: tuple[Any, ...],
+) -> tuple[tuple, tuple]:
+    """Call a function for each element of a dimension that `torch.vmap` adds, and stack the results."""
+    pairs = list(zip(arguments, in_dims, strict=True))
+    results = [
+        function(*(argument if dim is None else argument.select(dim, element) for argument, dim in pairs))
+        for element in range(info.batch_size)
+    ]
+    stacked = tuple(torch.stack(each) for each in zip(*results, strict=True))
+    return stacked, (0,) * len(stacked)

@@ -170,3 +170,21 @@ def run_empty() -> list[int]:
     exchange_children(poses).sum().backward()
     assert poses.grad is not None
     return list(poses.grad.shape)
+
+
+def run_compiled(setup: Setup) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What this rank finds eagerly, and what it finds with the same step compiled as one program."""
+    layer = ParallelClassCapsules(setup.num_children, CHILD_DIM, PARENTS, PARENT_DIM, **setup.options)
+    network = nn.Sequential(setup.stem(), layer.to(setup.dtype), nn.Flatten(), setup.head())
+    own = setup.images().tensor_split(dist.get_world_size())[dist.get_rank()]
+    parameters = dict(network.named_parameters())
+
+    def loss(images: Tensor) -> Tensor:
+        return network(images).square().sum()
+
+    found = []
+    for run in (loss, torch.compile(loss, fullgraph=True, backend="aot_eager")):
+        result = run(own)
+        grads = torch.autograd.grad(result, list(parameters.values()))
+        found.append({"loss": result.detach(), **dict(zip(parameters, grads, strict=True))})
+    return found[0], found[1]

@@ -9,6 +9,7 @@ import sys
 import types
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -74,6 +75,14 @@ def test_an_empty_batch_gives_an_empty_result(form) -> None:
     assert parent_poses.shape == (0, 4, 6)
     assert weights.grad is not None
     assert (weights.grad == 0).all()
+
+
+@pytest.mark.parametrize("form", ["streamed", "reference"])
+def test_iterations_are_any_integer(form) -> None:
+    poses, weights = draw(2, 5, 3), draw(5, 4, 3, 6)
+    expected = route(poses, weights, 2, form=form)
+    for iterations in (np.int64(2), np.uint8(2), torch.tensor(2)):
+        assert torch.equal(route(poses, weights, iterations, form=form), expected)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.mark.parametrize("form", ["streamed", "reference"])
@@ -182,13 +191,6 @@ def test_on_another_device_the_kernels_are_asked(monkeypatch: pytest.MonkeyPatch
     assert (taken.form, taken.others["streamed"]) == ("fused", f"not needed: {NEVER_STORED}")
 
 
-def test_streamed_refuses_a_second_derivative() -> None:
-    poses = draw(2, 5, 3).requires_grad_()
-    message = "streamed routing is differentiable once; for create_graph=True choose form='reference'"
-    with pytest.raises(NotImplementedError, match=f"^{re.escape(message)}$"):
-        torch.autograd.grad(route(poses, draw(5, 4, 3, 6)).sum(), poses, create_graph=True)
-
-
 def test_the_reference_has_a_second_derivative() -> None:
     poses, weights = draw(2, 3, 2).double(), draw(3, 4, 2, 3).double()
     assert torch.autograd.gradgradcheck(
@@ -216,8 +218,8 @@ REFUSED = [
         id="weights-dims",
     ),
     pytest.param(
-        {"child_poses": torch.zeros(2, 6, 3)},
-        "child_poses [2, 6, 3] do not fit weights [I, J, D, E] = [5, 4, 3, 6]; "
+        {"child_poses": torch.zeros(2, 7, 3)},
+        "child_poses [2, 7, 3] do not fit weights [I, J, D, E] = [5, 4, 3, 6]; "
         "pass [B, I, D] = [B, 5, 3] or other weights",
         id="children",
     ),
@@ -247,6 +249,22 @@ REFUSED = [
         {"iterations": True},
         "iterations=True must be a whole number of at least 1; the paper has 3",
         id="bool-iterations",
+    ),
+    pytest.param(
+        {"iterations": np.float64(3)},
+        "iterations=np.float64(3.0) must be a whole number of at least 1; the paper has 3",
+        id="float-iterations",
+    ),
+    pytest.param(
+        {"iterations": np.True_},
+        "iterations=np.True_ must be a whole number of at least 1; the paper has 3",
+        id="numpy-bool-iterations",
+    ),
+    pytest.param(
+        {"weights": torch.zeros(4, 6, 3, 5)},
+        "child_poses [2, 5, 3] do not fit weights [I, J, D, E] = [4, 6, 3, 5], but would if these were "
+        "[J, E, D, I]; pass unpack_weights(weights) or call route_packed",
+        id="packed",
     ),
     pytest.param(
         {"none_of_the_above": 2}, "none_of_the_above=2 must be True or False", id="none-of-the-above"
@@ -320,3 +338,19 @@ def test_packed_weights_are_named_in_the_refusal() -> None:
     message = "packed_weights has shape [5, 4, 3]; pass [J, E, D, I], 4 dimensions"
     with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
         route_packed(POSES, torch.zeros(5, 4, 3))
+
+
+def test_weights_that_are_not_packed_are_named_in_the_refusal() -> None:
+    message = (
+        "child_poses [2, 5, 3] do not fit packed_weights [J, E, D, I] = [5, 4, 3, 6], but would if these "
+        "were [I, J, D, E]; pass pack_weights(weights) or call route"
+    )
+    with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
+        route_packed(POSES, WEIGHTS)
+
+
+def test_a_layout_is_not_guessed_where_both_fit() -> None:
+    poses, weights = draw(2, 5, 3), draw(5, 4, 3, 5)
+    packed = torch.zeros(5, 4, 3, 5)
+    assert route(poses, weights).shape == (2, 4, 5)
+    assert route_packed(poses, packed).shape == (2, 5, 4)

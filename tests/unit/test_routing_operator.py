@@ -1,0 +1,320 @@
+"""The streamed form as an operator: what compilers, exporters, autocast and torch.func make of it."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
+
+from capsdist.models import CapsNet, ClassCapsules
+from capsdist.ops import margin_loss, reconstruction_loss
+from capsdist.routing import explain, route_packed, route_streamed, unpack_weights
+
+B, I, J, D, E = 3, 5, 4, 2, 6  # noqa: E741
+ONCE = "streamed routing is differentiable once, backward; for other derivatives choose form='reference'"
+COMPILER = "inside of a compiler torch.func and forward mode differentiate the reference only"
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> None:
+    torch._dynamo.reset()
+
+
+def drawn(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Child poses, packed weights, bias and log priors."""
+    generator = torch.Generator().manual_seed(seed)
+    shapes = (B, I, D), (J, E, D, I), (J, E), (I, J)
+    poses, weights, bias, priors = (torch.randn(*s, generator=generator, dtype=dtype) for s in shapes)
+    return poses, weights, bias, priors
+
+
+def leaves(seed: int = 0, dtype: torch.dtype = torch.float64) -> tuple[Tensor, ...]:
+    return tuple(tensor.requires_grad_() for tensor in drawn(seed, dtype))
+
+
+def loss(*operands: Tensor, **options: Any) -> Tensor:
+    """A number whose gradient depends on all operands."""
+    poses, weights, bias, priors = operands
+    return route_packed(poses, weights, bias=bias, log_priors=priors, **options).square().sum()
+
+
+def reference(*operands: Tensor, **options: Any) -> Tensor:
+    return loss(*operands, form="reference", **options)
+
+
+def compiled(function: Any, backend: Any = "aot_eager") -> Any:
+    return torch.compile(function, fullgraph=True, backend=backend)
+
+
+@pytest.mark.parametrize("without", [False, True])
+@pytest.mark.parametrize("gradient", ["full", "last"])
+def test_opcheck_of_the_forward_operator(without: bool, gradient: str) -> None:
+    poses, weights, bias, priors = leaves()
+    rest = (None, None, 2, False) if without else (bias, priors, 2, True)
+    operator = torch.ops.capsdist.route_streamed.default
+    torch.library.opcheck(operator, (poses, weights, *rest, gradient, None))
+
+
+@pytest.mark.parametrize("wanted", [(True, True, True), (False, True, False), (False, False, False)])
+def test_opcheck_of_the_backward_operator(wanted: tuple[bool, ...]) -> None:
+    operands = drawn(dtype=torch.bfloat16)
+    grad, totals = torch.ops.capsdist.route_streamed(*operands, 2, False, "full", None)
+    operator = torch.ops.capsdist.route_streamed_backward.default
+    torch.library.opcheck(operator, (grad, *operands, totals, False, "full", None, *wanted))
+
+
+@pytest.mark.parametrize("form", ["auto", "streamed", "reference"])
+@pytest.mark.parametrize("options", [{}, {"gradient": "last", "none_of_the_above": True, "iterations": 2}])
+def test_compiles_whole(form: str, options: dict[str, Any]) -> None:
+    def step(*operands: Tensor) -> Tensor:
+        return loss(*operands, form=form, **options)
+
+    operands = leaves()
+    expected, found = step(*operands), compiled(step)(*operands)
+    assert torch.equal(found, expected)
+    grads = [torch.autograd.grad(result, operands) for result in (found, expected)]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-14, rtol=0)
+
+
+def test_a_compiler_sees_one_operator_each_way() -> None:
+    programs: list[str] = []
+
+    def backend(program: torch.fx.GraphModule, examples: list[Tensor]) -> Any:
+        programs.append(program.code)
+        return program
+
+    torch.autograd.grad(compiled(loss, backend)(*(operands := leaves())), operands)
+    assert [program.count("capsdist.route_streamed") for program in programs] == [1]
+
+
+@pytest.mark.parametrize("recompute", ["none", "iterations"])
+def test_checkpointed_iterations_compile_too(recompute: str) -> None:
+    def step(*operands: Tensor) -> Tensor:
+        return loss(*operands, recompute=recompute)
+
+    operands = leaves()
+    grads = [torch.autograd.grad(run(*operands), operands) for run in (step, compiled(step))]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-14, rtol=0)
+
+
+def test_autocast_takes_nothing_away_from_compiled_routing() -> None:
+    operands = leaves(dtype=torch.float32)
+    expected = loss(*operands)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = compiled(loss)(*operands)
+    assert torch.equal(found, expected)
+    grads = [torch.autograd.grad(result, operands) for result in (found, expected)]
+    assert all(torch.equal(one, other) for one, other in zip(*grads, strict=True))
+
+
+def test_explaining_and_checking_compile_too() -> None:
+    def form_of(poses: Tensor, weights: Tensor) -> str:
+        return str(explain(poses, unpack_weights(weights)))
+
+    poses, weights, _, _ = drawn()
+    assert compiled(form_of)(poses, weights) == form_of(poses, weights)
+
+
+def test_one_program_for_batches_of_all_sizes() -> None:
+    _, weights, bias, priors = leaves()
+    backend = CompileCounterWithBackend("aot_eager")
+    step = compiled(loss, backend)
+    for num_images in (3, 5, 2, 9):
+        poses = torch.randn(num_images, I, D, dtype=torch.float64).requires_grad_()
+        torch._dynamo.mark_dynamic(poses, 0)
+        operands = (poses, weights, bias, priors)
+        grads = [torch.autograd.grad(run(*operands), operands) for run in (step, loss)]
+        for one, other in zip(*grads, strict=True):
+            torch.testing.assert_close(one, other)
+    assert backend.frame_count == 1
+
+
+def small_network(**changes: Any) -> CapsNet:
+    torch.manual_seed(0)
+    sizes = {"image_shape": (1, 9, 9), "num_classes": J, "conv_channels": 4, "conv_kernel": 3}
+    primary = {"primary_types": 3, "primary_dim": 2, "primary_kernel": 3, "class_dim": E}
+    return CapsNet(**{**sizes, **primary, "decoder_hidden": (5, 7), **changes})
+
+
+def test_a_whole_training_step_compiles() -> None:
+    network = small_network(capsule_bias=True, log_priors=True)
+    images, labels = torch.rand(B, 1, 9, 9), torch.tensor([0, 3, 1])
+
+    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
+        output = network(images, labels)
+        assert output.reconstructions is not None
+        drawing = reconstruction_loss(output.reconstructions, images).mean()
+        return margin_loss(output.scores, labels).mean() + 0.0005 * drawing
+
+    parameters = list(network.parameters())
+    results = [run(images, labels) for run in (loss_of, compiled(loss_of))]
+    torch.testing.assert_close(*results)
+    grads = [torch.autograd.grad(result, parameters) for result in results]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_network_is_exported_saved_and_loaded() -> None:
+    network, batch = small_network().eval(), torch.export.Dim("batch")
+    images = torch.rand(B, 1, 9, 9)
+    program = torch.export.export(network, (images,), dynamic_shapes={"images": {0: batch}})
+    assert "capsdist.route_streamed.default" in program.graph_module.code
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    more = torch.rand(2 * B + 1, 1, 9, 9)
+    for found, expected in zip(torch.export.load(file).module()(more), network(more), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("form", ["streamed", "reference"])
+def test_an_exported_layer_can_be_trained_on(form: Any) -> None:
+    layer = ClassCapsules(I, D, J, E, bias=True, log_priors=True, form=form).double()
+    poses = drawn()[0]
+    program = torch.export.export(layer, (poses,)).module()
+    grads = []
+    for each in (layer, program):
+        each(poses).square().sum().backward()
+        grads.append({name: parameter.grad for name, parameter in each.named_parameters()})
+    assert grads[0].keys() == grads[1].keys() == {"packed_weights", "bias", "log_priors"}
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad, atol=1e-14, rtol=0)
+
+
+@pytest.mark.parametrize("options", [{}, {"gradient": "last", "none_of_the_above": True}])
+def test_gradients_by_torch_func(options: dict[str, Any]) -> None:
+    operands, every = drawn(), (0, 1, 2, 3)
+    found = torch.func.grad(loss, every)(*operands, **options)
+    expected = torch.func.grad(reference, every)(*operands, **options)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_rows_of_the_jacobian_by_torch_func() -> None:
+    poses, weights, _, _ = drawn()
+
+    def parents(poses: Tensor, form: Any) -> Tensor:
+        return route_packed(poses, weights, form=form)
+
+    found, expected = (torch.func.jacrev(parents)(poses, form) for form in ("streamed", "reference"))
+    torch.testing.assert_close(found, expected)
+    pull = torch.func.vjp(lambda poses: parents(poses, "streamed"), poses)[1]
+    torch.testing.assert_close(pull(torch.ones(B, J, E).double())[0], expected.sum((0, 1, 2)))
+
+
+IN_DIMS = [
+    pytest.param((0, None, None, None), id="poses"),
+    pytest.param((2, None, None, None), id="poses-by-their-third-dimension"),
+    pytest.param((None, 0, None, None), id="weights"),
+    pytest.param((1, 3, 0, 2), id="all"),
+]
+
+
+@pytest.mark.parametrize("in_dims", IN_DIMS)
+def test_every_element_of_a_vmap_is_routed_by_itself(in_dims: tuple[int | None, ...]) -> None:
+    added = [torch.stack(each) for each in zip(*(drawn(seed) for seed in range(3)), strict=True)]
+    operands = [
+        each[0] if dim is None else each.movedim(0, dim) for each, dim in zip(added, in_dims, strict=True)
+    ]
+    grads = [
+        torch.vmap(torch.func.grad(function, (0, 1, 2, 3)), in_dims)(*operands)
+        for function in (loss, reference)
+    ]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
+    values = [torch.vmap(function, in_dims)(*operands) for function in (loss, reference)]
+    torch.testing.assert_close(*values)
+
+
+def test_the_gradient_of_a_vmap() -> None:
+    operands = torch.stack([drawn(seed)[0] for seed in range(3)]), *drawn()[1:]
+
+    def total(*operands: Tensor, form: str) -> Tensor:
+        return torch.vmap(lambda poses: loss(poses, *operands[1:], form=form))(operands[0]).sum()
+
+    grads = [torch.func.grad(total, (0, 1, 2, 3))(*operands, form=f) for f in ("streamed", "reference")]
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.law(
+    "derivatives", "a derivative that `streamed` does not have is refused, and never passes for 0"
+)
+@pytest.mark.parametrize("wanted", range(4))
+@pytest.mark.parametrize("constant", [True, False])  # whether the gradient that is differentiated again is
+def test_there_is_no_second_derivative(wanted: int, constant: bool) -> None:
+    operands = list(drawn())
+    operands[wanted].requires_grad_()
+    poses, weights, bias, priors = operands
+    parents = route_packed(poses, weights, bias=bias, log_priors=priors)
+    result = parents.sum() if constant else parents.square().sum()
+    (grad,) = torch.autograd.grad(result, operands[wanted], create_graph=True)
+    with pytest.raises(NotImplementedError, match=f"^{re.escape(ONCE)}$"):
+        grad.sum().backward()
+
+
+@pytest.mark.law("derivatives")
+def test_torch_func_has_no_other_derivatives_either() -> None:
+    operands = drawn()
+    message = f"^{re.escape(ONCE)}$"
+    with pytest.raises(NotImplementedError, match=message):
+        torch.func.grad(lambda poses: torch.func.grad(loss)(poses, *operands[1:]).sum())(operands[0])
+    with pytest.raises(NotImplementedError, match=message):
+        torch.func.jvp(loss, operands, operands)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=message):
+        loss(forward_ad.make_dual(operands[0], operands[0]), *operands[1:])
+
+
+@pytest.mark.defect("derivatives", "an operator of torch.library in forward mode")
+def test_forward_mode_takes_a_bare_operator_for_a_constant() -> None:
+    poses, *rest = drawn()
+
+    def bare(poses: Tensor) -> Tensor:
+        return torch.ops.capsdist.route_streamed(poses, *rest, 3, False, "full", None)[0]
+
+    assert torch.func.jvp(bare, (poses,), (poses,))[1].abs().max() == 0
+    assert torch.func.jvp(lambda poses: reference(poses, *rest), (poses,), (poses,))[1].abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "derivative", [torch.func.grad, lambda f: lambda *given: torch.func.jvp(f, given, given)]
+)
+def test_inside_of_a_compiler_torch_func_takes_the_reference(derivative: Any) -> None:
+    operands = drawn()
+    found = compiled(derivative(loss))(*operands)
+    torch.testing.assert_close(found, derivative(reference)(*operands))
+    with pytest.raises(Exception, match=COMPILER):
+        compiled(derivative(lambda *given: loss(*given, form="streamed")))(*operands)
+
+
+def test_inside_of_a_compiler_forward_mode_takes_the_reference() -> None:
+    poses, *rest = drawn()
+    step = compiled(loss)
+    step(poses, *rest)  # a program of its own, without tangents
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(poses, poses)
+        found = forward_ad.unpack_dual(step(dual, *rest)).tangent
+        expected = forward_ad.unpack_dual(reference(dual, *rest)).tangent
+        with pytest.raises(Exception, match=COMPILER):
+            compiled(route_streamed)(dual, rest[0])
+    torch.testing.assert_close(found, expected)
+
+
+def test_torch_func_takes_no_kernels() -> None:
+    poses, weights, _, _ = (tensor.float().to("meta") for tensor in drawn())
+    seen: list[str] = []
+
+    def reason(poses: Tensor) -> Tensor:
+        seen.append(explain(poses, unpack_weights(weights)).others["fused"])
+        return poses
+
+    torch.func.vmap(reason)(poses[None])
+    assert seen == ["refused: torch.func and forward mode do not know its kernels"]
