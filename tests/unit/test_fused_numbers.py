@@ -14,7 +14,7 @@ pytest.importorskip("triton")
 from fused_cases import DEVICE, Operands, error_of_fused, fused, operands, rms_error, run
 
 from capsdist.routing import pack_weights, route_reference
-from capsdist.routing.fused import launch_backward, plan
+from capsdist.routing.fused import launch_backward, launch_forward, plan
 from capsdist.routing.fused.call import Call
 from capsdist.routing.fused.launch_backward import route_backward
 from capsdist.routing.fused.launch_forward import route_forward
@@ -61,6 +61,42 @@ def test_many_parents_are_taken_a_few_at_a_time() -> None:
     sizes = (2, 5, 17, 2, 3)
     assert not plan.fits_whole(plan.Sizes(*sizes, operand_bytes=4))
     assert error_of_fused(operands(sizes, seed=0, bias=True, priors=True), 2) < TOLERANCE
+
+
+WIDE = [  # as above; D or E beyond what a tile holds, in blocks of 32 and 64
+    pytest.param((2, 2, 2, 70, 16), 2, False, False, False, id="three-blocks-of-D"),
+    pytest.param((2, 9, 2, 8, 130), 2, True, True, True, id="three-blocks-of-E-with-everything"),
+    pytest.param((1, 2, 2, 65, 65), 2, True, True, False, id="blocks-of-both"),
+    pytest.param((17, 3, 2, 66, 3), 1, False, True, True, id="two-tiles-of-images"),
+]
+
+
+@pytest.mark.parametrize(("sizes", "iterations", "bias", "priors", "none"), WIDE)
+def test_wide_capsules_are_taken_in_blocks(
+    sizes: tuple[int, int, int, int, int], iterations: int, bias: bool, priors: bool, none: bool
+) -> None:
+    given = operands(sizes, seed=sum(sizes) + iterations, bias=bias, priors=priors)
+    assert error_of_fused(given, iterations, none_of_the_above=none) < TOLERANCE
+
+
+def test_agreement_of_one_block_alone_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Short:
+        """`normalise_wide`, but for all dimensions of a child beyond the first block."""
+
+        def __init__(self, kernel: Any) -> None:
+            self.kernel = kernel
+
+        def __getitem__(self, grid: tuple[int, ...]) -> Any:
+            return lambda poses, *operands, **constants: self.kernel[grid](
+                torch.where(torch.arange(poses.shape[1], device=DEVICE)[:, None] < constants["DP"], poses, 0),
+                *operands,
+                **constants,
+            )
+
+    given = operands((2, 2, 2, 70, 3), seed=8)
+    assert error_of_fused(given, 2) < TOLERANCE
+    monkeypatch.setattr(launch_forward, "normalise_wide", Short(launch_forward.normalise_wide))
+    assert error_of_fused(given, 2) > 100 * TOLERANCE
 
 
 @pytest.mark.usefixtures("parents_at_once")

@@ -35,11 +35,13 @@ from capsdist.routing.fused.tiles import (
     add_product,
     begin,
     dot_children,
+    first_image,
     load_children,
     load_parents,
     load_poses,
     load_weights,
     multiply,
+    num_numbers,
     scale_operand,
     scale_poses,
     squash,
@@ -65,12 +67,12 @@ def begin_gradients(
 ):  # fmt: skip
     """Rebuild states [R - 1, J, B, E] from totals [R, J, B, E]; write the last iteration's ds.
 
-    Grid [tiles of images, J]; `grad` [B, J, E] is that of the result. ds goes to d_totals [R, J, B, E] in
+    Grid [tiles of images * J]; `grad` [B, J, E] is that of the result. ds goes to d_totals [R, J, B, E] in
     fp32 and, rounded for products, to d_operand, alike.
     """
     begin(EARLY)
-    image, parent = tl.program_id(0) * ROWS, tl.program_id(1)
-    size = tl.cast(J * B * E, tl.int64)
+    image, parent = first_image(B, ROWS, J)
+    size = num_numbers(B, J * E)
     state = tl.zeros((ROWS, EP), tl.float32)
     for iteration in range(iterations - 1):
         state += squash(load_parents(totals + iteration * size, parent, image, B, J, E, EP, ROWS, 1))
@@ -96,7 +98,7 @@ def finish_gradients(
     `totals`, `d_totals` and `d_operand` [J, B, E] are those of that iteration. FIRST: dV was 0.
     """
     begin(EARLY)
-    image, parent = tl.program_id(0) * ROWS, tl.program_id(1)
+    image, parent = first_image(B, ROWS, J)
     d_pose = sum_parts(parts, image, parent, splits, B, J, E, EP, ROWS, AT_ONCE)
     if not FIRST:
         d_pose += load_parents(d_state, parent, image, B, J, E, EP, ROWS, 1)
@@ -114,7 +116,7 @@ def sweep(
     COUPLED: tl.constexpr, HAS_PRIORS: tl.constexpr, ADD: tl.constexpr, PRECISION: tl.constexpr,
     EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Do all of one iteration's backward but the weights; grid [tiles of images, splits], as `sum_totals`.
+    """Do all of one iteration's backward but the weights; grid [tiles of images, splits].
 
     Writes d_poses [B, D, I] = d_before (if ADD) + du; the parts [splits, J, B, E] of dV; normalisers and
     means [B, I] as `normalise` does. `scale` is the coupling where it is a constant.
@@ -186,7 +188,8 @@ def sum_poses_gradient(
 ):  # fmt: skip
     """Write d_poses [B, D, I] = d_before (if ADD) + du, a sum over all j; grid as `normalise`."""
     begin(EARLY)
-    image, child = tl.program_id(0) * BT, tl.program_id(1) * IT
+    image, tile = first_image(B, BT, tl.cdiv(I, IT))
+    child = tile * IT
     d_tile = tl.zeros((BT, DP * IT), tl.float32)
     if COUPLED or HAS_PRIORS:
         wide = load_poses(poses, image, child, B, I, D, DP, BT, IT).to(tl.float32)
@@ -235,9 +238,10 @@ def sum_state_gradient(
     BT: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr,
     HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Write the parts [splits, J, B, E] of dV; grid [tiles of images, splits, J / PARENTS]."""
+    """Write the parts [splits, J, B, E] of dV; grid as `sum_totals`."""
     begin(EARLY)
-    image, split, first = tl.program_id(0) * BT, tl.program_id(1), tl.program_id(2) * PARENTS
+    image, block = first_image(B, BT, tl.cdiv(J, PARENTS))
+    split, first = tl.program_id(1), block * PARENTS
     sums, state, d_total = (), (), ()
     for k in tl.static_range(PARENTS):
         sums = sums + (tl.zeros((BT, EP), tl.float32),)

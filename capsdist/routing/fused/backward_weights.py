@@ -20,6 +20,7 @@ from capsdist.routing.fused.tiles import (
     load_parents,
     load_poses,
     load_weights,
+    num_numbers,
     scale_operand,
     store_weights,
 )
@@ -34,14 +35,15 @@ def sum_weights_gradient(
     BT: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr,
     HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Write d_weights [J, E, D, I] and, with priors, d_priors [I, J]; grid [tiles of children, J / PARENTS].
+    """Write d_weights [J, E, D, I] and, with priors, d_priors [I, J]; grid [tiles of children * J / PARENTS].
 
     Reads states [R - 1, J, B, E], d_totals [R, J, B, E], normalisers and means [R, B, I].
     """
     begin(EARLY)
-    child, first = tl.program_id(0) * IT, tl.program_id(1) * PARENTS
+    child = tl.program_id(0) % tl.cdiv(I, IT) * IT
+    first = tl.program_id(0) // tl.cdiv(I, IT) * PARENTS
     tiles = tl.cdiv(B, BT)
-    rows, numbers = tl.cast(J * B * E, tl.int64), tl.cast(B * I, tl.int64)
+    rows, numbers = num_numbers(B, J * E), num_numbers(B, I)
     matrices, sums, d_prior = (), (), ()
     for k in tl.static_range(PARENTS):
         matrices = matrices + (

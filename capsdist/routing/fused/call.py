@@ -60,6 +60,11 @@ class Call:
         return fits_whole(self.sizes)
 
     @property
+    def long_rows(self) -> bool:
+        """Whether a parent's E numbers are more than a tile has, see `rows`."""
+        return self.sizes.blocks[1] > 1
+
+    @property
     def uniform_coupling(self) -> float:
         """The coupling of the first iteration without priors."""
         return 1 / (self.sizes.num_parents + self.none_of_the_above)
@@ -104,17 +109,17 @@ class Call:
         return f"{dtype}-{self.precision}{'-priors' * (self.priors is not None)}"
 
     def tiles(self, plan: Plan) -> tuple[int, int, int]:
-        """Return tiles of images, tiles of children, and blocks of parents."""
+        """Return tiles of images, tiles of children, and blocks of parents: of J, and of E of each."""
         sizes = self.sizes
         return (
             -(-sizes.num_images // plan.images),
             -(-sizes.num_children // plan.children),
-            -(-sizes.num_parents // plan.parents),
+            -(-sizes.num_parents // plan.parents) * sizes.blocks[1],
         )
 
-    def rows_grid(self) -> tuple[int, int]:
+    def rows_grid(self) -> tuple[int]:
         """Return the grid of a kernel over parents."""
-        return -(-self.sizes.num_images // ROWS), self.sizes.num_parents
+        return (-(-self.sizes.num_images // ROWS) * self.sizes.num_parents,)
 
 
 def start(kernel: Any, grid: tuple[int, ...], *operands: Any, **constants: Any) -> None:

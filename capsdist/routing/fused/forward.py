@@ -28,12 +28,15 @@ from capsdist.routing.fused.tiles import (
     add_product,
     begin,
     dot_children,
+    first_image,
     load_children,
     load_parents,
     load_poses,
     load_priors,
     load_weights,
     multiply,
+    num_numbers,
+    parent_tile,
     scale_operand,
     squash,
     store,
@@ -41,7 +44,17 @@ from capsdist.routing.fused.tiles import (
     store_parents,
 )
 
-__all__ = ["agreement", "finish_totals", "load_state", "normalise", "softmax", "sum_parts", "sum_totals"]
+__all__ = [
+    "add_to_softmax",
+    "agreement",
+    "begin_softmax",
+    "finish_totals",
+    "load_state",
+    "normalise",
+    "softmax",
+    "sum_parts",
+    "sum_totals",
+]
 
 
 @triton.jit
@@ -96,6 +109,26 @@ def softmax(logits, PARENTS: tl.constexpr, NONE: tl.constexpr):
     return coupling, largest + tl.log(total)
 
 
+@triton.jit
+def begin_softmax(BT: tl.constexpr, IT: tl.constexpr, NONE: tl.constexpr):
+    """Return the largest logit [BT, IT] and the sum of powers relative to it, before the first parent."""
+    if NONE:
+        largest, total = tl.zeros((BT, IT), tl.float32), tl.full((BT, IT), 1.0, tl.float32)
+    else:
+        # Below every logit, but not -inf: a prior may be that, and the difference of two is not a number.
+        largest, total = tl.full((BT, IT), -3.0e38, tl.float32), tl.zeros((BT, IT), tl.float32)
+    return largest, total
+
+
+@triton.jit
+def add_to_softmax(largest, total, logits):
+    """Return both with one more parent, the factor that sums so far shrink by, and the parent's power."""
+    before = largest
+    largest = tl.maximum(before, logits)
+    shrink, power = tl.exp(before - largest), tl.exp(logits - largest)
+    return largest, total * shrink + power, shrink, power
+
+
 @triton.jit(do_not_specialize=RUN_TIME_SIZES)
 def sum_totals(
     poses, weights, states, priors, normalisers, parts, B, steps,
@@ -103,13 +136,14 @@ def sum_totals(
     BT: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr, NONE: tl.constexpr,
     COUPLED: tl.constexpr, HAS_PRIORS: tl.constexpr, PRECISION: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Write the parts [splits, J, B, E] of the totals; grid [tiles of images, splits, J / PARENTS].
+    """Write the parts [splits, J, B, E] of the totals; grid [tiles of images * J / PARENTS, splits].
 
     A split is `steps` tiles of children. With PARENTS = J the coupling is normalised here, otherwise by
     `normalisers` [B, I]. Without COUPLED and priors it is a constant, left to `finish_totals`.
     """
     begin(EARLY)
-    image, split, first = tl.program_id(0) * BT, tl.program_id(1), tl.program_id(2) * PARENTS
+    image, block = first_image(B, BT, tl.cdiv(J, PARENTS))
+    split, first = tl.program_id(1), block * PARENTS
     sums, state = (), ()
     for k in tl.static_range(PARENTS):
         sums = sums + (tl.zeros((BT, EP), tl.float32),)
@@ -162,17 +196,14 @@ def normalise(
 ):  # fmt: skip
     """Write log sum_j exp(b_ij) to normalisers [B, I]; with SLOPES also sum_j c_ij dc_ij to means [B, I].
 
-    Grid [tiles of images, tiles of children]; one pass over j that carries maximum and sums. dc_ij is
+    Grid [tiles of images * tiles of children]; one pass over j that carries maximum and sums. dc_ij is
     u_i . (W_ij ds_j), for the backward pass.
     """
     begin(EARLY)
-    image, child = tl.program_id(0) * BT, tl.program_id(1) * IT
+    image, tile = first_image(B, BT, tl.cdiv(I, IT))
+    child = tile * IT
     wide = load_poses(poses, image, child, B, I, D, DP, BT, IT).to(tl.float32)
-    if NONE:
-        largest, total = tl.zeros((BT, IT), tl.float32), tl.full((BT, IT), 1.0, tl.float32)
-    else:
-        # Below every logit, but not -inf: a prior may be that, and the difference of two is not a number.
-        largest, total = tl.full((BT, IT), -3.0e38, tl.float32), tl.zeros((BT, IT), tl.float32)
+    largest, total = begin_softmax(BT, IT, NONE)
     mean = tl.zeros((BT, IT), tl.float32)
     for parent in range(J):
         matrix = load_weights(weights, parent, child, I, J, D, E, DP, EP, IT, 1, False)
@@ -180,10 +211,7 @@ def normalise(
         logits = agreement(
             wide, matrix, state, priors, parent, child, I, J, DP, BT, IT, COUPLED, HAS_PRIORS, PRECISION
         )
-        before = largest
-        largest = tl.maximum(before, logits)
-        shrink, power = tl.exp(before - largest), tl.exp(logits - largest)
-        total = total * shrink + power
+        largest, total, shrink, power = add_to_softmax(largest, total, logits)
         if SLOPES:
             d_total = load_parents(d_totals, parent, image, B, J, E, EP, BT, 1)
             slope = dot_children(multiply(d_total, matrix, PRECISION), wide, BT, DP, IT)
@@ -199,9 +227,7 @@ def sum_parts(
     J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr,
 ):  # fmt: skip
     """Return the sum over all splits of a tile [ROWS, EP] of parts [splits, J, B, E], in a fixed order."""
-    images, columns = image + tl.arange(0, ROWS), tl.arange(0, EP)
-    offsets = (parent * B + images[:, None]) * E + columns[None, :]
-    inside = (images < B)[:, None] & (columns < E)[None, :]
+    offsets, inside = parent_tile(parent, image, 0, B, J, E, EP, ROWS, 1)
     total = tl.zeros((ROWS, EP), tl.float32)
     for split in range(0, splits, AT_ONCE):
         several = split + tl.arange(0, AT_ONCE)
@@ -217,17 +243,18 @@ def finish_totals(
     J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, ROWS: tl.constexpr, AT_ONCE: tl.constexpr,
     HAS_BIAS: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
-    """Add up the parts: totals [J, B, E] = scale * sum + bias, and their squash v; grid [tiles of images, J].
+    """Add up the parts: totals [J, B, E] = scale * sum + bias, and their squash v; grid [image tiles * J].
 
     LAST writes v to parent_poses [B, J, E]; otherwise V grows by v in `state` [J, B, E] (fp32) and is
     rounded into `operand`, alike, for the next iteration's products.
     """
     begin(EARLY)
-    image, parent = tl.program_id(0) * ROWS, tl.program_id(1)
+    image, parent = first_image(B, ROWS, J)
     total = scale * sum_parts(parts, image, parent, splits, B, J, E, EP, ROWS, AT_ONCE)
     columns = tl.arange(0, EP)
     if HAS_BIAS:
-        total += tl.load(bias + parent * E + columns, columns < E, other=0.0).to(tl.float32)[None, :]
+        place = num_numbers(parent, E) + columns
+        total += tl.load(bias + place, columns < E, other=0.0).to(tl.float32)[None, :]
     store_parents(totals, total, parent, image, B, J, E, EP, ROWS, 1)
     pose = squash(total)
     if LAST:

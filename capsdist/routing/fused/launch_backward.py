@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from capsdist.routing.fused import rows
 from capsdist.routing.fused.backward import (
     begin_gradients,
     finish_gradients,
@@ -21,6 +22,11 @@ from capsdist.routing.fused.backward_weights import sum_weights_gradient
 from capsdist.routing.fused.call import MAX_AT_ONCE, Call, start
 from capsdist.routing.fused.launch_forward import write_normalisers
 from capsdist.routing.fused.plan import Plan, launch_tuned, power_of_two
+from capsdist.routing.fused.wide import (
+    sum_wide_poses_gradient,
+    sum_wide_state_gradient,
+    sum_wide_weights_gradient,
+)
 
 __all__ = ["route_backward"]
 
@@ -97,37 +103,32 @@ def route_backward(
 def _walk_back(call: Call, work: Backward, totals: Tensor, grad: Tensor) -> None:
     """Write the poses' gradient and ds of every iteration, from the last to the first."""
     sizes, iterations = call.sizes, len(totals)
-    start(
-        begin_gradients,
-        call.rows_grid(),
-        totals,
-        grad,
-        work.states,
-        work.d_totals,
-        work.d_operand,
-        sizes.num_images,
-        iterations,
-        **call.constants(),
-    )
+    memory = (totals, grad, work.states, work.d_totals, work.d_operand)
+    if call.long_rows:
+        rows.begin_gradients(*memory)
+    else:
+        grid = call.rows_grid()
+        start(begin_gradients, grid, *memory, sizes.num_images, iterations, **call.constants())
     d_state = call.parents()
     for iteration in reversed(range(iterations)):
         parts = _step_back(call, work, iteration, iterations)
-        if parts is not None:
-            before = iteration - 1
-            start(
-                finish_gradients,
-                call.rows_grid(),
-                parts,
-                totals[before],
-                d_state,
-                work.d_totals[before],
-                work.d_operand[before],
-                sizes.num_images,
-                len(parts),
-                AT_ONCE=min(MAX_AT_ONCE, power_of_two(len(parts))),
-                FIRST=iteration == iterations - 1,
-                **call.constants(),
-            )
+        if parts is None:
+            continue
+        before, first = iteration - 1, iteration == iterations - 1
+        memory = (parts, totals[before], d_state, work.d_totals[before], work.d_operand[before])
+        if call.long_rows:
+            rows.finish_gradients(*memory, first=first)
+            continue
+        start(
+            finish_gradients,
+            call.rows_grid(),
+            *memory,
+            sizes.num_images,
+            len(parts),
+            AT_ONCE=min(MAX_AT_ONCE, power_of_two(len(parts))),
+            FIRST=first,
+            **call.constants(),
+        )
 
 
 def _step_back(call: Call, work: Backward, iteration: int, iterations: int) -> Tensor | None:
@@ -153,9 +154,10 @@ def _step_back(call: Call, work: Backward, iteration: int, iterations: int) -> T
         return parts
 
     def launch_poses(plan: Plan) -> None:
+        images, children, _ = call.tiles(plan)
         start(
-            sum_poses_gradient,
-            call.tiles(plan)[:2],
+            sum_wide_poses_gradient if call.sizes.wide else sum_poses_gradient,
+            (images * children * call.sizes.blocks[0],),
             *pointers, *norms, work.d_before, d_poses, num_images, call.uniform_coupling,
             **flags, **adding, **call.constants(plan),
         )  # fmt: skip
@@ -164,8 +166,8 @@ def _step_back(call: Call, work: Backward, iteration: int, iterations: int) -> T
         parts = call.parents(plan.splits)
         images, children, blocks = call.tiles(plan)
         start(
-            sum_state_gradient,
-            (images, plan.splits, blocks),
+            sum_wide_state_gradient if call.sizes.wide else sum_state_gradient,
+            (images * blocks, plan.splits),
             *pointers, *norms, parts, num_images, -(-children // plan.splits),
             PARENTS=plan.parents, HAS_PRIORS=flags["HAS_PRIORS"], **call.constants(plan),
         )  # fmt: skip
@@ -192,8 +194,8 @@ def _sum_weights(call: Call, work: Backward, dtype: torch.dtype) -> tuple[Tensor
     def launch(plan: Plan) -> None:
         _, children, blocks = call.tiles(plan)
         start(
-            sum_weights_gradient,
-            (children, blocks),
+            sum_wide_weights_gradient if call.sizes.wide else sum_weights_gradient,
+            (children * blocks * call.sizes.blocks[0],),
             call.poses,
             call.weights,
             work.states,

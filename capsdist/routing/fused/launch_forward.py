@@ -8,9 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from capsdist.routing.fused import rows
 from capsdist.routing.fused.call import MAX_AT_ONCE, Call, start
 from capsdist.routing.fused.forward import finish_totals, normalise, sum_totals
 from capsdist.routing.fused.plan import Plan, launch_tuned, power_of_two
+from capsdist.routing.fused.wide import normalise_wide, sum_wide_totals
 
 __all__ = ["route_forward", "write_normalisers"]
 
@@ -28,22 +30,23 @@ def route_forward(
     operand = state if call.poses.dtype == torch.float32 else call.parents(dtype=call.poses.dtype)
     for iteration in range(iterations):
         parts = _sum_totals(call, operand, iteration)
+        memory = (parts, bias, totals[iteration], state, operand, parent_poses)
+        scale = 1.0 if call.is_coupled(iteration) else call.uniform_coupling
+        first, last = iteration == 0, iteration == iterations - 1
+        if call.long_rows:
+            rows.finish_totals(*memory, scale=scale, first=first, last=last)
+            continue
         start(
             finish_totals,
             call.rows_grid(),
-            parts,
-            bias,
-            totals[iteration],
-            state,
-            operand,
-            parent_poses,
+            *memory,
             sizes.num_images,
             len(parts),
-            1.0 if call.is_coupled(iteration) else call.uniform_coupling,
+            scale,
             AT_ONCE=min(MAX_AT_ONCE, power_of_two(len(parts))),
             HAS_BIAS=bias is not None,
-            FIRST=iteration == 0,
-            LAST=iteration == iterations - 1,
+            FIRST=first,
+            LAST=last,
             **call.constants(),
         )
     return parent_poses, totals
@@ -61,8 +64,8 @@ def _sum_totals(call: Call, states: Tensor, iteration: int) -> Tensor:
         parts = call.parents(plan.splits)
         images, children, blocks = call.tiles(plan)
         start(
-            sum_totals,
-            (images, plan.splits, blocks),
+            sum_wide_totals if call.sizes.wide else sum_totals,
+            (images * blocks, plan.splits),
             call.poses,
             call.weights,
             states,
@@ -94,9 +97,10 @@ def write_normalisers(
     """Write normalisers and, for the backward pass (with d_totals), means of one iteration: both [B, I]."""
 
     def launch(plan: Plan) -> None:
+        images, children, _ = call.tiles(plan)
         start(
-            normalise,
-            call.tiles(plan)[:2],
+            normalise_wide if call.sizes.wide else normalise,
+            (images * children,),
             call.poses,
             call.weights,
             states,

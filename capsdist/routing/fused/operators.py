@@ -135,6 +135,10 @@ def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 
 
 def _gradients(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    if torch.is_grad_enabled():
+        raise NotImplementedError(
+            "fused routing is differentiable once; for create_graph=True choose form='reference'"
+        )
     if grad is None:
         return (None,) * 7
     child_poses, packed_weights, log_priors, totals = ctx.saved_tensors
@@ -210,6 +214,9 @@ def route_fused(
         weights, or autocast's, and add up in fp32; everything else is fp32.
 
     Cost: see the folder's README. Kept for the backward pass: the arguments and R B J E fp32 numbers.
+
+    Raises:
+        NotImplementedError: in a backward pass with create_graph=True; it is differentiable once.
     """
     parent_poses, _ = _route(
         child_poses, packed_weights, bias, log_priors, iterations, none_of_the_above, None

@@ -24,6 +24,9 @@ __all__ = ["Plan", "Sizes", "default_plan", "fits_whole", "launch_tuned", "launc
 
 T = TypeVar("T")
 
+# Largest D and E that a tile holds; wider capsules are cut into blocks of these. A block of 32 of D leaves
+# two children to a tile, which are neighbours in memory; of a whole one of 64 there is one.
+MAX_DIM, WIDE_CHILD_DIM, WIDE_PARENT_DIM = 64, 32, 64
 # Columns of a tile, DP * IT: a warp's 16 images then hold a product in 32 registers a thread.
 COLUMNS = 64
 # J * EP of one program that takes all parents: numbers of its sums an image, which should stay in registers,
@@ -49,9 +52,22 @@ class Sizes:
     operand_bytes: int
 
     @property
+    def wide(self) -> bool:
+        """Whether D or E is cut into blocks; then other kernels run, see `wide`."""
+        return max(self.child_dim, self.parent_dim) > MAX_DIM
+
+    @property
     def padded(self) -> tuple[int, int]:
-        """D and E padded: powers of two, E at least 16, the least depth of a tensor core's product."""
-        return power_of_two(self.child_dim), max(16, power_of_two(self.parent_dim))
+        """D and E of a tile: powers of two, E at least 16, the least depth of a tensor core's product."""
+        child_dim = WIDE_CHILD_DIM if self.child_dim > MAX_DIM else power_of_two(self.child_dim)
+        parent_dim = WIDE_PARENT_DIM if self.parent_dim > MAX_DIM else power_of_two(self.parent_dim)
+        return child_dim, max(16, parent_dim)
+
+    @property
+    def blocks(self) -> tuple[int, int]:
+        """Blocks that D and E are cut into."""
+        child_dim, parent_dim = self.padded
+        return -(-self.child_dim // child_dim), -(-self.parent_dim // parent_dim)
 
 
 @dataclass(frozen=True)
@@ -74,7 +90,7 @@ def power_of_two(number: int) -> int:
 def fits_whole(sizes: Sizes) -> bool:
     """Return whether one program can hold all parents in registers, and normalise over them by itself."""
     numbers = sizes.num_parents * sizes.padded[1]
-    return numbers <= MAX_WHOLE and numbers * sizes.operand_bytes <= MAX_WHOLE_BYTES
+    return not sizes.wide and numbers <= MAX_WHOLE and numbers * sizes.operand_bytes <= MAX_WHOLE_BYTES
 
 
 def default_plan(kernel: str, sizes: Sizes, multiprocessors: int) -> Plan:
@@ -102,13 +118,15 @@ def default_plan(kernel: str, sizes: Sizes, multiprocessors: int) -> Plan:
 
 def _several(sizes: Sizes, number: int) -> int:
     """Return `number` parents, or as many fewer as there are, or as have small enough operands."""
+    if sizes.wide:
+        return 1
     fitting = number * MANY_PARENTS_BYTES // MANY_PARENTS // (sizes.padded[1] * sizes.operand_bytes)
     return max(1, min(number, sizes.num_parents, fitting))
 
 
 def with_splits(plan: Plan, sizes: Sizes, programs: int) -> Plan:
     """Return the plan with as many ranges of children as make about `programs` programs; none is empty."""
-    others = -(-sizes.num_images // plan.images) * -(-sizes.num_parents // plan.parents)
+    others = -(-sizes.num_images // plan.images) * -(-sizes.num_parents // plan.parents) * sizes.blocks[1]
     tiles = -(-sizes.num_children // plan.children)
     wanted = min(tiles, max(1, programs // others))
     return replace(plan, splits=-(-tiles // -(-tiles // wanted)))
@@ -127,7 +145,7 @@ def candidates(kernel: str, sizes: Sizes, multiprocessors: int) -> list[Plan]:
         parents = sorted({_several(sizes, number) for number in (2, MANY_PARENTS, 10)})
     if kernel in ("totals", "state") and not fits_whole(sizes):
         parents = sorted({_several(sizes, number) for number in (4, 8)})
-    if kernel in ("normalise", "poses"):
+    if kernel in ("normalise", "poses") and not sizes.wide:
         children = [first.children, 2 * first.children]
     found = [first]
     for images, many, tile, stages in product((64, 128), parents, children, (1, 2)):

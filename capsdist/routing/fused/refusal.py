@@ -12,10 +12,6 @@ from torch import Tensor
 __all__ = ["fused_refusal"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Largest D and E: a tile of weights has both, padded, and has to fit into a multiprocessor.
-MAX_DIM = 64
-# Largest I and J: CUDA launches as many programs along the second axis of a grid.
-MAX_TILES = 65_535
 # Tensor cores that multiply bf16, and shared memory for a tile of all parents: from the A100 on.
 MIN_CAPABILITY = (8, 0)
 
@@ -29,15 +25,9 @@ def fused_refusal(child_poses: Tensor, packed_weights: Tensor, *, interpreter: b
         interpreter: accept a CPU where Triton interprets kernels (TRITON_INTERPRET=1). That is for tests,
             thousands of times slower than any other form.
     """
-    dim = max(packed_weights.shape[1:3])
     if child_poses.dtype not in DTYPES or packed_weights.dtype not in DTYPES:
         dtypes = f"child_poses are {child_poses.dtype}, weights {packed_weights.dtype}"
         return f"{dtypes}; it takes float32, bfloat16 and float16"
-    if dim > MAX_DIM:
-        return f"capsules have {dim} dimensions; it takes {MAX_DIM} at most"
-    most = max(packed_weights.shape[0], packed_weights.shape[3])
-    if most > MAX_TILES:
-        return f"there are {most:,} children or parents; it takes {MAX_TILES:,} at most"
     if find_spec("triton") is None:
         return "Triton is not installed; a CUDA build of torch brings it along"
     device = child_poses.device

@@ -4,8 +4,11 @@ A tile of children is kept as a matrix of DP * IT columns, dimension d of child 
 is how poses [B, D, I] and packed weights [J, E, D, I] lie in memory, and with children innermost the sum over
 D of a matrix product's result adds registers of one thread, without a shuffle.
 
+Of a wide capsule a tile has a block of DP or EP dimensions that starts at `dim` or `row`; otherwise DP and EP
+are D and E padded to powers of two.
+
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension; BT images and IT
-children of a tile, DP and EP the dimensions padded to powers of two. What is outside is 0.
+children of a tile. What is outside is 0.
 """
 
 # Kernels are Python in syntax only: numbers are constants of the compiler, tuples of tiles grow by addition,
@@ -26,12 +29,15 @@ __all__ = [
     "add_product",
     "begin",
     "dot_children",
+    "first_image",
     "load_children",
     "load_parents",
     "load_poses",
     "load_priors",
     "load_weights",
     "multiply",
+    "num_numbers",
+    "parent_tile",
     "round_to",
     "scale_operand",
     "scale_poses",
@@ -46,6 +52,8 @@ __all__ = [
 
 # Arguments that a kernel is not compiled anew for: batches differ, and so do the plans that a search tries.
 RUN_TIME_SIZES = ("B", "steps", "splits", "iterations")
+# From here on, an offset needs 64 bits.
+MANY = tl.constexpr(2**31)
 # Triton's interpreter neither multiplies bf16 numbers nor rounds to the nearest of them. Below it, both are
 # done in fp32, with the same results as on a GPU.
 INTERPRETED = tl.constexpr(knobs.runtime.interpret)
@@ -62,6 +70,28 @@ def begin(EARLY: tl.constexpr):
     if EARLY:
         gdc_launch_dependents()
         gdc_wait()
+
+
+@triton.jit
+def first_image(B, BT: tl.constexpr, OTHERS: tl.constexpr):
+    """Return this program's first image, and which of OTHERS it takes: one axis of a grid has both.
+
+    It is the first axis, because CUDA launches at most 65,535 programs along the others. Images are
+    innermost, so that programs that need the same weights run together.
+    """
+    program = tl.program_id(0)
+    if OTHERS == 1:
+        image, other = program * BT, 0
+    else:
+        tiles = tl.cdiv(B, BT)
+        image, other = program % tiles * BT, program // tiles
+    return image, other
+
+
+@triton.jit
+def num_numbers(B, SIZE: tl.constexpr):
+    """Return B times SIZE in 64 bits."""
+    return tl.cast(B, tl.int64) * SIZE
 
 
 @triton.jit
@@ -99,23 +129,27 @@ def store(pointers, values, inside):
 
 
 @triton.jit
-def _columns(child, I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, IT: tl.constexpr):
+def _columns(child, dim, I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, IT: tl.constexpr):
     """Return offsets [DP * IT] within [D, I] of a tile of children, and which of them exist."""
     column = tl.arange(0, DP * IT)
-    dims, children = column // IT, column % IT
-    return dims * I + child + children, (dims < D) & (child + children < I)
+    dims, children = dim + column // IT, column % IT
+    exist = (dims < D) & (child + children < I)
+    if D * I >= MANY:
+        dims = dims.to(tl.int64)
+    return dims * I + child + children, exist
 
 
 @triton.jit
 def _poses(
-    image, child, B, I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr
-):
+    image, child, dim, B,
+    I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr,
+):  # fmt: skip
     """Return offsets and mask of a tile [BT, DP * IT] of an array [B, D, I]."""
     images = image + tl.arange(0, BT)
-    columns, exist = _columns(child, I, D, DP, IT)
+    columns, exist = _columns(child, dim, I, D, DP, IT)
     offsets = images.to(tl.int64)[:, None] * (D * I) + columns[None, :]
     inside = (images < B)[:, None]
-    if D < DP or I % IT > 0:  # else no column is outside, and its mask would cost instructions
+    if D % DP > 0 or I % IT > 0:  # else no column is outside, and its mask would cost instructions
         inside = inside & exist[None, :]
     return offsets, inside
 
@@ -123,39 +157,41 @@ def _poses(
 @triton.jit
 def load_poses(
     poses, image, child, B,
-    I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr,
+    I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr, dim=0,
 ):  # fmt: skip
     """Return the tile [BT, DP * IT] of poses [B, D, I] that starts at `image` and `child`."""
-    offsets, inside = _poses(image, child, B, I, D, DP, BT, IT)
+    offsets, inside = _poses(image, child, dim, B, I, D, DP, BT, IT)
     return tl.load(poses + offsets, inside, other=0.0)
 
 
 @triton.jit
 def store_poses(
     array, tile, image, child, B,
-    I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr,
+    I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr, dim=0,
 ):  # fmt: skip
     """Write a tile [BT, DP * IT] to an array [B, D, I]."""
-    offsets, inside = _poses(image, child, B, I, D, DP, BT, IT)
+    offsets, inside = _poses(image, child, dim, B, I, D, DP, BT, IT)
     store(array + offsets, tile, inside)
 
 
 @triton.jit
 def _weights(
-    parent, child, I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
+    parent, child, dim, row, I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
     DP: tl.constexpr, EP: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr,
 ):  # fmt: skip
     """Return offsets and mask of the tile [EP, DP * IT] of one parent in an array [J, E, D, I]."""
-    rows = tl.arange(0, EP)
-    columns, exist = _columns(child, I, D, DP, IT)
-    offsets = tl.cast(parent, tl.int64) * (E * D * I) + (rows[:, None] * (D * I) + columns[None, :])
+    rows = row + tl.arange(0, EP)
+    columns, exist = _columns(child, dim, I, D, DP, IT)
     inside = tl.full((EP, DP * IT), True, tl.int1)
-    if E < EP:
+    if E % EP > 0:
         inside = inside & (rows < E)[:, None]
-    if D < DP or I % IT > 0:
+    if D % DP > 0 or I % IT > 0:
         inside = inside & exist[None, :]
     if J % PARENTS > 0:
         inside = inside & (tl.full((EP, 1), parent, tl.int32) < J)
+    if E * D * I >= MANY:
+        rows = rows.to(tl.int64)
+    offsets = tl.cast(parent, tl.int64) * (E * D * I) + (rows[:, None] * (D * I) + columns[None, :])
     return offsets, inside
 
 
@@ -163,13 +199,14 @@ def _weights(
 def load_weights(
     weights, parent, child, I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
     DP: tl.constexpr, EP: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr, AGAIN: tl.constexpr,
+    dim=0, row=0,
 ):  # fmt: skip
     """Return the tile [EP, DP * IT] of one parent; programs take PARENTS of the J parents each.
 
     AGAIN gives the same tile as another value: the compiler would see that a product with it has been taken
     before, and keep that in registers, where taking it again costs less.
     """
-    offsets, inside = _weights(parent, child, I, J, D, E, DP, EP, IT, PARENTS)
+    offsets, inside = _weights(parent, child, dim, row, I, J, D, E, DP, EP, IT, PARENTS)
     if AGAIN:
         return tl.load(weights + offsets, inside, other=0.0, eviction_policy="evict_last")
     else:
@@ -179,23 +216,23 @@ def load_weights(
 @triton.jit
 def store_weights(
     array, tile, parent, child, I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
-    DP: tl.constexpr, EP: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr,
+    DP: tl.constexpr, EP: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr, dim=0, row=0,
 ):  # fmt: skip
     """Write a tile [EP, DP * IT] of one parent to an array [J, E, D, I]."""
-    offsets, inside = _weights(parent, child, I, J, D, E, DP, EP, IT, PARENTS)
+    offsets, inside = _weights(parent, child, dim, row, I, J, D, E, DP, EP, IT, PARENTS)
     store(array + offsets, tile, inside)
 
 
 @triton.jit
-def _parents(
-    parent, image, B,
+def parent_tile(
+    parent, image, row, B,
     J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, BT: tl.constexpr, PARENTS: tl.constexpr,
 ):  # fmt: skip
     """Return offsets and mask of the tile [BT, EP] of one parent in an array [J, B, E]."""
-    images, columns = image + tl.arange(0, BT), tl.arange(0, EP)
+    images, columns = image + tl.arange(0, BT), row + tl.arange(0, EP)
     offsets = (tl.cast(parent, tl.int64) * B + images[:, None]) * E + columns[None, :]
     inside = (images < B)[:, None]
-    if E < EP:
+    if E % EP > 0:
         inside = inside & (columns < E)[None, :]
     if J % PARENTS > 0:
         inside = inside & (tl.full((BT, 1), parent, tl.int32) < J)
@@ -205,20 +242,20 @@ def _parents(
 @triton.jit
 def load_parents(
     array, parent, image, B,
-    J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, BT: tl.constexpr, PARENTS: tl.constexpr,
+    J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, BT: tl.constexpr, PARENTS: tl.constexpr, row=0,
 ):  # fmt: skip
     """Return the tile [BT, EP] of one parent of an array [J, B, E]."""
-    offsets, inside = _parents(parent, image, B, J, E, EP, BT, PARENTS)
+    offsets, inside = parent_tile(parent, image, row, B, J, E, EP, BT, PARENTS)
     return tl.load(array + offsets, inside, other=0.0)
 
 
 @triton.jit
 def store_parents(
     array, tile, parent, image, B,
-    J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, BT: tl.constexpr, PARENTS: tl.constexpr,
+    J: tl.constexpr, E: tl.constexpr, EP: tl.constexpr, BT: tl.constexpr, PARENTS: tl.constexpr, row=0,
 ):  # fmt: skip
     """Write the tile [BT, EP] of one parent to an array [J, B, E]."""
-    offsets, inside = _parents(parent, image, B, J, E, EP, BT, PARENTS)
+    offsets, inside = parent_tile(parent, image, row, B, J, E, EP, BT, PARENTS)
     store(array + offsets, tile, inside)
 
 
