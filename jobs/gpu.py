@@ -15,10 +15,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = [
-    *sorted(map(str, (ROOT / "tests/unit").glob("test_fused_*.py"))),
-    str(ROOT / "tests/oracle/test_laws.py"),
-]
+TESTS = [*map(str, sorted(ROOT.glob("tests/unit/test_fused_*.py"))), "tests/oracle/test_laws.py"]
 
 
 def main() -> None:

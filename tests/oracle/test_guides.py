@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("folder", ["ops", "routing"])
+@pytest.mark.parametrize("folder", ["ops", "routing", "models/parallel"])
 def test_every_test_that_a_guide_names_exists(folder: str) -> None:
     named = set(re.findall(r"`(test_\w+)`", (ROOT / "capsdist" / folder / "README.md").read_text()))
     sources = "\n".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
