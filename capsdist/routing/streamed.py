@@ -22,7 +22,8 @@ gradient of the result and dV the gradient that V carries back (0 at the end):
 With log priors b0_ij, learned logits to start from, b_ij = b0_ij + votes_ij . V_j, the first iteration is
 like every other, and db0_ij = db_ij summed over images and iterations.
 
-Ours; exact through all iterations. The passes are in `stream`; here is what autograd sees.
+Ours; exact through all iterations. The passes are in `stream`; here is what autograd, compilers and
+torch.func see of them.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension, R iterations.
 """
@@ -30,6 +31,7 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -86,8 +88,8 @@ def route_streamed(
     if refusal is not None:
         raise NotImplementedError(f"{refusal}; choose form='reference'")
     operands = child_poses, packed_weights, bias, log_priors
-    differentiable = _route if torch.compiler.is_compiling() else _Route.apply
-    parent_poses, _ = differentiable(*operands, iterations, none_of_the_above, gradient, group_name)
+    run = _operator if torch.compiler.is_compiling() else _Route.apply
+    parent_poses, _ = run(*operands, iterations, none_of_the_above, gradient, group_name)
     return parent_poses
 
 
@@ -104,8 +106,7 @@ def streamed_refusal() -> str | None:
     return None
 
 
-@torch.library.custom_op("capsdist::route_streamed", mutates_args=())
-def _route(
+def _forward(
     child_poses: Tensor,
     packed_weights: Tensor,
     bias: Tensor | None,
@@ -130,7 +131,10 @@ def _route(
     return parent_poses, totals
 
 
-@_route.register_fake
+_operator = torch.library.custom_op("capsdist::route_streamed", _forward, mutates_args=())
+
+
+@_operator.register_fake
 def _(
     child_poses: Tensor, packed_weights: Tensor, bias: Any, log_priors: Any, iterations: int, *_: Any
 ) -> Any:
@@ -161,8 +165,7 @@ def _sum_over(group_name: str | None) -> Callable[[Tensor], None] | None:
     return reduce
 
 
-@torch.library.custom_op("capsdist::route_streamed_backward", mutates_args=())
-def _route_backward(
+def _backward(
     grad: Tensor,
     child_poses: Tensor,
     packed_weights: Tensor,
@@ -201,7 +204,10 @@ def _route_backward(
     )
 
 
-@_route_backward.register_fake
+_backward_operator = torch.library.custom_op("capsdist::route_streamed_backward", _backward, mutates_args=())
+
+
+@_backward_operator.register_fake
 def _(
     grad: Tensor,
     child_poses: Tensor,
@@ -233,14 +239,13 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> N
     ctx.save_for_backward(child_poses, packed_weights, bias, log_priors, output[1])
 
 
-def _gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+def _gradients(run_backward: Callable[..., Any], ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
     """Return the gradients that are wanted, those of poses and log priors as views of the fast layouts."""
-    if grads[0] is None:
+    if grad is None:
         return (None,) * 8
     want_poses, want_weights, want_bias, want_priors = ctx.needs_input_grad[:4]
-    differentiable = _route_backward if torch.compiler.is_compiling() else _RouteBackward.apply
-    d_poses, d_weights, d_bias, d_priors = differentiable(
-        grads[0], *ctx.saved_tensors, *ctx.options, want_poses, want_weights, want_priors
+    d_poses, d_weights, d_bias, d_priors = run_backward(
+        grad, *ctx.saved_tensors, *ctx.options, want_poses, want_weights, want_priors
     )
     return (
         d_poses.transpose(1, 2) if want_poses else None,
@@ -258,20 +263,33 @@ def _refuse(ctx: Any, *gradients: Any) -> Any:
     )
 
 
-_route.register_autograd(_gradients, setup_context=_keep)
-_route_backward.register_autograd(_refuse)
+@partial(_operator.register_autograd, setup_context=_keep)
+def _(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    return _gradients(_backward_operator, ctx, grad)
+
+
+_backward_operator.register_autograd(_refuse)
 
 
 class _Route(torch.autograd.Function):
-    """The forward operator outside of compilers.
+    """What the forward operator is for compilers, for all others.
 
-    The same as its registered autograd, which torch.func refuses, and forward mode takes for a constant.
+    An operator costs some microseconds more, torch.func refuses its gradients, and forward mode takes its
+    result for a constant.
     """
 
-    forward = staticmethod(_route)
     setup_context = staticmethod(_keep)
-    backward = staticmethod(_gradients)
     jvp = staticmethod(_refuse)
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
+        """Run forward; a signature without names, because torch looks at it in every call."""
+        return _forward(*arguments)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Return the gradients that are wanted."""
+        return _gradients(_RouteBackward.apply, ctx, grads[0])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple, tuple]:
@@ -287,11 +305,15 @@ class _Route(torch.autograd.Function):
 
 
 class _RouteBackward(torch.autograd.Function):
-    """The backward operator outside of compilers."""
+    """What the backward operator is for compilers, for all others."""
 
-    forward = staticmethod(_route_backward)
     backward = staticmethod(_refuse)
     jvp = staticmethod(_refuse)
+
+    @staticmethod
+    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Run backward."""
+        return _backward(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -20,6 +20,8 @@ B, I, J, D, E = 3, 5, 4, 2, 6  # noqa: E741
 ONCE = "streamed routing is differentiable once, backward; for other derivatives choose form='reference'"
 COMPILER = "inside of a compiler torch.func and forward mode differentiate the reference only"
 
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own forward mode
+
 
 @pytest.fixture(autouse=True)
 def nothing_compiled() -> None:
