@@ -1,7 +1,7 @@
-"""Compile the fused form's kernels for a Hopper GPU, as they would be launched, where there need be no GPU.
+"""Compile the fused form's kernels for a GPU, as they would be launched, where there need be no GPU.
 
 Prints one line for each program: kernel, bytes of shared memory. Run without TRITON_INTERPRET, with the word
-"few" for every kernel once or "many" for networks' shapes.
+"few" for every kernel once and "many" for networks' shapes, both on an H100, or "smaller" for an RTX 4090.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+from capsdist.routing.fused import call as calls
 from capsdist.routing.fused import launch_backward, launch_forward, plan
 from capsdist.routing.fused.call import Call
 
-H100 = GPUTarget("cuda", 90, 32)
+H100, RTX_4090 = GPUTarget("cuda", 90, 32), GPUTarget("cuda", 89, 32)
+TARGET = RTX_4090 if sys.argv[1:] == ["smaller"] else H100
 MULTIPROCESSORS = 132
 MODULES = (launch_forward, launch_backward)
 NAMES = {
@@ -52,7 +54,7 @@ class Compiled:
             self.kernel, signature, constexprs, {i: [["tt.divisibility", 16]] for i in aligned}
         )
         options = {"num_warps": num_warps, "num_stages": num_stages, "launch_pdl": launch_pdl}
-        done = triton.compile(source, target=H100, options=options)
+        done = triton.compile(source, target=TARGET, options=options)
         print(self.kernel.__name__, done.metadata.shared, flush=True)
 
 
@@ -90,14 +92,22 @@ if __name__ == "__main__":
         for name, value in list(vars(module).items()):
             if isinstance(value, triton.JITFunction):
                 setattr(module, name, Compiled(value))
-    os.environ["CAPSDIST_EARLY_LAUNCH"] = "1"  # with it kernels have all that they have without
-    if sys.argv[1] == "few":
+    if TARGET == H100:
+        os.environ["CAPSDIST_EARLY_LAUNCH"] = "1"  # with it kernels have all that they have without
+    if sys.argv[1] == "smaller":
+        calls.SHARED_BYTES = 101_376  # CUDA C++ programming guide, compute capability 8.9: 99 KB a block
+        compile_all((128, 1152, 10, 8, 16), 2, torch.float32, everything=False)
+    elif sys.argv[1] == "few":
         compile_all((5, 37, 2, 5, 10), 2, torch.bfloat16, everything=True)
+        compile_all((64, 48, 3, 70, 128), 2, torch.bfloat16, everything=False)
         plan.MAX_WHOLE = 0
         compile_all((64, 48, 3, 8, 16), 2, torch.bfloat16, everything=False)
     else:
         compile_all((128, 1152, 10, 8, 16), 2, torch.bfloat16, everything=False)
         compile_all((5, 37, 3, 5, 10), 2, torch.float16, everything=True)
         compile_all((5, 64, 4, 64, 64), 2, torch.bfloat16, everything=False)
+        compile_all((5, 37, 3, 8, 200), 2, torch.float16, everything=True)
+        compile_all((64, 48, 20, 300, 16), 2, torch.float32, everything=False)
+        compile_all((64, 48, 20, 128, 128), 2, torch.float32, everything=True)
         compile_all((64, 48, 1000, 8, 16), 2, torch.bfloat16, everything=False)
         compile_all((64, 48, 20, 8, 16), 2, torch.float32, everything=True)

@@ -126,11 +126,18 @@ def test_forgotten_gradients_of_later_iterations_break_it(monkeypatch: pytest.Mo
 @pytest.mark.usefixtures("parents_at_once")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_error_is_at_most_twice_that_of_plain_torch(dtype: torch.dtype) -> None:
-    given = operands((3, 21, 4, 4, 5), seed=2, bias=True).to(dtype)
+    assert_as_near_as_plain_torch(operands((3, 21, 4, 4, 5), seed=2, bias=True).to(dtype))
+
+
+def test_wide_capsules_are_as_near_as_plain_torch() -> None:
+    assert_as_near_as_plain_torch(operands((2, 2, 2, 4, 66), seed=10).to(torch.bfloat16))
+
+
+def assert_as_near_as_plain_torch(given: Operands) -> None:
     truth = run(route_reference, given.to(torch.float64), 3)
     plain, found = run(route_reference, given, 3), run(fused, given, 3)
     for name, expected in truth.items():
-        assert found[name].dtype == dtype
+        assert found[name].dtype == given.weights.dtype
         assert rms_error(found[name], expected) <= 2 * rms_error(plain[name], expected), name
 
 
@@ -140,6 +147,36 @@ def test_the_same_bits_every_time() -> None:
     first, second = run(fused, given, 2), run(fused, given, 2)
     for name, expected in first.items():
         assert torch.equal(second[name], expected), name
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.usefixtures("parents_at_once")
+def test_a_search_changes_no_number(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
+    given = operands((1, 3, 3, 2, 3), seed=9, priors=True).to(dtype)
+    expected = run(fused, given, 2)
+    search_as(monkeypatch, honest=True)
+    found = run(fused, given, 2)
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def test_a_search_that_adds_to_a_gradient_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = operands((1, 3, 3, 2, 3), seed=9).to(torch.float32)
+    expected = run(fused, given, 2)
+    search_as(monkeypatch, honest=False)
+    assert rms_error(run(fused, given, 2)["child_poses"], expected["child_poses"]) > 1e-2
+
+
+def search_as(monkeypatch: pytest.MonkeyPatch, honest: bool) -> None:
+    """Launch every kernel once more, as a search does before the launch that counts; or any, not `honest`."""
+
+    def tuned(kernel: str, sizes: plan.Sizes, _: str, __: Any, launch: Any, search: bool = True) -> Any:
+        chosen = plan.default_plan(kernel, sizes, multiprocessors=0)
+        if search or not honest:
+            launch(chosen)
+        return launch(chosen)
+
+    monkeypatch.setattr(launch_forward, "launch_tuned", tuned)
+    monkeypatch.setattr(launch_backward, "launch_tuned", tuned)
 
 
 def zero_poses() -> Operands:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from fused_cases import DEVICE, fused, largest_error, operands, run
 
 from capsdist.routing import pack_weights, route_reference
 from capsdist.routing.fused import fused_refusal, route_fused
+from capsdist.routing.fused.call import Call
 
 SIZES = (2, 5, 3, 2, 4)  # B, I, J, D, E
 
@@ -188,6 +191,31 @@ def test_the_interpreter_is_accepted_only_where_it_is_on(monkeypatch: pytest.Mon
     refusal = fused_refusal(*operands_, interpreter=True)
     assert refusal is not None
     assert re.search("set TRITON_INTERPRET=1", refusal)
+
+
+@pytest.mark.parametrize("sizes", [(70_000, 2, 3, 4), (2, 70_000, 3, 4), (2, 3, 300, 4), (2, 3, 4, 300)])
+def test_no_size_is_refused(monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int, int]) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    num_children, num_parents, child_dim, parent_dim = sizes
+    poses = torch.zeros(()).expand(2, num_children, child_dim)  # of which one number is stored
+    weights = torch.zeros(()).expand(num_parents, parent_dim, child_dim, num_children)
+    assert fused_refusal(poses, weights, interpreter=True) is None
+
+
+@pytest.fixture
+def precision() -> Iterator[Any]:
+    """Where `fp32_precision` can be set, as it was afterwards."""
+    setting = torch.backends.cuda.matmul
+    before = setting.fp32_precision
+    yield setting
+    setting.fp32_precision = before
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("tf32", "tf32"), ("ieee", "tf32x3"), ("none", "tf32x3")])
+def test_precision_is_what_torch_is_asked_for(precision: Any, asked: str, expected: str) -> None:
+    precision.fp32_precision = asked  # torch.get_float32_matmul_precision raises from here on
+    poses, weights, _, _ = (leaf.detach() for leaf in leaves())
+    assert Call.prepare(poses, weights, None, False, torch.float32).precision == expected
 
 
 def test_importing_it_needs_no_triton() -> None:

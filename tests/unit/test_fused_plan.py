@@ -5,51 +5,111 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("triton")
 
+from capsdist.routing.fused import launch_backward, launch_forward, plan
+from capsdist.routing.fused.call import Call
 from capsdist.routing.fused.plan import Sizes, candidates, default_plan, fits_whole
 
 MNIST = Sizes(128, 1152, 10, 8, 16, operand_bytes=2)
 IMAGENET = Sizes(256, 6272, 1000, 8, 16, operand_bytes=2)
 ODD = Sizes(3, 37, 7, 5, 19, operand_bytes=4)
+WIDE = Sizes(128, 1152, 3, 70, 130, operand_bytes=2)
 KERNELS = ["totals", "normalise", "sweep", "poses", "state", "weights"]
 H100_MULTIPROCESSORS, H100_SHARED_BYTES = 132, 232_448  # NVIDIA H100 data sheet: 227 KB a block
+RTX_4090_SHARED_BYTES = 101_376  # CUDA C++ programming guide, compute capability 8.9: 99 KB a block
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("sizes", [MNIST, IMAGENET, ODD], ids=["mnist", "imagenet", "odd"])
+@pytest.mark.parametrize("sizes", [MNIST, IMAGENET, ODD, WIDE], ids=["mnist", "imagenet", "odd", "wide"])
 def test_every_plan_is_one_that_kernels_can_take(kernel: str, sizes: Sizes) -> None:
     plans = candidates(kernel, sizes, H100_MULTIPROCESSORS)
     assert plans[0] == default_plan(kernel, sizes, H100_MULTIPROCESSORS)
     assert len(set(plans)) == len(plans) <= 24
-    for plan in plans:
-        tiles = -(-sizes.num_children // plan.children)
-        steps = -(-tiles // plan.splits)
+    for one in plans:
+        tiles = -(-sizes.num_children // one.children)
+        steps = -(-tiles // one.splits)
         # Each range has a tile, and each tile is in a range.
-        assert (plan.splits - 1) * steps < tiles <= plan.splits * steps
-        assert plan.images == 16 * plan.warps
-        assert plan.children * sizes.padded[0] >= 16  # the least depth of a product
-        assert 1 <= plan.parents <= sizes.num_parents
+        assert (one.splits - 1) * steps < tiles <= one.splits * steps
+        assert one.images == 16 * one.warps
+        assert one.children * sizes.padded[0] >= 16  # the least depth of a product
+        assert 1 <= one.parents <= sizes.num_parents
 
 
-@pytest.mark.parametrize(("sizes", "whole"), [(MNIST, True), (IMAGENET, False), (ODD, False)])
+SMALLER_GPU = replace(MNIST, shared_bytes=166_912)  # NVIDIA A100: 163 KB a block
+
+
+@pytest.mark.parametrize(
+    ("sizes", "whole"),
+    [(MNIST, True), (IMAGENET, False), (ODD, False), (WIDE, False), (SMALLER_GPU, False)],
+    ids=["mnist", "imagenet", "odd", "wide", "a100"],
+)
 def test_all_parents_at_once_only_where_they_fit(sizes: Sizes, whole: bool) -> None:
     assert fits_whole(sizes) == whole
     assert (default_plan("sweep", sizes, H100_MULTIPROCESSORS).parents == sizes.num_parents) == whole
 
 
+def test_plans_are_found_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 2)  # a user of a container, whom nobody knows
+    monkeypatch.setattr(plan, "_plans", None)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    assert plan._known() == {}
+    plan._write({})
+
+
 def test_parts_of_the_totals_are_fewer_than_children() -> None:
     cifar10 = Sizes(128, 9216, 10, 8, 16, operand_bytes=2)
-    for plan in candidates("totals", cifar10, H100_MULTIPROCESSORS):
-        assert plan.splits <= 3 * H100_MULTIPROCESSORS < cifar10.num_children / 16
+    for one in candidates("totals", cifar10, H100_MULTIPROCESSORS):
+        assert one.splits <= 3 * H100_MULTIPROCESSORS < cifar10.num_children / 16
+
+
+LARGE = [  # B, I, J, D, E
+    pytest.param((4, 600_000, 20, 8, 16), id="children"),
+    pytest.param((4, 64, 100_000, 8, 16), id="parents"),
+    pytest.param((600_000, 64, 20, 8, 16), id="images"),
+    pytest.param((600_000, 64, 10, 8, 16), id="images-all-parents-at-once"),
+    pytest.param((64, 6_000, 10_000, 300, 300), id="dimensions"),
+]
+
+
+@pytest.mark.parametrize("sizes", LARGE)
+def test_grids_are_no_larger_than_cuda_launches(
+    monkeypatch: pytest.MonkeyPatch, sizes: tuple[int, int, int, int, int]
+) -> None:
+    grids: list[tuple[int, ...]] = []
+
+    def tuned(kernel: str, sizes: Sizes, _variant: str, _device: Any, launch: Any, **_: Any) -> Any:
+        return launch(default_plan(kernel, sizes, H100_MULTIPROCESSORS))
+
+    for module in (launch_forward, launch_backward):
+        monkeypatch.setattr(module, "launch_tuned", tuned)
+        monkeypatch.setattr(module, "start", lambda _kernel, grid, *_, **__: grids.append(grid))
+    num_images, num_children, num_parents, child_dim, parent_dim = sizes
+    poses = torch.empty(num_images, num_children, child_dim, device="meta")  # of which nothing is stored
+    weights = torch.empty(num_parents, parent_dim, child_dim, num_children, device="meta")
+    call = Call.prepare(poses, weights, None, False, torch.float32)
+    parent_poses, totals = launch_forward.route_forward(call, None, 2, torch.float32)
+    launch_backward.route_backward(
+        call, totals, parent_poses, poses_dtype=poses.dtype, weights_dtype=weights.dtype, want_bias=True
+    )
+    # CUDA C++ programming guide, technical specifications: 2^31 - 1, and 65,535 along the others.
+    assert all(0 < first < 2**31 for first, *_ in grids)
+    assert all(0 < size < 2**16 for _, *others in grids for size in others)
+    assert max(first for first, *_ in grids) >= 2**16  # along another axis, this would not be launched
 
 
 def compiled(which: str) -> dict[str, int]:
-    """Compile kernels for an H100; return the most shared memory that a program of each takes."""
+    """Compile kernels for a GPU; return the most shared memory that a program of each takes."""
     script = Path(__file__).with_name("compile_fused.py")
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
@@ -66,7 +126,7 @@ def compiled(which: str) -> dict[str, int]:
     return bytes_of
 
 
-EVERY_KERNEL = {
+MANY_PARENTS = {
     "begin_gradients",
     "finish_gradients",
     "finish_totals",
@@ -75,12 +135,25 @@ EVERY_KERNEL = {
     "sum_state_gradient",
     "sum_totals",
     "sum_weights_gradient",
-    "sweep",
+}
+WIDE_CAPSULES = {
+    "normalise_wide",
+    "sum_wide_poses_gradient",
+    "sum_wide_state_gradient",
+    "sum_wide_totals",
+    "sum_wide_weights_gradient",
 }
 
 
 @pytest.mark.parametrize("which", ["few", pytest.param("many", marks=pytest.mark.slow)])
 def test_every_kernel_compiles_for_an_h100_and_fits_into_it(which: str) -> None:
     bytes_of = compiled(which)
-    assert bytes_of.keys() == EVERY_KERNEL
+    assert bytes_of.keys() == MANY_PARENTS | WIDE_CAPSULES | {"sweep"}
     assert max(bytes_of.values()) <= H100_SHARED_BYTES
+
+
+@pytest.mark.slow
+def test_kernels_fit_into_a_gpu_with_less_shared_memory() -> None:
+    bytes_of = compiled("smaller")
+    assert bytes_of.keys() == MANY_PARENTS
+    assert max(bytes_of.values()) <= RTX_4090_SHARED_BYTES

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from capsdist.routing.fused.plan import Plan, Sizes, fits_whole, launches_early
+from capsdist.routing.fused.plan import SHARED_BYTES, Plan, Sizes, fits_whole, launches_early
 
 __all__ = ["MAX_AT_ONCE", "Call", "start"]
 
@@ -46,12 +46,13 @@ class Call:
     ) -> Call:
         """Lay the operands out; copies only what has another dtype or layout, and keeps no copy."""
         num_parents, parent_dim, child_dim, num_children = packed_weights.shape
+        shape = len(child_poses), num_children, num_parents, child_dim, parent_dim
         return Call(
             child_poses.transpose(1, 2).to(operand_dtype).contiguous(),
             packed_weights.to(operand_dtype).contiguous(),
             None if log_priors is None else log_priors.contiguous(),
             none_of_the_above,
-            Sizes(len(child_poses), num_children, num_parents, child_dim, parent_dim, operand_dtype.itemsize),
+            Sizes(*shape, operand_dtype.itemsize, _shared_bytes(child_poses.device)),
         )
 
     @property
@@ -100,7 +101,7 @@ class Call:
     @property
     def precision(self) -> str:
         """How fp32 products are taken: three TF32 products, or one where torch may do so too."""
-        return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "tf32x3"
 
     @property
     def variant(self) -> str:
@@ -120,6 +121,12 @@ class Call:
     def rows_grid(self) -> tuple[int]:
         """Return the grid of a kernel over parents."""
         return (-(-self.sizes.num_images // ROWS) * self.sizes.num_parents,)
+
+
+def _shared_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return SHARED_BYTES
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
 def start(kernel: Any, grid: tuple[int, ...], *operands: Any, **constants: Any) -> None:

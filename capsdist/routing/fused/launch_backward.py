@@ -173,12 +173,12 @@ def _step_back(call: Call, work: Backward, iteration: int, iterations: int) -> T
         )  # fmt: skip
         return parts
 
-    once = not adding["ADD"]  # adding to d_before twice would not be a trial
+    repeatable = not adding["ADD"] or d_poses is not work.d_before  # a search must not add to it twice
     if call.whole:
-        return launch_tuned("sweep", call.sizes, variant, device, launch_sweep, search=once)
+        return launch_tuned("sweep", call.sizes, variant, device, launch_sweep, search=repeatable)
     if call.is_coupled(iteration):
         write_normalisers(call, state, work.d_operand[iteration], *norms, iteration)
-    launch_tuned("poses", call.sizes, variant, device, launch_poses, search=once)
+    launch_tuned("poses", call.sizes, variant, device, launch_poses, search=repeatable)
     if iteration == 0:
         return None
     return launch_tuned("state", call.sizes, variant, device, launch_state)

@@ -14,11 +14,14 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import torch
+
+from capsdist.routing.fused.timing import milliseconds
 
 __all__ = ["Plan", "Sizes", "default_plan", "fits_whole", "launch_tuned", "launches_early"]
 
@@ -32,6 +35,9 @@ COLUMNS = 64
 # J * EP of one program that takes all parents: numbers of its sums an image, which should stay in registers,
 # and bytes of an operand's row, of which 4 times 64 have to fit into shared memory (227 KB on an H100).
 MAX_WHOLE, MAX_WHOLE_BYTES = 256, 640
+# Shared memory that one program may have, on an H100 and on a B200. With less (A100, RTX 4090) all parents at
+# once are no use: in fp32 they do not fit, in bf16 most of them would be spilled.
+SHARED_BYTES = 232_448
 # Parents that a program takes at a time where it need not take all, and the bytes of their operands' row.
 MANY_PARENTS, MANY_PARENTS_BYTES = 5, 320
 # Kernels whose programs take a range of children each; the others go over all parents, or all images.
@@ -42,7 +48,7 @@ INTERPRETED_IMAGES, INTERPRETED_PROGRAMS = 16, 4
 
 @dataclass(frozen=True)
 class Sizes:
-    """The shape of one call, and the bytes of a number of its products' operands."""
+    """The shape of one call, the bytes of a number of its products' operands, and a program's memory."""
 
     num_images: int
     num_children: int
@@ -50,6 +56,7 @@ class Sizes:
     child_dim: int
     parent_dim: int
     operand_bytes: int
+    shared_bytes: int = SHARED_BYTES
 
     @property
     def wide(self) -> bool:
@@ -89,8 +96,10 @@ def power_of_two(number: int) -> int:
 
 def fits_whole(sizes: Sizes) -> bool:
     """Return whether one program can hold all parents in registers, and normalise over them by itself."""
+    if sizes.wide or sizes.shared_bytes < SHARED_BYTES:
+        return False
     numbers = sizes.num_parents * sizes.padded[1]
-    return not sizes.wide and numbers <= MAX_WHOLE and numbers * sizes.operand_bytes <= MAX_WHOLE_BYTES
+    return numbers <= MAX_WHOLE and numbers * sizes.operand_bytes <= MAX_WHOLE_BYTES
 
 
 def default_plan(kernel: str, sizes: Sizes, multiprocessors: int) -> Plan:
@@ -207,15 +216,11 @@ def launch_tuned(
 def _fastest(plans: list[Plan], launch: Callable[[Plan], object]) -> Plan:
     """Return the plan with the shortest time inside a CUDA graph; what does not fit the GPU is skipped."""
     from triton.runtime.errors import OutOfResources, PTXASError
-    from triton.testing import do_bench_cudagraph
-
-    def milliseconds(plan: Plan) -> float:
-        return cast(float, do_bench_cudagraph(lambda: launch(plan), rep=10, return_mode="median"))
 
     times: dict[Plan, float] = {}
     for plan in plans:
         with suppress(OutOfResources, PTXASError):
-            times[plan] = milliseconds(plan)
+            times[plan] = milliseconds(partial(launch, plan))
     return min(times, key=times.__getitem__, default=plans[0])
 
 
@@ -223,7 +228,10 @@ _plans: dict[str, Plan] | None = None
 
 
 def _file() -> Path:
-    """Return where plans are kept: below XDG_CACHE_HOME, one file for each version of Triton."""
+    """Return where plans are kept: below XDG_CACHE_HOME, one file for each version of Triton.
+
+    Raises: RuntimeError if this user has no home, as in some containers.
+    """
     import triton
 
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -241,18 +249,19 @@ def _known() -> dict[str, Plan]:
             ValueError,
             TypeError,
             AttributeError,
-        ):  # none yet, or of another version: search again
+            RuntimeError,
+        ):  # none yet, of another version, or nobody's: search again
             _plans = {}
     return _plans
 
 
 def _write(plans: dict[str, Plan]) -> None:
     """Keep the plans; a file that cannot be written only means another search next time."""
-    path = _file()
-    part = path.with_suffix(f".{os.getpid()}")
     try:
+        path = _file()
+        part = path.with_suffix(f".{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_text(json.dumps({key: asdict(plan) for key, plan in plans.items()}, indent=1))
         part.replace(path)
-    except OSError:
+    except (OSError, RuntimeError):
         return

@@ -140,7 +140,7 @@ def _columns(child, dim, I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, IT:
 
 
 @triton.jit
-def _poses(
+def poses_tile(
     image, child, dim, B,
     I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr,
 ):  # fmt: skip
@@ -160,7 +160,7 @@ def load_poses(
     I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr, dim=0,
 ):  # fmt: skip
     """Return the tile [BT, DP * IT] of poses [B, D, I] that starts at `image` and `child`."""
-    offsets, inside = _poses(image, child, dim, B, I, D, DP, BT, IT)
+    offsets, inside = poses_tile(image, child, dim, B, I, D, DP, BT, IT)
     return tl.load(poses + offsets, inside, other=0.0)
 
 
@@ -170,12 +170,12 @@ def store_poses(
     I: tl.constexpr, D: tl.constexpr, DP: tl.constexpr, BT: tl.constexpr, IT: tl.constexpr, dim=0,
 ):  # fmt: skip
     """Write a tile [BT, DP * IT] to an array [B, D, I]."""
-    offsets, inside = _poses(image, child, dim, B, I, D, DP, BT, IT)
+    offsets, inside = poses_tile(image, child, dim, B, I, D, DP, BT, IT)
     store(array + offsets, tile, inside)
 
 
 @triton.jit
-def _weights(
+def weights_tile(
     parent, child, dim, row, I: tl.constexpr, J: tl.constexpr, D: tl.constexpr, E: tl.constexpr,
     DP: tl.constexpr, EP: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr,
 ):  # fmt: skip
@@ -206,7 +206,7 @@ def load_weights(
     AGAIN gives the same tile as another value: the compiler would see that a product with it has been taken
     before, and keep that in registers, where taking it again costs less.
     """
-    offsets, inside = _weights(parent, child, dim, row, I, J, D, E, DP, EP, IT, PARENTS)
+    offsets, inside = weights_tile(parent, child, dim, row, I, J, D, E, DP, EP, IT, PARENTS)
     if AGAIN:
         return tl.load(weights + offsets, inside, other=0.0, eviction_policy="evict_last")
     else:
@@ -219,7 +219,7 @@ def store_weights(
     DP: tl.constexpr, EP: tl.constexpr, IT: tl.constexpr, PARENTS: tl.constexpr, dim=0, row=0,
 ):  # fmt: skip
     """Write a tile [EP, DP * IT] of one parent to an array [J, E, D, I]."""
-    offsets, inside = _weights(parent, child, dim, row, I, J, D, E, DP, EP, IT, PARENTS)
+    offsets, inside = weights_tile(parent, child, dim, row, I, J, D, E, DP, EP, IT, PARENTS)
     store(array + offsets, tile, inside)
 
 
