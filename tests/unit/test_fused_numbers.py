@@ -42,7 +42,7 @@ CASES = [  # B, I, J, D, E; R; bias, priors; none of the above
     pytest.param((3, 9, 3, 3, 5), 1, False, False, False, id="one-iteration"),
     pytest.param((2, 5, 3, 2, 3), 1, True, True, True, id="one-iteration-with-everything"),
     pytest.param((2, 67, 2, 1, 3), 2, True, False, False, id="several-tiles-of-children"),
-    pytest.param((17, 9, 3, 6, 4), 3, True, True, True, id="two-tiles-of-images-with-everything"),
+    pytest.param((17, 9, 3, 6, 4), 3, True, True, True, id="two-tiles-along-each-axis-with-everything"),
     pytest.param((2, 5, 3, 17, 18), 2, False, False, True, id="wide-capsules"),
     pytest.param((2, 9, 2, 5, 4), 4, False, True, False, id="four-iterations"),
 ]

@@ -12,7 +12,7 @@ from torch import Tensor
 __all__ = ["fused_refusal"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Tensor cores that multiply bf16, and shared memory for a tile of all parents: from the A100 on.
+# Tensor cores that multiply bf16: from the A100 on.
 MIN_CAPABILITY = (8, 0)
 
 
