@@ -99,7 +99,7 @@ def process_group(group: Group) -> dist.ProcessGroup | None:
 
 
 def _name(group: dist.ProcessGroup | None) -> str:
-    """Return the name by which torch knows a process group."""
+    """Return the name by which torch knows a process group; an operator takes no groups, but names."""
     known = group or dist.group.WORLD
     assert known is not None  # its size was asked for already
     return known.group_name

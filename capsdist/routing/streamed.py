@@ -88,7 +88,7 @@ def route_streamed(
     if refusal is not None:
         raise NotImplementedError(f"{refusal}; choose form='reference'")
     operands = child_poses, packed_weights, bias, log_priors
-    run = _operator if torch.compiler.is_compiling() else _Route.apply
+    run = _operator if torch.compiler.is_compiling() else _way(_Route, _forward)
     parent_poses, _ = run(*operands, iterations, none_of_the_above, gradient, group_name)
     return parent_poses
 
@@ -289,7 +289,7 @@ class _Route(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients that are wanted."""
-        return _gradients(_RouteBackward.apply, ctx, grads[0])
+        return _gradients(_way(_RouteBackward, _backward), ctx, grads[0])
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple, tuple]:
@@ -323,6 +323,11 @@ class _RouteBackward(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple, tuple]:
         """Call it for each element of one more dimension, whose weights' gradients are not to be summed."""
         return _one_by_one(_RouteBackward.apply, info, in_dims, arguments)
+
+
+def _way(function: type[torch.autograd.Function], run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what runs a pass: the Function where something may differentiate it, else the pass itself."""
+    return function.apply if torch.is_grad_enabled() or is_transformed() else run
 
 
 def _one_by_one(

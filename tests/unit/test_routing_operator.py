@@ -210,6 +210,24 @@ def test_rows_of_the_jacobian_by_torch_func() -> None:
     torch.testing.assert_close(found, expected)
     pull = torch.func.vjp(lambda poses: parents(poses, "streamed"), poses)[1]
     torch.testing.assert_close(pull(torch.ones(B, J, E).double())[0], expected.sum((0, 1, 2)))
+    with torch.no_grad():
+        torch.testing.assert_close(pull(torch.ones(B, J, E).double())[0], expected.sum((0, 1, 2)))
+
+
+def test_gradients_of_a_network_image_by_image() -> None:
+    network, images, labels = small_network(decoder=False), torch.rand(B, 1, 9, 9), torch.tensor([0, 3, 1])
+    names, parameters = zip(*network.named_parameters(), strict=True)
+
+    def loss_of(parameters: tuple[Tensor, ...], image: Tensor, label: Tensor) -> Tensor:
+        named = dict(zip(names, parameters, strict=True))
+        output = torch.func.functional_call(network, named, (image[None],))
+        return margin_loss(output.scores, label[None]).sum()
+
+    found = torch.vmap(torch.func.grad(loss_of), (None, 0, 0))(parameters, images, labels)
+    for image in range(B):
+        result = loss_of(parameters, images[image], labels[image])
+        for each, expected in zip(found, torch.autograd.grad(result, parameters), strict=True):
+            torch.testing.assert_close(each[image], expected)
 
 
 IN_DIMS = [
