@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from capsdist.errors import ShapeError
-from capsdist.routing.forms import Call, Explanation, Form, Recompute, choose, one_of
+from capsdist.routing.forms import Call, Explanation, Form, Recompute, check_form, choose, one_of
 from capsdist.routing.packing import unpack_weights
 from capsdist.routing.reference import route_reference
 from capsdist.routing.stream import Gradient
 from capsdist.routing.streamed import route_streamed
 
-__all__ = ["check_call", "explain", "route", "route_packed"]
+__all__ = ["check_call", "check_options", "explain", "is_count", "route", "route_packed"]
 
 
 def route(
@@ -209,29 +209,38 @@ def check_call(call: Call) -> None:
         raise ShapeError(
             f"log_priors has shape {list(log_priors.shape)}; pass [I, J] = [{num_children}, {num_parents}]"
         )
-    _check_options(call)
+    check_options(call.iterations, call.none_of_the_above, call.gradient, call.recompute)
     operands = {"child_poses": poses, "weights": call.packed_weights, "bias": bias, "log_priors": log_priors}
     for name, tensor in operands.items():
         if tensor is not None:
             _check_kind(name, tensor, poses)
 
 
-def _check_options(call: Call) -> None:
-    if not _is_count(call.iterations):
-        raise ShapeError(
-            f"iterations={call.iterations!r} must be a whole number of at least 1; the paper has 3"
-        )
-    if not isinstance(call.none_of_the_above, bool):
-        raise ShapeError(f"none_of_the_above={call.none_of_the_above!r} must be True or False")
+def check_options(
+    iterations: object,
+    none_of_the_above: object = False,
+    gradient: object = "full",
+    recompute: object = "streamed",
+    form: object = "auto",
+) -> None:
+    """Refuse options that no call can have, in layers before there is any call.
+
+    Raises: ShapeError, as `route` says.
+    """
+    if not is_count(iterations):
+        raise ShapeError(f"iterations={iterations!r} must be a whole number of at least 1; the paper has 3")
+    if not isinstance(none_of_the_above, bool):
+        raise ShapeError(f"none_of_the_above={none_of_the_above!r} must be True or False")
     for name, value, names in (
-        ("gradient", call.gradient, get_args(Gradient)),
-        ("recompute", call.recompute, get_args(Recompute)),
+        ("gradient", gradient, get_args(Gradient)),
+        ("recompute", recompute, get_args(Recompute)),
     ):
         if value not in names:
             raise ShapeError(f"{name}={value!r} is unknown; choose {one_of(names)}")
+    check_form(form)
 
 
-def _is_count(number: Any) -> bool:
+def is_count(number: Any) -> bool:
     """Say whether a number is an integer of any type, numpy's too, and at least 1."""
     if isinstance(number, bool):
         return False

@@ -14,7 +14,7 @@ from capsdist.errors import ShapeError
 from capsdist.routing.stream import Gradient
 from capsdist.routing.streamed import is_transformed, streamed_refusal
 
-__all__ = ["FORMS", "Call", "Explanation", "Form", "Recompute", "choose"]
+__all__ = ["FORMS", "Call", "Explanation", "Form", "Recompute", "check_form", "choose"]
 
 Form = Literal["auto", "fused", "streamed", "reference"]
 Recompute = Literal["streamed", "iterations", "none"]
@@ -60,8 +60,7 @@ def choose(form: str, call: Call) -> Explanation:
     Raises:
         ShapeError: there is no form of that name, or the call cannot take it.
     """
-    if form not in get_args(Form):
-        raise ShapeError(f"form={form!r} is no form of routing; choose {one_of(get_args(Form))}")
+    check_form(form)
     taken = None if form == "auto" else form
     others: dict[str, str] = {}
     for name in FORMS:
@@ -74,6 +73,12 @@ def choose(form: str, call: Call) -> Explanation:
             others[name] = f"refused: {refusal}" if refusal else f"not needed: {FORMS[name]}"
     assert taken is not None  # the reference refuses nothing
     return Explanation(taken, others)
+
+
+def check_form(form: object) -> None:
+    """Raise ShapeError unless there is a form of that name, `auto` included."""
+    if form not in get_args(Form):
+        raise ShapeError(f"form={form!r} is no form of routing; choose {one_of(get_args(Form))}")
 
 
 def one_of(names: tuple[str, ...]) -> str:
