@@ -68,6 +68,7 @@ WIDE = [  # as above; D or E beyond what a tile holds, in blocks of 32 and 64
     pytest.param((2, 9, 2, 8, 130), 2, True, True, True, id="three-blocks-of-E-with-everything"),
     pytest.param((1, 2, 2, 65, 65), 2, True, True, False, id="blocks-of-both"),
     pytest.param((17, 3, 2, 66, 3), 1, False, True, True, id="two-tiles-of-images"),
+    pytest.param((1, 17, 1, 4, 66), 2, False, False, True, id="two-ranges-of-children"),
 ]
 
 
