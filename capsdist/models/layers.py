@@ -16,6 +16,7 @@ from torch.nn import functional
 from capsdist.errors import ShapeError
 from capsdist.ops import squash
 from capsdist.routing import Form, Gradient, Recompute, route_packed, unpack_weights
+from capsdist.routing.dispatch import check_options, is_count
 
 Padding = Literal["valid", "same"]
 
@@ -28,7 +29,8 @@ class Conv2d(nn.Conv2d):
     right. The authors' CIFAR-10 network depends on it.
 
     Shapes: [B, in_channels, H, W] -> [B, out_channels, H', W'], see `output_side`.
-    Raises: ShapeError if the input has another rank or number of channels, or is smaller than the kernel.
+    Raises: ShapeError if a size is no whole number of at least 1 (kernel and stride are one number for both
+    directions), or the input has another rank or number of channels, or is smaller than the kernel.
     """
 
     def __init__(
@@ -39,6 +41,9 @@ class Conv2d(nn.Conv2d):
         stride: int = 1,
         padding: Padding = "valid",
     ) -> None:
+        check_sizes(
+            in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride
+        )
         super().__init__(in_channels, out_channels, kernel_size, stride)
         if padding not in ("valid", "same"):
             raise ValueError(f"padding={padding!r} is unknown; use 'valid' or 'same'")
@@ -94,7 +99,7 @@ class PrimaryCapsules(nn.Module):
 
     Shapes: images or features [B, in_channels, H, W] -> child_poses [B, I, D],
     I = types * H' * W', D = dim, lengths below 1.
-    Raises: ShapeError as `Conv2d`.
+    Raises: ShapeError as `Conv2d`, and if `types` or `dim` is no whole number of at least 1.
 
     Example:
         >>> PrimaryCapsules(256, types=32, dim=8)(torch.zeros(2, 256, 20, 20)).shape
@@ -111,6 +116,7 @@ class PrimaryCapsules(nn.Module):
         padding: Padding = "valid",
     ) -> None:
         super().__init__()
+        check_sizes(types=types, dim=dim)
         self.types, self.dim = types, dim
         self.conv = Conv2d(in_channels, types * dim, kernel_size, stride, padding)
 
@@ -146,7 +152,8 @@ class ClassCapsules(nn.Module):
     0.04 (mean of 2 seeds), and learned nothing in 60 steps with 4 and above.
 
     Shapes: child_poses [B, I, D] -> parent_poses [B, J, E]; the length of a parent is its class' score.
-    Raises: ShapeError if the input is not [B, num_children, child_dim].
+    Raises: ShapeError if a size is no whole number of at least 1, an option is none of `route`'s, or the
+    input is not [B, num_children, child_dim].
 
     Example:
         >>> ClassCapsules(1152, 8, num_parents=10, parent_dim=16)(torch.zeros(2, 1152, 8)).shape
@@ -170,12 +177,9 @@ class ClassCapsules(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(
-            num_children=num_children,
-            child_dim=child_dim,
-            num_parents=num_parents,
-            parent_dim=parent_dim,
-            iterations=iterations,
+            num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
         )
+        check_options(iterations, none_of_the_above, gradient, recompute, form)
         self.num_children, self.child_dim = num_children, child_dim
         self.num_parents, self.parent_dim = num_parents, parent_dim
         self.iterations, self.none_of_the_above = iterations, none_of_the_above
@@ -226,11 +230,11 @@ class ClassCapsules(nn.Module):
         )
 
 
-def check_sizes(**sizes: int) -> None:
-    """Raise ShapeError unless every size is at least 1."""
+def check_sizes(**sizes: object) -> None:
+    """Raise ShapeError unless every size is a whole number of at least 1."""
     for name, size in sizes.items():
-        if size < 1:
-            raise ShapeError(f"{name}={size!r} must be at least 1")
+        if not is_count(size):
+            raise ShapeError(f"{name}={size!r} must be a whole number of at least 1")
 
 
 def check_child_poses(child_poses: Tensor, num_children: int, child_dim: int) -> None:

@@ -213,6 +213,7 @@ def refusal(name: str) -> str:
         "few children": lambda: parallelize(ClassCapsules(1, 2, 3, 4)),
         "size": lambda: ParallelClassCapsules(4, 2, 0, 4),
         "iterations": lambda: ParallelClassCapsules(4, 2, 3, 4, iterations=0),
+        "gradient": lambda: ParallelClassCapsules(4, 2, 3, 4, gradient="Last"),  # pyright: ignore[reportArgumentType]
         "mesh": lambda: ParallelClassCapsules(4, 2, 3, 4, group=init_device_mesh("cpu", (1, 1, 2))),
         "not split": lambda: sum_gradients(whole),
         "split twice": lambda: split_state(split, split.state_dict()),

@@ -110,8 +110,9 @@ def test_a_split_network_keeps_its_settings_and_can_be_copied(ranks, world_size:
             "ShapeError: class capsules of form='auto', recompute='none' cannot be split over ranks",
         ),
         ("few children", "ShapeError: 1 children cannot be split over 2 ranks; use at most 1"),
-        ("size", "ShapeError: num_parents=0 must be at least 1"),
-        ("iterations", "ShapeError: iterations=0 must be at least 1"),
+        ("size", "ShapeError: num_parents=0 must be a whole number of at least 1"),
+        ("iterations", "ShapeError: iterations=0 must be a whole number of at least 1; the paper has 3"),
+        ("gradient", "ShapeError: gradient='Last' is unknown; choose 'full' or 'last'"),
         ("mesh", "ShapeError: mesh has 3 dimensions; pass one of 1 (children) or 2 (replicas, children)"),
         ("not split", "ValueError: CapsNet has no ParallelClassCapsules; call parallelize first"),
         (

@@ -209,9 +209,14 @@ ERRORS = [
     (lambda: PrimaryCapsules(3, 1, 2)(torch.zeros(2, 1, 9, 9)), r"\[2, 1, 9, 9\]; give"),
     (lambda: ClassCapsules(7, 3, 5, 4)(torch.zeros(2, 7, 4)), r"\[2, 7, 4\]; .* \[B, 7, 3\]: match num_ch"),
     (lambda: ClassCapsules(7, 3, 5, 4)(torch.zeros(7, 3)), r"\[7, 3\]; .* \[B, 7, 3\]"),
-    (lambda: ClassCapsules(0, 3, 5, 4), "num_children=0 must be at least 1"),
-    (lambda: ClassCapsules(7, 3, 5, 0), "parent_dim=0 must be at least 1"),
-    (lambda: ClassCapsules(7, 3, 5, 4, iterations=0), "iterations=0 must be at least 1"),
+    (lambda: ClassCapsules(0, 3, 5, 4), "num_children=0 must be a whole number of at least 1"),
+    (lambda: ClassCapsules(7, 3, 5, 0), "parent_dim=0 must be a whole number of at least 1"),
+    (lambda: ClassCapsules(7, 3.0, 5, 4), "child_dim=3.0 must be a whole number"),  # pyright: ignore[reportArgumentType]
+    (lambda: PrimaryCapsules(2, types=0), "types=0 must be a whole number of at least 1"),
+    (lambda: PrimaryCapsules(2, dim=-1), "dim=-1 must be a whole number of at least 1"),
+    (lambda: PrimaryCapsules(2, stride=0), "stride=0 must be a whole number of at least 1"),
+    (lambda: PrimaryCapsules(2, kernel_size=(9, 5)), r"kernel_size=\(9, 5\) must be a whole number"),  # pyright: ignore[reportArgumentType]
+    (lambda: Conv2d(1, 0, 3), "out_channels=0 must be a whole number of at least 1"),
     (
         lambda: Decoder(5, 3, (1, 2, 2))(torch.zeros(2, 5, 4), torch.zeros(2, dtype=torch.int64)),
         r"\[2, 5, 4\]; .* \[B, 5, 3\]: match num_classes",
@@ -228,6 +233,23 @@ def test_wrong_shapes_are_refused_in_one_line(call, message: str) -> None:
     with pytest.raises(ShapeError, match=message) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"iterations": 0}, "iterations=0 must be a whole number of at least 1; the paper has 3"),
+        ({"iterations": 2.5}, "iterations=2.5 must be a whole number of at least 1; the paper has 3"),
+        ({"iterations": "3"}, "iterations='3' must be a whole number of at least 1; the paper has 3"),
+        ({"none_of_the_above": "no"}, "none_of_the_above='no' must be True or False"),
+        ({"gradient": "Last"}, "gradient='Last' is unknown; choose 'full' or 'last'"),
+        ({"recompute": "x"}, "recompute='x' is unknown; choose 'streamed', 'iterations' or 'none'"),
+        ({"form": "bogus"}, "form='bogus' is no form of routing; choose 'auto', 'fused', "),
+    ],
+)
+def test_wrong_options_are_refused_when_a_layer_is_built(option: dict, message: str) -> None:
+    with pytest.raises(ShapeError, match=message):
+        ClassCapsules(7, 3, 5, 4, **option)
 
 
 @pytest.mark.parametrize(("layer", "text"), [

@@ -17,6 +17,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from capsdist.errors import ShapeError
 from capsdist.models.layers import check_child_poses, check_sizes, initial_sd
 from capsdist.routing import Gradient, unpack_weights
+from capsdist.routing.dispatch import check_options
 from capsdist.routing.parallel import Group, children_of_rank, process_group, route_parallel
 
 __all__ = ["ParallelClassCapsules", "SplitParameter", "split_groups", "split_layers", "split_parameters"]
@@ -43,8 +44,9 @@ class ParallelClassCapsules(nn.Module):
     give different children on different ranks, and leave the generators equal.
 
     Shapes: child_poses [b, I, D], b the same on every rank -> parent_poses [b, J, E].
-    Raises: ShapeError if a size is below 1, a rank would own no child, the mesh has other dimensions, or the
-    input is not [b, num_children, child_dim]; in debugging, if ranks differ in b.
+    Raises: ShapeError if a size is no whole number of at least 1, an option is none of `route`'s, a rank
+    would own no child, the mesh has other dimensions, or the input is not [b, num_children, child_dim]; in
+    debugging, if ranks differ in b.
 
     Example, after `torch.distributed.init_process_group`:
         layer = ParallelClassCapsules(6272, 8, num_parents=1000, parent_dim=16)
@@ -67,12 +69,9 @@ class ParallelClassCapsules(nn.Module):
     ) -> None:
         super().__init__()
         check_sizes(
-            num_children=num_children,
-            child_dim=child_dim,
-            num_parents=num_parents,
-            parent_dim=parent_dim,
-            iterations=iterations,
+            num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
         )
+        check_options(iterations, none_of_the_above, gradient)
         self.num_children, self.child_dim = num_children, child_dim
         self.num_parents, self.parent_dim = num_parents, parent_dim
         self.iterations, self.none_of_the_above = iterations, none_of_the_above
