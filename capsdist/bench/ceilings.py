@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -49,15 +50,27 @@ def measure_ceilings(device: str, dtype: str = "float32", budget_s: float = 2.0)
     return Ceilings(flop / times["product"].median_s, 2 * _COPY_BYTES / times["copy"].median_s)
 
 
-def check_place(device: str, num_images: int) -> None:
-    """End in one line if `device` is not there, or there is nothing to measure.
+def check_place(device: str, num_images: int, *dtypes: str) -> None:
+    """End in one line if `device` is not there, lacks a dtype, or there is nothing to measure.
+
+    Args:
+        device: cpu or cuda.
+        num_images: of a batch.
+        dtypes: by torch's names (float16) or those of precisions (fp16).
 
     Raises:
-        SystemExit: with that line.
+        SystemExit: with status 2, after that line on the error stream.
     """
+    halves = {"float16", "fp16"}.intersection(dtypes)
     if device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit(
-            f"error: device='cuda': torch {torch.__version__} finds no NVIDIA GPU; use --device cpu"
-        )
-    if num_images < 1:
-        raise SystemExit(f"error: num_images={num_images} must be at least 1; raise --num-images")
+        problem = f"device='cuda': torch {torch.__version__} finds no NVIDIA GPU; use --device cpu"
+    elif num_images < 1:
+        problem = f"num_images={num_images} must be at least 1; raise --num-images"
+    elif not dtypes:
+        problem = "there is no dtype to measure; give --dtypes one"
+    elif device == "cpu" and halves:
+        problem = f"{min(halves)} is for GPUs; on a CPU measure in fp32 or bf16"
+    else:
+        return
+    print(f"error: {problem}", file=sys.stderr)
+    raise SystemExit(2)

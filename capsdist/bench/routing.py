@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,10 @@ from capsdist.bench.memory import peak_bytes, saved_bytes
 from capsdist.bench.timer import time_side_by_side
 from capsdist.routing import explain, route_packed, route_reference, unpack_weights
 
-__all__ = ["CIFAR10", "IMAGENET", "MNIST", "MULTIMNIST", "Case", "cases", "describe", "goals", "table"]
+__all__ = [
+    "CIFAR10", "FORMS", "IMAGENET", "MNIST", "MULTIMNIST", "SHAPES", "Case", "Shape", "cases", "describe",
+    "goals", "table", "try_goals",
+]  # fmt: skip
 
 Figures = dict[str, float]
 Row = dict[str, Any]
@@ -92,12 +95,28 @@ MULTIMNIST = Case(num_images=32, num_children=3200)
 CIFAR10 = Case(num_images=16, num_children=9216)
 IMAGENET = Case(num_images=2, num_children=6272, num_parents=1000)
 
+Shape = Literal["mnist", "multimnist", "cifar10", "imagenet"]
+SHAPES: dict[Shape, Case] = {
+    "mnist": MNIST,
+    "multimnist": MULTIMNIST,
+    "cifar10": CIFAR10,
+    "imagenet": IMAGENET,
+}
+MNIST_ITERATIONS = (1, 3, 5, 10)
 
-def cases(num_images: int, device: str, dtypes: Iterable[str]) -> list[Case]:
-    """Return what the whole table is over: networks, iterations, dtypes; `num_images` for MNIST's shape."""
-    mnist = replace(MNIST, num_images=num_images)
-    shapes = [*(replace(mnist, iterations=r) for r in (1, 3, 5, 10)), MULTIMNIST, CIFAR10, IMAGENET]
-    return [replace(shape, device=device, dtype=dtype) for dtype in dtypes for shape in shapes]
+
+def cases(
+    num_images: int, device: str, dtypes: Iterable[str], shapes: Iterable[Shape] = tuple(SHAPES)
+) -> list[Case]:
+    """Return what the table is over: dtypes and shapes, MNIST's with `num_images` and 1 to 10 iterations."""
+    found = []
+    for shape in shapes:
+        if shape == "mnist":
+            mnist = replace(MNIST, num_images=num_images)
+            found += [replace(mnist, iterations=r) for r in MNIST_ITERATIONS]
+        else:
+            found.append(SHAPES[shape])
+    return [replace(case, device=device, dtype=dtype) for dtype in dtypes for case in found]
 
 
 def _unpacked(form: Route, **settings: Any) -> Route:
@@ -189,9 +208,20 @@ def goals(case: Case = MNIST, budget_s: float = 40.0) -> Figures:
     }
 
 
-def table(cases: Iterable[Case], budget_s: float = 15.0) -> Iterator[Row]:
+def try_goals(case: Case, budget_s: float) -> Row:
+    """Return `goals` to four digits, or the `error` that they end with: what a table has found stays."""
+    try:
+        return {name: float(f"{value:.4g}") for name, value in goals(case, budget_s).items()}
+    except (RuntimeError, MemoryError) as error:  # torch reports a full CPU memory as a RuntimeError
+        return {"error": _first_line(error)}
+
+
+def table(
+    cases: Iterable[Case], budget_s: float = 15.0, forms: Iterable[str] = tuple(FORMS)
+) -> Iterator[Row]:
     """Yield a row for each case, pass and form: sizes, times, memory; a form that fails has an `error`.
 
+    `budget_s`: seconds for the times of all forms in one pass of one case. `forms`: of `FORMS`.
     `share_of_roofline`: the least time that the streamed form's FLOP and one pass over operands and results
     take on this device (`ceilings`), over the median.
     """
@@ -201,7 +231,7 @@ def table(cases: Iterable[Case], budget_s: float = 15.0) -> Iterator[Row]:
         if kind not in ceilings:
             ceilings[kind] = measure_ceilings(*kind)
         for name, make in _PASSES.items():
-            runs = {form: make(case, form) for form in _forms(case.device)}
+            runs = {form: make(case, form) for form in _forms(case.device, forms)}
             memory: dict[str, Row] = {form: _memory(case, form, run) for form, run in runs.items()}
             fit = {form: run for form, run in runs.items() if "error" not in memory[form]}
             times = time_side_by_side(fit, budget_s=budget_s, max_rounds=15) if fit else {}
@@ -230,15 +260,19 @@ def describe(row: Row) -> str:
     )
 
 
-def _forms(device: str) -> list[str]:
-    return [form for form in FORMS if form != "fused" or torch.device(device).type != "cpu"]
+def _forms(device: str, forms: Iterable[str]) -> list[str]:
+    return [form for form in forms if form != "fused" or torch.device(device).type != "cpu"]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _memory(case: Case, form: str, run: Callable[[], object]) -> Row:
     try:
         peak = peak_bytes(run, case.device)
     except (RuntimeError, MemoryError) as error:  # torch reports a full CPU memory as a RuntimeError
-        return {"error": str(error).splitlines()[0]}
+        return {"error": _first_line(error)}
     return {"peak_mb": peak / 1e6, "saved_mb_per_image": _saved_bytes_per_image(case, form) / 1e6}
 
 

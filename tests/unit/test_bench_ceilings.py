@@ -20,10 +20,24 @@ def test_both_ceilings_are_measured() -> None:
     assert found.bytes_per_s > 1e7
 
 
-def test_nothing_to_measure_ends_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cuda", 1, "float32"), "finds no NVIDIA GPU; use --device cpu"),
+        (("cpu", 0, "float32"), "num_images=0 must be at least 1"),
+        (("cpu", 1), "there is no dtype to measure"),
+        (("cpu", 1, "float32", "float16"), "float16 is for GPUs"),
+        (("cpu", 1, "fp16"), "fp16 is for GPUs"),
+    ],
+)
+def test_what_cannot_be_measured_ends_in_one_line(
+    arguments: tuple, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    check_place("cpu", 1)
-    with pytest.raises(SystemExit, match="no NVIDIA GPU; use --device cpu"):
-        check_place("cuda", 1)
-    with pytest.raises(SystemExit, match="num_images=0 must be at least 1"):
-        check_place("cpu", 0)
+    check_place("cpu", 1, "float32", "bfloat16")
+    with pytest.raises(SystemExit) as ended:
+        check_place(*arguments)
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line

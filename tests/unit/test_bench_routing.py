@@ -14,7 +14,17 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from capsdist.bench.full_shape import route_full_shape
-from capsdist.bench.routing import FORMS, MNIST, Case, cases, describe, forward_backward, goals, table
+from capsdist.bench.routing import (
+    FORMS,
+    MNIST,
+    Case,
+    cases,
+    describe,
+    forward_backward,
+    goals,
+    table,
+    try_goals,
+)
 from capsdist.routing import route_reference
 
 TINY = Case(num_images=3, num_children=20)
@@ -129,3 +139,18 @@ def test_large_weights_exist_once() -> None:
     [_, first, _], [_, second, _] = TINY.operands(), TINY.operands()
     assert first is second
     assert replace(TINY, iterations=1).operands()[1] is not first
+
+
+def test_a_table_may_be_of_a_few_shapes_and_forms() -> None:
+    assert {case.num_children for case in cases(4, "cpu", ["float32"], ["cifar10", "multimnist"])} == {
+        9216, 3200,
+    }  # fmt: skip
+    assert {row["form"] for row in table([TINY], 0, ["streamed", "fused"])} == {"streamed"}
+
+
+def test_figures_that_fail_leave_the_table_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_large(*_: object) -> torch.Tensor:
+        return torch.empty(2**60)
+
+    monkeypatch.setitem(FORMS, "reference", too_large)
+    assert set(try_goals(TINY, budget_s=0)) == {"error"}
