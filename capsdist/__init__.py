@@ -39,8 +39,18 @@ __all__ = [
 ]
 
 
+_MODULES = ("config", "data", "models", "ops", "routing", "train", "tune")
+
+
 def __getattr__(name: str) -> object:
-    """Load a public name from its home module on first use (PEP 562)."""
+    """Load a public name, or a module that has more of them, on first use (PEP 562)."""
+    if name in _MODULES:
+        return import_module(f"capsdist.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'capsdist' has no attribute {name!r}; it has {', '.join(__all__)}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not, so that an interpreter completes them."""
+    return sorted({*__all__, *_MODULES})

@@ -18,7 +18,8 @@ def squash(totals: Tensor, dim: int = -1) -> Tensor:
     Paper, equation 1, written without the division by |s|: value and gradient are 0 at s = 0.
 
     Args:
-        totals: [..., E, ...], any floating dtype; bf16 and fp16 are computed in fp32.
+        totals: [..., E, ...], any floating dtype; bf16 and fp16 are computed in fp32. Lengths whose square
+            the dtype does not hold (1.8e19 in fp32) give no number.
         dim: the dimension E that holds a vector's components.
 
     Returns:
@@ -26,7 +27,6 @@ def squash(totals: Tensor, dim: int = -1) -> Tensor:
     """
     wide = _widen(totals)
     norm = torch.linalg.vector_norm(wide, dim=dim, keepdim=True)
-    # 1 / (1 + norm^2) times norm, never norm^2 in a numerator: a huge norm gives 0, not inf / inf.
     return (wide * (norm / (1 + norm * norm))).to(totals.dtype)
 
 
@@ -55,7 +55,7 @@ def lengths(poses: Tensor, dim: int = -1) -> Tensor:
         dim: the dimension E that holds a vector's components.
 
     Returns:
-        [B, J], in fp32 for bf16 and fp16 poses, so that the loss does not inherit their rounding; the
+        [B, J], in fp32 for bf16 and fp16 poses, so that sums and the loss add no rounding to theirs; the
         gradient is 0 where a pose is 0.
     """
     return torch.linalg.vector_norm(_widen(poses), dim=dim)

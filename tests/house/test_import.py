@@ -43,3 +43,9 @@ def test_every_public_name_resolves_and_is_documented(name: str) -> None:
 def test_unknown_public_name_is_refused() -> None:
     with pytest.raises(AttributeError, match="'routed'; it has"):
         capsdist.routed  # noqa: B018
+
+
+def test_modules_load_on_first_use_and_names_are_listed() -> None:
+    code = "import capsdist; print({'CapsNet', 'routing'} <= set(dir(capsdist)), capsdist.routing.explain.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True explain\n"
