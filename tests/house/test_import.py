@@ -46,6 +46,7 @@ def test_unknown_public_name_is_refused() -> None:
 
 
 def test_modules_load_on_first_use_and_names_are_listed() -> None:
-    code = "import capsdist; print({'CapsNet', 'routing'} <= set(dir(capsdist)), capsdist.routing.explain.__name__)"
+    listed = "{'CapsNet', 'routing'} <= set(dir(capsdist))"
+    code = f"import capsdist; print({listed}, capsdist.routing.explain.__name__)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "True explain\n"
