@@ -7,7 +7,8 @@ E parent dimension.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -135,7 +136,44 @@ class PrimaryCapsules(nn.Module):
         return f"types={self.types}, dim={self.dim}"
 
 
-class ClassCapsules(nn.Module):
+class PackedCapsules(nn.Module):
+    """What class capsules, whole or split over ranks, do alike with their parameters: start, move, show.
+
+    `packed_weights` is [J, E, D, I], or what a rank owns of it; no layer by itself.
+    """
+
+    num_children: int
+    num_parents: int
+    parent_dim: int
+    packed_weights: nn.Parameter
+    bias: nn.Parameter | None
+    log_priors: nn.Parameter | None
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights anew from the default initialisation, and set bias and priors to 0."""
+        sd = initial_sd(self.num_children, self.num_parents, self.parent_dim)
+        self.draw_weights(lambda weights: weights.normal_(std=sd))
+        for parameter in (self.bias, self.log_priors):
+            if parameter is not None:
+                parameter.zero_()
+
+    @torch.no_grad()
+    def draw_weights(self, draw: Callable[[Tensor], object]) -> None:
+        """Draw the weights anew by `draw`, which fills a tensor [J, E, D, I] in place."""
+        draw(self.packed_weights)
+
+    @property
+    def weights(self) -> Tensor:
+        """The transformation matrices W_ij [I, J, D, E] of the children here, a view of the parameter."""
+        return unpack_weights(self.packed_weights)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Keep the layout, in which `.to(memory_format=torch.channels_last)` sees an image."""
+        return super()._apply(lambda tensor: fn(tensor).contiguous(), recurse)
+
+
+class ClassCapsules(PackedCapsules):
     """One capsule a class, fed by all children through routing by agreement (paper, section 4: DigitCaps).
 
     The parameter `packed_weights` is stored in the layout [J, E, D, I] that the fast routing reads;
@@ -190,20 +228,6 @@ class ClassCapsules(nn.Module):
         self.bias = nn.Parameter(torch.empty(num_parents, parent_dim)) if bias else None
         self.log_priors = nn.Parameter(torch.empty(num_children, num_parents)) if log_priors else None
         self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Draw the weights anew from the default initialisation."""
-        nn.init.normal_(
-            self.packed_weights, std=initial_sd(self.num_children, self.num_parents, self.parent_dim)
-        )
-        for parameter in (self.bias, self.log_priors):
-            if parameter is not None:
-                nn.init.zeros_(parameter)
-
-    @property
-    def weights(self) -> Tensor:
-        """The transformation matrices W_ij [I, J, D, E], a view of the parameter."""
-        return unpack_weights(self.packed_weights)
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""

@@ -199,6 +199,7 @@ def properties() -> dict[str, Any]:
         "groups": copied.class_capsules.group is layer.group,
         "names": [*split.state_dict()] == [*capsnet().state_dict()],
         "options": (alone.iterations, alone.none_of_the_above, alone.bias) == (2, True, None),
+        "layout": copied.to(memory_format=torch.channels_last).class_capsules.packed_weights.is_contiguous(),
         "alone": [*gather_state(alone)] in ([], ["packed_weights"]),
     }
 

@@ -155,6 +155,44 @@ def test_weights_are_a_view_of_the_parameter_as_the_paper_writes_it() -> None:
     assert [name for name, _ in layer.named_parameters()] == ["packed_weights"]
 
 
+def copied_bytes(layer: ClassCapsules) -> int:
+    """Move a layer to channels_last; how much a call then keeps of copies of its weights, in bytes."""
+    layer.to(memory_format=torch.channels_last)
+    kept: dict[int, int] = {}
+    own = layer.packed_weights.untyped_storage().data_ptr()
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.numel() == layer.packed_weights.numel():
+            kept[tensor.untyped_storage().data_ptr()] = tensor.nbytes
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        layer(torch.randn(2, 7, 3))
+    return sum(num_bytes for place, num_bytes in kept.items() if place != own)
+
+
+class Restrided(ClassCapsules):
+    """The known-bad twin: it lets `to` change the layout, as every module does."""
+
+    _apply = nn.Module._apply
+
+
+def test_channels_last_is_for_images_and_leaves_weights_as_they_are() -> None:
+    layer = ClassCapsules(7, 3, 5, 4)
+    layer(torch.randn(2, 7, 3)).sum().backward()
+    values = layer.packed_weights.detach().clone()
+    assert copied_bytes(layer) == 0
+    assert layer.packed_weights.grad is not None
+    assert layer.packed_weights.is_contiguous()
+    assert layer.packed_weights.grad.is_contiguous()
+    assert torch.equal(layer.packed_weights, values)
+
+
+def test_a_layer_that_lets_it_restride_them_copies_all_weights_at_every_call() -> None:
+    twin = Restrided(7, 3, 5, 4)
+    assert copied_bytes(twin) == twin.packed_weights.nbytes
+
+
 @pytest.mark.parametrize("seed", range(2))
 def test_parents_have_no_order(seed: int) -> None:
     torch.manual_seed(seed)

@@ -6,6 +6,7 @@ E parent dimension.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -15,15 +16,15 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from capsdist.errors import ShapeError
-from capsdist.models.layers import check_child_poses, check_sizes, initial_sd
-from capsdist.routing import Gradient, unpack_weights
+from capsdist.models.layers import PackedCapsules, check_child_poses, check_sizes
+from capsdist.routing import Gradient
 from capsdist.routing.dispatch import check_options
 from capsdist.routing.parallel import Group, children_of_rank, process_group, route_parallel
 
 __all__ = ["ParallelClassCapsules", "SplitParameter", "split_groups", "split_layers", "split_parameters"]
 
 
-class ParallelClassCapsules(nn.Module):
+class ParallelClassCapsules(PackedCapsules):
     """`ClassCapsules` of which each rank owns a slice of the children: weights, gradient, optimizer state.
 
     A drop-in for data-parallel networks: each rank passes all children of its own images and gets the parents
@@ -87,23 +88,15 @@ class ParallelClassCapsules(nn.Module):
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw the weights anew, on all ranks at once."""
-        sd = initial_sd(self.num_children, self.num_parents, self.parent_dim)
+    def draw_weights(self, draw: Callable[[Tensor], object]) -> None:
+        """Draw the weights of all ranks anew by `draw`, which fills a tensor [J, E, D, I_p] in place."""
         shape = self.packed_weights.shape[:3]
         for rank in range(dist.get_world_size(self.group)):
             children = children_of_rank(self.num_children, self.group, rank)
-            drawn = self.packed_weights.new_empty(*shape, children.stop - children.start).normal_(std=sd)
+            drawn = self.packed_weights.new_empty(*shape, children.stop - children.start)
+            draw(drawn)
             if children == self.own_children:
                 self.packed_weights.copy_(drawn)
-        for parameter in (self.bias, self.log_priors):
-            if parameter is not None:
-                parameter.zero_()
-
-    @property
-    def weights(self) -> Tensor:
-        """The transformation matrices W_ij [I_p, J, D, E] of the own children, a view of the parameter."""
-        return unpack_weights(self.packed_weights)
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [b, J, E] of `child_poses` [b, I, D]."""
