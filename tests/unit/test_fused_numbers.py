@@ -65,8 +65,8 @@ def test_many_parents_are_taken_a_few_at_a_time() -> None:
 
 WIDE = [  # as above; D or E beyond what a tile holds, in blocks of 32 and 64
     pytest.param((2, 2, 2, 70, 16), 2, False, False, False, id="three-blocks-of-D"),
-    pytest.param((2, 9, 2, 8, 130), 2, True, True, True, id="three-blocks-of-E-with-everything"),
-    pytest.param((1, 2, 2, 65, 65), 2, True, True, False, id="blocks-of-both"),
+    pytest.param((2, 5, 2, 8, 130), 2, True, True, True, id="three-blocks-of-E-with-everything"),
+    pytest.param((1, 2, 1, 65, 65), 2, True, True, True, id="blocks-of-both"),
     pytest.param((17, 3, 2, 66, 3), 1, False, True, True, id="two-tiles-of-images"),
     pytest.param((1, 17, 1, 4, 66), 2, False, False, True, id="two-ranges-of-children"),
 ]
