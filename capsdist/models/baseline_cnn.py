@@ -26,8 +26,8 @@ class BaselineCNN(nn.Module):
         self, image_shape: tuple[int, int, int] = (1, 28, 28), num_classes: int = 10, *, dropout: float = 0.5
     ) -> None:
         super().__init__()
-        self.image_shape = image_shape
         channels, height, width = image_shape
+        self.image_shape = channels, height, width
         layers: list[nn.Module] = []
         for out_channels in CONV_CHANNELS:
             layers += [Conv2d(channels, out_channels, KERNEL_SIZE, padding="same"), nn.ReLU(inplace=True)]

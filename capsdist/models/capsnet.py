@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from functools import partial
+from typing import Literal, NamedTuple, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +21,8 @@ from capsdist.models.layers import (
 )
 from capsdist.ops import lengths
 from capsdist.routing import Form, Gradient, Recompute
+
+Initialisation = Literal["default", "truncated_normal"]
 
 
 class Output(NamedTuple):
@@ -46,11 +49,13 @@ class CapsNet(nn.Module):
 
     `initialisation`: ``"default"`` is PyTorch's own for convolutions and decoder and `ClassCapsules`' for
     its weights; ``"truncated_normal"`` is the authors' code: standard deviation 0.05 for the first
-    convolution, 0.1 for all other weights, all biases 0.1; log priors, which it has not, 0.
+    convolution, 0.1 for all other weights, all biases 0.1; log priors, which it has not, 0. `initialise`
+    draws it anew.
 
     Shapes: images [B, C, H, W] float, labels int64 [B] or None -> `Output`.
     The decoder sees the capsule of the label where labels are given (training), else the longest.
-    Raises: ShapeError if images are not [B, *image_shape], or image_shape is too small for the kernels.
+    Raises: ShapeError if images are not [B, *image_shape], image_shape is too small for the kernels, or a
+    layer refuses its size or option; ValueError if `padding` or `initialisation` is unknown.
 
     Example:
         >>> import torch
@@ -78,14 +83,19 @@ class CapsNet(nn.Module):
         log_priors: bool = False,
         decoder: bool = True,
         decoder_hidden: tuple[int, int] = (512, 1024),
-        initialisation: Literal["default", "truncated_normal"] = "default",
+        initialisation: Initialisation = "default",
         gradient: Gradient = "full",
         recompute: Recompute = "streamed",
         form: Form = "auto",
     ) -> None:
         super().__init__()
-        self.image_shape = image_shape
+        if initialisation not in get_args(Initialisation):
+            raise ValueError(
+                f"initialisation={initialisation!r} is unknown; choose 'default' or 'truncated_normal'"
+            )
+        self.initialisation: Initialisation = initialisation
         channels, height, width = image_shape
+        self.image_shape = channels, height, width
         self.conv = Conv2d(channels, conv_channels, conv_kernel, padding=padding)
         self.primary_capsules = PrimaryCapsules(
             conv_channels, primary_types, primary_dim, primary_kernel, primary_stride, padding
@@ -109,8 +119,20 @@ class CapsNet(nn.Module):
             recompute=recompute,
             form=form,
         )
-        self.decoder = Decoder(num_classes, class_dim, image_shape, decoder_hidden) if decoder else None
+        self.decoder = Decoder(num_classes, class_dim, self.image_shape, decoder_hidden) if decoder else None
         if initialisation == "truncated_normal":
+            self._initialise_as_official()
+
+    def initialise(self) -> None:
+        """Draw all parameters anew, after `to_empty` say: with the seed it was built with, the same again.
+
+        Split over ranks (`parallelize`), it wants equal seeds on all: each draws the class capsules of every
+        rank in turn and keeps its own.
+        """
+        for module in self.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        if self.initialisation == "truncated_normal":
             self._initialise_as_official()
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
@@ -128,5 +150,7 @@ class CapsNet(nn.Module):
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.constant_(parameter, 0.1)
+            elif name == "class_capsules.packed_weights":
+                self.class_capsules.draw_weights(partial(truncated_normal_, sd=0.1))
             elif not name.endswith("log_priors"):
                 truncated_normal_(parameter, 0.05 if name == "conv.weight" else 0.1)

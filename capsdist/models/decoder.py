@@ -34,7 +34,7 @@ class Decoder(nn.Module):
         hidden: tuple[int, int] = (512, 1024),
     ) -> None:
         super().__init__()
-        self.num_classes, self.class_dim, self.image_shape = num_classes, class_dim, image_shape
+        self.num_classes, self.class_dim, self.image_shape = num_classes, class_dim, tuple(image_shape)
         first, second = hidden
         self.layers = nn.Sequential(
             nn.Linear(num_classes * class_dim, first),

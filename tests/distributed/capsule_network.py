@@ -41,12 +41,12 @@ class Trained(NamedTuple):
     norms: list[float]
 
 
-def capsnet(seed: int = 0, dtype: torch.dtype = torch.float64) -> CapsNet:
+def capsnet(seed: int = 0, dtype: torch.dtype = torch.float64, **options: Any) -> CapsNet:
     """A network of 2,205 parameters whose biases and log priors are not zero."""
     torch.manual_seed(seed)
     network = CapsNet(
         (1, 9, 9), CLASSES, conv_channels=4, conv_kernel=3, primary_types=3, primary_dim=2, primary_kernel=3,
-        class_dim=4, capsule_bias=True, log_priors=True, decoder_hidden=(5, 6),
+        class_dim=4, capsule_bias=True, log_priors=True, decoder_hidden=(5, 6), **options,
     )  # fmt: skip
     for parameter in (network.class_capsules.bias, network.class_capsules.log_priors):
         assert parameter is not None
@@ -175,6 +175,21 @@ def split_on_meta(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
         network = parallelize(capsnet())
     network.to_empty(device="cpu").load_state_dict(split_state(network, state))
     return gather_state(network), sum(parameter.numel() for parameter in network.parameters())
+
+
+def initialise_on_meta(fault: str = "") -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
+    """Split a network without values, draw them; return this rank's, all ranks', and the next random number."""
+    with torch.device("meta"):
+        network = parallelize(capsnet(initialisation="truncated_normal"))
+    network.to_empty(device="cpu")
+    torch.manual_seed(3)
+    if fault == "module by module":
+        for module in network.modules():
+            if hasattr(module, "reset_parameters"):
+                module.reset_parameters()
+    else:
+        network.initialise()
+    return network.state_dict(), gather_state(network), float(torch.rand(()))
 
 
 def properties() -> dict[str, Any]:

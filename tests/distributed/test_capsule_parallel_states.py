@@ -11,6 +11,7 @@ from capsule_network import (
     capsnet,
     gather_back,
     gather_traffic,
+    initialise_on_meta,
     load_and_gather,
     properties,
     refusal,
@@ -92,6 +93,30 @@ def test_a_network_that_no_rank_ever_holds_whole(ranks) -> None:
     a_child = CLASSES * 4 * 2 + CLASSES
     whole = sum(tensor.numel() for tensor in state.values())
     assert [held for _, held in found] == [whole - 14 * a_child, whole - 13 * a_child]
+
+
+def is_official(state: dict[str, torch.Tensor]) -> bool:
+    """Whether a state looks as the authors' code initialises it."""
+    limits = {name: 0.1 if name == "conv.weight" else 0.2 for name in state if name.endswith("weight")}
+    limits["class_capsules.packed_weights"] = 0.2
+    biases = [tensor for name, tensor in state.items() if name.endswith("bias")]
+    within = [0.8 * limit < state[name].abs().max() <= limit for name, limit in limits.items()]
+    return all(within) and all((bias == 0.1).all() for bias in biases)
+
+
+def test_ranks_draw_the_network_that_none_holds_as_it_was_asked_for(ranks) -> None:
+    (own, whole, after), (other, _, after_other) = ranks(2).run(initialise_on_meta)
+    assert is_official(whole)
+    assert (whole["class_capsules.log_priors"] == 0).all()
+    weights = whole["class_capsules.packed_weights"]
+    assert len(weights.unique()) == weights.numel()  # no two ranks drew the same
+    shared = own.keys() - {"class_capsules.packed_weights", "class_capsules.log_priors"}
+    assert all(torch.equal(own[name], other[name]) for name in shared)
+    assert after == after_other
+
+
+def test_drawn_module_by_module_it_is_another(ranks) -> None:
+    assert not is_official(ranks(2).run(initialise_on_meta, "module by module")[0][1])
 
 
 @pytest.mark.parametrize("world_size", [2, 4])

@@ -173,6 +173,36 @@ def test_log_priors_start_at_0_and_learn() -> None:
     assert (priors.grad != 0).any()
 
 
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+@pytest.mark.parametrize("initialisation", ["default", "truncated_normal"])
+def test_initialise_draws_what_a_network_is_built_with(initialisation: str, device: str) -> None:
+    options = {"initialisation": initialisation, "capsule_bias": True, "log_priors": True}
+    expected = small(7, **options).state_dict()
+    with torch.device(device):
+        network = small(8, **options).to_empty(device="cpu")
+    for parameter in network.parameters():
+        nn.init.constant_(parameter, torch.nan)
+    torch.manual_seed(7)
+    network.initialise()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
+
+
+def test_resetting_each_module_breaks_that_law() -> None:
+    expected = small(7, initialisation="truncated_normal").state_dict()
+    network = small(8, initialisation="truncated_normal")
+    torch.manual_seed(7)
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear | ClassCapsules):
+            module.reset_parameters()
+    assert not any(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
+
+
+def test_an_unknown_initialisation_is_refused() -> None:
+    message = "initialisation='truncated' is unknown; choose 'default' or 'truncated_normal'"
+    with pytest.raises(ValueError, match=message):
+        small(initialisation="truncated")
+
+
 def test_default_initialisation_of_class_capsules() -> None:
     torch.manual_seed(1)
     layer = ClassCapsules(300, 4, 5, 6, bias=True)
@@ -243,6 +273,11 @@ def test_images_of_another_shape_are_refused(network: nn.Module, shape: tuple[in
     assert str(list(shape)) in message
     assert "[B, *(2, 11, 12)]: crop the images" in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize("network", [CapsNet, BaselineCNN])
+def test_the_shape_of_images_may_be_a_list_as_in_json(network: type[nn.Module]) -> None:
+    assert network([1, 20, 20], 3)(torch.zeros(2, 1, 20, 20)).scores.shape == (2, 3)
 
 
 def test_an_image_too_small_for_the_kernels_is_refused_when_built() -> None:
