@@ -11,6 +11,7 @@ import torch.distributed as dist
 from small_run import own_rank, same_bits
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.nn.utils import parametrize
 
 from capsdist.errors import ShapeError
 from capsdist.models import CapsNet, ClassCapsules
@@ -178,7 +179,7 @@ def split_on_meta(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:
 
 
 def initialise_on_meta(fault: str = "") -> tuple[dict[str, Tensor], dict[str, Tensor], float]:
-    """Split a network without values, draw them; return this rank's, all ranks', and the next random number."""
+    """Draw a split network without values; return this rank's, all ranks', and the next random number."""
     with torch.device("meta"):
         network = parallelize(capsnet(initialisation="truncated_normal"))
     network.to_empty(device="cpu")
@@ -219,6 +220,74 @@ def properties() -> dict[str, Any]:
     }
 
 
+class Twice(nn.Module):
+    """One layer in two places, nested in one of them: 5 capsules, routed to 5, and these to 5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = ClassCapsules(5, 2, 5, 2, bias=True, log_priors=True)
+        self.second = nn.Sequential(self.first)
+
+    def forward(self, poses: Tensor) -> Tensor:
+        return self.second(self.first(poses))
+
+
+def shared_layer() -> dict[str, bool]:
+    """Whether `Twice`, split, is what it was: one layer, its parents, gradients and states."""
+    rank, world_size = own_rank()
+    torch.manual_seed(4)
+    whole, poses = Twice().double(), torch.randn(2 * world_size, 5, 2, dtype=torch.float64)
+    split = parallelize(deepcopy(whole))
+    expected, found = whole(poses), split(poses[2 * rank : 2 * rank + 2])
+    expected.square().sum().backward()
+    found.square().sum().backward()
+    sum_gradients(split)
+    of_ranks = {name: p.grad for name, p in split.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad for name, p in whole.named_parameters() if p.grad is not None}
+    norms = torch.tensor([clip_alone(whole, 1e9), float(clip_gradients(split, 1e9))])
+    gathered, state = [gather_state(split, each) for each in (of_ranks, None)]
+    split.load_state_dict(split_state(split, whole.state_dict()))
+    close = [torch.allclose(gathered[name], gradients[name]) for name in gathered]
+    return {
+        "one layer": isinstance(split.first, ParallelClassCapsules) and split.first is split.second[0],
+        "parents": torch.allclose(found, expected[2 * rank : 2 * rank + 2]),
+        "gradients": len(close) == (0 if rank else 3) and all(close),
+        "norm": torch.allclose(norms[0], norms[1]),
+        "state": same_bits(state, {} if rank else whole.state_dict()),
+    }
+
+
+class Tempered(ClassCapsules):
+    """Class capsules of a user's own, which say something else."""
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        return 0.5 * super().forward(child_poses)
+
+
+def not_plain(name: str) -> nn.Module:
+    """Class capsules with something that would be lost."""
+    layer = ClassCapsules(4, 2, 3, 4)
+    additions: dict[str, Callable[[], object]] = {
+        "parametrized": lambda: parametrize.register_parametrization(layer, "packed_weights", nn.Identity()),
+        "forward hook": lambda: layer.register_forward_hook(lambda *_: None),
+        "state hook": lambda: layer.register_load_state_dict_pre_hook(lambda *_: None),
+        "parameter hook": lambda: layer.packed_weights.register_hook(lambda grad: grad),
+        "hook after": lambda: layer.packed_weights.register_post_accumulate_grad_hook(lambda _: None),
+        "buffer": lambda: layer.register_buffer("mask", torch.ones(3)),
+        "module": lambda: layer.add_module("norm", nn.Identity()),
+        "own forward": lambda: setattr(layer, "forward", torch.clone),
+    }
+    additions[name]()
+    return nn.Sequential(layer)
+
+
+def tied(other: nn.Module) -> nn.Module:
+    """Class capsules of which another module has the weights too."""
+    layer = ClassCapsules(4, 2, 3, 4)
+    other.packed_weights = layer.packed_weights
+    return nn.Sequential(other, layer)
+
+
 def refusal(name: str) -> str:
     """What this rank says of a mistake."""
     whole, split = capsnet(), parallelize(capsnet())
@@ -226,6 +295,10 @@ def refusal(name: str) -> str:
         "no capsules": lambda: parallelize(nn.Linear(2, 3)),
         "form": lambda: parallelize(ClassCapsules(4, 2, 3, 4, form="reference")),
         "recompute": lambda: parallelize(ClassCapsules(4, 2, 3, 4, recompute="none")),
+        "subclass": lambda: parallelize(Tempered(4, 2, 3, 4)),
+        "tied layers": lambda: parallelize(tied(ClassCapsules(4, 2, 3, 4))),
+        "tied elsewhere": lambda: parallelize(tied(nn.Linear(2, 3))),
+        "split in part": lambda: parallelize(nn.Sequential(whole, split)),
         "few children": lambda: parallelize(ClassCapsules(1, 2, 3, 4)),
         "size": lambda: ParallelClassCapsules(4, 2, 0, 4),
         "iterations": lambda: ParallelClassCapsules(4, 2, 3, 4, iterations=0),
@@ -238,7 +311,7 @@ def refusal(name: str) -> str:
         "uneven": uneven,
     }
     try:
-        mistakes[name]()
+        mistakes.get(name, lambda: parallelize(not_plain(name)))()
     except (ShapeError, ValueError) as error:
         return f"{type(error).__name__}: {error}"
     return ""

@@ -15,6 +15,7 @@ from capsule_network import (
     load_and_gather,
     properties,
     refusal,
+    shared_layer,
     split_on_meta,
     train_alone,
     train_split,
@@ -125,9 +126,40 @@ def test_a_split_network_keeps_its_settings_and_can_be_copied(ranks, world_size:
         assert [name for name, kept in found.items() if not kept] == []
 
 
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_a_layer_in_two_places_stays_one(ranks, world_size: int) -> None:
+    for found in ranks(world_size).run(shared_layer):
+        assert [name for name, kept in found.items() if not kept] == []
+
+
+LOST = "cannot be split over ranks without losing that; add it afterwards"
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
+        ("subclass", "Tempered cannot be split over ranks, which compute as ClassCapsules; use that itself"),
+        ("parametrized", "ParametrizedClassCapsules cannot be split over ranks, which compute as"),
+        ("forward hook", f"class capsules with _forward_hooks {LOST}"),
+        ("state hook", f"class capsules with _load_state_dict_pre_hooks {LOST}"),
+        ("parameter hook", f"class capsules with packed_weights._backward_hooks {LOST}"),
+        ("hook after", f"class capsules with packed_weights._post_accumulate_grad_hooks {LOST}"),
+        ("buffer", f"class capsules with mask {LOST}"),
+        ("module", f"class capsules with norm {LOST}"),
+        ("own forward", f"class capsules with forward {LOST}"),
+        ("tied layers", "'0.packed_weights' and '1.packed_weights' are one parameter, which cannot be split"),
+        ("tied elsewhere", "'0.packed_weights' and '1.packed_weights' are one parameter, which cannot be"),
+    ],
+)
+def test_what_would_be_lost_is_refused(ranks, name: str, message: str) -> None:
+    for found in ranks(2).run(refusal, name):
+        assert found.startswith(f"ShapeError: {message}")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("split in part", "ValueError: Sequential is split in part; call parallelize once, on the whole"),
         ("no capsules", "ValueError: Linear has no ClassCapsules to split; pass a network with some"),
         ("form", "ShapeError: class capsules of form='reference', recompute='streamed' cannot be split"),
         (

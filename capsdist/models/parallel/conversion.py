@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from capsdist.errors import ShapeError
 from capsdist.models.layers import ClassCapsules
+from capsdist.models.parallel.checks import check_plain, check_unshared
 from capsdist.models.parallel.layer import (
     ParallelClassCapsules,
     SplitParameter,
@@ -30,7 +31,8 @@ __all__ = ["gather_optimizer_state", "gather_state", "parallelize", "split_optim
 def parallelize(network: nn.Module, group: Group = None) -> nn.Module:
     """Split all `ClassCapsules` of `network` over ranks; return the network, which is changed in place.
 
-    All ranks go on with the values of the first one. Build the optimizer afterwards: parameters are new.
+    All ranks go on with the values of the first one. Build the optimizer afterwards: parameters are new. A
+    layer in several places stays one layer. Hooks and the like are refused, as they would be lost.
     Collective, unless the network is on the meta device; so weights that no single rank could hold:
         with torch.device("meta"):
             network = parallelize(CapsNet(num_classes=1000))
@@ -41,26 +43,28 @@ def parallelize(network: nn.Module, group: Group = None) -> nn.Module:
         group: as for `ParallelClassCapsules`.
 
     Raises:
-        ShapeError: a layer has fewer children than there are ranks, or computes in a form that cannot be
-            split; nothing was changed or exchanged.
-        ValueError: there are no class capsules.
+        ShapeError: a layer has fewer children than there are ranks, computes in a form that cannot be split,
+            shares a parameter with another module, or is not plain: a subclass, with hooks, parametrized,
+            with parameters, buffers, modules or a forward of others. Nothing was changed or exchanged.
+        ValueError: there are no class capsules, or some are split already.
     """
-    wholes = {name: each for name, each in network.named_modules() if isinstance(each, ClassCapsules)}
+    wholes = [each for each in network.modules() if isinstance(each, ClassCapsules)]
     if not wholes:
         raise ValueError(f"{type(network).__name__} has no ClassCapsules to split; pass a network with some")
-    for layer in wholes.values():
-        if layer.form not in ("auto", "streamed") or layer.recompute != "streamed":
-            raise ShapeError(
-                f"class capsules of form={layer.form!r}, recompute={layer.recompute!r} cannot be split over "
-                "ranks, which compute as 'streamed'; build them without both"
-            )
-    layers = {name: _without_values(layer, group) for name, layer in wholes.items()}
+    if any(isinstance(each, ParallelClassCapsules) for each in network.modules()):
+        raise ValueError(f"{type(network).__name__} is split in part; call parallelize once, on the whole")
+    for whole in wholes:
+        check_plain(whole)
+    check_unshared(network)
+    layers = {whole: _without_values(whole, group) for whole in wholes}
     _broadcast_values(network, group)
-    for name, layer in layers.items():
-        _fill(layer, wholes[name])
-        if not name:
-            return layer
-        network.set_submodule(name, layer)
+    for whole, layer in layers.items():
+        _fill(layer, whole)
+    for name, module in [*network.named_modules(remove_duplicate=False)]:
+        if isinstance(module, ClassCapsules):
+            if not name:
+                return layers[module]
+            network.set_submodule(name, layers[module])
     return network
 
 

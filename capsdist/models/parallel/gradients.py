@@ -46,11 +46,13 @@ def clip_gradients(network: nn.Module, max_norm: float) -> Tensor:
         ValueError: there are no `ParallelClassCapsules`.
     """
     split = split_parameters(network)
-    shared = [p for name, p in network.named_parameters() if name not in split]
+    named = dict(network.named_parameters())  # each once, whatever shares its layer
+    shared = [p for name, p in named.items() if name not in split]
     layers = split_layers(network)
     squares = _square(shared, layers[0].packed_weights.device)
     for layer in layers:
-        own = _square([p for of, p, _ in split.values() if of is layer], squares.device)
+        slices = [p for name, p in named.items() if name in split and split[name].layer is layer]
+        own = _square(slices, squares.device)
         dist.all_reduce(own, group=layer.group)
         squares = squares + own
     norm = squares.sqrt()

@@ -147,11 +147,11 @@ class SplitParameter(NamedTuple):
 
 
 def split_parameters(network: nn.Module) -> dict[str, SplitParameter]:
-    """Return the parameters of which every rank owns other children, by their names in `network`."""
+    """Return the parameters of which every rank owns other children, by all their names in `network`."""
     dims = {"packed_weights": 3, "log_priors": 0}
     return {
         f"{prefix}.{name}" if prefix else name: SplitParameter(layer, parameter, dims[name])
-        for prefix, layer in network.named_modules()
+        for prefix, layer in network.named_modules(remove_duplicate=False)
         if isinstance(layer, ParallelClassCapsules)
         for name, parameter in layer.named_parameters()
         if name in dims
