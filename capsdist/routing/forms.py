@@ -11,8 +11,9 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from capsdist.errors import ShapeError
+from capsdist.routing.passes import is_transformed
 from capsdist.routing.stream import Gradient
-from capsdist.routing.streamed import is_transformed, streamed_refusal
+from capsdist.routing.streamed import streamed_refusal
 
 __all__ = ["FORMS", "Call", "Explanation", "Form", "Recompute", "check_form", "choose"]
 

@@ -22,6 +22,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from capsdist.errors import ShapeError
 from capsdist.routing.dispatch import check_call, check_dims
 from capsdist.routing.forms import Call
+from capsdist.routing.passes import BackwardPass, way
 from capsdist.routing.stream import Gradient
 from capsdist.routing.streamed import route_streamed
 
@@ -130,48 +131,87 @@ def exchange_children(child_poses: Tensor, group: Group = None) -> Tensor:
     return _Exchange.apply(child_poses.transpose(1, 2), process_group(group)).transpose(1, 2)
 
 
+def _exchange(poses: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """All-to-all of poses [b, D, I] to [B, D, I_p]."""
+    num_images, dim_child, num_children = poses.shape
+    ranks = range(dist.get_world_size(group))
+    slices = [children_of_rank(num_children, group, rank) for rank in ranks]
+    parts = [poses[..., children].flatten() for children in slices]
+    own = slices[dist.get_rank(group)]
+    found = poses.new_empty(len(ranks) * num_images, dim_child, own.stop - own.start)
+    each = [found.numel() // len(ranks)] * len(ranks)
+    dist.all_to_all_single(found.view(-1), torch.cat(parts), each, [len(p) for p in parts], group=group)
+    return found
+
+
+def _exchange_back(grad: Tensor, num_children: int, group: dist.ProcessGroup | None) -> Tensor:
+    """All-to-all of gradients [B, D, I_p] to [b, D, I]."""
+    ranks = range(dist.get_world_size(group))
+    shape = len(grad) // len(ranks), grad.shape[1]
+    slices = [children_of_rank(num_children, group, rank) for rank in ranks]
+    sizes = [shape[0] * shape[1] * (children.stop - children.start) for children in slices]
+    found = grad.new_empty(sum(sizes))
+    each = [grad.numel() // len(ranks)] * len(ranks)
+    dist.all_to_all_single(found, grad.flatten(), sizes, each, group=group)
+    parts = zip(found.split(sizes), slices, strict=True)
+    return torch.cat([part.view(*shape, own.stop - own.start) for part, own in parts], dim=2)
+
+
+def _own_images(parent_poses: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Return this rank's images [b, J, E] of [B, J, E]."""
+    num_own = len(parent_poses) // dist.get_world_size(group)
+    return parent_poses.narrow(0, num_own * dist.get_rank(group), num_own).clone()
+
+
+def _all_images(grad: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """Gather the gradients [b, J, E] of all ranks as [B, J, E]."""
+    found = grad.new_empty(dist.get_world_size(group) * len(grad), *grad.shape[1:])
+    # The second is the name before torch 2.13.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    gather(found, grad.contiguous(), group=group)
+    return found
+
+
 class _Exchange(torch.autograd.Function):
-    """All-to-all of poses [b, D, I] to [B, D, I_p], and of gradients back."""
+    """`_exchange`, and gradients back; no `jvp` or `vmap`, for compilers refuse Functions that have one."""
 
     @staticmethod
-    def forward(ctx: Any, poses: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        num_images, dim_child, num_children = poses.shape
-        ctx.group, ctx.num_children = group, num_children
-        ranks = range(dist.get_world_size(group))
-        slices = [children_of_rank(num_children, group, rank) for rank in ranks]
-        parts = [poses[..., children].flatten() for children in slices]
-        own = slices[dist.get_rank(group)]
-        found = poses.new_empty(len(ranks) * num_images, dim_child, own.stop - own.start)
-        each = [found.numel() // len(ranks)] * len(ranks)
-        dist.all_to_all_single(found.view(-1), torch.cat(parts), each, [len(p) for p in parts], group=group)
-        return found
+    def forward(poses: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        return _exchange(poses, group)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        poses, ctx.group = inputs
+        ctx.num_children = poses.shape[2]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ranks = range(dist.get_world_size(ctx.group))
-        shape = len(grad) // len(ranks), grad.shape[1]
-        slices = [children_of_rank(ctx.num_children, ctx.group, rank) for rank in ranks]
-        sizes = [shape[0] * shape[1] * (children.stop - children.start) for children in slices]
-        found = grad.new_empty(sum(sizes))
-        each = [grad.numel() // len(ranks)] * len(ranks)
-        dist.all_to_all_single(found, grad.flatten(), sizes, each, group=ctx.group)
-        parts = zip(found.split(sizes), slices, strict=True)
-        whole = [part.view(*shape, children.stop - children.start) for part, children in parts]
-        return torch.cat(whole, dim=2), None
+        return way(_ExchangeBack, _exchange_back)(grad, ctx.num_children, ctx.group), None
+
+
+class _ExchangeBack(BackwardPass):
+    """`_exchange_back`, where something may differentiate it."""
+
+    forward = staticmethod(_exchange_back)
 
 
 class _OwnImages(torch.autograd.Function):
-    """This rank's images [b, J, E] of [B, J, E]; the gradients of all ranks are gathered again."""
+    """`_own_images`, without `jvp` and `vmap` as well; the gradients of all ranks are gathered again."""
 
     @staticmethod
-    def forward(ctx: Any, parent_poses: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-        ctx.group = group
-        num_own = len(parent_poses) // dist.get_world_size(group)
-        return parent_poses.narrow(0, num_own * dist.get_rank(group), num_own).clone()
+    def forward(parent_poses: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+        return _own_images(parent_poses, group)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.group = inputs[1]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        num_ranks = dist.get_world_size(ctx.group)
-        found = grad.new_empty(num_ranks * len(grad), *grad.shape[1:])
-        dist.all_gather_into_tensor(found, grad.contiguous(), group=ctx.group)
-        return found, None
+        return way(_AllImages, _all_images)(grad, ctx.group), None
+
+
+class _AllImages(BackwardPass):
+    """`_all_images`, where something may differentiate it."""
+
+    forward = staticmethod(_all_images)

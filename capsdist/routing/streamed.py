@@ -37,13 +37,13 @@ from typing import Any, cast
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from capsdist.ops import squash
+from capsdist.routing.passes import BackwardPass, Pass, is_transformed, refuse, way
 from capsdist.routing.stream import Gradient, Gradients, Options, Stream, add_gradients, add_totals, parts
 from capsdist.routing.tiling import Pieces
 
-__all__ = ["is_transformed", "route_streamed", "streamed_refusal"]
+__all__ = ["route_streamed", "streamed_refusal"]
 
 
 def route_streamed(
@@ -88,14 +88,9 @@ def route_streamed(
     if refusal is not None:
         raise NotImplementedError(f"{refusal}; choose form='reference'")
     operands = child_poses, packed_weights, bias, log_priors
-    run = _operator if torch.compiler.is_compiling() else _way(_Route, _forward)
+    run = _operator if torch.compiler.is_compiling() else way(_Route, _forward)
     parent_poses, _ = run(*operands, iterations, none_of_the_above, gradient, group_name)
     return parent_poses
-
-
-def is_transformed() -> bool:
-    """Say whether torch.func, or forward-mode AD, is at work."""
-    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def streamed_refusal() -> str | None:
@@ -256,22 +251,15 @@ def _gradients(run_backward: Callable[..., Any], ctx: Any, grad: Tensor | None) 
     )
 
 
-def _refuse(ctx: Any, *gradients: Any) -> Any:
-    """Refuse other derivatives: all operands of the backward pass lead here, so that none passes for 0."""
-    raise NotImplementedError(
-        "streamed routing is differentiable once, backward; for other derivatives choose form='reference'"
-    )
-
-
 @partial(_operator.register_autograd, setup_context=_keep)
 def _(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     return _gradients(_backward_operator, ctx, grad)
 
 
-_backward_operator.register_autograd(_refuse)
+_backward_operator.register_autograd(refuse)
 
 
-class _Route(torch.autograd.Function):
+class _Route(Pass):
     """What the forward operator is for compilers, for all others.
 
     An operator costs some microseconds more, torch.func refuses its gradients, and forward mode takes its
@@ -279,7 +267,6 @@ class _Route(torch.autograd.Function):
     """
 
     setup_context = staticmethod(_keep)
-    jvp = staticmethod(_refuse)
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
@@ -289,58 +276,25 @@ class _Route(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         """Return the gradients that are wanted."""
-        return _gradients(_way(_RouteBackward, _backward), ctx, grads[0])
+        return _gradients(way(_RouteBackward, _backward), ctx, grads[0])
 
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple, tuple]:
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
         """Take one more dimension of the poses alone for more images."""
         child_poses, *rest = arguments
         dim, *dims = in_dims
         if dim is None or dims != [None] * len(dims):
-            return _one_by_one(_Route.apply, info, in_dims, arguments)
+            return super().vmap(info, in_dims, *arguments)
         poses = child_poses.movedim(dim, 0)
         parent_poses, totals = _Route.apply(poses.flatten(0, 1), *rest)
         sizes = poses.shape[:2]
         return (parent_poses.unflatten(0, sizes), totals.unflatten(2, sizes)), (0, 2)
 
 
-class _RouteBackward(torch.autograd.Function):
+class _RouteBackward(BackwardPass):
     """What the backward operator is for compilers, for all others."""
-
-    backward = staticmethod(_refuse)
-    jvp = staticmethod(_refuse)
 
     @staticmethod
     def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Run backward."""
         return _backward(*arguments)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Keep nothing; torch.func asks for it to be said."""
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> tuple[tuple, tuple]:
-        """Call it for each element of one more dimension, whose weights' gradients are not to be summed."""
-        return _one_by_one(_RouteBackward.apply, info, in_dims, arguments)
-
-
-def _way(function: type[torch.autograd.Function], run: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what runs a pass: the Function where something may differentiate it, else the pass itself."""
-    return function.apply if torch.is_grad_enabled() or is_transformed() else run
-
-
-def _one_by_one(
-    function: Callable[..., tuple[Tensor, ...]],
-    info: Any,
-    in_dims: tuple[int | None, ...],
-    arguments: tuple[Any, ...],
-) -> tuple[tuple, tuple]:
-    """Call a function for each element of a dimension that `torch.vmap` adds, and stack the results."""
-    pairs = list(zip(arguments, in_dims, strict=True))
-    results = [
-        function(*(argument if dim is None else argument.select(dim, element) for argument, dim in pairs))
-        for element in range(info.batch_size)
-    ]
-    stacked = tuple(torch.stack(each) for each in zip(*results, strict=True))
-    return stacked, (0,) * len(stacked)

@@ -12,10 +12,11 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from capsdist.models import ClassCapsules, PrimaryCapsules
 from capsdist.models.parallel import ParallelClassCapsules, sum_gradients
-from capsdist.routing import stream
+from capsdist.routing import parallel, stream
 from capsdist.routing.parallel import exchange_children
 
 PARENTS, PARENT_DIM, CHILD_DIM = 5, 6, 3
+GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def run_split_with_dv_reduced(setup: Setup) -> dict[str, Tensor]:
 def count_collectives(setup: Setup) -> dict[str, list[int]]:
     """Run forward and backward; return the numbers of each call, by name of the collective."""
     calls: dict[str, list[int]] = {}
-    names = ("all_reduce", "all_to_all_single", "all_gather_into_tensor")
+    names = ("all_reduce", "all_to_all_single", GATHER)
     plain = {name: getattr(dist, name) for name in names}
 
     def counted(name: str):
@@ -188,3 +189,39 @@ def run_compiled(setup: Setup) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         grads = torch.autograd.grad(result, list(parameters.values()))
         found.append({"loss": result.detach(), **dict(zip(parameters, grads, strict=True))})
     return found[0], found[1]
+
+
+def run_penalty(setup: Setup, squared: bool, cut: bool) -> str:
+    """What is said of a penalty on the gradient; the known-bad twin cuts the graph where gradients travel."""
+    layer = ParallelClassCapsules(setup.num_children, CHILD_DIM, PARENTS, PARENT_DIM, **setup.options)
+    poses = torch.randn(2, setup.num_children, CHILD_DIM, requires_grad=True)
+    plain = parallel.way
+    try:
+        if cut:
+            parallel.way = lambda function, run: torch.no_grad()(run)
+        parents = layer(poses)
+        result = parents.square().sum() if squared else parents.sum()
+        (grad,) = torch.autograd.grad(result, poses, create_graph=True)
+        (result + 10 * grad.square().sum()).backward()
+    except NotImplementedError as error:
+        return str(error)
+    finally:
+        parallel.way = plain
+    return ""
+
+
+def run_torch_func(setup: Setup) -> list[tuple[Tensor, Tensor]]:
+    """Gradients by torch.func, of a number and of a few, beside those of autograd."""
+    layer = ParallelClassCapsules(
+        setup.num_children, CHILD_DIM, PARENTS, PARENT_DIM, **setup.options
+    ).double()
+    poses = torch.randn(2, setup.num_children, CHILD_DIM, dtype=torch.float64)
+
+    def few(poses: Tensor) -> Tensor:
+        return layer(poses).square().sum((0, 2))
+
+    leaf = poses.clone().requires_grad_()
+    rows = [torch.autograd.grad(few(leaf)[parent], leaf)[0] for parent in range(PARENTS)]
+    whole = torch.func.grad(lambda poses: few(poses).sum())(poses)
+    jacobian = torch.func.jacrev(few)(poses)
+    return [(whole.detach(), sum(rows, torch.zeros(()))), (jacobian.detach(), torch.stack(rows))]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from capsule_runs import (
     CHILD_DIM,
+    GATHER,
     PARENT_DIM,
     PARENTS,
     Setup,
@@ -109,7 +110,7 @@ def test_one_all_reduce_an_iteration_and_no_weights_travel(ranks) -> None:
         assert calls == {
             "all_to_all_single": [poses, poses],
             "all_reduce": [parents] * (4 + 3),
-            "all_gather_into_tensor": [parents],
+            GATHER: [parents],
         }
 
 

@@ -17,7 +17,10 @@ from capsdist.ops import margin_loss, reconstruction_loss
 from capsdist.routing import explain, route_packed, route_streamed, unpack_weights
 
 B, I, J, D, E = 3, 5, 4, 2, 6  # noqa: E741
-ONCE = "streamed routing is differentiable once, backward; for other derivatives choose form='reference'"
+ONCE = (
+    "streamed routing is differentiable once, backward; for other derivatives choose form='reference', "
+    "with no children split over ranks"
+)
 COMPILER = "inside of a compiler torch.func and forward mode differentiate the reference only"
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own forward mode
@@ -252,6 +255,17 @@ def test_every_element_of_a_vmap_is_routed_by_itself(in_dims: tuple[int | None, 
         torch.testing.assert_close(one, other)
     values = [torch.vmap(function, in_dims)(*operands) for function in (loss, reference)]
     torch.testing.assert_close(*values)
+
+
+@pytest.mark.parametrize("in_dims", IN_DIMS)
+def test_a_vmap_over_nothing_is_empty(in_dims: tuple[int | None, ...]) -> None:
+    operands = [
+        each if dim is None else each.new_zeros(0, *each.shape).movedim(0, dim)
+        for each, dim in zip(drawn(), in_dims, strict=True)
+    ]
+    assert torch.vmap(loss, in_dims)(*operands).shape == (0,)
+    grads = torch.vmap(torch.func.grad(loss, (0, 1, 2, 3)), in_dims)(*operands)
+    assert [grad.shape for grad in grads] == [(0, *operand.shape) for operand in drawn()]
 
 
 def test_the_gradient_of_a_vmap() -> None:

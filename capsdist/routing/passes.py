@@ -1,0 +1,61 @@
+"""The passes of routing as autograd Functions: differentiable once, backward; torch.vmap takes them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+__all__ = ["BackwardPass", "Pass", "is_transformed", "refuse", "way"]
+
+
+def refuse(ctx: Any, *gradients: Any) -> Any:
+    """Refuse other derivatives: all operands of a backward pass lead here, so that none passes for 0."""
+    raise NotImplementedError(
+        "streamed routing is differentiable once, backward; for other derivatives choose form='reference', "
+        "with no children split over ranks"
+    )
+
+
+class Pass(torch.autograd.Function):
+    """A pass that has no derivative in forward mode; under `torch.vmap` every element is a call."""
+
+    jvp = staticmethod(refuse)
+
+    @classmethod
+    def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Call it for each element of one more dimension, and stack the results."""
+        pairs = list(zip(arguments, in_dims, strict=True))
+
+        def element(index: int) -> Any:
+            if not info.batch_size:  # none tells what results are like, but one of zeros: a sum over nothing
+                return cls.apply(*(a if dim is None else a.sum(dim) for a, dim in pairs))
+            return cls.apply(*(a if dim is None else a.select(dim, index) for a, dim in pairs))
+
+        results = [element(index) for index in range(max(1, info.batch_size))]
+        if isinstance(results[0], torch.Tensor):
+            return torch.stack(results)[: info.batch_size], 0
+        stacked = tuple(torch.stack(each)[: info.batch_size] for each in zip(*results, strict=True))
+        return stacked, (0,) * len(stacked)
+
+
+class BackwardPass(Pass):
+    """A pass that cannot be differentiated, and says so: the backward pass of another."""
+
+    backward = staticmethod(refuse)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        """Keep nothing; torch.func asks for it to be said."""
+
+
+def is_transformed() -> bool:
+    """Say whether torch.func, or forward-mode AD, is at work."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def way(function: type[torch.autograd.Function], run: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what runs a pass: the Function where something may differentiate it, else the pass itself."""
+    return function.apply if torch.is_grad_enabled() or is_transformed() else run
