@@ -17,7 +17,8 @@ from torch.nn import functional
 from capsdist.errors import ShapeError
 from capsdist.ops import squash
 from capsdist.routing import Form, Gradient, Recompute, route_packed, unpack_weights
-from capsdist.routing.dispatch import check_options, is_count
+from capsdist.routing.checks import is_count
+from capsdist.routing.dispatch import check_options
 
 Padding = Literal["valid", "same"]
 

@@ -5,7 +5,6 @@ from capsdist.routing.forms import Explanation, Form, Recompute
 from capsdist.routing.packing import pack_weights, unpack_weights
 from capsdist.routing.reference import route_reference
 from capsdist.routing.stream import Gradient
-from capsdist.routing.streamed import route_streamed
 from capsdist.routing.trace import Trace, trace_routing
 
 __all__ = [
@@ -19,7 +18,6 @@ __all__ = [
     "route",
     "route_packed",
     "route_reference",
-    "route_streamed",
     "trace_routing",
     "unpack_weights",
 ]

@@ -5,20 +5,20 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 
 from __future__ import annotations
 
-from operator import index
-from typing import Any, get_args
+from typing import get_args
 
-import torch
 from torch import Tensor
 
 from capsdist.errors import ShapeError
-from capsdist.routing.forms import Call, Explanation, Form, Recompute, check_form, choose, one_of
+from capsdist.routing.checks import check_dims, check_flag, check_iterations, check_kind, check_name
+from capsdist.routing.forms import Call, Explanation, Form, Recompute, check_form, choose
 from capsdist.routing.packing import unpack_weights
+from capsdist.routing.precision import wide_dtype, without_autocast
 from capsdist.routing.reference import route_reference
 from capsdist.routing.stream import Gradient
 from capsdist.routing.streamed import route_streamed
 
-__all__ = ["check_call", "check_options", "explain", "is_count", "route", "route_packed"]
+__all__ = ["check_call", "check_layout", "check_options", "explain", "route", "route_packed"]
 
 
 def route(
@@ -92,7 +92,7 @@ def route_packed(
     form: Form = "auto",
 ) -> Tensor:
     """Do as `route`, with weights in the fast layout [J, E, D, I] (see `packing`), which nothing copies."""
-    _check_layout(child_poses, packed_weights, packed=True)
+    check_layout(child_poses, packed_weights, packed=True)
     call = Call(
         child_poses, packed_weights, iterations, bias, log_priors, none_of_the_above, gradient, recompute
     )
@@ -130,11 +130,11 @@ def explain(
 
 def _packed_view(child_poses: Tensor, weights: Tensor) -> Tensor:
     """Return weights [I, J, D, E] as a view [J, E, D, I]."""
-    _check_layout(child_poses, weights, packed=False)
+    check_layout(child_poses, weights, packed=False)
     return weights.permute(1, 3, 2, 0)
 
 
-def _check_layout(child_poses: Tensor, weights: Tensor, *, packed: bool) -> None:
+def check_layout(child_poses: Tensor, weights: Tensor, *, packed: bool) -> None:
     """Refuse weights that fit the poses only if they are read in the other layout."""
     name, letters, others = "weights", "[I, J, D, E]", "[J, E, D, I]"
     children, remedy = (0, 3), "unpack_weights(weights) or call route_packed"
@@ -156,32 +156,28 @@ def _run(call: Call, form: str) -> Tensor:
     check_call(call)
     chosen = choose(form, call).form
     operands = {"bias": call.bias, "log_priors": call.log_priors}
-    options: dict[str, Any] = {
-        "iterations": index(call.iterations),
-        "none_of_the_above": call.none_of_the_above,
-    }
     if chosen == "reference":
-        return _reference(call, operands, options)
+        return _reference(call, operands)
     packed = call.packed_weights.contiguous()  # itself, if it is packed
     if chosen == "streamed":
-        return route_streamed(call.child_poses, packed, gradient=call.gradient, **operands, **options)
+        return route_streamed(call.child_poses, packed, gradient=call.gradient, **operands, **call.options)
     from capsdist.routing.fused import route_fused  # with Triton, which takes its time
 
-    return route_fused(call.child_poses, packed, **operands, **options)
+    return route_fused(call.child_poses, packed, **operands, **call.options)
 
 
-def _reference(call: Call, operands: dict[str, Tensor | None], options: dict[str, Any]) -> Tensor:
+def _reference(call: Call, operands: dict[str, Tensor | None]) -> Tensor:
     """Run the reference in at least fp32; it computes in whatever dtype it is given."""
     poses, weights = call.child_poses, unpack_weights(call.packed_weights)
-    dtype = torch.promote_types(torch.promote_types(poses.dtype, weights.dtype), torch.float32)
-    with torch.autocast(poses.device.type, enabled=False):
+    dtype = wide_dtype(poses, weights)
+    with without_autocast(poses):
         parent_poses = route_reference(
             poses.to(dtype),
             weights.to(dtype),
             gradient=call.gradient,
             recompute="iterations" if call.recompute == "iterations" else "none",
             **{name: None if tensor is None else tensor.to(dtype) for name, tensor in operands.items()},
-            **options,
+            **call.options,
         )
     return parent_poses.to(poses.dtype)
 
@@ -196,6 +192,10 @@ def check_call(call: Call) -> None:
     shape = list(unpack_weights(call.packed_weights).shape)
     num_children, num_parents, dim_child, dim_parent = shape
     poses, bias, log_priors = call.child_poses, call.bias, call.log_priors
+    operands = {"child_poses": poses, "weights": call.packed_weights, "bias": bias, "log_priors": log_priors}
+    for name, tensor in operands.items():
+        if tensor is not None:
+            check_kind(name, tensor, poses)
     if poses.shape[1:] != (num_children, dim_child):
         raise ShapeError(
             f"child_poses {list(poses.shape)} do not fit weights [I, J, D, E] = {shape}; "
@@ -210,10 +210,6 @@ def check_call(call: Call) -> None:
             f"log_priors has shape {list(log_priors.shape)}; pass [I, J] = [{num_children}, {num_parents}]"
         )
     check_options(call.iterations, call.none_of_the_above, call.gradient, call.recompute)
-    operands = {"child_poses": poses, "weights": call.packed_weights, "bias": bias, "log_priors": log_priors}
-    for name, tensor in operands.items():
-        if tensor is not None:
-            _check_kind(name, tensor, poses)
 
 
 def check_options(
@@ -227,44 +223,8 @@ def check_options(
 
     Raises: ShapeError, as `route` says.
     """
-    if not is_count(iterations):
-        raise ShapeError(f"iterations={iterations!r} must be a whole number of at least 1; the paper has 3")
-    if not isinstance(none_of_the_above, bool):
-        raise ShapeError(f"none_of_the_above={none_of_the_above!r} must be True or False")
-    for name, value, names in (
-        ("gradient", gradient, get_args(Gradient)),
-        ("recompute", recompute, get_args(Recompute)),
-    ):
-        if value not in names:
-            raise ShapeError(f"{name}={value!r} is unknown; choose {one_of(names)}")
+    check_iterations(iterations)
+    check_flag("none_of_the_above", none_of_the_above)
+    check_name("gradient", gradient, get_args(Gradient))
+    check_name("recompute", recompute, get_args(Recompute))
     check_form(form)
-
-
-def is_count(number: Any) -> bool:
-    """Say whether a number is an integer of any type, numpy's too, and at least 1."""
-    if isinstance(number, bool):
-        return False
-    try:
-        return index(number) >= 1
-    except TypeError:
-        return False
-
-
-def _check_kind(name: str, tensor: Tensor, child_poses: Tensor) -> None:
-    """Refuse a dtype or device that does not go with that of child_poses."""
-    if not tensor.is_floating_point():
-        raise ShapeError(f"{name} has dtype {tensor.dtype}; make it floating, such as with .float()")
-    if (tensor.dtype == torch.float64) != (child_poses.dtype == torch.float64):
-        raise ShapeError(
-            f"{name} has dtype {tensor.dtype} but child_poses {child_poses.dtype}; "
-            "make all of them float64, or none"
-        )
-    if tensor.device != child_poses.device:
-        raise ShapeError(
-            f"{name} is on {tensor.device} but child_poses on {child_poses.device}; use one device"
-        )
-
-
-def check_dims(name: str, tensor: Tensor, letters: str, num_dims: int) -> None:
-    if tensor.dim() != num_dims:
-        raise ShapeError(f"{name} has shape {list(tensor.shape)}; pass {letters}, {num_dims} dimensions")

@@ -6,11 +6,13 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from operator import index
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
 from capsdist.errors import ShapeError
+from capsdist.routing.checks import one_of
 from capsdist.routing.passes import is_transformed
 from capsdist.routing.stream import Gradient
 from capsdist.routing.streamed import streamed_refusal
@@ -40,6 +42,11 @@ class Call:
     none_of_the_above: bool
     gradient: Gradient
     recompute: Recompute
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What all forms are asked for besides operands, in Python's own types."""
+        return {"iterations": index(self.iterations), "none_of_the_above": bool(self.none_of_the_above)}
 
 
 @dataclass(frozen=True)
@@ -80,12 +87,6 @@ def check_form(form: object) -> None:
     """Raise ShapeError unless there is a form of that name, `auto` included."""
     if form not in get_args(Form):
         raise ShapeError(f"form={form!r} is no form of routing; choose {one_of(get_args(Form))}")
-
-
-def one_of(names: tuple[str, ...]) -> str:
-    """Return names as a list for a sentence: 'a', 'b' or 'c'."""
-    *most, last = map(repr, names)
-    return f"{', '.join(most)} or {last}"
 
 
 def _refusal(name: str, call: Call, *, asked: bool) -> str | None:

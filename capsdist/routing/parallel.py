@@ -20,7 +20,8 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from capsdist.errors import ShapeError
-from capsdist.routing.dispatch import check_call, check_dims
+from capsdist.routing.checks import check_dims
+from capsdist.routing.dispatch import check_call
 from capsdist.routing.forms import Call
 from capsdist.routing.passes import BackwardPass, way
 from capsdist.routing.stream import Gradient
@@ -79,17 +80,17 @@ def route_parallel(
             f"pass those from {own.start} on"
         )
     options = (none_of_the_above, gradient, "streamed")
-    check_call(Call(child_poses[:, own], packed_weights, iterations, bias, log_priors, *options))
+    call = Call(child_poses[:, own], packed_weights, iterations, bias, log_priors, *options)
+    check_call(call)
 
     parent_poses = route_streamed(
         exchange_children(child_poses, pg),
         packed_weights,
-        iterations,
         bias=bias,
         log_priors=log_priors,
-        none_of_the_above=none_of_the_above,
         gradient=gradient,
         group_name=_name(pg),
+        **call.options,
     )
     return _OwnImages.apply(parent_poses, pg)
 

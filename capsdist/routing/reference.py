@@ -5,15 +5,19 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from capsdist.ops import squash
+from capsdist.routing.checks import check_iterations, check_name
 
 __all__ = ["route_reference"]
+
+Gradient = Literal["full", "last"]
+Recompute = Literal["none", "iterations"]
 
 
 def route_reference(
@@ -24,8 +28,8 @@ def route_reference(
     bias: Tensor | None = None,
     log_priors: Tensor | None = None,
     none_of_the_above: bool = False,
-    gradient: Literal["full", "last"] = "full",
-    recompute: Literal["none", "iterations"] = "none",
+    gradient: Gradient = "full",
+    recompute: Recompute = "none",
 ) -> Tensor:
     """Return the parent poses, by Procedure 1 of the paper (section 2), in the dtype of its arguments.
 
@@ -43,7 +47,13 @@ def route_reference(
 
     Returns:
         [B, J, E] v_j. Cost: autograd keeps the votes, B I J E numbers, several times over.
+
+    Raises:
+        ShapeError: no iterations, or an unknown name.
     """
+    check_iterations(iterations)
+    check_name("gradient", gradient, get_args(Gradient))
+    check_name("recompute", recompute, get_args(Recompute))
     votes = torch.einsum("bid,ijde->bije", child_poses, weights)
     logits = votes.new_zeros(votes.shape[:3])  # line 2: b_ij <- 0
     if log_priors is not None:

@@ -40,6 +40,7 @@ from torch import Tensor
 
 from capsdist.ops import squash
 from capsdist.routing.passes import BackwardPass, Pass, is_transformed, refuse, way
+from capsdist.routing.precision import wide_dtype, without_autocast
 from capsdist.routing.stream import Gradient, Gradients, Options, Stream, add_gradients, add_totals, parts
 from capsdist.routing.tiling import Pieces
 
@@ -116,7 +117,7 @@ def _forward(
     totals.zero_()
     wide_bias = None if bias is None else bias.to(totals.dtype)
     options = Options(iterations, none_of_the_above, cast(Gradient, gradient), _sum_over(group_name))
-    with torch.autocast(child_poses.device.type, enabled=False):
+    with without_autocast(child_poses):
         stream = Stream(child_poses, packed_weights, log_priors, totals.dtype, options, rows=1)
         for block, poses in stream.blocks():
             add_totals(stream, poses, wide_bias, totals[:, :, block])
@@ -139,10 +140,11 @@ def _(
 def _empty(child_poses: Tensor, packed_weights: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Return memory for the results, in the dtypes that they have: float64 in float64, sums else in fp32."""
     num_images, (num_parents, dim_parent) = child_poses.shape[0], packed_weights.shape[:2]
-    dtype = torch.promote_types(child_poses.dtype, torch.float32)
     return (
         child_poses.new_empty((num_images, num_parents, dim_parent)),
-        child_poses.new_empty((iterations, num_parents, num_images, dim_parent), dtype=dtype),
+        child_poses.new_empty(
+            (iterations, num_parents, num_images, dim_parent), dtype=wide_dtype(child_poses)
+        ),
     )
 
 
@@ -184,7 +186,7 @@ def _backward(
     d_priors = None if priors is None else totals.new_zeros(priors.T.shape)
     d_bias = totals.new_zeros(packed_weights.shape[:2])
     options = Options(len(totals), none_of_the_above, cast(Gradient, gradient), _sum_over(group_name))
-    with torch.autocast(child_poses.device.type, enabled=False):
+    with without_autocast(child_poses):
         stream = Stream(child_poses, packed_weights, log_priors, totals.dtype, options, rows=2)
         pieces = None if d_weights is None else Pieces(stream.scratch, "d_weights", d_weights, sums=True)
         for block, poses in stream.blocks():

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from capsdist.routing.dispatch import check_call
+from capsdist.routing.dispatch import check_call, check_layout
 from capsdist.routing.forms import Call
+from capsdist.routing.precision import wide_dtype, without_autocast
 from capsdist.routing.stream import Options, Stream, add_squashed, add_totals, dot, pair_products
 
 __all__ = ["Trace", "trace_routing"]
@@ -67,14 +68,18 @@ def trace_routing(
         >>> round(float(trace.coupling_entropy[0, 0]), 4)  # ln 10
         2.3026
     """
-    check_call(
-        Call(child_poses, packed_weights, iterations, bias, log_priors, none_of_the_above, "full", "streamed")
+    check_layout(child_poses, packed_weights, packed=True)
+    call = Call(
+        child_poses, packed_weights, iterations, bias, log_priors, none_of_the_above, "full", "streamed"
     )
-    num_children, dtype = child_poses.shape[1], torch.promote_types(child_poses.dtype, torch.float32)
-    with torch.autocast(child_poses.device.type, enabled=False):
-        options = Options(iterations, none_of_the_above)
+    check_call(call)
+    num_children, dtype = child_poses.shape[1], wide_dtype(child_poses)
+    with without_autocast(child_poses):
+        options = Options(**call.options)
         stream = Stream(child_poses, packed_weights, log_priors, dtype, options, rows=2)
-        sums = child_poses.new_zeros((iterations, stream.num_parents + 2, len(child_poses)), dtype=dtype)
+        sums = child_poses.new_zeros(
+            (options.iterations, stream.num_parents + 2, len(child_poses)), dtype=dtype
+        )
         for block, poses in stream.blocks():
             _add_block(stream, poses, None if bias is None else bias.to(dtype), sums[:, :, block])
     sums /= num_children

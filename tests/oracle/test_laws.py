@@ -11,8 +11,9 @@ from cases import operands
 from laws import DEFECTS, FORMS, LAWS, SIZES, not_numbers
 from torch import Tensor
 
-from capsdist.routing import pack_weights, route, route_streamed
+from capsdist.routing import pack_weights, route
 from capsdist.routing.reference import couple
+from capsdist.routing.streamed import route_streamed
 
 
 @pytest.mark.parametrize("form", FORMS)

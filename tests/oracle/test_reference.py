@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import partial
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from twins import route_twin
 
 from capsdist.bench.memory import saved_bytes
+from capsdist.errors import ShapeError
 from capsdist.routing import route_reference
 
 Matrix = list[list[float]]
@@ -107,3 +109,16 @@ def test_the_gradient_of_the_last_iteration_is_that_of_detached_votes(iterations
     assert largest_error(last, public) < 1e-12
     full = values_and_gradients(route_reference, given, iterations)
     assert largest_error(full, public) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"iterations": 0}, "iterations=0 must be a whole number of at least 1; the paper has 3"),
+        ({"gradient": "Last"}, "gradient='Last' is unknown; choose 'full' or 'last'"),
+        ({"recompute": "streamed"}, "recompute='streamed' is unknown; choose 'none' or 'iterations'"),
+    ],
+)
+def test_refusals_name_value_and_remedy(options: dict, message: str) -> None:
+    with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
+        route_reference(torch.zeros(2, 5, 3), torch.zeros(5, 4, 3, 6), **options)

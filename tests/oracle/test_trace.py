@@ -135,6 +135,20 @@ def test_what_cannot_be_routed_is_not_traced() -> None:
         trace_routing(torch.zeros(2, 5, 3), torch.zeros(4, 6, 3, 5), 0)
 
 
+def test_the_papers_layout_is_named_where_it_does_not_fit() -> None:
+    message = (
+        "child_poses [2, 5, 3] do not fit packed_weights [J, E, D, I] = [5, 4, 3, 6], but would if these "
+        "were [I, J, D, E]; pass pack_weights(weights) or call route"
+    )
+    with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
+        trace_routing(torch.zeros(2, 5, 3), torch.zeros(5, 4, 3, 6))
+
+
+def test_without_numbers_there_are_shapes() -> None:
+    found = trace_routing(torch.zeros(2, 5, 3, device="meta"), torch.zeros(4, 6, 3, 5, device="meta"), 2)
+    assert [each.shape for each in found] == [(2, 2), (2, 2), (2, 2, 4)]
+
+
 def test_the_example_of_the_docstring_runs() -> None:
     names = {"torch": torch, "trace_routing": trace_routing}
     results = [doctest.DocTestRunner().run(test) for test in doctest.DocTestFinder().find(trace, globs=names)]

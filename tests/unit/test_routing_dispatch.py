@@ -86,6 +86,22 @@ def test_iterations_are_any_integer(form) -> None:
 
 
 @pytest.mark.parametrize("form", ["streamed", "reference"])
+@pytest.mark.parametrize("none", [False, True])
+def test_truth_values_are_of_any_type(form, none: bool) -> None:
+    poses, weights = draw(2, 5, 3), draw(5, 4, 3, 6)
+    expected = route(poses, weights, none_of_the_above=none, form=form)
+    assert torch.equal(route(poses, weights, none_of_the_above=np.bool_(none), form=form), expected)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("form", ["streamed", "reference"])
+def test_without_numbers_there_are_shapes(form) -> None:
+    poses, weights = POSES.to("meta").requires_grad_(), WEIGHTS.to("meta")
+    parent_poses = route(poses, weights, form=form)
+    (grad,) = torch.autograd.grad(parent_poses.sum(), poses)
+    assert (parent_poses.shape, grad.shape) == ((2, 4, 6), (2, 5, 3))
+
+
+@pytest.mark.parametrize("form", ["streamed", "reference"])
 def test_options_reach_the_form(form) -> None:
     poses, weights = draw(3, 7, 4).double(), draw(7, 5, 4, 6, seed=1).double()
     priors = draw(7, 5, seed=2).double().requires_grad_()
@@ -300,14 +316,25 @@ REFUSED = [
     ),
     pytest.param(
         {"log_priors": torch.zeros(5, 4, dtype=torch.int32)},
-        "log_priors has dtype torch.int32; make it floating, such as with .float()",
+        "log_priors has dtype torch.int32; make it float32, float64, bfloat16 or float16",
         id="priors-integers",
     ),
     pytest.param(
         {"child_poses": torch.zeros(2, 5, 3, dtype=torch.int64)},
-        "child_poses has dtype torch.int64; make it floating, such as with .float()",
+        "child_poses has dtype torch.int64; make it float32, float64, bfloat16 or float16",
         id="integers",
     ),
+    pytest.param(
+        {"weights": WEIGHTS.to(torch.float8_e4m3fn)},
+        "weights has dtype torch.float8_e4m3fn; make it float32, float64, bfloat16 or float16",
+        id="float8",
+    ),
+    pytest.param(
+        {"child_poses": POSES.numpy()},
+        "child_poses is of type ndarray; pass a torch.Tensor",
+        id="numpy-poses",
+    ),
+    pytest.param({"bias": [[0.0] * 6] * 4}, "bias is of type list; pass a torch.Tensor", id="list-of-biases"),
     pytest.param(
         {"weights": WEIGHTS.double()},
         "weights has dtype torch.float64 but child_poses torch.float32; make all of them float64, or none",

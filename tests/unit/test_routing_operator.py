@@ -14,7 +14,8 @@ from torch.autograd import forward_ad
 
 from capsdist.models import CapsNet, ClassCapsules
 from capsdist.ops import margin_loss, reconstruction_loss
-from capsdist.routing import explain, route_packed, route_streamed, unpack_weights
+from capsdist.routing import explain, route_packed, unpack_weights
+from capsdist.routing.streamed import route_streamed
 
 B, I, J, D, E = 3, 5, 4, 2, 6  # noqa: E741
 ONCE = (
