@@ -60,8 +60,7 @@ def route(
 
     Raises:
         ShapeError: a shape, dtype, device, number or name that cannot be.
-        NotImplementedError: a derivative is asked for that `streamed` or `fused` does not have: a second
-            one, or one in forward mode.
+        NotImplementedError: a second derivative of `streamed` or `fused` is asked for.
 
     Compilers, exporters and torch.func: see the folder's README.
 

@@ -96,7 +96,7 @@ def _refusal(name: str, call: Call, *, asked: bool) -> str | None:
     if call.recompute != "streamed":
         return f"recompute={call.recompute!r} is for autograd, and this form has its own backward pass"
     if name == "streamed":
-        return streamed_refusal()
+        return streamed_refusal(call.child_poses, call.packed_weights, call.bias, call.log_priors)
     if call.gradient != "full":
         return f"gradient={call.gradient!r} is not in its kernels"
     if is_transformed():

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
-__all__ = ["BackwardPass", "Pass", "is_transformed", "refuse", "way"]
+__all__ = ["BackwardPass", "Pass", "is_transformed", "may_be_dual", "refuse", "way"]
 
 
 def refuse(ctx: Any, *gradients: Any) -> Any:
@@ -35,7 +37,7 @@ class Pass(torch.autograd.Function):
             return cls.apply(*(a if dim is None else a.select(dim, index) for a, dim in pairs))
 
         results = [element(index) for index in range(max(1, info.batch_size))]
-        if isinstance(results[0], torch.Tensor):
+        if isinstance(results[0], Tensor):
             return torch.stack(results)[: info.batch_size], 0
         stacked = tuple(torch.stack(each)[: info.batch_size] for each in zip(*results, strict=True))
         return stacked, (0,) * len(stacked)
@@ -54,6 +56,16 @@ class BackwardPass(Pass):
 def is_transformed() -> bool:
     """Say whether torch.func, or forward-mode AD, is at work."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def may_be_dual(*tensors: Tensor | None) -> bool:
+    """Say whether forward-mode AD may follow one of them: in torch.func its tangent can be out of sight."""
+    return forward_ad._current_level >= 0 and any(
+        is_functorch_wrapped_tensor(tensor)
+        or forward_ad.unpack_dual(tensor).tangent is not None
+        for tensor in tensors
+        if tensor is not None
+    )
 
 
 def way(function: type[torch.autograd.Function], run: Callable[..., Any]) -> Callable[..., Any]:

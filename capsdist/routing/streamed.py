@@ -39,7 +39,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.ops import squash
-from capsdist.routing.passes import BackwardPass, Pass, is_transformed, refuse, way
+from capsdist.routing.passes import BackwardPass, Pass, is_transformed, may_be_dual, refuse, way
 from capsdist.routing.precision import wide_dtype, without_autocast
 from capsdist.routing.stream import Gradient, Gradients, Options, Stream, add_gradients, add_totals, parts
 from capsdist.routing.tiling import Pieces
@@ -85,21 +85,22 @@ def route_streamed(
         NotImplementedError: a second derivative, or one of forward mode, is asked for; it is differentiable
             once, backward. Or `streamed_refusal`.
     """
-    refusal = streamed_refusal()
+    operands = child_poses, packed_weights, bias, log_priors
+    refusal = streamed_refusal(*operands)
     if refusal is not None:
         raise NotImplementedError(f"{refusal}; choose form='reference'")
-    operands = child_poses, packed_weights, bias, log_priors
     run = _operator if torch.compiler.is_compiling() else way(_Route, _forward)
     parent_poses, _ = run(*operands, iterations, none_of_the_above, gradient, group_name)
     return parent_poses
 
 
-def streamed_refusal() -> str | None:
-    """Return in a few words why the form cannot be taken here, or None."""
-    if torch.compiler.is_compiling() and is_transformed():
+def streamed_refusal(*operands: Tensor | None) -> str | None:
+    """Return in a few words why the form cannot be taken here for these operands, or None."""
+    if torch.compiler.is_compiling():
         # Compilers see operators only, whose result passes for a constant there.
-        return "inside of a compiler torch.func and forward mode differentiate the reference only"
-    return None
+        wrong = "inside of a compiler torch.func and forward mode differentiate the reference only"
+        return wrong if is_transformed() else None
+    return "forward mode differentiates the reference only" if may_be_dual(*operands) else None
 
 
 def _forward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
+from capsdist.errors import ShapeError
 from capsdist.models import CapsNet, ClassCapsules
 from capsdist.ops import margin_loss, reconstruction_loss
 from capsdist.routing import explain, route_packed, unpack_weights
@@ -297,15 +299,47 @@ def test_there_is_no_second_derivative(wanted: int, constant: bool) -> None:
 
 
 @pytest.mark.law("derivatives")
-def test_torch_func_has_no_other_derivatives_either() -> None:
+def test_torch_func_has_no_second_derivative_either() -> None:
     operands = drawn()
-    message = f"^{re.escape(ONCE)}$"
-    with pytest.raises(NotImplementedError, match=message):
+    with pytest.raises(NotImplementedError, match=f"^{re.escape(ONCE)}$"):
         torch.func.grad(lambda poses: torch.func.grad(loss)(poses, *operands[1:]).sum())(operands[0])
-    with pytest.raises(NotImplementedError, match=message):
-        torch.func.jvp(loss, operands, operands)
-    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match=message):
-        loss(forward_ad.make_dual(operands[0], operands[0]), *operands[1:])
+
+
+FORWARD_MODE = [
+    pytest.param(lambda f, x: torch.func.jvp(f, (x,), (x,))[1], id="jvp"),
+    pytest.param(lambda f, x: torch.func.jacfwd(f)(x), id="jacfwd"),
+    pytest.param(lambda f, x: torch.func.hessian(f)(x), id="hessian"),
+    pytest.param(lambda f, x: torch.func.jacrev(torch.func.jacfwd(f))(x), id="hessian-in-reverse"),
+    pytest.param(lambda f, x: torch.func.jvp(lambda x: torch.vmap(f)(x[None]), (x,), (x,))[1], id="vmap"),
+]
+
+
+@pytest.mark.parametrize("derivative", FORWARD_MODE)
+@pytest.mark.parametrize("place", range(4))
+def test_forward_mode_takes_the_reference(derivative: Any, place: int) -> None:
+    operands = drawn()
+
+    def of(run: Any, operand: Tensor) -> Tensor:
+        return run(*operands[:place], operand, *operands[place + 1 :])
+
+    found, expected = (derivative(partial(of, run), operands[place]) for run in (loss, reference))
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.law("derivatives")
+def test_streamed_refuses_forward_mode() -> None:
+    poses, weights, _, _ = drawn()
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(poses, poses)
+        expected = "refused: forward mode differentiates the reference only"
+        assert explain(dual, unpack_weights(weights)).others["streamed"] == expected
+        assert explain(poses, unpack_weights(weights)).form == "streamed"  # a constant
+        with pytest.raises(ShapeError, match="form='streamed' cannot be taken: forward mode differentiates"):
+            route_packed(dual, weights, form="streamed")
+        with pytest.raises(
+            NotImplementedError, match="forward mode differentiates the reference only; choose"
+        ):
+            route_streamed(dual, weights)
 
 
 @pytest.mark.defect("derivatives", "an operator of torch.library in forward mode")
