@@ -36,7 +36,7 @@ def route(
     """Return the poses of the parents that children agree on: Procedure 1 of the paper (section 2).
 
     Args:
-        child_poses: [B, I, D] u_i, any floating dtype. Float64 is computed in float64, all else in fp32,
+        child_poses: [B, I, D] u_i, of 16, 32 or 64 bits. Float64 is computed in float64, all else in fp32,
             also under autocast (`fused`: summed in fp32).
         weights: [I, J, D, E] W_ij, on the same device.
         iterations: r >= 1, any integer; r iterations are r softmax passes.
@@ -51,9 +51,10 @@ def route(
             the forms `fused` and `streamed`. `iterations` and `none` are there to compare with: autograd
             runs the reference, and keeps the votes, or all that every iteration computes.
         form: `fused` are GPU kernels, `streamed` never stores votes (both: own backward, differentiable
-            once), `reference` keeps all votes; `auto` takes the fastest that can be, see `explain`. All
-            give the same numbers, `fused` to the rounding of its operands in bf16 and fp16. The
-            reference, asked for by name, takes `recompute="streamed"` for `none`.
+            once), `reference` keeps all votes; `auto` takes the first of them that can be, see `explain`,
+            whatever the size: memory is then bounded, though for fewer than some thousand votes the
+            reference is faster. All give the same numbers, `fused` to the rounding of its operands in bf16
+            and fp16. The reference, asked for by name, takes `recompute="streamed"` for `none`.
 
     Returns:
         parent_poses [B, J, E] in the dtype of `child_poses`, each of a length below 1 (up to rounding).

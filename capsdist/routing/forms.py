@@ -1,4 +1,4 @@
-"""The forms of routing, and which of them a call can take: the fastest, or why not.
+"""The forms of routing, and which of them a call can take, or why not.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """
@@ -27,7 +27,7 @@ FORMS = {
     "streamed": "never stores votes, and has its own backward pass",
     "reference": "Procedure 1 as it is written, which keeps all votes",
 }
-"""What each form is, the fastest first."""
+"""What each form is, in the order of preference: the fastest first, but for tiny layers."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,13 @@ class Explanation:
     others: dict[str, str]
 
     def __str__(self) -> str:
-        """Return one line for each form, the fastest first."""
+        """Return one line for each form, in the order of preference."""
         reasons = {self.form: f"taken: {FORMS[self.form]}", **self.others}
         return "\n".join(f"{form:<9}  {reasons[form]}" for form in FORMS)
 
 
 def choose(form: str, call: Call) -> Explanation:
-    """Return the form that `form` stands for: `auto` is the fastest that the call can take.
+    """Return the form that `form` stands for: `auto` is the first that the call can take.
 
     Raises:
         ShapeError: there is no form of that name, or the call cannot take it.

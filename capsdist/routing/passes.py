@@ -61,8 +61,7 @@ def is_transformed() -> bool:
 def may_be_dual(*tensors: Tensor | None) -> bool:
     """Say whether forward-mode AD may follow one of them: in torch.func its tangent can be out of sight."""
     return forward_ad._current_level >= 0 and any(
-        is_functorch_wrapped_tensor(tensor)
-        or forward_ad.unpack_dual(tensor).tangent is not None
+        is_functorch_wrapped_tensor(tensor) or forward_ad.unpack_dual(tensor).tangent is not None
         for tensor in tensors
         if tensor is not None
     )

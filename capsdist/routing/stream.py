@@ -2,7 +2,8 @@
 
 The mathematics is at the head of `streamed`; names follow it. Children are innermost in every buffer, so that
 element-wise work runs along contiguous memory; buffers are allocated once a call and written in place,
-because on a CPU passes over memory cost more than arithmetic.
+because on a CPU passes over memory cost more than arithmetic. Products are added by `out=`, which
+FlopCounterMode counts, not by methods such as `baddbmm_`, which it does not know.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension, R iterations; b images
 of a block, n images of a chunk, m children of a tile, j parents of a piece (see `tiling`).
@@ -237,9 +238,11 @@ def _add_uniform_gradients(
         rows = stream.scratch.take("sums", len(poses), num_parents, dim_parent)
         torch.div(d_total[parents].transpose(0, 1), stream.num_logits, out=rows)
         if d_u is not None:
-            d_u.flatten(1).addmm_(rows.flatten(1), weights.flatten(0, 1))
+            sums = d_u.flatten(1)
+            torch.addmm(sums, rows.flatten(1), weights.flatten(0, 1), out=sums)
         if d_weights is not None:
-            d_weights.at(parents, tile).flatten(0, 1).addmm_(rows.flatten(1).mT, poses.flatten(1))
+            sums = d_weights.at(parents, tile).flatten(0, 1)
+            torch.addmm(sums, rows.flatten(1).mT, poses.flatten(1), out=sums)
 
 
 def _add_coupled_gradients(
@@ -280,7 +283,8 @@ def _add_coupled_gradients(
                 d_u[chunk] += torch.sum(by_dim, (0, 1), out=take("d_u", *u.shape))
             torch.mul(factors, u, out=by_dim)
             if found.weights is not None:
-                found.weights.at(parents, tile).baddbmm_(sides.mT, products)
+                sums = found.weights.at(parents, tile)
+                torch.baddbmm(sums, sides.mT, products, out=sums)
             _add_product(increment[parents, chunk], products[:, : len(u)], weights.mT, stream.scratch)
 
 

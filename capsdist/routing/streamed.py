@@ -77,7 +77,8 @@ def route_streamed(
         also under autocast.
 
     Cost: 2R - 1 matrix products of 2 B I J D E FLOP forward, 5R - 3 backward, 5R with log priors. Kept
-    for the backward pass: the arguments and R B J E numbers. Scratch: bounded, see `tiling`. Under
+    for the backward pass: the arguments and R B J E numbers. Scratch: bounded, see `tiling`; backward, for
+    weights or priors of 16 bits 4 bytes a number more, because their gradient is summed in fp32. Under
     `torch.vmap` a dimension of the poses alone is more images; with one of other operands, and in the
     backward pass, every element is a call.
 

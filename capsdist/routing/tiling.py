@@ -75,7 +75,8 @@ def plan_tiles(
     """Choose the cuts for one call.
 
     All buffers together stay below 64 MB whatever the shape, as long as one image's result [J, E] has at most
-    a million numbers; beyond, `NUM_STATES` buffers of that size are most of it.
+    a million numbers; beyond, `NUM_STATES` buffers of that size are most of it. Not counted: gradients of
+    weights and priors of 16 bits, which are summed in fp32, 4 bytes a number, before they are rounded.
 
     Args:
         num_images: B.
