@@ -32,11 +32,11 @@ def main(
         record: Write a record below jobs/records.
         device: Device to measure on, cpu or cuda.
         dtypes: Of operands. The named figures take the last.
-        shapes: Of which networks, in the table.
+        shapes: Of which networks, in the table; the named figures follow it, whatever these are.
         num_images: Of a batch in MNIST's shape; the named figures are meant for 128.
         budget_s: Seconds for the times of the named figures; each pass of the table has a third of them.
     """
-    check_place(device, num_images, *dtypes)
+    check_place(device, num_images, budget_s, *dtypes)
     mnist = replace(routing.MNIST, num_images=num_images, device=device, dtype=dtypes[-1])
     cases, rows = [] if goals else routing.cases(num_images, device, dtypes, shapes), []
     with within_memory():

@@ -36,7 +36,7 @@ def main(
         precision: fp32, bf16, fp16, or auto for what the machine is fastest with.
         budget_s: Seconds for each network.
     """
-    check_place(device, num_images, precision)
+    check_place(device, num_images, budget_s, precision)
     rows = []
     for preset in PRESETS[:1] if goals else PRESETS:
         found = step_rows(

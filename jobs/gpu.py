@@ -1,8 +1,7 @@
 """Everything that needs an NVIDIA GPU, in one command: kernel tests, benchmark, a short training.
 
-Needs torch, triton, numpy and pytest, nothing else: no Ray, no DeepSpeed. Exit status 1 if there is no GPU or
-something fails. With --interpret the same runs on a CPU under Triton's interpreter, at sizes that mean
-nothing.
+Needs torch, triton, numpy and pytest, nothing else. Exit status 1 if there is no GPU or something fails. With
+--interpret the same runs on a CPU under Triton's interpreter, at sizes that mean nothing.
 """
 
 from __future__ import annotations
@@ -37,21 +36,25 @@ def main() -> None:
     from capsdist.bench.record import write_record
 
     found = figures(measure(device))
-    line = json.dumps(found)
     if flags.record:
-        print(write_record(ROOT / "jobs/records", "gpu", config={}, figures=found, log=line + "\n"))
-    print(line)
+        print(
+            write_record(ROOT / "jobs/records", "gpu", config={}, figures=found, log=json.dumps(found) + "\n")
+        )
+    print(json.dumps(found))
 
 
 def _gpu() -> str:
     """Return the name of the GPU's device type; refuses in one line where there is none."""
-    import torch
-
-    if not torch.cuda.is_available():
-        raise SystemExit(
-            f"no NVIDIA GPU found by torch {torch.__version__}: nothing was run; "
-            "see that nvidia-smi lists one and that torch is a CUDA build, or pass --interpret"
+    try:
+        import torch
+    except ImportError:
+        remedy = (
+            "name a Python that has torch, triton, numpy and pytest: make gpu GPU_PYTHON=.venv/bin/python"
         )
+        raise SystemExit(f"{sys.executable} has no torch: nothing was run; {remedy}") from None
+    if not torch.cuda.is_available():
+        remedy = "see that nvidia-smi lists one and that torch is a CUDA build, or pass --interpret"
+        raise SystemExit(f"no NVIDIA GPU found by torch {torch.__version__}: nothing was run; {remedy}")
     return "cuda"
 
 

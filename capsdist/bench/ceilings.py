@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,12 +51,13 @@ def measure_ceilings(device: str, dtype: str = "float32", budget_s: float = 2.0)
     return Ceilings(flop / times["product"].median_s, 2 * _COPY_BYTES / times["copy"].median_s)
 
 
-def check_place(device: str, num_images: int, *dtypes: str) -> None:
+def check_place(device: str, num_images: int, budget_s: float, *dtypes: str) -> None:
     """End in one line if `device` is not there, lacks a dtype, or there is nothing to measure.
 
     Args:
         device: cpu or cuda.
         num_images: of a batch.
+        budget_s: seconds for times, 0 for one run of each.
         dtypes: by torch's names (float16) or those of precisions (fp16).
 
     Raises:
@@ -66,10 +68,13 @@ def check_place(device: str, num_images: int, *dtypes: str) -> None:
         problem = f"device='cuda': torch {torch.__version__} finds no NVIDIA GPU; use --device cpu"
     elif num_images < 1:
         problem = f"num_images={num_images} must be at least 1; raise --num-images"
+    elif not 0 <= budget_s < math.inf:
+        problem = f"budget_s={budget_s} must be a number of seconds; set --budget-s 40, say"
     elif not dtypes:
         problem = "there is no dtype to measure; give --dtypes one"
     elif device == "cpu" and halves:
-        problem = f"{min(halves)} is for GPUs; on a CPU measure in fp32 or bf16"
+        others = "float32 or bfloat16" if "float16" in halves else "fp32 or bf16"
+        problem = f"{min(halves)} is for GPUs; on a CPU measure in {others}"
     else:
         return
     print(f"error: {problem}", file=sys.stderr)

@@ -125,6 +125,26 @@ def _place_problems(field: str, place: str) -> Iterator[Problem]:
         yield Problem(field, place, "does not name a bucket", fix)
 
 
+# What both networks read; `decoder` is on by default, and the baseline has none either way.
+_OF_BOTH = {"kind", "in_channels", "image_size", "num_classes", "decoder"}
+_OF_BASELINE = {"dropout"}
+
+
+def _unused_problems(config: Config) -> Iterator[Problem]:
+    """Find settings that are not the default's, and that the network of this kind does not read."""
+    baseline = config.model.kind == "baseline_cnn"
+    unused = type(config.model).model_fields.keys() - _OF_BOTH - _OF_BASELINE if baseline else _OF_BASELINE
+    sections = {"model": unused, "routing": type(config.routing).model_fields if baseline else ()}
+    for section, fields in sections.items():
+        settings = getattr(config, section)
+        for field in sorted(fields):
+            value, default = getattr(settings, field), type(settings).model_fields[field].default
+            if value != default:
+                rule = f"is for the {'capsule network' if baseline else 'baseline CNN'} only"
+                shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+                yield Problem(f"{section}.{field}", value, rule, f"leave it at {shown}")
+
+
 def _model_problems(config: Config) -> Iterator[Problem]:
     model, data = config.model, config.data
     if data.crop and data.crop != model.image_size:
@@ -151,14 +171,8 @@ def _model_problems(config: Config) -> Iterator[Problem]:
             f"must be below loss.m_plus={config.loss.m_plus}",
             "the paper has 0.1 and 0.9",
         )
+    yield from _unused_problems(config)
     if model.kind == "baseline_cnn":
-        if model.initialisation != "default":
-            yield Problem(
-                "model.initialisation",
-                model.initialisation,
-                "is for the capsule network only",
-                "set --model.initialisation default",
-            )
         return
     if min(model.decoder_hidden) < 1:
         yield Problem(

@@ -21,6 +21,7 @@ from capsdist.models.layers import (
 )
 from capsdist.ops import lengths
 from capsdist.routing import Form, Gradient, Recompute
+from capsdist.routing.checks import check_flag
 
 Initialisation = Literal["default", "truncated_normal"]
 
@@ -93,6 +94,7 @@ class CapsNet(nn.Module):
             raise ValueError(
                 f"initialisation={initialisation!r} is unknown; choose 'default' or 'truncated_normal'"
             )
+        check_flag("decoder", decoder)
         self.initialisation: Initialisation = initialisation
         channels, height, width = image_shape
         self.image_shape = channels, height, width

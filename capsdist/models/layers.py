@@ -17,7 +17,7 @@ from torch.nn import functional
 from capsdist.errors import ShapeError
 from capsdist.ops import squash
 from capsdist.routing import Form, Gradient, Recompute, route_packed, unpack_weights
-from capsdist.routing.checks import is_count
+from capsdist.routing.checks import check_flag, is_count
 from capsdist.routing.dispatch import check_options
 
 Padding = Literal["valid", "same"]
@@ -58,6 +58,7 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve `input` [B, C, H, W]."""
+        check_floating("input", input, "images / 255 in float")
         if input.dim() != 4 or input.shape[1] != self.in_channels:
             raise ShapeError(
                 f"input has shape {list(input.shape)}; give images [B, {self.in_channels}, H, W] "
@@ -218,6 +219,8 @@ class ClassCapsules(PackedCapsules):
         check_sizes(
             num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
         )
+        check_flag("bias", bias)
+        check_flag("log_priors", log_priors)
         check_options(iterations, none_of_the_above, gradient, recompute, form)
         self.num_children, self.child_dim = num_children, child_dim
         self.num_parents, self.parent_dim = num_parents, parent_dim
@@ -262,8 +265,17 @@ def check_sizes(**sizes: object) -> None:
             raise ShapeError(f"{name}={size!r} must be a whole number of at least 1")
 
 
+def check_floating(name: str, tensor: object, remedy: str) -> None:
+    """Raise ShapeError unless it is a tensor of floating numbers."""
+    if not isinstance(tensor, Tensor):
+        raise ShapeError(f"{name} is of type {type(tensor).__name__}; pass a torch.Tensor")
+    if not tensor.is_floating_point():
+        raise ShapeError(f"{name} has dtype {tensor.dtype}; pass {remedy}")
+
+
 def check_child_poses(child_poses: Tensor, num_children: int, child_dim: int) -> None:
     """Raise ShapeError unless `child_poses` is [B, num_children, child_dim]."""
+    check_floating("child_poses", child_poses, "poses in float")
     if child_poses.dim() != 3 or child_poses.shape[1:] != (num_children, child_dim):
         raise ShapeError(
             f"child_poses has shape {list(child_poses.shape)}; this layer was built for "

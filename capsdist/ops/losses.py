@@ -42,6 +42,10 @@ def margin_loss(
     Raises:
         ShapeError: shapes do not fit, targets are not int64, or the form is unknown.
     """
+    if not isinstance(lengths, Tensor):
+        raise ShapeError(
+            f"lengths are of type {type(lengths).__name__}; pass a tensor, as a network's .scores"
+        )
     if lengths.dim() != 2 or targets.shape != lengths.shape[:1]:
         raise ShapeError(
             f"lengths {list(lengths.shape)} and targets {list(targets.shape)} do not fit; pass [B, J] and [B]"

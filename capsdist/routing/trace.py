@@ -13,6 +13,7 @@ from torch import Tensor
 
 from capsdist.routing.dispatch import check_call, check_layout
 from capsdist.routing.forms import Call
+from capsdist.routing.passes import is_transformed
 from capsdist.routing.precision import wide_dtype, without_autocast
 from capsdist.routing.stream import Options, Stream, add_squashed, add_totals, dot, pair_products
 
@@ -60,6 +61,7 @@ def trace_routing(
 
     Raises:
         ShapeError: as `route_packed`.
+        NotImplementedError: under torch.func or forward mode, where what it returns would pass for constant.
 
     Cost: 4 R - 1 matrix products of 2 B I J D E FLOP, no gradients; memory as the streamed form.
 
@@ -68,6 +70,10 @@ def trace_routing(
         >>> round(float(trace.coupling_entropy[0, 0]), 4)  # ln 10
         2.3026
     """
+    if is_transformed():
+        raise NotImplementedError(
+            "trace_routing has no gradient and is not for torch.func; call it outside, on ordinary tensors"
+        )
     check_layout(child_poses, packed_weights, packed=True)
     call = Call(
         child_poses, packed_weights, iterations, bias, log_priors, none_of_the_above, "full", "streamed"

@@ -292,6 +292,10 @@ def refusal(name: str) -> str:
     """What this rank says of a mistake."""
     whole, split = capsnet(), parallelize(capsnet())
     mistakes: dict[str, Callable[[], object]] = {
+        "split already": lambda: parallelize(split),
+        "group": lambda: parallelize(capsnet(), 2),  # pyright: ignore[reportArgumentType]
+        "whole network": lambda: split_state(whole, whole.state_dict()),
+        "no state": lambda: split_state(split, (whole.state_dict(),)),  # pyright: ignore[reportArgumentType]
         "no capsules": lambda: parallelize(nn.Linear(2, 3)),
         "form": lambda: parallelize(ClassCapsules(4, 2, 3, 4, form="reference")),
         "recompute": lambda: parallelize(ClassCapsules(4, 2, 3, 4, recompute="none")),

@@ -160,6 +160,10 @@ def test_what_would_be_lost_is_refused(ranks, name: str, message: str) -> None:
     ("name", "message"),
     [
         ("split in part", "ValueError: Sequential is split in part; call parallelize once, on the whole"),
+        ("split already", "ValueError: CapsNet is split already; call parallelize once, on the whole"),
+        ("group", "ShapeError: group is of type int; pass a process group, a device mesh, or None for all"),
+        ("whole network", "ValueError: CapsNet has no ParallelClassCapsules; call parallelize first"),
+        ("no state", "ValueError: state is of type tuple; pass tensors by name, as of state_dict()"),
         ("no capsules", "ValueError: Linear has no ClassCapsules to split; pass a network with some"),
         ("form", "ShapeError: class capsules of form='reference', recompute='streamed' cannot be split"),
         (

@@ -135,6 +135,12 @@ def test_what_cannot_be_routed_is_not_traced() -> None:
         trace_routing(torch.zeros(2, 5, 3), torch.zeros(4, 6, 3, 5), 0)
 
 
+def test_a_trace_does_not_pass_for_a_constant() -> None:
+    packed = torch.zeros(4, 6, 3, 5)
+    with pytest.raises(NotImplementedError, match="^trace_routing has no gradient and is not for"):
+        torch.func.grad(lambda poses: trace_routing(poses, packed).logit_change.sum())(torch.zeros(2, 5, 3))
+
+
 def test_the_papers_layout_is_named_where_it_does_not_fit() -> None:
     message = (
         "child_poses [2, 5, 3] do not fit packed_weights [J, E, D, I] = [5, 4, 3, 6], but would if these "

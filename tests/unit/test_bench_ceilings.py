@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from capsdist.bench.ceilings import Ceilings, check_place, measure_ceilings
@@ -23,18 +25,23 @@ def test_both_ceilings_are_measured() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("cuda", 1, "float32"), "finds no NVIDIA GPU; use --device cpu"),
-        (("cpu", 0, "float32"), "num_images=0 must be at least 1"),
-        (("cpu", 1), "there is no dtype to measure"),
-        (("cpu", 1, "float32", "float16"), "float16 is for GPUs"),
-        (("cpu", 1, "fp16"), "fp16 is for GPUs"),
+        (("cuda", 1, 1.0, "float32"), "finds no NVIDIA GPU; use --device cpu"),
+        (("cpu", 0, 1.0, "float32"), "num_images=0 must be at least 1"),
+        (("cpu", 1, 1.0), "there is no dtype to measure"),
+        (
+            ("cpu", 1, 1.0, "float32", "float16"),
+            "float16 is for GPUs; on a CPU measure in float32 or bfloat16",
+        ),
+        (("cpu", 1, 1.0, "fp16"), "fp16 is for GPUs; on a CPU measure in fp32 or bf16"),
+        (("cpu", 1, math.nan, "float32"), "budget_s=nan must be"),
+        (("cpu", 1, -1.0, "float32"), "budget_s=-1.0 must be"),
     ],
 )
 def test_what_cannot_be_measured_ends_in_one_line(
     arguments: tuple, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    check_place("cpu", 1, "float32", "bfloat16")
+    check_place("cpu", 1, 0.0, "float32", "bfloat16")
     with pytest.raises(SystemExit) as ended:
         check_place(*arguments)
     assert ended.value.code == 2

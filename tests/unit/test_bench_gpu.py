@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 from capsdist.bench.gpu import figures, routing_cases
 
 MNIST, IMAGENET = "B=1024 I=1152 J=10 R=3", "B=256 I=6272 J=1000 R=3"
@@ -48,3 +53,17 @@ def test_the_shapes_of_the_figures_are_measured() -> None:
         for case in routing_cases("cuda")
     }
     assert {MNIST, IMAGENET} <= sizes
+
+
+def test_a_python_without_torch_is_told_in_one_line(repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('as if it were not installed')")
+    done = subprocess.run(
+        [sys.executable, repo / "jobs/gpu.py"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert "has no torch: nothing was run; name a Python that has torch" in line

@@ -190,7 +190,7 @@ def test_the_interpreter_is_accepted_only_where_it_is_on(monkeypatch: pytest.Mon
     monkeypatch.delenv("TRITON_INTERPRET")
     refusal = fused_refusal(*operands_, interpreter=True)
     assert refusal is not None
-    assert re.search("set TRITON_INTERPRET=1", refusal)
+    assert refusal.endswith("it runs on an NVIDIA GPU, or for tests with TRITON_INTERPRET=1")
 
 
 @pytest.mark.parametrize("sizes", [(70_000, 2, 3, 4), (2, 70_000, 3, 4), (2, 3, 300, 4), (2, 3, 4, 300)])
@@ -220,11 +220,12 @@ def test_precision_is_what_torch_is_asked_for(precision: Any, asked: str, expect
 
 def test_importing_it_needs_no_triton() -> None:
     program = """
-import sys
+import os, sys
 sys.modules["triton"] = None  # as if it were not installed
+os.environ["TRITON_INTERPRET"] = "1"
 import torch
 from capsdist.routing.fused import fused_refusal
-print(fused_refusal(torch.zeros(2, 5, 3), torch.zeros(4, 6, 3, 5)))
+print(fused_refusal(torch.zeros(2, 5, 3), torch.zeros(4, 6, 3, 5), interpreter=True))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "Triton is not installed; a CUDA build of torch brings it along\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -247,6 +248,12 @@ ERRORS = [
     (lambda: PrimaryCapsules(3, 1, 2)(torch.zeros(2, 1, 9, 9)), r"\[2, 1, 9, 9\]; give"),
     (lambda: ClassCapsules(7, 3, 5, 4)(torch.zeros(2, 7, 4)), r"\[2, 7, 4\]; .* \[B, 7, 3\]: match num_ch"),
     (lambda: ClassCapsules(7, 3, 5, 4)(torch.zeros(7, 3)), r"\[7, 3\]; .* \[B, 7, 3\]"),
+    (lambda: ClassCapsules(7, 3, 5, 4)(np.zeros((2, 7, 3))), "child_poses is of type ndarray; pass a torch"),  # pyright: ignore[reportArgumentType]
+    (lambda: PrimaryCapsules(1, 1, 2)(np.zeros((2, 1, 9, 9))), "input is of type ndarray; pass a torch.Ten"),  # pyright: ignore[reportArgumentType]
+    (
+        lambda: Conv2d(1, 4, 5)(torch.zeros(2, 1, 9, 9, dtype=torch.uint8)),
+        "dtype torch.uint8; pass images / 255",
+    ),
     (lambda: ClassCapsules(0, 3, 5, 4), "num_children=0 must be a whole number of at least 1"),
     (lambda: ClassCapsules(7, 3, 5, 0), "parent_dim=0 must be a whole number of at least 1"),
     (lambda: ClassCapsules(7, 3.0, 5, 4), "child_dim=3.0 must be a whole number"),  # pyright: ignore[reportArgumentType]
@@ -279,6 +286,8 @@ def test_wrong_shapes_are_refused_in_one_line(call, message: str) -> None:
         ({"iterations": 0}, "iterations=0 must be a whole number of at least 1; the paper has 3"),
         ({"iterations": 2.5}, "iterations=2.5 must be a whole number of at least 1; the paper has 3"),
         ({"iterations": "3"}, "iterations='3' must be a whole number of at least 1; the paper has 3"),
+        ({"bias": "no"}, "bias='no' must be True or False"),
+        ({"log_priors": torch.zeros(2)}, r"log_priors=tensor\(.*\) must be True or False"),
         ({"none_of_the_above": "no"}, "none_of_the_above='no' must be True or False"),
         ({"gradient": "Last"}, "gradient='Last' is unknown; choose 'full' or 'last'"),
         ({"recompute": "x"}, "recompute='x' is unknown; choose 'streamed', 'iterations' or 'none'"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import re
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -170,16 +172,22 @@ def test_a_whole_training_step_compiles() -> None:
         torch.testing.assert_close(one, other)
 
 
-def test_a_network_is_exported_saved_and_loaded() -> None:
+def test_a_network_is_exported_saved_and_loaded(tmp_path: Path) -> None:
     network, batch = small_network().eval(), torch.export.Dim("batch")
     images = torch.rand(B, 1, 9, 9)
     program = torch.export.export(network, (images,), dynamic_shapes={"images": {0: batch}})
     assert "capsdist.route_streamed.default" in program.graph_module.code
-    file = io.BytesIO()
-    torch.export.save(program, file)
-    file.seek(0)
+    torch.export.save(program, tmp_path / "network.pt2")
     more = torch.rand(2 * B + 1, 1, 9, 9)
-    for found, expected in zip(torch.export.load(file).module()(more), network(more), strict=True):
+    torch.save(more, tmp_path / "more.pt")
+    # Another process has only what it imports.
+    load = """
+import capsdist.models, sys, torch
+network = torch.export.load(sys.argv[1] + "/network.pt2").module()
+torch.save(tuple(network(torch.load(sys.argv[1] + "/more.pt"))), sys.argv[1] + "/found.pt")
+"""
+    subprocess.run([sys.executable, "-c", load, tmp_path], check=True)
+    for found, expected in zip(torch.load(tmp_path / "found.pt"), network(more), strict=True):
         torch.testing.assert_close(found, expected)
 
 

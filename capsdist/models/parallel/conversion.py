@@ -49,10 +49,11 @@ def parallelize(network: nn.Module, group: Group = None) -> nn.Module:
         ValueError: there are no class capsules, or some are split already.
     """
     wholes = [each for each in network.modules() if isinstance(each, ClassCapsules)]
+    if any(isinstance(each, ParallelClassCapsules) for each in network.modules()):
+        extent = "in part" if wholes else "already"
+        raise ValueError(f"{type(network).__name__} is split {extent}; call parallelize once, on the whole")
     if not wholes:
         raise ValueError(f"{type(network).__name__} has no ClassCapsules to split; pass a network with some")
-    if any(isinstance(each, ParallelClassCapsules) for each in network.modules()):
-        raise ValueError(f"{type(network).__name__} is split in part; call parallelize once, on the whole")
     for whole in wholes:
         check_plain(whole)
     check_unshared(network)
@@ -84,7 +85,11 @@ def split_state(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Te
 
     Raises:
         ShapeError: a tensor to be split is not that of the whole network.
+        ValueError: the network is not split, or `state` is not by names.
     """
+    if not isinstance(state, Mapping):
+        raise ValueError(f"state is of type {type(state).__name__}; pass tensors by name, as of state_dict()")
+    split_layers(network)  # there are some
     split = split_parameters(network)
     return {key: _cut(key, tensor, split.get(key.partition("/")[0])) for key, tensor in state.items()}
 

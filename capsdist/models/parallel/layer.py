@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from capsdist.errors import ShapeError
 from capsdist.models.layers import PackedCapsules, check_child_poses, check_sizes
 from capsdist.routing import Gradient
+from capsdist.routing.checks import check_flag
 from capsdist.routing.dispatch import check_options
 from capsdist.routing.parallel import Group, children_of_rank, process_group, route_parallel
 
@@ -72,6 +73,8 @@ class ParallelClassCapsules(PackedCapsules):
         check_sizes(
             num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
         )
+        check_flag("bias", bias)
+        check_flag("log_priors", log_priors)
         check_options(iterations, none_of_the_above, gradient)
         self.num_children, self.child_dim = num_children, child_dim
         self.num_parents, self.parent_dim = num_parents, parent_dim
@@ -168,6 +171,10 @@ def split_layers(network: nn.Module) -> list[ParallelClassCapsules]:
 
 def split_groups(group: Group) -> tuple[dist.ProcessGroup | None, dist.ProcessGroup | None]:
     """Return the ranks that share children, and those that own the same ones, if there are any."""
+    if not isinstance(group, (dist.ProcessGroup, DeviceMesh, type(None))):
+        raise ShapeError(
+            f"group is of type {type(group).__name__}; pass a process group, a device mesh, or None for all"
+        )
     if not isinstance(group, DeviceMesh) or group.ndim == 1:
         return process_group(group), None
     if group.ndim != 2:

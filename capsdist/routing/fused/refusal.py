@@ -28,16 +28,14 @@ def fused_refusal(child_poses: Tensor, packed_weights: Tensor, *, interpreter: b
     if child_poses.dtype not in DTYPES or packed_weights.dtype not in DTYPES:
         dtypes = f"child_poses are {child_poses.dtype}, weights {packed_weights.dtype}"
         return f"{dtypes}; it takes float32, bfloat16 and float16"
+    device = child_poses.device
+    interpreted = device.type == "cpu" and interpreter and os.environ.get("TRITON_INTERPRET") == "1"
+    if device.type != "cuda" and not interpreted:
+        where = f"the operands are on {device.type}; it runs on an NVIDIA GPU"
+        return f"{where}, or for tests with TRITON_INTERPRET=1" if interpreter else where
     if find_spec("triton") is None:
         return "Triton is not installed; a CUDA build of torch brings it along"
-    device = child_poses.device
-    if device.type == "cuda":
-        return _refusal_of(device)
-    if device.type == "cpu" and interpreter:
-        if os.environ.get("TRITON_INTERPRET") == "1":
-            return None
-        return "the operands are on the CPU; set TRITON_INTERPRET=1 before Triton is imported to interpret it"
-    return f"the operands are on {device.type}; it runs on an NVIDIA GPU"
+    return None if interpreted else _refusal_of(device)
 
 
 @cache
