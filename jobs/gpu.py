@@ -37,9 +37,8 @@ def main() -> None:
 
     found = figures(measure(device))
     if flags.record:
-        print(
-            write_record(ROOT / "jobs/records", "gpu", config={}, figures=found, log=json.dumps(found) + "\n")
-        )
+        log = json.dumps(found) + "\n"
+        print(write_record(ROOT / "jobs/records", "gpu", config={}, figures=found, log=log))
     print(json.dumps(found))
 
 
@@ -48,9 +47,7 @@ def _gpu() -> str:
     try:
         import torch
     except ImportError:
-        remedy = (
-            "name a Python that has torch, triton, numpy and pytest: make gpu GPU_PYTHON=.venv/bin/python"
-        )
+        remedy = "name a Python with torch, triton, numpy and pytest: make gpu GPU_PYTHON=.venv/bin/python"
         raise SystemExit(f"{sys.executable} has no torch: nothing was run; {remedy}") from None
     if not torch.cuda.is_available():
         remedy = "see that nvidia-smi lists one and that torch is a CUDA build, or pass --interpret"

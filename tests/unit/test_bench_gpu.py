@@ -66,4 +66,4 @@ def test_a_python_without_torch_is_told_in_one_line(repo: Path, tmp_path: Path) 
     )
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert "has no torch: nothing was run; name a Python that has torch" in line
+    assert "has no torch: nothing was run; name a Python with torch" in line
