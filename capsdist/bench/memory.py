@@ -68,13 +68,13 @@ def saved_bytes(run: Callable[[], object], exclude: Iterable[Tensor] = ()) -> in
     storages: dict[int, int] = {}
     kept: list[Tensor] = []  # alive until the end, so that no address is used twice
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> None:
         kept.append(tensor)
         storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda _: _):
         run()
+    kept.clear()  # a graph that saves a result of its own holds this function, and so itself, for ever
     for tensor in exclude:
         storages.pop(tensor.untyped_storage().data_ptr(), None)
     return sum(storages.values())

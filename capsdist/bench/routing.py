@@ -16,7 +16,7 @@ from torch import Tensor
 from capsdist.bench.ceilings import Ceilings, matrix_product, measure_ceilings
 from capsdist.bench.full_shape import route_full_shape
 from capsdist.bench.memory import peak_bytes, saved_bytes
-from capsdist.bench.timer import time_side_by_side
+from capsdist.bench.timer import Timing, time_side_by_side
 from capsdist.routing import explain, route_packed, route_reference, unpack_weights
 
 __all__ = [
@@ -234,7 +234,7 @@ def table(
             runs = {form: make(case, form) for form in _forms(case.device, forms)}
             memory: dict[str, Row] = {form: _memory(case, form, run) for form, run in runs.items()}
             fit = {form: run for form, run in runs.items() if "error" not in memory[form]}
-            times = time_side_by_side(fit, budget_s=budget_s, max_rounds=15) if fit else {}
+            times = _times(fit, memory, budget_s)
             flop = case.forward_flop if name == "forward" else case.flop
             floor_s = ceilings[kind].floor_s(flop, case.least_bytes(name))
             for form in runs:
@@ -266,6 +266,30 @@ def _forms(device: str, forms: Iterable[str]) -> list[str]:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _times(
+    runs: dict[str, Callable[[], object]], found: dict[str, Row], budget_s: float
+) -> dict[str, Timing]:
+    """Time forms side by side; of one that fails now, note its error in `found` and go on without."""
+
+    def run(form: str) -> object:
+        try:
+            return runs[form]()
+        except (RuntimeError, MemoryError) as error:
+            found[form] = {"error": _first_line(error)}
+            raise
+
+    while runs:
+        try:
+            calls = {form: partial(run, form) for form in runs}
+            return time_side_by_side(calls, budget_s=budget_s, max_rounds=15)
+        except (RuntimeError, MemoryError):
+            left = {form: call for form, call in runs.items() if "error" not in found[form]}
+            if left == runs:
+                raise
+            runs = left
+    return {}
 
 
 def _memory(case: Case, form: str, run: Callable[[], object]) -> Row:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor
 
@@ -46,6 +48,25 @@ def test_saved_bytes_count_each_storage_once_and_leave_out_what_is_excluded() ->
     left, right = torch.ones(10, 20, requires_grad=True), torch.ones(20, 30, requires_grad=True)
     assert saved_bytes(lambda: (left @ right, left @ right)) == 4 * (10 * 20 + 20 * 30)
     assert saved_bytes(lambda: left @ right, exclude=[right]) == 4 * 10 * 20
+
+
+class Mark:
+    """Lives as long as what it is put into."""
+
+
+def test_no_graph_outlives_its_measurement() -> None:
+    numbers, marks = torch.ones(3, requires_grad=True), []
+
+    def run() -> Tensor:
+        result = numbers.exp()  # which is saved by its own node
+        mark = Mark()
+        marks.append(weakref.ref(mark))
+        assert result.grad_fn is not None
+        result.grad_fn.metadata["mark"] = mark
+        return result
+
+    assert saved_bytes(run) == 12
+    assert [mark() for mark in marks] == [None]
 
 
 def test_streamed_routing_needs_an_eighth_of_the_references_memory() -> None:

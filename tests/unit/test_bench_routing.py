@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -119,6 +120,18 @@ def test_a_form_that_runs_out_of_memory_keeps_its_row(monkeypatch: pytest.Monkey
         ("reference", "forward+backward"),
     ]
     assert all("failed: " in describe(row) for row in failed)
+
+
+def test_a_form_that_fails_while_it_is_timed_keeps_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, calls = FORMS["reference"], []
+
+    def too_large_in_time(*arguments: Any) -> torch.Tensor:
+        calls.append(arguments)
+        return torch.empty(2**60) if len(calls) > 3 else reference(*arguments)
+
+    monkeypatch.setitem(FORMS, "reference", too_large_in_time)
+    rows = list(table([TINY], budget_s=0, forms=["streamed", "reference"]))
+    assert [("error" in row, "median_s" in row) for row in rows] == [(False, True), (True, False)] * 2
 
 
 def test_the_job_prints_the_figures_as_its_last_line(repo: Path) -> None:
