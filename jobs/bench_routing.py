@@ -28,7 +28,7 @@ def main(
     """Measure routing on random operands; the last line is one JSON object of named figures.
 
     Args:
-        goals: Only the named figures, in about a minute on 2 cores; the table takes a quarter of an hour.
+        goals: Only the named figures, in about a minute on 2 cores; the table half an hour or more, most of it for imagenet.
         record: Write a record below jobs/records.
         device: Device to measure on, cpu or cuda.
         dtypes: Of operands. The named figures take the last.
