@@ -151,6 +151,8 @@ def forward_backward(case: Case, form: str) -> Callable[[], tuple[Tensor, ...]]:
     return run
 
 
+# What a form that does not fit ends with: torch reports a full CPU memory as a RuntimeError.
+FAILURES = (RuntimeError, MemoryError)
 _PASSES = {"forward": forward, "forward+backward": forward_backward}
 
 
@@ -212,7 +214,7 @@ def try_goals(case: Case, budget_s: float) -> Row:
     """Return `goals` to four digits, or the `error` that they end with: what a table has found stays."""
     try:
         return {name: float(f"{value:.4g}") for name, value in goals(case, budget_s).items()}
-    except (RuntimeError, MemoryError) as error:  # torch reports a full CPU memory as a RuntimeError
+    except FAILURES as error:
         return {"error": _first_line(error)}
 
 
@@ -276,7 +278,7 @@ def _times(
     def run(form: str) -> object:
         try:
             return runs[form]()
-        except (RuntimeError, MemoryError) as error:
+        except FAILURES as error:
             found[form] = {"error": _first_line(error)}
             raise
 
@@ -284,7 +286,7 @@ def _times(
         try:
             calls = {form: partial(run, form) for form in runs}
             return time_side_by_side(calls, budget_s=budget_s, max_rounds=15)
-        except (RuntimeError, MemoryError):
+        except FAILURES:
             left = {form: call for form, call in runs.items() if "error" not in found[form]}
             if left == runs:
                 raise
@@ -295,7 +297,7 @@ def _times(
 def _memory(case: Case, form: str, run: Callable[[], object]) -> Row:
     try:
         peak = peak_bytes(run, case.device)
-    except (RuntimeError, MemoryError) as error:  # torch reports a full CPU memory as a RuntimeError
+    except FAILURES as error:
         return {"error": _first_line(error)}
     return {"peak_mb": peak / 1e6, "saved_mb_per_image": _saved_bytes_per_image(case, form) / 1e6}
 

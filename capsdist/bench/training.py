@@ -63,11 +63,8 @@ class _Step:
         """
         layer = next(m for m in self.model.modules() if isinstance(m, ClassCapsules))
         parameters = list(layer.parameters())
-        shape = (
-            len(self._images),
-            layer.child_dim,
-            layer.num_children,
-        )  # [B, D, I] in memory, as in the step
+        # [B, D, I] in memory, as in the step
+        shape = (len(self._images), layer.child_dim, layer.num_children)
         place = self._images.device
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.engine.precision]
         poses = torch.randn(shape, device=place).mul_(0.3).to(dtype).requires_grad_()

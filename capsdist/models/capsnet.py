@@ -21,7 +21,7 @@ from capsdist.models.layers import (
 )
 from capsdist.ops import lengths
 from capsdist.routing import Form, Gradient, Recompute
-from capsdist.routing.checks import check_flag
+from capsdist.routing.checks import check_flag, one_of
 
 Initialisation = Literal["default", "truncated_normal"]
 
@@ -92,7 +92,7 @@ class CapsNet(nn.Module):
         super().__init__()
         if initialisation not in get_args(Initialisation):
             raise ValueError(
-                f"initialisation={initialisation!r} is unknown; choose 'default' or 'truncated_normal'"
+                f"initialisation={initialisation!r} is unknown; choose {one_of(get_args(Initialisation))}"
             )
         check_flag("decoder", decoder)
         self.initialisation: Initialisation = initialisation

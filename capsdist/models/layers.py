@@ -17,7 +17,7 @@ from torch.nn import functional
 from capsdist.errors import ShapeError
 from capsdist.ops import squash
 from capsdist.routing import Form, Gradient, Recompute, route_packed, unpack_weights
-from capsdist.routing.checks import check_flag, is_count
+from capsdist.routing.checks import check_flag, check_tensor, is_count
 from capsdist.routing.dispatch import check_options
 
 Padding = Literal["valid", "same"]
@@ -144,12 +144,40 @@ class PackedCapsules(nn.Module):
     `packed_weights` is [J, E, D, I], or what a rank owns of it; no layer by itself.
     """
 
-    num_children: int
-    num_parents: int
-    parent_dim: int
     packed_weights: nn.Parameter
     bias: nn.Parameter | None
     log_priors: nn.Parameter | None
+
+    def __init__(
+        self,
+        num_children: int,
+        child_dim: int,
+        num_parents: int,
+        parent_dim: int,
+        *,
+        iterations: int,
+        none_of_the_above: bool,
+        gradient: Gradient,
+    ) -> None:
+        super().__init__()
+        check_sizes(
+            num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
+        )
+        check_options(iterations, none_of_the_above, gradient)
+        self.num_children, self.child_dim = num_children, child_dim
+        self.num_parents, self.parent_dim = num_parents, parent_dim
+        self.iterations, self.none_of_the_above = iterations, none_of_the_above
+        self.gradient: Gradient = gradient
+
+    def add_parameters(self, num_own: int, *, bias: bool, log_priors: bool) -> None:
+        """Make the parameters, of `num_own` children, and draw them."""
+        check_flag("bias", bias)
+        check_flag("log_priors", log_priors)
+        num_parents, parent_dim = self.num_parents, self.parent_dim
+        self.packed_weights = nn.Parameter(torch.empty(num_parents, parent_dim, self.child_dim, num_own))
+        self.bias = nn.Parameter(torch.empty(num_parents, parent_dim)) if bias else None
+        self.log_priors = nn.Parameter(torch.empty(num_own, num_parents)) if log_priors else None
+        self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -215,23 +243,19 @@ class ClassCapsules(PackedCapsules):
         recompute: Recompute = "streamed",
         form: Form = "auto",
     ) -> None:
-        super().__init__()
-        check_sizes(
-            num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
+        super().__init__(
+            num_children,
+            child_dim,
+            num_parents,
+            parent_dim,
+            iterations=iterations,
+            none_of_the_above=none_of_the_above,
+            gradient=gradient,
         )
-        check_flag("bias", bias)
-        check_flag("log_priors", log_priors)
-        check_options(iterations, none_of_the_above, gradient, recompute, form)
-        self.num_children, self.child_dim = num_children, child_dim
-        self.num_parents, self.parent_dim = num_parents, parent_dim
-        self.iterations, self.none_of_the_above = iterations, none_of_the_above
-        self.gradient: Gradient = gradient
+        check_options(iterations, recompute=recompute, form=form)
         self.recompute: Recompute = recompute
         self.form: Form = form
-        self.packed_weights = nn.Parameter(torch.empty(num_parents, parent_dim, child_dim, num_children))
-        self.bias = nn.Parameter(torch.empty(num_parents, parent_dim)) if bias else None
-        self.log_priors = nn.Parameter(torch.empty(num_children, num_parents)) if log_priors else None
-        self.reset_parameters()
+        self.add_parameters(num_children, bias=bias, log_priors=log_priors)
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
@@ -265,10 +289,9 @@ def check_sizes(**sizes: object) -> None:
             raise ShapeError(f"{name}={size!r} must be a whole number of at least 1")
 
 
-def check_floating(name: str, tensor: object, remedy: str) -> None:
+def check_floating(name: str, tensor: Tensor, remedy: str) -> None:
     """Raise ShapeError unless it is a tensor of floating numbers."""
-    if not isinstance(tensor, Tensor):
-        raise ShapeError(f"{name} is of type {type(tensor).__name__}; pass a torch.Tensor")
+    check_tensor(name, tensor)
     if not tensor.is_floating_point():
         raise ShapeError(f"{name} has dtype {tensor.dtype}; pass {remedy}")
 

@@ -14,21 +14,24 @@ from torch import Tensor
 
 from capsdist.errors import ShapeError
 
-__all__ = ["check_dims", "check_flag", "check_iterations", "check_kind", "check_name", "is_count", "one_of"]
+__all__ = [
+    "check_dims", "check_flag", "check_iterations", "check_kind", "check_name", "check_tensor", "is_count",
+    "one_of",
+]  # fmt: skip
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_dims(name: str, tensor: Tensor, letters: str, num_dims: int) -> None:
     """Raise ShapeError unless it is a tensor of so many dimensions; letters say what they are."""
-    _check_tensor(name, tensor)
+    check_tensor(name, tensor)
     if tensor.dim() != num_dims:
         raise ShapeError(f"{name} has shape {list(tensor.shape)}; pass {letters}, {num_dims} dimensions")
 
 
 def check_kind(name: str, tensor: Tensor, child_poses: Tensor) -> None:
     """Raise ShapeError for a dtype or device that cannot be, or does not go with that of child_poses."""
-    _check_tensor(name, tensor)
+    check_tensor(name, tensor)
     if tensor.dtype not in DTYPES:
         raise ShapeError(f"{name} has dtype {tensor.dtype}; make it float32, float64, bfloat16 or float16")
     if (tensor.dtype == torch.float64) != (child_poses.dtype == torch.float64):
@@ -42,7 +45,8 @@ def check_kind(name: str, tensor: Tensor, child_poses: Tensor) -> None:
         )
 
 
-def _check_tensor(name: str, tensor: object) -> None:
+def check_tensor(name: str, tensor: object) -> None:
+    """Raise ShapeError unless it is a tensor."""
     if not isinstance(tensor, Tensor):
         raise ShapeError(f"{name} is of type {type(tensor).__name__}; pass a torch.Tensor")
 

@@ -16,10 +16,8 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from capsdist.errors import ShapeError
-from capsdist.models.layers import PackedCapsules, check_child_poses, check_sizes
+from capsdist.models.layers import PackedCapsules, check_child_poses
 from capsdist.routing import Gradient
-from capsdist.routing.checks import check_flag
-from capsdist.routing.dispatch import check_options
 from capsdist.routing.parallel import Group, children_of_rank, process_group, route_parallel
 
 __all__ = ["ParallelClassCapsules", "SplitParameter", "split_groups", "split_layers", "split_parameters"]
@@ -69,26 +67,21 @@ class ParallelClassCapsules(PackedCapsules):
         none_of_the_above: bool = False,
         gradient: Gradient = "full",
     ) -> None:
-        super().__init__()
-        check_sizes(
-            num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
+        super().__init__(
+            num_children,
+            child_dim,
+            num_parents,
+            parent_dim,
+            iterations=iterations,
+            none_of_the_above=none_of_the_above,
+            gradient=gradient,
         )
-        check_flag("bias", bias)
-        check_flag("log_priors", log_priors)
-        check_options(iterations, none_of_the_above, gradient)
-        self.num_children, self.child_dim = num_children, child_dim
-        self.num_parents, self.parent_dim = num_parents, parent_dim
-        self.iterations, self.none_of_the_above = iterations, none_of_the_above
-        self.gradient: Gradient = gradient
         self.group, self.replicas = split_groups(group)
         self.own_children = children_of_rank(num_children, self.group)
-        num_own = self.own_children.stop - self.own_children.start
-        self.packed_weights = nn.Parameter(torch.empty(num_parents, parent_dim, child_dim, num_own))
-        self.bias = nn.Parameter(torch.empty(num_parents, parent_dim)) if bias else None
-        self.log_priors = nn.Parameter(torch.empty(num_own, num_parents)) if log_priors else None
         level = dist.get_debug_level()  # pyright: ignore[reportPrivateImportUsage]
         self._checks_images = level.name != "OFF"
-        self.reset_parameters()
+        num_own = self.own_children.stop - self.own_children.start
+        self.add_parameters(num_own, bias=bias, log_priors=log_priors)
 
     @torch.no_grad()
     def draw_weights(self, draw: Callable[[Tensor], object]) -> None:

@@ -244,14 +244,8 @@ def _known() -> dict[str, Plan]:
     if _plans is None:
         try:
             _plans = {key: Plan(**plan) for key, plan in json.loads(_file().read_text()).items()}
-        except (
-            OSError,
-            ValueError,
-            TypeError,
-            AttributeError,
-            RuntimeError,
-        ):  # none yet, of another version, or nobody's: search again
-            _plans = {}
+        except (OSError, ValueError, TypeError, AttributeError, RuntimeError):
+            _plans = {}  # none yet, of another version, or nobody's: search again
     return _plans
 
 
