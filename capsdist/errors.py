@@ -13,6 +13,7 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DataError",
+    "DocumentError",
     "Problem",
     "RunError",
     "ShapeError",
@@ -33,6 +34,10 @@ class DataError(CapsdistError):
 
 class CheckpointError(CapsdistError):
     """A checkpoint is missing, damaged, or does not belong to this run."""
+
+
+class DocumentError(CapsdistError):
+    """A file of the project is damaged or foreign; the message says why and is completed by the reader."""
 
 
 class RunError(CapsdistError):

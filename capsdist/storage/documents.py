@@ -1,0 +1,163 @@
+"""Read the JSON files of the project: untrusted bytes in, values of a declared shape or one error out.
+
+A JSON file may be damaged by a disk, cut by a full one, or written by somebody else. `read_file` and the
+parsers here refuse what Python's `json` passes silently: bytes that are not UTF-8, duplicate keys, NaN and
+infinity, values of another type or outside their range, files that are not regular, and files of any size.
+The caller decides what the error means: a damaged checkpoint is passed over, a damaged configuration is not.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import os
+import stat
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from pydantic import TypeAdapter, ValidationError
+
+from capsdist.errors import DocumentError
+
+__all__ = ["MAX_BYTES", "dump_json", "parse_document", "parse_json", "parse_lines", "read_file"]
+
+MAX_BYTES = 64 << 20
+"""Default limit of a file's size, in bytes: 30 times the largest file that the project writes."""
+
+T = TypeVar("T")
+_SHOWN = 40  # characters of a value in a message
+
+
+def read_file(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> bytes:
+    """Return the content of the regular file at `path`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DocumentError: it is a folder or another special file, is larger than `max_bytes`, or cannot be read.
+    """
+    try:
+        # O_NONBLOCK: opening a named pipe must not wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise DocumentError("is not a regular file")
+            content = file.read(max_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(os.fspath(path)) from None
+    except IsADirectoryError:
+        raise DocumentError("is not a regular file") from None
+    except OSError as error:
+        raise DocumentError(f"cannot be read ({error.strerror or error})") from None
+    _check_size(content, max_bytes)
+    return content
+
+
+def parse_json(content: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
+    """Return the value that `content`, a JSON document in UTF-8, holds.
+
+    Raises:
+        DocumentError: larger than `max_bytes`, empty, not UTF-8, not JSON, nested too deeply, with a
+            duplicate key, or with a number that is not finite.
+    """
+    _check_size(content, max_bytes)
+    if not content.strip():
+        raise DocumentError("is empty")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"is not UTF-8 at byte {error.start}") from None
+    try:
+        return json.loads(text, object_pairs_hook=_object, parse_float=_finite, parse_constant=_refuse)
+    except json.JSONDecodeError as error:
+        raise DocumentError(f"is not JSON (line {error.lineno}: {error.msg})") from None
+    except RecursionError:
+        raise DocumentError("is nested too deeply") from None
+    except ValueError as error:  # an integer of more digits than Python converts
+        raise DocumentError(f"is not JSON ({_shortened(str(error))})") from None
+
+
+def parse_document(content: bytes, shape: type[T], *, max_bytes: int = MAX_BYTES) -> T:
+    """Return `content` as a `shape`: a pydantic model, a dataclass, or any other type that pydantic knows.
+
+    Types are strict: the text "3" is no number, and true is no integer.
+
+    Raises:
+        DocumentError: as `parse_json`; or fields are missing, unknown, of another type or out of range, all
+            of them named.
+    """
+    value = parse_json(content, max_bytes=max_bytes)
+    if not isinstance(value, dict | list):
+        raise DocumentError(f"holds {_shortened(json.dumps(value))} instead of an object")
+    try:
+        return cast(T, _adapter(shape).validate_json(content, strict=True))
+    except ValidationError as error:
+        raise DocumentError("; ".join(map(_fault, error.errors(include_url=False)))) from None
+
+
+def parse_lines(content: bytes, shape: type[T], damaged: Callable[[int, DocumentError], None]) -> list[T]:
+    """Return the lines of `content`, one JSON document each, as `shape`s.
+
+    `damaged(number, error)` is called with each line, counted from 1, that holds none, and may raise. A last
+    line without its end is a write that was cut; it is left out silently.
+    """
+    found: list[T] = []
+    for number, line in enumerate(content.splitlines(keepends=True), 1):
+        if not line.endswith(b"\n"):
+            break
+        try:
+            found.append(parse_document(line, shape))
+        except DocumentError as error:
+            damaged(number, error)
+    return found
+
+
+def dump_json(value: object, *, indent: int | None = 1) -> bytes:
+    """Return `value` as a JSON document that `parse_json` reads, with a newline at its end.
+
+    Raises:
+        ValueError: it holds NaN or infinity.
+    """
+    return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
+
+
+@functools.lru_cache(maxsize=64)
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise DocumentError(f"has the key {_shortened(key)!r} twice")
+        found[key] = value
+    return found
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise DocumentError(f"has the number {_shortened(text)}, which is not finite")
+    return value
+
+
+def _refuse(text: str) -> float:
+    raise DocumentError(f"has the number {text}, which is not finite")
+
+
+def _fault(fault: Any) -> str:
+    where = ".".join(map(str, fault["loc"])) or "document"
+    if fault["type"] == "missing":
+        return f"{where} is missing"
+    if fault["type"] == "extra_forbidden":
+        return f"{where} is not a field of this version"
+    return f"{where}={_shortened(repr(fault['input']))}: {str(fault['msg']).lower()}"
+
+
+def _check_size(content: bytes, max_bytes: int) -> None:
+    if len(content) > max_bytes:
+        raise DocumentError(f"is larger than {max_bytes:,} bytes")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

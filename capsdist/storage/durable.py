@@ -1,0 +1,89 @@
+"""Write, replace and remove files so that neither a crash nor a symbolic link turns it into damage.
+
+A file appears under its name whole and on disk, or not at all: it is written beside it, flushed, renamed,
+and the folder is flushed (a rename is atomic, but not durable before that). Symbolic links in the place of a
+file or folder are replaced or removed themselves; what they point to is never touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["flush_folder", "open_lock_file", "remove_file", "remove_tree", "replacing", "write_durably"]
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
+    """Yield a temporary file beside `path` to fill, which takes its place at the end of the context.
+
+    The temporary name keeps the suffix of `path`, for libraries that choose a format by it, and begins with a
+    dot. It is removed if the context ends with an exception. `mode`: permissions, less those that the umask
+    takes away.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        flush_folder(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+    """Write `content` to `path`; a reader sees the old file or the whole new one, also after a power cut.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with replacing(path, mode=mode) as temporary:
+        temporary.write_bytes(content)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in `folder` on disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_file(path: Path) -> None:
+    """Remove the file or symbolic link `path`, if it is there, unless a link leads to its folder."""
+    if not path.parent.is_symlink():
+        path.unlink(missing_ok=True)
+
+
+def remove_tree(folder: Path, *, first: str | None = None) -> None:
+    """Remove `folder` with all that is in it, its file `first` before the others; of a link only the link.
+
+    Files that cannot be removed stay.
+    """
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+        return
+    if first is not None:
+        with contextlib.suppress(OSError):
+            (folder / first).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def open_lock_file(path: Path, *, mode: int = 0o600) -> int:
+    """Return a descriptor, open for reading and writing, of the file `path` to lock; it is made if need be.
+
+    Raises:
+        OSError: it cannot be made, or is a symbolic link (ELOOP).
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
