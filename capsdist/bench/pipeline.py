@@ -26,7 +26,7 @@ def pipeline_figures(*, num: int, global_batch: int, repeats: int) -> dict[str, 
     images = np.random.default_rng(0).integers(0, 256, (num, 1, 28, 28), dtype=np.uint8)
     shuffled, epochs = np.random.default_rng(1).permutation(num), itertools.count()
     with tempfile.TemporaryDirectory() as folder:
-        index = write_split(folder, images, shuffled % 10, classes="0123456789")
+        index = write_split(folder, images, shuffled % 10, classes=list("0123456789"))
         stream = TrainStream(folder, seed=0, global_batch=global_batch)
         stock = WebDataset([f"{folder}/{shard.name}" for shard in index.shards], shardshuffle=False).decode()
         figures = {

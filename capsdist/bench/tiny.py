@@ -39,7 +39,7 @@ def write_tiny(root: Path) -> None:
             root / "tiny" / split,
             images,
             np.arange(num) % 10,
-            classes="0123456789",
+            classes=list("0123456789"),
             block_size=16,
             shard_size=48,
         )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
+from capsdist.data.classes import check_class_names
 from capsdist.data.folder import open_folder
 from capsdist.data.index import Block, Index, Shard
 from capsdist.errors import DataError
@@ -43,6 +44,7 @@ def write_split(
     Raises:
         DataError: wrong shapes or dtypes, a label out of range, or a folder that cannot be written.
     """
+    check_class_names(classes)
     _check_arrays(images, labels, len(classes))
     place = open_folder(folder)
     place.begin()
@@ -63,7 +65,7 @@ def write_split(
             place.put(shard, data)
         shards.append(shard)
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    index = Index(shape, tuple(map(str, classes)), block_size, tuple(shards)).with_digest()
+    index = Index(shape, tuple(classes), block_size, tuple(shards)).with_digest()
     place.publish(shards, index.to_json())
     return index
 

@@ -17,7 +17,7 @@ from capsdist.data.folder import open_folder
 from capsdist.data.index import INDEX_NAME, Index, Shard, parse_index
 from capsdist.errors import DataError
 
-__all__ = ["Split", "check_split", "read_index", "verify_split"]
+__all__ = ["Split", "check_num_classes", "check_split", "read_index", "verify_split"]
 
 _REMEDY = "pack it again with a script of data_prep/"
 
@@ -149,18 +149,27 @@ def check_split(
     split = Split(folder, remedy=remedy)
     index = split.index
     _check_shape(index, tuple(image_shape or (None, None, None)), crop, str(place))
-    bound = num_classes or index.num_classes
+    if num_classes is not None:
+        check_num_classes(index, num_classes, str(place))
     if place.is_near:
         for number in range(len(index.shards)):
-            _check_labels(split.labels(number), index, number, bound, str(place))
-        return index
-    if index.num_classes > bound:
+            split.labels(number)
+    else:
+        place.check_sizes(index.shards, remedy)
+    return index
+
+
+def check_num_classes(index: Index, num_classes: int, place: str) -> None:
+    """Check that a network of `num_classes` classes can learn the split `index` at `place`.
+
+    Raises:
+        DataError: the split has more.
+    """
+    if index.num_classes > num_classes:
         raise DataError(
-            f"{place}: has {index.num_classes} classes, the model takes {bound}; "
+            f"{place}: has {index.num_classes} classes, the model takes {num_classes}; "
             f"set model.num_classes to {index.num_classes}"
         )
-    place.check_sizes(index.shards, remedy)
-    return index
 
 
 def verify_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:

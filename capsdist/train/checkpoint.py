@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Checkpoint", "EngineState", "check_tensors", "load_model", "read_checkpoint", "verify_checkpoint",
-    "write_checkpoint",
+    "Checkpoint", "EngineState", "build_network", "check_tensors", "load_model", "read_checkpoint",
+    "verify_checkpoint", "write_checkpoint",
 ]  # fmt: skip
 
 FORMAT = 1
@@ -58,7 +58,8 @@ class Checkpoint:
     """A whole checkpoint: the engine's state, and where the run stood.
 
     step: optimizer steps done; epoch: epochs begun, from 0; position: of the data (`capsdist.data.Position`
-    as a dict); metrics: of the last validation; versions: of the programs that wrote it.
+    as a dict); metrics: of the last validation; versions: of the programs that wrote it; classes: names by
+    label, None in a checkpoint of version 0.1.
     """
 
     engine: EngineState
@@ -68,6 +69,7 @@ class Checkpoint:
     config: Config
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    classes: tuple[str, ...] | None = None
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -86,6 +88,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "metrics": checkpoint.metrics,
         "versions": _versions(),
         "config": checkpoint.config.model_dump(mode="json"),
+        "classes": checkpoint.classes,
     }
     _write_json(folder / STATE, state)
     for name in (MODEL, OPTIMIZER):
@@ -136,6 +139,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         config=_parse_config(folder, state["config"]),
         metrics=state["metrics"],
         versions=state["versions"],
+        classes=_classes(state),
     )
 
 
@@ -147,15 +151,23 @@ def load_model(folder: str | Path) -> tuple[Config, nn.Module]:
     Example:
         >>> config, network = load_model("runs/quickstart/checkpoints/step-00000252")
     """
+    checkpoint = read_checkpoint(Path(folder))
+    return checkpoint.config, build_network(checkpoint)
+
+
+def build_network(checkpoint: Checkpoint) -> nn.Module:
+    """Return the network of `checkpoint` with its weights, ready for evaluation on the CPU.
+
+    Raises:
+        CheckpointError: its weights do not fit its configuration.
+    """
     from capsdist.models import build_model
 
-    folder = Path(folder)
-    checkpoint = read_checkpoint(folder)
     network = build_model(checkpoint.config.model, checkpoint.config.routing)
     weights = checkpoint.engine.model
     check_tensors(weights, {name: tensor.shape for name, tensor in network.state_dict().items()})
     network.load_state_dict(weights)
-    return checkpoint.config, network.eval()
+    return network.eval()
 
 
 def check_tensors(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Size]) -> None:
@@ -192,6 +204,11 @@ def _parse_config(folder: Path, values: dict[str, Any]) -> Config:
 
 def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _classes(state: dict[str, Any]) -> tuple[str, ...] | None:
+    names = state.get("classes")
+    return None if names is None else tuple(names)
 
 
 def _load(folder: Path, name: str) -> dict[str, torch.Tensor]:

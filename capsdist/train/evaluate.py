@@ -16,8 +16,9 @@ from capsdist.data import Transform, check_split, eval_batches
 from capsdist.errors import ConfigError, Problem
 from capsdist.models import Output
 from capsdist.storage import join
-from capsdist.train.checkpoint import load_model
+from capsdist.train.checkpoint import build_network, read_checkpoint
 from capsdist.train.precision import autocast, resolve_precision
+from capsdist.train.splits import check_trained_classes
 from capsdist.train.step import SUMS, image_losses, metric_sums
 
 __all__ = ["Evaluation", "evaluate", "evaluate_checkpoint"]
@@ -86,28 +87,33 @@ def evaluate_checkpoint(
     *,
     device: Literal["auto", "cpu", "gpu"] = "auto",
     batch_size: int = 128,
+    warn: Callable[[str], None] = print,
 ) -> tuple[Config, Evaluation]:
     """Return the configuration of a checkpoint and what its network makes of the split in `folder`.
 
     Default: the test split that the run was validated on. Runs on one device, `auto` the GPU if there is one,
-    in the precision that the configuration means there, `batch_size` images at a time.
+    in the precision that the configuration means there, `batch_size` images at a time. `warn` is told where
+    the checkpoint does not say which classes it was trained on.
 
     Raises:
         CheckpointError: see `read_checkpoint`. ConfigError: no GPU where one is asked for.
-        DataError: the split cannot be read, or is not what the network takes.
+        DataError: the split cannot be read, is not what the network takes, or numbers its classes in another
+            way than the data that the network was trained on.
     """
     place = _device(device)
-    config, network = load_model(checkpoint)
+    saved = read_checkpoint(Path(checkpoint))
+    config, network = saved.config, build_network(saved)
     model, data = config.model, config.data
     folder = folder or join(data.root, data.name, data.test_split)
     side = None if data.crop else model.image_size
-    check_split(
+    index = check_split(
         folder,
         image_shape=(model.in_channels, side, side),
         num_classes=model.num_classes,
         crop=data.crop,
         remedy="give the folder of a packed split",
     )
+    check_trained_classes(saved, index, folder, warn)
     network.to(place)
     precision = resolve_precision(config.train.precision, place)
 

@@ -18,15 +18,15 @@ import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.config import Config
-from capsdist.data import Position, TrainStream, Transform
+from capsdist.data import Position, TrainStream, Transform, read_index
 from capsdist.errors import RunError
 from capsdist.models import build_model
-from capsdist.storage import join
 from capsdist.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from capsdist.train.engine.build import build_engine
 from capsdist.train.evaluate import Evaluation, evaluate
 from capsdist.train.metrics import Row
 from capsdist.train.optim import learning_rate_at
+from capsdist.train.splits import check_splits, check_trained_classes, split_folders
 from capsdist.train.step import SUMS, train_step
 
 __all__ = ["Events", "Observe", "Save", "run_training"]
@@ -74,7 +74,9 @@ def run_training(
 
     Raises:
         RunError: loss or gradients are not finite; no process group; DeepSpeed cannot run here.
-        DataError: a split that cannot be read, or a checkpoint of other data.
+        DataError: a split that cannot be read, more classes than the network has, splits or a checkpoint
+            that number them differently, or a checkpoint of other data.
+        ConfigError: a global batch larger than the training split.
         CheckpointError: see `read_checkpoint`.
     """
     loop = _Loop(config, rank=rank, world_size=world_size, device=device, events=events, save=save)
@@ -95,9 +97,9 @@ class _Loop:
         data, train = config.data, config.train
         self.config, self.rank, self.world_size, self.device = config, rank, world_size, device
         self._events, self._save = events, save
-        self.test_folder = join(data.root, data.name, data.test_split)
+        self.train_folder, self.test_folder = split_folders(config)
         self.stream = TrainStream(
-            join(data.root, data.name, data.train_split),
+            self.train_folder,
             seed=train.seed,
             global_batch=train.global_batch,
             lanes=data.lanes,
@@ -106,6 +108,8 @@ class _Loop:
             world_size=world_size,
             pin=device.type == "cuda",
         )
+        self.data = self.stream.split.index
+        check_splits(config, self.data, read_index(self.test_folder))
         self.transform = Transform(
             shift=data.shift,
             crop=data.crop,
@@ -131,8 +135,9 @@ class _Loop:
         """Continue after the last step of `checkpoint`."""
         position = Position.from_dict(checkpoint.position)
         self.stream.check_position(position)
-        self.engine.load(checkpoint.engine)
         self.step = self.resumed_step = checkpoint.step
+        check_trained_classes(checkpoint, self.data, self.train_folder, self._note)
+        self.engine.load(checkpoint.engine)
 
     def run(self, should_stop: Callable[[int], bool], observe: Observe) -> Row:
         """Do all steps that are left, and return the `end` row."""
@@ -271,6 +276,7 @@ class _Loop:
             position=self.stream.position(epoch, step).to_dict(),
             config=self.config,
             metrics=metrics,
+            classes=self.data.classes,
         )
 
         def write(folder: Path) -> None:
@@ -297,6 +303,9 @@ class _Loop:
     def _position(self) -> tuple[int, int]:
         """Epoch and steps done inside it; after a whole epoch the next one's beginning."""
         return divmod(self.step, self.stream.steps_per_epoch)
+
+    def _note(self, text: str) -> None:
+        self._emit("note", message=text)
 
     def _emit(self, kind: str, **values: Any) -> Row:
         epoch = self.step / self.stream.steps_per_epoch

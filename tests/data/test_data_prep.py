@@ -170,11 +170,11 @@ def arrays(seed: int = 0):
 
 
 def test_packing_repairs_what_is_damaged(tmp_path, capsys):
-    pack(tmp_path, "set", "ab", arrays)
+    pack(tmp_path, "set", list("ab"), arrays)
     shard = tmp_path / "set" / "test" / "shard-00000.tar"
     shard.write_bytes(shard.read_bytes()[:-1])
     capsys.readouterr()
-    pack(tmp_path, "set", "ab", arrays)
+    pack(tmp_path, "set", list("ab"), arrays)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"packing: {shard}: has ")
     assert [line.split(":")[0] for line in lines[1:]] == ["packed", "packed"]
@@ -182,12 +182,12 @@ def test_packing_repairs_what_is_damaged(tmp_path, capsys):
 
 
 def test_packed_sets_need_no_source(tmp_path, capsys):
-    pack(tmp_path, "set", "ab", arrays)
+    pack(tmp_path, "set", list("ab"), arrays)
 
     def unavailable():
         raise AssertionError("the source was read although all is packed")
 
-    pack(tmp_path, "set", "ab", unavailable)
+    pack(tmp_path, "set", list("ab"), unavailable)
     assert capsys.readouterr().out.count("already packed") == 2
 
 

@@ -128,7 +128,7 @@ def test_equal_arguments_make_equal_bytes(make_split):
 def test_the_format_does_not_drift(tmp_path):
     """Golden digest: a changed format must get a new version number, or old sets change their name."""
     images = (np.arange(20 * 12) % 251).astype(np.uint8).reshape(20, 1, 3, 4)
-    index = write_split(tmp_path, images, np.arange(20) % 3, classes="abc", block_size=4, shard_size=8)
+    index = write_split(tmp_path, images, np.arange(20) % 3, classes=list("abc"), block_size=4, shard_size=8)
     assert index.shards[0].xxh3_128 == "499d96fd6b2b62f35c695bec22ed176d"
     assert index.digest == "e2a11517050d6144953ef68986d566de32cfe2e45a5dc7797473364137f19947"
 
@@ -195,7 +195,10 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"file/split: cannot be written \(Not a directory\)"):
         write_split(
-            tmp_path / "file" / "split", np.zeros((1, 1, 2, 2), np.uint8), np.zeros(1, np.int64), classes="a"
+            tmp_path / "file" / "split",
+            np.zeros((1, 1, 2, 2), np.uint8),
+            np.zeros(1, np.int64),
+            classes=["a"],
         )
 
 
@@ -229,7 +232,7 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 )
 def test_wrong_arrays_are_refused(tmp_path, images, labels, message):
     with pytest.raises(DataError, match=message):
-        write_split(tmp_path, images, labels, classes="abc")
+        write_split(tmp_path, images, labels, classes=list("abc"))
 
 
 @pytest.mark.parametrize("make", [str, Path, lambda path: f"file://{path}"])

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from job_helpers import ROOT, TINY_FLAGS, run_job_file, tiny_config, write_tiny
 
 from capsdist.cli import FAILED, INVALID, run_job
 from capsdist.config import Cluster, Config
+from capsdist.data import write_split
 from capsdist.errors import ConfigError, RunError
 from capsdist.train.cluster.preflight import (
     Machine,
@@ -72,10 +74,25 @@ def test_a_wrong_checksum(capsys, own_root):
     refused(capsys, own_root, [], FAILED, "shard-00001.tar: wrong checksum")
 
 
-def test_a_label_out_of_range(capsys, tiny_root):
-    refused(
-        capsys, tiny_root, ["--model.num-classes=9"], FAILED, "label 9 of sample 9", "model.num_classes to 10"
-    )
+def test_more_classes_than_the_network_has(capsys, tiny_root):
+    parts = ("tiny/train: has 10 classes, the model takes 9", "model.num_classes to 10")
+    refused(capsys, tiny_root, ["--model.num-classes=9"], FAILED, *parts)
+
+
+def test_a_batch_larger_than_the_split_does_not_take_the_name(capsys, tiny_root, tmp_path):
+    flags = [f"--train.storage={tmp_path / 'runs'}", "--train.global-batch=100000000"]
+    parts = ("train.global_batch=100000000", "the 92 images of", "set --train.global-batch 92 or less")
+    refused(capsys, tiny_root, flags, INVALID, *parts)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_splits_that_number_their_classes_differently(capsys, own_root):
+    images, labels = np.zeros((20, 1, 12, 12), np.uint8), np.arange(20) % 10
+    classes = [f"class {number}" for number in (0, 1, 3, 2, *range(4, 10))]
+    write_split(own_root / "tiny/test", images, labels, classes=classes)
+    parts = ("tiny/test: class 2 is 'class 3', in ", "tiny/train it is 'class 2'", "same list of classes")
+    refused(capsys, own_root, [], FAILED, *parts)
+    assert not (own_root / "runs").exists()
 
 
 @pytest.mark.parametrize("flag", ["--model.image-size=13", "--model.in-channels=3"])
@@ -161,7 +178,7 @@ def test_deepspeed_without_a_compiler(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "status", "line"),
     [
-        (["--train.workers=900", "--train.global-batch=1000"], INVALID, "error: train.workers=900: needs"),
+        (["--train.workers=90", "--train.global-batch=92"], INVALID, "error: train.workers=90: needs"),
         (["--train.device=gpu"], INVALID, "error: train.device='gpu': torch finds no GPU"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ import numpy as np
 
 from capsdist.data import Index, write_split
 
-CLASSES = "0123456789"
+CLASSES = list("0123456789")
 
 
 @dataclass(frozen=True)

@@ -103,14 +103,15 @@ def check_data(config: Config) -> Index:
     """Read both splits wholly and return the training split's index.
 
     Raises:
-        DataError: a split is missing, damaged, or not what the network takes.
+        DataError: a split is missing, damaged, or not what the network takes; the splits number their
+            classes differently.
+        ConfigError: `train.global_batch` is more than the training images.
     """
     from capsdist.data import check_split
-    from capsdist.storage import join
+    from capsdist.train.splits import check_splits, split_folders
 
     side = None if config.data.crop else config.model.image_size
-    folders = [join(config.data.root, config.data.name, split) for split in _splits(config)]
-    train, _ = (
+    train, test = (
         check_split(
             folder,
             image_shape=(config.model.in_channels, side, side),
@@ -118,8 +119,9 @@ def check_data(config: Config) -> Index:
             crop=config.data.crop,
             remedy=_remedy(config),
         )
-        for folder in folders
+        for folder in split_folders(config)
     )
+    check_splits(config, train, test)
     return train
 
 

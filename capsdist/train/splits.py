@@ -1,0 +1,70 @@
+"""What a run asks of its splits beyond their files: enough images, and classes that agree.
+
+Ours. Checked before a run by the index alone, and again where training begins.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from capsdist.config import Config
+from capsdist.data.classes import check_same_classes
+from capsdist.data.index import Index
+from capsdist.data.split import check_num_classes
+from capsdist.errors import ConfigError, Problem
+from capsdist.storage import join
+from capsdist.train.checkpoint import Checkpoint
+
+__all__ = ["check_splits", "check_trained_classes", "split_folders"]
+
+
+def split_folders(config: Config) -> tuple[str, str]:
+    """Return where the training and the test split of a run lie: local paths or s3:// URLs."""
+    data = config.data
+    return join(data.root, data.name, data.train_split), join(data.root, data.name, data.test_split)
+
+
+def check_splits(config: Config, train: Index, test: Index) -> None:
+    """Check by their indexes that a run of `config` can train on `train` and be validated on `test`.
+
+    Raises:
+        DataError: a split has more classes than the network, or both number their classes differently.
+        ConfigError: `train.global_batch` is more than the images there are.
+    """
+    places = split_folders(config)
+    for place, index in zip(places, (train, test), strict=True):
+        check_num_classes(index, config.model.num_classes, place)
+    check_same_classes(
+        train.classes, test.classes, where=places, remedy="pack both with the same list of classes"
+    )
+    batch, num = config.train.global_batch, train.num_samples
+    if batch > num:
+        rule = f"is more than the {num:,} images of {places[0]}"
+        raise ConfigError(
+            [Problem("train.global_batch", batch, rule, f"set --train.global-batch {num} or less")]
+        )
+
+
+def check_trained_classes(
+    checkpoint: Checkpoint, index: Index, place: str | os.PathLike[str], warn: Callable[[str], None]
+) -> None:
+    """Check that the split `index` at `place` has the classes that `checkpoint` was trained on.
+
+    `warn` is told if the checkpoint does not name them.
+
+    Raises:
+        DataError: naming the first label whose names differ.
+    """
+    if checkpoint.classes is None:
+        warn(
+            "warning: the checkpoint is of version 0.1 and does not name its classes; "
+            f"make sure that {os.fspath(place)} numbers them as its training data did"
+        )
+        return
+    check_same_classes(
+        checkpoint.classes,
+        index.classes,
+        where=("the checkpoint's training data", os.fspath(place)),
+        remedy="give a split that was packed with the same list of classes",
+    )
