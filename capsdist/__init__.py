@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from capsdist.registration import register
+
 if TYPE_CHECKING:
     from capsdist.config import Config, get_preset
     from capsdist.models import CapsNet, ClassCapsules, PrimaryCapsules, build_model
@@ -54,3 +56,6 @@ def __getattr__(name: str) -> object:
 def __dir__() -> list[str]:
     """Return the public names, loaded or not, so that an interpreter completes them."""
     return sorted({*__all__, *_MODULES})
+
+
+register()

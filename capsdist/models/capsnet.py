@@ -20,6 +20,7 @@ from capsdist.models.layers import (
     truncated_normal_,
 )
 from capsdist.ops import lengths
+from capsdist.ops.checks import check_tensor
 from capsdist.routing import Form, Gradient, Recompute
 from capsdist.routing.checks import check_flag, one_of
 
@@ -140,6 +141,8 @@ class CapsNet(nn.Module):
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         """Return scores, class capsules and reconstructions of `images` [B, C, H, W]."""
         check_images(images, self.image_shape)
+        if labels is not None:
+            check_tensor("labels", labels)
         features = functional.relu(self.conv(images), inplace=True)
         parent_poses = self.class_capsules(self.primary_capsules(features))
         scores = lengths(parent_poses)

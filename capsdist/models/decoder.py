@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.errors import ShapeError
+from capsdist.ops.checks import check_class_numbers, check_tensor
 
 
 class Decoder(nn.Module):
@@ -18,8 +19,8 @@ class Decoder(nn.Module):
 
     Shapes: parent_poses [B, J, E], mask_labels int64 [B] in [0, J) -> images [B, C, H, W] in [0, 1],
     fp32 under 16-bit autocast, else of the input's dtype.
-    Raises: ShapeError if an input has another shape. Labels out of range are the data's fault and are not
-    looked for here (it would make the GPU wait): no capsule passes.
+    Raises: ShapeError if an input has another shape, or on a CPU a label out of range. On a GPU that is not
+    looked for (it would have to wait): no capsule passes.
 
     Example:
         >>> Decoder(10, 16, (1, 28, 28))(torch.zeros(2, 10, 16), torch.tensor([3, 7])).shape
@@ -46,6 +47,8 @@ class Decoder(nn.Module):
 
     def forward(self, parent_poses: Tensor, mask_labels: Tensor) -> Tensor:
         """Return the images [B, C, H, W] that the capsules of `mask_labels` [B] stand for."""
+        check_tensor("parent_poses", parent_poses)
+        check_tensor("mask_labels", mask_labels)
         if parent_poses.shape[1:] != (self.num_classes, self.class_dim):
             raise ShapeError(
                 f"parent_poses has shape {list(parent_poses.shape)}; this decoder was built for "
@@ -55,6 +58,7 @@ class Decoder(nn.Module):
             raise ShapeError(
                 f"mask_labels has shape {list(mask_labels.shape)}; give [{len(parent_poses)}], one an image"
             )
+        check_class_numbers("mask_labels", mask_labels, self.num_classes)
         classes = torch.arange(self.num_classes, device=mask_labels.device)
         chosen = mask_labels[:, None, None] == classes[:, None]  # [B, J, 1]
         # where, not a product: it keeps a non-finite pose of another class out of the image and its gradient

@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from capsdist.errors import ShapeError
 from capsdist.ops import squash
+from capsdist.ops.checks import check_tensor
 from capsdist.routing import Form, Gradient, Recompute, route_packed, unpack_weights
-from capsdist.routing.checks import check_flag, check_tensor, is_count
+from capsdist.routing.checks import check_flag, is_count
 from capsdist.routing.dispatch import check_options
 
 Padding = Literal["valid", "same"]
@@ -317,7 +318,8 @@ def truncated_normal_(parameter: Tensor, sd: float) -> None:
 
 
 def check_images(images: Tensor, image_shape: tuple[int, int, int]) -> None:
-    """Raise ShapeError unless `images` is [B, *image_shape]."""
+    """Raise ShapeError unless `images` is a tensor [B, *image_shape]."""
+    check_tensor("images", images)
     if images.shape[1:] != image_shape:
         raise ShapeError(
             f"images has shape {list(images.shape)}; this network was built for [B, *{image_shape}]: "

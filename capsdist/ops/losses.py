@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from capsdist.errors import ShapeError
+from capsdist.ops.checks import check_class_numbers, check_tensor
 
 __all__ = ["margin_loss", "reconstruction_loss"]
 
@@ -30,7 +31,8 @@ def margin_loss(
 
     Args:
         lengths: [B, J] lengths of the class capsules, any floating dtype; computed in at least fp32.
-        targets: [B] int64, the class of each image.
+        targets: [B] int64, the class of each image, in [0, J). Looked at on a CPU only, and
+            neither in compilers nor in torch.func; elsewhere torch's own error tells of one out of range.
         m_plus: length that the present class must reach.
         m_minus: length that an absent class may have.
         downweight: weight of the absent classes (lambda).
@@ -40,12 +42,11 @@ def margin_loss(
         [B] loss of each image.
 
     Raises:
-        ShapeError: shapes do not fit, targets are not int64, or the form is unknown.
+        ShapeError: an argument is no tensor, shapes do not fit, targets are not int64 or out of range, or
+            the form is unknown.
     """
-    if not isinstance(lengths, Tensor):
-        raise ShapeError(
-            f"lengths are of type {type(lengths).__name__}; pass a tensor, as a network's .scores"
-        )
+    check_tensor("lengths", lengths)
+    check_tensor("targets", targets)
     if lengths.dim() != 2 or targets.shape != lengths.shape[:1]:
         raise ShapeError(
             f"lengths {list(lengths.shape)} and targets {list(targets.shape)} do not fit; pass [B, J] and [B]"
@@ -54,6 +55,7 @@ def margin_loss(
         raise ShapeError(f"targets have dtype {targets.dtype}; convert the class numbers with .long()")
     if form not in ("paper", "official"):
         raise ShapeError(f"form={form!r} is no margin loss; choose 'paper' or 'official'")
+    check_class_numbers("targets", targets, lengths.shape[1])
     wide = lengths.to(torch.promote_types(lengths.dtype, torch.float32))
     present = torch.relu(m_plus - wide).square()
     absent = downweight * torch.relu(wide - m_minus).square()
@@ -74,8 +76,10 @@ def reconstruction_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
         [B] loss of each image.
 
     Raises:
-        ShapeError: the two differ in batch or in pixels an image.
+        ShapeError: one is no tensor, or the two differ in batch or in pixels an image.
     """
+    check_tensor("reconstructions", reconstructions)
+    check_tensor("images", images)
     if reconstructions.shape[0] != images.shape[0] or reconstructions.numel() != images.numel():
         raise ShapeError(
             f"reconstructions {list(reconstructions.shape)} and images {list(images.shape)} differ in size; "

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from capsdist.ops.checks import check_tensor
+
 __all__ = ["lengths", "squash", "squash_backward"]
 
 
@@ -24,7 +26,11 @@ def squash(totals: Tensor, dim: int = -1) -> Tensor:
 
     Returns:
         The same shape and dtype as `totals`.
+
+    Raises:
+        ShapeError: it is no tensor.
     """
+    check_tensor("totals", totals)
     wide = _widen(totals)
     norm = torch.linalg.vector_norm(wide, dim=dim, keepdim=True)
     return (wide * (norm / (1 + norm * norm))).to(totals.dtype)
@@ -57,7 +63,11 @@ def lengths(poses: Tensor, dim: int = -1) -> Tensor:
     Returns:
         [B, J], in fp32 for bf16 and fp16 poses, so that sums and the loss add no rounding to theirs; the
         gradient is 0 where a pose is 0.
+
+    Raises:
+        ShapeError: it is no tensor.
     """
+    check_tensor("poses", poses)
     return torch.linalg.vector_norm(_widen(poses), dim=dim)
 
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from capsdist.errors import ShapeError
+from capsdist.ops.checks import check_tensor
 
 __all__ = [
-    "check_dims", "check_flag", "check_iterations", "check_kind", "check_name", "check_tensor", "is_count",
-    "one_of",
+    "check_dims", "check_flag", "check_iterations", "check_kind", "check_name", "is_count", "one_of",
 ]  # fmt: skip
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -43,12 +43,6 @@ def check_kind(name: str, tensor: Tensor, child_poses: Tensor) -> None:
         raise ShapeError(
             f"{name} is on {tensor.device} but child_poses on {child_poses.device}; use one device"
         )
-
-
-def check_tensor(name: str, tensor: object) -> None:
-    """Raise ShapeError unless it is a tensor."""
-    if not isinstance(tensor, Tensor):
-        raise ShapeError(f"{name} is of type {type(tensor).__name__}; pass a torch.Tensor")
 
 
 def check_iterations(iterations: object) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from capsdist.errors import ShapeError
 from capsdist.routing.checks import one_of
-from capsdist.routing.passes import is_transformed
+from capsdist.routing.passes import RECORDED, is_recorded, is_transformed
 from capsdist.routing.stream import Gradient
 from capsdist.routing.streamed import streamed_refusal
 
@@ -99,6 +99,8 @@ def _refusal(name: str, call: Call, *, asked: bool) -> str | None:
         return streamed_refusal(call.child_poses, call.packed_weights, call.bias, call.log_priors)
     if call.gradient != "full":
         return f"gradient={call.gradient!r} is not in its kernels"
+    if is_recorded():
+        return RECORDED
     if is_transformed():
         return "torch.func and forward mode do not know its kernels"
     if call.child_poses.device.type == "cpu" and not asked:  # most calls of most users: not even imported

@@ -10,7 +10,19 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
-__all__ = ["BackwardPass", "Pass", "is_transformed", "may_be_dual", "refuse", "way"]
+__all__ = [
+    "RECORDED",
+    "BackwardPass",
+    "Pass",
+    "is_recorded",
+    "is_transformed",
+    "may_be_dual",
+    "refuse",
+    "way",
+]
+
+RECORDED = "torch.jit.trace and ONNX record the reference only"
+"""Why a form with an own backward pass is not taken where `is_recorded`."""
 
 
 def refuse(ctx: Any, *gradients: Any) -> Any:
@@ -51,6 +63,12 @@ class BackwardPass(Pass):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Keep nothing; torch.func asks for it to be said."""
+
+
+def is_recorded() -> bool:
+    """Say whether torch.jit.trace or an exporter to ONNX is at work: neither knows operators of ours."""
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    return tracing or torch.onnx.is_in_onnx_export()
 
 
 def is_transformed() -> bool:

@@ -39,7 +39,16 @@ import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.ops import squash
-from capsdist.routing.passes import BackwardPass, Pass, is_transformed, may_be_dual, refuse, way
+from capsdist.routing.passes import (
+    RECORDED,
+    BackwardPass,
+    Pass,
+    is_recorded,
+    is_transformed,
+    may_be_dual,
+    refuse,
+    way,
+)
 from capsdist.routing.precision import wide_dtype, without_autocast
 from capsdist.routing.stream import Gradient, Gradients, Options, Stream, add_gradients, add_totals, parts
 from capsdist.routing.tiling import Pieces
@@ -97,6 +106,8 @@ def route_streamed(
 
 def streamed_refusal(*operands: Tensor | None) -> str | None:
     """Return in a few words why the form cannot be taken here for these operands, or None."""
+    if is_recorded():
+        return RECORDED
     if torch.compiler.is_compiling():
         # Compilers see operators only, whose result passes for a constant there.
         wrong = "inside of a compiler torch.func and forward mode differentiate the reference only"

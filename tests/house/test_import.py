@@ -30,6 +30,20 @@ def test_import_takes_nothing_heavy_and_changes_nothing(module: str) -> None:
     assert probe(module) == "[] unchanged"
 
 
+def test_torch_alone_registers_nothing_and_a_broken_install_is_not_the_matter_of_others() -> None:
+    code = """
+import sys, types
+import capsdist
+import json.tool  # not torch: nothing happens
+assert len([each for each in sys.meta_path if "_AfterTorch" in str(each)]) == 1
+sys.modules["capsdist.models"] = None  # as if importing it failed
+import torch
+import wave
+assert not [each for each in sys.meta_path if "_AfterTorch" in str(each)]
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_probe_sees_a_heavy_import() -> None:
     assert "torch" in probe("capsdist.routing")
 

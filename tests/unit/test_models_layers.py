@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from capsdist.errors import ShapeError
-from capsdist.models import ClassCapsules, Decoder, PrimaryCapsules
+from capsdist.models import CapsNet, ClassCapsules, Decoder, PrimaryCapsules
 from capsdist.models.layers import Conv2d
 from capsdist.ops import squash
 from capsdist.routing import route_reference
@@ -270,6 +270,19 @@ ERRORS = [
         lambda: Decoder(5, 3, (1, 2, 2))(torch.zeros(2, 5, 3), torch.zeros(3, dtype=torch.int64)),
         r"mask_labels has shape \[3\]; give \[2\]",
     ),
+    (
+        lambda: Decoder(5, 3, (1, 2, 2))(torch.zeros(2, 5, 3), torch.tensor([4, 5])),
+        r"mask_labels\[1\] = 5 is no class of 5; pass numbers from 0 to 4",
+    ),
+    (
+        lambda: Decoder(5, 3, (1, 2, 2))(torch.zeros(2, 5, 3), [4, 3]),  # pyright: ignore[reportArgumentType]
+        "mask_labels is of type list; pass a torch.Tensor",
+    ),
+    (
+        lambda: CapsNet()(torch.zeros(1, 1, 28, 28), [4]),  # pyright: ignore[reportArgumentType]
+        "labels is of type list; pass a torch.Tensor",
+    ),
+    (lambda: CapsNet()(np.zeros((1, 1, 28, 28))), "images is of type ndarray; pass a torch.Tensor"),  # pyright: ignore[reportArgumentType]
 ]
 
 

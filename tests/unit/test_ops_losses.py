@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from capsdist.errors import ShapeError
-from capsdist.ops import margin_loss, reconstruction_loss
+from capsdist.ops import lengths, margin_loss, reconstruction_loss, squash
 
 
 def test_margin_loss_by_hand() -> None:
@@ -79,6 +82,51 @@ REFUSED = [
         id="form",
     ),
     pytest.param(
+        lambda: margin_loss([[0.5, 0.1]], torch.tensor([0])),  # type: ignore[arg-type]
+        "lengths is of type list; pass a torch.Tensor",
+        id="lengths-in-a-list",
+    ),
+    pytest.param(
+        lambda: margin_loss(torch.zeros(2, 3), [0, 1]),  # type: ignore[arg-type]
+        "targets is of type list; pass a torch.Tensor",
+        id="targets-in-a-list",
+    ),
+    pytest.param(
+        lambda: margin_loss(torch.zeros(2, 3), np.array([0, 1])),  # type: ignore[arg-type]
+        "targets is of type ndarray; pass a torch.Tensor",
+        id="targets-of-numpy",
+    ),
+    pytest.param(
+        lambda: margin_loss(torch.zeros(3, 3), torch.tensor([0, 3, 1])),
+        "targets[1] = 3 is no class of 3; pass numbers from 0 to 2",
+        id="class-too-high",
+    ),
+    pytest.param(
+        lambda: margin_loss(torch.zeros(3, 3), torch.tensor([2, 5, -1])),
+        "targets[2] = -1 is no class of 3; pass numbers from 0 to 2",
+        id="class-below-0",
+    ),
+    pytest.param(
+        lambda: reconstruction_loss([0.0], torch.zeros(1, 1)),  # type: ignore[arg-type]
+        "reconstructions is of type list; pass a torch.Tensor",
+        id="reconstructions-in-a-list",
+    ),
+    pytest.param(
+        lambda: reconstruction_loss(torch.zeros(1, 1), np.zeros((1, 1))),  # type: ignore[arg-type]
+        "images is of type ndarray; pass a torch.Tensor",
+        id="images-of-numpy",
+    ),
+    pytest.param(
+        lambda: squash([1.0, 2.0]),  # type: ignore[arg-type]
+        "totals is of type list; pass a torch.Tensor",
+        id="squash-a-list",
+    ),
+    pytest.param(
+        lambda: lengths(np.zeros((1, 2, 3))),  # type: ignore[arg-type]
+        "poses is of type ndarray; pass a torch.Tensor",
+        id="lengths-of-numpy",
+    ),
+    pytest.param(
         lambda: reconstruction_loss(torch.zeros(2, 9), torch.zeros(2, 1, 2, 2)),
         "reconstructions [2, 9] and images [2, 1, 2, 2] differ in size; "
         "give the decoder the image_shape that the images have",
@@ -91,3 +139,40 @@ REFUSED = [
 def test_refusals_name_value_and_remedy(call, message: str) -> None:
     with pytest.raises(ShapeError, match=f"^{re.escape(message)}$"):
         call()
+
+
+def test_no_images_have_no_class_out_of_range() -> None:
+    assert margin_loss(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64)).shape == (0,)
+
+
+def per_image(given: Tensor, targets: Tensor) -> Tensor:
+    return torch.vmap(lambda one, target: margin_loss(one[None], target[None])[0])(given, targets)
+
+
+WAYS = {
+    "vmap": per_image,
+    "compiled": torch.compile(margin_loss, fullgraph=True, backend="eager"),
+    "grad": lambda given, targets: torch.func.vjp(lambda x: margin_loss(x, targets), given)[0],
+    "exported": lambda given, targets: torch.export.export(_Loss(), (given, targets)).module()(
+        given, targets
+    ),
+}
+
+
+class _Loss(torch.nn.Module):
+    def forward(self, given: Tensor, targets: Tensor) -> Tensor:
+        return margin_loss(given, targets)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_where_values_are_out_of_sight_the_classes_are_not_looked_at(way: str) -> None:
+    given, targets = torch.rand(4, 3), torch.tensor([2, 0, 1, 1])
+    torch.testing.assert_close(WAYS[way](given, targets), margin_loss(given, targets))
+
+
+def test_tensors_without_values_pass() -> None:
+    with FakeTensorMode():
+        assert margin_loss(torch.rand(4, 3), torch.zeros(4, dtype=torch.int64)).shape == (4,)
+    assert margin_loss(
+        torch.rand(4, 3, device="meta"), torch.zeros(4, dtype=torch.int64, device="meta")
+    ).is_meta

@@ -1,12 +1,9 @@
-"""The streamed form as an operator: what compilers, exporters, autocast and torch.func make of it."""
+"""The streamed form as an operator: what compilers, autocast and torch.func make of it."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +13,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
 from capsdist.errors import ShapeError
-from capsdist.models import CapsNet, ClassCapsules
+from capsdist.models import CapsNet
 from capsdist.ops import margin_loss, reconstruction_loss
 from capsdist.routing import explain, route_packed, unpack_weights
 from capsdist.routing.streamed import route_streamed
@@ -170,39 +167,6 @@ def test_a_whole_training_step_compiles() -> None:
     grads = [torch.autograd.grad(result, parameters) for result in results]
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other)
-
-
-def test_a_network_is_exported_saved_and_loaded(tmp_path: Path) -> None:
-    network, batch = small_network().eval(), torch.export.Dim("batch")
-    images = torch.rand(B, 1, 9, 9)
-    program = torch.export.export(network, (images,), dynamic_shapes={"images": {0: batch}})
-    assert "capsdist.route_streamed.default" in program.graph_module.code
-    torch.export.save(program, tmp_path / "network.pt2")
-    more = torch.rand(2 * B + 1, 1, 9, 9)
-    torch.save(more, tmp_path / "more.pt")
-    # Another process has only what it imports.
-    load = """
-import capsdist.models, sys, torch
-network = torch.export.load(sys.argv[1] + "/network.pt2").module()
-torch.save(tuple(network(torch.load(sys.argv[1] + "/more.pt"))), sys.argv[1] + "/found.pt")
-"""
-    subprocess.run([sys.executable, "-c", load, tmp_path], check=True)
-    for found, expected in zip(torch.load(tmp_path / "found.pt"), network(more), strict=True):
-        torch.testing.assert_close(found, expected)
-
-
-@pytest.mark.parametrize("form", ["streamed", "reference"])
-def test_an_exported_layer_can_be_trained_on(form: Any) -> None:
-    layer = ClassCapsules(I, D, J, E, bias=True, log_priors=True, form=form).double()
-    poses = drawn()[0]
-    program = torch.export.export(layer, (poses,)).module()
-    grads = []
-    for each in (layer, program):
-        each(poses).square().sum().backward()
-        grads.append({name: parameter.grad for name, parameter in each.named_parameters()})
-    assert grads[0].keys() == grads[1].keys() == {"packed_weights", "bias", "log_priors"}
-    for name, grad in grads[0].items():
-        torch.testing.assert_close(grads[1][name], grad, atol=1e-14, rtol=0)
 
 
 @pytest.mark.parametrize("options", [{}, {"gradient": "last", "none_of_the_above": True}])
