@@ -11,7 +11,9 @@ from pathlib import Path
 import tyro
 
 from capsdist.bench.record import write_record
-from capsdist.bench.recovery import FAULTS, recovery_figures
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # `faults` is no part of the package
+from faults.recovery import FAULTS, recovery_figures
 
 RECORDS = Path(__file__).parent / "records"
 

@@ -12,9 +12,9 @@ import torch.distributed as dist
 from ranks import RankError, Ranks
 from small_run import own_rank, small_config
 
-from capsdist.bench.lineage import Recorder, count_samples, differing_tensors, read_attempts, surviving
 from capsdist.config import Config
 from capsdist.train.loop import run_training
+from faults.lineage import Recorder, count_samples, differing_tensors, read_attempts, surviving
 
 NUM_TRAIN, STEPS_PER_EPOCH, EPOCHS = 26, 4, 3
 

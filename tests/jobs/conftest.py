@@ -43,7 +43,10 @@ def ray_cluster(short_tmp: Path) -> Iterator[None]:
     import ray
     import ray.cloudpickle
 
+    from faults.script import send_by_value
+
     ray.cloudpickle.register_pickle_by_value(job_helpers)
+    send_by_value()
     ray.init(
         "local", num_cpus=2, num_gpus=0, include_dashboard=False, log_to_driver=False,
         logging_level=logging.ERROR, _temp_dir=str(short_tmp),

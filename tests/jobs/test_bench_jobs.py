@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from job_helpers import run_job_file
 
-from capsdist.bench.campaign import passed
+from faults.campaign import passed
 
 FIGURES = {"faults_injected": 5, "samples_lost": 0, "samples_doubled": 0, "runs_diverged": 0}
 

@@ -9,10 +9,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from job_helpers import NUM_TEST, HoldUntil, Rows, tiny_config
+from job_helpers import NUM_TEST, Rows, tiny_config
 
 from capsdist.train.cluster import launch
 from capsdist.train.cluster.gauges import GAUGES
+from faults.script import Fault, Script
 
 Samples = dict[tuple[str, str], float]
 
@@ -82,19 +83,19 @@ WANTED = {
 class Scraper(Rows):
     """A display that scrapes after the first validation, until all is there, and lets the workers go on."""
 
-    def __init__(self, run: str, marker: Path) -> None:
+    def __init__(self, run: str, script: Script) -> None:
         super().__init__()
-        self._run, self._marker = run, marker
+        self._run, self._script = run, script
         self.samples: Samples = {}
 
     def __call__(self, row: dict) -> None:
         super().__call__(row)
-        if row["kind"] == "validation" and not self._marker.exists():
+        if row["kind"] == "validation" and not self.samples:
             end = time.monotonic() + 60
             while not self._is_whole(row["step"]) and time.monotonic() < end:
                 time.sleep(0.2)
                 self.samples = scraped(self._run)
-            self._marker.touch()
+            self._script.go_on()
 
     def _is_whole(self, step: int) -> bool:
         return self.samples.keys() == WANTED and self.samples["capsdist_step", ""] == step
@@ -102,9 +103,10 @@ class Scraper(Rows):
 
 @pytest.mark.usefixtures("ray_cluster")
 def test_rays_endpoint_shows_what_the_run_does(tiny_root, tmp_path):
-    rows = Scraper("scraped", tmp_path / "marker")
+    script = Script([Fault("wait", 0, 9)], tmp_path / "marks", tmp_path / "scraped")
+    rows = Scraper("scraped", script)
     config = tiny_config(tiny_root, tmp_path, "scraped", workers=1, epochs=2)
-    launch(config, display=rows, fault=HoldUntil(rows._marker, step=9))
+    launch(config, display=rows, fault=script)
     assert rows.samples.keys() == WANTED
     validation = rows.of("validation")[0]
     trained = next(row for row in rows.of("train") if row["step"] == validation["step"])

@@ -11,8 +11,6 @@ import pytest
 from job_helpers import (
     NUM_TEST,
     STEPS_PER_EPOCH,
-    KillOnce,
-    RaiseAt,
     Rows,
     Slow,
     assert_same_state,
@@ -23,6 +21,7 @@ from capsdist.config import Cluster, Config
 from capsdist.errors import CheckpointError, ConfigError, RunError
 from capsdist.train.cluster import RunFolder, RunSummary, launch
 from capsdist.train.metrics import read_metrics
+from faults.script import Fault, Script
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -68,9 +67,9 @@ def test_a_run_cut_in_mid_epoch_and_killed_later_equals_the_undisturbed_one(
     first = launch(tiny_config(tiny_root, storage, "cut", max_steps=5), display=Rows())
     assert (first.status, first.steps) == ("done", 5)
     rows = Rows()
-    fault = KillOnce(tmp_path / "killed", rank=1, step=11)
-    second = launch(tiny_config(tiny_root, storage, "cut"), display=rows, fault=fault)
-    assert fault.marker.exists()
+    script = Script([Fault("kill", 1, 11)], tmp_path / "marks", Path(storage, "cut"))
+    second = launch(tiny_config(tiny_root, storage, "cut"), display=rows, fault=script)
+    assert script.reached(0)
     resumed = [row["resumed_step"] for row in rows.of("start")]
     assert resumed[0] == 5
     assert resumed[1:] in ([6], [9])  # Ray may not have heard of the last checkpoint before the death
@@ -139,11 +138,13 @@ def test_a_changed_configuration_is_refused_before_anything_starts(whole):
     assert "\n" not in str(caught.value)
 
 
-def test_a_foreign_error_is_told_in_one_line_and_in_full(tiny_root, storage):
-    fault = RaiseAt(rank=0, step=1, error=ValueError("first line\nthe reason"))
+def test_a_foreign_error_is_told_in_one_line_and_in_full(tiny_root, storage, tmp_path):
+    script = Script([Fault("error", 0, 1)], tmp_path / "marks", Path(storage, "failing"))
     config = tiny_config(tiny_root, storage, "failing", cluster=Cluster(cpus_per_worker=1, max_failures=0))
-    with pytest.raises(RunError, match=r"run 'failing' failed: worker 0: ValueError: the reason") as caught:
-        launch(config, display=Rows(), fault=fault)
+    with pytest.raises(
+        RunError, match=r"run 'failing' failed: worker 0: RuntimeError: a scripted error at step 1"
+    ) as caught:
+        launch(config, display=Rows(), fault=script)
     assert "\n" not in str(caught.value)
     story = Path(storage, "failing", "failure.txt")
     assert str(story) in str(caught.value)

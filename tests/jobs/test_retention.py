@@ -8,9 +8,10 @@ import random
 from pathlib import Path
 
 import pytest
-from job_helpers import damage, save_tiny
+from job_helpers import save_tiny
 
 from capsdist.errors import CheckpointError, RunError
+from capsdist.train.checkpoint import MODEL
 from capsdist.train.cluster.files import LocalFiles, open_files
 from capsdist.train.cluster.resume import newest_whole, opened_checkpoint, viewed
 from capsdist.train.cluster.retention import (
@@ -24,6 +25,7 @@ from capsdist.train.cluster.retention import (
     prune,
     superfluous,
 )
+from faults.strikes import flip_bit
 
 
 def drawn(seed: int) -> tuple[list[Saved], int, int]:
@@ -119,7 +121,7 @@ def test_the_newest_whole_checkpoint_is_found_behind_damaged_and_half_written_on
     for step in (2, 4, 6, 8):
         save_tiny(tmp_path, step)
     assert newest(tmp_path) == (8, [])
-    damage(tmp_path / "step_00000006")
+    flip_bit(tmp_path / "step_00000006" / MODEL)
     (tmp_path / "step_00000008" / "manifest.json").unlink()
     step, warnings = newest(tmp_path)
     assert step == 4
@@ -129,7 +131,7 @@ def test_the_newest_whole_checkpoint_is_found_behind_damaged_and_half_written_on
 
 
 def test_nothing_is_begun_anew_where_all_are_damaged(tmp_path):
-    damage(save_tiny(tmp_path, 2))
+    flip_bit(save_tiny(tmp_path, 2) / MODEL)
     (tmp_path / "step_00000004").mkdir()
     with pytest.raises(
         CheckpointError, match=r"all checkpoints are damaged \(step_00000002, step_00000004\); bring"
@@ -176,7 +178,7 @@ def test_a_place_means_a_checkpoint(tmp_path):
     assert opened(f"{tmp_path}/") == f"{tmp_path}/step_00000004"
     assert opened(str(tmp_path), lowest_error=True) == f"{tmp_path}/step_00000002"
     assert opened(f"{tmp_path}/step_00000002") == f"{tmp_path}/step_00000002"
-    damage(tmp_path / "step_00000004")
+    flip_bit(tmp_path / "step_00000004" / MODEL)
     assert opened(str(tmp_path)) == f"{tmp_path}/step_00000002"
 
 

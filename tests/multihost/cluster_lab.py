@@ -8,16 +8,17 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hosts import FAST_HEALTH, Host, Lab, start_ray
 from job_helpers import tiny_config, write_tiny
-from scripted import Fault, Scripted
 
 from capsdist.config import Cluster, Config
 from capsdist.train.metrics import Row, parse_metrics, read_metrics
+from faults.lineage import Attempt, read_attempts
+from faults.script import Fault, Script
 
 __all__ = [
     "EXTENSIONS", "HALF_A_HOST", "HOST_CPUS", "LAST_STEP", "RayCluster", "Run", "contents", "raylet",
@@ -56,7 +57,8 @@ class Run:
     """A run that the driver was told to launch."""
 
     config: Config
-    script: Scripted
+    script: Script
+    recordings: Path
     shown: Path
 
     @property
@@ -74,7 +76,7 @@ class Run:
         return [row for row in read_metrics(self.folder / "metrics.jsonl") if row["kind"] == kind]
 
     def reached(self, number: int = 0, timeout_s: float = 90) -> tuple[str, int]:
-        """Wait until a rank has come to a fault; return its host and process."""
+        """Wait until a fault strikes; return the host and process that it strikes."""
         over: list[Row] = []
 
         def there() -> bool:
@@ -82,13 +84,17 @@ class Run:
             return bool(over) or self.script.reached(number) is not None
 
         wait_until(there, f"{self.script.faults[number]} happened", timeout_s)
-        place = self.script.reached(number)
-        assert place, over
-        return place
+        mark = self.script.reached(number)
+        assert mark, over
+        return mark.host, mark.pid
+
+    def attempts(self) -> list[Attempt]:
+        """Return what every worker has trained."""
+        return [attempt for own in read_attempts(self.recordings).values() for attempt in own]
 
     def end(self, timeout_s: float = 120) -> Row:
         """Wait until the run is over; return the row that says how it ended."""
-        wait_until(lambda: self.rows("result", "error"), f"run {self.script.folder} ended", timeout_s)
+        wait_until(lambda: self.rows("result", "error"), f"run {self.folder} ended", timeout_s)
         return self.rows("result", "error")[0]
 
     def done(self, timeout_s: float = 120) -> Run:
@@ -190,7 +196,18 @@ class RayCluster:
         )  # fmt: skip
         order = self.place / "orders" / f"{self.num_runs}.json"
         self.num_runs += 1
-        wish = {"config": config.model_dump(mode="json"), **asdict(script := Scripted(str(folder), faults))}
+        run = Run(
+            config,
+            Script(faults, folder / "marks", folder / "run"),
+            folder / "recordings",
+            order.with_suffix(".rows"),
+        )
+        wish = {
+            "config": config.model_dump(mode="json"),
+            "faults": faults,
+            "marks": str(run.script.marks),
+            "recordings": str(run.recordings),
+        }
         order.with_suffix(".partial").write_text(json.dumps(wish))
         order.with_suffix(".partial").rename(order)
-        return Run(config, script, order.with_suffix(".rows"))
+        return run

@@ -13,12 +13,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from scripted import Fault, Scripted
-
 from capsdist.config import Config
 from capsdist.errors import CapsdistError
 from capsdist.train.cluster import launch
 from capsdist.train.cluster.session import prepare_ray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from faults.lineage import Recorder
+from faults.script import Fault, Script, send_by_value
 
 
 def carry_out(order: Path) -> None:
@@ -30,8 +32,11 @@ def carry_out(order: Path) -> None:
             file.write(json.dumps(row) + "\n")
 
         try:
-            script = Scripted(wish["folder"], tuple(Fault(**fault) for fault in wish["faults"]))
-            summary = launch(Config.model_validate(wish["config"]), display=show, fault=script)
+            config = Config.model_validate(wish["config"])
+            faults = [Fault(*fault) for fault in wish["faults"]]
+            script = Script(faults, Path(wish["marks"]), Path(config.train.storage, config.train.name))
+            recorder = Recorder(Path(wish["recordings"]))
+            summary = launch(config, display=show, fault=script, observer=recorder)
             show({"kind": "result", **vars(summary)})
         except CapsdistError as error:
             show({"kind": "error", "type": type(error).__name__, "message": str(error)})
@@ -43,6 +48,7 @@ def main() -> None:
     import ray
 
     ray.init(log_to_driver=False)
+    send_by_value()
     orders, number = Path(sys.argv[1]), 0
     while True:
         if (order := orders / f"{number}.json").exists():

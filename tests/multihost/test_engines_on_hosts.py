@@ -33,7 +33,7 @@ def hosts_by_rank(run: Run) -> list[str]:
     return [
         host
         for rank in (0, 1)
-        for host in sorted({each.host for each in run.script.steps() if each.rank == rank})
+        for host in sorted({each.host for each in run.attempts() if each.rank == rank})
     ]
 
 

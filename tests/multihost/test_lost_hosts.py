@@ -14,10 +14,10 @@ import pytest
 from cluster_lab import HOST_CPUS, LAST_STEP, RayCluster, Run, contents, wait_until
 from hosts import Host, unavailable
 from job_helpers import assert_same_state
-from scripted import Fault
 
 from capsdist.train.cluster import RunFolder
 from capsdist.train.metrics import Row
+from faults.script import Fault
 
 pytestmark = [
     pytest.mark.multihost,
@@ -77,7 +77,7 @@ def assert_not_enough(run: Run, *, workers: int, have: int) -> None:
 
 def last_hosts(run: Run) -> set[str]:
     """The hosts of the last attempt: those that did the last step."""
-    return {each.host for each in run.script.steps() if each.step == LAST_STEP}
+    return {each.host for each in run.attempts() if each.steps and each.steps[-1].step == LAST_STEP}
 
 
 def runs(host: Host, pid: int) -> bool:
@@ -88,7 +88,7 @@ def runs(host: Host, pid: int) -> bool:
 def test_a_killed_worker_and_then_a_host_whose_raylet_is_killed_are_replaced(
     cluster: RayCluster, undisturbed: Run
 ) -> None:
-    run = cluster.launch("killed", Fault("die", 1, 5), Fault("wait", 1, 7), cluster=RESTART)
+    run = cluster.launch("killed", Fault("kill", 1, 5), Fault("wait", 1, 7), cluster=RESTART)
     name, pid = run.reached(1)
     lost = cluster.host(name)
     lost.run("pkill -KILL -x raylet")
@@ -103,7 +103,7 @@ def test_a_killed_worker_and_then_a_host_whose_raylet_is_killed_are_replaced(
 def cut(started_cluster: RayCluster) -> CutOff:
     """A run that lost the host of rank 0 while that saved; then it wakes up, and gets its cable back."""
     started_cluster.repair()
-    run = started_cluster.launch("cut", Fault("freeze in saving", 0, 6), cluster=RESTART)
+    run = started_cluster.launch("cut", Fault("freeze_saving", 0, 6), cluster=RESTART)
     name, pid = run.reached()
     host = started_cluster.host(name)
     started_cluster.cut(host)

@@ -58,5 +58,5 @@ def env(place: Place, short_tmp: Path) -> dict[str, str]:
         "CAPSDIST_DATA_ROOT": f"{place.url}/data",
         "CAPSDIST_STORAGE": f"{place.url}/runs",
         "RAY_TMPDIR": str(short_tmp),
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests" / "jobs")]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "jobs")]),
     }

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 from places import Place
-from proxy import FaultProxy, running_proxy
 from sets import CLASSES, random_set
 
 from capsdist.data import Split, TrainStream, check_split, eval_batches, read_index, verify_split
 from capsdist.data.pack import pack
 from capsdist.errors import DataError
+from faults.wire import FaultProxy, running_proxy
 
 pytestmark = pytest.mark.s3
 SCRIPTS = Path(__file__).parents[2] / "data_prep"

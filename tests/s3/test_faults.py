@@ -8,12 +8,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from places import Place
-from proxy import FaultProxy, running_proxy
 from sets import random_set
 
 from capsdist.data import Split, TrainStream, check_split, verify_split
 from capsdist.errors import DataError
 from capsdist.storage import ObjectFolder
+from faults.wire import FaultProxy, running_proxy
 
 pytestmark = pytest.mark.s3
 FAULTS = ["truncate", "flip", "503", "reset", "stall"]

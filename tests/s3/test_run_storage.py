@@ -9,15 +9,17 @@ import time
 from pathlib import Path
 
 import pytest
-from job_helpers import damage, save_tiny
+from job_helpers import save_tiny
 from places import Place
 
 from capsdist.errors import RunError
 from capsdist.storage import ObjectFolder
+from capsdist.train.checkpoint import MODEL
 from capsdist.train.cluster import locks
 from capsdist.train.cluster.files import RunFiles, open_files
 from capsdist.train.cluster.resume import newest_whole, opened_checkpoint
 from capsdist.train.cluster.retention import checkpoint_name, clean, prune
+from faults.strikes import flip_bit
 
 pytestmark = pytest.mark.s3
 
@@ -94,7 +96,7 @@ def put_checkpoint(
     with files.staging(checkpoint_name(step)) as staged:
         made = save_tiny(tmp_path, step, error_percent)
         if spoil:
-            damage(made)
+            flip_bit(made / MODEL)
         for path in made.iterdir():
             path.rename(staged / path.name)
         files.store(staged, checkpoint_name(step))

@@ -1,4 +1,4 @@
-"""What a run was trained on in the end, from what its workers wrote down, whatever attempts it took.
+"""Which samples a run was trained on in the end, from what its workers wrote down, whatever attempts it took.
 
 Ours. Every worker writes the step it goes on from, and then the samples of every step; an attempt is one
 worker's file. Of an attempt that died, the steps up to the checkpoint that the next one took survive: they
@@ -8,6 +8,8 @@ are in its weights. Nothing here is derived from how the order of samples is mea
 from __future__ import annotations
 
 import json
+import os
+import socket
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,18 +33,24 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Attempt:
-    """What one worker trained: from when on, after which step, and its steps in their order."""
+    """What one worker trained: from when on, after which step, its steps in their order, and where."""
 
     rank: int
     began: float
     resumed_step: int
     steps: tuple[Step, ...]
+    host: str = ""
+    pid: int = 0
 
 
 class Recorder:
-    """The observer of a launch: writes a file a worker into `folder`, a line a step, on disk at once."""
+    """The observer of a launch: writes a file a worker into `folder`, a line a step, on disk at once.
+
+    The folder is made if it is missing; the first line of a file says on which host, in which process.
+    """
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._file: TextIO | None = None
 
@@ -51,6 +59,7 @@ class Recorder:
         now = time.time()
         if self._file is None:
             self._file = (self._folder / f"{time.time_ns()}.rank-{rank}.jsonl").open("x")
+            self._file.write(json.dumps([socket.gethostname(), os.getpid()]) + "\n")
         self._file.write(json.dumps([step, now, sample_ids.tolist()]) + "\n")
         self._file.flush()
 
@@ -61,8 +70,9 @@ def read_attempts(folder: Path) -> dict[int, list[Attempt]]:
     for path in sorted(folder.glob("*.jsonl")):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         rank = int(path.name.split(".")[1].removeprefix("rank-"))
-        steps = tuple(Step(step, moment, tuple(ids)) for step, moment, ids in lines[1:])
-        attempts[rank].append(Attempt(rank, lines[0][1], lines[0][0], steps))
+        (host, pid), (resumed_step, began, _), *rest = lines
+        steps = tuple(Step(step, moment, tuple(ids)) for step, moment, ids in rest)
+        attempts[rank].append(Attempt(rank, began, resumed_step, steps, host, pid))
     return dict(attempts)
 
 

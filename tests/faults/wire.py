@@ -1,4 +1,4 @@
-"""A byte proxy in front of a real server, that spoils answers on request: on the wire, not by a mock."""
+"""Faults on the wire: a byte proxy in front of a real server, which spoils answers on request."""
 
 from __future__ import annotations
 

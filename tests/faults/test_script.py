@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import signal
 import time
 from itertools import pairwise
@@ -12,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from capsdist.bench.campaign import Verdict
-from capsdist.bench.faults import SAMPLE, SLOTS, Fault, Mark, Script, random_faults, read_marks
-from capsdist.bench.lineage import Attempt, Step
-from capsdist.bench.recovery import standstill_s
-from capsdist.bench.tiny import CHECKPOINT_EVERY, EPOCHS, STEPS_PER_EPOCH, WORKERS
 from capsdist.config import Config, Model
 from capsdist.errors import CheckpointError
 from capsdist.models import build_model
 from capsdist.train.checkpoint import Checkpoint, EngineState, verify_checkpoint, write_checkpoint
+from faults.campaign import Verdict
+from faults.lineage import Attempt, Step
+from faults.recovery import standstill_s
+from faults.samples import SAMPLE, SLOTS, random_faults
+from faults.script import Fault, Mark, Script, read_marks
+from faults.tiny import CAMPAIGN_EPOCHS, CHECKPOINT_EVERY, STEPS_PER_EPOCH, WORKERS
 
 CONFIG = Config(
     model=Model(
@@ -43,7 +43,7 @@ def test_scripts_are_whole_in_order_and_decided_by_the_seed(seed, num):
     for script in scripts:
         assert len(script) <= SLOTS
         steps = [fault.step for fault in script]
-        assert all(0 < step < EPOCHS * STEPS_PER_EPOCH for step in steps)
+        assert all(0 < step < CAMPAIGN_EPOCHS * STEPS_PER_EPOCH for step in steps)
         for fault, following in pairwise(script):
             together = fault.kind == "damage"
             assert (fault.step == following.step) == together
@@ -87,16 +87,14 @@ def struck(script: Script, rank: int = 0, last_step: int = 12) -> int | None:
     """Return how a worker process with this script ends."""
     process = multiprocessing.get_context("spawn").Process(target=work, args=(script, rank, last_step))
     process.start()
-    process.join(60)
+    process.join(600)
     return process.exitcode
 
 
 @pytest.fixture
 def make(tmp_path: Path):
-    (tmp_path / "marks").mkdir()
-
     def script(*faults: Fault) -> Script:
-        return Script(faults, tmp_path / "marks", tmp_path / "run", os.getpid())
+        return Script(faults, tmp_path / "marks", tmp_path / "run")
 
     return script
 
@@ -157,7 +155,7 @@ def attempt(rank: int, began: float, *times: float) -> Attempt:
 
 
 def test_a_standstill_lasts_until_all_ranks_of_a_later_attempt_have_done_a_step():
-    mark = Mark(Fault("kill", 1, 2), 10.0)
+    mark = Mark(Fault("kill", 1, 2), 10.0, "one", 7)
     old = {rank: [attempt(rank, 1.0, 8.0, 10.01)] for rank in range(2)}
     empty = attempt(0, 12.0)  # died before its first step
     found = {0: [*old[0], empty, attempt(0, 15.0, 17.0, 18.0)], 1: [*old[1], attempt(1, 14.0, 17.5)]}
@@ -174,6 +172,6 @@ def test_a_run_diverges_by_a_bit_or_by_not_ending(differing, finished, diverged)
 
 
 def test_marks_are_read_as_they_are_written(tmp_path):
-    mark = Mark(Fault("tear", 0, 15), 1.5)
-    (tmp_path / "000.json").write_text(json.dumps([*mark.fault, mark.time]))
+    mark = Mark(Fault("tear", 0, 15), 1.5, "one", 7)
+    (tmp_path / "000.json").write_text(json.dumps([*mark.fault, *mark[1:]]))
     assert read_marks(tmp_path) == [mark]

@@ -17,8 +17,11 @@ from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
-from capsdist.bench.faults import Fault, Mark, Script, read_marks
-from capsdist.bench.lineage import (
+from capsdist.config import Config
+from capsdist.errors import CapsdistError
+from capsdist.train.cluster import launch
+from capsdist.train.metrics import Row
+from faults.lineage import (
     Attempt,
     Recorder,
     count_samples,
@@ -26,19 +29,16 @@ from capsdist.bench.lineage import (
     read_attempts,
     surviving,
 )
-from capsdist.bench.tiny import (
-    EPOCHS,
+from faults.script import Fault, Mark, Script, read_marks, send_by_value
+from faults.tiny import (
+    CAMPAIGN_EPOCHS,
     NUM_TRAIN,
     STEPS_PER_EPOCH,
     WORKERS,
+    campaign_config,
     run_undisturbed,
-    tiny_config,
     write_tiny,
 )
-from capsdist.config import Config
-from capsdist.errors import CapsdistError
-from capsdist.train.cluster import launch
-from capsdist.train.metrics import Row
 
 __all__ = ["Bench", "Verdict", "describe", "fault_figures", "open_bench", "passed", "verdict"]
 
@@ -72,8 +72,8 @@ class Bench:
 
     def run(self, name: str, faults: Sequence[Fault], say: Callable[[str], None]) -> Verdict:
         """Train the run `name` with `faults` to its end, started again as often as it is stopped."""
-        config = tiny_config(self.folder / "data", self.folder / "runs", name, max_failures=len(faults))
-        recordings, marks = (_made(self.folder / kind / name) for kind in ("recordings", "marks"))
+        config = campaign_config(self.folder / "data", self.folder / "runs", name, max_failures=len(faults))
+        recordings, marks = (self.folder / kind / name for kind in ("recordings", "marks"))
         start = _Start(config, tuple(faults), recordings, marks, say)
         alone = any(fault.kind == "driver" for fault in faults)
         finished = False
@@ -90,8 +90,8 @@ def open_bench() -> Iterator[Bench]:
     with tempfile.TemporaryDirectory(prefix="capsdist-") as text:
         folder = Path(text)
         write_tiny(folder / "data")
-        config = tiny_config(folder / "data", folder / "runs", "undisturbed")
-        yield Bench(folder, run_undisturbed(config, Recorder(_made(folder / "recordings" / "undisturbed"))))
+        config = campaign_config(folder / "data", folder / "runs", "undisturbed")
+        yield Bench(folder, run_undisturbed(config, Recorder(folder / "recordings" / "undisturbed")))
 
 
 def verdict(recordings: Path, marks: Path, newest: Path, reference: Path, *, finished: bool) -> Verdict:
@@ -101,7 +101,7 @@ def verdict(recordings: Path, marks: Path, newest: Path, reference: Path, *, fin
         [surviving(each) for each in attempts.values()],
         num_samples=NUM_TRAIN,
         steps_per_epoch=STEPS_PER_EPOCH,
-        epochs=EPOCHS,
+        epochs=CAMPAIGN_EPOCHS,
     )
     return Verdict(read_marks(marks), attempts, lost, doubled, differing_tensors(newest, reference), finished)
 
@@ -122,7 +122,7 @@ def fault_figures(scripts: Sequence[Sequence[Fault]], say: Callable[[str], None]
         from capsdist.train.cluster.session import prepare_ray, ray_session
 
         prepare_ray()
-        config = tiny_config(bench.folder, bench.folder, "session")
+        config = campaign_config(bench.folder, bench.folder, "session")
         with ray_session(config, Machine(WORKERS, 0)):
             verdicts = []
             for number, script in enumerate(scripts):
@@ -176,7 +176,8 @@ class _Start:
     def __call__(self) -> bool:
         """Launch; return whether the run is done."""
         train = self.config.train
-        script = Script(self.faults, self.marks, Path(train.storage, train.name), os.getpid())
+        send_by_value()
+        script = Script(self.faults, self.marks, Path(train.storage, train.name))
         try:
             summary = launch(
                 self.config, display=self._show, fault=script, observer=Recorder(self.recordings)
@@ -209,8 +210,3 @@ class _Start:
 
 def _exit_status(start: _Start) -> None:
     raise SystemExit(0 if start() else 1)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True)
-    return folder

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from capsdist.bench.lineage import (
+from faults.lineage import (
     Attempt,
     Recorder,
     Step,

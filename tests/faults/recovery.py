@@ -12,11 +12,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from capsdist.bench.campaign import Verdict, describe, open_bench
-from capsdist.bench.faults import Fault, Mark
-from capsdist.bench.lineage import Attempt
-from capsdist.bench.tiny import WORKERS
 from capsdist.train.cluster.session import prepare_ray
+from faults.campaign import Verdict, describe, open_bench
+from faults.lineage import Attempt
+from faults.script import Fault, Mark
+from faults.tiny import WORKERS
 
 __all__ = ["FAULTS", "recovery_figures", "standstill_s"]
 
