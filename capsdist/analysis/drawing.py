@@ -119,6 +119,38 @@ def smoothed(values: np.ndarray) -> np.ndarray:
     return (sums[last] - sums[first]) / (last - first)
 
 
+def place_of_zero(errors: Sequence[float] | np.ndarray) -> float:
+    """Return where an error of 0 is drawn on a logarithmic axis, which has no zero: below all others."""
+    return min((error for error in errors if error > 0), default=1.0) / 2
+
+
+def percent_ticks(low: float, high: float, zero: float | None) -> list[float]:
+    """Return the ticks of a logarithmic axis of errors from `low` to `high`, at most eight.
+
+    zero: where an error of 0 is drawn, which then has a tick and no other one near it; None if there is none.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    decades = np.log10(high / low)
+    if decades < 0.5:
+        ticks = [float(tick) for tick in MaxNLocator(5).tick_values(low, high)]
+    else:
+        steps = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
+        powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+        ticks = [float(f"{step}e{power}") for power in powers for step in steps]
+    nearest = low if zero is None else 1.3 * zero
+    return [*([] if zero is None else [zero]), *(tick for tick in ticks if max(low, nearest) <= tick <= high)]
+
+
+def label_percents(axes: Axes, zero: float | None) -> None:
+    """Give the logarithmic y axis of errors the ticks of `percent_ticks`; that of `zero` says 0."""
+    from matplotlib.ticker import NullLocator
+
+    axes.set_yticks(percent_ticks(*axes.get_ylim(), zero))
+    axes.yaxis.set_major_formatter(lambda value, _: "0" if value == zero else f"{value:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
+
+
 def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(title="Loss", xlabel="step", yscale="log")
     steps, values = _curve(_of_kind(rows, "train"), "loss")
@@ -131,23 +163,22 @@ def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _draw_error(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(title="Error in percent", xlabel="step", yscale="log")
+    validations = _of_kind(rows, "validation")
     steps, values = _curve(_of_kind(rows, "train"), "error_percent")
     values = smoothed(values)
-    # a logarithmic axis has no zero: a stretch without any error is left out
-    axes.plot(steps, np.where(values > 0, values, np.nan), color=BLUE, linewidth=1.2, label="training")
-    validations = _of_kind(rows, "validation")
-    steps, values = _curve(validations, "error_percent")
-    if len(values):
-        floor = 50 / max(row["num_images"] for row in validations)  # no error is drawn as half an image
-        axes.plot(
-            steps, np.maximum(values, floor), "o-", color=ORANGE, linewidth=1.2, markersize=5, label="test"
-        )
+    test_steps, test_values = _curve(validations, "error_percent")
+    drawn = np.concatenate([values, test_values])
+    zero = place_of_zero(drawn)
+    axes.plot(steps, np.maximum(values, zero), color=BLUE, linewidth=1.2, label="training")
+    if len(test_values):
+        shown = np.maximum(test_values, zero)
+        axes.plot(test_steps, shown, "o-", color=ORANGE, linewidth=1.2, markersize=5, label="test")
         axes.annotate(
-            f"{values[-1]:.2f}", (steps[-1], max(values[-1], floor)), (0, 7), textcoords="offset points",
+            f"{test_values[-1]:.2f}", (test_steps[-1], shown[-1]), (0, 7), textcoords="offset points",
             ha="right", color=ORANGE, fontweight="bold",
             bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
         )  # fmt: skip
-    axes.yaxis.set_major_formatter("{x:g}")
+    label_percents(axes, zero if (drawn == 0).any() else None)
     axes.legend()
 
 

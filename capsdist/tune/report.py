@@ -149,7 +149,10 @@ def _speed(metrics: bytes | None) -> float | None:
 
 
 def best_row(rows: Sequence[TrialRow]) -> TrialRow | None:
-    """Return the finished trial with the lowest error, of equal ones the smallest; None if none finished."""
+    """Return the finished trial with the lowest error, or None if none finished.
+
+    Of equal errors the fastest is the best, of equally fast ones the smallest.
+    """
     finished = [row for row in rows if row.status == FINISHED and row.error_percent is not None]
     return min(finished, key=_order, default=None)
 
@@ -247,5 +250,6 @@ def _error(row: TrialRow) -> float:
     return float("inf") if row.error_percent is None else row.error_percent
 
 
-def _order(row: TrialRow) -> tuple[float, int]:
-    return _error(row), row.num_parameters
+def _order(row: TrialRow) -> tuple[float, float, int]:
+    """Return what trials are sorted by: error, then speed, then size."""
+    return _error(row), -(row.images_per_s or 0.0), row.num_parameters

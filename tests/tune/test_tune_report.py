@@ -70,10 +70,16 @@ def test_the_front_of_random_trials_is_that_of_its_definition(seed):
     assert len(front) == len(unbeaten)
 
 
-def test_the_best_is_finished_and_of_equal_ones_the_smallest():
-    best = best_row(ROWS)
-    assert best is not None
-    assert best.name == "small"
+@pytest.mark.parametrize("seed", range(3))
+def test_the_best_is_finished_and_of_equal_errors_the_fastest_then_the_smallest(seed):
+    twin = row("good and small", 1.0, 20.0, size=2)
+    names = ["good and small", "good", "small", "slow"]
+    rows = random.Random(seed).sample([*ROWS, twin], len(ROWS) + 1)
+    for name in names:
+        best = best_row(rows)
+        assert best is not None
+        assert best.name == name
+        rows.remove(best)
     assert best_row([each for each in ROWS if each.status != FINISHED]) is None
 
 
@@ -204,6 +210,17 @@ def test_the_figure_has_three_panels_with_every_trial_that_has_an_error(result):
         assert sum(len(each.get_offsets()) for each in axes.collections) == 4
     assert [line.get_label() for line in right.lines] == ["Pareto front"]
     assert len(right.lines[0].get_xdata()) == 2
+
+
+@pytest.mark.parametrize("errors", [(0.0, 7.0), (0.0, 0.0)])
+def test_a_trial_without_any_error_stands_at_a_tick_that_says_0(result, errors):
+    trials = [replace(each, error_percent=0.0) if each.error_percent else each for each in result.trials]
+    trials[-1] = replace(trials[-1], error_percent=errors[1])
+    left = draw_search(replace(result, trials=trials)).axes[0]
+    labels = {text.get_text(): text.get_position()[1] for text in left.get_yticklabels()}
+    heights = {float(place[1]) for each in left.collections for place in each.get_offsets()}
+    assert heights == {labels["0"], *(error for error in errors if error)}
+    assert left.get_yticks(minor=True).size == 0
 
 
 def test_the_figure_is_saved_in_the_folder(result):

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from capsdist.analysis.drawing import Samples, draw_overview, headline, smoothed
+from capsdist.analysis.drawing import Samples, draw_overview, headline, percent_ticks, smoothed
 from capsdist.analysis.overview import newest_checkpoint, overview, pick_samples
 from capsdist.config import Config, Data, Model
 from capsdist.data import write_split
@@ -191,6 +191,30 @@ def test_an_overlap_is_noticed() -> None:
     figure = draw_overview(*FIGURES["digits"])
     figure.text(0.05, 0.9, "in the way " * 10, fontsize=60)
     assert overlapping_texts(figure)
+
+
+def test_no_error_is_labelled_0() -> None:
+    axes = draw_overview(*FIGURES["digits"]).axes[1]
+    labels = {text.get_text(): text.get_position()[1] for text in axes.get_yticklabels()}
+    [test_line] = [line for line in axes.lines if line.get_label() == "test"]
+    assert set(test_line.get_ydata()) == {labels["0"]}
+    assert labels["0"] < min(axes.lines[0].get_ydata())
+    with_errors = draw_overview(*FIGURES["few images"]).axes[1]
+    assert "0" not in [text.get_text() for text in with_errors.get_yticklabels()]
+
+
+@pytest.mark.parametrize("high", [0.3, 1.5, 30.0, 100.0])
+@pytest.mark.parametrize("decades", [0.05, 0.3, 0.6, 1.0, 1.7, 2.5, 4.0, 6.0])
+@pytest.mark.parametrize("has_zero", [True, False])
+def test_ticks_of_errors_are_few_and_within_the_axis(high: float, decades: float, has_zero: bool) -> None:
+    low = high / 10**decades
+    zero = 1.05 * low if has_zero else None
+    ticks = percent_ticks(low, high, zero)
+    assert (1 if has_zero else 2) <= len(ticks) <= 8  # zero itself, or the range is readable
+    assert ticks == sorted(set(ticks))
+    assert low <= ticks[0] <= ticks[-1] <= high
+    if zero is not None:
+        assert ticks[0] == zero
 
 
 def test_misread_images_are_titled_as_in_figure_3_of_the_paper() -> None:
