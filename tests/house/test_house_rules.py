@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def test_top_level_is_fixed() -> None:
 def test_no_script_is_named_like_a_package_it_would_shadow() -> None:
     names = {"webdataset", "ray", "torch", "deepspeed", "fsspec", "s3fs", "tune", "capsdist"}
     assert not names & {path.stem for folder in ("jobs", "data_prep") for path in tracked(f"{folder}/*.py")}
+
+
+@pytest.mark.parametrize("name", [".venv", "data", "runs", "build", "dist"])
+@pytest.mark.parametrize("make", [lambda path: path.mkdir(), lambda path: path.symlink_to("/tmp")])
+def test_what_is_made_here_is_ignored_as_folder_and_as_symlink(name: str, make, tmp_path: Path) -> None:
+    shutil.copy(ROOT / ".gitignore", tmp_path)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    make(tmp_path / name)
+    if (tmp_path / name).is_dir() and not (tmp_path / name).is_symlink():
+        (tmp_path / name / "file").touch()
+    words = ["git", "status", "--porcelain", "--untracked-files=all"]
+    assert subprocess.run(words, cwd=tmp_path, capture_output=True, text=True).stdout == "?? .gitignore\n"
 
 
 def test_no_large_file_is_tracked() -> None:
