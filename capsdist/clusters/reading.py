@@ -17,12 +17,30 @@ __all__ = ["placeholders", "read_documents"]
 _PLACEHOLDER = re.compile(r"YOUR-[A-Z-]*[A-Z]|\b192\.0\.2\.\d{1,3}\b")
 
 
+MAX_BYTES = 1_000_000
+"""Largest cluster file; those of the project have some thousand bytes."""
+MAX_EXPANDED = 4_000_000
+"""Most characters and values that a file may stand for, each alias (`*name`) counted as what it repeats."""
+
+
+class _TooLarge(yaml.YAMLError):
+    """A document whose aliases repeat too much, or themselves."""
+
+
 class _Loader(yaml.SafeLoader):
-    """Notes keys that occur twice in a mapping: YAML would silently keep the last."""
+    """Notes keys that occur twice in a mapping (YAML would silently keep the last), and bounds aliases."""
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
         self.repeated: list[Problem] = []
+
+    def construct_document(self, node: yaml.Node) -> Any:
+        """Return the document, unless whoever walks through it would never come to an end."""
+        if _expanded(node, {}) > MAX_EXPANDED:
+            raise _TooLarge(
+                f"stands for more than {MAX_EXPANDED:,} characters, because its aliases repeat them"
+            )
+        return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping; see the class."""
@@ -39,15 +57,45 @@ class _Loader(yaml.SafeLoader):
 def read_documents(path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Return the mappings that a YAML file holds, and what is wrong with the file itself."""
     try:
-        documents, repeated = _parse(path.read_text())
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            return [], [
+                Problem("file", str(path), f"has more than {MAX_BYTES:,} bytes", "name a cluster file")
+            ]
+        documents, repeated = _parse(content.decode())
     except OSError as error:
         return [], [Problem("file", str(path), f"cannot be read ({error.strerror})", "name a cluster file")]
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except _TooLarge as error:
+        return [], [Problem("file", str(path), str(error), "write out what is needed")]
+    except RecursionError:
+        return [], [Problem("file", str(path), "is nested too deeply", "start from a file in cluster/")]
+    except (yaml.YAMLError, ValueError, TypeError) as error:  # PyYAML lets those of a date or a key through
         reason = " ".join(str(error).split())
         return [], [Problem("file", str(path), f"is not YAML: {reason}", "correct it")]
     if not documents or not all(isinstance(document, dict) for document in documents):
         return [], [Problem("file", str(path), "holds no mapping", "start from a file in cluster/")]
     return documents, repeated
+
+
+def _expanded(node: yaml.Node, known: dict[int, int | None]) -> int:
+    """Return how many characters and values a node stands for, each alias of it counted again.
+
+    Raises:
+        _TooLarge: it holds itself.
+    """
+    if id(node) not in known:
+        known[id(node)] = None  # until it is counted
+        inner = node.value
+        if isinstance(node, yaml.ScalarNode):
+            known[id(node)] = 1 + len(inner)
+        else:
+            parts = [part for pair in inner for part in pair] if isinstance(node, yaml.MappingNode) else inner
+            known[id(node)] = 1 + sum(_expanded(part, known) for part in parts)
+    size = known[id(node)]
+    if size is None:
+        raise _TooLarge(f"repeats itself without end by an alias (line {node.start_mark.line + 1})")
+    return size
 
 
 def _parse(text: str) -> tuple[list[Any], list[Problem]]:

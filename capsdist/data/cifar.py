@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from capsdist.data.originals import Original, Splits, content
+from capsdist.data.originals import Original, Splits, content, opened
 from capsdist.errors import DataError
 
 __all__ = ["ARCHIVE", "load_cifar", "unpickle_batch"]
@@ -91,11 +91,11 @@ def _from_folder(folder: Path, names: set[str]) -> dict[str, bytes]:
 def _from_archive(path: Path, names: set[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     try:
-        with tarfile.open(path) as tar:
+        with opened(path) as file, tarfile.open(fileobj=file, mode="r|") as tar:
             for member in tar:
                 name = Path(member.name).name
-                if member.isfile() and name in names and (file := tar.extractfile(member)):
-                    found[name] = file.read()
+                if member.isfile() and name in names and (held := tar.extractfile(member)):
+                    found[name] = held.read()
     except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read ({reason}); give the folder or the tar.gz") from None

@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
+import io
 import shutil
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TypeAlias
 
 import numpy as np
 
 from capsdist.errors import DataError
 from capsdist.storage import is_remote
 
-__all__ = ["Original", "Splits", "content", "download", "find", "originals_folder"]
+__all__ = ["Original", "Splits", "content", "download", "find", "opened", "originals_folder"]
 
 Splits: TypeAlias = dict[str, tuple[np.ndarray, np.ndarray]]
 """Images uint8 [N,C,H,W] and labels int64 [N] of every split, by its name."""
 
 _TIMEOUT_S = 30.0
+
+MAX_BYTES = 512 << 20
+"""Most bytes that are read of an original file, packed or not: the largest, CIFAR-10's, has 186 million."""
+
+
+class Bounded(io.RawIOBase):
+    """A file of which no more than `MAX_BYTES` are read, however much it would unpack to."""
+
+    def __init__(self, file: IO[bytes], where: object) -> None:
+        self._file, self._where, self._left = file, where, MAX_BYTES
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Return at most `size` bytes, empty at the end.
+
+        Raises:
+            DataError: there are more than `MAX_BYTES`.
+        """
+        wanted = self._left + 1 if size < 0 else min(size, self._left + 1)
+        data = self._file.read(wanted)
+        self._left -= len(data)
+        if self._left < 0:
+            raise DataError(f"{self._where}: has more than {MAX_BYTES:,} bytes; get the original")
+        return data
 
 
 @dataclass(frozen=True)
@@ -71,16 +100,24 @@ def find(folder: Path, name: str, subfolders: Sequence[str] = ("",)) -> Path:
     raise DataError(f"{folder}: holds neither {name} nor {name}.gz; give the folder of the original files")
 
 
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[Bounded]:
+    """Open `path` for reading, through gzip if it is packed by it; see `Bounded`."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        yield Bounded(gzip.GzipFile(fileobj=file) if packed else file, path)  # type: ignore[arg-type]
+
+
 def content(path: Path, original: Original | None = None) -> bytes:
     """Return the uncompressed bytes of `path`, compared with `original` if given.
 
     Raises:
-        DataError: a file that cannot be read, broken gzip data, a wrong checksum.
+        DataError: a file that cannot be read, broken gzip data, more than `MAX_BYTES`, a wrong checksum.
     """
     try:
-        data = path.read_bytes()
-        if data[:2] == b"\x1f\x8b":
-            data = gzip.decompress(data)
+        with opened(path) as file:
+            data = file.read()
     except (OSError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read ({reason}); get the file again") from None
@@ -106,7 +143,7 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object],
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, partial.open("wb") as file:
-                shutil.copyfileobj(response, file)
+                shutil.copyfileobj(Bounded(response, url), file)
             check(partial)
             return partial.rename(target)
         except (OSError, DataError) as error:

@@ -232,9 +232,28 @@ def test_secrets_are_not_printed(name, place, value, broken: Break) -> None:
     assert "plantedsecret" not in printed
 
 
+LAUGHS = "a: &a [" + "ha, " * 9 + "]\n"
+LAUGHS += "".join(
+    f"{name}: &{name} [{', '.join(9 * [f'*{before}'])}]\n"
+    for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+)
+
+
 @pytest.mark.parametrize(
     ("text", "field", "value", "rule"),
     [
+        (
+            LAUGHS,
+            "file",
+            "PATH",
+            "stands for more than 4,000,000 characters, because its aliases repeat them",
+        ),
+        ("a: &a {b: *a}\n", "file", "PATH", "repeats itself without end by an alias (line 1)"),
+        ("a: " + "x" * 1_000_000, "file", "PATH", "has more than 1,000,000 bytes"),
+        ("a: " + "[" * 5_000 + "]" * 5_000, "file", "PATH", "is nested too deeply"),
+        ("a: 2026-13-45\n", "file", "PATH", "is not YAML: month must be in 1..12"),
+        ("? [a]\n: b\n", "file", "PATH", "is not YAML"),
+        ("a: " + "9" * 5_000, "file", "PATH", "is not YAML: Exceeds the limit"),
         ("provider: {type: aws", "file", "PATH", "is not YAML"),
         ("- a list", "file", "PATH", "holds no mapping"),
         ("", "file", "PATH", "holds no mapping"),

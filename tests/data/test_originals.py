@@ -11,12 +11,15 @@ import pickle
 import struct
 import tarfile
 import threading
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from cifar_batches import batch_bytes, md5
 
+from capsdist.data import originals
 from capsdist.data.cifar import ARCHIVE, load_cifar, unpickle_batch
 from capsdist.data.idx import FILES, load_idx_set, load_or_download, parse_idx
 from capsdist.data.originals import Original, content, download
@@ -88,6 +91,53 @@ def test_damaged_gzip(tmp_path, damage):
         DataError, match=r"train-labels-idx1-ubyte\.gz: cannot be read \(.+\); get the file again"
     ):
         load_idx_set(tmp_path, checksums)
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    """The most memory that Python's own allocations take while `run` refuses a bomb."""
+    tracemalloc.start()
+    with pytest.raises(DataError, match=f"has more than {originals.MAX_BYTES:,} bytes; get the original"):
+        run()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+@pytest.fixture
+def limit(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Lower the limit, so that bombs are small."""
+    monkeypatch.setattr(originals, "MAX_BYTES", 1_000_000)
+    return 1_000_000
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_file_is_not_unpacked_beyond_the_limit(zipped: bool, limit: int, tmp_path: Path) -> None:
+    path = tmp_path / "bomb"
+    zeros = bytes(50 * limit)
+    path.write_bytes(gzip.compress(zeros) if zipped else zeros)
+    assert peak_bytes(lambda: content(path)) < 5 * limit
+
+
+@pytest.mark.parametrize("kind", ["wanted", "other", "header"])
+def test_an_archive_is_not_unpacked_beyond_the_limit(kind: str, limit: int, tmp_path: Path) -> None:
+    archive = tmp_path / ARCHIVE
+    with tarfile.open(archive, "w:gz", format=tarfile.PAX_FORMAT) as tar:
+        member = tarfile.TarInfo("test_batch" if kind == "wanted" else "other")
+        if kind == "header":
+            member.pax_headers = {"comment": "x" * 50 * limit}
+        else:
+            member.size = 50 * limit
+        tar.addfile(member, io.BytesIO(bytes(member.size)))
+    files = {"test": (Original("test_batch", "0", "md5"),)}
+    assert peak_bytes(lambda: load_cifar(archive, files)) < 5 * limit
+
+
+def test_a_download_ends_at_the_limit(limit: int, tmp_path: Path) -> None:
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served/file").write_bytes(bytes(3 * limit))
+    url = (tmp_path / "served/file").as_uri().replace("file:///", "file://localhost/")
+    assert peak_bytes(lambda: download([url], tmp_path / "o/file", content, manual="")) < 5 * limit
+    assert not list((tmp_path / "o").iterdir())
 
 
 def test_labels_that_do_not_match(tmp_path):
