@@ -8,7 +8,6 @@ loop, its workers, checkpoints and failures are those of any run.
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from ray.tune.search import Searcher
 
 from capsdist.config import Config
 from capsdist.errors import CapsdistError, RunError
+from capsdist.storage.temporary import temporary_folder
 from capsdist.train.cluster import launch
 from capsdist.train.cluster.failure import is_out_of_memory, one_line, root_cause
 from capsdist.train.cluster.fitting import FitThread
@@ -81,8 +81,8 @@ def run_trials(plan: Plan, journal: Journal, source: Source, show: Show, lock: L
     class_cache.ENV_VARS_TO_PROPAGATE = names | {API_ADDRESS}
     keeper = _Keeper(journal, source, show, lock)
     # Tune's own state: the journal is what is read again, so no other machine has to see it.
-    with tempfile.TemporaryDirectory(prefix="capsdist-", ignore_cleanup_errors=True) as folder:
-        thread = FitThread(_tuner(plan, journal, source, keeper, Path(folder)).fit)
+    with temporary_folder() as folder:
+        thread = FitThread(_tuner(plan, journal, source, keeper, folder).fit)
         thread.start()
         try:
             while thread.is_alive():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from capsdist.config import Config, validate
 from capsdist.errors import CapsdistError, RunError
+from capsdist.storage.temporary import remove_leftovers
 from capsdist.train.cluster import preflight
 from capsdist.train.cluster.failure import one_line, root_cause
 from capsdist.train.cluster.locks import Lock
@@ -77,6 +78,7 @@ class _Attempt:
 
     def launch(self, signals: StopSignals) -> RunSummary:
         """Check, train unless the run is done already, and return the summary."""
+        remove_leftovers()
         num_samples = preflight.check_data(self.config).num_samples
         machine = preflight.this_machine() if prepare_ray() else None
         placement = preflight.place_on_machine(self.config, machine) if machine else None

@@ -8,12 +8,12 @@ and at the end.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import xxhash
 
+from capsdist.storage.temporary import temporary_folder
 from capsdist.train.cluster.files import RunFiles
 from capsdist.train.metrics import METRICS_NAME, Row, RunWriter
 
@@ -59,6 +59,6 @@ def open_record(files: RunFiles) -> Iterator[RunRecord]:
     with contextlib.ExitStack() as stack:
         folder = files.local
         if folder is None:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="capsdist-")))
+            folder = stack.enter_context(temporary_folder())
             (folder / METRICS_NAME).write_bytes(files.read(METRICS_NAME) or b"")
         yield RunRecord(files, folder, stack.enter_context(RunWriter(folder)))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from capsdist.errors import RunError
 from capsdist.storage import ObjectFolder, check_storage
+from capsdist.storage.temporary import temporary_folder
 from capsdist.train.cluster.files import LOCK_NAME, MANIFEST
 from capsdist.train.cluster.locks import Lock, Tell, object_lock
 
@@ -68,8 +68,8 @@ class ObjectFiles:
     @contextlib.contextmanager
     def staging(self, name: str) -> Iterator[Path]:
         """Make a temporary folder."""
-        with tempfile.TemporaryDirectory(prefix="capsdist-") as folder:
-            yield Path(folder)
+        with temporary_folder() as folder:
+            yield folder
 
     def store(self, staged: Path, name: str) -> None:
         """Upload the files, the manifest last; an older one of this name goes first."""
@@ -80,9 +80,9 @@ class ObjectFiles:
     @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
         """Download the objects into a temporary folder."""
-        with tempfile.TemporaryDirectory(prefix="capsdist-") as folder:
-            self.download(name, Path(folder))
-            yield Path(folder)
+        with temporary_folder() as folder:
+            self.download(name, folder)
+            yield folder
 
     def download(self, name: str, target: Path) -> None:
         """Read the objects."""
@@ -102,4 +102,4 @@ class ObjectFiles:
             self._objects.delete(object_name)
 
     def remove_staged(self) -> None:
-        """Do nothing: temporary folders belong to the machine that died."""
+        """Do nothing: temporary folders are removed where they are; see `capsdist.storage.temporary`."""

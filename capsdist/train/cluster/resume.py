@@ -7,14 +7,12 @@ that was whole on storage but not yet registered when the driver died. Here its 
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from capsdist.errors import CheckpointError
+from capsdist.storage.temporary import temporary_folder
 from capsdist.train.cluster.files import RunFiles, is_url, open_files
 from capsdist.train.cluster.retention import (
     best,
@@ -149,8 +147,7 @@ def viewed(files: RunFiles, warn: Warn) -> Iterator[Path]:
     if files.local:
         yield files.local
         return
-    with tempfile.TemporaryDirectory(prefix="capsdist-") as text, newest_whole(files, warn) as whole:
-        folder = Path(text)
+    with temporary_folder() as folder, newest_whole(files, warn) as whole:
         (folder / METRICS_NAME).write_bytes(files.read(METRICS_NAME) or b"")
         if whole:
             (folder / checkpoint_name(whole.step)).symlink_to(whole.folder)
@@ -160,13 +157,11 @@ def viewed(files: RunFiles, warn: Warn) -> Iterator[Path]:
 @contextlib.contextmanager
 def _copied(files: RunFiles, chosen: Whole) -> Iterator[None]:
     """Have a copy of `chosen` under its path on this node, unless another node of this machine has it."""
-    try:
-        os.makedirs(chosen.folder, mode=0o700)
-    except FileExistsError:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(temporary_folder(at=chosen.folder))
+        except FileExistsError:  # another node of this machine has it
+            pass
+        else:
+            files.download(checkpoint_name(chosen.step), chosen.folder)
         yield
-        return
-    try:
-        files.download(checkpoint_name(chosen.step), chosen.folder)
-        yield
-    finally:
-        shutil.rmtree(chosen.folder, ignore_errors=True)

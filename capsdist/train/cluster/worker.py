@@ -21,6 +21,7 @@ from torch import Tensor
 
 from capsdist.config import Config
 from capsdist.errors import MemoryExhaustedError, RunError
+from capsdist.storage.temporary import remove_leftovers
 from capsdist.train.cluster.events import EventSender
 from capsdist.train.cluster.failure import is_out_of_memory, one_line
 from capsdist.train.cluster.files import RunFiles, open_files
@@ -65,6 +66,7 @@ def train_worker(settings: dict[str, Any]) -> Row:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
+    remove_leftovers()  # on this node; the driver may run on another one
     files = _files(config)
     send = EventSender(job.mailbox)
     poll = StopPoll(job.mailbox, rank=rank, world_size=world_size, device=device)
