@@ -24,6 +24,17 @@ def repo() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session", autouse=True)
+def operators_built(request: pytest.FixtureRequest) -> None:
+    """DeepSpeed's operator is built before any test that needs it, so that no time limit includes that."""
+    if any(item.get_closest_marker(name) for item in request.session.items for name in ("zero", "multihost")):
+        from capsdist.train.engine.build import zero_requirements
+        from capsdist.train.engine.operators import build_operators
+
+        if zero_requirements() is None:
+            build_operators()
+
+
 @pytest.fixture(scope="session")
 def original_data() -> Path:
     """The folder named by CAPSDIST_DATA, with the original files of the data sets; skips without it."""

@@ -7,7 +7,12 @@ from pathlib import Path
 
 from capsdist.errors import DataError
 
-__all__ = ["cache_budget_from_environment", "cache_folder_from_environment", "deadline_from_environment"]
+__all__ = [
+    "cache_budget_from_environment",
+    "cache_folder_from_environment",
+    "deadline_from_environment",
+    "positive_from_environment",
+]
 
 
 def deadline_from_environment() -> float:
@@ -16,7 +21,7 @@ def deadline_from_environment() -> float:
     Raises:
         DataError: not a positive number.
     """
-    return _positive("CAPSDIST_S3_DEADLINE_S", 120.0)
+    return positive_from_environment("CAPSDIST_S3_DEADLINE_S", 120.0)
 
 
 def cache_budget_from_environment() -> int:
@@ -25,7 +30,7 @@ def cache_budget_from_environment() -> int:
     Raises:
         DataError: not a positive number.
     """
-    return int(_positive("CAPSDIST_CACHE_BYTES", 64 * 2**30))
+    return int(positive_from_environment("CAPSDIST_CACHE_BYTES", 64 * 2**30))
 
 
 def cache_folder_from_environment() -> Path:
@@ -36,7 +41,12 @@ def cache_folder_from_environment() -> Path:
     return Path(home, "capsdist")
 
 
-def _positive(name: str, default: float) -> float:
+def positive_from_environment(name: str, default: float) -> float:
+    """Return the number in the environment variable `name`, `default` without one.
+
+    Raises:
+        DataError: not a positive number.
+    """
     text = os.environ.get(name)
     if not text:
         return default

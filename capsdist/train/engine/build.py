@@ -15,11 +15,12 @@ from torch import nn
 from capsdist.config import Config
 from capsdist.errors import RunError
 from capsdist.train.engine.base import Engine
+from capsdist.train.engine.operators import Say, prepare_operators
 from capsdist.train.engine.plain import PlainEngine
 from capsdist.train.engine.zero import ZeroEngine
 from capsdist.train.precision import resolve_precision
 
-__all__ = ["build_engine", "resolve_engine", "zero_requirements"]
+__all__ = ["build_engine", "prepare_engine", "resolve_engine", "zero_requirements"]
 
 
 def resolve_engine(name: str, *, world_size: int, device_type: str) -> Literal["ddp", "zero"]:
@@ -48,6 +49,22 @@ def zero_requirements() -> str | None:
     if not lacking:
         return None
     return f"train.engine='zero' on a CPU needs {' and '.join(lacking)}; or use --train.engine ddp"
+
+
+def prepare_engine(config: Config, *, world_size: int, device: torch.device, say: Say) -> None:
+    """Do what may take minutes before an engine can be built, without a collective's time limit. Collective.
+
+    That is the compilation of DeepSpeed's operator on a CPU; `say` is told of it.
+
+    Raises:
+        RunError: DeepSpeed cannot run here.
+    """
+    engine = resolve_engine(config.train.engine, world_size=world_size, device_type=device.type)
+    if engine != "zero" or device.type != "cpu":
+        return
+    if lacking := zero_requirements():
+        raise RunError(lacking)
+    prepare_operators(say)
 
 
 def build_engine(

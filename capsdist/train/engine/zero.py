@@ -1,17 +1,16 @@
 """The ZeRO engine: DeepSpeed partitions optimizer state (stage 1), gradients (2) and weights (3) over ranks.
 
-The only module that knows DeepSpeed, which is imported when an engine is built. What it does not leave to
-DeepSpeed: the autocast (inside the network, so that weights, gradients and their sums over ranks stay fp32
-as in the plain engine), the learning rate, the loss scale, and checkpoints. Source of the API: DeepSpeed
-0.19.8, whose partitions are read and written through `deepspeed.utils.safe_*` and the mappings behind them.
+The only module that knows DeepSpeed, beside `operators`, which imports it when an engine is built. What it
+does not leave to DeepSpeed: the autocast (inside the network, so that weights, gradients and their sums over
+ranks stay fp32 as in the plain engine), the learning rate, the loss scale, and checkpoints. Source of the
+API: DeepSpeed 0.19.8, whose partitions are read and written through `deepspeed.utils.safe_*` and the mappings
+behind them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import os
-import sysconfig
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,7 @@ from capsdist.config.schema import Optim
 from capsdist.errors import CheckpointError
 from capsdist.models import Output
 from capsdist.train.checkpoint import EngineState
+from capsdist.train.engine.operators import import_deepspeed, load_operators
 from capsdist.train.engine.replicated import (
     check_state,
     copy_to_cpu,
@@ -264,22 +264,13 @@ class ZeroEngine:
 def _initialise(
     network: nn.Module, optimizer: torch.optim.Optimizer, config: dict[str, Any], device: torch.device
 ) -> Any:
-    """Return `deepspeed.initialize`'s engine, silently.
-
-    DeepSpeed chooses its device when it is first imported, by environment variables, and its compiler looks
-    for ninja on the PATH, where that of an environment that is not activated is missing.
-    """
+    """Return `deepspeed.initialize`'s engine, silently."""
+    deepspeed = import_deepspeed(device)
     if device.type == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"
-    os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
-    scripts = sysconfig.get_path("scripts")
-    if scripts not in os.environ.get("PATH", "").split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
+        load_operators()
     # It calls collectives by names that torch 2.13 calls deprecated, twice a step.
     warnings.filterwarnings("ignore", message="`torch.distributed", category=FutureWarning)
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that it has built its extension
-        import deepspeed
-
         args = SimpleNamespace(device_rank=device.index or 0)
         return deepspeed.initialize(args=args, model=network, optimizer=optimizer, config=config)[0]
 

@@ -1,0 +1,145 @@
+"""DeepSpeed's CPU operator: a killed build holds up nobody, several processes build it once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from capsdist.errors import DataError, RunError
+from capsdist.train.engine import operators
+from capsdist.train.engine.build import zero_requirements
+
+needs_compiler = pytest.mark.skipif(zero_requirements() is not None, reason=str(zero_requirements()))
+
+# What DeepSpeed does by itself, without the lock of ours.
+FOREIGN = operators._BUILD
+OURS = "from capsdist.train.engine.operators import build_operators\nbuild_operators(print)\n"
+TRAIN = """
+import sys
+from pathlib import Path
+from engine_runs import build_toy, toy_steps
+engine = build_toy("zero-1", accumulation=1)
+print("norms", *toy_steps(engine, 0, 2, accumulation=1))
+engine.close()
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The build folder of a machine on which nothing has been built."""
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("CXX", os.environ.get("CXX", "c++"))
+    return operators._build_folder()
+
+
+def start(code: str) -> subprocess.Popen[str]:
+    """Run `code` in a process group of its own."""
+    import torch
+
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=os.environ
+        | operators._environment(torch.device("cpu"))
+        | {"PYTHONPATH": str(Path(__file__).parent)},
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def kill_when_it_builds(process: subprocess.Popen[str], folder: Path) -> None:
+    """Kill the process group once PyTorch's lock file is there, and all compilers in `folder` with it."""
+    while not (folder / "lock").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    while pids := operators._builders(folder):
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+@pytest.mark.zero
+@needs_compiler
+def test_killed_builds_hold_up_no_run_and_of_two_processes_one_builds(folder: Path) -> None:
+    kill_when_it_builds(start(FOREIGN), folder)
+    assert (folder / "lock").exists()
+    kill_when_it_builds(start(OURS), folder)
+    assert (folder / "lock").exists()
+
+    running = [start(OURS + TRAIN) for _ in range(2)]
+    printed = [process.communicate()[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert sum("building DeepSpeed's CPU operator on" in text for text in printed) == 1
+    assert printed[0].splitlines()[-1].startswith("norms ")
+    assert printed[0].splitlines()[-1] == printed[1].splitlines()[-1]
+    assert not (folder / "lock").exists()
+    # built is built: another process only loads it
+    built = (folder / "deepspeed_shm_comm.so").stat()
+    assert "building" not in start(OURS + TRAIN).communicate()[0]
+    assert (folder / "deepspeed_shm_comm.so").stat() == built
+
+
+def test_a_lock_file_without_a_process_is_removed_and_one_in_use_is_waited_for(folder: Path) -> None:
+    lock, said = folder / "lock", []
+    lock.touch()
+    operators._remove_stale_lock(folder, time.monotonic(), said.append)
+    assert (lock.exists(), said) == (False, [])
+    lock.touch()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", "import sys; file = open('lock'); print(flush=True); sys.stdin.read()"],
+        cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    with holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with pytest.raises(
+            RunError, match=r"CAPSDIST_BUILD_DEADLINE_S=1800: .* another program builds it"
+        ) as caught:
+            operators._remove_stale_lock(folder, time.monotonic(), said.append)
+        assert "\n" not in str(caught.value)
+        assert lock.exists()
+        assert "waiting for DeepSpeed's CPU operator" in said[0]
+
+
+@needs_compiler
+def test_a_build_that_takes_too_long_is_killed_with_its_compilers(folder: Path, monkeypatch) -> None:
+    compiler = folder / "compiler"
+    compiler.write_text("#!/bin/sh\nexec sleep 600\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("CAPSDIST_BUILD_DEADLINE_S", "3")
+    with pytest.raises(RunError, match=r"the build in .*; raise it, or use --train.engine ddp"):
+        operators.build_operators()
+    assert operators._builders(folder) == []
+    assert not (folder / "lock").exists()
+
+
+@needs_compiler
+def test_a_build_that_fails_is_one_line_that_names_the_compilers_messages(folder: Path, monkeypatch) -> None:
+    monkeypatch.setenv("CXX", "false")
+    with pytest.raises(
+        RunError, match=r"could not be built; the compiler's messages are in .*build.log"
+    ) as caught:
+        operators.build_operators()
+    assert "\n" not in str(caught.value)
+    assert (folder / "build.log").stat().st_size > 0
+
+
+def test_the_deadline_and_the_folder_are_checked(folder: Path, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CAPSDIST_BUILD_DEADLINE_S", "soon")
+    with pytest.raises(DataError, match="CAPSDIST_BUILD_DEADLINE_S='soon'"):
+        operators.build_operators()
+    monkeypatch.delenv("CAPSDIST_BUILD_DEADLINE_S")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "file"))
+    with pytest.raises(RunError, match=r"cannot be built there .*; set TORCH_EXTENSIONS_DIR") as caught:
+        operators.build_operators()
+    assert "\n" not in str(caught.value)
