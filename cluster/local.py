@@ -59,6 +59,7 @@ def _cluster(folder: Path, nodes: int, cpus: int, dashboard_port: int) -> Iterat
     """Run the nodes; while they do, this process's environment is that of a command that uses them."""
     token = folder / "token"
     token.touch(mode=0o600)
+    token.chmod(0o600)  # that of an earlier start, too
     token.write_text(secrets.token_hex(32))
     os.environ |= {
         "RAY_TMPDIR": str(folder),

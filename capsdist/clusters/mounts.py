@@ -13,8 +13,8 @@ from capsdist.errors import Problem
 __all__ = ["problems"]
 
 _MAKE_TOKEN = (
-    "make one: mkdir -p ~/.ray && (umask 077; "
-    "python -c 'import secrets; print(secrets.token_hex(32))' > {path})"
+    "make one: mkdir -p ~/.ray && install -m 600 /dev/null {path} && "
+    "python -c 'import secrets; print(secrets.token_hex(32))' > {path}"
 )
 
 

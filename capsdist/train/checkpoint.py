@@ -149,7 +149,7 @@ def load_model(folder: str | Path) -> tuple[Config, nn.Module]:
     Needs neither Ray nor DeepSpeed. Raises CheckpointError as `read_checkpoint`.
 
     Example:
-        >>> config, network = load_model("runs/quickstart/checkpoints/step-00000252")
+        >>> config, network = load_model("runs/quickstart/step_00000252")
     """
     checkpoint = read_checkpoint(Path(folder))
     return checkpoint.config, build_network(checkpoint)

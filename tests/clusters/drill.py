@@ -60,7 +60,8 @@ def prepare(shared: Path, nodes: list[Host], laptop: Host) -> None:
     laptop.run(f"python {ROOT}/data_prep/pack_digits.py --root {shared}/data", timeout_s=120)
     laptop.run("mkdir -m 700 .ssh; ssh-keygen -q -t ed25519 -N '' -f .ssh/id_ed25519")
     laptop.run(
-        "mkdir .ray; umask 077; python -c 'import secrets; print(secrets.token_hex(32))' > .ray/auth_token"
+        "mkdir .ray; install -m 600 /dev/null .ray/auth_token; "
+        "python -c 'import secrets; print(secrets.token_hex(32))' > .ray/auth_token"
     )
     key = laptop.run("cat .ssh/id_ed25519.pub")
     for node in nodes:

@@ -40,6 +40,20 @@ def test_files_of_the_readme_exist(name: str) -> None:
     assert (ROOT / name).exists()
 
 
+@pytest.mark.parametrize("before", [None, 0o644])
+def test_the_token_of_the_readme_is_private_whatever_was_there(before: int | None, tmp_path: Path) -> None:
+    token = tmp_path / ".ray/auth_token"
+    if before is not None:
+        token.parent.mkdir()
+        token.write_text("old and longer than any token that a machine would make by itself, sixty-four\n")
+        token.chmod(before)
+    commands = "\n".join(line for line in README.splitlines() if "auth_token" in line and "~/.ray" in line)
+    env = {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"}
+    subprocess.run(["bash", "-euc", commands], env=env, check=True)
+    assert token.stat().st_mode & 0o777 == 0o600
+    assert re.fullmatch(r"[0-9a-f]{64}\n", token.read_text())
+
+
 def test_pins_of_the_readme_are_those_of_the_files() -> None:
     files = "".join((ROOT / "cluster" / name).read_text() for name in ("aws-gpu.yaml", "gcp-gpu.yaml"))
     pins = re.findall(r"[\w-]+==[\d.]+", README)

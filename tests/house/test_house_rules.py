@@ -102,6 +102,18 @@ def test_relative_links_of_the_documents_lead_somewhere() -> None:
     assert broken == set()
 
 
+def test_checkpoints_are_named_as_they_are() -> None:
+    """`evaluate.py` and a continued run look for step_ and eight digits."""
+    wrong = re.compile(r"step-(?!0\d{3}\b)[{\d]|step_\d{1,7}\b|step_\d{9,}")
+    files = [path for path in tracked("*.md", "*.py") if ROOT / "tests" not in path.parents]
+    faults = {
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in files
+        for match in wrong.finditer(path.read_text())
+    }
+    assert faults == set()
+
+
 def test_the_version_has_a_changelog_heading() -> None:
     assert f"## [{capsdist.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
     assert f'version = "{capsdist.__version__}"' in (ROOT / "pyproject.toml").read_text()
