@@ -21,8 +21,8 @@ help:  ## list the commands
 
 # One stamp per set of extras: an installed set is not installed again until its inputs change.
 $(VENV)/.created:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "$(PYTHON) is too old: capsdist needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	  || { echo "capsdist needs Python 3.11, 3.12 or 3.13, not $$($(PYTHON) -V); set PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "creating $(VENV) with $$($(PYTHON) --version)"
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@

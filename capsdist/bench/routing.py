@@ -207,6 +207,7 @@ def goals(case: Case = MNIST, budget_s: float = 40.0) -> Figures:
         "reference_peak_bytes": peak["reference"],
         "gemm_gflop_per_s": gemm_rate / 1e9,
         "num_runs": len(times[ours].seconds),
+        "num_step_runs": min(row["num_runs"] for row in steps),
     }
 
 

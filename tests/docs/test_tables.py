@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from capsdist.bench.tables import newest_records, results_table, with_table
+from capsdist.bench.tables import newest_records, number, results_table, with_table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,10 +37,41 @@ def test_the_newest_record_of_a_subject_counts(tmp_path: Path) -> None:
     put_record(tmp_path, "a", what="routing", written="2026-03-01", figures={"speedup_vs_reference": 5.04})
     assert newest_records(tmp_path)["routing"][0] == "a"
     table = results_table(tmp_path)
-    assert "| 5.04 | Some CPU, 2 cores | [2026-03-01](jobs/records/a) |" in table
+    assert "| 5.04 | ratio of medians | Some CPU, 2 cores | [2026-03-01](jobs/records/a) |" in table
     assert "6.52" not in table
 
 
 def test_a_text_without_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="<!-- results -->"):
         with_table("no marks here", "table")
+
+
+@pytest.mark.parametrize(
+    ("figure", "value", "shown"),
+    [
+        ("step_r3_over_r1", 1.153, "at most 1.15 | **1.153, missed** | ratio of medians of 12 |"),
+        ("step_r3_over_r1", 1.15, "at most 1.15 | 1.15 | ratio of medians of 12 |"),
+        ("speedup_vs_full_shape", 9.9996, "at least 10 | **10, missed** | ratio of medians of 30 |"),
+        ("speedup_vs_full_shape", 10.0, "at least 10 | 10 | ratio of medians of 30 |"),
+        ("cifar10_peak_bytes", 400_100_000.0, "at most 400,000,000 | **400,100,000, missed** | counted |"),
+    ],
+)
+def test_a_missed_aim_shows(figure: str, value: float, shown: str, tmp_path: Path) -> None:
+    figures = {figure: value, "num_runs": 30.0, "num_step_runs": 12}
+    put_record(tmp_path, "a", what="routing", written="2026-03-01", figures=figures)
+    assert shown in results_table(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (0.026, "0.026"),
+        (0.3419, "0.3419"),
+        (13.0, "13"),
+        (275.7201, "275.7"),
+        (1593000.0, "1,593,000"),
+    ],
+)
+def test_figures_have_the_digits_of_records(value: float, text: str) -> None:
+    assert number(value) == text

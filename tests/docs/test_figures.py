@@ -1,0 +1,83 @@
+"""Figures of time, speed and memory in the READMEs are those of their records, or no measurements at all.
+
+A measured figure is followed by a comment that readers do not see, with subject and name of the figure in the
+newest record: 456.3 s<!-- tune whole_s -->. The results table has a test of its own (`test_tables.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from capsdist.bench.tables import newest_records, number
+
+ROOT = Path(__file__).resolve().parents[2]
+NOT_OURS = {".venv", "data", "runs", "build"}
+READMES = sorted(path for path in ROOT.rglob("README.md") if path.relative_to(ROOT).parts[0] not in NOT_OURS)
+NEWEST = newest_records(ROOT / "jobs/records")
+AMOUNT = r"\d[\d,.]*(?:\s+(?:to|and)\s+\d[\d,.]*)?"
+UNITS = r"ns|µs|us|ms|s|seconds?|minutes?|hours?|images/s|[GT]FLOP/s|[KMGT]i?B(?:/s)?|bytes"
+FIGURE = re.compile(rf"(?<![\w.,/-])({AMOUNT})\s({UNITS})\b(?!/)(?:<!--\s*(\S+)\s+(\S+)\s*-->)?")
+SUFFIX = {"s": "_s", "ms": "_ms", "images/s": "images_per_s", "bytes": "_bytes"}
+
+# What is not measured: limits and settings in the code, sizes that follow from shapes, facts about others.
+NOT_MEASURED = {
+    "capsdist/data/README.md": {"10 seconds", "512 bytes", "10,240 bytes"},
+    "capsdist/routing/README.md": {"64 MB", "0.8 GB", "3.2 GB", "4 bytes"},
+    "capsdist/routing/fused/README.md": {"227 KB", "425 MB", "6 MB", "16 bytes"},
+    "capsdist/storage/README.md": {"10 seconds", "64 GiB", "50 MB"},
+    "capsdist/train/cluster/README.md": {"10 seconds", "5 s", "16 s", "3 s", "5 GB"},
+    "cluster/README.md": {"3 s", "150 GB"},
+    "data_prep/README.md": {"4 MB", "56 MB", "185 MB", "10 seconds"},
+}
+
+
+def prose(text: str) -> str:
+    """A document without blocks and pieces of code and without the results table."""
+    text = re.sub(r"<!-- results -->.*?<!-- /results -->", "", text, flags=re.DOTALL)
+    return re.sub(r"`[^`\n]*`", "", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+def faults(text: str, not_measured: set[str]) -> Iterator[str]:
+    """What is wrong with the figures of a document."""
+    for match in FIGURE.finditer(prose(text)):
+        amount, unit, what, name = match.groups()
+        shown = f"{amount} {unit}"
+        if what is None:
+            if shown not in not_measured:
+                yield f"{shown}: has no record; add <!-- subject figure -->, or take it out"
+            continue
+        value = NEWEST[what][1]["figures"][name] if what in NEWEST else None
+        if value is None or amount != number(value) or not name.endswith(SUFFIX[unit]):
+            yield f"{shown}: the record of {what} has {name}={value}"
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_figures_are_those_of_the_records(path: Path) -> None:
+    known = NOT_MEASURED.get(str(path.relative_to(ROOT)), set())
+    assert list(faults(path.read_text(), known)) == []
+
+
+def test_what_is_not_measured_is_still_there() -> None:
+    for name, known in NOT_MEASURED.items():
+        shown = {f"{match[1]} {match[2]}" for match in FIGURE.finditer(prose((ROOT / name).read_text()))}
+        assert known - shown == set(), name
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("takes 456.3 s<!-- tune whole_s --> here", None),
+        ("takes 456 s<!-- tune whole_s --> here", "456 s: the record of tune has whole_s=456.3"),
+        ("takes 456.3 ms<!-- tune whole_s --> here", "456.3 ms: the record of tune has whole_s=456.3"),
+        ("takes 456.3 s<!-- dance whole_s --> here", "456.3 s: the record of dance has whole_s=None"),
+        ("takes 0.9 ms", "0.9 ms: has no record; add <!-- subject figure -->, or take it out"),
+        ("in 10 to 20 s", "10 to 20 s: has no record; add <!-- subject figure -->, or take it out"),
+        ("`sleep 5 s`, torch 2.13, 64 images, 10 seconds", None),
+    ],
+)
+def test_a_wrong_figure_is_noticed(text: str, fault: str | None) -> None:
+    assert list(faults(text, {"10 seconds"})) == ([] if fault is None else [fault])
