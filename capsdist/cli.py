@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from capsdist.config import PRESETS, Config, get_preset, problems
-from capsdist.errors import CapsdistError, ConfigError, Problem, RunError
+from capsdist.errors import CapsdistError, ConfigError, DocumentError, Problem, RunError
+from capsdist.storage.documents import read_file
 from capsdist.train.cluster.files import is_url
 from capsdist.train.cluster.preflight import absolute, missing_data, run_place
 from capsdist.train.cluster.rundir import RunFolder, parse_config
@@ -42,6 +43,7 @@ __all__ = [
 DONE, FAILED, INVALID, STOPPED = 0, 1, 2, 130
 
 _OVERVIEW = "overview.png"
+_PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 def run_job(
@@ -199,11 +201,11 @@ def _read_config(file: str) -> Config:
     if is_url(file):
         raise ConfigError([Problem("config", file, "is not a file of this machine", "copy it here first")])
     try:
-        return parse_config(Path(file).read_text())
-    except OSError as error:
-        raise ConfigError([Problem("config", file, f"cannot be read ({error.strerror})", fix)]) from None
-    except UnicodeDecodeError:
-        raise ConfigError([Problem("config", file, "is not text", fix)]) from None
+        return parse_config(read_file(file))
+    except FileNotFoundError:
+        raise ConfigError([Problem("config", file, "is not there", fix)]) from None
+    except DocumentError as error:
+        raise ConfigError([Problem("config", file, str(error), fix)]) from None
 
 
 def check_config(config: Config, also: Sequence[Problem] = ()) -> int:
@@ -230,9 +232,9 @@ def check_config(config: Config, also: Sequence[Problem] = ()) -> int:
 
 def _look(config: Config) -> tuple[list[Problem], list[str]]:
     """Look at data and run: return why the run may not go on as `config`, and what it would still lack."""
-    run = RunFolder(run_place(config))
     found: list[Problem] = []
     warnings: list[str] = []
+    run = RunFolder(run_place(config), lambda text: warnings.append(text.removeprefix("warning: ")))
     if missing := missing_data(config):
         warnings.append(missing)
     if unusable := _unusable(run, config.train.storage):
@@ -291,7 +293,7 @@ class _HoldEnd:
 def _draw(run: RunFolder, show: Callable[[dict[str, Any]], None], *, anew: bool) -> None:
     """Draw the run's overview `anew`, or if there is none; the run stays finished if that fails."""
     try:
-        if anew or run.files.read(_OVERVIEW) is None:
+        if anew or not _is_whole_picture(run.files.read(_OVERVIEW)):
             from capsdist.analysis.overview import overview
             from capsdist.train.cluster.resume import viewed
 
@@ -303,6 +305,11 @@ def _draw(run: RunFolder, show: Callable[[dict[str, Any]], None], *, anew: bool)
         show({"kind": "note", "message": f"overview: {run.files.path(_OVERVIEW)}"})
     except Exception as error:
         show({"kind": "note", "message": f"warning: no {_OVERVIEW} ({type(error).__name__}: {error})"})
+
+
+def _is_whole_picture(content: bytes | None) -> bool:
+    """Return whether `content` is a PNG file to its end: one that was cut is drawn again."""
+    return content is not None and content.startswith(_PNG_BEGIN) and content.endswith(_PNG_END)
 
 
 def print_error(error: CapsdistError) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,46 +14,44 @@ from capsdist.config import Config
 from capsdist.data import Transform, eval_batches, read_index
 from capsdist.errors import RunError
 from capsdist.storage import join
+from capsdist.storage.durable import replacing
 from capsdist.train.checkpoint import load_model
+from capsdist.train.cluster.files import open_files
+from capsdist.train.cluster.resume import newest_whole
 from capsdist.train.metrics import METRICS_NAME, read_metrics
 
 NUM_MISREAD = 2
 """Misread test images to show, as in the paper's figure 3; each is decoded twice where there is a decoder."""
 
 
-def overview(run_dir: str | Path, *, data_root: str | Path | None = None) -> Path:
+def overview(
+    run_dir: str | Path, *, data_root: str | Path | None = None, warn: Callable[[str], None] = print
+) -> Path:
     """Draw `run_dir`/overview.png: curves, test images beside their reconstructions, and confusions.
 
-    Ours, after the paper's figure 3. Runs on the CPU. `data_root` replaces the run's data.root.
+    Ours, after the paper's figure 3. Runs on the CPU. `data_root` replaces the run's data.root. The newest
+    whole checkpoint is taken; `warn` is told of damaged ones, and of damaged lines of metrics.
 
     Raises:
         RunError: the folder holds no metrics or no checkpoint.
         CheckpointError, DataError: the checkpoint or the test split cannot be read.
     """
     run_dir = Path(run_dir)
-    rows = read_metrics(run_dir / METRICS_NAME)
+    rows = read_metrics(run_dir / METRICS_NAME, warn)
     if not rows:
         raise RunError(f"{run_dir} holds no {METRICS_NAME}; give the folder of a run that has trained")
-    config, network = load_model(newest_checkpoint(run_dir))
+    with newest_whole(open_files(run_dir), warn) as whole:
+        if whole is None:
+            raise RunError(f"{run_dir} has no checkpoint; give the folder of a run that has trained")
+        config, network = load_model(whole.folder)
     root = config.data.root if data_root is None else data_root
     split = join(root, config.data.name, config.data.test_split)
     samples = pick_samples(config, network, split, num_columns=2 * COLUMNS)
     figure = draw_overview(rows, samples, read_index(split).classes)
     path = run_dir / "overview.png"
-    figure.savefig(path)
+    with replacing(path) as drawn:
+        figure.savefig(drawn)
     return path
-
-
-def newest_checkpoint(run_dir: Path) -> Path:
-    """Return the folder of the run's newest whole checkpoint.
-
-    Raises:
-        RunError: there is none.
-    """
-    found = [manifest.parent for manifest in run_dir.glob("*/manifest.json")]
-    if not found:
-        raise RunError(f"{run_dir} has no checkpoint; give the folder of a run that has trained")
-    return max(found, key=lambda folder: json.loads((folder / "state.json").read_text())["step"])
 
 
 def pick_samples(config: Config, network: nn.Module, split: str | Path, num_columns: int) -> Samples:

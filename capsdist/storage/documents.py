@@ -102,9 +102,7 @@ def parse_lines(content: bytes, shape: type[T], damaged: Callable[[int, Document
     line without its end is a write that was cut; it is left out silently.
     """
     found: list[T] = []
-    for number, line in enumerate(content.splitlines(keepends=True), 1):
-        if not line.endswith(b"\n"):
-            break
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
         try:
             found.append(parse_document(line, shape))
         except DocumentError as error:

@@ -9,12 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["flush_folder", "open_lock_file", "remove_file", "remove_tree", "replacing", "write_durably"]
+__all__ = [
+    "flush_folder", "open_lock_file", "remove_file", "remove_temporaries", "remove_tree", "replacing",
+    "write_durably",
+]  # fmt: skip
+
+_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.[^.]+)?")
 
 
 @contextlib.contextmanager
@@ -66,13 +72,22 @@ def remove_file(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def remove_temporaries(folder: Path) -> None:
+    """Remove the files in `folder` that `replacing` has left in a process that was killed."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                os.unlink(entry)
+
+
 def remove_tree(folder: Path, *, first: str | None = None) -> None:
     """Remove `folder` with all that is in it, its file `first` before the others; of a link only the link.
 
-    Files that cannot be removed stay.
+    A file in the place of the folder is removed. Files that cannot be removed stay.
     """
-    if folder.is_symlink():
-        folder.unlink(missing_ok=True)
+    if folder.is_symlink() or not folder.is_dir():
+        with contextlib.suppress(OSError):
+            folder.unlink(missing_ok=True)
         return
     if first is not None:
         with contextlib.suppress(OSError):

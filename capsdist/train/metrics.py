@@ -5,21 +5,29 @@ Written by rank 0 alone. Curves stay single-valued when a run resumes: see `RunW
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
+
+from capsdist.errors import DocumentError, RunError
+from capsdist.storage.documents import dump_json, parse_document, read_file
+from capsdist.storage.durable import write_durably
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-__all__ = ["METRICS_NAME", "Row", "RunWriter", "parse_metrics", "read_metrics"]
+__all__ = ["MAX_RECORD_BYTES", "METRICS_NAME", "Row", "RunWriter", "parse_metrics", "read_metrics"]
 
 METRICS_NAME = "metrics.jsonl"
 TENSORBOARD_NAME = "tensorboard"
+MAX_RECORD_BYTES = 4 << 30
+"""Limit of the size of a `metrics.jsonl`: a row a step is 300 bytes."""
 
 Row = dict[str, Any]
 """An event of a run: `kind`, `step` and what belongs to the kind; README.md lists them."""
@@ -33,6 +41,67 @@ _CURVES = {
 }  # fmt: skip
 
 
+_END = (
+    "run",
+    "test_split",
+    "stopped",
+    "error_percent",
+    "num_images",
+    "images_per_s",
+    "checkpoint",
+    "wall_time_s",
+)
+_REQUIRED = {"start": ("resumed_step",), "end": _END}
+
+
+class _Shape(BaseModel):
+    """Types of the fields of rows; what other versions add passes."""
+
+    model_config = ConfigDict(extra="allow")
+
+    kind: str
+    step: NonNegativeInt
+    epoch: float | None = None
+    run: str = ""
+    preset: str = ""
+    data: str = ""
+    test_split: str = ""
+    model: str = ""
+    precision: str = ""
+    engine: str = ""
+    device: str = ""
+    num_parameters: NonNegativeInt = 0
+    world_size: NonNegativeInt = 0
+    torch_threads: NonNegativeInt = 0
+    global_batch: NonNegativeInt = 0
+    steps_per_epoch: NonNegativeInt = 0
+    total_steps: NonNegativeInt = 0
+    resumed_step: NonNegativeInt = 0
+    loss: float | None = None
+    margin_loss: float | None = None
+    reconstruction_loss: float | None = None
+    error_percent: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    images_per_s: float | None = None
+    step_time_s: float | None = None
+    eta_s: float | None = None
+    time_s: float | None = None
+    num_images: NonNegativeInt | None = None
+    confusion: list[list[NonNegativeInt]] | None = None
+    name: str | None = None
+    seconds: float | None = None
+    stopped: bool = False
+    checkpoint: str | None = None
+    wall_time_s: float | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> _Shape:
+        if missing := set(_REQUIRED.get(self.kind, ())) - self.model_fields_set:
+            raise ValueError(f"a row of kind {self.kind} lacks {', '.join(sorted(missing))}")
+        return self
+
+
 class RunWriter:
     """Write events into a run's folder; call it with each row.
 
@@ -43,51 +112,84 @@ class RunWriter:
     `num_starts` counts them together with this one.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, warn: Callable[[str], None] = lambda text: None) -> None:
         self.path = run_dir / METRICS_NAME
-        run_dir.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a", buffering=1)
+        self._warn = warn
+        self._file: TextIO | None = None
         self._tensorboard: SummaryWriter | None = None
         self.num_starts = 0
+        with self._writing():
+            run_dir.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, row: Row) -> None:
-        """Write one row; numbers that are not finite become null."""
+        """Write one row; numbers that are not finite become null.
+
+        Raises:
+            RunError: the disk is full, or a file cannot be written.
+        """
         row = {name: _finite(value) for name, value in row.items()}
-        if row["kind"] == "start":
-            self._start(row["resumed_step"])
-        self._file.write(json.dumps(row) + "\n")
-        if self._tensorboard:
-            for name in _CURVES.get(row["kind"], ()):
-                if row.get(name) is not None:
-                    self._tensorboard.add_scalar(f"{row['kind']}/{name}", row[name], row["step"])
-            if row["kind"] == "validation":
-                self._tensorboard.flush()
+        with self._writing():
+            if row["kind"] == "start":
+                self._start(row["resumed_step"])
+            if self._file is None:
+                self._file = self._opened()
+            self._file.write(dump_json(row, indent=None).decode())
+            if self._tensorboard:
+                for name in _CURVES.get(row["kind"], ()):
+                    if row.get(name) is not None:
+                        self._tensorboard.add_scalar(f"{row['kind']}/{name}", row[name], row["step"])
+                if row["kind"] == "validation":
+                    self._tensorboard.flush()
 
     def _start(self, resumed_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # late: it takes a second to import
 
-        self._file.close()
-        kept = [row for row in read_metrics(self.path) if row["step"] <= resumed_step]
-        self.num_starts = 1 + sum(row["kind"] == "start" for row in kept)
-        fresh = self.path.with_suffix(".tmp")
-        fresh.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        os.replace(fresh, self.path)
-        self._file = self.path.open("a", buffering=1)
+        if self._file:
+            self._file.close()
+        kept: list[bytes] = []
+        self.num_starts = 1
+        for line, row in _lines(_content(self.path), str(self.path), self._warn):
+            if row is None or row["step"] <= resumed_step:  # a damaged line stays: somebody may mend it
+                kept.append(line)
+                self.num_starts += row is not None and row["kind"] == "start"
+        write_durably(self.path, b"".join(kept))
+        self._file = self._opened()
         self._tensorboard = SummaryWriter(
             str(self.path.parent / TENSORBOARD_NAME), purge_step=resumed_step + 1
         )
 
+    def _opened(self) -> TextIO:
+        def opener(path: str, flags: int) -> int:
+            return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+        return open(self.path, "a", buffering=1, opener=opener)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Make of a disk's error one of ours: another attempt would meet it again."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"{self.path.parent}: metrics cannot be written ({error.strerror or error}); make room "
+                "there, or allow it"
+            ) from None
+
     def flush(self) -> None:
         """Have all rows in the files, those of TensorBoard too."""
-        self._file.flush()
-        if self._tensorboard:
-            self._tensorboard.flush()
+        with self._writing():
+            if self._file:
+                self._file.flush()
+            if self._tensorboard:
+                self._tensorboard.flush()
 
     def close(self) -> None:
         """Flush and close both."""
-        self._file.close()
-        if self._tensorboard:
-            self._tensorboard.close()
+        with self._writing():
+            if self._file:
+                self._file.close()
+            if self._tensorboard:
+                self._tensorboard.close()
 
     def __enter__(self) -> RunWriter:
         return self
@@ -98,15 +200,49 @@ class RunWriter:
         self.close()
 
 
-def read_metrics(path: Path) -> list[Row]:
-    """Return the rows of a `metrics.jsonl`, without a last line that a crash has cut off."""
-    return parse_metrics(path.read_bytes()) if path.exists() else []
+def read_metrics(path: Path, warn: Callable[[str], None] = lambda text: None) -> list[Row]:
+    """Return the rows of a `metrics.jsonl`, [] without one; see `parse_metrics`.
+
+    Raises:
+        RunError: it is not a regular file.
+    """
+    return parse_metrics(_content(path), str(path), warn)
 
 
-def parse_metrics(content: bytes) -> list[Row]:
-    """Return the rows that the `content` of a `metrics.jsonl` holds; as `read_metrics`."""
-    lines = content.splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+def parse_metrics(
+    content: bytes, name: str = METRICS_NAME, warn: Callable[[str], None] = lambda text: None
+) -> list[Row]:
+    """Return the rows that the `content` of a `metrics.jsonl` holds, without a last line that was cut off.
+
+    Damaged lines are passed over; `warn` is told how many, and of the first of them in the file `name`.
+    """
+    return [row for _, row in _lines(content, name, warn) if row is not None]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return read_file(path, max_bytes=MAX_RECORD_BYTES)
+    except FileNotFoundError:
+        return b""
+    except DocumentError as error:
+        raise RunError(f"{path} {error}; move it away and start again") from None
+
+
+def _lines(content: bytes, name: str, warn: Callable[[str], None]) -> list[tuple[bytes, Row | None]]:
+    """Return the whole lines of `content`, each with its row, None where it is damaged."""
+    found: list[tuple[bytes, Row | None]] = []
+    damaged: list[str] = []
+    for number, line in enumerate(content.split(b"\n")[:-1], 1):
+        row: Row | None = None
+        try:
+            row = parse_document(line, _Shape).model_dump(exclude_unset=True)
+        except DocumentError as error:
+            damaged.append(f"line {number} of {name}: it {error}")
+        found.append((line + b"\n", row))
+    if damaged:
+        others = f", and {len(damaged) - 1:,} more lines" if len(damaged) > 1 else ""
+        warn(f"warning: passed over {damaged[0]}{others}")
+    return found
 
 
 def _finite(value: Any) -> Any:

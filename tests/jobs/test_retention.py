@@ -16,13 +16,13 @@ from capsdist.train.cluster.files import LocalFiles, open_files
 from capsdist.train.cluster.resume import newest_whole, opened_checkpoint, viewed
 from capsdist.train.cluster.retention import (
     Saved,
-    best,
     checkpoint_name,
     checkpoint_step,
     clean,
     finished_checkpoints,
     leftovers,
     prune,
+    ranked,
     superfluous,
 )
 from faults.strikes import flip_bit
@@ -73,9 +73,9 @@ def test_a_policy_by_age_alone_would_lose_the_best():
     saved = [Saved(1, 2.0), Saved(2, 5.0), Saved(3, 4.0)]
     assert superfluous(saved, keep_last=1, keep_best=1) == [2]
     assert superfluous(saved, keep_last=1, keep_best=0) == [1, 2]  # the twin
-    assert best(saved) == Saved(1, 2.0)
-    assert best([Saved(1), Saved(2)]) is None
-    assert best([Saved(1, 2.0), Saved(2, 2.0)]) == Saved(2, 2.0)
+    assert ranked(saved) == [Saved(1, 2.0), Saved(3, 4.0), Saved(2, 5.0)]
+    assert ranked([Saved(1), Saved(2)]) == []
+    assert ranked([Saved(1, 2.0), Saved(2, 2.0)]) == [Saved(2, 2.0), Saved(1, 2.0)]
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_folders_are_cleaned_and_pruned(tmp_path):
         (tmp_path / name).mkdir()
     files = LocalFiles(tmp_path)
     clean(files, resumed=8)
-    prune(files, keep_last=2, keep_best=1)
+    prune(files, print, keep_last=2, keep_best=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "step_00000004", "step_00000006", "step_00000008", "tensorboard",
     ]  # fmt: skip
@@ -162,7 +162,7 @@ def test_folders_are_cleaned_and_pruned(tmp_path):
 def test_an_error_counts_for_the_weights_that_were_validated(tmp_path):
     save_tiny(tmp_path, 4, 1.0)
     save_tiny(tmp_path, 6, 1.0, validated_step=4)
-    assert finished_checkpoints(LocalFiles(tmp_path)) == [Saved(4, 1.0), Saved(6, None)]
+    assert finished_checkpoints(LocalFiles(tmp_path), print) == [Saved(4, 1.0), Saved(6, None)]
 
 
 def opened(place: str, **options: bool) -> str:

@@ -60,7 +60,8 @@ def test_a_run_of_another_configuration_is_refused_with_all_fields(tmp_path):
     run = RunFolder(tmp_path / "first")
     run.create()
     run.begin(Config())
-    run.check_continues(Config(), 1000)
+    save_tiny(run.path, 2, config=Config(model=SMALL))
+    run.check_continues(Config(model=SMALL), 1000)
     changed = with_field("routing.iterations", 4).model_copy(
         update={"train": Config().train.model_copy(update={"seed": 5})}
     )

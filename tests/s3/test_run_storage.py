@@ -118,7 +118,7 @@ def test_checkpoints_are_chosen_cleaned_and_pruned_as_on_a_disk(place: Place, tm
     assert warnings[0] == f"warning: passed over {place.url}/run/step_00000012: it is half written"
     assert f"checkpoint {place.url}/run/step_00000010 is damaged: model.safetensors" in warnings[1]
     clean(files, resumed=8)
-    prune(files, keep_last=1, keep_best=1)
+    prune(files, print, keep_last=1, keep_best=1)
     assert {name.split("/")[1] for name in place.objects()} == {"step_00000004", "step_00000008"}
     with opened_checkpoint(f"{place.url}/run", lowest_error=True, warn=print) as (name, folder):
         assert name == f"{place.url}/run/step_00000004"

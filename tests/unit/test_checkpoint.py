@@ -136,13 +136,15 @@ def test_damage_is_noticed_and_named(folder: Path, name: str, damage: str) -> No
 def test_a_manifest_cut_off_is_damage(folder: Path) -> None:
     path = folder / "manifest.json"
     path.write_text(path.read_text()[:-20])
-    with pytest.raises(CheckpointError, match=r"is damaged: manifest\.json is no JSON"):
+    with pytest.raises(CheckpointError, match=r"is damaged: manifest\.json is not JSON"):
         read_checkpoint(folder)
 
 
 def test_another_format_is_refused(folder: Path) -> None:
     edit_json(folder / "manifest.json", lambda manifest: manifest.update(format=99))
-    with pytest.raises(CheckpointError, match="has format 99, this version reads 1; use the version"):
+    with pytest.raises(
+        CheckpointError, match="has format 99, this version of capsdist reads format 1; resume"
+    ):
         read_checkpoint(folder)
 
 

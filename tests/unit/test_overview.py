@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,7 +19,7 @@ from matplotlib.image import imread
 from matplotlib.text import Text
 
 from capsdist.analysis.drawing import Samples, draw_overview, headline, percent_ticks, smoothed
-from capsdist.analysis.overview import newest_checkpoint, overview, pick_samples
+from capsdist.analysis.overview import overview, pick_samples
 from capsdist.config import Config, Data, Model
 from capsdist.data import write_split
 from capsdist.errors import RunError
@@ -129,20 +131,43 @@ def test_misread_images_come_last_and_are_decoded_as_either_class(decoder: bool,
 
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
-    for name, step, whole in (("step_9", 9, True), ("step_10", 10, True), ("step_11", 11, False)):
-        folder = tmp_path / name
-        folder.mkdir()
-        (folder / "state.json").write_text(json.dumps({"step": step}))
-        if whole:
-            (folder / "manifest.json").write_text("{}")
-    assert newest_checkpoint(tmp_path).name == "step_10"
+    config = Config(model=Model(**TINY), data=Data(name="made", root=str(tmp_path / "data"), shift=0))
+    run = make_run(tmp_path, config)
+    newer = run / "step_00000050"
+    shutil.copytree(run / "step_00000040", newer)
+    (newer / "manifest.json").write_bytes(b"\xff")
+    with (run / "metrics.jsonl").open("ab") as file:
+        file.write(b"\xff\n")
+    warnings: list[str] = []
+    assert overview(run, warn=warnings.append).exists()
+    line, checkpoint = warnings
+    assert re.match(rf"warning: passed over line \d+ of {run}/metrics.jsonl: it is not UTF-8", line)
+    assert checkpoint.startswith(
+        f"warning: passed over a checkpoint: checkpoint {newer} is damaged: manifest"
+    )
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=rf"{tmp_path} holds no metrics\.jsonl; give the folder of a run"):
         overview(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"kind": "train", "step": 1}\n')
     with pytest.raises(RunError, match=f"{tmp_path} has no checkpoint; give the folder"):
-        newest_checkpoint(tmp_path)
+        overview(tmp_path)
+
+
+def test_a_picture_that_is_cut_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = Config(model=Model(**TINY), data=Data(name="made", root=str(tmp_path / "data"), shift=0))
+    run = make_run(tmp_path, config)
+    before = sorted(run.iterdir())
+
+    def cut(figure: Figure, path: Path) -> None:
+        path.write_bytes(b"\x89PNG")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "savefig", cut)
+    with pytest.raises(KeyboardInterrupt):
+        overview(run)
+    assert sorted(run.iterdir()) == before
 
 
 def drawn_texts(figure: Figure) -> list[Text]:

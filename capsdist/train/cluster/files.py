@@ -10,24 +10,35 @@ import contextlib
 import errno
 import os
 import shutil
+import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from capsdist.errors import RunError
+from capsdist.errors import DocumentError, RunError
+from capsdist.storage.documents import MAX_BYTES, read_file
+from capsdist.storage.durable import flush_folder, remove_temporaries, remove_tree, write_durably
 from capsdist.train.cluster.locks import Lock, Tell, file_lock
+from capsdist.train.manifest import MANIFEST
 
-__all__ = ["LOCK_NAME", "MANIFEST", "LocalFiles", "RunFiles", "is_url", "open_files"]
+__all__ = ["LOCK_NAME", "LocalFiles", "RunFiles", "Warn", "is_url", "open_files", "read_document"]
+
+T = TypeVar("T")
+Warn = Callable[[str], None]
+"""Called with one line for each file that is passed over."""
 
 LOCK_NAME = ".lock"
-MANIFEST = "manifest.json"
 _PARTIAL = ".partial-"
+_PROBE_BYTES = 65536  # more than a full disk takes
 
 
 class RunFiles(Protocol):
-    """The files of one run, by name; `str` of it is what people are told. All methods raise RunError."""
+    """The files of one run, by name; `str` of it is what people are told. All methods raise RunError.
+
+    Symbolic links are followed to read, never to write, lock or remove: a link goes, its target stays.
+    """
 
     @property
     def name(self) -> str:
@@ -51,8 +62,12 @@ class RunFiles(Protocol):
         """Return what a file is called in messages."""
         ...
 
-    def read(self, name: str) -> bytes | None:
-        """Return the content of a file, None without one."""
+    def read(self, name: str, *, max_bytes: int = MAX_BYTES) -> bytes | None:
+        """Return the content of a file, None without one.
+
+        Raises:
+            DocumentError: it is larger than `max_bytes`, or a folder or another special file; names it.
+        """
         ...
 
     def write(self, name: str, content: bytes) -> None:
@@ -92,6 +107,19 @@ class RunFiles(Protocol):
         ...
 
 
+def read_document(files: RunFiles, name: str, parse: Callable[[bytes], T]) -> T | None:
+    """Return what `parse` makes of the JSON file `name`, None without one.
+
+    Raises:
+        DocumentError: it is damaged or foreign; names it. RunError: the storage cannot be read.
+    """
+    content = files.read(name)
+    try:
+        return None if content is None else parse(content)
+    except DocumentError as error:
+        raise DocumentError(f"{files.path(name)} {error}") from None
+
+
 def is_url(path: str) -> bool:
     """Return whether `path` is a URL; `capsdist.storage` knows more, and takes a while to import."""
     return "://" in path
@@ -122,11 +150,13 @@ class LocalFiles:
 
     def create(self) -> None:
         """Make the folder and write a file into it."""
-        probe = self.local / f".probe-{os.getpid()}"
         try:
             self.local.mkdir(parents=True, exist_ok=True)
-            probe.write_text("")
-            probe.unlink()
+            with tempfile.NamedTemporaryFile(dir=self.local, prefix=".probe-") as probe:
+                probe.write(bytes(_PROBE_BYTES))
+                probe.flush()
+                os.fsync(probe.fileno())
+            flush_folder(self.local.parent)
         except OSError as error:
             reason = error.strerror or str(error)
             raise RunError(
@@ -142,33 +172,29 @@ class LocalFiles:
         """Return the path."""
         return str(self.local / name)
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, *, max_bytes: int = MAX_BYTES) -> bytes | None:
         """Read the file."""
         try:
-            return (self.local / name).read_bytes()
+            return read_file(self.local / name, max_bytes=max_bytes)
         except FileNotFoundError:
             return None
+        except DocumentError as error:
+            raise DocumentError(f"{self.local / name} {error}") from None
 
     def write(self, name: str, content: bytes) -> None:
         """Write a file beside it and rename that."""
-        path = self.local / name
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            partial.write_bytes(content)
-            partial.replace(path)
-        except OSError as error:
-            raise RunError(
-                f"{path}: cannot be written ({error.strerror or error}); make room, or allow it"
-            ) from None
+        with self._changing(name):
+            write_durably(self.local / name, content)
 
     def delete(self, name: str) -> None:
         """Delete the file."""
-        (self.local / name).unlink(missing_ok=True)
+        with self._changing(name):
+            (self.local / name).unlink(missing_ok=True)
 
     def folders(self, prefix: str) -> dict[str, bool]:
         """Look into the folder."""
-        found = sorted(path for path in self.local.glob(f"{prefix}*") if path.is_dir())
-        return {path.name: (path / MANIFEST).exists() for path in found}
+        found = sorted(path for path in self.local.glob(f"{prefix}*") if os.path.isdir(path))
+        return {path.name: os.path.exists(path / MANIFEST) for path in found}
 
     @contextlib.contextmanager
     def staging(self, name: str) -> Iterator[Path]:
@@ -177,11 +203,12 @@ class LocalFiles:
         Its name is new each time: a worker that lives on at a host that was cut off removes only its own.
         """
         staged = self.local / f"{_PARTIAL}{name}-{uuid.uuid4().hex[:8]}"
-        staged.mkdir()
+        with self._changing(staged.name):
+            staged.mkdir()
         try:
             yield staged
         finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            remove_tree(staged)
 
     def store(self, staged: Path, name: str) -> None:
         """Rename it, and have the new name on disk before anything is said about it.
@@ -190,24 +217,23 @@ class LocalFiles:
         late finds that its successor's `remove_staged` has taken its own away, and does no harm.
         """
         target = self.local / name
-        try:
-            staged.rename(target)
-        except FileNotFoundError:
-            raise RunError(
-                f"{staged}: is gone, because another start of this run has taken over; leave it to that one"
-            ) from None
-        except OSError as error:
-            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
-                raise
-            old = staged.with_name(f"{staged.name}-old")
-            target.rename(old)
-            staged.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-        descriptor = os.open(self.local, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        with self._changing(name):
+            try:
+                flush_folder(staged)
+                staged.rename(target)
+            except FileNotFoundError:
+                raise RunError(
+                    f"{staged}: is gone, because another start of this run has taken over; leave it to that "
+                    "one"
+                ) from None
+            except OSError as error:  # a folder, a file or a link in its place
+                if error.errno not in {errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR}:
+                    raise
+                old = staged.with_name(f"{staged.name}-old")
+                target.rename(old)
+                staged.rename(target)
+                remove_tree(old)
+            flush_folder(self.local)
 
     @contextlib.contextmanager
     def fetched(self, name: str) -> Iterator[Path]:
@@ -219,11 +245,21 @@ class LocalFiles:
         shutil.copytree(self.local / name, target, dirs_exist_ok=True)
 
     def remove(self, name: str) -> None:
-        """Remove the folder."""
-        self.delete(f"{name}/{MANIFEST}")
-        shutil.rmtree(self.local / name, ignore_errors=True)
+        """Remove the folder, or the link in its place."""
+        remove_tree(self.local / name, first=MANIFEST)
 
     def remove_staged(self) -> None:
-        """Remove hidden folders."""
+        """Remove hidden folders and temporary files."""
         for staged in self.local.glob(f"{_PARTIAL}*"):
-            shutil.rmtree(staged, ignore_errors=True)
+            remove_tree(staged)
+        remove_temporaries(self.local)
+
+    @contextlib.contextmanager
+    def _changing(self, name: str) -> Iterator[None]:
+        """Make of a disk's error one of ours, which is not tried again."""
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"{self.local / name}: cannot be written ({error.strerror or error}); make room, or allow it"
+            ) from None

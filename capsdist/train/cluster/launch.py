@@ -22,7 +22,7 @@ from capsdist.train.cluster.preflight import Machine, Placement
 from capsdist.train.cluster.rundir import STORY, RunFolder, RunSummary, Status, total_steps
 from capsdist.train.cluster.session import prepare_ray, ray_session
 from capsdist.train.cluster.stop import StopSignals, job_warning
-from capsdist.train.metrics import METRICS_NAME, Row, parse_metrics
+from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, Row, parse_metrics
 
 if TYPE_CHECKING:
     from capsdist.train.cluster.worker import Fault, Observer
@@ -72,7 +72,7 @@ class _Attempt:
 
     def __init__(self, config: Config, display: Show, fault: Fault | None, observer: Observer | None) -> None:
         self.config, self.display, self.fault, self.observer = config, display, fault, observer
-        self.run = RunFolder(preflight.run_place(config))
+        self.run = RunFolder(preflight.run_place(config), self._note)
         self.summary: RunSummary | None = None
         self._began = time.monotonic()
 
@@ -89,7 +89,7 @@ class _Attempt:
             self.run.check_continues(self.config, num_samples)
             result = self.run.read_result()
             if result and result.status == "done" and result.steps == total_steps(self.config, num_samples):
-                self._show_again()
+                self._show_again(result)
                 return result
             return self._train(machine, placement, signals, lock)
 
@@ -103,12 +103,13 @@ class _Attempt:
         wall_s = time.monotonic() - self._began
         return RunSummary(self.run.name, str(self.run), status, *figures, wall_s, reason)
 
-    def _show_again(self) -> None:
+    def _show_again(self, result: RunSummary) -> None:
         """Show the last lines of a run that is done already."""
-        self.display({"kind": "note", "message": f"run {self.run.name} is done already"})
-        rows = parse_metrics(self.run.files.read(METRICS_NAME) or b"")
+        self._note(f"run {self.run.name} is done already")
+        content = self.run.files.read(METRICS_NAME, max_bytes=MAX_RECORD_BYTES) or b""
+        rows = parse_metrics(content, self.run.files.path(METRICS_NAME), self._note)
         for row in [row for row in rows if row["kind"] == "end"][-1:]:
-            self.display(row)
+            self.display(row | {"step": result.steps, "error_percent": result.error_percent})
 
     def _train(
         self, machine: Machine | None, placement: Placement | None, signals: StopSignals, lock: Lock
@@ -122,7 +123,7 @@ class _Attempt:
             note = f" ({placement.note})" if placement.note else ""
             self._status(f"starting {placement.workers} workers{note}")
             if warning := job_warning():
-                self.display({"kind": "note", "message": warning})
+                self._note(warning)
             self.run.begin(self.config)
             try:
                 end = self._fit(placement, signals, lock)
@@ -162,6 +163,9 @@ class _Attempt:
 
     def _status(self, message: str) -> None:
         self.display({"kind": "status", "message": message})
+
+    def _note(self, message: str) -> None:
+        self.display({"kind": "note", "message": message})
 
 
 def _not_enough(config: Config, placement: Placement, room: str) -> str:

@@ -8,18 +8,23 @@ see whether it lives. No clocks are compared.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
-import json
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from capsdist.errors import RunError
+from pydantic import Field, NonNegativeInt
+
+from capsdist.errors import DocumentError, RunError
+from capsdist.storage.documents import dump_json, parse_document
+from capsdist.storage.durable import open_lock_file
 
 if TYPE_CHECKING:
     from capsdist.storage import ObjectFolder
@@ -29,6 +34,7 @@ __all__ = ["Lock", "Tell", "file_lock", "object_lock"]
 _BEAT_S = 5.0
 _SILENT_S = 16.0  # without a beat: the holder is dead
 _SETTLE_S = 1.0  # of two that take over at a time, it belongs to the one that wrote last
+_SHOWN = 200  # characters of a lock file in a message
 
 
 Tell = Callable[[str], None]
@@ -55,18 +61,39 @@ def file_lock(path: Path, run: str) -> Iterator[Lock]:
     """Hold `run` by a lock on the file `path`.
 
     Raises:
-        RunError: another process holds it.
+        RunError: another process holds it, or `path` is not a file that can be locked.
     """
-    with path.open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise _held(run, file.read() or "another process") from None
-        file.truncate(0)
-        file.write(_this_process())
-        file.flush()
+    try:
+        descriptor = open_lock_file(path, mode=0o666)
+    except OSError as error:
+        linked = error.errno == errno.ELOOP
+        reason = "is a symbolic link" if linked else f"cannot be locked ({error.strerror or error})"
+        raise RunError(f"{path} {reason}; remove it and start again") from None
+    try:
+        _take(descriptor, path, run)
         yield Lock(run)
+    finally:
+        os.close(descriptor)
+
+
+def _take(descriptor: int, path: Path, run: str) -> None:
+    """Lock the open file and write into it who holds it.
+
+    Raises:
+        RunError: as `file_lock`.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, _this_process().encode())
+    except BlockingIOError:
+        found = os.read(descriptor, _SHOWN).decode(errors="replace")
+        raise _held(run, " ".join(found.split()) or "another process") from None
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be locked ({error.strerror or error}); make room, or choose another folder with "
+            "--train.storage"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -97,8 +124,20 @@ def object_lock(objects: ObjectFolder, name: str, run: str, tell: Tell) -> Itera
             lease.release()
 
 
+@dataclass(frozen=True)
+class _Holder:
+    """What the object holds: who has it, and how often that one has said so."""
+
+    holder: Annotated[str, Field(min_length=1, max_length=_SHOWN, pattern=r"^[^\x00-\x1f]*$")]
+    id: str
+    beats: NonNegativeInt
+
+
 class _Lease:
-    """An object that holds who has it and how often that one has said so."""
+    """The object that holds a run.
+
+    One that is damaged belongs to nobody known. If its holder lives, that one soon writes it whole again.
+    """
 
     def __init__(self, objects: ObjectFolder, name: str) -> None:
         self._objects, self._name = objects, name
@@ -108,18 +147,27 @@ class _Lease:
         """Write the object if there is none, or none that lives; return who holds it otherwise."""
         if self._objects.write(self._name, self._content(), new=True):
             return None
-        found, until = self._read(), time.monotonic() + _SILENT_S
-        if found:
-            tell(f"waiting {_SILENT_S:g} s to see whether {found['holder']} still trains this run")
-        while found and time.monotonic() < until:
+        found, until = self._content_now(), time.monotonic() + _SILENT_S
+        if found is not None:
+            tell(self._wait_notice(found))
+        while found is not None and time.monotonic() < until:
             time.sleep(_SETTLE_S)
-            if (now := self._read()) != found:
-                if now:
-                    return now["holder"]
+            if (now := self._content_now()) != found:
+                if now is not None:
+                    return self._other() or "another process"
                 break
         self._objects.write(self._name, self._content())
         time.sleep(_SETTLE_S)
         return self._other()
+
+    def _wait_notice(self, content: bytes) -> str:
+        try:
+            return f"waiting {_SILENT_S:g} s to see whether {_parsed(content).holder} still trains this run"
+        except DocumentError as error:
+            return (
+                f"warning: {self._objects.path(self._name)} {error}; waiting {_SILENT_S:g} s to see whether "
+                "another process still trains this run"
+            )
 
     def beat(self) -> str | None:
         """Count on; return who holds it, if that is another one."""
@@ -135,17 +183,27 @@ class _Lease:
             self._objects.delete(self._name)
 
     def _other(self) -> str | None:
-        found = self._read()
-        return found["holder"] if found and found["id"] != self._id else None
+        """Return who holds the object, None if it is ours, damaged or gone."""
+        if (content := self._content_now()) is None:
+            return None
+        try:
+            found = _parsed(content)
+        except DocumentError:
+            return None
+        return found.holder if found.id != self._id else None
 
     def _content(self) -> bytes:
-        return json.dumps({"holder": _this_process(), "id": self._id, "beats": self._beats}).encode()
+        return dump_json(asdict(_Holder(_this_process(), self._id, self._beats)), indent=None)
 
-    def _read(self) -> dict[str, Any] | None:
+    def _content_now(self) -> bytes | None:
         try:
-            return json.loads(self._objects.read(self._name))
+            return self._objects.read(self._name)
         except FileNotFoundError:
             return None
+
+
+def _parsed(content: bytes) -> _Holder:
+    return parse_document(content, _Holder)
 
 
 def _this_process() -> str:

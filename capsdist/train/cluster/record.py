@@ -14,8 +14,8 @@ from pathlib import Path
 import xxhash
 
 from capsdist.storage.temporary import temporary_folder
-from capsdist.train.cluster.files import RunFiles
-from capsdist.train.metrics import METRICS_NAME, Row, RunWriter
+from capsdist.train.cluster.files import RunFiles, Warn
+from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, Row, RunWriter
 
 __all__ = ["RunRecord", "open_record"]
 
@@ -54,11 +54,12 @@ class RunRecord:
 
 
 @contextlib.contextmanager
-def open_record(files: RunFiles) -> Iterator[RunRecord]:
-    """Yield the record of the run, its earlier rows included."""
+def open_record(files: RunFiles, warn: Warn) -> Iterator[RunRecord]:
+    """Yield the record of the run, its earlier rows included; `warn` is told of damaged ones."""
     with contextlib.ExitStack() as stack:
         folder = files.local
         if folder is None:
             folder = stack.enter_context(temporary_folder())
-            (folder / METRICS_NAME).write_bytes(files.read(METRICS_NAME) or b"")
-        yield RunRecord(files, folder, stack.enter_context(RunWriter(folder)))
+            rows = files.read(METRICS_NAME, max_bytes=MAX_RECORD_BYTES)
+            (folder / METRICS_NAME).write_bytes(rows or b"")
+        yield RunRecord(files, folder, stack.enter_context(RunWriter(folder, warn)))

@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from capsdist.errors import RunError
+from capsdist.errors import DocumentError, RunError
 from capsdist.storage import ObjectFolder, check_storage
+from capsdist.storage.documents import MAX_BYTES
 from capsdist.storage.temporary import temporary_folder
-from capsdist.train.cluster.files import LOCK_NAME, MANIFEST
+from capsdist.train.cluster.files import LOCK_NAME
 from capsdist.train.cluster.locks import Lock, Tell, object_lock
+from capsdist.train.manifest import MANIFEST, MODEL, OPTIMIZER, STATE
 
 __all__ = ["ObjectFiles"]
 
@@ -41,12 +43,15 @@ class ObjectFiles:
         """Return the URL."""
         return self._objects.path(name)
 
-    def read(self, name: str) -> bytes | None:
+    def read(self, name: str, *, max_bytes: int = MAX_BYTES) -> bytes | None:
         """Read the object."""
         try:
-            return self._objects.read(name)
+            content = self._objects.read(name)
         except FileNotFoundError:
             return None
+        if len(content) > max_bytes:
+            raise DocumentError(f"{self.path(name)} is larger than {max_bytes:,} bytes")
+        return content
 
     def write(self, name: str, content: bytes) -> None:
         """Write the object, which is one request."""
@@ -57,7 +62,7 @@ class ObjectFiles:
         self._objects.delete(name)
 
     def folders(self, prefix: str) -> dict[str, bool]:
-        """List the objects."""
+        """List the objects; one whose name ends with a slash is a marker that other programs leave."""
         found: dict[str, bool] = {}
         for name in sorted(self._objects.sizes(prefix)):
             folder, slash, file = name.partition("/")
@@ -85,15 +90,25 @@ class ObjectFiles:
             yield folder
 
     def download(self, name: str, target: Path) -> None:
-        """Read the objects."""
-        for object_name in self._objects.sizes(f"{name}/"):
+        """Read the objects of a checkpoint, and no others that lie there."""
+        there = self._objects.sizes(f"{name}/")
+        for file in (MODEL, OPTIMIZER, STATE, MANIFEST):
+            if f"{name}/{file}" not in there:
+                continue
             try:
-                content = self._objects.read(object_name)
+                content = self._objects.read(f"{name}/{file}")
             except FileNotFoundError:
                 raise RunError(
-                    f"{self.path(object_name)}: was deleted while it was read; start this run once at a time"
+                    f"{self.path(f'{name}/{file}')}: was deleted while it was read; start this run once at a "
+                    "time"
                 ) from None
-            (target / object_name.rpartition("/")[2]).write_bytes(content)
+            try:
+                (target / file).write_bytes(content)
+            except OSError as error:
+                raise RunError(
+                    f"{target / file}: cannot be written ({error.strerror or error}); make room there, or "
+                    "set TMPDIR to another folder"
+                ) from None
 
     def remove(self, name: str) -> None:
         """Delete the objects."""

@@ -7,25 +7,23 @@ that was whole on storage but not yet registered when the driver died. Here its 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from capsdist.errors import CheckpointError
 from capsdist.storage.temporary import temporary_folder
-from capsdist.train.cluster.files import RunFiles, is_url, open_files
+from capsdist.train.cluster.files import RunFiles, Warn, is_url, open_files
 from capsdist.train.cluster.retention import (
-    best,
     checkpoint_name,
     checkpoint_step,
     finished_checkpoints,
     found_checkpoints,
+    ranked,
 )
-from capsdist.train.metrics import METRICS_NAME
+from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME
 
-__all__ = ["Whole", "newest_whole", "opened_checkpoint", "resume_from", "viewed"]
-
-Warn = Callable[[str], None]
+__all__ = ["Whole", "best_whole", "newest_whole", "opened_checkpoint", "resume_from", "viewed"]
 
 
 @dataclass(frozen=True)
@@ -62,19 +60,52 @@ def newest_whole(files: RunFiles, warn: Warn) -> Iterator[Whole | None]:
         yield None
 
 
+@contextlib.contextmanager
+def best_whole(files: RunFiles, warn: Warn) -> Iterator[Whole]:
+    """Yield, of the whole checkpoints that were validated, the one with the lowest error.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    validated = ranked(finished_checkpoints(files, warn))
+    if not validated:
+        raise CheckpointError(f"{files}: no checkpoint was validated; take the newest, without --best")
+    with contextlib.ExitStack() as stack:
+        for saved in validated:
+            if folder := _opened(files, saved.step, warn, stack):
+                yield Whole(saved.step, folder)
+                return
+    names = ", ".join(checkpoint_name(saved.step) for saved in validated)
+    raise CheckpointError(
+        f"{files}: all validated checkpoints are damaged ({names}); take the newest, without --best"
+    )
+
+
 def _opened(files: RunFiles, step: int, warn: Warn, stack: contextlib.ExitStack) -> Path | None:
     """Return the checkpoint as a local folder that lives as long as `stack`, None if it is damaged."""
+    try:
+        return _verified(files, checkpoint_name(step), stack)
+    except CheckpointError as error:
+        warn(f"warning: passed over a checkpoint: {str(error).partition(';')[0]}")
+        return None
+
+
+def _verified(files: RunFiles, name: str, stack: contextlib.ExitStack) -> Path:
+    """Return the whole checkpoint `name` as a local folder that lives as long as `stack`.
+
+    Raises:
+        CheckpointError: it is damaged; names where it lies.
+    """
     from capsdist.train.checkpoint import verify_checkpoint  # late: torch
 
-    place = files.path(checkpoint_name(step))
     with contextlib.ExitStack() as attempt:
-        folder = attempt.enter_context(files.fetched(checkpoint_name(step)))
+        folder = attempt.enter_context(files.fetched(name))
         try:
-            verify_checkpoint(folder)
+            state = verify_checkpoint(folder)
         except CheckpointError as error:
-            reason = str(error).replace(str(folder), place).partition(";")[0]
-            warn(f"warning: passed over a checkpoint: {reason}")
-            return None
+            raise CheckpointError(str(error).replace(str(folder), files.path(name))) from None
+        if state.step != checkpoint_step(name):
+            raise CheckpointError(f"checkpoint {files.path(name)} is of step {state.step}; rename it")
         stack.push(attempt.pop_all())
         return folder
 
@@ -117,26 +148,18 @@ def opened_checkpoint(place: str, *, lowest_error: bool = False, warn: Warn) -> 
     parent, _, name = address.rstrip("/").rpartition("/")
     with contextlib.ExitStack() as stack:
         if checkpoint_step(name) is not None and is_url(place):
-            files = open_files(f"{parent}{mark}{query}")
-            yield place, stack.enter_context(files.fetched(name))
+            yield place, _verified(open_files(f"{parent}{mark}{query}"), name, stack)
             return
         files = open_files(place)
-        if files.local and any(files.local.glob("*.safetensors")):
-            yield place, files.local  # a checkpoint under any name
-            return
         if not found_checkpoints(files):
+            if files.local and any(files.local.glob("*.safetensors")):
+                yield place, files.local  # a checkpoint under any name
+                return
             raise CheckpointError(
                 f"no checkpoint below {files}; give a checkpoint, or a run that has trained"
             )
-        if lowest_error:
-            if not (found := best(finished_checkpoints(files))):
-                raise CheckpointError(
-                    f"{files}: no checkpoint was validated; take the newest, without --best"
-                )
-            folder = stack.enter_context(files.fetched(checkpoint_name(found.step)))
-            yield files.path(checkpoint_name(found.step)), folder
-            return
-        if not (whole := stack.enter_context(newest_whole(files, warn))):
+        chosen = best_whole(files, warn) if lowest_error else newest_whole(files, warn)
+        if not (whole := stack.enter_context(chosen)):
             raise CheckpointError(f"{files}: holds no whole checkpoint; give a run that has trained")
         yield files.path(checkpoint_name(whole.step)), whole.folder
 
@@ -148,7 +171,8 @@ def viewed(files: RunFiles, warn: Warn) -> Iterator[Path]:
         yield files.local
         return
     with temporary_folder() as folder, newest_whole(files, warn) as whole:
-        (folder / METRICS_NAME).write_bytes(files.read(METRICS_NAME) or b"")
+        rows = files.read(METRICS_NAME, max_bytes=MAX_RECORD_BYTES)
+        (folder / METRICS_NAME).write_bytes(rows or b"")
         if whole:
             (folder / checkpoint_name(whole.step)).symlink_to(whole.folder)
         yield folder

@@ -6,19 +6,20 @@ on from, the best to use, and nothing else. So the folder is the record, and Ray
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from capsdist.train.cluster.files import RunFiles
+from capsdist.errors import DocumentError
+from capsdist.train.cluster.files import RunFiles, Warn, read_document
+from capsdist.train.manifest import MANIFEST, STATE, State, digest_of, parse_manifest, parse_state
 
 __all__ = [
-    "Saved", "best", "checkpoint_name", "checkpoint_step", "clean", "finished_checkpoints",
-    "found_checkpoints", "leftovers", "prune", "superfluous",
+    "Saved", "checkpoint_name", "checkpoint_step", "clean", "finished_checkpoints", "found_checkpoints",
+    "leftovers", "newest_state", "prune", "ranked", "read_state", "superfluous",
 ]  # fmt: skip
 
-_NAME = re.compile(r"step_(\d{8,})")
+_NAME = re.compile(r"step_([0-9]{8,})")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def checkpoint_name(step: int) -> str:
 def checkpoint_step(name: str) -> int | None:
     """Return the step of the checkpoint folder `name`, None if it is not named like one."""
     found = _NAME.fullmatch(name)
-    return int(found[1]) if found else None
+    return int(found[1]) if found and checkpoint_name(int(found[1])) == name else None
 
 
 def superfluous(saved: Sequence[Saved], *, keep_last: int, keep_best: int) -> list[int]:
@@ -46,13 +47,14 @@ def superfluous(saved: Sequence[Saved], *, keep_last: int, keep_best: int) -> li
     Of equally good ones the newer is better; those that were not validated are kept by age only.
     """
     newest = sorted((each.step for each in saved), reverse=True)
-    kept = {*newest[:keep_last], *(each.step for each in _ranked(saved)[:keep_best])}
+    kept = {*newest[:keep_last], *(each.step for each in ranked(saved)[:keep_best])}
     return sorted(set(newest) - kept)
 
 
-def best(saved: Sequence[Saved]) -> Saved | None:
-    """Return the one with the lowest error, None if none was validated."""
-    return next(iter(_ranked(saved)), None)
+def ranked(saved: Sequence[Saved]) -> list[Saved]:
+    """Return those that were validated, the lowest error first, of equal ones the newer."""
+    measured = [(each.error_percent, -each.step, each) for each in saved if each.error_percent is not None]
+    return [each for *_, each in sorted(measured, key=lambda entry: entry[:2])]
 
 
 def leftovers(found: Mapping[int, bool], resumed: int | None) -> list[int]:
@@ -70,10 +72,53 @@ def found_checkpoints(files: RunFiles) -> dict[int, bool]:
     return {step: finished for name, finished in folders if (step := checkpoint_step(name)) is not None}
 
 
-def finished_checkpoints(files: RunFiles) -> list[Saved]:
-    """Return all checkpoints that were written to their end, by step."""
-    steps = sorted(step for step, finished in found_checkpoints(files).items() if finished)
-    return [Saved(step, _error_percent(files, step)) for step in steps]
+def finished_checkpoints(files: RunFiles, warn: Warn) -> list[Saved]:
+    """Return all checkpoints that were written to their end, by step.
+
+    One whose state.json is damaged counts as not validated; `warn` is told of it.
+    """
+    saved: list[Saved] = []
+    for step in _finished(files):
+        try:
+            saved.append(Saved(step, read_state(files, step).error_percent))
+        except DocumentError as error:
+            warn(f"warning: the error of {checkpoint_name(step)} is unknown: {error}")
+            saved.append(Saved(step))
+    return saved
+
+
+def newest_state(files: RunFiles) -> State | None:
+    """Return the state of the newest checkpoint that was written to its end and whose state is whole."""
+    for step in reversed(_finished(files)):
+        try:
+            return read_state(files, step)
+        except DocumentError:  # whoever goes on from a checkpoint names what is passed over
+            continue
+    return None
+
+
+def read_state(files: RunFiles, step: int) -> State:
+    """Return the state.json of the checkpoint after `step` steps.
+
+    Raises:
+        DocumentError: it or its manifest is missing or damaged; names the file.
+    """
+    name = checkpoint_name(step)
+    path = files.path(f"{name}/{STATE}")
+    manifest = read_document(files, f"{name}/{MANIFEST}", parse_manifest)
+    content = files.read(f"{name}/{STATE}")
+    if manifest is None or content is None:
+        missing = MANIFEST if manifest is None else STATE
+        raise DocumentError(f"{files.path(f'{name}/{missing}')} is missing")
+    if digest_of(content) != manifest.files[STATE]:
+        raise DocumentError(f"{path} does not match its manifest")
+    try:
+        state = parse_state(content)
+    except DocumentError as error:
+        raise DocumentError(f"{path} {error}") from None
+    if state.step != step:
+        raise DocumentError(f"{path} is of step {state.step}")
+    return state
 
 
 def clean(files: RunFiles, resumed: int | None) -> None:
@@ -83,18 +128,14 @@ def clean(files: RunFiles, resumed: int | None) -> None:
         files.remove(checkpoint_name(step))
 
 
-def prune(files: RunFiles, *, keep_last: int, keep_best: int) -> None:
-    """Remove the checkpoints that are not to be kept; see `superfluous`."""
-    for step in superfluous(finished_checkpoints(files), keep_last=keep_last, keep_best=keep_best):
+def prune(files: RunFiles, warn: Warn, *, keep_last: int, keep_best: int) -> None:
+    """Remove the checkpoints that are not to be kept; see `superfluous`.
+
+    Of a checkpoint that is a symbolic link the link goes; what it points to stays.
+    """
+    for step in superfluous(finished_checkpoints(files, warn), keep_last=keep_last, keep_best=keep_best):
         files.remove(checkpoint_name(step))
 
 
-def _error_percent(files: RunFiles, step: int) -> float | None:
-    state = json.loads(files.read(f"{checkpoint_name(step)}/state.json") or b"{}")
-    metrics = state.get("metrics", {})
-    return metrics["error_percent"] if metrics.get("validated_step") == step else None
-
-
-def _ranked(saved: Sequence[Saved]) -> list[Saved]:
-    measured = [(each.error_percent, -each.step, each) for each in saved if each.error_percent is not None]
-    return [each for *_, each in sorted(measured, key=lambda entry: entry[:2])]
+def _finished(files: RunFiles) -> list[int]:
+    return sorted(step for step, finished in found_checkpoints(files).items() if finished)

@@ -6,7 +6,6 @@ checkpoints among them of `retention.py`.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
@@ -14,13 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from pydantic import ValidationError
+from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
 
 from capsdist.config import Config
-from capsdist.errors import CheckpointError, ConfigError, Problem
-from capsdist.train.cluster.files import open_files
+from capsdist.errors import CheckpointError, ConfigError, DocumentError, Problem
+from capsdist.storage.documents import dump_json, parse_document, parse_json
+from capsdist.train.cluster.files import Warn, open_files, read_document
 from capsdist.train.cluster.locks import Lock, Tell
-from capsdist.train.cluster.retention import found_checkpoints
+from capsdist.train.cluster.retention import checkpoint_name, newest_state
+from capsdist.train.manifest import State
 
 __all__ = [
     "FREE_FIELDS", "STORY", "RunFolder", "RunSummary", "Status", "changed_fields", "parse_config",
@@ -72,9 +73,9 @@ class RunSummary:
     name: str
     run_dir: str
     status: Status
-    steps: int
-    error_percent: float | None
-    images_per_s: float | None
+    steps: NonNegativeInt
+    error_percent: NonNegativeFloat | None
+    images_per_s: NonNegativeFloat | None
     wall_s: float
     reason: str | None = None
 
@@ -82,12 +83,14 @@ class RunSummary:
 class RunFolder:
     """The folder of one run: a local path or an s3:// URL; nothing is created before `create`.
 
-    files: what is in it, for those who need more than the methods here.
+    files: what is in it, for those who need more than the methods here. `warn` is told of each file that is
+    damaged and passed over.
     """
 
-    def __init__(self, place: str | os.PathLike[str]) -> None:
+    def __init__(self, place: str | os.PathLike[str], warn: Warn = lambda text: None) -> None:
         self.files = open_files(place)
         self.name = self.files.name
+        self._warn = warn
 
     def __str__(self) -> str:
         return str(self.files)
@@ -115,21 +118,34 @@ class RunFolder:
         return self.files.lock(tell)
 
     def read_config(self) -> Config | None:
-        """Return the configuration that the run was last started with, None for a new run.
+        """Return the configuration that decides what the run computes, None for a new run.
+
+        It is that of the newest checkpoint, whose digest protects it, else that of config.json: of the last
+        start. A damaged config.json is passed over; the next start writes it anew.
 
         Raises:
-            CheckpointError: the file is damaged or holds fields that this version does not know.
+            CheckpointError: it has fields that this version does not know.
         """
-        text = self.files.read(_CONFIG)
-        if text is None:
-            return None
+        stored: Config | None = None
+        damage = ""
         try:
-            return parse_config(text.decode())
-        except ConfigError as error:
-            faults = "; ".join(f"{p.field}={p.value!r}: {p.rule}" for p in error.problems)
+            stored = read_document(self.files, _CONFIG, _parse_stored)
+        except DocumentError as error:
+            damage = str(error)
+        if (state := newest_state(self.files)) is not None:
+            stored = self._config_of(state)
+        if damage:
+            instead = f"took that of {checkpoint_name(state.step)}" if state else "the run has no checkpoint"
+            self._warn(f"warning: passed over a configuration: {damage}; {instead}")
+        return stored
+
+    def _config_of(self, state: State) -> Config:
+        try:
+            return _parse_stored(dump_json(state.config))
+        except DocumentError as error:
             raise CheckpointError(
-                f"{self.files.path(_CONFIG)}: {faults}; use the version that wrote it, or choose another "
-                "--train.name"
+                f"{self.files.path(checkpoint_name(state.step))}: its configuration does not fit this "
+                f"version: {error}; use the version that wrote it, or choose another --train.name"
             ) from None
 
     def begin(self, config: Config) -> None:
@@ -137,31 +153,50 @@ class RunFolder:
 
         Ray's record too: Ray refuses to start where that names checkpoints that are gone.
         """
-        self.files.write(_CONFIG, (config.model_dump_json(indent=1) + "\n").encode())
+        self.files.write(_CONFIG, dump_json(config.model_dump(mode="json")))
         for name in (_RESULT, STORY, _RAYS_RECORD):
             self.files.delete(name)
 
     def read_result(self) -> RunSummary | None:
-        """Return what became of the run when it was started last; None if it is new, runs, or was killed."""
-        text = self.files.read(_RESULT)
-        return RunSummary(**json.loads(text)) if text is not None else None
+        """Return what became of the run when it was started last; None if it is new, runs, or was killed.
+
+        A result that is damaged, or that the checkpoint of its last step contradicts, is passed over.
+        """
+        try:
+            result = read_document(self.files, _RESULT, _parse_result)
+        except DocumentError as error:
+            self._warn(f"warning: passed over a result: {error}")
+            return None
+        if result is None or result.error_percent is None or (state := newest_state(self.files)) is None:
+            return result
+        measured = state.error_percent
+        if state.step != result.steps or measured is None or measured == result.error_percent:
+            return result
+        self._warn(
+            f"warning: passed over a result: {self.files.path(_RESULT)} says error_percent "
+            f"{result.error_percent:g}, {checkpoint_name(state.step)} says {measured:g}"
+        )
+        return None
 
     def write_result(self, summary: RunSummary) -> None:
         """Write `summary` as the result of this start of the run."""
-        self.files.write(_RESULT, (json.dumps(asdict(summary), indent=1) + "\n").encode())
+        self.files.write(_RESULT, dump_json(asdict(summary)))
 
     def steps_saved(self) -> int:
-        """Return the step of the newest checkpoint that was written to its end, 0 without one."""
-        return max((step for step, finished in found_checkpoints(self.files).items() if finished), default=0)
+        """Return the step of the newest checkpoint with a whole manifest and state, 0 without one."""
+        state = newest_state(self.files)
+        return state.step if state else 0
 
     def conflict(self, config: Config) -> Problem | None:
-        """Return why `config` may not continue what the folder holds; None if it may, or for a new run.
+        """Return why `config` may not continue what the folder holds.
+
+        None if it may, and for a run without a finished checkpoint: that one begins anew.
 
         Raises:
             CheckpointError: as `read_config`.
         """
         stored = self.read_config()
-        if stored is None or not (changed := changed_fields(stored, config)):
+        if stored is None or not self.steps_saved() or not (changed := changed_fields(stored, config)):
             return None
         text = ", ".join(f"{name} {old!r} -> {new!r}" for name, (old, new) in changed.items())
         rule = f"this run has another configuration: {text}"
@@ -200,17 +235,34 @@ def changed_fields(old: Config, new: Config) -> dict[str, tuple[object, object]]
     }
 
 
-def parse_config(text: str) -> Config:
-    """Return the configuration that `text`, a config.json, holds.
+def parse_config(content: bytes) -> Config:
+    """Return the configuration that `content`, a config.json, holds.
 
     Raises:
         ConfigError: with every fault: not JSON, an unknown or missing field, a value of another type.
     """
     try:
-        return Config.model_validate_json(text)
+        parse_json(content)
+        return Config.model_validate_json(content, strict=True)
+    except DocumentError as error:
+        rule, fix = f"the file {error}", "name a run's config.json"
+        raise ConfigError([Problem("config", _shortened(content), rule, fix)]) from None
     except ValidationError as error:
         faults = [_problem(fault) for fault in error.errors(include_url=False)]
     raise ConfigError(faults)
+
+
+def _parse_stored(content: bytes) -> Config:
+    return parse_document(content, Config)
+
+
+def _parse_result(content: bytes) -> RunSummary:
+    return parse_document(content, RunSummary)
+
+
+def _shortened(content: bytes) -> str:
+    text = content[:_SHOWN].decode(errors="replace")
+    return text if len(content) <= _SHOWN else f"{text}..."
 
 
 def _problem(fault: Mapping[str, object]) -> Problem:
@@ -218,10 +270,6 @@ def _problem(fault: Mapping[str, object]) -> Problem:
     field = ".".join(map(str, location)) if isinstance(location, tuple) and location else "config"
     if fault["type"] == "extra_forbidden":
         return Problem(field, value, "is not a field of this version", "remove it")
-    if fault["type"] == "json_invalid":
-        text = str(value)
-        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
-        return Problem("config", shown, "is not JSON", "name a run's config.json")
     return Problem(field, value, str(fault["msg"]).lower(), "correct the file")
 
 

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from capsdist.config import Config
-from capsdist.errors import MemoryExhaustedError, RunError
+from capsdist.errors import CheckpointError, MemoryExhaustedError, RunError
 from capsdist.storage.temporary import remove_leftovers
 from capsdist.train.cluster.events import EventSender
 from capsdist.train.cluster.failure import is_out_of_memory, one_line
-from capsdist.train.cluster.files import RunFiles, open_files
+from capsdist.train.cluster.files import RunFiles, Warn, open_files
 from capsdist.train.cluster.gauges import Gauges
 from capsdist.train.cluster.preflight import run_place
 from capsdist.train.cluster.record import RunRecord, open_record
@@ -90,7 +90,7 @@ def train_worker(settings: dict[str, Any]) -> Row:
         events: Events = _nowhere
         if rank == 0:
             clean(files, whole.step if whole else None)
-            record = stack.enter_context(open_record(files))
+            record = stack.enter_context(open_record(files, warn))
             events = _everywhere(record, Gauges(config.train.name), send)
         with _enough_memory():
             end = run_training(
@@ -99,7 +99,7 @@ def train_worker(settings: dict[str, Any]) -> Row:
                 world_size=world_size,
                 device=device,
                 events=events,
-                save=_Saver(config, files, record),
+                save=_Saver(config, files, record, warn),
                 resume_from=whole.folder if whole else None,
                 should_stop=should_stop,
                 observe=job.observer and functools.partial(job.observer, rank),
@@ -152,8 +152,8 @@ class _Saver:
     Ray's own upload leaves the order of the files open; ours ends with the manifest, within a deadline.
     """
 
-    def __init__(self, config: Config, files: RunFiles, record: RunRecord | None) -> None:
-        self._train, self._files, self._record = config.train, files, record
+    def __init__(self, config: Config, files: RunFiles, record: RunRecord | None, warn: Warn) -> None:
+        self._train, self._files, self._record, self._warn = config.train, files, record, warn
 
     def __call__(self, write: Callable[[Path], None], step: int, metrics: dict[str, float]) -> str:
         """Return the checkpoint's name once it is on storage and all ranks have come here."""
@@ -162,7 +162,11 @@ class _Saver:
             ray.train.report(metrics, checkpoint_dir_name=name)
             return name
         with self._files.staging(name) as folder:
-            write(folder)
+            try:
+                write(folder)
+            except CheckpointError as error:
+                place = self._files.path(name) if self._files.local else str(folder)
+                raise CheckpointError(str(error).replace(str(folder), place)) from None
             self._record.publish()
 
             def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
@@ -177,5 +181,7 @@ class _Saver:
                 checkpoint_dir_name=name,
                 checkpoint_upload_fn=upload,
             )
-        prune(self._files, keep_last=self._train.keep_checkpoints, keep_best=self._train.keep_best)
+        prune(
+            self._files, self._warn, keep_last=self._train.keep_checkpoints, keep_best=self._train.keep_best
+        )
         return name

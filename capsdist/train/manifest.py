@@ -1,0 +1,104 @@
+"""What the JSON files of a checkpoint hold: its manifest and its state. Needs no torch.
+
+README.md of this package specifies the format. A file that matches its digest may still have been written by
+somebody else, so both documents are checked for types and ranges before anybody uses them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt
+
+from capsdist.errors import DocumentError
+from capsdist.storage.documents import parse_document, parse_json
+
+__all__ = [
+    "FORMAT", "MANIFEST", "MODEL", "OPTIMIZER", "STATE", "FileEntry", "Manifest", "State", "digest_of",
+    "parse_manifest", "parse_state",
+]  # fmt: skip
+
+FORMAT = 1
+MODEL, OPTIMIZER, STATE, MANIFEST = (
+    "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json",
+)  # fmt: skip
+
+_SCALE = {"scale", "growth_tracker"}
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(_Document):
+    """Size and digest of a file."""
+
+    bytes: NonNegativeInt
+    xxh3_128: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+def _names(files: dict[str, FileEntry]) -> dict[str, FileEntry]:
+    if files.keys() != {MODEL, OPTIMIZER, STATE}:
+        raise ValueError(f"must name {MODEL}, {OPTIMIZER} and {STATE}")
+    return files
+
+
+class Manifest(_Document):
+    """manifest.json: the other files of the checkpoint by name."""
+
+    format: NonNegativeInt
+    files: Annotated[dict[str, FileEntry], AfterValidator(_names)]
+
+
+def _loss_scale(values: dict[str, float]) -> dict[str, float]:
+    if values and (values.keys() != _SCALE or values["scale"] <= 0):
+        raise ValueError("must be empty, or have a positive scale and a growth_tracker")
+    return values
+
+
+class State(_Document):
+    """state.json: where the run stood. Fields: see `capsdist.train.checkpoint.Checkpoint`."""
+
+    step: NonNegativeInt
+    epoch: NonNegativeInt
+    position: dict[str, int | str]
+    loss_scale: Annotated[dict[str, NonNegativeFloat], AfterValidator(_loss_scale)]
+    metrics: dict[str, float]
+    versions: dict[str, str]
+    config: dict[str, Any]
+    classes: tuple[str, ...] | None = None
+
+    @property
+    def error_percent(self) -> float | None:
+        """The error that was measured with the weights of this checkpoint, None without a validation."""
+        validated = self.metrics.get("validated_step") == self.step
+        return self.metrics.get("error_percent") if validated else None
+
+
+def parse_manifest(content: bytes) -> Manifest:
+    """Return what `content`, a manifest.json, holds.
+
+    Raises:
+        DocumentError: it is damaged, or of another format.
+    """
+    values = parse_json(content)
+    found = values.get("format") if isinstance(values, dict) else None
+    if isinstance(found, int) and found != FORMAT:  # its other fields may mean something else
+        raise DocumentError(f"has format {found}, this version of capsdist reads format {FORMAT}")
+    return parse_document(content, Manifest)
+
+
+def parse_state(content: bytes) -> State:
+    """Return what `content`, a state.json, holds.
+
+    Raises:
+        DocumentError: it is damaged.
+    """
+    return parse_document(content, State)
+
+
+def digest_of(content: bytes) -> FileEntry:
+    """Return what a manifest says of a file with this `content`."""
+    import xxhash
+
+    return FileEntry(bytes=len(content), xxh3_128=xxhash.xxh3_128_hexdigest(content))
