@@ -203,7 +203,8 @@ def _read_config(file: str) -> Config:
     try:
         return parse_config(read_file(file))
     except FileNotFoundError:
-        raise ConfigError([Problem("config", file, "is not there", fix)]) from None
+        rule = "cannot be read (No such file or directory)"
+        raise ConfigError([Problem("config", file, rule, fix)]) from None
     except DocumentError as error:
         raise ConfigError([Problem("config", file, str(error), fix)]) from None
 

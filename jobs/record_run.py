@@ -5,26 +5,18 @@ Command: python jobs/record_run.py runs/quickstart --what quickstart --command "
 
 from __future__ import annotations
 
-import json
+import functools
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from capsdist.bench.record import write_record
+from capsdist.bench.record import write_run_record
 from capsdist.cli import print_error
 from capsdist.errors import CapsdistError
-from capsdist.train.cluster.rundir import RunFolder
-from capsdist.train.metrics import METRICS_NAME, read_metrics
 
 RECORDS = Path(__file__).resolve().parent / "records"
-
-
-def warn(text: str) -> None:
-    """Print a warning."""
-    print(text, file=sys.stderr)
 
 
 def main(
@@ -43,29 +35,12 @@ def main(
         whole_s: Seconds that the whole command took, installation included, if it was timed.
         note: What a reader should know of the circumstances.
     """
-    if not run.is_dir():
-        print(f"error: {run}: is no folder of this machine; copy the run here first", file=sys.stderr)
-        return 1
-    folder = RunFolder(run, warn)
+    warn = functools.partial(print, file=sys.stderr)
     try:
-        result, stored, rows = (
-            folder.read_result(),
-            folder.read_config(),
-            read_metrics(run / METRICS_NAME, warn),
-        )
+        record = write_run_record(RECORDS, run, what, command=command, warn=warn, whole_s=whole_s, note=note)
     except CapsdistError as error:
         return print_error(error)
-    if result is None or result.status != "done" or stored is None:
-        print(f"error: {run}: the run is not done (result.json); start it again", file=sys.stderr)
-        return 1
-    config = stored.model_dump(mode="json")
-    for section, field in (("data", "root"), ("train", "storage")):  # where it lay says nothing to others
-        config[section][field] = Path(config[section][field]).name
-    starts = [row for row in rows if row["kind"] == "start"]
-    summary = {name: value for name, value in asdict(result).items() if name not in {"run_dir", "reason"}}
-    figures = summary | {"whole_s": whole_s, "starts": starts, "note": note}
-    log = "\n".join(json.dumps({k: v for k, v in row.items() if k != "confusion"}) for row in rows)
-    print(write_record(RECORDS, what, config=config, figures=figures, log=log + "\n", command=command))
+    print(record)
     return 0
 
 

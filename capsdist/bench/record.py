@@ -14,7 +14,8 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,8 +23,11 @@ from pathlib import Path
 import torch
 
 import capsdist
+from capsdist.errors import RunError
+from capsdist.train.cluster.rundir import RunFolder
+from capsdist.train.metrics import METRICS_NAME, read_metrics
 
-__all__ = ["hardware", "hardware_slug", "versions", "write_record"]
+__all__ = ["hardware", "hardware_slug", "versions", "write_record", "write_run_record"]
 
 # CPU flags that decide how fast matrix products are, and in which precision.
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
@@ -65,6 +69,39 @@ def write_record(
     (folder / "record.json").write_text(json.dumps(record, indent=2) + "\n")
     (folder / "log.txt").write_text(log)
     return folder
+
+
+def write_run_record(
+    records: Path,
+    run: Path,
+    what: str,
+    *,
+    command: str,
+    warn: Callable[[str], None],
+    **circumstances: object,
+) -> Path:
+    """Write a record of the finished training run in the folder `run` and return the record's folder.
+
+    `circumstances` stand beside its figures; `warn` is told of damaged files of the run.
+
+    Raises:
+        RunError: there is no such folder, or the run is not done.
+    """
+    if not run.is_dir():
+        raise RunError(f"{run}: is no folder of this machine; copy the run here first")
+    folder = RunFolder(run, warn)
+    result, stored = folder.read_result(), folder.read_config()
+    if result is None or result.status != "done" or stored is None:
+        raise RunError(f"{run}: the run is not done (result.json); start it again")
+    rows = read_metrics(run / METRICS_NAME, warn)
+    config = stored.model_dump(mode="json")
+    for section, field in (("data", "root"), ("train", "storage")):  # where it lay says nothing to others
+        config[section][field] = Path(config[section][field]).name
+    starts = [row for row in rows if row["kind"] == "start"]
+    summary = {name: value for name, value in asdict(result).items() if name not in {"run_dir", "reason"}}
+    figures = {**summary, **circumstances, "starts": starts}
+    log = "\n".join(json.dumps({k: v for k, v in row.items() if k != "confusion"}) for row in rows)
+    return write_record(records, what, config=config, figures=figures, log=log + "\n", command=command)
 
 
 def commit() -> str:

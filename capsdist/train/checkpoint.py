@@ -45,8 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint", "EngineState", "build_network", "check_tensors", "first_not_finite", "load_model",
-    "read_checkpoint",
-    "verify_checkpoint", "write_checkpoint",
+    "read_checkpoint", "verify_checkpoint", "write_checkpoint",
 ]  # fmt: skip
 
 _OLDER = "resume from an older checkpoint"

@@ -12,12 +12,13 @@ from capsdist.config import Config, Model
 from capsdist.models import build_model
 from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
 from capsdist.train.cluster.retention import checkpoint_name
+from capsdist.train.manifest import FORMAT, MANIFEST, MODEL, OPTIMIZER, STATE, Manifest, digest_of
 from faults.lineage import differing_tensors
 from faults.tiny import BATCH, NUM_TEST, STEPS_PER_EPOCH, tiny_config, write_tiny
 
 __all__ = [
     "NETWORK", "NUM_TEST", "ROOT", "STEPS_PER_EPOCH", "TINY_FLAGS", "Rows", "Slow", "assert_same_state",
-    "run_job_file", "save_tiny", "tiny_config", "write_tiny",
+    "reseal", "run_job_file", "save_tiny", "tiny_config", "write_tiny",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,16 +52,30 @@ NETWORK = Config(
 
 
 def save_tiny(
-    run: Path, step: int, error_percent: float | None = None, validated_step: int | None = None
+    run: Path,
+    step: int,
+    error_percent: float | None = None,
+    validated_step: int | None = None,
+    config: Config = NETWORK,
 ) -> Path:
-    """Write a whole checkpoint of an untrained network, validated at `validated_step`, else `step`."""
+    """Write a whole checkpoint of an untrained network, validated at `validated_step`, else `step`.
+
+    config: what it says that the run was; its network is always that of NETWORK.
+    """
     metrics = {}
     if error_percent is not None:
         metrics = {"error_percent": error_percent, "validated_step": float(validated_step or step)}
     weights = build_model(NETWORK.model, NETWORK.routing).state_dict()
     folder = run / checkpoint_name(step)
-    write_checkpoint(folder, Checkpoint(EngineState(weights, {}), step, 0, {}, NETWORK, metrics))
+    write_checkpoint(folder, Checkpoint(EngineState(weights, {}), step, 0, {}, config, metrics))
     return folder
+
+
+def reseal(checkpoint: Path) -> None:
+    """Make the manifest fit the files again, as somebody would who has changed them on purpose."""
+    files = {name: digest_of((checkpoint / name).read_bytes()) for name in (MODEL, OPTIMIZER, STATE)}
+    manifest = Manifest(format=FORMAT, files=files)
+    (checkpoint / MANIFEST).write_text(manifest.model_dump_json())
 
 
 class Rows(list):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from job_helpers import ROOT
+from job_helpers import ROOT, reseal, save_tiny
 
 from capsdist.cli import DONE, FAILED, INVALID, parse_command, run_job
 from capsdist.config import PRESETS, Config, get_preset, problems
@@ -177,8 +177,7 @@ def test_check_warns_of_a_storage_that_is_no_folder(capsys):
 
 
 def test_check_refuses_a_run_with_another_configuration(capsys):
-    Path("runs/mnist").mkdir(parents=True)
-    Path("runs/mnist/config.json").write_text(parse("--train.seed=1").model_dump_json())
+    save_tiny(Path("runs/mnist"), 2, config=parse("--train.seed=1"))
     refused(capsys, ["--check"], "this run has another configuration: train.seed 1 -> 0")
 
 
@@ -223,10 +222,21 @@ def test_a_reader_that_leaves_a_help_sees_no_traceback(repo):
 
 
 def test_check_refuses_a_run_of_another_version(capsys):
-    Path("runs/mnist").mkdir(parents=True)
-    Path("runs/mnist/config.json").write_text(json.dumps({"train": {"momentum": 0.9}}))
+    folder = save_tiny(Path("runs/mnist"), 2)
+    state = json.loads((folder / "state.json").read_text())
+    state["config"]["train"]["momentum"] = 0.9
+    (folder / "state.json").write_text(json.dumps(state))
+    reseal(folder)
     assert run_job("A job.", MNIST, argv=["--check"]) == FAILED
-    assert "train.momentum=0.9" in capsys.readouterr().err
+    assert "train.momentum is not a field of this version; use the version" in capsys.readouterr().err
+
+
+def test_check_warns_of_a_damaged_configuration(capsys):
+    Path("runs/mnist").mkdir(parents=True)
+    Path("runs/mnist/config.json").write_bytes(b"\xff\x00")
+    assert run_job("A job.", MNIST, argv=["--check"]) == DONE
+    warning = "runs/mnist/config.json is not UTF-8 at byte 0; the run has no checkpoint"
+    assert warning in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("job", ["train_mnist", "train_fashion_mnist", "train_cifar"])

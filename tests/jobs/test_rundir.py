@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from job_helpers import save_tiny
 
 from capsdist.config import Config
-from capsdist.errors import CheckpointError, ConfigError, RunError
+from capsdist.errors import ConfigError, RunError
 from capsdist.train.cluster.rundir import FREE_FIELDS, RunFolder, RunSummary, changed_fields, total_steps
 
 
@@ -59,9 +59,9 @@ def test_a_field_that_does_not_may_change(name):
 def test_a_run_of_another_configuration_is_refused_with_all_fields(tmp_path):
     run = RunFolder(tmp_path / "first")
     run.create()
-    run.begin(Config())
-    save_tiny(run.path, 2, config=Config(model=SMALL))
-    run.check_continues(Config(model=SMALL), 1000)
+    run.begin(with_field("train.seed", 9))
+    save_tiny(run.path, 2, config=Config())
+    run.check_continues(Config(), 1000)  # config.json alone decides nothing
     changed = with_field("routing.iterations", 4).model_copy(
         update={"train": Config().train.model_copy(update={"seed": 5})}
     )
@@ -89,10 +89,10 @@ def test_the_end_may_move_but_not_before_the_newest_checkpoint(tmp_path, name, v
     run = RunFolder(tmp_path / "first")
     run.create()
     run.begin(Config())
-    for step in (16, 24, 32):
-        (run.path / f"step_{step:08d}").mkdir()
-        if step < 32:  # the last one is half written
-            (run.path / f"step_{step:08d}" / "manifest.json").touch()
+    for step in (16, 24, 32, 40):
+        save_tiny(run.path, step, config=Config())
+    (run.path / "step_00000032" / "manifest.json").unlink()  # half written
+    (run.path / "step_00000040" / "state.json").write_bytes(b"\xff")  # damaged
     config = with_field(name, value)
     num_samples = 8 * config.train.global_batch - 3
     if allowed:
@@ -122,22 +122,64 @@ def test_configuration_and_result_come_back(tmp_path):
     assert sorted(path.name for path in run.path.iterdir()) == ["config.json", "result.json"]
 
 
-@pytest.mark.parametrize(
-    ("text", "fragment"),
-    [
-        ('{"optim": {"momentum": 0.9}}', "optim.momentum=0.9: is not a field"),
-        ("[]", "config=[]"),
-        ("", "config=''"),
-    ],
-)
-def test_a_configuration_that_cannot_be_read_names_file_and_field(tmp_path, text, fragment):
+DAMAGE = {
+    "empty": b"",
+    "cut": b'{"optim": {"learn',
+    "binary": b"\x80\x81\xff",
+    "a list": b"[]",
+    "nested": b"[" * 100_000,
+    "of another version": b'{"optim": {"momentum": 0.9}, "steps": -1}',
+    "a type": b'{"train": {"workers": "2"}, "steps": "7"}',
+}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE, "a folder"])
+def test_a_damaged_configuration_or_result_never_stops_a_run(tmp_path, damage):
+    warnings: list[str] = []
+    run = RunFolder(tmp_path / "first", warnings.append)
+    run.create()
+    for name in ("config.json", "result.json"):
+        if damage == "a folder":
+            (run.path / name).mkdir()
+        else:
+            (run.path / name).write_bytes(DAMAGE[damage])
+    assert run.read_config() is None
+    run.check_continues(with_field("train.seed", 5), 1000)
+    save_tiny(run.path, 7, config=with_field("train.seed", 5))
+    assert run.read_config() == with_field("train.seed", 5)
+    assert run.read_result() is None
+    assert all(line.startswith("warning: passed over a ") and "\n" not in line for line in warnings)
+    assert f"configuration: {run.path}/config.json " in warnings[0]
+    assert warnings[0].endswith("; the run has no checkpoint")
+    assert warnings[2].endswith("; took that of step_00000007")
+    assert f"result: {run.path}/result.json " in warnings[-1]
+
+
+def test_a_result_that_its_checkpoint_contradicts_is_passed_over(tmp_path):
+    warnings: list[str] = []
+    run = RunFolder(tmp_path, warnings.append)
+    summary = RunSummary("first", str(tmp_path), "done", 7, 2.5, None, 1.5)
+    run.write_result(summary)
+    assert run.read_result() == summary
+    save_tiny(tmp_path, 7, 2.5)
+    assert run.read_result() == summary
+    text = (tmp_path / "result.json").read_text()
+    (tmp_path / "result.json").write_text(text.replace("2.5", "0.5"))
+    assert run.read_result() is None
+    (warning,) = warnings
+    assert warning.startswith("warning: passed over a result: ")
+    assert warning.endswith("/result.json says error_percent 0.5, step_00000007 says 2.5")
+
+
+def test_a_run_without_a_whole_checkpoint_may_begin_anew_with_another_configuration(tmp_path):
     run = RunFolder(tmp_path / "first")
     run.create()
-    (run.path / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"first/config.json: .*choose another --train.name") as caught:
-        run.read_config()
-    assert fragment in str(caught.value)
-    assert "\n" not in str(caught.value)
+    run.begin(Config())
+    (run.path / "step_00000003").mkdir()  # half written
+    run.check_continues(with_field("optim.learning_rate", 1e-4), 1000)
+    save_tiny(run.path, 6, config=Config())
+    with pytest.raises(ConfigError, match=r"optim.learning_rate 0.001 -> 0.0001"):
+        run.check_continues(with_field("optim.learning_rate", 1e-4), 1000)
 
 
 def test_a_storage_that_cannot_be_written_is_named(tmp_path):
@@ -173,10 +215,11 @@ def test_a_run_is_held_by_one_process(tmp_path):
 def test_the_steps_saved_are_those_of_the_newest_finished_checkpoint(tmp_path):
     run = RunFolder(tmp_path)
     assert run.steps_saved() == 0
-    for name in ("step_00000009", "step_00000100", "step_x", "tensorboard"):
-        Path(tmp_path, name).mkdir()
-        Path(tmp_path, name, "manifest.json").touch()
-    Path(tmp_path, "step_00000200").mkdir()
+    for step in (9, 100, 200, 300):
+        save_tiny(tmp_path, step)
+    (tmp_path / "step_00000200" / "manifest.json").unlink()
+    (tmp_path / "step_00000300" / "manifest.json").write_bytes(b"[]")
+    (tmp_path / "step_x").mkdir()
     assert run.steps_saved() == 100
 
 
