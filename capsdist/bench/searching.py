@@ -18,6 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from capsdist.config import get_preset
 from capsdist.errors import RunError
 from capsdist.models.counts import num_parameters
@@ -130,8 +132,6 @@ def kept(
 
 def kill_tree(pid: int) -> None:
     """Kill the process `pid` and all that it started, the elder first, and wait until they are gone."""
-    import psutil  # late: in the extra `bench` only
-
     with suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         tree = [process, *process.children(recursive=True)]

@@ -122,12 +122,14 @@ def _train(config: Config, rank: int, recorder: Recorder) -> None:
     import torch
     import torch.distributed as dist
 
+    from capsdist.train.interfaces import on_loopback
     from capsdist.train.loop import run_training
 
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
     folder, world_size = Path(config.train.storage, config.train.name), config.train.workers
-    dist.init_process_group("gloo", f"file://{folder}/ranks", rank=rank, world_size=world_size)
+    with on_loopback():
+        dist.init_process_group("gloo", f"file://{folder}/ranks", rank=rank, world_size=world_size)
 
     def save(write: Callable[[Path], None], step: int, metrics: dict[str, float]) -> None:
         write(folder / f"step_{step:08d}")

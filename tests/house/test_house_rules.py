@@ -14,8 +14,8 @@ import capsdist
 
 ROOT = Path(__file__).resolve().parents[2]
 TOP_LEVEL = {
-    ".ci", ".gitignore", ".rayignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "capsdist",
-    "cluster", "constraints-cpu.txt", "data_prep", "jobs", "pyproject.toml", "tests",
+    ".ci", ".gitignore", ".rayignore", "CHANGELOG.md", "LICENSE", "Makefile", "README.md", "SECURITY.md",
+    "capsdist", "cluster", "constraints-cpu.txt", "data_prep", "jobs", "pyproject.toml", "tests",
 }  # fmt: skip
 
 

@@ -13,7 +13,6 @@ from cluster_lab import EXTENSIONS, RayCluster, Run
 from hosts import Lab
 
 ENVIRONMENT = {
-    "GLOO_SOCKET_IFNAME": "eth0",
     "OMP_NUM_THREADS": "1",
     "RAY_AUTH_MODE": "disabled",
     "RAY_USAGE_STATS_ENABLED": "0",

@@ -2,7 +2,8 @@
 
 Command: run_orders.py ORDERS, a folder on shared storage: every `N.json` in it, N from 0, is launched in its
 turn, its rows go to `N.rows`. One process for all spares the seconds that torch and Ray take to import. In
-between it writes to `cpus` how many the cluster has, as Ray knows it.
+between it writes to `cpus` how many the cluster has, as Ray knows it. Without RAY_ADDRESS it joins no
+cluster, and every run starts a Ray of its own.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from capsdist.config import Config
 from capsdist.errors import CapsdistError
 from capsdist.train.cluster import launch
-from capsdist.train.cluster.session import prepare_ray
+from capsdist.train.cluster.session import names_cluster, prepare_ray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from faults.lineage import Recorder
@@ -43,11 +44,12 @@ def carry_out(order: Path) -> None:
 
 
 def main() -> None:
-    """Join the cluster and carry out orders for ever: the driver ends with its host."""
+    """Join the cluster, if there is one, and carry out orders for ever: the driver ends with its host."""
     prepare_ray()
     import ray
 
-    ray.init(log_to_driver=False)
+    if names_cluster():
+        ray.init(log_to_driver=False)
     send_by_value()
     orders, number = Path(sys.argv[1]), 0
     while True:
@@ -55,7 +57,8 @@ def main() -> None:
             (orders / "cpus").unlink(missing_ok=True)
             carry_out(order)
             number += 1
-        (orders / "cpus.partial").write_text(f"{ray.cluster_resources().get('CPU', 0):g}")
+        cpus = ray.cluster_resources().get("CPU", 0) if ray.is_initialized() else 0
+        (orders / "cpus.partial").write_text(f"{cpus:g}")
         (orders / "cpus.partial").rename(orders / "cpus")
         time.sleep(0.1)
 

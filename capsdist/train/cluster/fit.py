@@ -8,12 +8,13 @@ from collections.abc import Callable
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from capsdist.config import Config
 from capsdist.train.cluster.events import FailureReporter, open_mailbox
 from capsdist.train.cluster.fitting import FitThread
+from capsdist.train.cluster.group import GroupConfig
 from capsdist.train.cluster.locks import Lock
 from capsdist.train.cluster.preflight import Placement
 from capsdist.train.cluster.stop import StopSignals, patience_s
@@ -97,7 +98,7 @@ def _trainer(config: Config, placement: Placement, job: Job) -> TorchTrainer:
     return TorchTrainer(
         train_worker,
         train_loop_config=vars(job),
-        torch_config=TorchConfig(
+        torch_config=GroupConfig(
             backend="nccl" if placement.device == "gpu" else "gloo",
             timeout_s=int(config.cluster.collective_timeout_s),
         ),

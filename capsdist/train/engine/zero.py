@@ -33,6 +33,7 @@ from capsdist.train.engine.replicated import (
     persistent_buffers,
     replicated_state,
 )  # fmt: skip
+from capsdist.train.interfaces import on_loopback
 from capsdist.train.optim import SLOTS, build_optimizer
 from capsdist.train.precision import LossScale, Precision, autocast
 
@@ -83,9 +84,6 @@ class ZeroEngine:
         self._loss_scale = LossScale() if precision == "fp16" else None
         self._owns_group = not dist.is_initialized()
         self._shapes = {name: p.shape for name, p in model.named_parameters()}
-        if self._owns_group:
-            store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
-            dist.init_process_group(_backend(device), store=store, rank=rank, world_size=world_size)
         num_parameters = sum(shape.numel() for shape in self._shapes.values())
         config = {
             "train_micro_batch_size_per_gpu": microbatch_size,
@@ -102,7 +100,11 @@ class ZeroEngine:
         }
         network = _Autocast(self.model, precision, device)
         optimizer = build_optimizer(self.model.parameters(), optim)
-        self._engine = _initialise(network, optimizer, config, device)
+        with on_loopback() if self._owns_group else contextlib.nullcontext():
+            if self._owns_group:
+                store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
+                dist.init_process_group(_backend(device), store=store, rank=rank, world_size=world_size)
+            self._engine = _initialise(network, optimizer, config, device)
         if stage:
             self._create_optimizer_state()
 
