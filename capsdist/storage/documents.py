@@ -13,20 +13,22 @@ import json
 import math
 import os
 import stat
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from capsdist.errors import DocumentError
 
-__all__ = ["MAX_BYTES", "dump_json", "parse_document", "parse_json", "parse_lines", "read_file"]
+__all__ = ["MAX_BYTES", "dump_json", "parse_document", "parse_json", "parse_lines", "read_file", "seal"]
 
 MAX_BYTES = 64 << 20
 """Default limit of a file's size, in bytes: 30 times the largest file that the project writes."""
 
 T = TypeVar("T")
 _SHOWN = 40  # characters of a value in a message
+_SEAL = "crc32"
 
 
 def read_file(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> bytes:
@@ -80,15 +82,20 @@ def parse_json(content: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
 def parse_document(content: bytes, shape: type[T], *, max_bytes: int = MAX_BYTES) -> T:
     """Return `content` as a `shape`: a pydantic model, a dataclass, or any other type that pydantic knows.
 
-    Types are strict: the text "3" is no number, and true is no integer.
+    Types are strict: the text "3" is no number, and true is no integer. A checksum of `seal` is compared.
 
     Raises:
-        DocumentError: as `parse_json`; or fields are missing, unknown, of another type or out of range, all
-            of them named.
+        DocumentError: as `parse_json`; the checksum is another; or fields are missing, unknown, of another
+            type or out of range, all of them named.
     """
     value = parse_json(content, max_bytes=max_bytes)
     if not isinstance(value, dict | list):
         raise DocumentError(f"holds {_shortened(json.dumps(value))} instead of an object")
+    if isinstance(value, dict) and _SEAL in value:
+        found = value.pop(_SEAL)
+        if found != seal(value)[_SEAL]:
+            raise DocumentError("was changed: its checksum is another")
+        content = dump_json(value)
     try:
         return cast(T, _adapter(shape).validate_json(content, strict=True))
     except ValidationError as error:
@@ -117,6 +124,15 @@ def dump_json(value: object, *, indent: int | None = 1) -> bytes:
         ValueError: it holds NaN or infinity.
     """
     return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
+
+
+def seal(values: Mapping[str, object]) -> dict[str, Any]:
+    """Return a JSON object with a checksum (CRC-32) of all its values, which `parse_document` compares.
+
+    It finds damage, a changed digit for example, that leaves every value in its range; it proves no origin.
+    """
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return {**values, _SEAL: zlib.crc32(text.encode())}
 
 
 @functools.lru_cache(maxsize=64)

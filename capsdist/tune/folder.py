@@ -5,17 +5,17 @@ Ours. A search is continued by its name; what decides its result may not change 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from capsdist.config import Config
-from capsdist.errors import ConfigError, Problem, RunError
+from capsdist.errors import ConfigError, DocumentError, Problem, RunError
 from capsdist.storage import join
-from capsdist.train.cluster.files import open_files
+from capsdist.storage.documents import dump_json, parse_document, seal
+from capsdist.train.cluster.files import open_files, read_document
 from capsdist.train.cluster.locks import Lock, Tell
 from capsdist.train.cluster.preflight import run_place
 from capsdist.train.cluster.rundir import changed_fields
@@ -31,14 +31,25 @@ _FREE = frozenset({"search.trials", "search.concurrency", "search.record"})
 _END_FIELDS = ("epochs", "max_steps")  # free for a run, but trials of different lengths cannot be compared
 
 
+class _Definition(BaseModel):
+    """What search.json holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    config: Config
+    space: Space
+    search: Search
+
+
 class SearchFolder:
     """The folder `storage`/`name` of a search, a local path or an s3:// URL; nothing is made before `create`.
 
-    files: what is in it; trials: storage of the trials' runs.
+    files: what is in it; trials: storage of the trials' runs. `warn` is told of what is damaged and passed
+    over.
     """
 
-    def __init__(self, config: Config) -> None:
-        place = run_place(config)
+    def __init__(self, config: Config, warn: Callable[[str], None] = lambda text: None) -> None:
+        place, self._warn = run_place(config), warn
         self.files = open_files(place)
         self.name = config.train.name
         self.trials = join(place, TRIALS_NAME)
@@ -56,8 +67,14 @@ class SearchFolder:
         return self.files.lock(tell)
 
     def journal(self) -> Journal:
-        """Open the journal."""
-        return Journal(self.files)
+        """Open the journal.
+
+        Raises:
+            RunError: it cannot be read.
+        """
+        names = open_files(self.trials).folders("trial-")
+        numbers = (name.removeprefix("trial-") for name in names)
+        return Journal(self.files, self._warn, [int(each) for each in numbers if each.isdecimal()])
 
     def check_continues(self, config: Config, space: Space, search: Search) -> None:
         """Check that this search may continue what the folder holds; a new one always may.
@@ -70,22 +87,19 @@ class SearchFolder:
         if self.files.read("config.json") is not None:
             rule = "is a training run, not a search"
             raise ConfigError([Problem("train.name", self.name, rule, "choose another --train.name")])
-        if (text := self.files.read(_DEFINITION)) is None:
-            return
         try:
-            stored = json.loads(text)
-            before = Config.model_validate(stored["config"])
-            spaces = Space.model_validate(stored["space"]), space
-            searches = Search.model_validate(stored["search"]), search
-        except (ValidationError, ValueError, KeyError) as error:
-            reason = str(error).splitlines()[0]
+            stored = read_document(self.files, _DEFINITION, _parse_definition)
+        except DocumentError as error:
             raise RunError(
-                f"{self.files.path(_DEFINITION)}: {reason}; use the version that wrote it, or choose another "
-                "--train.name"
+                f"{error}; use the version that wrote it, or if this command has the options that the search "
+                "was started with, delete the file and start again; else choose another --train.name"
             ) from None
-        changed = dict(_differing("space", *spaces)) | dict(_differing("search", *searches))
-        changed |= changed_fields(before, config)
-        ends = ((before.train, config.train),)
+        if stored is None:
+            return
+        changed = dict(_differing("space", stored.space, space))
+        changed |= dict(_differing("search", stored.search, search))
+        changed |= changed_fields(stored.config, config)
+        ends = ((stored.config.train, config.train),)
         changed |= {
             f"train.{name}": (getattr(old, name), getattr(new, name))
             for old, new in ends
@@ -107,16 +121,30 @@ class SearchFolder:
         self._write(_DEFINITION, {name: part.model_dump(mode="json") for name, part in sections.items()})
 
     def read_result(self) -> SearchResult | None:
-        """Return the result of a search that has ended, None before."""
-        text = self.files.read(_RESULT)
-        return SearchResult.from_dict(json.loads(text)) if text is not None else None
+        """Return the result of a search that has ended, None before.
+
+        A damaged one is passed over: it is summed up anew from the journal.
+        """
+        try:
+            return read_document(self.files, _RESULT, _parse_result)
+        except DocumentError as error:
+            self._warn(f"warning: passed over a result: {error}")
+            return None
 
     def write_result(self, result: SearchResult) -> None:
         """Write the result."""
         self._write(_RESULT, result.to_dict())
 
     def _write(self, name: str, values: Mapping[str, Any]) -> None:
-        self.files.write(name, (json.dumps(values, indent=1) + "\n").encode())
+        self.files.write(name, dump_json(seal(values)))
+
+
+def _parse_definition(content: bytes) -> _Definition:
+    return parse_document(content, _Definition)
+
+
+def _parse_result(content: bytes) -> SearchResult:
+    return parse_document(content, SearchResult)
 
 
 def _differing(

@@ -7,13 +7,26 @@ each event the file is replaced, as object storage allows too; there are a few h
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    RootModel,
+)  # fmt: skip
+
+from capsdist.errors import DocumentError, RunError
+from capsdist.storage.documents import dump_json, parse_document, seal
 from capsdist.train.cluster.files import RunFiles
+from capsdist.tune.space import checked_values
 
 __all__ = [
     "FAILED",
@@ -28,10 +41,59 @@ __all__ = [
 ]
 
 JOURNAL_NAME = "journal.jsonl"
-RUNNING, FINISHED, STOPPED, FAILED = "running", "finished", "stopped", "failed"
-OUT_OF_MEMORY = "out of memory"
+RUNNING: Final = "running"
+FINISHED: Final = "finished"
+STOPPED: Final = "stopped"
+FAILED: Final = "failed"
+OUT_OF_MEMORY: Final = "out of memory"
 
 Event = dict[str, Any]
+Point = Annotated[dict[str, Any], AfterValidator(checked_values)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+End: TypeAlias = Literal["finished", "stopped", "failed", "out of memory"]
+Status: TypeAlias = Literal["running"] | End
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    time: NonNegativeFloat
+
+
+class _Attempt(_Event):
+    event: Literal["attempt"]
+
+
+class _Begin(_Event):
+    event: Literal["trial"]
+    number: PositiveInt
+    values: Point
+
+
+class _Report(_Event):
+    event: Literal["report"]
+    number: PositiveInt
+    step: NonNegativeInt
+    error_percent: Percent
+
+
+class _End(_Event):
+    event: Literal["end"]
+    number: PositiveInt
+    status: End
+    reason: str
+
+
+class _Refusal(_Event):
+    event: Literal["infeasible"]
+    values: Point
+    reason: str
+
+
+class _Line(
+    RootModel[Annotated[_Attempt | _Begin | _Report | _End | _Refusal, Field(discriminator="event")]]
+):
+    """A line of the journal, by its field `event`."""
 
 
 @dataclass
@@ -40,7 +102,7 @@ class Trial:
 
     number: int
     values: dict[str, Any]
-    status: str = RUNNING
+    status: Status = RUNNING
     reason: str = ""
     reports: list[tuple[int, float]] = field(default_factory=list)
 
@@ -64,16 +126,27 @@ class Trial:
 class History:
     """What a search knows: trials by number, points that were refused and why, wall clock of its starts.
 
-    reports: (number, step, error_percent) of all trials in the order in which they came.
+    reports: (number, step, error_percent) of all trials in the order in which they came; taken: numbers of
+    trials that are not known any more, which new trials do not get.
     """
 
     trials: dict[int, Trial] = field(default_factory=dict)
     infeasible: list[tuple[dict[str, Any], str]] = field(default_factory=list)
     reports: list[tuple[int, int, float]] = field(default_factory=list)
     attempts: list[Event] = field(default_factory=list)
+    taken: set[int] = field(default_factory=set, compare=False)
 
     def add(self, event: Mapping[str, Any]) -> None:
-        """Take in one event."""
+        """Take in one event.
+
+        Raises:
+            DocumentError: it is of a trial that has not begun, or begins one a second time.
+        """
+        number = event.get("number")
+        if number is not None and (number in self.trials) == (event["event"] == "trial"):
+            self.taken.add(number)
+            words = "begins a second time" if number in self.trials else "has not begun"
+            raise DocumentError(f"is of trial {number}, which {words}")
         match event["event"]:
             case "attempt":
                 ended = sum(trial.status != RUNNING for trial in self.trials.values())
@@ -92,6 +165,10 @@ class History:
         if self.attempts:
             self.attempts[-1]["last"] = event["time"]
 
+    def next_number(self) -> int:
+        """Return the number of a new trial."""
+        return max([0, *self.trials, *self.taken]) + 1
+
     def running(self) -> list[Trial]:
         """Return the trials that have begun and not ended."""
         return [trial for trial in self.trials.values() if trial.status == RUNNING]
@@ -109,14 +186,29 @@ class History:
 class Journal:
     """The journal among the `files` of a search; `history` is what it says.
 
-    A last line that was cut off, as by a copy of the folder, is dropped.
+    A damaged line is passed over with a warning and stays in the file; a last line that was cut off, as by a
+    copy of the folder, is dropped. taken: numbers of trials that have left files.
+
+    Raises:
+        RunError: the file cannot be read.
     """
 
-    def __init__(self, files: RunFiles) -> None:
+    def __init__(
+        self, files: RunFiles, warn: Callable[[str], None] = lambda text: None, taken: Iterable[int] = ()
+    ) -> None:
         self._files, self._closed = files, False
-        before, newline, _ = (files.read(JOURNAL_NAME) or b"").rpartition(b"\n")
+        try:
+            content = files.read(JOURNAL_NAME) or b""
+        except DocumentError as error:
+            raise RunError(f"{error}; move it away, and the search tries its trials anew") from None
+        before, newline, _ = content.rpartition(b"\n")
         self._content = before + newline
-        self.history = _read(self._content.splitlines())
+        self.history = History(taken=set(taken))
+        for number, line in enumerate(self._content.split(b"\n")[:-1], 1):
+            try:
+                self.history.add(parse_document(line, _Line).model_dump())
+            except DocumentError as error:
+                warn(f"warning: passed over line {number} of {files.path(JOURNAL_NAME)}: it {error}")
 
     def append(self, event: str, **values: Any) -> None:
         """Write an event down and take it in; without effect once closed.
@@ -127,17 +219,10 @@ class Journal:
         if self._closed:
             return
         row = {"event": event, "time": round(time.time(), 3), **values}
-        self._content += json.dumps(row).encode() + b"\n"
+        self._content += dump_json(seal(row), indent=None)
         self._files.write(JOURNAL_NAME, self._content)
         self.history.add(row)
 
     def close(self) -> None:
         """Take no more events: what comes after a stop are consequences of it."""
         self._closed = True
-
-
-def _read(lines: Iterable[bytes]) -> History:
-    history = History()
-    for line in lines:
-        history.add(json.loads(line))
-    return history

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from capsdist.config import PRESETS, Config, get_preset
-from capsdist.errors import RunError
+from capsdist.errors import DocumentError, RunError
 from capsdist.models.counts import num_parameters
 from capsdist.train.cluster.files import RunFiles
-from capsdist.train.metrics import METRICS_NAME, parse_metrics
-from capsdist.tune.journal import FINISHED, History
+from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, parse_metrics
+from capsdist.tune.journal import FINISHED, History, Percent, Point, Status
 from capsdist.tune.space import FIELDS, with_values
 
 __all__ = [
@@ -49,13 +51,13 @@ class TrialRow:
     """
 
     name: str
-    values: dict[str, Any]
-    status: str
+    values: Point
+    status: Status
     reason: str
-    step: int
-    error_percent: float | None
-    images_per_s: float | None
-    num_parameters: int
+    step: NonNegativeInt
+    error_percent: Percent | None
+    images_per_s: NonNegativeFloat | None
+    num_parameters: NonNegativeInt
 
 
 @dataclass(frozen=True)
@@ -68,30 +70,30 @@ class SearchResult:
 
     name: str
     folder: str
-    status: str
-    total_steps: int
-    max_trials: int
+    status: Literal["done"]
+    total_steps: NonNegativeInt
+    max_trials: PositiveInt
     wall_s: float
     best: str
-    error_percent: float
+    error_percent: Percent
     command: str
     config: dict[str, Any]
     trials: list[TrialRow]
     infeasible: list[dict[str, Any]]
     attempts: list[dict[str, Any]]
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SearchResult:
-        """Rebuild from what `to_dict` returned."""
-        return cls(**{**values, "trials": [TrialRow(**row) for row in values["trials"]]})
-
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-able values."""
         return asdict(self)
 
 
-def rows_of(history: History, config: Config, files: RunFiles) -> list[TrialRow]:
-    """Return a row for every trial of `history`; `config` is what the points are laid over."""
+def rows_of(
+    history: History, config: Config, files: RunFiles, warn: Callable[[str], None] = lambda text: None
+) -> list[TrialRow]:
+    """Return a row for every trial of `history`; `config` is what the points are laid over.
+
+    `warn` is told of metrics that are damaged and passed over.
+    """
     return [
         TrialRow(
             name=trial.name,
@@ -100,7 +102,7 @@ def rows_of(history: History, config: Config, files: RunFiles) -> list[TrialRow]
             reason=trial.reason,
             step=trial.step,
             error_percent=trial.error_percent,
-            images_per_s=_speed(files.read(f"{TRIALS_NAME}/{trial.name}/{METRICS_NAME}")),
+            images_per_s=_speed(files, f"{TRIALS_NAME}/{trial.name}/{METRICS_NAME}", warn),
             num_parameters=num_parameters(with_values(config, trial.values).model),
         )
         for trial in history.trials.values()
@@ -108,14 +110,19 @@ def rows_of(history: History, config: Config, files: RunFiles) -> list[TrialRow]
 
 
 def sum_up(
-    config: Config, history: History, files: RunFiles, total_steps: int, max_trials: int
+    config: Config,
+    history: History,
+    files: RunFiles,
+    total_steps: int,
+    max_trials: int,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> SearchResult:
     """Return the result of a search around `config`, whose trials have ended and lie among its `files`.
 
     Raises:
         RunError: none has finished; the message says what became of the last one.
     """
-    rows = rows_of(history, config, files)
+    rows = rows_of(history, config, files, warn)
     best = best_row(rows)
     if best is None or best.error_percent is None:
         last = rows[-1]
@@ -143,8 +150,15 @@ def sum_up(
     )
 
 
-def _speed(metrics: bytes | None) -> float | None:
-    speeds = [row["images_per_s"] for row in parse_metrics(metrics or b"") if row["kind"] == "train"]
+def _speed(files: RunFiles, name: str, warn: Callable[[str], None]) -> float | None:
+    """Return the median images/s of a trial's metrics, None without any."""
+    try:
+        content = files.read(name, max_bytes=MAX_RECORD_BYTES) or b""
+    except DocumentError as error:
+        warn(f"warning: passed over the metrics of a trial: {error}")
+        return None
+    rows = parse_metrics(content, files.path(name), warn)
+    speeds = [row["images_per_s"] for row in rows if row["kind"] == "train" and row.get("images_per_s")]
     return statistics.median(speeds) if speeds else None
 
 

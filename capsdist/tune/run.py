@@ -55,7 +55,8 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
     if found := [*problems(config), *search_problems(config, space, search)]:
         raise ConfigError(found)
     config = preflight.absolute(config)
-    folder = SearchFolder(config)
+    warn = lambda text: show({"kind": "note", "message": text})  # noqa: E731
+    folder = SearchFolder(config, warn)
     total, grace = _milestones(config, search, preflight.check_data(config).num_samples)
     folder.create()
     with folder.lock(lambda text: show({"kind": "status", "message": text})) as lock:
@@ -67,7 +68,7 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
         start = _Start(config, space, search, folder, folder.journal(), lock, total, grace)
         if not start.run(show):
             return None
-        result = sum_up(asked, start.journal.history, folder.files, total, search.trials)
+        result = sum_up(asked, start.journal.history, folder.files, total, search.trials, warn)
         folder.write_result(result)
         return result
 
@@ -254,7 +255,7 @@ def run_and_show(config: Config, space: Space, search: Search, records: Path) ->
         files = SearchFolder(preflight.absolute(config)).files
         display.result(result, save_figure(result, files))
         if search.record:
-            journal = (files.read(JOURNAL_NAME) or b"").decode()
+            journal = (files.read(JOURNAL_NAME) or b"").decode(errors="replace")
             _record(records, result, journal, {"config": config, "space": space, "search": search})
         return True
 

@@ -179,7 +179,7 @@ class _Points(Searcher):
             return _point(self._under_way.pop(0))
         if len(trials) >= self._plan.max_trials or (values := self._source.ask()) is None:
             return Searcher.FINISHED  # type: ignore[return-value]
-        number = len(trials) + 1
+        number = self._journal.history.next_number()
         self._journal.append("trial", number=number, values=values)
         return _point(trials[number])
 

@@ -10,7 +10,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -23,6 +23,7 @@ __all__ = [
     "Search",
     "Space",
     "Values",
+    "checked_values",
     "chosen",
     "points",
     "rounded",
@@ -159,6 +160,23 @@ def with_values(config: Config, values: Values) -> Config:
         sections.setdefault(section, {})[name] = value
     update = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
     return config.model_copy(update=update)
+
+
+def checked_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Return `values` if they are a point of some space.
+
+    Raises:
+        ValueError: a field is not searched over, or its value is of another type.
+    """
+    kinds = {FIELDS[name]: get_args(Space.model_fields[name].annotation)[0] for name in FIELDS}
+    for field, value in values.items():
+        if field not in kinds:
+            raise ValueError(f"{field} is not a dimension of a search")
+        if type(value) is not kinds[field] and not (kinds[field] is float and type(value) is int):
+            raise ValueError(f"{field}={value!r} is of another type")
+        if value < 0:
+            raise ValueError(f"{field}={value!r} is below 0")
+    return values
 
 
 def search_problems(config: Config, space: Space, search: Search) -> list[Problem]:

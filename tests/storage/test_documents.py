@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
 from capsdist.errors import DocumentError
-from capsdist.storage.documents import dump_json, parse_document, parse_json, parse_lines, read_file
+from capsdist.storage.documents import dump_json, parse_document, parse_json, parse_lines, read_file, seal
 
 
 class Row(BaseModel):
@@ -83,6 +83,24 @@ def test_damaged_lines_are_told_and_the_cut_last_one_is_left_out() -> None:
     rows = parse_lines(b'{"step": 1}\n{"ste\n\n{"step": 2}\n{"step": 3', Row, lambda n, error: told.append(n))
     assert [row.step for row in rows] == [1, 2]
     assert told == [2, 3]
+
+
+@given(st.integers(0, 10**6), st.floats(0, 1, exclude_max=True), st.integers(0, 7))
+def test_a_sealed_object_with_a_flipped_bit_is_refused_or_the_same(step: int, where: float, bit: int) -> None:
+    content = bytearray(dump_json(seal({"step": step, "loss": 0.5, "shape": [3, 4]})))
+    assert parse_document(bytes(content), Row) == Row(step=step, loss=0.5, shape=(3, 4))
+    content[int(where * len(content))] ^= 1 << bit
+    with contextlib.suppress(DocumentError):
+        assert parse_document(bytes(content), Row) == Row(step=step, loss=0.5, shape=(3, 4))
+
+
+def test_an_object_with_a_wrong_checksum_is_refused() -> None:
+    content = dump_json(seal({"step": 4}))
+    with pytest.raises(DocumentError, match=r"^was changed: its checksum is another$"):
+        parse_document(content.replace(b"4", b"5", 1), Row)
+    with pytest.raises(DocumentError, match=r"^crc is not a field of this version$"):
+        parse_document(content.replace(b"crc32", b"crc"), Row)
+    assert parse_document(b'{"step": 4}', Row).step == 4  # as version 0.1 wrote it
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))

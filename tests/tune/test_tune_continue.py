@@ -15,7 +15,7 @@ from capsdist.config import Config
 from capsdist.errors import ConfigError, DataError, RunError
 from capsdist.tune.folder import SearchFolder
 from capsdist.tune.journal import FINISHED
-from capsdist.tune.report import sum_up
+from capsdist.tune.report import rows_of, sum_up
 from capsdist.tune.run import preview, run_search
 from capsdist.tune.space import Search, Space, with_values
 
@@ -118,10 +118,72 @@ def test_the_folder_of_a_training_run_is_refused(config):
 def test_a_search_of_another_version_is_refused(done):
     path = Path(SearchFolder(done).files.path("search.json"))
     stored = json.loads(path.read_text())
+    del stored["crc32"]
     stored["space"]["depth"] = [1]
     path.write_text(json.dumps(stored))
-    with pytest.raises(RunError, match=r"search.json: .*; use the version that wrote it"):
+    with pytest.raises(RunError, match=r"search.json space.depth is not a field of this version; use the"):
         run_search(done, SPACE, SEARCH, print)
+
+
+DAMAGE = {
+    "empty": (lambda content: b"", "is empty"),
+    "cut": (lambda content: content[:99], "is not JSON"),
+    "binary": (lambda content: b"\xff\x00", "is not UTF-8"),
+    "a digit": (lambda content: content.replace(b'"trials": 3', b'"trials": 2', 1), "was changed"),
+    "a type": (lambda content: b"[1]", "document="),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_definition_is_refused_in_one_line_whose_remedy_works(done, kind):
+    path = Path(SearchFolder(done).files.path("search.json"))
+    change, reason = DAMAGE[kind]
+    assert change(path.read_bytes()) != path.read_bytes()
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(RunError) as caught:
+        run_search(done, SPACE, SEARCH, print)
+    assert str(caught.value).startswith(f"{path} {reason}")
+    assert str(caught.value).endswith(
+        "; use the version that wrote it, or if this command has the options that the search was started "
+        "with, delete the file and start again; else choose another --train.name"
+    )
+    path.unlink()
+    assert run_search(done, SPACE, SEARCH, print) is not None
+
+
+@pytest.mark.parametrize("change", [lambda c: b"", lambda c: c[:200], lambda c: c.replace(b"5.0", b"2.0", 1)])
+def test_a_damaged_result_is_passed_over_and_summed_up_anew(done, change):
+    path, rows = Path(SearchFolder(done).files.path("result.json")), []
+    before = run_search(done, SPACE, SEARCH, rows.append)
+    path.write_bytes(change(path.read_bytes()))
+    rows.clear()
+    again = run_search(done, SPACE, Search(trials=2, concurrency=1), rows.append)
+    assert [row["message"].partition(":")[0] for row in rows] == ["warning"]
+    assert rows[0]["message"].startswith(f"warning: passed over a result: {path} ")
+    assert before is not None
+    assert again is not None
+    assert (again.best, again.error_percent, again.trials) == ("trial-01", 5.0, before.trials)
+    assert SearchFolder(done).read_result() == again
+
+
+def test_the_number_of_a_trial_that_has_left_a_run_is_not_given_again(config):
+    folder = SearchFolder(config)
+    Path(folder.trials, "trial-04").mkdir(parents=True)
+    Path(folder.trials, "trial-x").mkdir()
+    assert folder.journal().history.next_number() == 5
+
+
+def test_damaged_metrics_of_a_trial_are_passed_over(done):
+    folder = SearchFolder(done)
+    for number, content in ((1, b'{"kind": "train", "step": 1, "images_per_s": 5.0}\n\xff\n'), (2, None)):
+        path = Path(folder.trials, f"trial-{number:02d}", "metrics.jsonl")
+        (path.parent if content else path).mkdir(parents=True)
+        if content:
+            path.write_bytes(content)
+    warnings = []
+    rows = rows_of(folder.journal().history, done, folder.files, warnings.append)
+    assert [row.images_per_s for row in rows] == [5.0, None]
+    assert [warning.startswith("warning: passed over ") for warning in warnings] == [True, True]
 
 
 def test_a_search_in_progress_is_not_started_twice(config):

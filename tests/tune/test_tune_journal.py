@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from capsdist.errors import RunError
 from capsdist.train.cluster.files import LocalFiles
 from capsdist.tune.journal import FAILED, FINISHED, JOURNAL_NAME, RUNNING, STOPPED, History, Journal
 
@@ -56,7 +57,9 @@ def test_a_journal_cut_at_any_byte_keeps_all_whole_lines_and_goes_on(tmp_path):
         journal = Journal(files)
         expected = History()
         for line in data[:cut].split(b"\n")[:-1]:
-            expected.add(json.loads(line))
+            event = json.loads(line)
+            del event["crc32"]
+            expected.add(event)
         assert journal.history == expected
         journal.append("trial", number=9, values={})
         assert Journal(files).history.trials[9].status == RUNNING
@@ -64,13 +67,101 @@ def test_a_journal_cut_at_any_byte_keeps_all_whole_lines_and_goes_on(tmp_path):
 
 def test_the_law_has_teeth(tmp_path):
     """A journal that only appended would glue the next event to the half line before it."""
-    path = tmp_path / JOURNAL_NAME
+    path, warnings = tmp_path / JOURNAL_NAME, []
     written(tmp_path)
     path.write_bytes(path.read_bytes()[:-5])
     with path.open("a") as file:
         file.write(json.dumps({"event": "trial", "number": 9, "values": {}, "time": 0}) + "\n")
-    with pytest.raises(json.JSONDecodeError):
+    assert 9 not in Journal(LocalFiles(tmp_path), warnings.append).history.trials
+    assert len(warnings) == 1
+
+
+def test_lines_without_a_checksum_as_version_0_1_wrote_them_are_read(tmp_path):
+    row = {"event": "trial", "time": 1.5, "number": 1, "values": {"routing.iterations": 3}}
+    (tmp_path / JOURNAL_NAME).write_text(json.dumps(row) + "\n")
+    assert Journal(LocalFiles(tmp_path)).history.trials[1].values == {"routing.iterations": 3}
+
+
+DAMAGED = {
+    "a flipped digit": (b"5.5", b"4.5", "it was changed: its checksum is another"),
+    "not UTF-8": (b'"report"', b'"rep\xffrt"', "it is not UTF-8 at byte"),
+    "a key twice": (b'"step": 8', b'"step": 8, "step": 8', "it has the key 'step' twice"),
+    "not a number": (b"5.5", b"NaN", "it has the number NaN, which is not finite"),
+    "nested": (b"5.5", b"[" * 5000, "it is nested too deeply"),
+    "a list": (b'{"event": "report"', b'[{"event": "report"', "it is not JSON"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_line_is_passed_over_by_name_and_stays_when_the_search_goes_on(tmp_path, kind):
+    old, new, reason = DAMAGED[kind]
+    written(tmp_path)
+    path, warnings = tmp_path / JOURNAL_NAME, []
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[4] = lines[4].replace(old, new, 1)
+    path.write_bytes(b"".join(lines))
+    journal = Journal(LocalFiles(tmp_path), warnings.append)
+    assert len(warnings) == 1
+    assert warnings[0].startswith(f"warning: passed over line 5 of {path}: {reason}")
+    assert journal.history.reports == [(2, 8, 7.25), (1, 16, 4.125)]
+    assert [trial.status for trial in journal.history.trials.values()] == [FINISHED, STOPPED, RUNNING]
+    journal.append("end", number=3, status=FAILED, reason="")
+    assert path.read_bytes().startswith(b"".join(lines))
+    assert Journal(LocalFiles(tmp_path)).history.trials[3].status == FAILED
+
+
+def test_a_trial_whose_line_is_damaged_is_not_known_and_its_number_is_not_given_again(tmp_path):
+    written(tmp_path)
+    path, warnings = tmp_path / JOURNAL_NAME, []
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[3] = b"garbage\n"
+    path.write_bytes(b"".join(lines[:-1]))
+    history = Journal(LocalFiles(tmp_path), warnings.append).history
+    assert list(history.trials) == [1]
+    assert history.next_number() == 3
+    assert [warning.partition("journal.jsonl: ")[2] for warning in warnings] == [
+        "it is not JSON (line 1: Expecting value)",
+        "it is of trial 2, which has not begun",
+        "it is of trial 2, which has not begun",
+    ]
+    assert Journal(LocalFiles(tmp_path), taken=[7]).history.next_number() == 8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"event": "begin"}, {"number": 0}, {"number": True}, {"number": "1"}, {"time": -1},
+        {"status": "done"}, {"reason": None}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_an_event_of_another_shape_is_passed_over(tmp_path, change):
+    path, warnings = tmp_path / JOURNAL_NAME, []
+    begin = {"event": "trial", "time": 1, "number": 1, "values": {}}
+    end = {"event": "end", "time": 2, "number": 1, "status": "finished", "reason": ""}
+    path.write_text(json.dumps(begin) + "\n" + json.dumps(end | change) + "\n")
+    assert Journal(LocalFiles(tmp_path), warnings.append).history.trials[1].status == RUNNING
+    assert len(warnings) == 1
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"model.kind": 1}, {"routing.iterations": 1.5}, {"routing.iterations": True}, {"model.class_dim": -1}],
+)
+def test_a_point_that_no_space_has_is_passed_over(tmp_path, values):
+    begin = {"event": "trial", "time": 1, "number": 1, "values": values}
+    (tmp_path / JOURNAL_NAME).write_text(json.dumps(begin) + "\n")
+    warnings = []
+    assert Journal(LocalFiles(tmp_path), warnings.append).history.trials == {}
+    assert len(warnings) == 1
+
+
+def test_a_folder_in_its_place_is_refused_in_one_line(tmp_path):
+    (tmp_path / JOURNAL_NAME).mkdir()
+    with pytest.raises(RunError) as caught:
         Journal(LocalFiles(tmp_path))
+    assert str(caught.value) == (
+        f"{tmp_path / JOURNAL_NAME} is not a regular file; move it away, and the search tries its trials anew"
+    )
 
 
 def test_after_a_stop_nothing_more_is_taken_in(tmp_path):

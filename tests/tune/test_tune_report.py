@@ -17,6 +17,7 @@ from capsdist.cli import parse_command
 from capsdist.config import PRESETS, Config, get_preset
 from capsdist.errors import RunError
 from capsdist.models.counts import num_parameters
+from capsdist.storage.documents import dump_json, parse_document, seal
 from capsdist.train.cluster.files import LocalFiles
 from capsdist.tune.display import SearchDisplay
 from capsdist.tune.drawing import draw_search, save_figure
@@ -118,7 +119,7 @@ def test_a_result_holds_every_trial_and_what_it_cost(result, config):
 
 
 def test_a_result_survives_json(result):
-    assert SearchResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    assert parse_document(dump_json(seal(result.to_dict())), SearchResult) == result
 
 
 def test_the_table_has_every_trial_and_says_what_became_of_it(result):

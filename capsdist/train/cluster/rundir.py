@@ -17,7 +17,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
 
 from capsdist.config import Config
 from capsdist.errors import CheckpointError, ConfigError, DocumentError, Problem
-from capsdist.storage.documents import dump_json, parse_document, parse_json
+from capsdist.storage.documents import dump_json, parse_document, parse_json, seal
 from capsdist.train.cluster.files import Warn, open_files, read_document
 from capsdist.train.cluster.locks import Lock, Tell
 from capsdist.train.cluster.retention import checkpoint_name, newest_state
@@ -180,7 +180,7 @@ class RunFolder:
 
     def write_result(self, summary: RunSummary) -> None:
         """Write `summary` as the result of this start of the run."""
-        self.files.write(_RESULT, dump_json(asdict(summary)))
+        self.files.write(_RESULT, dump_json(seal(asdict(summary))))
 
     def steps_saved(self) -> int:
         """Return the step of the newest checkpoint with a whole manifest and state, 0 without one."""
