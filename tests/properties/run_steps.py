@@ -1,0 +1,146 @@
+"""What a start of a run does to its folder, and what reads it afterwards: in their order, without Ray."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from job_helpers import NETWORK, save_tiny
+
+from capsdist.config import Config
+from capsdist.train.checkpoint import load_model, read_checkpoint
+from capsdist.train.cluster.files import RunFiles, open_files
+from capsdist.train.cluster.record import open_record
+from capsdist.train.cluster.resume import newest_whole, opened_checkpoint, viewed
+from capsdist.train.cluster.retention import clean, prune
+from capsdist.train.cluster.rundir import RunFolder, RunSummary
+from capsdist.train.metrics import METRICS_NAME, parse_metrics, read_metrics
+
+NUM_SAMPLES = 48 * NETWORK.train.global_batch
+ERRORS = {8: 30.5, 16: 12.25, 24: 20.75}
+"""Validated error of each checkpoint, by step: the best is not the newest."""
+
+
+def write_run(place: str, local: Path) -> RunSummary:
+    """Write a run stopped after 24 steps to `place`, its files made in `local`; return its result."""
+    run = RunFolder(place)
+    run.create()
+    run.begin(NETWORK)
+    for step, error in ERRORS.items():
+        with run.files.staging(f"step_{step:08d}") as staged:
+            save_tiny(local, step, error)
+            for path in (local / f"step_{step:08d}").iterdir():
+                path.rename(staged / path.name)
+            run.files.store(staged, f"step_{step:08d}")
+    with open_record(run.files, print) as record:
+        record({"kind": "start", "step": 0, "resumed_step": 0})
+        for step, error in ERRORS.items():
+            record({"kind": "train", "step": step, "epoch": step / 48, "loss": 0.5, "images_per_s": 90.5})
+            record({"kind": "validation", "step": step, "loss": 0.25, "error_percent": error})
+            record({"kind": "checkpoint", "step": step, "name": f"step_{step:08d}", "seconds": 0.1})
+    run.files.write("overview.png", b"a picture")
+    summary = RunSummary("run", place, "stopped", 24, 20.75, 90.5, 3.5)
+    run.write_result(summary)
+    return summary
+
+
+@dataclass(frozen=True, repr=False)
+class Truth:
+    """What the files of an undamaged run say: weights by step, and its result."""
+
+    weights: dict[int, dict[str, torch.Tensor]]
+    result: RunSummary
+
+    def __repr__(self) -> str:
+        return "the truth"
+
+    @classmethod
+    def of(cls, place: str, result: RunSummary) -> Truth:
+        """Read it from the run at `place`."""
+        files = open_files(place)
+        weights: dict[int, dict[str, torch.Tensor]] = {}
+        for step in ERRORS:
+            with files.fetched(f"step_{step:08d}") as folder:
+                model = read_checkpoint(folder).engine.model
+                weights[step] = {name: tensor.clone() for name, tensor in model.items()}
+        return cls(weights, result)
+
+    def check(self, folder: Path) -> int:
+        """Check that the checkpoint in `folder` is one of the run, to the last bit; return its step."""
+        found = read_checkpoint(folder)
+        assert found.step in self.weights
+        assert found.metrics["error_percent"] == ERRORS[found.step]
+        assert found.config == NETWORK
+        assert found.engine.model.keys() == self.weights[found.step].keys()
+        for name, tensor in found.engine.model.items():
+            assert torch.equal(tensor, self.weights[found.step][name]), name
+        return found.step
+
+
+@dataclass
+class Start:
+    """What a start of a run has found: the step to go on from, the result, and warnings."""
+
+    step: int | None = None
+    result: RunSummary | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+def start(place: str, truth: Truth, config: Config = NETWORK) -> Start:
+    """Do what `launch` and a worker do, up to the first checkpoint that is new: after 30 steps.
+
+    Raises:
+        CapsdistError: the run stops.
+    """
+    done = Start()
+    run = RunFolder(place, done.warnings.append)
+    run.create()
+    with run.lock():
+        run.check_continues(config, NUM_SAMPLES)
+        done.result = run.read_result()
+        run.begin(config)
+        with newest_whole(run.files, done.warnings.append) as whole:
+            if whole is not None:
+                done.step = truth.check(whole.folder)
+                assert done.step == whole.step
+            clean(run.files, whole.step if whole else None)
+            _train(run.files, whole.step if whole else 0, done.warnings)
+        steps = run.steps_saved()
+        assert steps == 30
+        run.write_result(RunSummary(run.name, place, "done", steps, 10.0, None, 1.0))
+        again = run.read_result()
+        assert again is not None
+        assert again.steps == steps
+    return done
+
+
+def _train(files: RunFiles, resumed: int, warnings: list[str]) -> None:
+    with open_record(files, warnings.append) as record:
+        record({"kind": "start", "step": resumed, "resumed_step": resumed})
+        record({"kind": "train", "step": 30, "loss": 0.5, "images_per_s": 90.0})
+        with files.staging("step_00000030") as staged:
+            save_tiny(staged, 30, 10.0)
+            for path in (staged / "step_00000030").iterdir():
+                path.rename(staged / path.name)
+            (staged / "step_00000030").rmdir()
+            record.publish()
+            files.store(staged, "step_00000030")
+    prune(files, warnings.append, keep_last=2, keep_best=1)
+
+
+def look(place: str, truth: Truth, warnings: list[str]) -> int:
+    """Do what `evaluate.py`, with and without --best, and `overview` read; return the step of the best.
+
+    Raises:
+        CapsdistError: there is nothing to look at.
+    """
+    files = open_files(place)
+    parse_metrics(files.read(METRICS_NAME) or b"", METRICS_NAME, warnings.append)
+    with opened_checkpoint(place, warn=warnings.append) as (_, folder):
+        truth.check(folder)
+        load_model(folder)
+    with viewed(files, warnings.append) as folder:
+        read_metrics(folder / METRICS_NAME, warnings.append)
+    with opened_checkpoint(place, lowest_error=True, warn=warnings.append) as (_, folder):
+        return truth.check(folder)
