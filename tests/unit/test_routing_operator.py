@@ -144,6 +144,21 @@ def test_one_program_for_batches_of_all_sizes() -> None:
     assert backend.frame_count == 1
 
 
+@pytest.mark.parametrize("form", ["auto", "reference"])
+def test_dynamic_shapes_are_compiled_once(form: Any) -> None:
+    network = small_network(form=form)
+    backend = CompileCounterWithBackend("aot_eager")
+    step = torch.compile(network, dynamic=True, fullgraph=True, backend=backend)
+    for num_images in (3, 5, 2, 9):
+        images = torch.rand(num_images, 1, 9, 9)
+        grads = [
+            torch.autograd.grad(run(images).scores.square().sum(), network.class_capsules.packed_weights)
+            for run in (step, network)
+        ]
+        torch.testing.assert_close(*grads)
+    assert backend.frame_count == 1
+
+
 def small_network(**changes: Any) -> CapsNet:
     torch.manual_seed(0)
     sizes = {"image_shape": (1, 9, 9), "num_classes": J, "conv_channels": 4, "conv_kernel": 3}
