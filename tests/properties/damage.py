@@ -9,22 +9,42 @@ symbolic links to it: `fingerprint` tells whether anything followed them in orde
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import pytest
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-__all__ = ["CONTENT", "MEMORY", "Accident", "accidents", "damaged", "fingerprint", "make_outside"]
+__all__ = [
+    "CONTENT",
+    "MEMORY",
+    "PHASES",
+    "Accident",
+    "accidents",
+    "copied",
+    "damaged",
+    "fingerprint",
+    "has_files",
+    "make_outside",
+]
 
+T = TypeVar("T")
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 """A folder for small files that are flushed often, None for the usual one."""
+PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
+"""Those of hypothesis that are of use: accidents are small as they are."""
+CASES = [250, pytest.param(5000, marks=pytest.mark.slow)]
+"""How many accidents a law is tried with, as values of a test's parameter."""
 _JUNK: list[Any] = [None, True, -1, 2**70, 1e308, 0.5, "", "..", "/etc/passwd", [], {}, [[1]], {"a": 1}]
 _NOT_JSON = (b"NaN", b"Infinity", b"-Infinity", b"[" * 5000, b"9" * 5000, b"1e999", b"\xff", b"\x00")
 
@@ -198,6 +218,40 @@ def accidents(*, contents_only: bool = False) -> st.SearchStrategy[Accident]:
     kinds = [*CONTENT] if contents_only else [*CONTENT, *others]
     part = st.floats(0, 1, exclude_max=True)
     return st.builds(Accident, st.sampled_from(kinds), part, part, st.integers(0, 2**32))
+
+
+def has_files(folder: Path) -> bool:
+    """Whether anything is left below `folder` for an accident to happen to."""
+    return any(path.is_file() and not path.is_symlink() for path in folder.rglob("*"))
+
+
+@contextlib.contextmanager
+def copied(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Yield a copy of `folder` and a tree beside it; at the end that must be as it was."""
+    with tempfile.TemporaryDirectory(prefix="damaged-", dir=MEMORY) as text:
+        place = Path(text).resolve()
+        copy = place / "files" / folder.name
+        shutil.copytree(folder, copy)
+        outside = make_outside(place, folder)
+        before = fingerprint(outside)
+        yield copy, outside
+        assert before.items() <= fingerprint(outside).items()
+        assert sorted(path.name for path in place.iterdir()) == ["files", "outside"]
+        assert [path.name for path in copy.parent.iterdir()] == [folder.name]
+
+
+def try_accidents(
+    folder: Path, truth: T, holds: Callable[[Path, T, list[Accident], Path], None], num_cases: int
+) -> None:
+    """Call `holds(copy, truth, accidents, outside)` with a fresh copy of `folder` for each of `num_cases`."""
+
+    @settings(max_examples=num_cases, deadline=None, phases=PHASES)
+    @given(happened=st.lists(accidents(), min_size=1, max_size=4))
+    def case(happened: list[Accident]) -> None:
+        with copied(folder) as (copy, outside):
+            holds(copy, truth, happened, outside)
+
+    case()
 
 
 def make_outside(place: Path, like: Path) -> Path:

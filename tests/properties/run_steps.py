@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from job_helpers import NETWORK, save_tiny
 
 from capsdist.config import Config
+from capsdist.errors import CapsdistError
 from capsdist.train.checkpoint import load_model, read_checkpoint
 from capsdist.train.cluster.files import RunFiles, open_files
 from capsdist.train.cluster.record import open_record
@@ -144,3 +146,21 @@ def look(place: str, truth: Truth, warnings: list[str]) -> int:
         read_metrics(folder / METRICS_NAME, warnings.append)
     with opened_checkpoint(place, lowest_error=True, warn=warnings.append) as (_, folder):
         return truth.check(folder)
+
+
+def start_or_stop(place: str, truth: Truth, untouched: list[int]) -> CapsdistError | None:
+    """Look at a run and start it; return why it stopped, None if it has gone on as it must.
+
+    untouched: the steps of checkpoints to which nothing has happened: the newest of them, or one after it,
+    is gone on from.
+    """
+    with contextlib.suppress(CapsdistError):
+        look(place, truth, [])
+    try:
+        done = start(place, truth)
+    except CapsdistError as error:
+        return error
+    assert untouched == [] or (done.step is not None and done.step >= max(untouched))
+    assert done.result in (None, truth.result)
+    assert all(len(line.splitlines()) == 1 for line in done.warnings), done.warnings
+    return None
