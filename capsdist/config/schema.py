@@ -207,6 +207,9 @@ class Cluster(_Section):
     """Seconds to wait for all workers to start; longer than an autoscaled node needs to come up."""
     collective_timeout_s: Positive = 300.0
     """Seconds after which a collective operation that waits for a lost worker fails."""
+    step_timeout_s: Annotated[float, Bounds(ge=0)] = 1800.0
+    """Seconds without a step, a row or a checkpoint after which all workers are killed and started again from
+    the newest checkpoint; more than a start, a validation and an upload take; 0 for no limit."""
     stop_timeout_s: Positive = 120.0
     """Seconds that a run asked to stop (Ctrl-C, SIGTERM, `ray job stop`) may take for its last checkpoint."""
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-START_LIMIT_S = 120.0
+START_LIMIT_S = 600.0
 
 
 class RankError(RuntimeError):
@@ -30,7 +30,7 @@ class RankError(RuntimeError):
 class Ranks:
     """`world_size` processes with one gloo group, one torch thread each."""
 
-    def __init__(self, world_size: int, timeout_s: float = 60.0) -> None:
+    def __init__(self, world_size: int, timeout_s: float = 600.0) -> None:
         self.world_size, self.timeout_s, self.closed = world_size, timeout_s, False
         self._folder = tempfile.TemporaryDirectory()
         context = multiprocessing.get_context("spawn")

@@ -22,7 +22,6 @@ pytestmark = [
 
 STAGES = range(4)
 ZERO = [f"zero-{stage}" for stage in STAGES]
-COMPILES_S = 300.0  # DeepSpeed's extension, the first time on a machine
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +38,7 @@ def ddp(two: Ranks) -> tuple[list[float], EngineState]:
 @pytest.fixture(scope="module")
 def saved(two: Ranks, ddp) -> dict[str, EngineState]:
     """The state after 5 steps, saved by every engine."""
-    return {name: two.run(train_toy, name, 5, timeout_s=COMPILES_S)[0][1] for name in ENGINES}
+    return {name: two.run(train_toy, name, 5)[0][1] for name in ENGINES}
 
 
 @pytest.mark.parametrize("name", ZERO)
@@ -48,7 +47,7 @@ def saved(two: Ranks, ddp) -> dict[str, EngineState]:
 )
 def test_steps_are_those_of_ddp(two: Ranks, name: str, options: dict[str, float]) -> None:
     norms, state = two.run(train_toy, "ddp", 5, options)[0]
-    found, zero = two.run(train_toy, name, 5, options, timeout_s=COMPILES_S)[0]
+    found, zero = two.run(train_toy, name, 5, options)[0]
     assert found == pytest.approx(norms, rel=1e-5)
     for key, tensor in {**state.model, **state.optimizer}.items():
         other = {**zero.model, **zero.optimizer}[key]
@@ -74,7 +73,7 @@ def test_a_state_goes_to_another_number_of_ranks(saved, name: str) -> None:
     untouched, norms = continue_toy("ddp", saved[name], 5)
     assert same_bits(untouched.optimizer, saved[name].optimizer)
     with Ranks(1) as one:
-        alone, norms_alone = one.run(continue_toy, name, untouched, 5, timeout_s=COMPILES_S)[0]
+        alone, norms_alone = one.run(continue_toy, name, untouched, 5)[0]
     assert same_bits(alone.optimizer, saved[name].optimizer)
     assert norms_alone == pytest.approx(norms, rel=1e-5)
 
@@ -92,21 +91,21 @@ def test_negative_zeros_and_step_counts_survive(two: Ranks, saved, name: str) ->
 
 def test_a_fresh_engine_has_done_no_step(two: Ranks) -> None:
     for name in ZERO:  # one call a stage; DeepSpeed must not have advanced Adam while it set itself up
-        state = two.run(train_toy, name, 0, timeout_s=COMPILES_S)[0][1]
+        state = two.run(train_toy, name, 0)[0][1]
         assert all((tensor == 0).all() for tensor in state.optimizer.values())
 
 
 @pytest.mark.parametrize(("stage", "held", "weights"), [(1, 102, 203), (2, 102, 203), (3, 104, 0)])
 def test_partitions_are_real(two: Ranks, stage: int, held: int, weights: int) -> None:
     # 203 parameters: halves rounded up, at stage 3 a parameter each: 88 + 4 + 11 (+ padding), none left whole
-    found = two.run(partition_numels, f"zero-{stage}", timeout_s=COMPILES_S)[0]
+    found = two.run(partition_numels, f"zero-{stage}")[0]
     assert found[1] == weights
     assert abs(found[0] - held) <= 1
 
 
 @pytest.mark.parametrize("name", ZERO)
 def test_fp16_skips_a_step_that_overflows(two: Ranks, name: str) -> None:
-    norms, before, after = two.run(overflow_toy, name, timeout_s=COMPILES_S)[0]
+    norms, before, after = two.run(overflow_toy, name)[0]
     assert norms[:2] == pytest.approx(two.run(overflow_toy, "ddp")[0][0][:2], rel=1e-3)
     assert not math.isfinite(norms[2])
     assert same_bits(before.model, after.model)
@@ -142,10 +141,7 @@ def ddp_run(two: Ranks, shapes: Path, tmp_path_factory: pytest.TempPathFactory) 
 def whole_runs(two: Ranks, shapes: Path, tmp_path_factory: pytest.TempPathFactory):
     """Rows and checkpoints of the capsule network under every stage, undisturbed."""
     folder = tmp_path_factory.mktemp("whole")
-    rows = {
-        stage: two.run(run_small, zero_config(shapes, stage), folder / str(stage), timeout_s=COMPILES_S)[0]
-        for stage in STAGES
-    }
+    rows = {stage: two.run(run_small, zero_config(shapes, stage), folder / str(stage))[0] for stage in STAGES}
     return rows, folder
 
 
@@ -166,7 +162,7 @@ def test_new_processes_continue_every_stage_bit_for_bit(whole_runs, shapes: Path
         for stage in STAGES:  # one start of the processes for all stages
             middle = folder / str(stage) / "step-0006"
             config = zero_config(shapes, stage)
-            rest = fresh.run(run_small, config, tmp_path / str(stage), middle, timeout_s=COMPILES_S)[0]
+            rest = fresh.run(run_small, config, tmp_path / str(stage), middle)[0]
             assert without_times(rest) == [row for row in without_times(rows[stage]) if row["step"] > 6]
             assert same_checkpoint(tmp_path / str(stage) / "step-0012", folder / str(stage) / "step-0012")
 
@@ -178,7 +174,7 @@ def test_bf16_losses_are_near_those_of_fp32_and_equal_in_all_engines(
     config = small_config(
         shapes, engine=engine, zero_stage=3, precision="bf16", accumulation=2, max_grad_norm=0.5
     )
-    rows = two.run(run_small, config, tmp_path, timeout_s=COMPILES_S)[0]
+    rows = two.run(run_small, config, tmp_path)[0]
     assert rows[0]["precision"] == "bf16"
     assert losses(rows) == pytest.approx(ddp_run, rel=0.03)
     assert losses(rows) != ddp_run

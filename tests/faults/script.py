@@ -9,6 +9,7 @@ strikes, so that what is counted is what has happened and not what was planned.
 | kill | SIGKILL of the worker, as out of memory or a native crash would |
 | tear | SIGKILL while a checkpoint is written: weights are there, state and manifest are not |
 | damage | a bit of the newest checkpoint flips while its worker dies: it comes with a `kill` |
+| frozen_worker | SIGSTOP of the worker, for ever |
 | host | SIGKILL of the worker's raylet and of all its processes: the machine is gone |
 | stop | SIGTERM to the driver; the same run is started again |
 | driver | SIGKILL of the driver; the same run is started again by another |
@@ -35,7 +36,7 @@ from faults.strikes import at_file_event, die, flip_bit, kill_host
 __all__ = ["Fault", "Kind", "Mark", "Script", "read_marks", "send_by_value"]
 
 Kind: TypeAlias = Literal[
-    "error", "kill", "tear", "damage", "host", "stop", "driver", "wait", "freeze_saving"
+    "error", "kill", "tear", "damage", "frozen_worker", "host", "stop", "driver", "wait", "freeze_saving"
 ]
 _LONGEST_WAIT_S = 600.0
 _GO_ON = "go-on"
@@ -120,6 +121,8 @@ class Script:
                 raise RuntimeError(f"an error of several lines\na scripted error at step {fault.step}")
             case "kill":
                 die()
+            case "frozen_worker":
+                os.kill(os.getpid(), signal.SIGSTOP)
             case "host":
                 kill_host()
             case "stop":

@@ -14,21 +14,43 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capsdist.errors import CapsdistError
 from capsdist.train.cluster.failure import one_line, root_of_many
+from capsdist.train.cluster.watch import WorkerProcess
 from capsdist.train.metrics import Row
 
 __all__ = ["EventSender", "FailureReporter", "Mailbox", "open_mailbox"]
 
 
 class Mailbox:
-    """What the actor holds: rows not yet taken, whether training is under way, whether it shall stop."""
+    """What the actor holds: rows not yet taken, workers to watch, whether training runs and shall stop."""
 
     def __init__(self) -> None:
         self._rows: list[Row] = []
         self._training = self._stop = False
+        self._workers: dict[int, WorkerProcess] = {}
+        self._signs = 0
 
     def put(self, row: Row) -> None:
         """Take a row from a worker or the controller."""
         self._rows.append(row)
+        self._signs += 1
+        if row["kind"] == "failure":  # all workers end, and others will join
+            self._workers.clear()
+
+    def join(self, worker: WorkerProcess) -> None:
+        """Take up a worker to be watched."""
+        self._workers[worker.rank] = worker
+
+    def leave(self, rank: int) -> None:
+        """Watch a worker no longer."""
+        self._workers.pop(rank, None)
+
+    def sign(self) -> None:
+        """Count a sign of a worker: it has done a step."""
+        self._signs += 1
+
+    def watch(self) -> tuple[list[WorkerProcess], int]:
+        """Return the watched workers, and how many signs have come."""
+        return [self._workers[rank] for rank in sorted(self._workers)], self._signs
 
     def take(self) -> list[Row]:
         """Hand the rows over that came since the last call, in their order."""

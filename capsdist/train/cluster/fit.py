@@ -13,11 +13,13 @@ from ray.train.v2.api.config import LoggingConfig
 
 from capsdist.config import Config
 from capsdist.train.cluster.events import FailureReporter, open_mailbox
+from capsdist.train.cluster.files import open_files
 from capsdist.train.cluster.fitting import FitThread
 from capsdist.train.cluster.group import GroupConfig
 from capsdist.train.cluster.locks import Lock
-from capsdist.train.cluster.preflight import Placement
+from capsdist.train.cluster.preflight import Placement, run_place
 from capsdist.train.cluster.stop import StopSignals, patience_s
+from capsdist.train.cluster.watch import Watchdog
 from capsdist.train.cluster.worker import Fault, Job, Observer, train_worker
 from capsdist.train.metrics import Row
 
@@ -54,6 +56,7 @@ def fit(
     )
     thread = FitThread(_trainer(config, placement, job).fit)
     patience = time.monotonic() + _PATIENCE_S
+    watchdog = Watchdog(mailbox, config.cluster.step_timeout_s, open_files(run_place(config)), show)
 
     def show_rows() -> None:
         nonlocal patience
@@ -66,6 +69,7 @@ def fit(
         while thread.is_alive() and not wish.is_set():
             lock.check()
             show_rows()
+            watchdog.look()
             if time.monotonic() > patience:
                 message = f"still waiting for {placement}; the cluster has {room()} now"
                 show({"kind": "status", "message": message})

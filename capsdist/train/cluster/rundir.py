@@ -24,12 +24,14 @@ from capsdist.train.cluster.retention import checkpoint_name, newest_state
 from capsdist.train.manifest import State
 
 __all__ = [
-    "FREE_FIELDS", "STORY", "RunFolder", "RunSummary", "Status", "changed_fields", "parse_config",
+    "FREE_FIELDS", "STACKS", "STORY", "RunFolder", "RunSummary", "Status", "changed_fields", "parse_config",
     "total_steps",
 ]  # fmt: skip
 
 STORY = "failure.txt"
 """All tracebacks of a failure."""
+STACKS = "stacks.txt"
+"""The stacks of all workers when no step had been done for too long."""
 _CONFIG, _RESULT = "config.json", "result.json"
 _SHOWN = 30  # characters of what is not JSON
 _RAYS_RECORD = "checkpoint_manager_snapshot.json"
@@ -154,7 +156,7 @@ class RunFolder:
         Ray's record too: Ray refuses to start where that names checkpoints that are gone.
         """
         self.files.write(_CONFIG, dump_json(config.model_dump(mode="json")))
-        for name in (_RESULT, STORY, _RAYS_RECORD):
+        for name in (_RESULT, STORY, STACKS, _RAYS_RECORD):
             self.files.delete(name)
 
     def read_result(self) -> RunSummary | None:

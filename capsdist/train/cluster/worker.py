@@ -31,6 +31,7 @@ from capsdist.train.cluster.record import RunRecord, open_record
 from capsdist.train.cluster.resume import resume_from
 from capsdist.train.cluster.retention import checkpoint_name, clean, prune
 from capsdist.train.cluster.stop import StopPoll
+from capsdist.train.cluster.watch import watched
 from capsdist.train.engine.build import prepare_engine
 from capsdist.train.loop import Events, run_training
 from capsdist.train.metrics import Row
@@ -75,16 +76,19 @@ def train_worker(settings: dict[str, Any]) -> Row:
     def warn(text: str) -> None:
         send({"kind": "note", "message": text})
 
-    def should_stop(step: int) -> bool:
-        if job.fault is not None:
-            job.fault(rank, step)
-        return poll(step)
-
     def say(text: str) -> None:
         send({"kind": "status", "message": text})
 
     prepare_engine(config, world_size=world_size, device=device, say=say)
     with contextlib.ExitStack() as stack:
+        sign = stack.enter_context(watched(job.mailbox, rank))
+
+        def should_stop(step: int) -> bool:
+            sign()
+            if job.fault is not None:
+                job.fault(rank, step)
+            return poll(step)
+
         whole = stack.enter_context(resume_from(files, warn))
         record: RunRecord | None = None
         events: Events = _nowhere

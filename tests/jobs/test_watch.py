@@ -1,0 +1,68 @@
+"""A worker that was frozen is found, told of, and the run goes on from the newest checkpoint."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from job_helpers import Rows, tiny_config
+
+from capsdist.config import Cluster
+from capsdist.train.cluster import launch
+from capsdist.train.metrics import read_metrics
+from faults.script import Fault, Script, read_marks
+
+# Far above the second that workers take from the moment they are watched to the first step.
+LIMIT_S = 12.0
+
+
+@pytest.mark.usefixtures("ray_cluster")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_root, tmp_path, workers):
+    fault = Script([Fault("frozen_worker", workers - 1, 7)], tmp_path / "marks", tmp_path / "frozen-run")
+    cluster = Cluster(cpus_per_worker=1, max_failures=1, step_timeout_s=LIMIT_S)
+    rows = Rows()
+    config = tiny_config(tiny_root, tmp_path, "frozen-run", cluster=cluster, workers=workers)
+    summary = launch(config, display=rows, fault=fault)
+
+    assert (summary.status, summary.steps) == ("done", 16)
+    run = Path(summary.run_dir)
+    [mark] = read_marks(tmp_path / "marks")
+    [note] = [row["message"] for row in rows.of("note")]
+    assert note.startswith(f"warning: no step for {LIMIT_S:g} s: worker {workers - 1} (process {mark.pid} on {mark.host})")
+    assert "does not answer, it is stopped; killed all workers" in note
+    assert note.endswith(f"their stacks are in {run}/stacks.txt")
+    assert len(rows.of("failure")) == 1
+    assert [row["resumed_step"] for row in rows.of("start")][1:] in ([3], [6])
+    steps = [row["step"] for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "train"]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 16
+    stacks = (run / "stacks.txt").read_text()
+    assert stacks.count("no answer") == 1
+    assert stacks.count("most recent call first") >= workers - 1
+    if workers == 2:  # where the other one waits
+        assert "train_step" in stacks
+
+
+def test_a_process_that_has_the_number_of_a_worker_is_let_alone():
+    from capsdist.train.cluster import watch
+
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
+        started = watch._started(other.pid)
+        assert started is not None
+        stranger = watch.WorkerProcess(0, other.pid, started - 1, "here", "node", "/nonexistent")
+        [found] = watch._end_here([stranger])
+        assert (found.state, found.stacks) == (None, "")
+        assert other.poll() is None
+        os.kill(other.pid, signal.SIGSTOP)
+        while watch._state(other.pid) != "T":
+            time.sleep(0.01)
+        worker = watch.WorkerProcess(0, other.pid, started, "here", "node", "/nonexistent")
+        [found] = watch._end_here([worker])
+        assert (found.state, found.stacks) == ("T", "")
+        assert other.wait() == -signal.SIGKILL
