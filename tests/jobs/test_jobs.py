@@ -36,8 +36,14 @@ def env(short_tmp: Path) -> dict[str, str]:
 TRAIN = ("train_mnist.py", *TINY_FLAGS, "--train.name=first", "--train.epochs=1", "--train.device=cpu")
 
 
-def test_train_evaluate_again_and_change(place, env):
+def test_train_evaluate_again_and_change(place, env, short_tmp):
+    temporary = short_tmp / "t"
+    temporary.mkdir()
+    env = {name: value for name, value in env.items() if name != "RAY_TMPDIR"} | {"TMPDIR": str(temporary)}
     trained = run_job_file(*TRAIN, cwd=place, env=env)
+    # Ray's files are where only this user can go
+    assert all(path.stat().st_mode & 0o777 == 0o700 for path in temporary.glob("capsdist-*"))
+    assert not (temporary / "ray").exists()
     assert (trained.returncode, trained.stderr) == (0, "")
     lines = trained.stdout.splitlines()
     assert len(lines) < 20, trained.stdout  # Ray's own output does not drown ours
@@ -54,6 +60,7 @@ def test_train_evaluate_again_and_change(place, env):
     again = run_job_file(*TRAIN, cwd=place, env=env)
     assert (again.returncode, again.stderr) == (0, "")
     assert "done already" in again.stdout
+    assert list(temporary.glob("capsdist-*")) == []
     assert again.stdout.splitlines()[-1] == lines[-1]
 
     changed = run_job_file(*TRAIN, "--loss.m-plus=0.8", cwd=place, env=env)

@@ -190,3 +190,31 @@ def test_check_warns_of_storage_and_data_and_leaves_nothing(place, monkeypatch, 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert run_job("A job.", ["mnist_paper"], argv=argv) == 0
     assert capsys.readouterr().err.count("SignatureDoesNotMatch") == 2
+
+
+def test_a_frozen_worker_is_replaced_and_its_temporary_folders_go(place: Place, env, tmp_path):
+    write_tiny(env["CAPSDIST_DATA_ROOT"])
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    script = str(Path(__file__).with_name("frozen_run.py"))
+    storage = [env["CAPSDIST_DATA_ROOT"], env["CAPSDIST_STORAGE"], "frozen", str(tmp_path / "marker")]
+    done = subprocess.run(
+        [sys.executable, script, *storage],
+        env=env | {"TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    status, steps, note = done.stdout.splitlines()
+    assert (status, steps) == ("done", "16")
+    assert "no step for 12 s: worker 0 (process " in note
+    assert "does not answer, it is stopped; killed all workers" in note
+    assert note.endswith(f"their stacks are in {place.url}/runs/frozen/stacks.txt")
+    objects = place.objects()
+    assert b"no answer" in objects["runs/frozen/stacks.txt"]
+    trained = [
+        row["step"] for row in parse_metrics(objects["runs/frozen/metrics.jsonl"]) if row["kind"] == "train"
+    ]
+    assert trained == [3, 6, 8, 9, 12, 15, 16]
+    assert list(temporary.glob("capsdist-*")) == []  # those of the killed worker too

@@ -10,10 +10,13 @@ import contextlib
 import logging
 import os
 import socket
+import tempfile
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from capsdist.config import Config
 from capsdist.errors import RunError
+from capsdist.storage.temporary import remove_leftovers, temporary_folder
 from capsdist.train.cluster.preflight import Machine
 
 __all__ = ["API_ADDRESS", "names_cluster", "prepare_ray", "ray_session"]
@@ -22,6 +25,7 @@ API_ADDRESS = "RAY_API_SERVER_ADDRESS"
 """Names Ray's state API; else it is looked for on the whole machine, in vain if there are two Rays."""
 
 _KNOCK_S = 5.0
+_LONGEST_PARENT = 21  # characters: the names of Ray's sockets have 86 more, and 107 at most
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # no warning about a default that will change
@@ -75,15 +79,33 @@ def ray_session(
     with contextlib.ExitStack() as stack:
         stack.enter_context(_environment(settings))
         if not ray.is_initialized():
-            url = _init(machine, dashboard)
+            folder = stack.enter_context(_ray_folder()) if machine is not None else None
+            url = _init(machine, dashboard, folder)
             stack.callback(ray.shutdown)
             if machine is not None and url:
                 stack.enter_context(_environment({API_ADDRESS: f"http://{url}"}))
         yield ray.cluster_resources()
 
 
-def _init(machine: Machine | None, dashboard: bool) -> str | None:
-    """Start or join Ray; return host and port of its dashboard."""
+@contextlib.contextmanager
+def _ray_folder() -> Iterator[Path | None]:
+    """Yield the folder for files of a Ray that is started here, None where RAY_TMPDIR names one, which stays.
+
+    Ray itself would make one that everybody may write to, and leave it.
+    """
+    if "RAY_TMPDIR" in os.environ:
+        yield None
+        return
+    parent = Path(tempfile.gettempdir())
+    if len(str(parent)) > _LONGEST_PARENT:
+        parent = Path("/tmp")
+    remove_leftovers(parent)
+    with temporary_folder(parent=parent) as folder:
+        yield folder
+
+
+def _init(machine: Machine | None, dashboard: bool, folder: Path | None) -> str | None:
+    """Start or join Ray; return host and port of its dashboard. folder: for its files, None for Ray's own."""
     import ray
 
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
@@ -94,6 +116,7 @@ def _init(machine: Machine | None, dashboard: bool) -> str | None:
             num_gpus=machine.gpus,
             include_dashboard=dashboard,
             dashboard_host="127.0.0.1",
+            _temp_dir=folder and str(folder),
             **quiet,
         )
         return started.dashboard_url

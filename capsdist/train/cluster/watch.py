@@ -19,17 +19,17 @@ from pathlib import Path
 from typing import Any
 
 import ray
+import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capsdist.errors import CapsdistError
 from capsdist.storage.temporary import temporary_folder
 from capsdist.train.cluster.files import RunFiles
+from capsdist.train.cluster.rundir import STACKS
 from capsdist.train.metrics import Row
 
-__all__ = ["STACKS", "Watchdog", "WorkerProcess", "watched"]
+__all__ = ["Watchdog", "WorkerProcess", "watched"]
 
-STACKS = "stacks.txt"
-"""The stacks of all workers when no step had been done for too long."""
 _SIGNAL = signal.SIGUSR1
 _SIGN_S = 1.0  # between two signs of a worker, and between two looks of the driver
 _LOOK_S = 5.0  # what counts at most between two looks: the driver itself may have been stopped
