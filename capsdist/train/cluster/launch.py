@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from capsdist.config import Config, validate
 from capsdist.errors import CapsdistError, RunError
-from capsdist.storage.temporary import remove_leftovers
 from capsdist.train.cluster import preflight
 from capsdist.train.cluster.failure import one_line, root_cause
+from capsdist.train.cluster.leftovers import remove_left_behind, removed_if_unbegun
 from capsdist.train.cluster.locks import Lock
 from capsdist.train.cluster.preflight import Machine, Placement
 from capsdist.train.cluster.rundir import STORY, RunFolder, RunSummary, Status, total_steps
@@ -78,14 +78,14 @@ class _Attempt:
 
     def launch(self, signals: StopSignals) -> RunSummary:
         """Check, train unless the run is done already, and return the summary."""
-        remove_leftovers()
+        remove_left_behind(self.run.files)
         num_samples = preflight.check_data(self.config).num_samples
         machine = preflight.this_machine() if prepare_ray() else None
         placement = preflight.place_on_machine(self.config, machine) if machine else None
         if placement:
             preflight.check_engine(self.config, placement)
         self.run.create()
-        with self.run.lock(self._status) as lock:
+        with removed_if_unbegun(self.run.files), self.run.lock(self._status) as lock:
             self.run.check_continues(self.config, num_samples)
             result = self.run.read_result()
             if result and result.status == "done" and result.steps == total_steps(self.config, num_samples):
