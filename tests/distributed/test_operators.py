@@ -15,6 +15,7 @@ from capsdist.errors import DataError, RunError
 from capsdist.train.engine import operators
 from capsdist.train.engine.build import zero_requirements
 
+HERE = Path(__file__).parent
 needs_compiler = pytest.mark.skipif(zero_requirements() is not None, reason=str(zero_requirements()))
 
 # What DeepSpeed does by itself, without the lock of ours.
@@ -46,7 +47,7 @@ def start(code: str) -> subprocess.Popen[str]:
         [sys.executable, "-c", code],
         env=os.environ
         | operators._environment(torch.device("cpu"))
-        | {"PYTHONPATH": str(Path(__file__).parent)},
+        | {"PYTHONPATH": os.pathsep.join(map(str, [HERE, HERE.parent]))},
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,

@@ -34,7 +34,9 @@ def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_roo
     run = Path(summary.run_dir)
     [mark] = read_marks(tmp_path / "marks")
     [note] = [row["message"] for row in rows.of("note")]
-    assert note.startswith(f"warning: no step for {LIMIT_S:g} s: worker {workers - 1} (process {mark.pid} on {mark.host})")
+    assert note.startswith(
+        f"warning: no step for {LIMIT_S:g} s: worker {workers - 1} (process {mark.pid} on {mark.host})"
+    )
     assert "does not answer, it is stopped; killed all workers" in note
     assert note.endswith(f"their stacks are in {run}/stacks.txt")
     assert len(rows.of("failure")) == 1

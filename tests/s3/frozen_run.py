@@ -1,19 +1,21 @@
-"""A driver whose worker is frozen once, and notes of which are printed: DATA STORAGE NAME MARKER."""
+"""A driver whose worker is frozen once; it prints its result and the notes: DATA STORAGE NAME MARKS."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from job_helpers import FreezeOnce, Rows, tiny_config
+from job_helpers import Rows, tiny_config
 
 from capsdist.config import Cluster
 from capsdist.train.cluster import launch
+from faults.script import Fault, Script
 
 if __name__ == "__main__":
-    *place, marker = sys.argv[1:]
+    *place, marks = sys.argv[1:]
     rows = Rows()
     cluster = Cluster(cpus_per_worker=1, step_timeout_s=12, max_failures=1)
     config = tiny_config(*place, cluster=cluster, workers=1)
-    summary = launch(config, display=rows, fault=FreezeOnce(Path(marker), rank=0, step=7))
+    script = Script([Fault("frozen_worker", 0, 7)], Path(marks), Path(marks))
+    summary = launch(config, display=rows, fault=script)
     print(summary.status, summary.steps, *(row["message"] for row in rows.of("note")), sep="\n")

@@ -197,7 +197,7 @@ def test_a_frozen_worker_is_replaced_and_its_temporary_folders_go(place: Place, 
     temporary = tmp_path / "tmp"
     temporary.mkdir()
     script = str(Path(__file__).with_name("frozen_run.py"))
-    storage = [env["CAPSDIST_DATA_ROOT"], env["CAPSDIST_STORAGE"], "frozen", str(tmp_path / "marker")]
+    storage = [env["CAPSDIST_DATA_ROOT"], env["CAPSDIST_STORAGE"], "frozen", str(tmp_path / "marks")]
     done = subprocess.run(
         [sys.executable, script, *storage],
         env=env | {"TMPDIR": str(temporary)},
