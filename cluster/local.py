@@ -15,11 +15,12 @@ import secrets
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import tyro
+
+from capsdist.storage.temporary import temporary_folder
 
 OBJECT_STORE_BYTES = 100_000_000
 
@@ -40,8 +41,8 @@ def main(
     """
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with (
-        tempfile.TemporaryDirectory(prefix="ray-") as folder,
-        _cluster(Path(folder), nodes, cpus, dashboard_port),
+        temporary_folder() as folder,
+        _cluster(folder, nodes, cpus, dashboard_port),
     ):
         if command:
             return subprocess.run(command, check=False).returncode

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Iterable
 from typing import cast
@@ -13,6 +12,7 @@ import numpy as np
 from webdataset.compat import WebDataset
 
 from capsdist.data import TrainStream, check_split, write_split
+from capsdist.storage.temporary import temporary_folder
 
 __all__ = ["pipeline_figures"]
 
@@ -25,7 +25,7 @@ def pipeline_figures(*, num: int, global_batch: int, repeats: int) -> dict[str, 
     """
     images = np.random.default_rng(0).integers(0, 256, (num, 1, 28, 28), dtype=np.uint8)
     shuffled, epochs = np.random.default_rng(1).permutation(num), itertools.count()
-    with tempfile.TemporaryDirectory() as folder:
+    with temporary_folder() as folder:
         index = write_split(folder, images, shuffled % 10, classes=list("0123456789"))
         stream = TrainStream(folder, seed=0, global_batch=global_batch)
         stock = WebDataset([f"{folder}/{shard.name}" for shard in index.shards], shardshuffle=False).decode()

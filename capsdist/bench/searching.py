@@ -23,6 +23,7 @@ import psutil
 from capsdist.config import get_preset
 from capsdist.errors import RunError
 from capsdist.models.counts import num_parameters
+from capsdist.storage.temporary import temporary_folder
 from capsdist.train.metrics import METRICS_NAME, read_metrics
 
 __all__ = ["PRESET", "SMALL", "SPACE", "Files", "kept", "kill_tree", "killed_search"]
@@ -55,8 +56,7 @@ def killed_search(
     Raises:
         RunError: a start failed, ended before it could be killed, or the limit is over.
     """
-    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as text:
-        place = Path(text)  # a short path: Ray's sockets lie below it
+    with temporary_folder() as place:  # a short path: Ray's sockets lie below it
         env = _environment(place)
         subprocess.run([sys.executable, str(pack)], cwd=place, env=env, check=True, capture_output=True)
         most = num_parameters(get_preset(PRESET).model)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import signal
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from capsdist.config import Config
 from capsdist.errors import CapsdistError
+from capsdist.storage.temporary import temporary_folder
 from capsdist.train.cluster import launch
 from capsdist.train.metrics import Row
 from faults.lineage import (
@@ -87,8 +87,7 @@ class Bench:
 @contextmanager
 def open_bench() -> Iterator[Bench]:
     """Make a bench and begin the undisturbed run; call it before Ray starts in this process."""
-    with tempfile.TemporaryDirectory(prefix="capsdist-") as text:
-        folder = Path(text)
+    with temporary_folder() as folder:
         write_tiny(folder / "data")
         config = campaign_config(folder / "data", folder / "runs", "undisturbed")
         yield Bench(folder, run_undisturbed(config, Recorder(folder / "recordings" / "undisturbed")))

@@ -8,10 +8,10 @@ pulled cable, which takes longer to notice, is what tests/multihost tries on hos
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from capsdist.storage.temporary import temporary_folder
 from capsdist.train.cluster.session import prepare_ray
 from faults.campaign import Verdict, describe, open_bench
 from faults.lineage import Attempt
@@ -68,7 +68,7 @@ def standstill_s(mark: Mark, attempts: dict[int, list[Attempt]]) -> float:
 @contextmanager
 def _nodes() -> Iterator[None]:
     """Run a head without cores, and nodes of one core: one a worker, and a spare; `launch` joins them."""
-    with tempfile.TemporaryDirectory(prefix="ray-") as folder, _environment(folder):
+    with temporary_folder() as folder, _environment(str(folder)):
         prepare_ray()
         from ray.cluster_utils import Cluster
 
