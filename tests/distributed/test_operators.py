@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from ranks import Ranks
 
 from capsdist.errors import DataError, RunError
 from capsdist.train.engine import operators
@@ -86,6 +88,36 @@ def test_killed_builds_hold_up_no_run_and_of_two_processes_one_builds(folder: Pa
     built = (folder / "deepspeed_shm_comm.so").stat()
     assert "building" not in start(OURS + TRAIN).communicate()[0]
     assert (folder / "deepspeed_shm_comm.so").stat() == built
+
+
+def late_build(late: int, limit_s: float, store: Path) -> float:
+    """Prepare in a group with a limit that is shorter than the build of rank `late`; return the seconds."""
+    import torch.distributed as dist
+
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    dist.destroy_process_group()
+    dist.init_process_group(
+        "gloo",
+        store=dist.FileStore(str(store), world_size),
+        rank=rank,
+        world_size=world_size,
+        timeout=timedelta(seconds=limit_s),
+    )
+    build, began = operators.load_operators, time.monotonic()
+    operators.load_operators = lambda say: time.sleep(1.5 * limit_s if rank == late else 0.0)
+    try:
+        operators.prepare_operators()
+    finally:
+        operators.load_operators = build
+    return time.monotonic() - began
+
+
+@pytest.mark.zero
+def test_ranks_wait_for_a_build_longer_than_for_each_other(tmp_path: Path) -> None:
+    limit_s = 10.0
+    with Ranks(2) as two:
+        for late in (0, 1):
+            assert min(two.run(late_build, late, limit_s, tmp_path / f"store-{late}")) > limit_s
 
 
 def test_a_lock_file_without_a_process_is_removed_and_one_in_use_is_waited_for(folder: Path) -> None:

@@ -64,9 +64,14 @@ def prepare_operators(say: Say = _silent) -> None:
     Raises:
         RunError: as `load_operators`.
     """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        load_operators(say)
+        return
+    # A group of its own, whose limit is longer: that of the ordinary group is meant for ranks that compute.
+    group: Any = dist.new_group(timeout=timedelta(seconds=_deadline_s() + 60.0), backend="gloo")
     load_operators(say)
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.monitored_barrier(timeout=timedelta(seconds=_deadline_s() + 60.0))
+    dist.barrier(group)
+    dist.destroy_process_group(group)
 
 
 def load_operators(say: Say = _silent) -> None:
