@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
-    "flush_folder", "open_lock_file", "remove_file", "remove_temporaries", "remove_tree", "replacing",
-    "write_durably",
+    "flush_folder", "names", "open_lock_file", "remove_file", "remove_temporaries", "remove_tree",
+    "replacing", "write_durably",
 ]  # fmt: skip
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.[^.]+)?")
@@ -102,3 +102,14 @@ def open_lock_file(path: Path, *, mode: int = 0o600) -> int:
         OSError: it cannot be made, or is a symbolic link (ELOOP).
     """
     return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+
+
+def names(path: Path, descriptor: int) -> bool:
+    """Return whether `path` itself, not what a link there leads to, is the open file or folder `descriptor`.
+
+    A process that has waited for a lock asks: the file may have been removed or replaced before.
+    """
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path, follow_symlinks=False))
+    except FileNotFoundError:
+        return False

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from capsdist.storage.durable import remove_tree
+from capsdist.storage.durable import names, remove_tree
 
 __all__ = ["remove_leftovers", "temporary_folder"]
 
@@ -67,7 +67,7 @@ def _made(at: Path | None, parent: Path | None) -> tuple[Path, int]:
             descriptor = _opened(folder)
             with contextlib.suppress(OSError):  # a file system without locks: nobody can remove it either
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
-            if _is_at(descriptor, folder):
+            if names(folder, descriptor):
                 return folder, descriptor
             os.close(descriptor)
 
@@ -78,7 +78,7 @@ def _remove_if_left(folder: Path) -> None:
     try:
         if os.fstat(descriptor).st_uid == os.geteuid():
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(descriptor, folder):
+            if names(folder, descriptor):
                 remove_tree(folder)
     finally:
         os.close(descriptor)
@@ -86,11 +86,3 @@ def _remove_if_left(folder: Path) -> None:
 
 def _opened(folder: Path) -> int:
     return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-
-
-def _is_at(descriptor: int, folder: Path) -> bool:
-    """Return whether `folder` still is what `descriptor` was opened for."""
-    try:
-        return os.path.samestat(os.fstat(descriptor), os.stat(folder, follow_symlinks=False))
-    except FileNotFoundError:
-        return False

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from capsdist.errors import RunError
+from capsdist.storage.durable import open_lock_file
 from capsdist.train.cluster import RunFolder
 from capsdist.train.cluster.leftovers import remove_left_behind, removed_if_unbegun
+from capsdist.train.cluster.locks import _take
 
 
 @pytest.fixture
@@ -27,6 +30,17 @@ def storage(tmp_path: Path) -> Path:
     (tmp_path / "link").symlink_to(tmp_path / "killed")
     (tmp_path / "empty").mkdir()
     return tmp_path
+
+
+def test_a_lock_whose_file_was_removed_holds_nothing(storage: Path) -> None:
+    path = storage / "killed" / ".lock"
+    descriptor = open_lock_file(path)
+    with removed_if_unbegun(RunFolder(storage / "killed").files):
+        pass
+    assert not path.exists()
+    with pytest.raises(RunError, match="this run is being trained by another process"):
+        _take(descriptor, path, "killed")
+    os.close(descriptor)
 
 
 def test_only_runs_that_have_not_begun_and_that_nobody_holds_go(storage: Path) -> None:

@@ -24,7 +24,7 @@ from pydantic import Field, NonNegativeInt
 
 from capsdist.errors import DocumentError, RunError
 from capsdist.storage.documents import dump_json, parse_document
-from capsdist.storage.durable import open_lock_file
+from capsdist.storage.durable import names, open_lock_file
 
 if TYPE_CHECKING:
     from capsdist.storage import ObjectFolder
@@ -84,6 +84,8 @@ def _take(descriptor: int, path: Path, run: str) -> None:
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not names(path, descriptor):  # another start has removed a run that had not begun
+            raise _held(run, "another process")
         os.ftruncate(descriptor, 0)
         os.write(descriptor, _this_process().encode())
     except BlockingIOError:
