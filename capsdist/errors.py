@@ -14,6 +14,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "DocumentError",
+    "MissingDataError",
     "Problem",
     "RunError",
     "ShapeError",
@@ -30,6 +31,10 @@ class ShapeError(CapsdistError, ValueError):
 
 class DataError(CapsdistError):
     """A data set is missing, damaged, or holds values that the run cannot use."""
+
+
+class MissingDataError(DataError):
+    """There is nothing at the place that was named."""
 
 
 class CheckpointError(CapsdistError):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
+from capsdist.data.checks import verify_split
 from capsdist.data.index import INDEX_NAME
 from capsdist.data.pack import run_command, summary
-from capsdist.data.split import verify_split
 from capsdist.errors import DataError
 from capsdist.storage import ObjectFolder, check_readable, is_remote, join
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from capsdist.data.checks import check_split, verify_split
 from capsdist.data.index import Index
 from capsdist.data.pipeline import Batch, TrainStream, eval_batches
 from capsdist.data.position import Position
 from capsdist.data.shards import write_split
-from capsdist.data.split import Split, check_split, read_index, verify_split
+from capsdist.data.split import Split, read_index
 from capsdist.data.transforms import Transform
 
 __all__ = [

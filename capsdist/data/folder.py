@@ -6,51 +6,67 @@ Ours. `open_folder` chooses; `remote.py` has the other kind. Nothing above knows
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
-import math
-import mmap
 import os
-import tempfile
+import re
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
+import numpy as np
 import xxhash
 
-from capsdist.data.index import INDEX_NAME, KEPT, Shard
-from capsdist.errors import DataError
+from capsdist.data.index import INDEX_NAME, KEPT, MAX_INDEX_BYTES, SHARD_NAME, Shard
+from capsdist.data.reading import FileDamagedError, Identity, identify, read_checked
+from capsdist.errors import DataError, DocumentError
 from capsdist.storage import is_remote
+from capsdist.storage.documents import read_file
+from capsdist.storage.durable import write_durably
 
-__all__ = ["LocalFolder", "SplitFolder", "open_folder"]
+__all__ = ["LocalFolder", "SplitFolder", "missing_split", "open_folder"]
+
+# What a packing command that was killed leaves: temporary files of `durable.replacing` and of version 0.1.
+_LEFTOVER = re.compile(
+    r"\.(shard-[0-9]{5,9}\.[0-9a-f]{8}\.tar|index\.[0-9a-f]{8}\.json"
+    r"|(shard-[0-9]{5,9}\.tar|index\.json)\.[0-9a-z_]{8})"
+)
 
 
 class SplitFolder(Protocol):
     """The files of one split; `str` of it is what errors call it. All methods raise DataError.
 
     is_near: a local disk; a far split is fetched ahead of use, and not read wholly before a run.
-    mapped_limit_bytes: how much of the split one reader may have mapped at a time.
     """
 
     is_near: bool
-    mapped_limit_bytes: float
 
     def check_access(self, remedy: str) -> None:
         """Check quickly that something is there and can be read; `remedy` ends the error if not."""
         ...
 
-    def read_index(self, remedy: str) -> str:
-        """Return the text of the index; `remedy` ends the error where there is none."""
+    def read_index(self, remedy: str) -> bytes:
+        """Return the content of the index; `remedy` ends the error where there is none."""
         ...
 
     def check_sizes(self, shards: Sequence[Shard], remedy: str) -> None:
         """Check that every shard is there with its size, without reading any."""
         ...
 
-    def map(self, shard: Shard, remedy: str) -> mmap.mmap:
-        """Map `shard` into memory, its size and checksum compared with the index."""
+    def read(self, shard: Shard, remedy: str) -> tuple[np.ndarray, Identity]:
+        """Return all bytes of `shard`, uint8, once its checksum is right, and the identity of its file."""
         ...
 
-    def stored(self, shard: Shard, remedy: str) -> bytes | mmap.mmap:
+    def open(self, shard: Shard, remedy: str) -> BinaryIO:
+        """Return the file of `shard`, open for reading; nothing of it is compared."""
+        ...
+
+    def identify(self, file: BinaryIO) -> Identity:
+        """Return the identity of a file from `open`, equal to that of `read` until its content changes."""
+        ...
+
+    def stored(self, shard: Shard, remedy: str) -> np.ndarray:
         """Return what is stored of `shard`, whatever a cache holds; its sha256 is the index's."""
         ...
 
@@ -58,8 +74,8 @@ class SplitFolder(Protocol):
         """Begin to bring `shards` near, where they are far; return at once."""
         ...
 
-    def begin(self) -> None:
-        """Make the place and withdraw an index that is there, before shards are written."""
+    def packing(self) -> AbstractContextManager[None]:
+        """Make the place and withdraw an index that is there, before shards are written in the context."""
         ...
 
     def holds(self, shard: Shard) -> bool:
@@ -92,10 +108,9 @@ def open_folder(folder: str | os.PathLike[str]) -> SplitFolder:
 
 
 class LocalFolder:
-    """A split on a local disk: shards are mapped where they lie. Methods: see `SplitFolder`."""
+    """A split on a local disk: shards are read where they lie. Methods: see `SplitFolder`."""
 
     is_near = True
-    mapped_limit_bytes = math.inf
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -106,49 +121,66 @@ class LocalFolder:
     def check_access(self, remedy: str) -> None:
         """Do nothing: reading the index says the same."""
 
-    def read_index(self, remedy: str) -> str:
+    def read_index(self, remedy: str) -> bytes:
         """Read the file."""
         if not self.path.is_dir():
-            raise DataError(f"{self}: there is no such data set; {remedy}")
+            raise DataError(missing_split(str(self), str(self.path.parent), self._siblings(), remedy))
         try:
-            return (self.path / INDEX_NAME).read_text()
+            return read_file(self.path / INDEX_NAME, max_bytes=MAX_INDEX_BYTES)
         except FileNotFoundError:
             raise DataError(
                 f"{self}: has no {INDEX_NAME}, so it was never packed to the end; {remedy}"
             ) from None
-        except (OSError, UnicodeDecodeError) as error:
-            reason = type(error).__name__
-            raise DataError(f"{self}/{INDEX_NAME}: cannot be read ({reason}); {remedy}") from None
+        except DocumentError as error:
+            raise DataError(f"{self}/{INDEX_NAME}: {error}; {remedy}") from None
 
     def check_sizes(self, shards: Sequence[Shard], remedy: str) -> None:
         """Ask the file system."""
         for shard in shards:
-            self._map(shard, remedy)
+            with self._one_line_reading(shard, remedy), self.open(shard, remedy) as file:
+                size = os.fstat(file.fileno()).st_size
+                if size != shard.size_bytes:
+                    raise FileDamagedError(f"has {size} bytes instead of {shard.size_bytes}")
 
-    def map(self, shard: Shard, remedy: str) -> mmap.mmap:
-        """Map the file and compare its xxh3."""
-        data = self._map(shard, remedy)
-        if xxhash.xxh3_128_hexdigest(data) != shard.xxh3_128:
-            path = self.path / shard.name
-            raise DataError(f"{path}: wrong checksum, the file is damaged; {remedy or KEPT}")
-        return data
+    def read(self, shard: Shard, remedy: str) -> tuple[np.ndarray, Identity]:
+        """Read the file and compare its xxh3."""
+        with self._one_line_reading(shard, remedy), self.open(shard, remedy) as file:
+            identity = self.identify(file)
+            return read_checked(file.fileno(), shard), identity
 
-    def stored(self, shard: Shard, remedy: str) -> mmap.mmap:
-        """Map the file and compare its sha256."""
-        data = self._map(shard, remedy)
-        if hashlib.sha256(data).hexdigest() != shard.sha256:
+    def open(self, shard: Shard, remedy: str) -> BinaryIO:
+        """Open the file."""
+        with self._one_line_reading(shard, remedy):
+            return (self.path / shard.name).open("rb", buffering=0)
+
+    def identify(self, file: BinaryIO) -> Identity:
+        """Ask the file system; the time of change tells of an overwritten file whose times were put back."""
+        return identify(file.fileno())
+
+    def stored(self, shard: Shard, remedy: str) -> np.ndarray:
+        """Read the file and compare its sha256."""
+        content, _ = self.read(shard, remedy)
+        if hashlib.sha256(content.data).hexdigest() != shard.sha256:
             path = self.path / shard.name
             raise DataError(f"{path}: wrong sha256, the file is damaged; {remedy or KEPT}")
-        return data
+        return content
 
     def prefetch(self, shards: Sequence[Shard]) -> None:
         """Do nothing: the shards are near."""
 
-    def begin(self) -> None:
-        """Make the folder and remove the index."""
-        with self._one_line_errors():
+    @contextlib.contextmanager
+    def packing(self) -> Iterator[None]:
+        """Make the folder and remove the index, and what a killed packing command left if no other runs."""
+        with self._one_line_writing():
             self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / INDEX_NAME).unlink(missing_ok=True)
+            lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with self._one_line_writing():
+                self._clean(lock)
+                (self.path / INDEX_NAME).unlink(missing_ok=True)
+            yield
+        finally:
+            os.close(lock)
 
     def holds(self, shard: Shard) -> bool:
         """Compare size and content."""
@@ -161,31 +193,49 @@ class LocalFolder:
 
     def put(self, shard: Shard, content: bytes) -> None:
         """Write a temporary file and rename it."""
-        with self._one_line_errors():
-            _publish(self.path / shard.name, content)
+        with self._one_line_writing():
+            write_durably(self.path / shard.name, content)
 
     def publish(self, shards: Sequence[Shard], index: str) -> None:
         """Write the index as `put` writes a shard."""
-        with self._one_line_errors():
-            for stale in set(self.path.glob("shard-*.tar")) - {self.path / shard.name for shard in shards}:
-                stale.unlink()
-            _publish(self.path / INDEX_NAME, index.encode())
+        own = {shard.name for shard in shards}
+        with self._one_line_writing():
+            for path in self.path.iterdir():
+                if re.fullmatch(SHARD_NAME, path.name) and path.name not in own:
+                    path.unlink()
+            write_durably(self.path / INDEX_NAME, index.encode())
 
-    def _map(self, shard: Shard, remedy: str) -> mmap.mmap:
+    def _siblings(self) -> list[str]:
+        """Return the names of the splits that lie beside this one."""
+        try:
+            return sorted(path.parent.name for path in self.path.parent.glob(f"*/{INDEX_NAME}"))
+        except OSError:
+            return []
+
+    def _clean(self, lock: int) -> None:
+        """Remove temporary files that nobody writes: whoever packs here holds `lock`, the folder, shared."""
+        with contextlib.suppress(OSError):  # another command packs here, or the file system knows no locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for path in self.path.iterdir():
+                if _LEFTOVER.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_SH)
+
+    @contextlib.contextmanager
+    def _one_line_reading(self, shard: Shard, remedy: str) -> Iterator[None]:
         path, remedy = self.path / shard.name, remedy or KEPT
         try:
-            size = path.stat().st_size
-            if size != shard.size_bytes:
-                raise DataError(f"{path}: has {size} bytes instead of {shard.size_bytes}; {remedy}")
-            with path.open("rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            yield
         except FileNotFoundError:
             raise DataError(f"{path}: shard is missing; {remedy}") from None
+        except FileDamagedError as error:
+            raise DataError(f"{path}: {error}; {remedy}") from None
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
 
     @contextlib.contextmanager
-    def _one_line_errors(self) -> Iterator[None]:
+    def _one_line_writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
@@ -194,15 +244,10 @@ class LocalFolder:
             ) from None
 
 
-def _publish(path: Path, data: bytes) -> None:
-    """Write `data` beside `path` and rename it, so that no reader ever sees half a file."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        try:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.chmod(file.name, 0o644)
-            os.replace(file.name, path)
-        except BaseException:
-            os.unlink(file.name)
-            raise
+def missing_split(place: str, parent: str, siblings: Sequence[str], remedy: str) -> str:
+    """Return the error for a split that is not there; `siblings`: names of those that lie beside it."""
+    if not siblings:
+        return f"{place}: there is no such data set; {remedy}"
+    return (
+        f"{place}: there is no such split, {parent} has {', '.join(siblings)}; name one of them, or {remedy}"
+    )

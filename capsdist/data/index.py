@@ -1,48 +1,62 @@
 """The index of a split: what its shards hold, byte for byte, and the digest that names the data set.
 
 Ours. One JSON document a split, published after its shards. README.md in this folder is the format
-specification.
+specification. A file is read by what it must say: types and ranges, and offsets that follow from the
+shape of the images, so that a forged one cannot lead a reader to other bytes or to files outside the folder.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
-from capsdist.errors import DataError
+from capsdist.data.classes import check_class_names
+from capsdist.data.layout import Block, place_blocks
+from capsdist.errors import DataError, DocumentError
+from capsdist.storage.documents import parse_document, parse_json
 
-__all__ = ["FORMAT", "INDEX_NAME", "KEPT", "VERSION", "Block", "Index", "Shard", "parse_index"]
+__all__ = [
+    "FORMAT", "INDEX_NAME", "KEPT", "MAX_INDEX_BYTES", "SHARD_NAME", "VERSION", "Index", "Shard",
+    "check_image_shape", "parse_index",
+]  # fmt: skip
 
 FORMAT = "capsdist-blocks"
 VERSION = 1
 INDEX_NAME = "index.json"
 KEPT = "pack the set again, intact shards are kept"
+MAX_INDEX_BYTES = 256 << 20
+"""Limit of an index's size: about two million blocks, two billion images."""
+SHARD_NAME = r"shard-[0-9]{5,9}\.tar"
+"""Regular expression of a shard's name; nothing else is opened, written or removed."""
 
+_MAX_SIDE = 1 << 16  # pixels, or channels
+_MAX_IMAGE_BYTES = 1 << 30
+_MAX_SAMPLES = 1 << 40
+_SHOWN = 40  # characters of a value in a message
 
-@dataclass(frozen=True)
-class Block:
-    """Where one block's pixels and labels lie inside its shard: byte offsets of the raw arrays."""
-
-    num_samples: int
-    images_offset_bytes: int
-    labels_offset_bytes: int
+_Side = Annotated[int, Field(ge=1, le=_MAX_SIDE)]
+_Count = Annotated[int, Field(ge=1, le=_MAX_SAMPLES)]
 
 
 @dataclass(frozen=True)
 class Shard:
     """One tar file: its name inside the split's folder, size, samples, checksums and blocks."""
 
-    name: str
-    size_bytes: int
-    num_samples: int
-    xxh3_128: str
-    sha256: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Field(pattern=f"^{SHARD_NAME}$")]
+    size_bytes: PositiveInt
+    num_samples: _Count
+    xxh3_128: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     blocks: tuple[Block, ...]
 
 
@@ -83,11 +97,11 @@ class Index:
 
     def to_json(self) -> str:
         """Return the document as it is stored, the digest included."""
-        return json.dumps({"digest": _digest(self), **_document(self)}, indent=1) + "\n"
+        return json.dumps({"digest": _digest(_document(self)), **_document(self)}, indent=1) + "\n"
 
     def with_digest(self) -> Index:
         """Return the same index with its digest filled in."""
-        return replace(self, digest=_digest(self))
+        return replace(self, digest=_digest(_document(self)))
 
 
 def _document(index: Index) -> dict[str, object]:
@@ -104,44 +118,95 @@ def _document(index: Index) -> dict[str, object]:
     }
 
 
-def _digest(index: Index) -> str:
-    canonical = json.dumps(_document(index), sort_keys=True, separators=(",", ":"))
+def _digest(values: Mapping[str, Any]) -> str:
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def parse_index(text: str, path: str, remedy: str) -> Index:
-    """Return the index that `text`, the file at `path`, holds; `remedy` ends an error.
+class _Document(BaseModel):
+    """What an index file may say, before its parts are compared with each other."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["capsdist-blocks"]
+    version: Literal[1]
+    image_dtype: Literal["|u1"]
+    image_shape: tuple[_Side, _Side, _Side]
+    label_dtype: Literal["<i8"]
+    classes: tuple[str, ...]
+    block_size: _Count
+    num_samples: _Count
+    shards: Annotated[tuple[Shard, ...], Field(min_length=1)]
+    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+def parse_index(content: bytes, path: str, remedy: str) -> Index:
+    """Return the index that `content`, the file at `path`, holds; `remedy` ends an error.
 
     Raises:
-        DataError: not JSON, of another format or version, or not what its own digest says.
+        DataError: not JSON, of another format or version, not what its own digest says, or with values that
+            no packing command writes: another type, out of range, offsets that do not follow from the shape.
     """
     try:
-        document = json.loads(text)
-        found = (document["format"], document["version"])
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path}: is not an index of this project; {remedy}") from None
-    if found != (FORMAT, VERSION):
-        raise DataError(
-            f"{path}: has format {found[0]!r} version {found[1]!r}, this program reads {FORMAT!r} version "
-            f"{VERSION}; {remedy}"
-        )
-    index = _from_document(document)
-    if index is None or json.loads(index.to_json()) != document:
-        raise DataError(f"{path}: was altered, it does not match its own digest; {remedy}")
+        document = parse_json(content, max_bytes=MAX_INDEX_BYTES)
+        if not isinstance(document, dict) or not {"format", "version"} <= document.keys():
+            raise DocumentError("is not an index of this project")
+        if (document["format"], document["version"]) != (FORMAT, VERSION):
+            name, version = _shown(document["format"]), _shown(document["version"])
+            raise DocumentError(
+                f"has format {name} version {version}, this program reads {FORMAT!r} version {VERSION}"
+            )
+        if document.pop("digest", None) != _digest(document):
+            raise DocumentError("was altered, it does not match its own digest")
+        found = parse_document(content, _Document, max_bytes=MAX_INDEX_BYTES)
+        index = Index(found.image_shape, found.classes, found.block_size, found.shards, found.digest)
+        _check_geometry(index, found.num_samples)
+    except RecursionError:
+        raise DataError(f"{path}: is nested too deeply; {remedy}") from None
+    except (DocumentError, DataError) as error:
+        raise DataError(f"{path}: {error}; {remedy}") from None
     return index
 
 
-def _from_document(document: dict[str, Any]) -> Index | None:
-    try:
-        return Index(
-            image_shape=tuple(document["image_shape"]),
-            classes=tuple(document["classes"]),
-            block_size=document["block_size"],
-            shards=tuple(
-                Shard(**{**entry, "blocks": tuple(Block(**block) for block in entry["blocks"])})
-                for entry in document["shards"]
-            ),
-            digest=document["digest"],
+def check_image_shape(shape: tuple[int, int, int]) -> None:
+    """Check that images of `shape` (C, H, W) can be stored.
+
+    Raises:
+        DataError: a side of 0 or more than 65,536, or an image of more than 1 GiB.
+    """
+    if not all(1 <= side <= _MAX_SIDE for side in shape) or prod(shape) > _MAX_IMAGE_BYTES:
+        raise DataError(
+            f"image_shape={list(shape)}: each of C, H, W may be 1 to {_MAX_SIDE:,}, and an image "
+            f"{_MAX_IMAGE_BYTES:,} bytes at most"
         )
-    except (KeyError, TypeError):
-        return None
+
+
+def _check_geometry(index: Index, num_samples: int) -> None:
+    """Check that the parts of `index` agree: names, sums, and where the blocks lie.
+
+    Raises:
+        DataError: naming the first part that does not.
+    """
+    check_class_names(index.classes)
+    check_image_shape(index.image_shape)
+    total = sum(shard.num_samples for shard in index.shards)
+    if total != num_samples:
+        raise DataError(f"num_samples={num_samples}, but its shards hold {total}")
+    names: set[str] = set()
+    for shard in index.shards:
+        if shard.name in names:
+            raise DataError(f"names {shard.name} twice")
+        names.add(shard.name)
+        # Counted first: a forged number of samples must not make blocks by the billion.
+        fits = len(shard.blocks) == -(-shard.num_samples // index.block_size)
+        expected = (shard.blocks, shard.size_bytes)
+        if not fits or place_blocks(shard.num_samples, index.block_size, index.image_bytes) != expected:
+            raise DataError(
+                f"{shard.name}: its size and blocks are not those of {shard.num_samples} images of "
+                f"{list(index.image_shape)} in blocks of {index.block_size}"
+            )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, str | int) else f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

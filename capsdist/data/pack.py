@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from capsdist.data.checks import check_split
 from capsdist.data.index import Index
 from capsdist.data.originals import Splits
 from capsdist.data.shards import write_split
-from capsdist.data.split import check_split
 from capsdist.errors import CapsdistError, DataError
 from capsdist.storage import check_storage, is_remote, join
 

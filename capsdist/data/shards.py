@@ -9,19 +9,20 @@ import hashlib
 import io
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import xxhash
 
 from capsdist.data.classes import check_class_names
-from capsdist.data.folder import open_folder
-from capsdist.data.index import Block, Index, Shard
+from capsdist.data.folder import SplitFolder, open_folder
+from capsdist.data.index import Index, Shard, check_image_shape
+from capsdist.data.layout import block_sizes, npy_header, place_blocks
 from capsdist.errors import DataError
 
 __all__ = ["npy_bytes", "write_split"]
 
-_ALIGNMENT = 512  # of tar members and of the arrays inside them
-_NPY_MAGIC = b"\x93NUMPY\x01\x00"
+_MAX_SIZE = 1 << 31  # images of a block or shard
 
 
 def write_split(
@@ -42,20 +43,38 @@ def write_split(
     those with the same content, on S3 those written with the same sha256.
 
     Raises:
-        DataError: wrong shapes or dtypes, a label out of range, or a folder that cannot be written.
+        DataError: wrong shapes or dtypes, a label out of range, names of classes that are empty or not
+            unique, a size below 1, or a folder that cannot be written.
     """
     check_class_names(classes)
     _check_arrays(images, labels, len(classes))
+    _check_size("block_size", block_size)
+    _check_size("shard_size", shard_size)
+    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
+    check_image_shape(shape)
+    index = Index(shape, tuple(classes), int(block_size), ())
     place = open_folder(folder)
-    place.begin()
+    with place.packing():
+        shards = _write_shards(place, index, images, labels, int(shard_size), resume)
+        index = replace(index, shards=shards).with_digest()
+        place.publish(shards, index.to_json())
+    return index
+
+
+def _write_shards(
+    place: SplitFolder, index: Index, images: np.ndarray, labels: np.ndarray, shard_size: int, resume: bool
+) -> tuple[Shard, ...]:
+    """Write the shards of a split of `index`'s shape and return what the index says of them."""
     shards: list[Shard] = []
     for start in range(0, len(images), shard_size):
         part = slice(start, start + shard_size)
-        first_block = len(shards) * -(-shard_size // block_size)
-        data, blocks = _shard_bytes(images[part], labels[part], block_size, first_block)
+        first_block = len(shards) * -(-shard_size // index.block_size)
+        blocks, size_bytes = place_blocks(len(images[part]), index.block_size, index.image_bytes)
+        data = _shard_bytes(images[part], labels[part], index.block_size, first_block)
+        assert len(data) == size_bytes, "the layout of a shard is not what TarWriter writes"
         shard = Shard(
             name=f"shard-{len(shards):05d}.tar",
-            size_bytes=len(data),
+            size_bytes=size_bytes,
             num_samples=len(images[part]),
             xxh3_128=xxhash.xxh3_128_hexdigest(data),
             sha256=hashlib.sha256(data).hexdigest(),
@@ -64,22 +83,18 @@ def write_split(
         if not (resume and place.holds(shard)):
             place.put(shard, data)
         shards.append(shard)
-    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    index = Index(shape, tuple(classes), block_size, tuple(shards)).with_digest()
-    place.publish(shards, index.to_json())
-    return index
+    return tuple(shards)
 
 
 def npy_bytes(array: np.ndarray) -> bytes:
     """Return `array` in numpy's .npy format 1.0, its header padded so that the data starts at byte 512."""
-    descr = np.lib.format.dtype_to_descr(array.dtype)
-    header = f"{{'descr': {descr!r}, 'fortran_order': False, 'shape': {array.shape!r}, }}"
-    room = _ALIGNMENT - len(_NPY_MAGIC) - 2
-    padded = header.encode().ljust(room - 1) + b"\n"
-    return _NPY_MAGIC + room.to_bytes(2, "little") + padded + np.ascontiguousarray(array).tobytes()
+    return npy_header(array.dtype, array.shape) + np.ascontiguousarray(array).tobytes()
 
 
 def _check_arrays(images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
+    for name, array in (("images", images), ("labels", labels)):
+        if not isinstance(array, np.ndarray):
+            raise DataError(f"{name} are a {type(array).__name__}; give a numpy array, see numpy.asarray")
     if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
         raise DataError(f"images are {images.dtype} {list(images.shape)}; give uint8 [N,C,H,W] with N >= 1")
     if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
@@ -92,25 +107,21 @@ def _check_arrays(images: np.ndarray, labels: np.ndarray, num_classes: int) -> N
         )
 
 
-def _shard_bytes(
-    images: np.ndarray, labels: np.ndarray, block_size: int, first_block: int
-) -> tuple[bytes, tuple[Block, ...]]:
+def _check_size(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= _MAX_SIZE:
+        raise DataError(f"{name}={value!r}: is not a number of images; give 1 to {_MAX_SIZE:,}")
+
+
+def _shard_bytes(images: np.ndarray, labels: np.ndarray, block_size: int, first_block: int) -> bytes:
     from webdataset.writer import TarWriter  # late: only writing needs it
 
-    stream, blocks = io.BytesIO(), []
+    stream, start = io.BytesIO(), 0
     # An integer mtime keeps every header plain USTAR: webdataset's own float would force a PAX record.
     with TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
-        for start in range(0, len(images), block_size):
-            part = slice(start, start + block_size)
-            x, y = npy_bytes(images[part]), npy_bytes(labels[part].astype("<i8"))
+        for number, size in enumerate(block_sizes(len(images), block_size), first_block):
+            part = slice(start, start + size)
             # TarWriter sorts a sample's members, x.npy first; a member is a 512-byte header and its data.
-            begin = blocks[-1].labels_offset_bytes + _padded(8 * blocks[-1].num_samples) if blocks else 0
-            images_offset = begin + 2 * _ALIGNMENT
-            labels_offset = begin + _ALIGNMENT + _padded(len(x)) + 2 * _ALIGNMENT
-            blocks.append(Block(len(images[part]), images_offset, labels_offset))
-            writer.write({"__key__": f"{first_block + len(blocks) - 1:06d}", "x.npy": x, "y.npy": y})
-    return stream.getvalue(), tuple(blocks)
-
-
-def _padded(size: int) -> int:
-    return -(-size // _ALIGNMENT) * _ALIGNMENT
+            x, y = npy_bytes(images[part]), npy_bytes(labels[part].astype("<i8"))
+            writer.write({"__key__": f"{number:06d}", "x.npy": x, "y.npy": y})
+            start += size
+    return stream.getvalue()

@@ -1,25 +1,24 @@
-"""Read a split: shards mapped into memory on first use, checked once, gathered by sample id.
-
-Ours. Also the checks that read a whole split: `check_split` before a run, `verify_split` after packing.
-"""
+"""Read a split: shards read into memory on first use, checked once, gathered by sample id. Ours."""
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from capsdist.data.folder import open_folder
-from capsdist.data.index import INDEX_NAME, Index, Shard, parse_index
+from capsdist.data.index import INDEX_NAME, KEPT, Index, Shard, parse_index
+from capsdist.data.layout import ALIGNMENT, is_npy_header
+from capsdist.data.reading import FileDamagedError, Identity, read_exactly
 from capsdist.errors import DataError
 
-__all__ = ["Split", "check_num_classes", "check_split", "read_index", "verify_split"]
+__all__ = ["Split", "check_content", "read_index"]
 
 _REMEDY = "pack it again with a script of data_prep/"
+_MEMORY_BYTES = 512 << 20
+_IDLE_GATHERS = 8  # a shard that so many calls did not use may make room for another
 
 
 def read_index(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
@@ -36,32 +35,49 @@ def read_index(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
 
 
 @dataclass(frozen=True)
-class _Open:
-    """A mapped shard: every place of the file as the start of an image, labels, offsets of the blocks."""
+class _Known:
+    """A shard whose checksum was right: labels, offsets of its blocks, and its file as it was then."""
 
-    images: np.ndarray
     labels: np.ndarray
     offsets: np.ndarray
+    identity: Identity
+
+
+@dataclass
+class _Held:
+    """A shard in memory: every place of its file as the start of an image, and the call that used it last."""
+
+    images: np.ndarray
+    last_used: int
 
 
 class Split:
     """The samples of one split, by sample id: the place in storage order, 0 .. num_samples - 1.
 
     `folder`: a local path or an s3:// URL, whose shards go through the cache of the node. Make one a process
-    and thread. A shard is mapped and its checksum compared when it is first touched, so that damage stops a
-    run instead of entering it.
+    and thread. When a shard is first touched, its file is read into memory and its checksum compared with the
+    index, so that damage stops a run instead of entering it. Shards stay in memory up to `memory_bytes`; of
+    one that does not, images are read one by one, and its file's device, inode, size and times are
+    compared before and after. Where they differ, the whole shard is read and its checksum compared again.
+    So a file that is overwritten, cut, replaced or removed meanwhile gives the right images or an error. No
+    file stays open.
 
     Raises:
         DataError: the index is missing or unreadable; while reading, a shard that is missing, truncated
-            or differs from its checksum, or a label that is not one of the classes.
+            or differs from its checksum or its index, or a label that is not one of the classes.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, remedy: str = "") -> None:
+    def __init__(
+        self, folder: str | os.PathLike[str], *, remedy: str = "", memory_bytes: int = _MEMORY_BYTES
+    ) -> None:
         self.folder = open_folder(folder)
         self.index = read_index(folder, remedy=remedy)
+        self.memory_bytes = memory_bytes
         self._remedy = remedy
-        self._mapped: OrderedDict[int, _Open] = OrderedDict()  # the one used last is the last
-        self._mapped_bytes = 0
+        self._known: dict[int, _Known] = {}
+        self._held: OrderedDict[int, _Held] = OrderedDict()  # the one used last is the last
+        self._held_bytes = 0
+        self._gathers = 0
 
     def gather(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return images uint8 [n,C,H,W] and labels int64 [n] of `ids` [n], in that order."""
@@ -73,150 +89,118 @@ class Split:
     def gather_into(self, ids: np.ndarray, images: np.ndarray, labels: np.ndarray) -> None:
         """Copy the samples `ids` [n] into contiguous `images` uint8 [n,C,H,W] and `labels` int64 [n].
 
-        Cost: two copies of every image (about 0.4 us for 784 bytes) and about 30 us a shard touched; where
-        the split is not local, the download of shards that the node does not have.
+        Cost: two copies of every image (about 0.4 us for 784 bytes) and about 30 us a shard touched; a system
+        call an image of a shard that is not in memory; where the split is not local, the download of shards
+        that the node does not have.
         """
         flat = images.reshape(len(ids), -1)
         which = self._shards_of(ids)
         self.prefetch(ids)
-        for number in np.unique(which):
+        self._gathers += 1
+        for number in np.unique(which).tolist():
             rows = np.flatnonzero(which == number)
             local = ids[rows] - self.index.shard_starts[number]
-            shard = self._open(int(number))
+            known, held = self._touch(number)
             block, place = np.divmod(local, self.index.block_size)
-            flat[rows] = shard.images[shard.offsets[block] + place * self.index.image_bytes]
-            labels[rows] = shard.labels[local]
+            offsets = known.offsets[block] + place * self.index.image_bytes
+            if held is not None:
+                flat[rows] = held[offsets]
+            elif not self._read_images(number, known, flat, rows, offsets):
+                flat[rows] = self._read(number)[offsets]  # the file has changed: right again, or an error
+            labels[rows] = known.labels[local]
 
     def prefetch(self, ids: np.ndarray) -> None:
         """Begin to fetch the shards of `ids` that are far away; return at once."""
         if not self.folder.is_near:
-            numbers = [number for number in np.unique(self._shards_of(ids)) if number not in self._mapped]
+            numbers = [number for number in np.unique(self._shards_of(ids)) if number not in self._held]
             self.folder.prefetch([self.index.shards[number] for number in numbers])
 
     def labels(self, number: int) -> np.ndarray:
         """Return all labels of shard `number`, int64."""
-        return self._open(number).labels
+        return self._touch(number)[0].labels
 
     def _shards_of(self, ids: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.index.shard_starts, ids, side="right") - 1
 
-    def _open(self, number: int) -> _Open:
-        if number in self._mapped:
-            self._mapped.move_to_end(number)
-            return self._mapped[number]
+    def _touch(self, number: int) -> tuple[_Known, np.ndarray | None]:
+        """Return what is known of shard `number` and its images in memory, None if they are not there."""
+        if held := self._held.get(number):
+            self._held.move_to_end(number)
+            held.last_used = self._gathers
+            return self._known[number], held.images
+        has_room = self._make_room(self.index.shards[number].size_bytes)
+        if number not in self._known or has_room:
+            images = self._read(number)
+            if has_room:
+                self._held[number] = _Held(images, self._gathers)
+                self._held_bytes += self.index.shards[number].size_bytes
+                return self._known[number], images
+        return self._known[number], None
+
+    def _read(self, number: int) -> np.ndarray:
+        """Read shard `number` whole, compare it with the index, and return its images."""
         index, shard = self.index, self.index.shards[number]
-        self._make_room(shard.size_bytes)
-        data = self.folder.map(shard, self._remedy)
-        labels = _labels(data, shard)
-        _check_labels(labels, index, number, index.num_classes, str(self.folder))
-        # Every place of the file as the start of an image: a view, so one indexing call copies whole images.
-        images = np.lib.stride_tricks.sliding_window_view(np.frombuffer(data, np.uint8), index.image_bytes)
+        content, identity = self.folder.read(shard, self._remedy)
+        labels = check_content(content, index, number, f"{self.folder}/{shard.name}", self._remedy)
         offsets = np.array([block.images_offset_bytes for block in shard.blocks])
-        self._mapped[number] = opened = _Open(images, labels, offsets)
-        return opened
+        self._known[number] = _Known(labels, offsets, identity)
+        # Every place of the file as the start of an image: a view, so one indexing call copies whole images.
+        return np.lib.stride_tricks.sliding_window_view(content, index.image_bytes)
 
-    def _make_room(self, size_bytes: int) -> None:
-        """Unmap the shards used longest ago, so that the cache may remove them; a local split keeps all."""
-        self._mapped_bytes += size_bytes
-        while self._mapped and self._mapped_bytes > self.folder.mapped_limit_bytes:
-            number, _ = self._mapped.popitem(last=False)
-            self._mapped_bytes -= self.index.shards[number].size_bytes
+    def _read_images(
+        self, number: int, known: _Known, flat: np.ndarray, rows: np.ndarray, offsets: np.ndarray
+    ) -> bool:
+        """Read images at `offsets` of shard `number` into `rows` of `flat`; False if its file has changed."""
+        with self.folder.open(self.index.shards[number], self._remedy) as file:
+            if self.folder.identify(file) != known.identity:
+                return False
+            try:
+                for row, offset in zip(rows.tolist(), offsets.tolist(), strict=True):
+                    read_exactly(file.fileno(), flat[row], offset)
+            except (FileDamagedError, OSError):
+                return False
+            return self.folder.identify(file) == known.identity
 
-
-def check_split(
-    folder: str | os.PathLike[str],
-    *,
-    image_shape: Sequence[int | None] | None = None,
-    num_classes: int | None = None,
-    crop: int = 0,
-    remedy: str = "",
-) -> Index:
-    """Check a split before a run and return its index.
-
-    A local split is read wholly. Of one on S3, which may be large, everything is checked that takes no
-    download: access, the index, presence and size of every shard by listing them, the number of classes;
-    checksums and labels are compared when a shard enters the cache, and damage stops the run there.
-    `image_shape` is what stored images must be, (C, H, W), None for any; `crop` the side in pixels that
-    they must have at least; `num_classes` the bound of the labels; `remedy` what an error about missing
-    or damaged files tells the user to do, usually the packing command.
-
-    Raises:
-        DataError: everything that `read_index` and `Split` raise; a wrong image shape; a label out of range.
-            A place on S3 that cannot be used is named in under 10 seconds.
-    """
-    place = open_folder(folder)
-    place.check_access(remedy or "pack it with a script of data_prep/")
-    split = Split(folder, remedy=remedy)
-    index = split.index
-    _check_shape(index, tuple(image_shape or (None, None, None)), crop, str(place))
-    if num_classes is not None:
-        check_num_classes(index, num_classes, str(place))
-    if place.is_near:
-        for number in range(len(index.shards)):
-            split.labels(number)
-    else:
-        place.check_sizes(index.shards, remedy)
-    return index
+    def _make_room(self, size_bytes: int) -> bool:
+        """Drop shards that are not used now; return whether `size_bytes` more may be in memory."""
+        while self._held and self._held_bytes + size_bytes > self.memory_bytes:
+            number, oldest = next(iter(self._held.items()))
+            if self._gathers - oldest.last_used <= _IDLE_GATHERS:
+                break
+            del self._held[number]
+            self._held_bytes -= self.index.shards[number].size_bytes
+        return self._held_bytes + size_bytes <= self.memory_bytes
 
 
-def check_num_classes(index: Index, num_classes: int, place: str) -> None:
-    """Check that a network of `num_classes` classes can learn the split `index` at `place`.
+def check_content(content: np.ndarray, index: Index, number: int, path: str, remedy: str = "") -> np.ndarray:
+    """Return the labels int64 of shard `number`, whose file at `path` holds `content`, once they are right.
 
     Raises:
-        DataError: the split has more.
+        DataError: its arrays do not have the shape that the index says, or a label is not one of the classes.
     """
-    if index.num_classes > num_classes:
-        raise DataError(
-            f"{place}: has {index.num_classes} classes, the model takes {num_classes}; "
-            f"set model.num_classes to {index.num_classes}"
-        )
-
-
-def verify_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
-    """Compare every stored shard with its sha256, as well as everything that `check_split` checks.
-
-    A split on S3 is downloaded wholly, past the cache.
-
-    Raises:
-        DataError: as `check_split`.
-    """
-    index, place = check_split(folder, remedy=remedy), open_folder(folder)
-    for number, shard in enumerate(index.shards):
-        labels = _labels(place.stored(shard, remedy), shard)
-        _check_labels(labels, index, number, index.num_classes, str(place))
-    return index
-
-
-def _labels(data: bytes | mmap.mmap, shard: Shard) -> np.ndarray:
-    blocks = (
-        np.frombuffer(data, "<i8", block.num_samples, block.labels_offset_bytes) for block in shard.blocks
-    )
-    return np.concatenate(list(blocks)).astype(np.int64)
-
-
-def _check_labels(labels: np.ndarray, index: Index, number: int, bound: int, place: str) -> None:
-    """Check that `labels`, those of shard `number`, are in 0 .. bound - 1."""
-    wrong = np.flatnonzero((labels < 0) | (labels >= bound))
+    shard = index.shards[number]
+    labels = np.empty(shard.num_samples, np.int64)
+    for block, part in zip(shard.blocks, np.split(labels, _starts(shard)), strict=True):
+        num = block.num_samples
+        for offset, dtype, shape in (
+            (block.images_offset_bytes, np.dtype(np.uint8), (num, *index.image_shape)),
+            (block.labels_offset_bytes, np.dtype("<i8"), (num,)),
+        ):
+            if not is_npy_header(content[offset - ALIGNMENT : offset].tobytes(), dtype, shape):
+                raise DataError(
+                    f"{path}: holds no {dtype} array of shape {list(shape)} at byte {offset}, as its index "
+                    f"says; {remedy or KEPT}"
+                )
+        part[:] = np.frombuffer(content, "<i8", num, block.labels_offset_bytes)
+    wrong = np.flatnonzero((labels < 0) | (labels >= index.num_classes))
     if wrong.size:
         raise DataError(
-            f"{place}: label {labels[wrong[0]]} of sample {index.shard_starts[number] + wrong[0]} "
-            f"is outside 0..{bound - 1}; set model.num_classes to {index.num_classes}"
+            f"{path}: label {labels[wrong[0]]} of sample {index.shard_starts[number] + wrong[0]} is outside "
+            f"0..{index.num_classes - 1}; correct the labels and pack the set anew"
         )
+    return labels
 
 
-def _check_shape(index: Index, expected: tuple[int | None, ...], crop: int, place: str) -> None:
-    if any(want not in (None, have) for want, have in zip(expected, index.image_shape, strict=True)):
-        text = " x ".join("any" if want is None else str(want) for want in expected)
-        raise DataError(
-            f"{place}: images are {_times(index.image_shape)} (C x H x W), the model takes {text}; "
-            "choose the data set or model.in_channels and model.image_size accordingly"
-        )
-    if crop > min(index.image_shape[1:]):
-        raise DataError(
-            f"{place}: images are {_times(index.image_shape)} (C x H x W), "
-            f"smaller than the crop {crop}; lower data.crop"
-        )
-
-
-def _times(shape: Sequence[int]) -> str:
-    return " x ".join(map(str, shape))
+def _starts(shard: Shard) -> np.ndarray:
+    """Return the first sample of every block of `shard` but the first."""
+    return np.cumsum([block.num_samples for block in shard.blocks])[:-1]

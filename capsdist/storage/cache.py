@@ -49,7 +49,8 @@ class Cache:
         """Return the object `sha256`, open for reading; `fetch` is called where the node does not have it.
 
         fetch: returns its `size_bytes` bytes, verified, or raises DataError. The object is not removed while
-        the returned file or a mapping of it lives (`mmap` keeps the file open).
+        the returned file or a mapping of it lives (`mmap` keeps the file open). Opening it leaves its time of
+        modification alone, which tells readers of a change.
 
         Raises:
             DataError: what `fetch` raises; no room; another process downloads it for longer than one may.
@@ -65,7 +66,7 @@ class Cache:
                     self._reserve(part, size_bytes)
                     part.write(fetch())
                     part.flush()
-                    # Not forced to disk: what a power cut leaves is recognised when it is mapped.
+                    # Not forced to disk: what a power cut leaves is recognised when it is read.
                     with self._locked(self.folder / _ROOM, keep=True):  # so that it is counted once
                         os.replace(part.name, path)
         return file
@@ -137,7 +138,7 @@ def _entries(folder: Path, but: str) -> Iterator[tuple[int, int, Path]]:
         with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
             status = entry.stat()
             if entry.path != but:
-                yield status.st_mtime_ns, status.st_size, Path(entry.path)
+                yield status.st_atime_ns, status.st_size, Path(entry.path)
 
 
 def _opened(path: Path, size_bytes: int) -> BinaryIO | None:
@@ -148,7 +149,7 @@ def _opened(path: Path, size_bytes: int) -> BinaryIO | None:
         return None
     fcntl.flock(file, fcntl.LOCK_SH)
     if os.fstat(file.fileno()).st_size == size_bytes and _is(file, path):
-        os.utime(file.fileno())  # when it was used last
+        os.utime(file.fileno(), ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))  # used now
         return file
     with file:
         if _is(file, path):

@@ -16,7 +16,7 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
-from capsdist.errors import CapsdistError, DataError, RunError
+from capsdist.errors import CapsdistError, DataError, MissingDataError, RunError
 from capsdist.storage.place import Place
 from capsdist.storage.reasons import Damaged, Reason, explain
 
@@ -85,7 +85,9 @@ def check_readable(
 
     endpoint = _within(deadline_s, place, probe, DataError)
     if not found:
-        raise DataError(f"{place} at {endpoint}: there is no such {thing}; {remedy or 'correct the URL'}")
+        raise MissingDataError(
+            f"{place} at {endpoint}: there is no such {thing}; {remedy or 'correct the URL'}"
+        )
 
 
 def _within(deadline_s: float, place: Place, probe: _Probe, error: type[CapsdistError]) -> str:

@@ -39,6 +39,16 @@ def test_missing_folder_names_the_packing_command(tmp_path, reader):
     refused(lambda: reader(folder, remedy=REMEDY), f"{folder}: there is no such data set; {REMEDY}")
 
 
+def test_a_split_of_another_name_is_told_which_there_are(make_split, tmp_path):
+    for name in ("train", "test", "unfinished"):
+        make_split(name=name)
+    (tmp_path / "unfinished/index.json").unlink()
+    message = (
+        f"{tmp_path}/trian: there is no such split, {tmp_path} has test, train; name one of them, or {REMEDY}"
+    )
+    refused(lambda: check_split(tmp_path / "trian", remedy=REMEDY), message)
+
+
 def test_missing_folder_without_a_remedy(tmp_path):
     refused(lambda: check_split(tmp_path / "no"), "no: there is no such data set; pack it", "data_prep/")
 
@@ -56,18 +66,20 @@ def test_missing_index(make_split):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not an index of this project"),
-        (b"{", "is not an index of this project"),
+        (b"", "is empty"),
+        (b"{", "is not JSON (line 1: Expecting property name"),
+        (b'{"format": 1, "format": 1}', "has the key 'format' twice"),
+        (b"[" * 100_000, "is nested too deeply"),
         (b"[1, 2]", "is not an index of this project"),
         (b'{"shards": []}', "is not an index of this project"),
-        (b"\xff\xfe\x00", "cannot be read (UnicodeDecodeError)"),
+        (b"\xff\xfe\x00", "is not UTF-8 at byte 0"),
         (b'{"format": "capsdist-blocks", "version": 1}', "was altered, it does not match its own digest"),
     ],
 )
 def test_unreadable_index(make_split, content, message):
     made = make_split()
     (made.folder / "index.json").write_bytes(content)
-    refused(lambda: check_split(made.folder, remedy=REMEDY), f"index.json: {message}; {REMEDY}")
+    refused(lambda: check_split(made.folder, remedy=REMEDY), f"index.json: {message}", f"; {REMEDY}")
 
 
 @pytest.mark.parametrize(("field", "value"), [("version", 2), ("format", "other")])

@@ -17,6 +17,7 @@ import webdataset
 from webdataset.writer import TarWriter
 
 from capsdist.data import Split, read_index, verify_split, write_split
+from capsdist.data.folder import LocalFolder
 from capsdist.data.shards import npy_bytes
 from capsdist.errors import DataError
 
@@ -226,13 +227,60 @@ def test_a_folder_that_cannot_be_made(tmp_path):
             np.zeros(3, np.int64),
             r"labels are int64 \[3\]; give int64 \[2\]",
         ),
+        ([[[[0]]]], np.zeros(1, np.int64), "images are a list; give a numpy array"),
+        (np.zeros((1, 1, 3, 3), np.uint8), [0], "labels are a list; give a numpy array"),
+        (
+            np.broadcast_to(np.uint8(0), (2, 1, 1, 70_000)),
+            np.zeros(2, np.int64),
+            r"image_shape=\[1, 1, 70000\]: each of C, H, W may be 1 to 65,536",
+        ),
         (np.zeros((2, 1, 3, 3), np.uint8), np.array([0, 3]), r"label 3 of sample 1 is outside 0\.\.2"),
         (np.zeros((2, 1, 3, 3), np.uint8), np.array([-1, 0]), r"label -1 of sample 0 is outside 0\.\.2"),
     ],
 )
 def test_wrong_arrays_are_refused(tmp_path, images, labels, message):
     with pytest.raises(DataError, match=message):
-        write_split(tmp_path, images, labels, classes=list("abc"))
+        write_split(tmp_path / "new", images, labels, classes=list("abc"))
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", ["block_size", "shard_size"])
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "8", 1 << 40])
+def test_wrong_sizes_are_refused(tmp_path, name, value):
+    images, labels = np.zeros((2, 1, 3, 3), np.uint8), np.zeros(2, np.int64)
+    message = f"{name}={value!r}: is not a number of images; give 1 to 2,147,483,648"
+    with pytest.raises(DataError, match=message):
+        write_split(tmp_path / "new", images, labels, classes=["a"], **{name: value})
+    assert not (tmp_path / "new").exists()
+
+
+def test_leftovers_of_a_killed_packing_command_are_removed(make_split):
+    """Only names that a writer of ours gives, and not while another command packs there."""
+    made = make_split()
+    ours = {
+        ".shard-00001.0a1b2c3d.tar",
+        ".index.0a1b2c3d.json",
+        ".shard-00001.tar.ab_cd123",
+        ".index.json.abcdefgh",
+    }
+    others = {
+        ".shard-1.0a1b2c3d.tar",
+        ".shard-00001.tar",
+        ".shard-00001.0A1B2C3D.tar",
+        "notes",
+        "shard-x.tar",
+    }
+    for name in ours | others:
+        (made.folder / name).write_bytes(b"")
+    packed = contents(make_split().folder)
+    assert others < set(packed)
+    assert not ours & set(packed)
+    (made.folder / ".index.0a1b2c3d.json").write_bytes(b"")
+    with LocalFolder(made.folder).packing():
+        (made.folder / ".shard-00000.0a1b2c3d.tar").write_bytes(b"")
+        make_split()
+        assert (made.folder / ".shard-00000.0a1b2c3d.tar").exists()
+        assert not (made.folder / ".index.0a1b2c3d.json").exists()
 
 
 @pytest.mark.parametrize("make", [str, Path, lambda path: f"file://{path}"])

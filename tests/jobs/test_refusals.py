@@ -55,6 +55,16 @@ def test_a_data_set_that_is_not_packed_names_the_command(capsys, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_split_of_another_name_is_told_which_there_are(capsys, tmp_path):
+    write_tiny(tmp_path, name="mnist")
+    flags = ["--data.name=mnist", "--data.train-split=trian"]
+    parts = (
+        "mnist/trian: there is no such split, ",
+        "mnist has test, train; name one of them, or pack it your",
+    )
+    refused(capsys, tmp_path, flags, FAILED, *parts)
+
+
 def test_a_missing_shard(capsys, own_root):
     (own_root / "tiny/test/shard-00000.tar").unlink()
     refused(capsys, own_root, [], FAILED, "tiny/test/shard-00000.tar: shard is missing", "--data.root")

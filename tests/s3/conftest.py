@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from places import BUCKET, Place
+from proxy import FaultProxy, running_proxy
 from seaweed import S3Server, binary, running_server
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))  # what tests of runs use
@@ -41,6 +42,14 @@ def place(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CAPSDIST_CACHE", str(tmp_path / "cache"))
     prefix = uuid.uuid4().hex[:12]
     return Place(s3_server, f"s3://{BUCKET}/{prefix}", BUCKET, prefix, tmp_path / "cache")
+
+
+@pytest.fixture
+def proxy(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """A proxy that the code under test goes through; here it only counts requests."""
+    with running_proxy(place.server.endpoint) as running:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
+        yield running
 
 
 @pytest.fixture

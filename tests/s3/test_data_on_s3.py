@@ -9,7 +9,6 @@ import re
 import runpy
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,18 +20,10 @@ from sets import CLASSES, random_set
 from capsdist.data import Split, TrainStream, check_split, eval_batches, read_index, verify_split
 from capsdist.data.pack import pack
 from capsdist.errors import DataError
-from faults.wire import FaultProxy, running_proxy
+from faults.wire import FaultProxy
 
 pytestmark = pytest.mark.s3
 SCRIPTS = Path(__file__).parents[2] / "data_prep"
-
-
-@pytest.fixture
-def proxy(place: Place, monkeypatch) -> Iterator[FaultProxy]:
-    """A proxy that the code under test goes through; here it only counts requests."""
-    with running_proxy(place.server.endpoint) as running:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", running.endpoint)
-        yield running
 
 
 def shard_reads(proxy: FaultProxy) -> Counter[str]:

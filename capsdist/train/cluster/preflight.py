@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 _WITH_SCRIPT = frozenset({"mnist", "digits", "fashion_mnist", "cifar10"})
+_PACKED = ("train", "test")  # the splits that a script makes
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,13 @@ def run_place(config: Config) -> str:
     return os.path.join(config.train.storage, config.train.name)
 
 
-def _remedy(config: Config) -> str:
-    """Return what to do when the data set is missing: its packing command, where there is one."""
+def _remedy(config: Config, split: str) -> str:
+    """Return what to do when `split` is missing: the command that packs it, where there is one."""
     name, root = config.data.name, config.data.root
     if name not in _WITH_SCRIPT:
         return "pack it, or set --data.root and --data.name to a packed set"
+    if split not in _PACKED:
+        return f"pack it yourself (data_prep/pack_{name}.py makes {' and '.join(_PACKED)})"
     where = "" if root == os.path.abspath("data") else f" --root {root}"
     return f"pack it with `python data_prep/pack_{name}.py{where}`"
 
@@ -117,9 +120,9 @@ def check_data(config: Config) -> Index:
             image_shape=(config.model.in_channels, side, side),
             num_classes=config.model.num_classes,
             crop=config.data.crop,
-            remedy=_remedy(config),
+            remedy=_remedy(config, split),
         )
-        for folder in split_folders(config)
+        for folder, split in zip(split_folders(config), _splits(config), strict=True)
     )
     check_splits(config, train, test)
     return train
@@ -132,7 +135,7 @@ def missing_data(config: Config) -> str | None:
     for split in _splits(config):
         folder = Path(config.data.root, config.data.name, split)
         if not (folder / "index.json").is_file():
-            return f"{folder}: not packed yet; {_remedy(config)}"
+            return f"{folder}: not packed yet; {_remedy(config, split)}"
     return None
 
 
@@ -141,7 +144,7 @@ def _unreadable(config: Config) -> str | None:
 
     for split in _splits(config):
         try:
-            check_readable(join(config.data.root, config.data.name, split), remedy=_remedy(config))
+            check_readable(join(config.data.root, config.data.name, split), remedy=_remedy(config, split))
         except DataError as error:
             return str(error)
     return None

@@ -1,0 +1,61 @@
+"""A data set on S3 whose index is forged or whose cached shards change: refused, or fetched again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+
+import numpy as np
+import pytest
+from places import Place
+from proxy import FaultProxy
+from sets import random_set
+from test_data_on_s3 import refused, shard_reads
+
+from capsdist.data import Split, check_split, verify_split
+
+pytestmark = pytest.mark.s3
+
+
+@pytest.mark.parametrize("memory_bytes", [0, 1 << 30])
+def test_a_cached_shard_that_is_overwritten_while_it_is_read_is_fetched_again(
+    place: Place, proxy: FaultProxy, memory_bytes
+):
+    """With all in memory nothing is read again; without, the copy is replaced once."""
+    data = random_set(26)
+    index = data.write(place.url)
+    split = Split(place.url, memory_bytes=memory_bytes)
+    for _ in range(3):
+        assert np.array_equal(split.gather(np.arange(103))[0], data.images)
+    path = place.cache / index.shards[1].sha256
+    path.write_bytes(bytes(255 - byte for byte in path.read_bytes()))
+    for _ in range(2):
+        assert np.array_equal(split.gather(np.arange(103))[0], data.images)
+    again = [] if memory_bytes else [index.shards[1]]
+    assert shard_reads(proxy) == Counter({s.name: 1 + (s in again) for s in index.shards})
+
+
+@pytest.mark.parametrize("path", ["block_size", "num_samples", "image_shape", "classes", "shards.1.name"])
+def test_a_forged_index_is_refused_although_its_digest_fits(place: Place, path):
+    random_set(27).write(place.url)
+    document = json.loads(place.objects()["index.json"])
+    value, parts = document, path.split(".")
+    for part in parts[:-1]:
+        value = value[int(part)] if part.isdecimal() else value[part]
+    value[parts[-1]] = {"block_size": 32, "num_samples": 104, "image_shape": [2, 9, 99], "classes": []}.get(
+        path, "../shard-00000.tar"
+    )
+    del document["digest"]
+    canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
+    document["digest"] = hashlib.sha256(canonical.encode()).hexdigest()
+    place.put("index.json", json.dumps(document).encode())
+    for read in (check_split, verify_split, Split):
+        refused(lambda read=read: read(place.url), f"{place.url}/index.json: ", "pack it")
+
+
+def test_a_split_of_another_name_is_told_which_there_are(place: Place):
+    random_set(28).write(f"{place.url}/set/train")
+    random_set(28).write(f"{place.url}/set/test")
+    message = f"{place.url}/set/trian: there is no such split, {place.url}/set has test, train; name"
+    refused(lambda: check_split(f"{place.url}/set/trian", remedy="do it"), message, "do it")
