@@ -25,7 +25,7 @@ def check_class_names(classes: Sequence[str]) -> None:
         raise DataError("classes is empty; give a list of names, one a class")
     seen: dict[str, int] = {}
     for label, name in enumerate(classes):
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name or any("\ud800" <= letter <= "\udfff" for letter in name):
             raise DataError(f"classes[{label}]={name!r} is not a name; give texts that are not empty")
         if name in seen:
             raise DataError(f"classes[{label}]={name!r} is also classes[{seen[name]}]; give each name once")

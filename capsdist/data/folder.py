@@ -151,7 +151,7 @@ class LocalFolder:
     def open(self, shard: Shard, remedy: str) -> BinaryIO:
         """Open the file."""
         with self._one_line_reading(shard, remedy):
-            return (self.path / shard.name).open("rb", buffering=0)
+            return open(self.path / shard.name, "rb", buffering=0, opener=_opener)
 
     def identify(self, file: BinaryIO) -> Identity:
         """Ask the file system; the time of change tells of an overwritten file whose times were put back."""
@@ -242,6 +242,10 @@ class LocalFolder:
             raise DataError(
                 f"{self}: cannot be written ({error.strerror}); choose a writable folder"
             ) from None
+
+
+def _opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # opening a named pipe must not wait for its writer
 
 
 def missing_split(place: str, parent: str, siblings: Sequence[str], remedy: str) -> str:

@@ -17,6 +17,7 @@ from capsdist.errors import DataError
         ([], "classes is empty; give a list of names"),
         (["a", "b", "a"], r"classes\[2\]='a' is also classes\[0\]; give each name once"),
         (["a", 1, "c"], r"classes\[1\]=1 is not a name; give texts"),
+        (["\ud800"], r"classes\[0\]='\\ud800' is not a name; give texts"),
         (["a", "", "c"], r"classes\[1\]='' is not a name; give texts"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -253,6 +254,18 @@ def test_files_with_flipped_and_lost_bytes(whole, own, data):
 def test_an_index_that_is_none(own, content):
     (own / "index.json").write_bytes(content)
     refused(own, "index.json: ")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])
+def test_a_shard_that_is_no_file(whole, tmp_path, make):
+    folder = Path(shutil.copytree(whole, tmp_path / "set"))
+    (folder / "shard-00001.tar").unlink()
+    make(folder / "shard-00001.tar")
+    for read in (check_split, verify_split, lambda folder: Split(folder).gather(np.arange(NUM))):
+        with pytest.raises(
+            DataError, match=r"shard-00001\.tar: (has 0 bytes instead of|cannot be read \(Is a d)"
+        ):
+            read(folder)
 
 
 def test_an_index_that_is_a_folder(own):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from places import BUCKET, Place
-from proxy import FaultProxy, running_proxy
 from seaweed import S3Server, binary, running_server
+
+from faults.wire import FaultProxy, running_proxy
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))  # what tests of runs use
 ROOT = Path(__file__).resolve().parents[2]

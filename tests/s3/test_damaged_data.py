@@ -9,11 +9,11 @@ from collections import Counter
 import numpy as np
 import pytest
 from places import Place
-from proxy import FaultProxy
 from sets import random_set
 from test_data_on_s3 import refused, shard_reads
 
 from capsdist.data import Split, check_split, verify_split
+from faults.wire import FaultProxy
 
 pytestmark = pytest.mark.s3
 
