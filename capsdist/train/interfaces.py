@@ -15,7 +15,7 @@ import psutil
 
 from capsdist.errors import RunError
 
-__all__ = ["LOOPBACK", "interface_of", "interface_settings", "on_loopback"]
+__all__ = ["GLOO", "LOOPBACK", "NCCL", "interface_of", "interface_settings", "on_loopback"]
 
 LOOPBACK = "127.0.0.1"
 GLOO, NCCL = "GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"
