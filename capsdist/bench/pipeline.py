@@ -53,7 +53,7 @@ def pipeline_figures(*, num: int, global_batch: int, repeats: int) -> dict[str, 
     return figures | {"share_of_gather_rate": figures["images_per_s"] / figures["gather_images_per_s"]}
 
 
-def _first_epoch(folder: str, global_batch: int) -> None:
+def _first_epoch(folder: Path, global_batch: int) -> None:
     for _ in TrainStream(folder, seed=0, global_batch=global_batch).epoch(0):
         pass
 
