@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from capsdist.config import Config
 from capsdist.data import Transform, check_split, eval_batches
-from capsdist.errors import ConfigError, Problem
+from capsdist.errors import CheckpointError, ConfigError, Problem
 from capsdist.models import Output
 from capsdist.storage import join
 from capsdist.train.checkpoint import build_network, read_checkpoint
@@ -96,7 +97,8 @@ def evaluate_checkpoint(
     the checkpoint does not say which classes it was trained on.
 
     Raises:
-        CheckpointError: see `read_checkpoint`. ConfigError: no GPU where one is asked for.
+        CheckpointError: see `read_checkpoint`; or the loss is not finite.
+        ConfigError: no GPU where one is asked for.
         DataError: the split cannot be read, is not what the network takes, or numbers its classes in another
             way than the data that the network was trained on.
     """
@@ -121,7 +123,13 @@ def evaluate_checkpoint(
         with autocast(precision, place):
             return network(images)
 
-    return config, evaluate(forward, folder, config, device=place, batch_size=batch_size)
+    result = evaluate(forward, folder, config, device=place, batch_size=batch_size)
+    if not math.isfinite(result["loss"]):
+        raise CheckpointError(
+            f"checkpoint {os.fspath(checkpoint)}: its loss on {os.fspath(folder)} is {result['loss']:g}, so "
+            "its error means nothing; take an older checkpoint"
+        )
+    return config, result
 
 
 def _device(name: str) -> torch.device:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -19,11 +19,11 @@ from torch import Tensor
 
 from capsdist.config import Config
 from capsdist.data import Position, TrainStream, Transform, read_index
-from capsdist.errors import RunError
 from capsdist.models import build_model
 from capsdist.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from capsdist.train.engine.build import build_engine
 from capsdist.train.evaluate import Evaluation, evaluate
+from capsdist.train.finite import check_state, not_finite
 from capsdist.train.metrics import Row
 from capsdist.train.optim import learning_rate_at
 from capsdist.train.splits import check_splits, check_trained_classes, split_folders
@@ -73,7 +73,8 @@ def run_training(
     checkpoint is saved and the run ends with `stopped` true. `observe` is called before that.
 
     Raises:
-        RunError: loss or gradients are not finite; no process group; DeepSpeed cannot run here.
+        RunError: loss, gradients, weights or optimizer state are not finite; no process group; DeepSpeed
+            cannot run here.
         DataError: a split that cannot be read, more classes than the network has, splits or a checkpoint
             that number them differently, or a checkpoint of other data.
         ConfigError: a global batch larger than the training split.
@@ -128,6 +129,7 @@ class _Loop:
         self.step = 0  # optimizer steps done since the run began
         self.resumed_step = 0
         self.checkpoint_name: str | None = None
+        self.saved = False  # is there a checkpoint to go on from?
         self.validation: Evaluation | None = None
         self.validated_step = 0
 
@@ -136,6 +138,7 @@ class _Loop:
         position = Position.from_dict(checkpoint.position)
         self.stream.check_position(position)
         self.step = self.resumed_step = checkpoint.step
+        self.saved = True
         check_trained_classes(checkpoint, self.data, self.train_folder, self._note)
         self.engine.load(checkpoint.engine)
 
@@ -215,16 +218,15 @@ class _Loop:
 
     def _log(self) -> None:
         """Emit the means over the window; waits for the device, and for the other ranks."""
-        total = dict(zip(SUMS, _summed(self._sums, self.world_size), strict=True))
+        # the norm is summed as well, so that all ranks find the same
+        sums = _summed(torch.cat([self._sums, self._grad_norm.to(self._sums).view(1)]), self.world_size)
+        norms, total = sums.pop(), dict(zip(SUMS, sums, strict=True))
         seconds = time.perf_counter() - self._window_began
         num = total["num_images"]
         grad_norm = float(self._grad_norm)
         # fp16 skips steps that overflow by itself; the loss tells if that does not help
-        if not math.isfinite(total["loss"] + (0.0 if self.engine.precision == "fp16" else grad_norm)):
-            raise RunError(
-                f"loss={total['loss'] / num:g} with gradient norm {grad_norm:g} at step {self.step}; lower "
-                f"optim.learning_rate={self.config.optim.learning_rate:g} or set --optim.max_grad_norm 1"
-            )
+        if not math.isfinite(total["loss"] + (0.0 if self.engine.precision == "fp16" else norms)):
+            self._fail(f"loss={total['loss'] / num:g} with gradient norm {grad_norm:g}")
         self._train_s += seconds
         self._num_trained += int(num)
         elapsed = time.perf_counter() - self._began
@@ -256,6 +258,8 @@ class _Loop:
             world_size=self.world_size,
         )
         self.engine.model.train()
+        if not math.isfinite(self.validation["loss"]):
+            self._fail(f"validation loss={self.validation['loss']:g}")
         self.validated_step = self.step
         self._emit("validation", **self.validation, time_s=time.perf_counter() - self._began)
 
@@ -269,8 +273,17 @@ class _Loop:
                 "loss": self.validation["loss"],
                 "validated_step": self.validated_step,
             }
+        state = self.engine.state()
+        check_state(
+            state,
+            self.config,
+            self.step,
+            saved=self.saved,
+            world_size=self.world_size,
+            device=self.device,
+        )
         checkpoint = Checkpoint(
-            engine=self.engine.state(),
+            engine=state,
             step=self.step,
             epoch=epoch,
             position=self.stream.position(epoch, step).to_dict(),
@@ -284,6 +297,7 @@ class _Loop:
                 write_checkpoint(folder, checkpoint)
 
         self.checkpoint_name = self._save(write, self.step, metrics)
+        self.saved = True
         self._emit("checkpoint", name=self.checkpoint_name, seconds=time.perf_counter() - began)
 
     def _end(self, stopped: bool) -> Row:
@@ -303,6 +317,9 @@ class _Loop:
     def _position(self) -> tuple[int, int]:
         """Epoch and steps done inside it; after a whole epoch the next one's beginning."""
         return divmod(self.step, self.stream.steps_per_epoch)
+
+    def _fail(self, what: str) -> NoReturn:
+        raise not_finite(self.config, what, self.step, saved=self.saved)
 
     def _note(self, text: str) -> None:
         self._emit("note", message=text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ import torch
 from small_run import losses, run_small, same_checkpoint, small_config, without_times
 
 from capsdist.config import Config
-from capsdist.errors import ConfigError, DataError, RunError
-from capsdist.train.checkpoint import read_checkpoint
+from capsdist.errors import CheckpointError, ConfigError, DataError, RunError
+from capsdist.train.checkpoint import EngineState, read_checkpoint, write_checkpoint
 from capsdist.train.evaluate import evaluate_checkpoint
 from capsdist.train.optim import learning_rate_at
 
@@ -92,11 +93,71 @@ def test_a_checkpoint_holds_the_position_and_the_metrics(shapes: Path, tmp_path:
 def test_a_loss_that_is_not_finite_ends_the_run(shapes: Path, tmp_path: Path, precision: str) -> None:
     config = small_config(shapes, kind="baseline_cnn", learning_rate=1e30, precision=precision)
     with pytest.raises(
-        RunError, match=r"at step \d; lower optim\.learning_rate=1e\+30 or set --optim\.max_grad_norm"
+        RunError,
+        match=r"at step \d; start .*lower --optim.learning-rate than 1e\+30, or with --optim.max-grad",
     ):
         run_small(config, tmp_path)
     for folder in tmp_path.iterdir():  # nothing that is not finite was saved
         assert all(torch.isfinite(tensor).all() for tensor in read_checkpoint(folder).engine.model.values())
+
+
+def test_a_validation_that_is_not_finite_ends_the_run(shapes: Path, tmp_path: Path) -> None:
+    """The last step makes the weights so large that only the validation after it notices."""
+    config = small_config(shapes, kind="baseline_cnn", learning_rate=1e30, max_steps=1)
+    with pytest.raises(RunError, match=r"^validation loss=(nan|inf) at step 1; start again with a lower"):
+        run_small(config, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("clip", [0.0, 1.0])
+def test_weights_that_are_not_finite_are_not_saved(shapes: Path, tmp_path: Path, clip: float) -> None:
+    """The step before the checkpoint makes infinite weights out of a finite loss and finite gradients."""
+    config = small_config(
+        shapes, learning_rate=1e39, max_grad_norm=clip, checkpoint_every_steps=1, validate_every_steps=100
+    )
+    remedy = r"lower --optim.learning-rate than 1e\+39" + (
+        "$" if clip else ", or with --optim.max-grad-norm 1$"
+    )
+    with pytest.raises(RunError, match=rf"^'conv.weight' holds .* not finite at step 1; .*{remedy}"):
+        run_small(config, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def refusal(config: Config, folder: Path) -> str:
+    with pytest.raises(RunError) as caught:
+        run_small(config, folder)
+    return str(caught.value)
+
+
+def test_all_ranks_find_the_same_numbers_not_finite(shapes: Path, tmp_path: Path, ranks: Any) -> None:
+    """No rank goes on alone into a collective operation, where it would wait for the others."""
+    config = small_config(shapes, learning_rate=1e39, checkpoint_every_steps=1, validate_every_steps=100)
+    first, second = ranks(2).run(refusal, config, tmp_path)
+    assert first.startswith("'conv.weight' holds values that are not finite at step 1; start again with")
+    assert second.startswith("weights are not finite at step 1; start again with")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_with_a_checkpoint_is_told_to_begin_under_another_name(shapes: Path, tmp_path: Path) -> None:
+    run_small(small_config(shapes, max_steps=2), tmp_path / "good")
+    config = small_config(shapes, learning_rate=1e39, max_steps=3)
+    with pytest.raises(RunError, match=r"at step 3; start another run with its own --train.name and a lower"):
+        run_small(config, tmp_path / "bad", resume_from=tmp_path / "good/step-0002")
+
+
+def test_a_checkpoint_whose_loss_is_not_finite_has_no_error(shapes: Path, tmp_path: Path) -> None:
+    run_small(small_config(shapes, kind="baseline_cnn", max_steps=1), tmp_path)
+    saved = read_checkpoint(tmp_path / "step-0001")
+    huge = {name: tensor * 1e30 for name, tensor in saved.engine.model.items()}
+    write_checkpoint(tmp_path / "huge", replace(saved, engine=EngineState(huge, {})))
+    with pytest.raises(
+        CheckpointError, match=r"huge: its loss on .* is (nan|inf), so its error means nothing"
+    ):
+        evaluate_checkpoint(tmp_path / "huge", device="cpu")
+    infinite = {name: tensor * 1e39 for name, tensor in saved.engine.model.items()}
+    write_checkpoint(tmp_path / "infinite", replace(saved, engine=EngineState(infinite, {})))
+    with pytest.raises(CheckpointError, match="values that are not finite"):
+        evaluate_checkpoint(tmp_path / "infinite", device="cpu")
 
 
 def test_bf16_trains_near_fp32(shapes: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from job_helpers import save_tiny
+from job_helpers import NETWORK, save_tiny
 from places import Place
 
 from capsdist.errors import RunError
@@ -19,6 +19,7 @@ from capsdist.train.cluster import locks
 from capsdist.train.cluster.files import RunFiles, open_files
 from capsdist.train.cluster.resume import newest_whole, opened_checkpoint
 from capsdist.train.cluster.retention import checkpoint_name, clean, prune
+from capsdist.train.cluster.rundir import RunFolder
 from faults.strikes import flip_bit
 
 pytestmark = pytest.mark.s3
@@ -53,6 +54,25 @@ def test_the_lock_of_a_dead_process_is_taken_over(place: Place):
         assert told == ["waiting 2 s to see whether process 1 on gone still trains this run"]
         assert time.monotonic() - start > 2.0
         assert json.loads(place.objects()["run/.lock"])["id"] != "other"
+
+
+@pytest.mark.usefixtures("quick_locks")
+@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"[]", b'{"holder": "a\\nb", "id": "x", "beats": 0}'])
+def test_a_damaged_lock_is_named_and_taken_over(place: Place, content: bytes):
+    place.put("run/.lock", content)
+    told: list[str] = []
+    with open_files(f"{place.url}/run").lock(told.append) as lock:
+        assert json.loads(place.objects()["run/.lock"])["holder"].startswith(f"process {os.getpid()} on ")
+        place.put("run/.lock", content)  # damaged under its holder: that one goes on, and mends it
+        end = time.monotonic() + 60
+        while place.objects()["run/.lock"] == content and time.monotonic() < end:
+            time.sleep(0.05)
+        assert place.objects()["run/.lock"] != content
+        lock.check()
+    (warning,) = told
+    assert warning.startswith(f"warning: {place.url}/run/.lock ")
+    assert warning.endswith("waiting 2 s to see whether another process still trains this run")
+    assert place.objects() == {}
 
 
 @pytest.mark.usefixtures("quick_locks")
@@ -127,6 +147,37 @@ def test_checkpoints_are_chosen_cleaned_and_pruned_as_on_a_disk(place: Place, tm
         assert (folder / "manifest.json").exists()
     with opened_checkpoint(f"{place.url}/run/step_00000004", warn=print) as (name, folder):
         assert (folder / "manifest.json").exists()
+
+
+def test_foreign_objects_among_checkpoints_stop_nothing(place: Place, tmp_path):
+    """Markers of folders, nested objects, and damaged documents, as other programs and disks leave them."""
+    files = open_files(f"{place.url}/run")
+    for step in (2, 4, 6):
+        put_checkpoint(files, tmp_path, step, 10.0 - step)
+    for name in ("", "step_00000004/", "step_00000024/", "step_00000004/sub/model.safetensors"):
+        place.put(f"run/{name}", b"")
+    place.put("run/step_00000006/manifest.json", b"\xff")
+    place.put("run/result.json", b"\x80")
+    place.put("run/config.json", b"{")
+    warnings: list[str] = []
+    with newest_whole(files, warnings.append) as whole:
+        assert whole is not None
+        assert (whole.step, len(list(whole.folder.iterdir()))) == (4, 4)
+    with opened_checkpoint(f"{place.url}/run", lowest_error=True, warn=warnings.append) as (name, _):
+        assert name == f"{place.url}/run/step_00000004"
+    folder = RunFolder(f"{place.url}/run", warnings.append)
+    assert folder.read_result() is None
+    assert folder.read_config() == NETWORK
+    assert folder.steps_saved() == 4
+    assert f"{place.url}/run/step_00000024: it is half written" in warnings[0]
+    assert f"checkpoint {place.url}/run/step_00000006 is damaged: manifest.json is not UTF-8" in warnings[1]
+    assert all(line.startswith("warning: ") and "\n" not in line for line in warnings)
+    place.put("runner/step_00000009/manifest.json", b"another run")
+    clean(files, resumed=4)
+    prune(files, warnings.append, keep_last=1, keep_best=0)
+    left = {name for name in place.objects() if "step_" in name and not name.startswith("runner")}
+    assert {name.split("/")[1] for name in left} == {"step_00000004"}
+    assert place.objects()["runner/step_00000009/manifest.json"] == b"another run"
 
 
 def test_the_manifest_is_written_last(place: Place, tmp_path):

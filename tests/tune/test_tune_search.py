@@ -145,7 +145,7 @@ def test_a_failed_trial_and_infeasible_points_are_recorded(killed):
     _, after, done = killed
     (failed,) = [trial for trial in after.trials.values() if trial.status == FAILED]
     assert failed.values["optim.learning_rate"] == 1e30
-    assert "lower optim.learning_rate" in failed.reason
+    assert "a lower --optim.learning-rate than" in failed.reason
     assert {values["model.class_dim"] for values, _ in after.infeasible} == {300}
     assert len(after.infeasible) == 3
     assert "search.max_parameters=9,000" in done.stdout

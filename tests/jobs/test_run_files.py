@@ -1,0 +1,255 @@
+"""The files of a run in a folder: links are never followed to write, damage is passed over, all told."""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from job_helpers import NETWORK, reseal, save_tiny
+from safetensors.torch import save_file
+
+from capsdist.errors import CheckpointError, RunError
+from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
+from capsdist.train.cluster.files import LocalFiles
+from capsdist.train.cluster.resume import newest_whole, opened_checkpoint
+from capsdist.train.cluster.retention import clean, finished_checkpoints, prune
+from capsdist.train.metrics import RunWriter, read_metrics
+from faults.strikes import flip_bit
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    (tmp_path / "run").mkdir()
+    return tmp_path / "run"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def archived(run: Path, step: int) -> Path:
+    """Move a whole checkpoint out of the run and leave a link to it."""
+    made = save_tiny(run, step, 5.0)
+    archive = run.parent / "archive" / made.name
+    archive.parent.mkdir(exist_ok=True)
+    made.rename(archive)
+    made.symlink_to(archive)
+    return archive
+
+
+def test_retention_takes_a_link_away_and_not_what_it_points_to(run: Path) -> None:
+    archive = archived(run, 2)
+    before = contents(archive)
+    files = LocalFiles(run)
+    with newest_whole(files, print) as whole:
+        assert whole is not None  # a link may be read
+        assert whole.step == 2
+    for step in (4, 6):
+        save_tiny(run, step, 1.0)
+    prune(files, print, keep_last=1, keep_best=1)
+    assert sorted(path.name for path in run.iterdir()) == ["step_00000006"]
+    assert contents(archive) == before
+
+
+def test_cleaning_and_storing_follow_no_link(run: Path) -> None:
+    files, archive = LocalFiles(run), archived(run, 8)
+    before = contents(archive)
+    (run / ".partial-step_00000003-x").symlink_to(archive)
+    (run / ".result.0123abcd.json").write_text("{")  # of a writer that was killed
+    save_tiny(run, 2)
+    clean(files, resumed=2)  # 8 is newer: it was passed over
+    assert sorted(path.name for path in run.iterdir()) == ["step_00000002"]
+    (run / "step_00000004").symlink_to(archive)
+    (run / "step_00000006").write_text("a file in the place of a checkpoint")
+    for name in ("step_00000004", "step_00000006"):
+        with files.staging(name) as staged:
+            (staged / "manifest.json").write_text("{}")
+            files.store(staged, name)
+        assert (run / name).is_dir()
+        assert not (run / name).is_symlink()
+    assert contents(archive) == before
+    assert not list(run.glob(".*"))
+
+
+@pytest.mark.parametrize("name", [".lock", "config.json", "metrics.jsonl"])
+def test_a_link_in_the_place_of_a_file_keeps_its_target(run: Path, name: str) -> None:
+    target = run.parent / "target"
+    target.write_text("mine")
+    (run / name).symlink_to(target)
+    files = LocalFiles(run)
+    if name == ".lock":
+        with pytest.raises(RunError, match=rf"^{run}/.lock is a symbolic link; remove it and start again$"):
+            files.lock(print).__enter__()
+    elif name == "config.json":
+        files.write(name, b"{}")
+        files.delete(name)
+    else:
+        with RunWriter(run) as write:
+            write({"kind": "start", "step": 0, "resumed_step": 0})
+        assert not (run / name).is_symlink()
+    assert target.read_text() == "mine"
+
+
+def test_a_run_whose_folder_is_a_link_works_as_any_other(run: Path) -> None:
+    link = run.parent / "link"
+    link.symlink_to(run)
+    files = LocalFiles(link)
+    files.create()
+    files.write("result.json", b"{}")
+    files.delete("result.json")
+    assert list(run.iterdir()) == []
+
+
+def test_a_lock_that_holds_anything_can_be_taken_and_is_told_in_one_line(run: Path) -> None:
+    (run / ".lock").write_bytes(b"\xff\x00\n" * 100)
+    with LocalFiles(run).lock(print):
+        (run / ".lock").write_bytes(b"\xff\n\xfe" * 100)
+        with pytest.raises(RunError, match="this run is being trained by") as caught:
+            LocalFiles(run).lock(print).__enter__()
+    assert "\n" not in str(caught.value)
+    (run / ".lock").unlink()
+    (run / ".lock").mkdir()
+    with pytest.raises(RunError, match=r"\.lock cannot be locked \(Is a directory\); remove it"):
+        LocalFiles(run).lock(print).__enter__()
+
+
+def mangle(folder: Path, kind: str) -> None:
+    """Damage the manifest or another file of a checkpoint."""
+    manifest = folder / "manifest.json"
+    text = manifest.read_text()
+    if kind == "high bit":
+        flip_bit(manifest, 7)
+        manifest.write_bytes(bytes([manifest.read_bytes()[0] | 0x80]) + manifest.read_bytes()[1:])
+    elif kind == "folder":
+        manifest.unlink()
+        manifest.mkdir()
+    elif kind == "pipe":
+        (folder / "model.safetensors").unlink()
+        os.mkfifo(folder / "model.safetensors")
+    elif kind == "file is a folder":
+        (folder / "optimizer.safetensors").unlink()
+        (folder / "optimizer.safetensors").mkdir()
+    elif kind == "renamed":
+        older = folder.with_name("step_00000002")
+        for path in older.iterdir():
+            (folder / path.name).write_bytes(path.read_bytes())
+    elif kind.startswith("state"):
+        state = (folder / "state.json").read_text()
+        changed = {
+            "state type": state.replace('"step": 4', '"step": "4"'),
+            "state range": state.replace('"step": 4', '"step": -4'),
+            "state position": state.replace('"position": {}', '"position": []'),
+            "state scale": state.replace('"loss_scale": {}', '"loss_scale": {"scale": 0}'),
+            "state number": state.replace('"step": 4', '"step": NaN'),
+            "state nested": "[" * 100_000,
+        }[kind]
+        assert changed != state
+        (folder / "state.json").write_text(changed)
+        reseal(folder)
+    elif kind == "tensors":
+        (folder / "model.safetensors").write_bytes(b"\x00" * 64)
+        reseal(folder)
+    elif kind in {"type", "infinite"}:
+        value = torch.zeros(3, dtype=torch.float16) if kind == "type" else torch.tensor([1.0, float("inf")])
+        save_file({"conv.weight": value}, folder / "model.safetensors")
+        reseal(folder)
+    else:
+        manifest.write_text({
+            "list": "[]", "no files": '{"format": 1}', "empty": "", "nested": '{"a":' * 50_000,
+            "twice": text.replace('"format": 1', '"format": 1, "format": 1'),
+            "size": text.replace('"bytes": ', '"bytes": -'), "digest": text.replace('128": "', '128": "x'),
+            "slash": text.replace('"model.safetensors"', '"../model.safetensors"'),
+        }[kind])  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "high bit", "folder", "pipe", "file is a folder", "renamed", "state type", "state range",
+        "state position", "state scale", "state number", "state nested", "tensors", "type", "infinite",
+        "list", "no files", "empty", "nested", "twice", "size", "digest", "slash",
+    ],
+)  # fmt: skip
+def test_a_damaged_newest_checkpoint_is_passed_over_by_name_everywhere(run: Path, kind: str) -> None:
+    save_tiny(run, 2, 5.0)
+    damaged = save_tiny(run, 4, 1.0)
+    mangle(damaged, kind)
+    files, warnings = LocalFiles(run), list[str]()
+    with newest_whole(files, warnings.append) as whole:
+        assert whole is not None
+        assert whole.step == 2
+    for best in (False, True):
+        with opened_checkpoint(str(run), lowest_error=best, warn=warnings.append) as (name, _):
+            assert name.endswith("step_00000002")
+    assert all(line.startswith("warning: ") and "step_00000004" in line for line in warnings)
+    assert all("\n" not in line and len(line) < 700 for line in warnings)
+    prune(files, warnings.append, keep_last=2, keep_best=1)
+    clean(files, resumed=2)
+    assert [path.name for path in run.iterdir()] == ["step_00000002"]
+
+
+def test_a_flipped_bit_in_an_old_state_stops_no_save(run: Path) -> None:
+    for step, error in ((2, 1.0), (4, 5.0), (6, 7.0)):
+        save_tiny(run, step, error)
+    flip_bit(run / "step_00000002" / "state.json", 12)
+    files, warnings = LocalFiles(run), list[str]()
+    assert [saved.error_percent for saved in finished_checkpoints(files, warnings.append)] == [None, 5.0, 7.0]
+    (warning,) = warnings
+    assert warning == (
+        f"warning: the error of step_00000002 is unknown: {run}/step_00000002/state.json does not match its "
+        "manifest"
+    )
+    prune(files, print, keep_last=1, keep_best=1)
+    assert sorted(path.name for path in run.iterdir()) == ["step_00000004", "step_00000006"]
+
+
+def test_damaged_lines_of_metrics_are_told_and_kept(run: Path) -> None:
+    lines = [
+        b'{"kind": "start", "step": 0, "resumed_step": 0}', b"\xff\xfe", b'{"kind": "train", "step": "1"}',
+        b'{"kind": "train", "step": 2, "loss": 0.5}', b'{"kind": "end", "step": 2}',
+        b'{"kind": "train", "step": 9, "loss": 0.5}',
+    ]  # fmt: skip
+    path = run / "metrics.jsonl"
+    path.write_bytes(b"\n".join(lines) + b'\n{"kind": "tr')
+    warnings: list[str] = []
+    assert [row["step"] for row in read_metrics(path, warnings.append)] == [0, 2, 9]
+    with RunWriter(run, warnings.append) as write:
+        write({"kind": "start", "step": 2, "resumed_step": 2})
+        assert write.num_starts == 2
+    assert warnings == 2 * [
+        f"warning: passed over line 2 of {path}: it is not UTF-8 at byte 0, and 2 more lines"
+    ]
+    assert path.read_bytes().splitlines()[:-1] == lines[:-1]
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """No file of this process may become larger than 2,000 bytes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(run: Path, full_disk: None) -> None:
+    files = LocalFiles(run)
+    weights = {"conv.weight": torch.zeros(10_000)}
+    for tensors, name in ((weights, "model"), ({}, "state")):
+        state = Checkpoint(EngineState(tensors, {}), 1, 0, {"digest": "x" * 4000}, NETWORK)
+        with (
+            pytest.raises(CheckpointError, match=r"cannot be written \(.*; make room there") as caught,
+            files.staging("step_00000001") as staged,
+        ):
+            write_checkpoint(staged, state)
+        assert "\n" not in str(caught.value), name
+    with pytest.raises(RunError, match=r"result.json: cannot be written \(File too large\); make room"):
+        files.write("result.json", b" " * 4000)
+    with pytest.raises(RunError, match=r"cannot write .* choose a writable folder"):
+        files.create()
+    assert list(run.iterdir()) == []
+    with pytest.raises(RunError, match="metrics cannot be written"), RunWriter(run) as write:
+        write({"kind": "train", "step": 1, "note": "x" * 4000})
