@@ -170,11 +170,17 @@ def build_network(checkpoint: Checkpoint) -> nn.Module:
     """Return the network of `checkpoint` with its weights, ready for evaluation on the CPU.
 
     Raises:
-        CheckpointError: its weights do not fit its configuration.
+        CheckpointError: its configuration describes no network, or its weights do not fit it.
     """
     from capsdist.models import build_model
 
-    network = build_model(checkpoint.config.model, checkpoint.config.routing)
+    try:
+        network = build_model(checkpoint.config.model, checkpoint.config.routing)
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:  # types fit, values do not
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise CheckpointError(
+            f"the checkpoint's configuration describes no network ({reason}); take an older checkpoint"
+        ) from None
     weights = checkpoint.engine.model
     check_tensors(weights, {name: tensor.shape for name, tensor in network.state_dict().items()})
     network.load_state_dict(weights)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from job_helpers import (
 )
 
 from capsdist.config import Cluster, Config
-from capsdist.errors import CheckpointError, ConfigError, RunError
+from capsdist.errors import CapsdistError, CheckpointError, ConfigError, RunError
 from capsdist.train.cluster import RunFolder, RunSummary, launch
 from capsdist.train.metrics import read_metrics
 from faults.script import Fault, Script
@@ -149,6 +151,43 @@ def test_a_foreign_error_is_told_in_one_line_and_in_full(tiny_root, storage, tmp
     story = Path(storage, "failing", "failure.txt")
     assert str(story) in str(caught.value)
     assert "Traceback" in story.read_text()
+
+
+def test_a_run_whose_numbers_are_not_finite_fails_and_the_remedy_works_as_printed(tiny_root, storage):
+    config = tiny_config(tiny_root, storage, "infinite", max_steps=1, workers=1)
+    wild = config.model_copy(update={"optim": config.optim.model_copy(update={"learning_rate": 1e39})})
+    rows = Rows()
+    with pytest.raises(RunError, match=r"at step 1; start again with a lower --optim.learning-rate than 1e"):
+        launch(wild, display=rows)
+    run = RunFolder(storage / "infinite")
+    assert run.read_result().status == "failed"
+    assert rows.of("failure") == []  # another attempt would be vain
+    assert not any(b"NaN" in path.read_bytes() for path in run.path.glob("*.json*"))
+    assert launch(config, display=Rows()).status == "done"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 200 KB: more than a checkpoint of the tiny network, less than a run of it."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(tmp_path)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("this user cannot mount a file system")
+    yield tmp_path
+    subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_nothing_is_tried_again(tiny_root, small_disk):
+    rows = Rows()
+    with pytest.raises(
+        CapsdistError, match=r"cannot be written \(.*No space left on device.*make room"
+    ) as caught:
+        launch(tiny_config(tiny_root, small_disk, "full", workers=1), display=rows)
+    assert "\n" not in str(caught.value)
+    assert len(rows.of("start")) == 1
+    assert rows.of("failure") == []
+    run = small_disk / "full"
+    assert list(run.glob(".partial-*")) == []
+    assert all((folder / "manifest.json").exists() for folder in run.glob("step_*"))
 
 
 def test_the_newest_whole_checkpoint_is_taken_and_what_is_passed_over_is_named(whole):

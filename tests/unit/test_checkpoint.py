@@ -161,3 +161,12 @@ def test_a_state_that_does_not_fit_its_own_configuration_is_refused(tmp_path: Pa
     write_checkpoint(tmp_path, whole)
     with pytest.raises(CheckpointError, match=r"lacks 'conv\.bias'"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("field", ["conv_kernel", "conv_channels", "primary_dim", "primary_stride"])
+def test_a_configuration_of_no_network_is_one_line(folder: Path, field: str) -> None:
+    edit_json(folder / "state.json", lambda state: state["config"]["model"].update({field: -3}))
+    reseal(folder)
+    with pytest.raises(CheckpointError) as caught:
+        load_model(folder)
+    assert "\n" not in str(caught.value)
