@@ -319,7 +319,7 @@ def squash(total):
 def squash_backward(total, grad):
     """Return the gradient for a tile [BT, EP] of totals, given `grad` for its squash; finite at 0."""
     norm = tl.sqrt(tl.sum(total * total, 1, keep_dims=True))
-    unit = total / tl.maximum(norm, 1e-30)
+    unit = total / tl.where(norm > 0, norm, 1.0)
     scale = 1.0 / (1.0 + norm * norm)
     radial = tl.sum(unit * grad, 1, keep_dims=True)
     return norm * scale * (grad + (1.0 - norm * norm) * scale * radial * unit)
