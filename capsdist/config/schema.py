@@ -55,6 +55,8 @@ class Model(_Section):
     """Kernel size of the primary capsules' convolution, in pixels; paper: 9."""
     primary_stride: Count = 2
     """Stride of the primary capsules' convolution, in pixels; paper: 2."""
+    primary_coupling: bool = False
+    """Primary capsules squash conv / types + bias (types + 1 with none_of_the_above); official code only."""
     padding: Literal["valid", "same"] = "valid"
     """Padding of both convolutions; paper: valid, official CIFAR-10 network: same."""
     class_dim: Count = 16
@@ -118,6 +120,8 @@ class Data(_Section):
     """Lanes that an epoch's order is cut into; divides `train.global_batch`, best not below the workers."""
     window: Count = 8192
     """Window of the shuffle inside a lane, in samples."""
+    last_batch: Literal["short", "carry"] = "short"
+    """Last step of an epoch: `short` has the images left; `carry` is filled from the next epoch; official."""
     shift: Annotated[int, Bounds(ge=0)] = 2
     """Random shift of training images up to this many pixels each way, zeros outside; paper: 2."""
     crop: Annotated[int, Bounds(ge=0)] = 0
@@ -143,6 +147,8 @@ class Optim(_Section):
     """Adam's decay of the second moment."""
     epsilon: Positive = 1e-8
     """Adam's epsilon."""
+    epsilon_placement: Literal["pytorch", "tensorflow"] = "pytorch"
+    """Epsilon is added before (`tensorflow`; paper, official) or after (`pytorch`) the bias correction."""
     decay_rate: Annotated[float, Bounds(gt=0, le=1)] = 0.96
     """Learning rate = max(floor, learning_rate x decay_rate^(step / decay_steps)), continuous."""
     decay_steps: Count = 2000

@@ -37,6 +37,7 @@ def build_model(model: Model, routing: Routing) -> nn.Module:
         primary_dim=model.primary_dim,
         primary_kernel=model.primary_kernel,
         primary_stride=model.primary_stride,
+        primary_coupling=model.primary_coupling,
         padding=model.padding,
         class_dim=model.class_dim,
         iterations=routing.iterations,

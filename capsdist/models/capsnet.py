@@ -54,6 +54,10 @@ class CapsNet(nn.Module):
     convolution, 0.1 for all other weights, all biases 0.1; log priors, which it has not, 0. `initialise`
     draws it anew.
 
+    `primary_coupling` is the authors' code too: primary capsules squash conv / types + bias, with
+    `none_of_the_above` conv / (types + 1) + bias, see `PrimaryCapsules`; in the paper conv + bias. Their
+    initialisation goes with it: without the factor all capsules start near length 1, where squash is flat.
+
     Shapes: images [B, C, H, W] float, labels int64 [B] or None -> `Output`.
     The decoder sees the capsule of the label where labels are given (training), else the longest.
     Raises: ShapeError if images are not [B, *image_shape], image_shape is too small for the kernels, or a
@@ -77,6 +81,7 @@ class CapsNet(nn.Module):
         primary_dim: int = 8,
         primary_kernel: int = 9,
         primary_stride: int = 2,
+        primary_coupling: bool = False,
         padding: Padding = "valid",
         class_dim: int = 16,
         iterations: int = 3,
@@ -96,12 +101,15 @@ class CapsNet(nn.Module):
                 f"initialisation={initialisation!r} is unknown; choose {one_of(get_args(Initialisation))}"
             )
         check_flag("decoder", decoder)
+        check_flag("primary_coupling", primary_coupling)
         self.initialisation: Initialisation = initialisation
         channels, height, width = image_shape
         self.image_shape = channels, height, width
         self.conv = Conv2d(channels, conv_channels, conv_kernel, padding=padding)
+        # the softmax of one iteration over the types, from logits of zero
+        coupling = 1 / (primary_types + none_of_the_above) if primary_coupling else 1.0
         self.primary_capsules = PrimaryCapsules(
-            conv_channels, primary_types, primary_dim, primary_kernel, primary_stride, padding
+            conv_channels, primary_types, primary_dim, primary_kernel, primary_stride, padding, coupling
         )
         sides = self.conv.output_side(height), self.conv.output_side(width)
         if min(*sides, *map(self.primary_capsules.conv.output_side, sides)) < 1:

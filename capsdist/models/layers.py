@@ -31,6 +31,8 @@ class Conv2d(nn.Conv2d):
     ``ceil(size / stride)`` pixels, and the odd row of zeros, if there is one, goes below and to the
     right. The authors' CIFAR-10 network depends on it.
 
+    `scale` multiplies the sum over the kernel before the bias is added (1: an ordinary convolution).
+
     Shapes: [B, in_channels, H, W] -> [B, out_channels, H', W'], see `output_side`.
     Raises: ShapeError if a size is no whole number of at least 1 (kernel and stride are one number for both
     directions), or the input has another rank or number of channels, or is smaller than the kernel.
@@ -43,6 +45,7 @@ class Conv2d(nn.Conv2d):
         kernel_size: int,
         stride: int = 1,
         padding: Padding = "valid",
+        scale: float = 1.0,
     ) -> None:
         check_sizes(
             in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride
@@ -51,6 +54,7 @@ class Conv2d(nn.Conv2d):
         if padding not in ("valid", "same"):
             raise ValueError(f"padding={padding!r} is unknown; use 'valid' or 'same'")
         self.padding_name: Padding = padding
+        self.scale = scale
 
     def output_side(self, side: int) -> int:
         """Return the output's side for an input of `side` pixels; below 1 if the kernel does not fit."""
@@ -72,13 +76,20 @@ class Conv2d(nn.Conv2d):
                     f"input of {height}x{width} pixels is smaller than the {self.kernel_size[0]}x"
                     f"{self.kernel_size[0]} kernel; give larger images or use padding='same'"
                 )
-            return functional.conv2d(input, self.weight, self.bias, self.stride)
+            return self._convolve(input)
         top, bottom = self._zeros(height)
         left, right = self._zeros(width)
         if (top, left) == (bottom, right):  # symmetric: the convolution pads by itself, without a copy
-            return functional.conv2d(input, self.weight, self.bias, self.stride, (top, left))
-        padded = functional.pad(input, (left, right, top, bottom))
-        return functional.conv2d(padded, self.weight, self.bias, self.stride)
+            return self._convolve(input, (top, left))
+        return self._convolve(functional.pad(input, (left, right, top, bottom)))
+
+    def _convolve(self, input: Tensor, zeros: tuple[int, int] = (0, 0)) -> Tensor:
+        """Convolve with `zeros` above and below, left and right."""
+        if self.scale == 1:
+            return functional.conv2d(input, self.weight, self.bias, self.stride, zeros)
+        sums = functional.conv2d(input, self.weight, None, self.stride, zeros) * self.scale
+        assert self.bias is not None
+        return sums + self.bias.to(sums.dtype)[:, None, None]
 
     def _zeros(self, side: int) -> tuple[int, int]:
         """Return the zeros before and after `side` pixels."""
@@ -90,6 +101,7 @@ class Conv2d(nn.Conv2d):
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size[0]}, "
             f"stride={self.stride[0]}, padding={self.padding_name!r}"
+            + (f", scale={self.scale:g}" if self.scale != 1 else "")
         )
 
 
@@ -100,6 +112,10 @@ class PrimaryCapsules(nn.Module):
     ``d * types + t`` is dimension d of type t, and child ``(t * H' + y) * W' + x`` is type t at
     position (y, x): so the convolution's output is [B, D, I] in memory as it stands, the layout in
     which routing is fast, and the poses handed on are a view of it.
+
+    `coupling` multiplies the convolution before its bias is added (1 in the paper). The authors' code
+    sends primary capsules through one routing iteration with a single input capsule, whose coupling
+    coefficients are 1 / types, or 1 / (types + 1) with none of the above: it squashes conv / types + bias.
 
     Shapes: images or features [B, in_channels, H, W] -> child_poses [B, I, D],
     I = types * H' * W', D = dim, lengths below 1.
@@ -118,11 +134,12 @@ class PrimaryCapsules(nn.Module):
         kernel_size: int = 9,
         stride: int = 2,
         padding: Padding = "valid",
+        coupling: float = 1.0,
     ) -> None:
         super().__init__()
         check_sizes(types=types, dim=dim)
         self.types, self.dim = types, dim
-        self.conv = Conv2d(in_channels, types * dim, kernel_size, stride, padding)
+        self.conv = Conv2d(in_channels, types * dim, kernel_size, stride, padding, scale=coupling)
 
     def num_capsules(self, height: int, width: int) -> int:
         """Return I, the number of capsules for an input of `height` x `width` pixels."""

@@ -17,7 +17,14 @@ from capsdist.train.engine.zero import ZeroEngine
 ENGINES = {"ddp": ("ddp", 1), **{f"zero-{stage}": ("zero", stage) for stage in range(4)}}
 
 
-def build_toy(name: str, *, clip: float = 0.5, accumulation: int = 2, precision: str = "fp32") -> Engine:
+def build_toy(
+    name: str,
+    *,
+    clip: float = 0.5,
+    accumulation: int = 2,
+    precision: str = "fp32",
+    tensorflow_epsilon: float | None = None,
+) -> Engine:
     """The engine `name` around the toy network; ranks begin with different weights, those of rank 0 win.
 
     fp16 passes by `build_engine`, which refuses it on a CPU: here it is to show the loss scale.
@@ -25,7 +32,14 @@ def build_toy(name: str, *, clip: float = 0.5, accumulation: int = 2, precision:
     rank, world_size = own_rank()
     kind, stage = ENGINES[name]
     device, network = torch.device("cpu"), toy(seed=rank)
-    config = toy_config(kind, stage, clip=clip, accumulation=accumulation, precision=precision)
+    config = toy_config(
+        kind,
+        stage,
+        clip=clip,
+        accumulation=accumulation,
+        precision=precision,
+        tensorflow_epsilon=tensorflow_epsilon,
+    )
     if precision != "fp16":
         return build_engine(config, network, rank=rank, world_size=world_size, device=device)
     where: Any = {"rank": rank, "world_size": world_size, "device": device, "precision": "fp16"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from capsdist.config.schema import Config, Data, Loss, Model, Routing, Train
+from capsdist.config.schema import Config, Data, Loss, Model, Optim, Routing, Train
 
 
 def cifar10_paper() -> Config:
@@ -11,17 +11,19 @@ def cifar10_paper() -> Config:
         model=Model(in_channels=3, image_size=24, primary_types=64, decoder=True),
         routing=Routing(none_of_the_above=True),
         data=Data(name="cifar10", shift=0, crop=24),
+        optim=Optim(epsilon_placement="tensorflow"),
         train=Train(name="cifar10", epochs=100),
     )
 
 
 def cifar10_official() -> Config:
-    """The authors' released code: SAME padding (9,216 primary capsules), augmentation, no decoder."""
+    """The authors' released code: SAME padding (9,216 primary capsules), conv / 65, augmentation."""
     return Config(
         model=Model(
             in_channels=3,
             image_size=24,
             primary_types=64,
+            primary_coupling=True,
             padding="same",
             decoder=False,
             capsule_bias=True,
@@ -37,8 +39,10 @@ def cifar10_official() -> Config:
             brightness=63.0,
             contrast=(0.2, 1.8),
             standardise=True,
+            last_batch="carry",
         ),
-        train=Train(name="cifar10-official", epochs=1536),  # 600,000 steps of 128
+        optim=Optim(epsilon_placement="tensorflow"),
+        train=Train(name="cifar10-official", epochs=1536, precision="fp32"),  # 600,000 steps of 128
     )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from capsdist.config.schema import Config, Data, Train
+from capsdist.config.schema import Config, Data, Optim, Train
 
 
 def fashion_mnist_paper() -> Config:
     """The paper's MNIST network and training on Fashion-MNIST; no figure in the paper."""
-    return Config(data=Data(name="fashion_mnist"), train=Train(name="fashion-mnist", epochs=50))
+    return Config(
+        data=Data(name="fashion_mnist"),
+        optim=Optim(epsilon_placement="tensorflow"),
+        train=Train(name="fashion-mnist", epochs=50),
+    )
 
 
 PRESETS = (fashion_mnist_paper,)

@@ -9,17 +9,19 @@ def mnist_paper() -> Config:
     """CapsNet as in the paper: r=3 with reconstruction; paper: 0.25 % test error after long training."""
     return Config(
         data=Data(name="mnist"),
+        optim=Optim(epsilon_placement="tensorflow"),
         train=Train(name="mnist", epochs=50),
     )
 
 
 def mnist_official() -> Config:
-    """The authors' released code: truncated normal start, biases, 20 times the reconstruction share."""
+    """The authors' released code: conv / 32, truncated normal start, biases, 20 times the reconstruction."""
     return Config(
-        model=Model(capsule_bias=True, initialisation="truncated_normal"),
+        model=Model(primary_coupling=True, capsule_bias=True, initialisation="truncated_normal"),
         loss=Loss(margin_form="official"),
-        data=Data(name="mnist"),
-        train=Train(name="mnist-official", epochs=640),  # 300,000 steps of 128
+        data=Data(name="mnist", last_batch="carry"),
+        optim=Optim(epsilon_placement="tensorflow"),
+        train=Train(name="mnist-official", epochs=640, precision="fp32"),  # 300,000 steps of 128
     )
 
 
@@ -28,6 +30,7 @@ def mnist_baseline() -> Config:
     return Config(
         model=Model(kind="baseline_cnn", decoder=False),
         data=Data(name="mnist"),
+        optim=Optim(epsilon_placement="tensorflow"),
         train=Train(name="mnist-baseline", epochs=50),
     )
 

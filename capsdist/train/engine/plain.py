@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from capsdist.config.schema import Optim
 from capsdist.models import Output
 from capsdist.train.checkpoint import EngineState
-from capsdist.train.engine.replicated import load_replicated, replicated_state
-from capsdist.train.optim import build_optimizer
+from capsdist.train.engine.replicated import load_replicated, one_step_count, replicated_state
+from capsdist.train.optim import build_optimizer, epsilon_at, set_step
 from capsdist.train.precision import Precision, autocast
 
 __all__ = ["PlainEngine"]
@@ -41,7 +41,8 @@ class PlainEngine:
         self.precision: Precision = precision
         self.model = model.to(device)
         self.optimizer = build_optimizer(self.model.parameters(), optim)
-        self._max_grad_norm = optim.max_grad_norm
+        self._optim = optim
+        self._adam_steps = 0  # counted here, because Adam's own count lies on the GPU
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")  # pyright: ignore[reportPrivateImportUsage]
         self._network: nn.Module = self.model
         if world_size > 1:
@@ -73,16 +74,25 @@ class PlainEngine:
 
     def step(self, learning_rate: float) -> Tensor:
         """Clip, update and clear; return the gradients' norm before clipping."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_step(self.optimizer, learning_rate, epsilon_at(self._adam_steps + 1, self._optim))
         self._scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
-        if self._max_grad_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self._max_grad_norm, norm)
+        if (limit := self._optim.max_grad_norm) > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
         self._scaler.step(self.optimizer)
         self._scaler.update()
+        self._count_step()
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    def _count_step(self) -> None:
+        """Count Adam's steps where epsilon depends on them; Adam itself knows which ones fp16 has skipped."""
+        if self._optim.epsilon_placement == "pytorch":
+            return
+        if self._scaler.is_enabled():
+            self._adam_steps = int(next(iter(self.optimizer.state.values()))["step"])
+        else:
+            self._adam_steps += 1
 
     def state(self) -> EngineState:
         """Return a copy of the whole state on rank 0, which other ranks hold too."""
@@ -93,8 +103,18 @@ class PlainEngine:
         return EngineState(*replicated_state(self.model, self.optimizer), scale)
 
     def load(self, state: EngineState) -> None:
-        """Take over `state`."""
+        """Take over `state`.
+
+        Raises:
+            CheckpointError: names or shapes differ; or the parameters have had different numbers of
+                steps, and epsilon depends on it.
+        """
         load_replicated(state, self.model, self.optimizer)
+        if self._optim.epsilon_placement == "tensorflow":
+            names = (name for name, _ in self.model.named_parameters())
+            self._adam_steps = one_step_count(
+                state, names, "TensorFlow's Adam", "resume from another checkpoint"
+            )
         if self._scaler.is_enabled() and state.loss_scale:
             saved = {
                 "scale": state.loss_scale["scale"],

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from capsdist.errors import CheckpointError
 from capsdist.train.checkpoint import EngineState, check_tensors
 from capsdist.train.optim import SLOTS
 
-__all__ = ["check_state", "copy_to_cpu", "load_replicated", "persistent_buffers", "replicated_state"]
+__all__ = [
+    "check_state",
+    "copy_to_cpu",
+    "load_replicated",
+    "one_step_count",
+    "persistent_buffers",
+    "replicated_state",
+]
 
 
 def replicated_state(
@@ -57,6 +65,21 @@ def check_state(
     check_tensors(state.model, {**parameters, **{name: tensor.shape for name, tensor in buffers.items()}})
     slots = {f"{name}/{slot}": shape for name, shape in parameters.items() for slot in SLOTS}
     check_tensors(state.optimizer, slots | {f"{name}/step": torch.Size([]) for name in parameters})
+
+
+def one_step_count(state: EngineState, parameters: Iterable[str], needed_by: str, remedy: str) -> int:
+    """Return the number of steps that Adam has done, equal for all `parameters`.
+
+    Raises:
+        CheckpointError: they differ; `needed_by` needs one number.
+    """
+    steps = {int(state.optimizer[f"{name}/step"]) for name in parameters}
+    if len(steps) != 1:
+        raise CheckpointError(
+            f"checkpoint holds parameters of {sorted(steps)} steps, {needed_by} needs one number for all; "
+            f"{remedy}"
+        )
+    return steps.pop()
 
 
 def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:

@@ -22,7 +22,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from capsdist.config.schema import Optim
-from capsdist.errors import CheckpointError
 from capsdist.models import Output
 from capsdist.train.checkpoint import EngineState
 from capsdist.train.engine.operators import import_deepspeed, load_operators
@@ -30,11 +29,12 @@ from capsdist.train.engine.replicated import (
     check_state,
     copy_to_cpu,
     load_replicated,
+    one_step_count,
     persistent_buffers,
     replicated_state,
 )  # fmt: skip
 from capsdist.train.interfaces import on_loopback
-from capsdist.train.optim import SLOTS, build_optimizer
+from capsdist.train.optim import SLOTS, build_optimizer, epsilon_at, set_step
 from capsdist.train.precision import LossScale, Precision, autocast
 
 __all__ = ["ZeroEngine"]
@@ -80,7 +80,8 @@ class ZeroEngine:
         self.model, self.stage = model.to(device), stage
         self.rank, self.world_size, self.device = rank, world_size, device
         self.precision: Precision = precision
-        self._max_grad_norm = optim.max_grad_norm
+        self._optim = optim
+        self._adam_steps = 0
         self._loss_scale = LossScale() if precision == "fp16" else None
         self._owns_group = not dist.is_initialized()
         self._shapes = {name: p.shape for name, p in model.named_parameters()}
@@ -128,13 +129,14 @@ class ZeroEngine:
 
     def step(self, learning_rate: float) -> Tensor:
         """Clip, update and clear; return the gradients' norm before clipping."""
-        for group in self._engine.optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_step(self._engine.optimizer, learning_rate, epsilon_at(self._adam_steps + 1, self._optim))
         if not self.stage:
             return self._step_whole()
         self._engine.step()
+        overflow = bool(self._engine.optimizer.overflow)
+        self._adam_steps += not overflow
         if self._loss_scale:
-            self._loss_scale.update(overflow=bool(self._engine.optimizer.overflow))
+            self._loss_scale.update(overflow=overflow)
         return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
 
     def _step_whole(self) -> Tensor:
@@ -150,9 +152,10 @@ class ZeroEngine:
             if overflow:
                 self._engine.zero_grad()
                 return norm
-        if self._max_grad_norm > 0:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), self._max_grad_norm, norm)
+        if (limit := self._optim.max_grad_norm) > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
         self._engine.step()
+        self._adam_steps += 1
         return norm
 
     def state(self) -> EngineState:
@@ -186,16 +189,13 @@ class ZeroEngine:
         """
         if self._loss_scale and state.loss_scale:
             self._loss_scale = LossScale(state.loss_scale["scale"], int(state.loss_scale["growth_tracker"]))
+        check_state(state, self._shapes, self._buffers())
+        if self.stage or self._optim.epsilon_placement == "tensorflow":
+            who, remedy = f"ZeRO stage {self.stage}", "resume with --train.engine ddp"
+            self._adam_steps = one_step_count(state, self._shapes, who, remedy)
         if not self.stage:
             load_replicated(state, self.model, self._engine.optimizer)
             return
-        check_state(state, self._shapes, self._buffers())
-        steps = {int(state.optimizer[f"{name}/step"]) for name in self._shapes}
-        if len(steps) != 1:
-            raise CheckpointError(
-                f"checkpoint holds parameters of {sorted(steps)} steps, ZeRO stage {self.stage} "
-                "needs one number for all; resume with --train.engine ddp"
-            )
         for name, buffer in self._buffers().items():
             buffer.copy_(state.model[name])
         for name, parameter in self.model.named_parameters():
@@ -203,7 +203,7 @@ class ZeroEngine:
             for slot in SLOTS:
                 self._scatter(parameter, state.optimizer[f"{name}/{slot}"], slot)
         for held in self._adam_states():
-            held["step"].fill_(steps.copy().pop())
+            held["step"].fill_(self._adam_steps)
         if self.stage < 3:
             self._engine.optimizer.update_lp_params()  # from the fp32 partitions to the network's weights
 
