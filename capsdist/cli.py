@@ -240,8 +240,12 @@ def _look(config: Config) -> tuple[list[Problem], list[str]]:
         warnings.append(missing)
     if unusable := _unusable(run, config.train.storage):
         warnings.append(unusable)
-    elif problem := run.conflict(config):
-        found.append(problem)
+    else:
+        begun, note = run.as_begun(config)
+        if note:
+            warnings.append(f"run {run.name} {note}")
+        if problem := run.conflict(begun):
+            found.append(problem)
     return found, warnings
 
 

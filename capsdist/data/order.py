@@ -9,6 +9,9 @@ Ours. World size, threads and prefetch never enter, so any number of ranks sees 
    contiguous part floor(r*n/W) .. floor((r+1)*n/W) of the step's n samples, so that with C >= W it
    reads few shards that others read.
 
+What is left of all lanes is a short last step; or, where every step is to be full, the epochs' steps are
+written one after the other and cut anew (`TrainStream` with ``last_batch="carry"``).
+
 Permutations sort raw 64-bit outputs of numpy's Philox, whose stream is fixed for ever (numpy's
 `Generator.permutation` is not), keyed by a hash of everything above.
 """
@@ -81,6 +84,18 @@ class Order:
         done = self.num_full_steps * (self.global_batch // self.lanes)
         ends = [stop - start for start, stop in map(self._lane, range(self.lanes))]
         return np.concatenate([self._lane_samples(epoch, lane, done, end) for lane, end in enumerate(ends)])
+
+    def places(self, epoch: int, first: int, last: int) -> np.ndarray:
+        """Return the samples at places first .. last - 1 of the epoch's steps, one after the other.
+
+        int64 [last - first]; the places 0 .. num_samples - 1 are every sample once.
+        """
+        size, full = self.global_batch, self.num_full_steps
+        begin, end = first // size, min(-(-last // size), full)
+        parts = [self.steps(epoch, begin, end).reshape(-1)] if begin < end else []
+        if last > full * size:
+            parts.append(self.short_step(epoch))
+        return np.concatenate(parts)[first - begin * size : last - begin * size]
 
     def _lane(self, lane: int) -> tuple[int, int]:
         total = self.index.num_samples

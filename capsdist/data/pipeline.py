@@ -12,12 +12,13 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from capsdist.config.steps import EpochSteps, LastBatch
 from capsdist.data.order import Order, rank_slice
 from capsdist.data.position import Position
 from capsdist.data.split import Split
@@ -33,12 +34,20 @@ _AHEAD = 4  # chunks whose shards are fetched before they are needed, where the 
 _Item: TypeAlias = "list[Batch] | BaseException | None"  # what the queue carries; None ends it
 
 
+class _Plan(NamedTuple):
+    """Steps over all ranks: sample ids [steps, n], and the epoch of all of them or of each."""
+
+    ids: np.ndarray
+    epochs: int | np.ndarray
+
+
 @dataclass(frozen=True)
 class Batch:
     """One rank's part of one step.
 
     images uint8 [b,C,H,W]; labels int64 [b]; weights float32 [b]: 1 for a real sample, 0 for padding;
-    sample_ids int64 [b]; num_global: real samples of the step over all ranks.
+    sample_ids int64 [b]; num_global: real samples of the step over all ranks; epoch: of all samples, or int64
+    [b] in a step that has samples of several epochs.
     """
 
     images: Tensor
@@ -46,6 +55,7 @@ class Batch:
     weights: Tensor
     sample_ids: Tensor
     num_global: int
+    epoch: int | Tensor = 0
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`; from pinned memory the copy does not wait."""
@@ -57,12 +67,12 @@ class TrainStream:
     """The training batches of one rank, in an order that no number of ranks changes (see `order`).
 
     `folder`: a local path or an s3:// URL; where the bytes are never enters the order.
-    tail: "short" ends an epoch with a step of the remaining samples, "drop" leaves them out (other ones
-    every epoch). pin: gather into pinned memory, for copies to a GPU.
+    last_batch: "short" ends an epoch with a step of the remaining samples, "carry" fills that step with the
+    first samples of the next epoch, which then has them behind it. steps: in which epoch each step is. pin:
+    gather into pinned memory, for copies to a GPU.
 
     Raises:
-        DataError: a split that cannot be read, `lanes` that does not divide `global_batch`, or a split
-            with fewer samples than a step where the tail is dropped.
+        DataError: a split that cannot be read, or `lanes` that does not divide `global_batch`.
     """
 
     def __init__(
@@ -75,25 +85,16 @@ class TrainStream:
         window: int = 8192,
         rank: int = 0,
         world_size: int = 1,
-        tail: Literal["short", "drop"] = "short",
+        last_batch: LastBatch = "short",
         pin: bool = False,
     ) -> None:
         self.split = Split(folder)
         self.order = Order(self.split.index, seed, global_batch, lanes, window)
-        self.rank, self.world_size, self.tail, self.pin = rank, world_size, tail, pin
-        if not self.steps_per_epoch:
-            raise DataError(
-                f"{self.split.folder}: has {self.split.index.num_samples} samples, fewer than "
-                f"global_batch={global_batch} with a dropped tail; lower the batch or keep the tail"
-            )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of an epoch, equal on all ranks."""
-        return self.order.num_full_steps + bool(self.tail == "short" and self.order.num_short)
+        self.steps = EpochSteps(self.split.index.num_samples, global_batch, last_batch)
+        self.rank, self.world_size, self.pin = rank, world_size, pin
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """Yield the rank's batches of steps start_step .. steps_per_epoch - 1 of `epoch`.
+        """Yield the rank's batches of the steps of `epoch` from its step number `start_step` on.
 
         A thread gathers ahead of the consumer; it ends when the iterator is exhausted, closed or collected.
         """
@@ -111,14 +112,15 @@ class TrainStream:
             global_batch=order.global_batch,
             lanes=order.lanes,
             window=order.window,
+            last_batch=self.steps.last_batch,
         )
 
     def check_position(self, position: Position) -> None:
         """Check that `position` belongs to this stream's data and order.
 
         Raises:
-            DataError: another data set, seed, batch, lanes or window, named with both values; a step outside
-            the epoch.
+            DataError: another data set, seed, batch, lanes, window or last batch, named with both values; a
+                step outside the epoch.
         """
         own = self.position(position.epoch, position.step)
         for name, remedy in (
@@ -127,24 +129,46 @@ class TrainStream:
             ("global_batch", "use the old batch"),
             ("lanes", "use the old lanes"),
             ("window", "use the old window"),
+            ("last_batch", "use the old data.last_batch"),
         ):
             saved, here = getattr(position, name), getattr(own, name)
             if saved != here:
                 raise DataError(f"data position has {name}={saved!r}, this run has {here!r}; {remedy}")
-        steps = self.steps_per_epoch
+        steps = self.steps.inside(position.epoch)
         if not 0 <= position.step <= steps:
-            found = f"step={position.step}, an epoch has {steps} steps"
-            raise DataError(f"data position has {found}; use the old tail")
+            found = f"step={position.step}, epoch {position.epoch} has {steps} steps"
+            raise DataError(f"data position has {found}; resume from another checkpoint")
 
-    def _plans(self, epoch: int, start_step: int) -> Iterator[np.ndarray]:
-        """Yield the sample ids of all ranks for a chunk of steps at a time, int64 [steps, n]."""
+    def _plans(self, epoch: int, start_step: int) -> Iterator[_Plan]:
+        """Yield the samples of all ranks for a chunk of steps at a time."""
         order = self.order
         per_step = -(-order.global_batch // self.world_size)
         size = min(_CHUNK_STEPS, max(1, _CHUNK_BYTES // (per_step * order.index.image_bytes)))
+        if self.steps.last_batch == "carry":
+            begin, end = self.steps.before(epoch), self.steps.before(epoch + 1)
+            for first in range(begin + start_step, end - 1, size):
+                yield self._full_steps(first, min(first + size, end - 1))
+            if begin + start_step < end:  # by itself: the only step with samples of several epochs
+                yield self._full_steps(end - 1, end)
+            return
         for first in range(start_step, order.num_full_steps, size):
-            yield order.steps(epoch, first, min(first + size, order.num_full_steps))
-        if self.tail == "short" and order.num_short and start_step <= order.num_full_steps:
-            yield order.short_step(epoch)[None]
+            yield _Plan(order.steps(epoch, first, min(first + size, order.num_full_steps)), epoch)
+        if order.num_short and start_step <= order.num_full_steps:
+            yield _Plan(order.short_step(epoch)[None], epoch)
+
+    def _full_steps(self, first: int, last: int) -> _Plan:
+        """Return the run's steps first .. last - 1, cut out of all epochs one after the other."""
+        batch, total = self.order.global_batch, self.order.index.num_samples
+        begin, end = first * batch, last * batch
+        epochs = range(begin // total, (end - 1) // total + 1)
+        parts = [
+            self.order.places(each, max(begin - each * total, 0), min(end - each * total, total))
+            for each in epochs
+        ]
+        ids = np.concatenate(parts).reshape(last - first, batch)
+        if len(epochs) == 1:
+            return _Plan(ids, epochs[0])
+        return _Plan(ids, np.repeat(epochs, [len(part) for part in parts]).reshape(ids.shape))
 
 
 def eval_batches(
@@ -164,40 +188,51 @@ def eval_batches(
     step = batch_size * world_size
     total = split.index.num_samples
 
-    plans = (np.arange(first, min(first + step, total))[None] for first in range(0, total, step))
+    plans = (_Plan(np.arange(first, min(first + step, total))[None], 0) for first in range(0, total, step))
     return _prefetched(_gathered(split, plans, rank, world_size, pin))
 
 
 def _gathered(
-    split: Split, plans: Iterable[np.ndarray], rank: int, world_size: int, pin: bool
+    split: Split, plans: Iterable[_Plan], rank: int, world_size: int, pin: bool
 ) -> Iterator[list[Batch]]:
     """Gather the rank's part of `plans`; shards of later ones are fetched while earlier ones are gathered."""
-    waiting: deque[np.ndarray] = deque()
-    for ids in plans:
-        split.prefetch(ids[:, rank_slice(ids.shape[1], rank, world_size)])
-        waiting.append(ids)
+    waiting: deque[_Plan] = deque()
+    for plan in plans:
+        split.prefetch(plan.ids[:, rank_slice(plan.ids.shape[1], rank, world_size)])
+        waiting.append(plan)
         if split.folder.is_near or len(waiting) > _AHEAD:
             yield _gather(split, waiting.popleft(), rank, world_size, pin)
-    for ids in waiting:
-        yield _gather(split, ids, rank, world_size, pin)
+    for plan in waiting:
+        yield _gather(split, plan, rank, world_size, pin)
 
 
-def _gather(split: Split, ids: np.ndarray, rank: int, world_size: int, pin: bool) -> list[Batch]:
-    """Gather the rank's part of the steps `ids` [steps, n]; the batches are views of one buffer."""
-    steps, num = ids.shape
-    part = rank_slice(num, rank, world_size)
-    own, size = ids[:, part], -(-num // world_size)
-    if own.shape[1] < size:  # repeat a sample of its own, or any where the rank has none
-        filler = own[:, :1] if own.shape[1] else ids[:, :1]
-        own = np.concatenate([own, np.repeat(filler, size - own.shape[1], axis=1)], axis=1)
+def _gather(split: Split, plan: _Plan, rank: int, world_size: int, pin: bool) -> list[Batch]:
+    """Gather the rank's part of the steps of `plan`; the batches are views of one buffer."""
+    steps, num = plan.ids.shape
+    part, size = rank_slice(num, rank, world_size), -(-num // world_size)
+    own = _padded(plan.ids, part, size)
+    epochs = [plan.epochs] * steps
+    if not isinstance(plan.epochs, int):
+        epochs = list(torch.from_numpy(_padded(plan.epochs, part, size)))
     images = torch.empty((steps, size, *split.index.image_shape), dtype=torch.uint8, pin_memory=pin)
     labels = torch.empty((steps, size), dtype=torch.int64, pin_memory=pin)
     split.gather_into(own.reshape(-1), images.flatten(0, 1).numpy(), labels.flatten().numpy())
-    sample_ids = torch.from_numpy(np.ascontiguousarray(own))
+    sample_ids = torch.from_numpy(own)
     weights = (torch.arange(size) < part.stop - part.start).float()
     return [
-        Batch(images[step], labels[step], weights, sample_ids[step], num_global=num) for step in range(steps)
+        Batch(images[step], labels[step], weights, sample_ids[step], num, epochs[step])
+        for step in range(steps)
     ]
+
+
+def _padded(values: np.ndarray, part: slice, size: int) -> np.ndarray:
+    """Return the `part` of the columns, a contiguous copy of `size` columns: one of its own is repeated.
+
+    Where the rank has none, it is any other.
+    """
+    own = values[:, part]
+    filler = own[:, :1] if own.shape[1] else values[:, :1]
+    return np.concatenate([own, np.repeat(filler, size - own.shape[1], axis=1)], axis=1)
 
 
 def _prefetched(chunks: Iterable[list[Batch]]) -> Iterator[Batch]:

@@ -14,7 +14,7 @@ __all__ = ["Position"]
 
 @dataclass(frozen=True)
 class Position:
-    """Which data set in which order, and the steps completed inside `epoch`."""
+    """Which data set in which order, and the steps completed inside `epoch` (see `EpochSteps`)."""
 
     digest: str
     seed: int
@@ -23,6 +23,7 @@ class Position:
     global_batch: int
     lanes: int
     window: int
+    last_batch: str = "short"  # positions of version 0.1 have no such field, and this meaning
 
     def to_dict(self) -> dict[str, object]:
         """Return a dict that JSON can hold."""
@@ -36,7 +37,7 @@ class Position:
             DataError: unknown or missing fields, named.
         """
         names = {field.name for field in fields(cls)}
-        if names != set(values):
+        if names != values.keys() | {"last_batch"}:
             raise DataError(
                 f"data position has fields {sorted(values)} instead of {sorted(names)}; "
                 "it was saved by another version: use that one"

@@ -21,13 +21,17 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _SHIFT_Y, _SHIFT_X, _CROP_Y, _CROP_X, _FLIP, _BRIGHTNESS, _CONTRAST = range(7)
 
 
-def uniform(sample_ids: Tensor, draw: int, seed: int, epoch: int) -> Tensor:
+def uniform(sample_ids: Tensor, draw: int, seed: int, epoch: int | Tensor) -> Tensor:
     """Return float64 [b] in [0, 1): one number a sample, a pure function of the four arguments.
 
-    sample_ids int64 [b], on any device; 53 random bits a number.
+    sample_ids int64 [b], on any device; epoch: of all samples, or int64 [b]; 53 random bits a number.
     """
-    start = _mix_int(_mix_int(_mix_int(seed + _GOLDEN) ^ epoch) ^ draw)
-    state = _mix((sample_ids + 1) * _signed(_GOLDEN) + _signed(start))
+    key = _mix_int(seed + _GOLDEN)
+    if isinstance(epoch, int):  # without a kernel a GPU would have to start
+        start: int | Tensor = _signed(_mix_int(_mix_int(key ^ epoch) ^ draw))
+    else:
+        start = _mix(_mix(epoch ^ _signed(key)) ^ draw)
+    state = _mix((sample_ids + 1) * _signed(_GOLDEN) + start)
     return ((state >> 11) & ((1 << 53) - 1)).double() * 2.0**-53
 
 
@@ -54,9 +58,10 @@ class Transform:
         self.brightness, self.contrast = brightness, contrast
         self.standardise, self.train = standardise, train
 
-    def __call__(self, images: Tensor, sample_ids: Tensor, seed: int, epoch: int) -> Tensor:
+    def __call__(self, images: Tensor, sample_ids: Tensor, seed: int, epoch: int | Tensor) -> Tensor:
         """Return float32 [b,C,H',W'] of images uint8 [b,C,H,W], on their device.
 
+        epoch: of all images, or int64 [b].
         Values are in [0, 1], or standardised. H' = W' = crop, or H, W without one.
 
         Raises:
@@ -82,7 +87,7 @@ class Transform:
         top, left = ((size - self.crop) // 2 for size in images.shape[2:])
         return images[:, :, top : top + self.crop, left : left + self.crop]
 
-    def _window(self, images: Tensor, sample_ids: Tensor, seed: int, epoch: int) -> Tensor:
+    def _window(self, images: Tensor, sample_ids: Tensor, seed: int, epoch: int | Tensor) -> Tensor:
         """Shift, crop and flip at once: a window of the zero-padded image, its columns perhaps reversed."""
         if not (self.shift or self.crop or self.flip):
             return images
@@ -105,7 +110,7 @@ class Transform:
         taken = padded.flatten(2).gather(2, places[:, None].expand(-1, channels, -1))
         return taken.view(len(images), channels, height, width)
 
-    def _colours(self, grey: Tensor, sample_ids: Tensor, seed: int, epoch: int) -> Tensor:
+    def _colours(self, grey: Tensor, sample_ids: Tensor, seed: int, epoch: int | Tensor) -> Tensor:
         def draw(number: int, low: float, high: float) -> Tensor:
             value = low + (high - low) * uniform(sample_ids, number, seed, epoch)
             return value.float()[:, None, None, None]

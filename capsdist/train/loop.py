@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.config import Config
-from capsdist.data import Position, TrainStream, Transform, read_index
+from capsdist.config.steps import total_steps
+from capsdist.data import Batch, Position, TrainStream, Transform, read_index
 from capsdist.models import build_model
 from capsdist.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from capsdist.train.engine.build import build_engine
@@ -105,6 +106,7 @@ class _Loop:
             global_batch=train.global_batch,
             lanes=data.lanes,
             window=data.window,
+            last_batch=data.last_batch,
             rank=rank,
             world_size=world_size,
             pin=device.type == "cuda",
@@ -124,8 +126,7 @@ class _Loop:
         model = build_model(config.model, config.routing)
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.engine = build_engine(config, model, rank=rank, world_size=world_size, device=device)
-        all_steps = train.epochs * self.stream.steps_per_epoch
-        self.total_steps = min(all_steps, train.max_steps or all_steps)
+        self.total_steps = total_steps(config, self.data.num_samples)
         self.step = 0  # optimizer steps done since the run began
         self.resumed_step = 0
         self.checkpoint_name: str | None = None
@@ -146,12 +147,10 @@ class _Loop:
         """Do all steps that are left, and return the `end` row."""
         self._begin()
         observe(self.step, torch.empty(0, dtype=torch.int64))
-        per_epoch = self.stream.steps_per_epoch
         stopped = False
         while self.step < self.total_steps and not stopped:
-            epoch, start = divmod(self.step, per_epoch)
-            for batch in self.stream.epoch(epoch, start):
-                self._train(batch.to(self.device), epoch)
+            for batch in self.stream.epoch(*self.stream.steps.locate(self.step)):
+                self._train(batch.to(self.device))
                 observe(self.step, batch.sample_ids[batch.weights > 0])
                 # asked on every rank, and void after the last step: that run is done
                 stopped = should_stop(self.step) and self.step < self.total_steps
@@ -162,8 +161,8 @@ class _Loop:
             self._validate()
         return self._end(stopped)
 
-    def _train(self, batch: Any, epoch: int) -> None:
-        images = self.transform(batch.images, batch.sample_ids, self.config.train.seed, epoch)
+    def _train(self, batch: Batch) -> None:
+        images = self.transform(batch.images, batch.sample_ids, self.config.train.seed, batch.epoch)
         sums, self._grad_norm = train_step(self.engine, batch, images, self.config, self.step)
         self._sums += sums
         self.step += 1
@@ -173,7 +172,7 @@ class _Loop:
         """Log, validate and save, if this step is one for it."""
         train = self.config.train
         last = self.step == self.total_steps
-        epoch_end = self.step % self.stream.steps_per_epoch == 0
+        epoch_end = self.stream.steps.ends_epoch(self.step)
         validate = last or _due(self.step, train.validate_every_steps, epoch_end)
         save = last or stopped or _due(self.step, train.checkpoint_every_steps, epoch_end)
         # A checkpoint always comes with a row: the rows after it do not depend on what came before it.
@@ -201,7 +200,7 @@ class _Loop:
             world_size=self.world_size,
             torch_threads=torch.get_num_threads(),
             global_batch=train.global_batch,
-            steps_per_epoch=self.stream.steps_per_epoch,
+            steps_per_epoch=self.stream.steps.before(1),
             total_steps=self.total_steps,
             resumed_step=self.resumed_step,
         )
@@ -316,7 +315,7 @@ class _Loop:
 
     def _position(self) -> tuple[int, int]:
         """Epoch and steps done inside it; after a whole epoch the next one's beginning."""
-        return divmod(self.step, self.stream.steps_per_epoch)
+        return self.stream.steps.locate(self.step)
 
     def _fail(self, what: str) -> NoReturn:
         raise not_finite(self.config, what, self.step, saved=self.saved)
@@ -325,7 +324,7 @@ class _Loop:
         self._emit("note", message=text)
 
     def _emit(self, kind: str, **values: Any) -> Row:
-        epoch = self.step / self.stream.steps_per_epoch
+        epoch = self.stream.steps.epochs(self.step)
         row: Row = {"kind": kind, "step": self.step, "epoch": epoch, **values}
         if self.rank == 0:
             self._events(row)

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from capsdist.config import Config
+from capsdist.config.earlier import as_begun
 from capsdist.errors import ConfigError, DocumentError, Problem, RunError
 from capsdist.storage import join
 from capsdist.storage.documents import dump_json, parse_document, seal
@@ -76,8 +77,10 @@ class SearchFolder:
         numbers = (name.removeprefix("trial-") for name in names)
         return Journal(self.files, self._warn, [int(each) for each in numbers if each.isdecimal()])
 
-    def check_continues(self, config: Config, space: Space, search: Search) -> None:
+    def check_continues(self, config: Config, space: Space, search: Search) -> tuple[Config, str | None]:
         """Check that this search may continue what the folder holds; a new one always may.
+
+        Return the configuration to continue with, and a note if that is not `config`; see `as_begun`.
 
         Raises:
             ConfigError: the folder is that of a training run, or of a search with other values of fields
@@ -95,9 +98,10 @@ class SearchFolder:
                 "was started with, delete the file and start again; else choose another --train.name"
             ) from None
         if stored is None:
-            return
+            return config, None
         changed = dict(_differing("space", stored.space, space))
         changed |= dict(_differing("search", stored.search, search))
+        config, note = as_begun(config, stored.config)
         changed |= changed_fields(stored.config, config)
         ends = ((stored.config.train, config.train),)
         changed |= {
@@ -114,6 +118,7 @@ class SearchFolder:
                 "set these back, or choose another --train.name",
             )
             raise ConfigError([Problem("train.name", self.name, rule, fix)])
+        return config, note
 
     def write_definition(self, config: Config, space: Space, search: Search) -> None:
         """Write down what the search is over."""

@@ -15,11 +15,11 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from capsdist.config import Config, problems
+from capsdist.config.steps import steps_of, total_steps
 from capsdist.errors import ConfigError, Problem
 from capsdist.train.cluster import preflight
 from capsdist.train.cluster.locks import Lock
 from capsdist.train.cluster.preflight import Machine
-from capsdist.train.cluster.rundir import total_steps
 from capsdist.train.cluster.session import names_cluster, prepare_ray, ray_session
 from capsdist.train.cluster.stop import StopSignals
 from capsdist.train.metrics import Row
@@ -57,10 +57,14 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
     config = preflight.absolute(config)
     warn = lambda text: show({"kind": "note", "message": text})  # noqa: E731
     folder = SearchFolder(config, warn)
-    total, grace = _milestones(config, search, preflight.check_data(config).num_samples)
+    num_samples = preflight.check_data(config).num_samples
+    total, grace = _milestones(config, search, num_samples)
     folder.create()
     with folder.lock(lambda text: show({"kind": "status", "message": text})) as lock:
-        folder.check_continues(config, space, search)
+        config, note = folder.check_continues(config, space, search)
+        if note:
+            show({"kind": "note", "message": f"search {folder.name} {note}"})
+            total, grace = _milestones(config, search, num_samples)
         done = folder.read_result()
         if done is not None and done.max_trials >= search.trials:
             show({"kind": "note", "message": f"search {folder.name} is done already"})
@@ -110,7 +114,7 @@ def _milestones(config: Config, search: Search, num_samples: int) -> tuple[int, 
     total = total_steps(config, num_samples)
     if search.scheduler != "asha":
         return total, None
-    grace = search.grace_steps or -(-num_samples // config.train.global_batch)
+    grace = search.grace_steps or steps_of(config, num_samples).before(1)
     if grace >= total:
         rule = f"ASHA would first decide after {grace} steps, and a trial ends after {total}"
         fix = "set fewer --search.grace-steps, train longer, or set --search.scheduler none"

@@ -69,6 +69,15 @@ def test_laws(law, case, world_size):
 
 
 @pytest.mark.parametrize("case", CASES)
+def test_places_are_the_steps_one_after_the_other(case):
+    order = make(case)
+    whole, total = np.concatenate(steps_of(order, 2)), order.index.num_samples
+    for first in range(0, total, 3):
+        for last in (first + 1, (first + total + 1) // 2, total):
+            assert np.array_equal(make(case).places(2, first, last), whole[first:last])
+
+
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("epoch", [1, 2, 50])
 def test_later_epochs_are_permutations_too(case, epoch):
     assert every_sample_once(ours, make(case, seed=epoch), 3, epoch)

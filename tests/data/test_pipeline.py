@@ -28,10 +28,10 @@ def threads() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "capsdist-data"]
 
 
-def readers(made, kind: str, world_size: int, tail: str = "short") -> list[list[Batch]]:
+def readers(made, kind: str, world_size: int) -> list[list[Batch]]:
     """All batches of all ranks, of one training epoch or one evaluation."""
     if kind == "train":
-        return [list(stream(made, rank, world_size, tail=tail).epoch(1)) for rank in range(world_size)]
+        return [list(stream(made, rank, world_size).epoch(1)) for rank in range(world_size)]
     return [
         list(eval_batches(made.folder, batch_size=9, rank=rank, world_size=world_size))
         for rank in range(world_size)
@@ -50,14 +50,84 @@ def test_every_sample_once_in_equal_batches(make_split, kind, world_size):
         assert all(len(part.weights) - part.weights.sum() <= 1 for part in parts)
 
 
-@pytest.mark.parametrize("world_size", WORLDS)
-def test_dropped_tail(make_split, world_size):
+def carried(made, world_size: int, epochs: int, **changes) -> list[list[Batch]]:
+    """The batches of all ranks of `epochs` epochs whose last steps are filled."""
+    return [
+        [
+            batch
+            for epoch in range(epochs)
+            for batch in stream(made, rank, world_size, last_batch="carry", **changes).epoch(epoch)
+        ]
+        for rank in range(world_size)
+    ]
+
+
+def epochs_of(batch: Batch) -> list[int]:
+    """The epoch of every real sample."""
+    epoch = batch.epoch
+    real = batch.weights > 0
+    return [epoch] * int(real.sum()) if isinstance(epoch, int) else epoch[real].tolist()
+
+
+# images, batch, lanes: last steps that are short, full, and none that is full
+CARRIED = [(103, 21, 3), (84, 21, 3), (10, 7, 7), (5, 12, 3), (5, 4, 1)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5])
+@pytest.mark.parametrize(("num", "batch", "lanes"), CARRIED)
+def test_carried_steps_are_full_and_show_every_epoch_once(make_split, world_size, num, batch, lanes):
+    made = make_split(num)
+    ranks = carried(made, world_size, 5, global_batch=batch, lanes=lanes)
+    shown: dict[int, list[int]] = {}
+    epochs: list[int] = []
+    for parts in zip(*ranks, strict=True):
+        assert {part.num_global for part in parts} == {batch}
+        assert sum(len(real_ids(part)) for part in parts) == batch
+        for part in parts:
+            ids = part.sample_ids.numpy()
+            assert np.array_equal(part.images.numpy(), made.images[ids])
+            for epoch, sample in zip(epochs_of(part), real_ids(part), strict=True):
+                shown.setdefault(epoch, []).append(sample)
+                epochs.append(epoch)
+    assert epochs == sorted(epochs)  # ranks in turn: in the order of the samples
+    assert all(sorted(shown[epoch]) == list(range(num)) for epoch in range(5))
+    if rest := [sample for epoch in sorted(shown) if epoch >= 5 for sample in shown[epoch]]:
+        assert len(rest) == -(-5 * num // batch) * batch - 5 * num
+    # the samples of an epoch stand in the order that they have with a short last step
+    alone = stream(made, global_batch=batch, lanes=lanes)
+    for epoch in range(5):
+        assert shown[epoch] == [i for part in alone.epoch(epoch) for i in real_ids(part)]
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_carried_step_is_the_same_for_any_world(make_split, world_size):
     made = make_split(103)
-    ranks = readers(made, "train", world_size, tail="drop")
-    assert {len(rank) for rank in ranks} == {4}
-    assert all(batch.num_global == 21 for rank in ranks for batch in rank)
-    ids = [i for rank in ranks for batch in rank for i in real_ids(batch)]
-    assert len(set(ids)) == len(ids) == 84
+    for whole, *parts in zip(*carried(made, 1, 3), *carried(made, world_size, 3), strict=True):
+        assert [i for part in parts for i in real_ids(part)] == real_ids(whole)
+        assert [i for part in parts for i in epochs_of(part)] == epochs_of(whole)
+
+
+@pytest.mark.parametrize(("num", "batch", "lanes"), CARRIED)
+def test_a_carried_run_resumes_at_any_step_of_any_epoch(make_split, num, batch, lanes):
+    made = make_split(num)
+    options = {"global_batch": batch, "lanes": lanes, "last_batch": "carry"}
+    [whole] = carried(made, 1, 4, global_batch=batch, lanes=lanes)
+    for done in range(len(whole)):
+        fresh = stream(made, **options)
+        epoch, step = fresh.steps.locate(done)
+        fresh.check_position(Position.from_dict(fresh.position(epoch, step).to_dict()))
+        rest = [part for number in range(epoch, 4) for part in fresh.epoch(number, step * (number == epoch))]
+        found = [(real_ids(part), epochs_of(part)) for part in rest]
+        assert found == [(real_ids(part), epochs_of(part)) for part in whole[done:]]
+
+
+def test_a_padded_row_of_a_carried_step_has_the_epoch_of_its_sample(make_split):
+    made = make_split(103)
+    [*_, last] = stream(made, 0, 2, last_batch="carry").epoch(0)
+    assert last.weights.tolist() == [1.0] * 10 + [0.0]
+    assert isinstance(last.epoch, torch.Tensor)
+    assert last.epoch.shape == last.sample_ids.shape
+    assert last.to("meta").epoch.device.type == "meta"
 
 
 @pytest.mark.parametrize("kind", ["train", "eval"])
@@ -90,13 +160,12 @@ def test_evaluation_is_in_storage_order(make_split):
     assert [i for batch in batches for i in real_ids(batch)] == list(range(103))
 
 
-@pytest.mark.parametrize("tail", ["short", "drop"])
 @pytest.mark.parametrize("start", range(7))
-def test_resume_at_any_step_is_the_tail(make_split, tail, start):
+def test_resume_at_any_step_is_the_tail(make_split, start):
     made = make_split(103)
-    whole = [batch.sample_ids.tolist() for batch in stream(made, 1, 2, tail=tail).epoch(2)]
-    assert len(whole) == stream(made, tail=tail).steps_per_epoch == (5 if tail == "short" else 4)
-    rest = [batch.sample_ids.tolist() for batch in stream(made, 1, 2, tail=tail).epoch(2, start)]
+    whole = [batch.sample_ids.tolist() for batch in stream(made, 1, 2).epoch(2)]
+    assert len(whole) == stream(made).steps.inside(2) == 5
+    rest = [batch.sample_ids.tolist() for batch in stream(made, 1, 2).epoch(2, start)]
     assert rest == whole[start:]
 
 
@@ -111,7 +180,7 @@ def test_many_chunks_make_one_epoch(make_split, monkeypatch):
 def test_position_goes_there_and_back(make_split):
     made = make_split()
     position = stream(made).position(4, 2)
-    assert position == Position(made.index.digest, 3, 4, 2, 21, 3, 16)
+    assert position == Position(made.index.digest, 3, 4, 2, 21, 3, 16, "short")
     assert Position.from_dict(position.to_dict()) == position
     stream(made, 1, 2).check_position(position)
 
@@ -123,6 +192,7 @@ def test_position_goes_there_and_back(make_split):
         ({"lanes": 7}, "lanes=3, this run has 7; use the old lanes"),
         ({"seed": 4}, "seed=3, this run has 4; use the old seed"),
         ({"window": 17}, "window=16, this run has 17; use the old window"),
+        ({"last_batch": "carry"}, "last_batch='short', this run has 'carry'; use the old data.last_batch"),
     ],
 )
 def test_a_position_of_another_order_is_refused(make_split, changes, message):
@@ -142,7 +212,7 @@ def test_a_position_of_another_data_set_is_refused(make_split):
 def test_a_position_outside_the_epoch_is_refused(make_split, step):
     made = make_split(103)
     with pytest.raises(
-        DataError, match=f"data position has step={step}, an epoch has 5 steps; use the old tail"
+        DataError, match=f"data position has step={step}, epoch 0 has 5 steps; resume from another"
     ):
         stream(made).check_position(stream(made).position(0, step))
 
@@ -156,11 +226,10 @@ def test_a_position_with_other_fields_is_refused(make_split, change):
         Position.from_dict(values)
 
 
-def test_fewer_samples_than_a_dropped_tail_needs(make_split):
-    with pytest.raises(
-        DataError, match="has 10 samples, fewer than global_batch=21 with a dropped tail; lower"
-    ):
-        stream(make_split(10), tail="drop")
+def test_a_position_of_0_1_has_short_last_steps(make_split):
+    values = stream(make_split()).position(1, 2).to_dict()
+    del values["last_batch"]
+    assert Position.from_dict(values) == stream(make_split()).position(1, 2)
 
 
 def test_fewer_samples_than_ranks(make_split):

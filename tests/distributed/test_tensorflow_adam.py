@@ -1,4 +1,4 @@
-"""TensorFlow's Adam, written out in float64, is what every engine does with `epsilon_placement="tensorflow"`."""
+"""Every engine does TensorFlow's Adam, here written out in float64, where it is asked for."""
 
 from __future__ import annotations
 

@@ -10,8 +10,9 @@ import pytest
 from job_helpers import save_tiny
 
 from capsdist.config import Config
+from capsdist.config.steps import total_steps
 from capsdist.errors import ConfigError, RunError
-from capsdist.train.cluster.rundir import FREE_FIELDS, RunFolder, RunSummary, changed_fields, total_steps
+from capsdist.train.cluster.rundir import FREE_FIELDS, RunFolder, RunSummary, changed_fields
 
 
 def with_field(name: str, value: object) -> Config:

@@ -13,13 +13,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from capsdist.config import Config, validate
+from capsdist.config.steps import total_steps
 from capsdist.errors import CapsdistError, RunError
 from capsdist.train.cluster import preflight
 from capsdist.train.cluster.failure import one_line, root_cause
 from capsdist.train.cluster.leftovers import remove_left_behind, removed_if_unbegun
 from capsdist.train.cluster.locks import Lock
 from capsdist.train.cluster.preflight import Machine, Placement
-from capsdist.train.cluster.rundir import STORY, RunFolder, RunSummary, Status, total_steps
+from capsdist.train.cluster.rundir import STORY, RunFolder, RunSummary, Status
 from capsdist.train.cluster.session import prepare_ray, ray_session
 from capsdist.train.cluster.stop import StopSignals, job_warning
 from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, Row, parse_metrics
@@ -86,6 +87,9 @@ class _Attempt:
             preflight.check_engine(self.config, placement)
         self.run.create()
         with removed_if_unbegun(self.run.files), self.run.lock(self._status) as lock:
+            self.config, note = self.run.as_begun(self.config)
+            if note:
+                self.display({"kind": "note", "message": f"run {self.run.name} {note}"})
             self.run.check_continues(self.config, num_samples)
             result = self.run.read_result()
             if result and result.status == "done" and result.steps == total_steps(self.config, num_samples):

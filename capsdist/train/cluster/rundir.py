@@ -16,6 +16,8 @@ from typing import Literal, TypeAlias
 from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
 
 from capsdist.config import Config
+from capsdist.config.earlier import as_begun
+from capsdist.config.steps import total_steps
 from capsdist.errors import CheckpointError, ConfigError, DocumentError, Problem
 from capsdist.storage.documents import dump_json, parse_document, parse_json, seal
 from capsdist.train.cluster.files import Warn, open_files, read_document
@@ -25,7 +27,6 @@ from capsdist.train.manifest import State
 
 __all__ = [
     "FREE_FIELDS", "STACKS", "STORY", "RunFolder", "RunSummary", "Status", "changed_fields", "parse_config",
-    "total_steps",
 ]  # fmt: skip
 
 STORY = "failure.txt"
@@ -189,6 +190,17 @@ class RunFolder:
         state = newest_state(self.files)
         return state.step if state else 0
 
+    def as_begun(self, config: Config) -> tuple[Config, str | None]:
+        """Return what continues the run where its preset has changed since, and a note; see `as_begun`.
+
+        It is `config` for a run without a finished checkpoint, which begins anew.
+
+        Raises:
+            CheckpointError: as `read_config`.
+        """
+        stored = self.read_config()
+        return as_begun(config, stored) if stored and self.steps_saved() else (config, None)
+
     def conflict(self, config: Config) -> Problem | None:
         """Return why `config` may not continue what the folder holds.
 
@@ -219,12 +231,6 @@ class RunFolder:
             value = config.train.epochs if config.train.max_steps is None else config.train.max_steps
             rule = f"ends after step {total}, but run {self.name!r} has already done {saved} steps"
             raise ConfigError([Problem(field, value, rule, "raise it, or choose another --train.name")])
-
-
-def total_steps(config: Config, num_samples: int) -> int:
-    """Return the step after which a run with `num_samples` training images ends."""
-    steps = config.train.epochs * -(-num_samples // config.train.global_batch)
-    return steps if config.train.max_steps is None else min(steps, config.train.max_steps)
 
 
 def changed_fields(old: Config, new: Config) -> dict[str, tuple[object, object]]:

@@ -1,0 +1,60 @@
+"""Presets of version 0.1: each run of them is continued with what they meant, and no other run is."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from capsdist.config import PRESETS, Config, get_preset
+from capsdist.config.earlier import as_begun
+
+STORED = json.loads(Path(__file__).with_name("presets_of_0_1.json").read_text())  # written by the code of 0.1
+BEGUN = {name: Config.model_validate(values) for name, values in STORED.items()}
+
+
+def with_values(config: Config, **values: object) -> Config:
+    for name, value in values.items():
+        section, field = name.split("__")
+        part = getattr(config, section).model_copy(update={field: value})
+        config = config.model_copy(update={section: part})
+    return config
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_run_of_every_preset_of_0_1_goes_on_as_it_began(name: str) -> None:
+    assert as_begun(get_preset(name), BEGUN[name])[0] == BEGUN[name]
+
+
+def test_a_field_that_0_1_did_not_have_means_what_it_did() -> None:
+    config = Config()
+    assert not config.model.primary_coupling
+    assert (config.optim.epsilon_placement, config.data.last_batch) == ("pytorch", "short")
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_run_of_today_is_continued_as_it_is(name: str) -> None:
+    config = get_preset(name)
+    assert as_begun(config, config) == (config, None)
+
+
+def test_the_note_names_every_field_and_the_way_to_todays_preset() -> None:
+    _, note = as_begun(get_preset("mnist_official"), BEGUN["mnist_official"])
+    assert note == (
+        "continues as version 0.1 began it: model.primary_coupling=False not True, "
+        "optim.epsilon_placement='pytorch' not 'tensorflow', data.last_batch='short' not 'carry', "
+        "train.precision='auto' not 'fp32'; another --train.name gets today's preset"
+    )
+
+
+def test_what_was_set_on_the_command_line_stays() -> None:
+    asked = with_values(get_preset("mnist_official"), data__last_batch="short", train__precision="bf16")
+    found, _ = as_begun(asked, BEGUN["mnist_official"])
+    assert found == with_values(BEGUN["mnist_official"], train__precision="bf16")
+
+
+def test_a_run_of_today_with_one_old_field_is_no_run_of_0_1() -> None:
+    config = get_preset("cifar10_official")
+    stored = with_values(config, data__last_batch="short")
+    assert as_begun(config, stored) == (config, None)
