@@ -123,7 +123,7 @@ def _in_json(change: Callable[[str, random.Random], str]) -> Callable[[bytes, fl
         ):
             try:
                 json.loads(part)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             end = b"\n" if part.endswith(b"\n") else b""
             return before + change(part.decode(), rng).encode() + end + after
