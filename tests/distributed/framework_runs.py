@@ -93,6 +93,28 @@ def fsdp2() -> State:
     return {name: parameter.full_tensor().detach() for name, parameter in model.named_parameters()}  # type: ignore[attr-defined]
 
 
+def deepspeed_zero(stage: int) -> State:
+    import deepspeed
+
+    model = network()
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=sgd(model),  # type: ignore[arg-type]
+        dist_init_required=False,
+        config={
+            "train_micro_batch_size_per_gpu": IMAGES // dist.get_world_size(),
+            "zero_optimization": {"stage": stage},
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+        },
+    )
+    for _ in range(STEPS):
+        engine.backward(loss_of(engine, *own_share()))
+        engine.step()
+    with deepspeed.zero.GatheredParameters(list(model.parameters()), enabled=stage == 3):
+        return state_of(model)
+
+
 def lightning(folder: str) -> State:
     import pytorch_lightning
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from framework_runs import OWN, State, accelerated, all_of_torch, alone, lightning
+from framework_runs import OWN, State, accelerated, all_of_torch, alone, deepspeed_zero, lightning
 from ranks import Ranks
+
+from capsdist.train.engine.build import zero_requirements
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +34,13 @@ def assert_same(found: State, expected: State) -> None:
 @pytest.mark.parametrize("name", OWN)
 def test_torchs_own_data_parallel_training(name: str, of_torch: dict[str, State], expected: State) -> None:
     assert_same(of_torch[name], expected)
+
+
+@pytest.mark.zero
+@pytest.mark.skipif(zero_requirements() is not None, reason=str(zero_requirements()))
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_of_the_users_own(stage: int, ranks: Callable[[int], Ranks], expected: State) -> None:
+    assert_same(ranks(2).run(deepspeed_zero, stage, timeout_s=600)[0], expected)
 
 
 @pytest.mark.filterwarnings("ignore")
