@@ -89,3 +89,15 @@ def test_a_checkpoint_of_other_data_order_is_refused(shapes: Path, tmp_path: Pat
     other = config.model_copy(update={"train": config.train.model_copy(update={"global_batch": 10})})
     with pytest.raises(DataError, match="global_batch=8, this run has 10"):
         run_small(other, tmp_path, tmp_path / "step-0001")
+
+
+def test_a_run_with_full_last_steps_goes_on_from_any_step(shapes: Path, tmp_path: Path) -> None:
+    """26 images in steps of 8: epochs of 4, 3 and 3 steps, whose ends validate; 10 steps in all."""
+    config = small_config(shapes, checkpoint_every_steps=1)
+    config = config.model_copy(update={"data": config.data.model_copy(update={"last_batch": "carry"})})
+    rows = run_small(config, tmp_path / "whole")
+    assert [row["step"] for row in rows if row["kind"] == "validation"] == [4, 7, 10]
+    for step in (3, 4, 7, 9):
+        rest = run_small(config, tmp_path / str(step), tmp_path / "whole" / f"step-{step:04d}")
+        assert without_times(rest) == [row for row in without_times(rows) if row["step"] > step]
+        assert same_checkpoint(tmp_path / str(step) / "step-0010", tmp_path / "whole" / "step-0010")

@@ -149,6 +149,16 @@ def test_seed_and_epoch_change_the_images(options, change):
     assert torch.equal(first, Transform(**options)(images, ids, **arguments))
 
 
+@pytest.mark.parametrize("options", TRANSFORMS.values(), ids=TRANSFORMS)
+def test_each_image_of_a_step_may_have_its_own_epoch(options):
+    images, ids = make_images(3)
+    epochs = torch.arange(len(ids)) % 3
+    mixed = Transform(**options)(images, ids, 5, epochs)
+    for epoch in range(3):
+        alone = Transform(**options)(images, ids, 5, epoch)
+        torch.testing.assert_close(mixed[epochs == epoch], alone[epochs == epoch])
+
+
 def twin_one_shift_a_batch(images, sample_ids, seed, epoch):
     """Twin: the whole batch is moved alike."""
     generator = torch.Generator().manual_seed(hash((seed, epoch, int(sample_ids[0]))) % 2**31)
