@@ -65,8 +65,9 @@ def _made(at: Path | None, parent: Path | None) -> tuple[Path, int]:
         # A process that removes leftovers may see the folder before it is locked. Then another one is made.
         with contextlib.suppress(FileNotFoundError):
             descriptor = _opened(folder)
+            # Shared: a data set that is packed into the folder locks it as well.
             with contextlib.suppress(OSError):  # a file system without locks: nobody can remove it either
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                fcntl.flock(descriptor, fcntl.LOCK_SH)
             if names(folder, descriptor):
                 return folder, descriptor
             os.close(descriptor)

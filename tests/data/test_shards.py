@@ -20,6 +20,7 @@ from capsdist.data import Split, read_index, verify_split, write_split
 from capsdist.data.folder import LocalFolder
 from capsdist.data.shards import npy_bytes
 from capsdist.errors import DataError
+from capsdist.storage.temporary import temporary_folder
 
 SIZES = [(2, 1, 1), (7, 3, 5), (103, 8, 30), (64, 8, 32), (65, 8, 32), (50, 1024, 8192)]
 
@@ -301,3 +302,9 @@ def test_a_url_that_pathlib_has_damaged_is_refused():
         DataError, match="s3:/bucket/set: lost a slash in pathlib; hand s3:// URLs over as text"
     ):
         read_index(Path("s3://bucket/set"))
+
+
+def test_a_set_is_packed_into_a_temporary_folder() -> None:
+    with temporary_folder() as folder:  # both lock it
+        images = np.zeros((3, 1, 2, 2), dtype=np.uint8)
+        assert write_split(folder, images, np.arange(3), classes=list("abc")).num_samples == 3
