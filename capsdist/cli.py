@@ -5,42 +5,29 @@ fraction of a second.
 
 Exit status: 0 the run finished (or `--check` found the configuration valid); 1 it failed, or data, storage or
 a checkpoint cannot be used; 2 the configuration is invalid or does not fit this machine or the run that it
-names; 130 Ctrl-C or SIGTERM stopped it, after a last checkpoint. A job of `ray job submit` has only 0 and 1;
-the run's result.json tells "done", "stopped" and "failed" apart.
+names; 130 Ctrl-C, SIGTERM or SIGHUP stopped it, after a last checkpoint. A job of `ray job submit` has only 0
+and 1; the run's result.json tells "done", "stopped" and "failed" apart.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, make_dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from capsdist.config import PRESETS, Config, get_preset, problems
-from capsdist.errors import CapsdistError, ConfigError, DocumentError, Problem, RunError
+from capsdist.console import DONE, INVALID, STOPPED, run_program
+from capsdist.errors import ConfigError, DocumentError, Problem, RunError
 from capsdist.storage.documents import read_file
 from capsdist.train.cluster.files import is_url
 from capsdist.train.cluster.preflight import absolute, missing_data, run_place
 from capsdist.train.cluster.rundir import RunFolder, parse_config
 
-__all__ = [
-    "DONE",
-    "FAILED",
-    "INVALID",
-    "STOPPED",
-    "check_config",
-    "parse_command",
-    "parse_options",
-    "print_error",
-    "run_job",
-    "with_environment",
-]
-
-DONE, FAILED, INVALID, STOPPED = 0, 1, 2, 130
+__all__ = ["check_config", "parse_command", "parse_options", "run_job", "with_environment"]
 
 _OVERVIEW = "overview.png"
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
@@ -59,13 +46,12 @@ def run_job(
     Example:
         >>> sys.exit(run_job(__doc__, ["mnist_paper", "mnist_official"]))
     """
-    try:
+
+    def act() -> int:
         config, check = parse_command(description, presets, default, sys.argv[1:] if argv is None else argv)
-        if check:
-            return check_config(config)
-        return _train(config)
-    except CapsdistError as error:
-        return print_error(error)
+        return check_config(config) if check else _train(config)
+
+    return run_program(act)
 
 
 def parse_command(
@@ -109,26 +95,14 @@ def parse_options(
     train = base.train.model_copy(update={"name": name_prefix + base.train.name})
     base = base.model_copy(update={"train": train})
     title = (description or "Train a network.").strip().splitlines()[0]
-    with _reader_may_leave():
-        command = tyro.cli(
-            _command_type(presets, name, base, more),
-            args=list(argv),
-            prog=Path(sys.argv[0]).name,
-            description=f"{title}\n\n{_describe(presets)}",
-        )
+    command = tyro.cli(
+        _command_type(presets, name, base, more),
+        args=list(argv),
+        prog=Path(sys.argv[0]).name,
+        description=f"{title}\n\n{_describe(presets)}",
+    )
     sections = {section: getattr(command, section) for section in _sections()}
     return Config(preset=base.preset, **sections), command
-
-
-@contextlib.contextmanager
-def _reader_may_leave() -> Iterator[None]:
-    """End without a traceback where the reader of a long help has gone, such as `head`."""
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(FAILED) from None
 
 
 def _offered(preset: str, presets: Sequence[str]) -> str:
@@ -307,18 +281,12 @@ def _draw(run: RunFolder, show: Callable[[dict[str, Any]], None], *, anew: bool)
                 drawn = overview(folder)
                 if run.files.local is None:
                     run.files.write(_OVERVIEW, drawn.read_bytes())
-        show({"kind": "note", "message": f"overview: {run.files.path(_OVERVIEW)}"})
+        note = f"overview: {run.files.path(_OVERVIEW)}"
     except Exception as error:
-        show({"kind": "note", "message": f"warning: no {_OVERVIEW} ({type(error).__name__}: {error})"})
+        note = f"warning: no {_OVERVIEW} ({type(error).__name__}: {error})"
+    show({"kind": "note", "message": note})
 
 
 def _is_whole_picture(content: bytes | None) -> bool:
     """Return whether `content` is a PNG file to its end: one that was cut is drawn again."""
     return content is not None and content.startswith(_PNG_BEGIN) and content.endswith(_PNG_END)
-
-
-def print_error(error: CapsdistError) -> int:
-    """Print each line of `error` and return the exit status that it means."""
-    for line in str(error).splitlines():
-        print(f"error: {line}", file=sys.stderr)
-    return INVALID if isinstance(error, ConfigError) else FAILED

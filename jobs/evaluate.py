@@ -7,14 +7,16 @@ Needs neither Ray nor DeepSpeed. Expected time: under a minute for 10,000 digits
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import sys
 from typing import Annotated, Literal
 
 import tyro
 
-from capsdist.cli import print_error
-from capsdist.errors import CapsdistError
-from capsdist.train.cluster.resume import opened_checkpoint
+from capsdist.console import announced, run_program
+
+tell = functools.partial(print, file=sys.stderr, flush=True)
 
 
 def main(
@@ -33,13 +35,15 @@ def main(
         device: auto: the GPU if there is one.
         batch_size: Images at a time.
     """
-    from capsdist.train.evaluate import evaluate_checkpoint
+    with contextlib.ExitStack() as stack:
+        with announced(tell, f"reading {checkpoint}"):  # and importing torch, which takes seconds
+            from capsdist.train.cluster.resume import opened_checkpoint
+            from capsdist.train.evaluate import evaluate_checkpoint
 
-    try:
-        with opened_checkpoint(checkpoint, lowest_error=best, warn=print) as (name, folder):
-            config, result = evaluate_checkpoint(folder, split, device=device, batch_size=batch_size)
-    except CapsdistError as error:
-        return print_error(error)
+            opened = opened_checkpoint(checkpoint, lowest_error=best, warn=print)
+            name, folder = stack.enter_context(opened)
+        options = {"device": device, "batch_size": batch_size, "tell": tell}
+        config, result = evaluate_checkpoint(folder, split, **options)
     print(f"{name}: {config.model.kind} of preset {config.preset}, run {config.train.name}")
     for label, row in enumerate(result["confusion"]):
         error = 100 - 100 * row[label] / max(sum(row), 1)
@@ -49,4 +53,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(run_program(lambda: tyro.cli(main)))

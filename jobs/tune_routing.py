@@ -10,9 +10,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from capsdist.cli import DONE, STOPPED, check_config, parse_options, print_error
+from capsdist.cli import check_config, parse_options
 from capsdist.config import PRESETS, Config, problems
-from capsdist.errors import CapsdistError
+from capsdist.console import DONE, STOPPED, run_program
 from capsdist.tune.space import Search, Space, search_problems
 
 RECORDS = Path(__file__).resolve().parent / "records"
@@ -23,14 +23,9 @@ OFFERED = [name for name, preset in PRESETS.items() if preset().model.kind == "c
 def main() -> int:
     """Parse, then check or search; return the exit status of a job."""
     own = {"search": Search(), "space": Space()}
-    try:
-        config, options = parse_options(
-            __doc__, OFFERED, DEFAULT, sys.argv[1:], more=own, name_prefix="tune-"
-        )
-        act = check if options.check else search
-        return act(config, options.space, options.search)
-    except CapsdistError as error:
-        return print_error(error)
+    config, options = parse_options(__doc__, OFFERED, DEFAULT, sys.argv[1:], more=own, name_prefix="tune-")
+    act = check if options.check else search
+    return act(config, options.space, options.search)
 
 
 def check(config: Config, space: Space, search: Search) -> int:
@@ -57,4 +52,4 @@ def search(config: Config, space: Space, search: Search) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

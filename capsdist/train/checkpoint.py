@@ -134,13 +134,14 @@ def verify_checkpoint(folder: Path) -> State:
     return _verified(folder)[0]
 
 
-def read_checkpoint(folder: Path) -> Checkpoint:
+def read_checkpoint(folder: str | Path) -> Checkpoint:
     """Verify and read the checkpoint in `folder`; tensors are memory-mapped, so ranks of one host share them.
 
     Raises:
         CheckpointError: it is missing, half written, damaged, of another format, or its configuration has
-            fields that this version does not know.
+            fields that this version does not know; `folder` is not a local folder, or that of a whole run.
     """
+    folder = _checkpoint_folder(folder)
     state, model, optimizer = _verified(folder)
     return Checkpoint(
         engine=EngineState(model, optimizer, state.loss_scale),
@@ -157,12 +158,15 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 def load_model(folder: str | Path) -> tuple[Config, nn.Module]:
     """Return the configuration and the network of a checkpoint, ready for evaluation on the CPU.
 
-    Needs neither Ray nor DeepSpeed. Raises CheckpointError as `read_checkpoint`.
+    Needs neither Ray nor DeepSpeed.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`.
 
     Example:
         >>> config, network = load_model("runs/quickstart/step_00000252")
     """
-    checkpoint = read_checkpoint(Path(folder))
+    checkpoint = read_checkpoint(folder)
     return checkpoint.config, build_network(checkpoint)
 
 
@@ -185,6 +189,28 @@ def build_network(checkpoint: Checkpoint) -> nn.Module:
     check_tensors(weights, {name: tensor.shape for name, tensor in network.state_dict().items()})
     network.load_state_dict(weights)
     return network.eval()
+
+
+def _checkpoint_folder(place: object) -> Path:
+    """Return `place` as a path.
+
+    Raises:
+        CheckpointError: it cannot be the folder of a checkpoint.
+    """
+    remedy = "give the local folder of a checkpoint, RUN/step_XXXXXXXX"
+    if not isinstance(place, str | os.PathLike):
+        raise CheckpointError(f"checkpoint {place!r}: is not a path; {remedy}")
+    text = os.fspath(place)
+    if "://" in text:
+        raise CheckpointError(f"checkpoint {text}: is a URL; copy it to this machine and {remedy}")
+    folder = Path(text)
+    if folder.is_file():
+        raise CheckpointError(f"checkpoint {folder}: is a file; {remedy}")
+    if not (folder / MANIFEST).exists() and (found := sorted(folder.glob("step_*"))):
+        raise CheckpointError(
+            f"checkpoint {folder}: is a run; give one of its checkpoints, such as {found[-1]}"
+        )
+    return folder
 
 
 def check_tensors(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Size]) -> None:

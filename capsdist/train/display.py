@@ -12,6 +12,7 @@ import time
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TextIO
 
+from capsdist.console import print_to
 from capsdist.train.screen import Screen
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Display(Screen):
         super().__init__(file, plain=plain)
         self._interval_s = interval_s
         self._start: Row = {}
+        self._row: Row | None = None  # the last one of training
         self._best: float | None = None
         self._last_line_s = -math.inf
 
@@ -73,7 +75,18 @@ class Display(Screen):
         if not self._plain:
             self._open_live(row)
 
+    def _show_progress(self, row: Row) -> None:
+        """How far a validation is that takes longer."""
+        message = f"{row['doing']}: {row['done']:,} of {row['total']:,} images"
+        if self._live is None:
+            self._print(message)
+        else:
+            from rich.spinner import Spinner
+
+            self._live.update(Spinner("dots", text=f"[dim]{message}[/]"))
+
     def _show_train(self, row: Row) -> None:
+        self._row = row
         if self._live:
             self._live.update(_Progress(self._start, row))
         elif time.monotonic() - self._last_line_s >= self._interval_s:
@@ -90,6 +103,8 @@ class Display(Screen):
             f"[{colour}]error_percent {error:<6.2f}[/] loss {row['loss']:<8.3g} "
             f"[dim]{self._start['test_split']}, {row['num_images']:,} images[/]"
         )
+        if self._live and self._row:
+            self._live.update(_Progress(self._start, self._row))
 
     def _show_failure(self, row: Row) -> None:
         self.close()
@@ -144,7 +159,7 @@ class Display(Screen):
     def _print(self, markup: str) -> None:
         """Print one line of console markup; without it, and never wrapped, where output is plain."""
         if self._plain:
-            print(_without_markup(markup), file=self._file, flush=True)
+            print_to(self._file, _without_markup(markup))
         else:
             self._rich().print(markup, soft_wrap=True)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypedDict
@@ -13,7 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.config import Config
-from capsdist.data import Transform, check_split, eval_batches
+from capsdist.console import announced
+from capsdist.data import Transform, check_split, eval_batches, read_index
 from capsdist.errors import CheckpointError, ConfigError, Problem
 from capsdist.models import Output
 from capsdist.storage import join
@@ -22,7 +24,12 @@ from capsdist.train.precision import autocast, resolve_precision
 from capsdist.train.splits import check_trained_classes
 from capsdist.train.step import SUMS, image_losses, metric_sums
 
-__all__ = ["Evaluation", "evaluate", "evaluate_checkpoint"]
+__all__ = ["Evaluation", "Progress", "evaluate", "evaluate_checkpoint"]
+
+Progress = Callable[[int, int], None]
+"""Called as progress(done, total), images of all ranks, every 5 seconds of an evaluation."""
+
+_QUIET_S = 5.0
 
 
 class Evaluation(TypedDict):
@@ -44,12 +51,13 @@ def evaluate(
     batch_size: int,
     rank: int = 0,
     world_size: int = 1,
+    progress: Progress | None = None,
 ) -> Evaluation:
     """Return what `forward` makes of the split in `folder`; collective, the same result on every rank.
 
     Every image counts once, whatever the number of ranks; nothing is random. The reconstruction is that of
     the longest capsule, as at test time in the paper. The network must be in evaluation mode; `batch_size` is
-    that of one rank.
+    that of one rank; `progress` is called on ranks that have one.
     """
     data, classes = config.data, config.model.num_classes
     transform = Transform(crop=data.crop, standardise=data.standardise, train=False)
@@ -62,7 +70,11 @@ def evaluate(
         world_size=world_size,
         pin=device.type == "cuda",
     )
-    for host_batch in batches:
+    told = time.monotonic()
+    for number, host_batch in enumerate(batches):
+        if progress and time.monotonic() - told > _QUIET_S:
+            told, total = time.monotonic(), read_index(folder).num_samples
+            progress(min(number * batch_size * world_size, total), total)
         batch = host_batch.to(device)
         images = transform(batch.images, batch.sample_ids, config.train.seed, 0)
         output = forward(images)
@@ -89,32 +101,36 @@ def evaluate_checkpoint(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     batch_size: int = 128,
     warn: Callable[[str], None] = print,
+    tell: Callable[[str], None] = lambda text: None,
 ) -> tuple[Config, Evaluation]:
     """Return the configuration of a checkpoint and what its network makes of the split in `folder`.
 
     Default: the test split that the run was validated on. Runs on one device, `auto` the GPU if there is one,
     in the precision that the configuration means there, `batch_size` images at a time. `warn` is told where
-    the checkpoint does not say which classes it was trained on.
+    the checkpoint does not say which classes it was trained on; `tell` gets a line about every 5 seconds.
 
     Raises:
         CheckpointError: see `read_checkpoint`; or the loss is not finite.
-        ConfigError: no GPU where one is asked for.
+        ConfigError: no GPU where one is asked for; `batch_size` below 1.
         DataError: the split cannot be read, is not what the network takes, or numbers its classes in another
             way than the data that the network was trained on.
     """
+    if batch_size < 1:
+        raise ConfigError([Problem("batch_size", batch_size, "must be at least 1", "the default is 128")])
     place = _device(device)
-    saved = read_checkpoint(Path(checkpoint))
+    saved = read_checkpoint(checkpoint)
     config, network = saved.config, build_network(saved)
     model, data = config.model, config.data
     folder = folder or join(data.root, data.name, data.test_split)
     side = None if data.crop else model.image_size
-    index = check_split(
-        folder,
-        image_shape=(model.in_channels, side, side),
-        num_classes=model.num_classes,
-        crop=data.crop,
-        remedy="give the folder of a packed split",
-    )
+    with announced(tell, f"reading {folder}"):
+        index = check_split(
+            folder,
+            image_shape=(model.in_channels, side, side),
+            num_classes=model.num_classes,
+            crop=data.crop,
+            remedy="give the folder of a packed split",
+        )
     check_trained_classes(saved, index, folder, warn)
     network.to(place)
     precision = resolve_precision(config.train.precision, place)
@@ -123,7 +139,10 @@ def evaluate_checkpoint(
         with autocast(precision, place):
             return network(images)
 
-    result = evaluate(forward, folder, config, device=place, batch_size=batch_size)
+    def progress(done: int, total: int) -> None:
+        tell(f"evaluated {done:,} of {total:,} images")
+
+    result = evaluate(forward, folder, config, device=place, batch_size=batch_size, progress=progress)
     if not math.isfinite(result["loss"]):
         raise CheckpointError(
             f"checkpoint {os.fspath(checkpoint)}: its loss on {os.fspath(folder)} is {result['loss']:g}, so "

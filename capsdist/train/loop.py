@@ -255,12 +255,16 @@ class _Loop:
             batch_size=-(-train.global_batch // (self.world_size * train.accumulation)),
             rank=self.rank,
             world_size=self.world_size,
+            progress=self._validating if self.rank == 0 else None,
         )
         self.engine.model.train()
         if not math.isfinite(self.validation["loss"]):
             self._fail(f"validation loss={self.validation['loss']:g}")
         self.validated_step = self.step
         self._emit("validation", **self.validation, time_s=time.perf_counter() - self._began)
+
+    def _validating(self, done: int, total: int) -> None:
+        self._emit("progress", doing=f"validating on {self.config.data.test_split}", done=done, total=total)
 
     def _checkpoint(self) -> None:
         began = time.perf_counter()

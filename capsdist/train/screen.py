@@ -6,6 +6,7 @@ Ours; what is shown of a run is the subject of `display.py`, of a search that of
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -33,15 +34,17 @@ class Screen:
         self._live: Live | None = None
 
     def __call__(self, row: dict[str, Any]) -> None:
-        """Show one row."""
+        """Show one row, unless the reader of the output has gone: no run ends for that."""
         show: Callable[[dict[str, Any]], None] | None = getattr(self, f"_show_{row['kind']}", None)
         if show:
-            show(row)
+            with contextlib.suppress(OSError):
+                show(row)
 
     def close(self) -> None:
         """Give the terminal back; what was printed stays."""
         if self._live:
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
             self._live = None
             atexit.unregister(self.close)
 

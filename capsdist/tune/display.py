@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TextIO
 
+from capsdist.console import print_to
 from capsdist.train.metrics import Row
 from capsdist.train.screen import Screen
 from capsdist.tune.journal import FINISHED, STOPPED, Trial
@@ -132,7 +133,7 @@ class SearchDisplay(Screen):
     def _line(self, text: str) -> None:
         """Print one line, above the live table."""
         if self._plain or self._live is None:
-            print(text, file=self._file, flush=True)
+            print_to(self._file, text)
         else:
             self._rich().print(text, markup=False, soft_wrap=True)
 

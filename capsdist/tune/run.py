@@ -5,6 +5,7 @@ Ours. Everything that can be refused is refused before Ray starts; Ray Tune itse
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -187,11 +188,14 @@ class _Start:
     def _in_ray(
         self, machine: Machine | None, budget: Budget | None, source: Optuna | RandomOrder, show: Show
     ) -> bool:
+        def tell(text: str) -> None:
+            show({"kind": "status", "message": text})
+
         if machine is not None:
-            show({"kind": "status", "message": f"starting Ray on {machine.cores} cores"})
-        session = ray_session(self.config, machine, dashboard=True)
-        with StopSignals() as signals, session as resources:
-            signals.take()
+            tell(f"starting Ray on {machine.cores} cores")
+        with StopSignals() as signals, contextlib.ExitStack() as stack:
+            with signals.starting():
+                resources = stack.enter_context(ray_session(self.config, machine, dashboard=True, tell=tell))
             budget = budget or on_cluster(self.config, self.search, resources)
             from capsdist.tune.search import Plan, run_trials  # late: it imports Ray Tune
 

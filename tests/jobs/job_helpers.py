@@ -65,7 +65,7 @@ def save_tiny(
     metrics = {}
     if error_percent is not None:
         metrics = {"error_percent": error_percent, "validated_step": float(validated_step or step)}
-    weights = build_model(NETWORK.model, NETWORK.routing).state_dict()
+    weights = build_model(config.model, config.routing).state_dict()
     folder = run / checkpoint_name(step)
     write_checkpoint(folder, Checkpoint(EngineState(weights, {}), step, 0, {}, config, metrics))
     return folder

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from job_helpers import ROOT, reseal, save_tiny
 
-from capsdist.cli import DONE, FAILED, INVALID, parse_command, run_job
+from capsdist.cli import parse_command, run_job
 from capsdist.config import PRESETS, Config, get_preset, problems
+from capsdist.console import DONE, FAILED, INVALID
 
 MNIST = ("mnist_paper", "digits_quickstart")
 FLAGS = [

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
+import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -101,17 +105,27 @@ def processes_below(tmp: Path) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_ends_a_run_cleanly(place, env, tmp_path, number):
-    command = [
-        sys.executable, ROOT / "jobs" / TRAIN[0], *TRAIN[1:], f"--train.name=stopped-{number}",
+def forever(name: str) -> list[str | Path]:
+    """A run that only a signal ends, without a checkpoint before."""
+    return [
+        sys.executable, ROOT / "jobs" / TRAIN[0], *TRAIN[1:], f"--train.name={name}",
         "--train.epochs=100000", "--train.checkpoint-every-steps=1000000", "--train.workers=2",
         "--train.validate-every-steps=1000000",
     ]  # fmt: skip
+
+
+def wait_for_rows(run: RunFolder, job: subprocess.Popen) -> None:
+    """Return once the run has written three rows, or has ended."""
+    while len(read_metrics(run.path / "metrics.jsonl")) < 3 and job.poll() is None:
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_ends_a_run_cleanly(place, env, number):
     tmp = Path(env["RAY_TMPDIR"], str(int(number)))
     tmp.mkdir()
     job = subprocess.Popen(
-        command,
+        forever(f"stopped-{number}"),
         cwd=place,
         env=env | {"RAY_TMPDIR": str(tmp)},
         stdout=subprocess.PIPE,
@@ -119,16 +133,61 @@ def test_a_signal_ends_a_run_cleanly(place, env, tmp_path, number):
         text=True,
     )
     run = RunFolder(place / "runs" / f"stopped-{number}")
-    while len(read_metrics(run.path / "metrics.jsonl")) < 3 and job.poll() is None:
-        time.sleep(0.1)
+    wait_for_rows(run, job)
     assert run.steps_saved() == 0
     job.send_signal(number)
-    printed, errors = job.communicate(timeout=120)
+    printed, errors = job.communicate(timeout=300)
     assert job.returncode == 130
     assert "stopping: a last checkpoint" in printed
     assert run.steps_saved() > 0
     assert (run.read_result().status, run.read_result().steps) == ("stopped", run.steps_saved())
     assert errors == f"stopped: the same command goes on from step {run.steps_saved():,}\n"
+    assert processes_below(tmp) == []
+
+
+def test_a_closed_terminal_ends_a_run_with_a_last_checkpoint(place, env):
+    """The kernel sends SIGHUP to all processes of the terminal, Ray's too, and every write to it fails."""
+    child, terminal = pty.fork()
+    if child == 0:
+        os.chdir(place)
+        command = [str(word) for word in forever("hung-up")]
+        os.execve(command[0], command, env)
+    reader = threading.Thread(target=drain, args=(terminal,), daemon=True)
+    reader.start()
+    run = RunFolder(place / "runs" / "hung-up")
+    while len(read_metrics(run.path / "metrics.jsonl")) < 3 and os.waitpid(child, os.WNOHANG) == (0, 0):
+        time.sleep(0.1)
+    os.close(terminal)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 130
+    assert run.steps_saved() > 0
+    assert (run.read_result().status, run.read_result().steps) == ("stopped", run.steps_saved())
+
+
+def drain(terminal: int) -> None:
+    """Read what is written to a terminal, so that nobody waits."""
+    with contextlib.suppress(OSError):
+        while select.select([terminal], [], [], 1.0)[0] == [] or os.read(terminal, 4096):
+            pass
+
+
+def test_sigterm_while_ray_starts_says_so(place, env):
+    tmp = Path(env["RAY_TMPDIR"], "early")
+    tmp.mkdir()
+    job = subprocess.Popen(
+        forever("early"),
+        cwd=place,
+        env=env | {"RAY_TMPDIR": str(tmp)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not any(tmp.glob("ray/session_*/logs")) and job.poll() is None:
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)
+    _, errors = job.communicate(timeout=300)
+    assert (job.returncode, errors) == (130, "stopped: the same command goes on from step 0\n")
+    assert RunFolder(place / "runs" / "early").read_result().status == "stopped"
     assert processes_below(tmp) == []
 
 

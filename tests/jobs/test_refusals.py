@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from job_helpers import ROOT, TINY_FLAGS, run_job_file, tiny_config, write_tiny
 
-from capsdist.cli import FAILED, INVALID, run_job
+from capsdist.cli import run_job
 from capsdist.config import Cluster, Config
+from capsdist.console import FAILED, INVALID
 from capsdist.data import write_split
 from capsdist.errors import ConfigError, RunError
 from capsdist.train.cluster.preflight import (

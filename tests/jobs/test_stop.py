@@ -14,7 +14,7 @@ from job_helpers import Rows, tiny_config
 from capsdist.train.cluster import RunFolder, launch
 from capsdist.train.cluster.stop import StopPoll, job_warning, patience_s
 
-NUMBERS = [signal.SIGINT, signal.SIGTERM]
+NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 IN_JOB, JOB_WAIT = "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_STOP_WAIT_TIME_S"
 
 
@@ -61,6 +61,30 @@ def test_outside_signals_are_what_they_were(number):
         "strike()"
     )
     assert signalled(number, body).stdout == "mine\n"
+
+
+def test_nohup_stays():
+    body = (
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "with signals, signals.training() as wish: strike(); print(wish.is_set())\n"
+    )
+    assert signalled(signal.SIGHUP, body).stdout == "False\n"
+
+
+def test_a_signal_while_ray_starts_ends_it_and_a_hangup_spares_its_processes():
+    body = (
+        "import subprocess, sys\n"
+        "with signals:\n"
+        "  try:\n"
+        "    with signals.starting():\n"
+        "      signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))\n"  # as ray.init takes it
+        "      child = 'import os, signal; os.kill(os.getpid(), signal.SIGHUP); print(1, flush=True)'\n"
+        "      subprocess.run([sys.executable, '-c', child], check=True)\n"
+        "      strike(); print(2, flush=True)\n"
+        "  except KeyboardInterrupt: print('interrupted')\n"
+    )
+    assert signalled(signal.SIGTERM, body).stdout.split() == ["1", "interrupted"]
+    assert signalled(signal.SIGHUP, body).stdout.split() == ["1", "2", "interrupted"]  # delivered at the end
 
 
 def test_a_thread_may_not_take_signals():

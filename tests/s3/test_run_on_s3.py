@@ -22,7 +22,8 @@ from planted import holding
 from safetensors.torch import load
 from seaweed import Key
 
-from capsdist.cli import FAILED, run_job
+from capsdist.cli import run_job
+from capsdist.console import FAILED
 from capsdist.train.cluster.retention import checkpoint_name
 from capsdist.train.metrics import parse_metrics
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from capsdist.errors import CapsdistError, MemoryExhaustedError
 
-__all__ = ["is_out_of_memory", "one_line", "root_cause", "root_of_many"]
+__all__ = ["first_line", "is_out_of_memory", "one_line", "root_cause", "root_of_many"]
 
 # What gloo, NCCL and torch.distributed say when a partner is gone.
 _COLLATERAL = (
@@ -58,6 +58,12 @@ def one_line(rank: int | None, error: BaseException) -> str:
     if isinstance(error, CapsdistError):
         return where + "; ".join(lines)
     return f"{where}{type(error).__name__}: {lines[-1] if lines else 'no message'}"
+
+
+def first_line(error: BaseException | None) -> str:
+    """Return the first line of the message of `error`, else its type."""
+    lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
 
 
 def is_out_of_memory(error: BaseException) -> bool:

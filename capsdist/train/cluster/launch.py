@@ -43,10 +43,10 @@ def launch(
     """Train what `config` describes and return the summary of the run, which also becomes its result.json.
 
     A name that exists already is continued from its newest checkpoint; a finished run returns at once.
-    Joins the cluster that RAY_ADDRESS names, else starts Ray on this machine and ends it. Ctrl-C and SIGTERM
-    (in the main thread) end the run with status "stopped", after a last checkpoint if it has begun to train;
-    a second signal ends it without. `display` gets every row of events (default: `Display`); `fault` makes
-    workers fail on purpose, `observer` sees which samples they train on.
+    Joins the cluster that RAY_ADDRESS names, else starts Ray on this machine and ends it. Ctrl-C, SIGTERM and
+    SIGHUP (in the main thread) end the run with status "stopped", after a last checkpoint if it has begun to
+    train; a second signal ends it without. `display` gets every row of events (default: `Display`); `fault`
+    makes workers fail on purpose, `observer` sees which samples they train on.
 
     Raises:
         ConfigError: the configuration is invalid, does not fit this machine, or is not that of the run.
@@ -95,7 +95,13 @@ class _Attempt:
             if result and result.status == "done" and result.steps == total_steps(self.config, num_samples):
                 self._show_again(result)
                 return result
-            return self._train(machine, placement, signals, lock)
+            try:
+                return self._train(machine, placement, signals, lock)
+            except KeyboardInterrupt:
+                if self.summary is None:  # Ray was about to start
+                    self.summary = self.summarise("stopped")
+                    self.run.write_result(self.summary)
+                return self.summary
 
     def summarise(self, status: Status, end: Row | None = None, reason: str | None = None) -> RunSummary:
         """Return what has become of the run; `end`: the loop's last row, where it came to one."""
@@ -121,8 +127,9 @@ class _Attempt:
         """Start or join Ray and train; the summary is on storage before Ray ends, which takes seconds."""
         if machine:
             self._status(f"starting Ray on {machine.cores} cores")
-        with ray_session(self.config, machine) as resources:
-            signals.take()
+        with contextlib.ExitStack() as stack:
+            with signals.starting():
+                resources = stack.enter_context(ray_session(self.config, machine, tell=self._status))
             placement = placement or preflight.place_on_cluster(self.config, resources)
             note = f" ({placement.note})" if placement.note else ""
             self._status(f"starting {placement.workers} workers{note}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["StopPoll", "StopSignals", "job_warning", "patience_s"]
 
 _POLL_S = 1.0  # between two questions of rank 0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _IN_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"  # set by Ray in the driver of a submitted job
 _JOB_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
 _JOB_WAIT_S = 3.0  # Ray's default
@@ -30,9 +31,10 @@ _SHORT_S = 15.0
 
 
 class StopSignals:
-    """SIGINT and SIGTERM in the main thread while the context is open; elsewhere nothing changes.
+    """SIGINT, SIGTERM and SIGHUP in the main thread while the context is open; elsewhere nothing changes.
 
-    They raise KeyboardInterrupt, except inside `training()`, where the first one sets an event.
+    They raise KeyboardInterrupt, except inside `training()`, where the first one sets an event. SIGHUP, which
+    a closed terminal sends, stays ignored where it was, as `nohup` has it.
     """
 
     def __init__(self) -> None:
@@ -41,6 +43,8 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.getsignal(number) for number in _SIGNALS}
+            if self._before[signal.SIGHUP] == signal.SIG_IGN:
+                del self._before[signal.SIGHUP]
         self.take()
         return self
 
@@ -49,9 +53,26 @@ class StopSignals:
             signal.signal(number, handler)
 
     def take(self) -> None:
-        """Take the signals, again after `ray.init`, which takes SIGTERM for itself."""
+        """Take the signals."""
         for number in self._before:
-            signal.signal(number, signal.default_int_handler)
+            signal.signal(number, _interrupt)
+
+    @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Start or join Ray in this context: it takes SIGTERM for itself and makes it a SystemExit.
+
+        SIGHUP is blocked meanwhile and delivered at the end: the processes that Ray starts inherit that, so
+        that a closed terminal, which sends it to them as well, leaves them alive for a last checkpoint.
+        """
+        hangup = {signal.SIGHUP} & self._before.keys()
+        signal.pthread_sigmask(signal.SIG_BLOCK, hangup)
+        try:
+            yield
+        except SystemExit:
+            raise KeyboardInterrupt from None
+        finally:
+            self.take()
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, hangup)
 
     @contextlib.contextmanager
     def training(self) -> Iterator[threading.Event]:
@@ -59,6 +80,7 @@ class StopSignals:
         wish = threading.Event()
 
         def handle(number: int, frame: object) -> None:
+            _leave_lost_terminal()
             wish.set()
             self.take()
 
@@ -68,6 +90,21 @@ class StopSignals:
             yield wish
         finally:
             self.take()
+
+
+def _interrupt(number: int, frame: object) -> None:
+    _leave_lost_terminal()
+    raise KeyboardInterrupt
+
+
+def _leave_lost_terminal() -> None:
+    """Put /dev/null in the place of a terminal that has been closed: every write to it would fail."""
+    for descriptor in (0, 1, 2):
+        with contextlib.suppress(OSError):
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                null = os.open(os.devnull, os.O_RDWR)
+                os.dup2(null, descriptor)
+                os.close(null)
 
 
 class StopPoll:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from capsdist.config import Config
+from capsdist.console import announced
 from capsdist.errors import CheckpointError, MemoryExhaustedError, RunError
 from capsdist.storage.temporary import remove_leftovers
 from capsdist.train.cluster.events import EventSender
@@ -89,7 +90,8 @@ def train_worker(settings: dict[str, Any]) -> Row:
                 job.fault(rank, step)
             return poll(step)
 
-        whole = stack.enter_context(resume_from(files, warn))
+        with announced(say, "reading the newest checkpoint") if rank == 0 else contextlib.nullcontext():
+            whole = stack.enter_context(resume_from(files, warn))
         record: RunRecord | None = None
         events: Events = _nowhere
         if rank == 0:
@@ -128,8 +130,9 @@ def _enough_memory() -> Iterator[None]:
 
 def _everywhere(record: RunRecord, gauges: Gauges, send: EventSender) -> Events:
     def events(row: Row) -> None:
-        record(row)
-        gauges(row, record.num_restarts)
+        if row["kind"] != "progress":  # of no interest later
+            record(row)
+            gauges(row, record.num_restarts)
         send(row)
 
     return events

@@ -1,0 +1,125 @@
+"""What all commands share: output in any encoding, Ctrl-C, a line while one waits; load_model's refusals."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from job_helpers import run_job_file, save_tiny, tiny_config
+
+from capsdist.cli import _draw
+from capsdist.console import INVALID, STOPPED, announced
+from capsdist.errors import CheckpointError
+from capsdist.train.checkpoint import load_model
+from capsdist.train.cluster.rundir import RunFolder
+from capsdist.train.display import Display
+from capsdist.train.evaluate import evaluate_checkpoint
+from capsdist.tune.display import SearchDisplay
+
+ASCII = {**os.environ, "PYTHONIOENCODING": "ascii"}
+
+
+def run_code(code: str, **kwargs: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "import sys\nfrom capsdist.console import run_program\n" + code]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **kwargs)  # type: ignore[call-overload]
+
+
+def test_characters_that_the_output_does_not_have_are_escaped():
+    body = "print('\\xe9'); print('\\u65e5', file=sys.stderr); return 7"
+    code = f"def main():\n  {body}\nsys.exit(run_program(main))"
+    done = run_code(code, env=ASCII)
+    assert (done.returncode, done.stdout, done.stderr) == (7, "\\xe9\n", "\\u65e5\n")
+
+
+def test_ctrl_c_is_one_line():
+    code = "import os, signal\nsys.exit(run_program(lambda: os.kill(os.getpid(), signal.SIGINT) or 0))"
+    done = run_code(code)
+    assert (done.returncode, done.stdout, done.stderr) == (STOPPED, "", "stopped\n")
+
+
+@pytest.mark.parametrize("kind", [Display, SearchDisplay])
+def test_a_display_writes_to_any_stream(kind):
+    raw = io.BytesIO()
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    kind(stream)({"kind": "note", "message": "runs/é"})
+    assert raw.getvalue() == b"runs/\\xe9\n"
+
+
+def test_a_display_whose_reader_has_gone_ends_no_run():
+    reader, writer = os.pipe()
+    os.close(reader)
+    display = Display(open(writer, "w"), plain=True)  # noqa: SIM115
+    display({"kind": "note", "message": "a line"})
+    os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
+
+
+def test_a_picture_is_not_missing_because_its_path_cannot_be_printed(tmp_path):
+    run = RunFolder(tmp_path / "é")
+    save_tiny(run.path, 3)
+    raw = io.BytesIO()
+    (run.path / "overview.png").write_bytes(b"\x89PNG\r\n\x1a\nIEND\xaeB`\x82")
+    stream = io.TextIOWrapper(raw, encoding="ascii")
+    _draw(run, Display(stream), anew=False)
+    assert raw.getvalue().decode() == f"overview: {tmp_path}/\\xe9/overview.png\n"
+
+
+def test_a_line_comes_only_where_one_waits():
+    told, waiting = [], threading.Event()
+
+    def tell(text: str) -> None:
+        told.append(text)
+        waiting.set()
+
+    with announced(tell, "soon done", after_s=100):
+        pass
+    with announced(tell, "still at it", after_s=0.01):
+        assert waiting.wait(60)
+    time.sleep(0.05)
+    assert told == ["still at it"]
+
+
+@pytest.mark.parametrize("size", ["0", "-1"])
+def test_evaluate_refuses_batches_without_images(tmp_path, size):
+    save_tiny(tmp_path / "run", 3)
+    done = run_job_file("evaluate.py", "run", f"--batch-size={size}", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (INVALID, "")
+    assert f"error: batch_size={size}: must be at least 1; " in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("run", "is a run; give one of its checkpoints, such as run/step_00000003"),
+        (Path("run"), "is a run"),
+        ("nowhere", "no checkpoint at nowhere; "),
+        ("s3://bucket/run/step_00000003", "s3://bucket/run/step_00000003: is a URL; "),
+        ("run/step_00000003/model.safetensors", "is a file; "),
+        (3, "checkpoint 3: is not a path; "),
+        (None, "checkpoint None: is not a path; "),
+    ],
+)
+def test_load_model_takes_the_folder_of_a_checkpoint(tmp_path, monkeypatch, place, reason):
+    monkeypatch.chdir(tmp_path)
+    save_tiny(Path("run"), 3)
+    load_model("run/step_00000003")
+    load_model(Path("run/step_00000003"))
+    with pytest.raises(CheckpointError) as caught:
+        load_model(place)
+    assert reason in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_evaluation_that_takes_longer_says_how_far_it_is(tiny_root, tmp_path, monkeypatch):
+    monkeypatch.setattr("capsdist.train.evaluate._QUIET_S", 0.0)
+    folder = save_tiny(tmp_path / "run", 3, config=tiny_config(tiny_root, tmp_path, "run"))
+    told: list[str] = []
+    evaluate_checkpoint(folder, tiny_root / "tiny" / "test", device="cpu", batch_size=10, tell=told.append)
+    lines = [line for line in told if line.startswith("evaluated")]
+    assert lines == ["evaluated 0 of 23 images", "evaluated 10 of 23 images", "evaluated 20 of 23 images"]
