@@ -19,12 +19,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from capsdist.config import PRESETS, Config, get_preset, problems
+from capsdist.config import PRESETS, Config, get_preset
 from capsdist.console import DONE, INVALID, STOPPED, run_program
 from capsdist.errors import ConfigError, DocumentError, Problem, RunError
 from capsdist.storage.documents import read_file
 from capsdist.train.cluster.files import is_url
-from capsdist.train.cluster.preflight import absolute, missing_data, run_place
+from capsdist.train.cluster.preflight import absolute, all_problems, missing_data, run_place
 from capsdist.train.cluster.rundir import RunFolder, parse_config
 
 __all__ = ["check_config", "parse_command", "parse_options", "run_job", "with_environment"]
@@ -188,7 +188,7 @@ def check_config(config: Config, also: Sequence[Problem] = ()) -> int:
 
     `also`: problems of a job's own options.
     """
-    found, warnings = [*problems(config), *also], []
+    found, warnings = [*all_problems(config), *also], []
     if not {"data.root", "train.storage"} & {problem.field for problem in found}:
         other, warnings = _look(absolute(config))
         found += other

@@ -17,7 +17,7 @@ from typing import Any
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
 from capsdist.errors import CapsdistError, DataError, MissingDataError, RunError
-from capsdist.storage.place import Place
+from capsdist.storage.place import Place, has_credentials
 from capsdist.storage.reasons import Damaged, Reason, explain
 
 __all__ = ["check_readable", "check_storage"]
@@ -27,6 +27,14 @@ _CONNECT_S = 2.0
 _STALL_S = 6.0  # the first write to a fresh server was seen to take 5
 _CONTENT = b"capsdist"
 
+
+class _InEndpoint(Exception):
+    """The address of the server holds credentials."""
+
+
+_IN_ENDPOINT = Reason(
+    "endpoint_url in ~/.aws/config holds a user or a password", "take them out, ~/.aws/credentials holds keys"
+)
 _Probe = Callable[[Any, Callable[[str], None]], None]
 """Called with a client and with a function that it tells what it is about to do."""
 
@@ -103,6 +111,8 @@ def _within(deadline_s: float, place: Place, probe: _Probe, error: type[Capsdist
         nonlocal endpoint
         try:
             client = _client(place)
+            if has_credentials(client.meta.endpoint_url):  # of ~/.aws/config: the environment's was looked at
+                raise _InEndpoint
             endpoint = client.meta.endpoint_url
             retrying = Retrying(
                 retry=retry_if_exception(lambda failure: explain(failure).transient),
@@ -124,7 +134,7 @@ def _within(deadline_s: float, place: Place, probe: _Probe, error: type[Capsdist
     else:
         if failure is None:
             return endpoint
-        reason = explain(failure)
+        reason = _IN_ENDPOINT if isinstance(failure, _InEndpoint) else explain(failure)
     raise error(f"{place} at {endpoint}: cannot {doing} ({reason.text}); {reason.remedy}")
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from capsdist.config import Config, problems
+from capsdist.config import Config
 from capsdist.config.steps import steps_of, total_steps
 from capsdist.errors import ConfigError, Problem
 from capsdist.train.cluster import preflight
@@ -53,7 +53,7 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
     Cost: 10 to 20 s a trial beside its training, most of it the start of its processes.
     """
     asked, space = config, chosen(space, config)
-    if found := [*problems(config), *search_problems(config, space, search)]:
+    if found := [*preflight.all_problems(config), *search_problems(config, space, search)]:
         raise ConfigError(found)
     config = preflight.absolute(config)
     warn = lambda text: show({"kind": "note", "message": text})  # noqa: E731

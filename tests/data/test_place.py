@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from capsdist.errors import DataError, RunError
-from capsdist.storage import Place, is_remote, join
+from capsdist.storage import ObjectFolder, Place, is_remote, join
+from capsdist.storage.place import has_credentials, in_uploaded_package, url_fault
 
 
 @pytest.mark.parametrize(
@@ -63,6 +66,7 @@ def test_wrong_urls_are_refused(url, message):
         "s3://bucket/a?secret_key=PLANTED&access_key=K",
         "s3://bucket/a?session_token=PLANTED",
         "s3://bucket/a?secret_key=",
+        "s3://KEY:PLAN/TED@bucket/a",
     ],
 )
 def test_credentials_are_refused_and_not_repeated(url):
@@ -94,3 +98,77 @@ def test_what_is_remote(path, expected):
 )
 def test_joining(root, expected):
     assert join(root, "mnist", "train") == expected
+
+
+@settings(deadline=None)
+@given(st.text(), st.sampled_from(["", "x/", "/"]))
+def test_ray_finds_the_objects_where_ours_are_written(text, before):
+    """Either both mean the same bucket and key, or the URL is refused."""
+    from ray.train.v2._internal.execution.storage import get_fs_and_path
+
+    prefix = (before + text).replace("?", "")
+    url = f"s3://bucket/{prefix}?region=eu-west-1&endpoint_override=127.0.0.1:1&scheme=http"
+    if url_fault(url):
+        with pytest.raises(DataError) as caught:
+            Place.parse(url)
+        assert "\n" not in str(caught.value).replace(prefix, "")
+        return
+    place = ObjectFolder(join(url, "run")).place
+    _, path = get_fs_and_path(Place.parse(url).uri)
+    assert Path(path, "run", "step_00000003").as_posix() == f"bucket/{place.key('step_00000003')}"
+
+
+@pytest.mark.parametrize(
+    "prefix", ["a b", "a%20b", "a#b", "a[b]", "é", "a|b", "a+b&c=d", "a@b", "'\"\\^`{}<>", "日本"]
+)
+def test_odd_prefixes_are_taken_literally(prefix):
+    place = Place.parse(f"s3://bucket/{prefix}/runs")
+    assert place.key("x") == f"{prefix}/runs/x"
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("s3://b/a//c", "two slashes"),
+        ("s3://b//a", "two slashes"),
+        ("s3://b/a/../c", "'.' or '..'"),
+        ("s3://b/./c", "'.' or '..'"),
+        ("s3://b/a\tb", "cannot be printed"),
+        ("s3://b\u00e9/a", "does not name a bucket"),
+        ("file:///a%20b", "write the path without file://"),
+        ("file://host/a", "write the path without file://"),
+        ("file:///a#b", "write the path without file://"),
+    ],
+)
+def test_what_ray_would_read_in_another_way_is_refused(url, reason):
+    fault = url_fault(url)
+    assert fault is not None
+    assert reason in str(fault)
+
+
+@pytest.mark.parametrize("name", ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"])
+@pytest.mark.parametrize("endpoint", ["http://me:PLANTED@host:9000", "https://PLANTED@host"])
+def test_credentials_in_an_endpoint_are_refused_and_not_repeated(monkeypatch, name, endpoint):
+    monkeypatch.setenv(name, endpoint)
+    with pytest.raises(DataError, match=rf"^s3://bucket/a: {name} holds a user or a password") as caught:
+        Place.parse("s3://bucket/a")
+    assert "PLANTED" not in str(caught.value)
+    monkeypatch.delenv(name)
+    with pytest.raises(DataError, match="endpoint_override holds") as caught:
+        Place.parse(f"s3://bucket/a?endpoint_override={endpoint}")
+    assert "PLANTED" not in str(caught.value)
+
+
+def test_addresses_without_credentials():
+    assert not any(map(has_credentials, [None, "", "http://h:1", "http://h/a@b", "h:1"]))
+
+
+def test_what_lies_in_an_uploaded_package(tmp_path, monkeypatch):
+    package = tmp_path / "session_x/runtime_resources/working_dir_files/_ray_pkg_1"
+    package.mkdir(parents=True)
+    monkeypatch.chdir(package)
+    (package / "out").symlink_to(tmp_path)
+    assert in_uploaded_package("runs")
+    assert in_uploaded_package(str(package / "a/b"))
+    assert not in_uploaded_package(str(tmp_path / "runs"))
+    assert not in_uploaded_package("out/runs")

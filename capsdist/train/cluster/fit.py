@@ -17,7 +17,7 @@ from capsdist.train.cluster.files import open_files
 from capsdist.train.cluster.fitting import FitThread
 from capsdist.train.cluster.group import GroupConfig
 from capsdist.train.cluster.locks import Lock
-from capsdist.train.cluster.preflight import Placement, run_place
+from capsdist.train.cluster.preflight import Placement, run_place, storage_for_ray
 from capsdist.train.cluster.stop import StopSignals, patience_s
 from capsdist.train.cluster.watch import Watchdog
 from capsdist.train.cluster.worker import Fault, Job, Observer, train_worker
@@ -113,7 +113,7 @@ def _trainer(config: Config, placement: Placement, job: Job) -> TorchTrainer:
         ),
         run_config=RunConfig(
             name=config.train.name,
-            storage_path=config.train.storage,
+            storage_path=storage_for_ray(config.train.storage),
             failure_config=FailureConfig(
                 max_failures=config.cluster.max_failures,
                 controller_failure_limit=config.cluster.controller_failure_limit,

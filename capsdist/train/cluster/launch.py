@@ -12,9 +12,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from capsdist.config import Config, validate
+from capsdist.config import Config
 from capsdist.config.steps import total_steps
-from capsdist.errors import CapsdistError, RunError
+from capsdist.errors import CapsdistError, ConfigError, RunError
 from capsdist.train.cluster import preflight
 from capsdist.train.cluster.failure import one_line, root_cause
 from capsdist.train.cluster.leftovers import remove_left_behind, removed_if_unbegun
@@ -60,7 +60,9 @@ def launch(
 
         with Display() as show:
             return launch(config, display=show, fault=fault, observer=observer)
-    attempt = _Attempt(preflight.absolute(validate(config)), display, fault, observer)
+    if found := preflight.all_problems(config):
+        raise ConfigError(found)
+    attempt = _Attempt(preflight.absolute(config), display, fault, observer)
     with StopSignals() as signals:
         try:
             return attempt.launch(signals)

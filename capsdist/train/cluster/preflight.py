@@ -6,13 +6,14 @@ Ours. A refusal costs a second here and a minute once workers start. Nothing her
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from capsdist.config import Config
+from capsdist.config import Config, problems
 from capsdist.errors import ConfigError, DataError, Problem, RunError
+from capsdist.storage.place import Place, in_uploaded_package, url_fault
 from capsdist.train.cluster.files import is_url
 
 if TYPE_CHECKING:
@@ -22,15 +23,18 @@ __all__ = [
     "Machine",
     "Placement",
     "absolute",
+    "all_problems",
     "check_data",
     "check_engine",
     "missing_data",
     "place_on_cluster",
     "place_on_machine",
     "run_place",
+    "storage_for_ray",
     "this_machine",
 ]
 
+_SHARED = "a folder that all machines see, or s3://bucket/prefix"
 _WITH_SCRIPT = frozenset({"mnist", "digits", "fashion_mnist", "cifar10"})
 _PACKED = ("train", "test")  # the splits that a script makes
 
@@ -83,6 +87,24 @@ def absolute(config: Config) -> Config:
     return config.model_copy(update={"data": data, "train": train})
 
 
+def all_problems(config: Config) -> list[Problem]:
+    """Return every problem of `config`, those of its places on this machine included; imports no torch."""
+    found = problems(config)
+    fields = {problem.field for problem in found}
+    return found + [problem for problem in _place_problems(config) if problem.field not in fields]
+
+
+def _place_problems(config: Config) -> Iterator[Problem]:
+    for field, place in (("data.root", config.data.root), ("train.storage", config.train.storage)):
+        if is_url(place) and (fault := url_fault(place)):
+            yield Problem(field, fault.shown, fault.rule, fault.fix)
+    storage = _absolute(config.train.storage)
+    if not is_url(storage) and in_uploaded_package(storage):
+        rule = "lies in the folder to which Ray has uploaded this job's code, and would be lost with it"
+        fix = f"set --train.storage or CAPSDIST_STORAGE to {_SHARED}"
+        yield Problem("train.storage", config.train.storage, rule, fix)
+
+
 def run_place(config: Config) -> str:
     """Return where the run lies: its storage, continued by its name; options of a URL stay at its end."""
     address, mark, query = config.train.storage.partition("?")
@@ -91,9 +113,16 @@ def run_place(config: Config) -> str:
     return os.path.join(config.train.storage, config.train.name)
 
 
+def storage_for_ray(storage: str) -> str:
+    """Return `storage` as Ray has to be given it: it decodes URLs, and takes paths as they are."""
+    return Place.parse(storage, error=RunError).uri if is_url(storage) else storage
+
+
 def _remedy(config: Config, split: str) -> str:
     """Return what to do when `split` is missing: the command that packs it, where there is one."""
     name, root = config.data.name, config.data.root
+    if not is_url(root) and in_uploaded_package(root):
+        return f"set --data.root or CAPSDIST_DATA_ROOT to {_SHARED}"  # what is packed there is lost
     if name not in _WITH_SCRIPT:
         return "pack it, or set --data.root and --data.name to a packed set"
     if split not in _PACKED:
@@ -212,4 +241,5 @@ def _splits(config: Config) -> tuple[str, str]:
 
 
 def _absolute(path: str) -> str:
+    path = path.removeprefix("file://")
     return path if is_url(path) else os.path.abspath(os.path.expanduser(path))
