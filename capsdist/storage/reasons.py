@@ -6,7 +6,8 @@ https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, replace
 
 import botocore.exceptions as boto
 
@@ -26,21 +27,23 @@ class Reason:
     transient: bool = False
 
 
-_SECRET = "set AWS_SECRET_ACCESS_KEY to the secret of this access key"
+_KEY, _SECRET, _TOKEN = "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"
 _REGION = Reason("the bucket is in another region", "set AWS_DEFAULT_REGION to the bucket's region")
 _CODES = {
     "NoSuchBucket": Reason("there is no such bucket", "create it, or correct its name"),
     "NoSuchKey": Reason("there is no such object", "correct the URL"),
     "404": Reason("there is no such object", "correct the URL"),
-    "SignatureDoesNotMatch": Reason("the secret key is wrong (SignatureDoesNotMatch)", _SECRET),
-    "InvalidAccessKeyId": Reason(
-        "the access key is unknown to this server (InvalidAccessKeyId)", "set AWS_ACCESS_KEY_ID"
+    "SignatureDoesNotMatch": Reason(
+        "the secret key is wrong (SignatureDoesNotMatch)", f"set {_SECRET} to the secret of this access key"
     ),
-    "AccessDenied": Reason("access denied", "allow it to the key in AWS_ACCESS_KEY_ID, or use another one"),
+    "InvalidAccessKeyId": Reason(
+        "the access key is unknown to this server (InvalidAccessKeyId)", f"set {_KEY}"
+    ),
+    "AccessDenied": Reason("access denied", f"allow it to the key in {_KEY}, or use another one"),
     "AllAccessDisabled": Reason("all access to it is disabled", "ask its owner"),
-    "403": Reason("access denied", "allow it to the key in AWS_ACCESS_KEY_ID, or use another one"),
-    "ExpiredToken": Reason("the session token has expired", "renew the credentials"),
-    "InvalidToken": Reason("the session token is wrong", "renew AWS_SESSION_TOKEN or unset it"),
+    "403": Reason("access denied", f"allow it to the key in {_KEY}, or use another one"),
+    "ExpiredToken": Reason("the session token has expired", f"renew {_KEY}, {_SECRET} and {_TOKEN}"),
+    "InvalidToken": Reason("the session token is wrong", f"renew {_TOKEN}, or unset it for a permanent key"),
     "RequestTimeTooSkewed": Reason("the clock of this machine is wrong", "set the clock"),
     "PermanentRedirect": _REGION,
     "301": _REGION,
@@ -59,8 +62,18 @@ _CREDENTIALS = Reason(
     "no credentials found",
     "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the machine an instance profile",
 )
+_OF_KEYS = frozenset(
+    {"SignatureDoesNotMatch", "InvalidAccessKeyId", "AccessDenied", "403", "ExpiredToken", "InvalidToken"}
+)
+_AS_SAID = ""  # the error's own words name a profile or a file, and no secret
+_LOGIN = Reason(
+    "the login has expired", "log in again (`aws sso login`), or set AWS_PROFILE to another profile"
+)
 _TYPES: tuple[tuple[type[BaseException] | tuple[type[BaseException], ...], Reason], ...] = (
     ((boto.NoCredentialsError, boto.PartialCredentialsError), _CREDENTIALS),
+    (boto.ProfileNotFound, Reason(_AS_SAID, "correct or unset AWS_PROFILE")),
+    ((boto.ConfigParseError, boto.ConfigNotFound), Reason(_AS_SAID, "correct that file")),
+    ((boto.SSOError, boto.TokenRetrievalError), _LOGIN),
     (boto.CredentialRetrievalError, _CREDENTIALS),
     (boto.NoRegionError, _REGION),
     (boto.ParamValidationError, _CODES["InvalidBucketName"]),
@@ -84,17 +97,32 @@ def explain(error: BaseException) -> Reason:
         return _DAMAGED
     if code := _code(error):
         status = _status(error)
-        known = _CODES.get(code) or _CODES.get(str(status))
-        if known:
-            return known
+        for name in (code, str(status)):
+            if known := _CODES.get(name):
+                return replace(known, remedy=_remedy_for_keys(known.remedy)) if name in _OF_KEYS else known
         final = 400 <= status < 500 and code not in ("RequestTimeout", "TooManyRequests")
         return Reason(f"the server answers {code}", "see the server's log", transient=not final)
     for kind, reason in _TYPES:
         if isinstance(error, kind):
-            return reason
+            return replace(reason, text=str(error)) if reason.text == _AS_SAID else reason
     line = next(iter(str(error).splitlines()), "")[:150]
     text = f"{type(error).__name__}: {line}" if line else type(error).__name__
     return Reason(text, "check the network and the server", transient=True)
+
+
+def _remedy_for_keys(remedy: str) -> str:
+    """Return `remedy` for the place that the keys come from: it names the environment's variables."""
+    if _KEY not in os.environ:
+        if profile := os.environ.get("AWS_PROFILE"):
+            return (
+                f"correct the keys of profile {profile!r} in ~/.aws/credentials, or set another AWS_PROFILE"
+            )
+        return "correct the keys in ~/.aws/credentials or those of the instance profile"
+    if os.environ.get(_TOKEN) and _TOKEN not in remedy:
+        return f"{remedy}; {_TOKEN} is set, and has to be of the same login, or unset for a permanent key"
+    if os.environ[_KEY].startswith("ASIA") and _TOKEN not in os.environ:  # a temporary key of Amazon's
+        return f"{remedy}; this key is a temporary one and needs its {_TOKEN} as well"
+    return remedy
 
 
 def is_damaged(error: BaseException) -> bool:

@@ -40,6 +40,7 @@ TRIALS_NAME = "trials"
 """The runs of the trials, in the folder of a search."""
 JOBS = {"mnist": "train_mnist.py", "fashion_mnist": "train_fashion_mnist.py", "cifar10": "train_cifar.py"}
 """The job that offers a preset, by the module that the preset is in."""
+_MAX_REASON = 200  # characters
 _MAX_INFEASIBLE = 8  # lines of the table; result.json has all
 
 
@@ -238,6 +239,7 @@ def table(result: SearchResult) -> list[str]:
 
     lines = [line({name: name for name in heads}), "-" * len(line({n: "x" * widths[n] for n in heads}))]
     lines += [line(texts) for texts in cells]
+    lines += [f"{row.name} {row.status}: {_shortened(row.reason)}" for row in rows if row.reason]
     for refused in result.infeasible[:_MAX_INFEASIBLE]:
         lines.append(f"infeasible: {in_words(refused['values'])}: {refused['reason']}")
     if (more := len(result.infeasible) - _MAX_INFEASIBLE) > 0:
@@ -245,8 +247,11 @@ def table(result: SearchResult) -> list[str]:
     return lines
 
 
+def _shortened(reason: str) -> str:
+    return reason if len(reason) <= _MAX_REASON else f"{reason[:_MAX_REASON]} ... (all of it in result.json)"
+
+
 def _cells(row: TrialRow, best: bool, front: bool) -> dict[str, str]:
-    status = row.status + (f" ({row.reason})" if row.reason else "")
     mark = "best" if best else "Pareto" if front else ""
     return {
         "trial": row.name,
@@ -256,7 +261,7 @@ def _cells(row: TrialRow, best: bool, front: bool) -> dict[str, str]:
         "steps": f"{row.step:,}",
         "error_percent": "-" if row.error_percent is None else f"{row.error_percent:.2f}",
         "": mark,
-        "status": status,
+        "status": row.status,
     }
 
 

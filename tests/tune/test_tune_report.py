@@ -125,14 +125,25 @@ def test_a_result_survives_json(result):
 def test_the_table_has_every_trial_and_says_what_became_of_it(result):
     lines = table(result)
     assert [line.split()[0] for line in lines[2:]] == [
-        "trial-01", "trial-05", "trial-02", "trial-03", "trial-04", "infeasible:",
+        "trial-01", "trial-05", "trial-02", "trial-03", "trial-04", "trial-03", "trial-04", "infeasible:",
     ]  # fmt: skip
     assert lines[0].split()[:4] == ["trial", "iterations", "none_of_the_above", "class_dim"]
     assert "best" in lines[2]
     assert "Pareto" in lines[3]
-    assert "failed (worker 0: it broke)" in lines[5]
-    assert "out of memory" in lines[6]
-    assert lines[7] == "infeasible: class_dim 99: 9 parameters"
+    assert lines[5].endswith("  failed")
+    assert lines[6].endswith("  out of memory")
+    assert lines[7:9] == [
+        "trial-03 failed: worker 0: it broke",
+        "trial-04 out of memory: worker 0: OutOfMemoryError",
+    ]
+    assert lines[9] == "infeasible: class_dim 99: 9 parameters"
+
+
+def test_a_long_reason_widens_no_table(result):
+    trials = [replace(each, reason=each.reason * 99) for each in result.trials]
+    lines = table(replace(result, trials=trials))
+    assert [len(line) for line in lines[:7]] == [len(line) for line in table(result)[:7]]
+    assert max(map(len, lines)) < 300
 
 
 def test_many_infeasible_points_are_counted(result):

@@ -26,6 +26,7 @@ __all__ = [
     "all_problems",
     "check_data",
     "check_engine",
+    "machine_at_a_glance",
     "missing_data",
     "place_on_cluster",
     "place_on_machine",
@@ -35,6 +36,7 @@ __all__ = [
 ]
 
 _SHARED = "a folder that all machines see, or s3://bucket/prefix"
+_OTHER_GPUS = ("/dev/kfd", "/dev/dxg")  # AMD's driver, and Windows' for Linux: without a file for each GPU
 _WITH_SCRIPT = frozenset({"mnist", "digits", "fashion_mnist", "cifar10"})
 _PACKED = ("train", "test")  # the splits that a script makes
 
@@ -71,13 +73,30 @@ def this_machine() -> Machine:
     """Return what this process may use: cores by affinity and container quota, GPUs that torch can drive."""
     import torch
 
+    return Machine(_num_cores(), torch.cuda.device_count())
+
+
+def machine_at_a_glance() -> Machine | None:
+    """Return the same without torch, GPUs by their device files; None where those do not tell."""
+    if any(Path(device).exists() for device in _OTHER_GPUS):
+        return None
+    num = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        # CUDA takes the devices before the first that is not there
+        named = [name.strip() for name in visible.split(",")]
+        there = [name.startswith(("GPU-", "MIG-")) or (name.isdigit() and int(name) < num) for name in named]
+        num = min(num, [*there, False].index(False))
+    return Machine(_num_cores(), num)
+
+
+def _num_cores() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = Path("/sys/fs/cgroup/cpu.max")
     if quota.exists():
         limit, period = quota.read_text().split()
         if limit != "max":
             cores = min(cores, max(1, int(limit) // int(period)))
-    return Machine(cores, torch.cuda.device_count())
+    return cores
 
 
 def absolute(config: Config) -> Config:
@@ -191,7 +210,7 @@ def place_on_machine(config: Config, machine: Machine) -> Placement:
     wish, workers, note = config.train.device, config.train.workers, None
     if wish == "gpu" and machine.gpus == 0:
         raise ConfigError(
-            [Problem("train.device", "gpu", "torch finds no GPU here", "set --train.device cpu")]
+            [Problem("train.device", "gpu", "there is no GPU on this machine", "set --train.device cpu")]
         )
     device = "gpu" if machine.gpus and wish != "cpu" else "cpu"
     if device == "gpu" and workers > machine.gpus:

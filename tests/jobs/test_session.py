@@ -1,0 +1,116 @@
+"""Starting and joining Ray where something is in the way: each for real, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+START = (
+    "from capsdist.config import Config\n"
+    "from capsdist.errors import RunError\n"
+    "from capsdist.train.cluster.preflight import Machine\n"
+    "from capsdist.train.cluster.session import names_cluster, prepare_ray, ray_session\n"
+    "prepare_ray()\n"
+    "machine = None if names_cluster() else Machine(1, 0)\n"
+    "try:\n"
+    "  with ray_session(Config(), machine, tell=lambda text: print('told:', text)) as have:\n"
+    "    print('cores:', have['CPU'])\n"
+    "except RunError as error: print('error:', error)\n"
+)
+
+
+def start(tmp: Path, **env: str) -> list[str]:
+    """Start or join Ray, with these settings; return the lines that were printed."""
+    tmp.mkdir(exist_ok=True)
+    names = {"RAY_TMPDIR": str(tmp), **env}
+    done = subprocess.run(
+        [sys.executable, "-c", START],
+        env={**os.environ, **names},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout.splitlines()
+
+
+def test_a_start_that_takes_too_long_is_tried_once_more(short_tmp):
+    told, cores = start(short_tmp / "a", RAY_gcs_server_port_wait_time_s="0")
+    assert told.startswith("told: Ray did not start (Timed out waiting for file")
+    assert told.endswith("); trying once more")
+    assert cores == "cores: 1.0"
+
+
+def test_a_second_failure_is_one_line_with_the_setting_that_is_too_small(short_tmp):
+    told, error = start(short_tmp / "b", RAY_gcs_rpc_server_connect_timeout_s="0")
+    assert told.startswith("told: Ray did not start (System error: Failed to connect to GCS")
+    assert error.startswith("error: Ray does not start here (System error: Failed to connect to GCS")
+    assert error.endswith("; raise or unset RAY_gcs_rpc_server_connect_timeout_s=0")
+
+
+def test_a_long_temporary_folder_is_refused_at_once(short_tmp):
+    [error] = start(short_tmp / ("x" * 90))
+    assert "path length" in error
+    assert "set RAY_TMPDIR to a folder with a shorter path" in error
+
+
+def test_a_home_that_cannot_be_made_is_not_needed(short_tmp):
+    assert start(short_tmp / "h", HOME="/proc/nobody") == ["cores: 1.0"]
+
+
+@pytest.fixture(scope="module")
+def guarded(short_tmp: Path) -> Iterator[dict[str, str]]:
+    """A plain `ray start --head` of somebody who has a token: the settings to join it, without the token."""
+    home, tmp = short_tmp / "home", short_tmp / "g"
+    (home / ".ray").mkdir(parents=True)
+    tmp.mkdir()
+    (home / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+    env = {
+        **os.environ,
+        "HOME": str(home),
+        "RAY_TMPDIR": str(tmp),
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+    }
+    command = [
+        str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=1",
+        "--node-ip-address=127.0.0.1", f"--port={port}", "--include-dashboard=false",
+        "--object-store-memory=100000000",
+    ]  # fmt: skip
+    log = (short_tmp / "guarded.log").open("w")
+    head = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
+    try:
+        while "Ray runtime started" not in (short_tmp / "guarded.log").read_text():
+            assert head.poll() is None, (short_tmp / "guarded.log").read_text()
+            time.sleep(0.2)
+        yield {"HOME": str(home), "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    finally:
+        head.send_signal(signal.SIGTERM)
+        head.wait(60)
+        log.close()
+
+
+def test_a_cluster_that_asks_for_a_token_says_which_variable_to_set(guarded, short_tmp):
+    [error] = start(short_tmp / "g", **guarded)
+    assert "this cluster asks for a token, and RAY_AUTH_MODE is not set; set RAY_AUTH_MODE=token" in error
+    assert start(short_tmp / "g", **guarded, RAY_AUTH_MODE="token") == ["cores: 1.0"]  # the remedy works
+
+
+def test_a_wrong_token_is_told_as_such(guarded, short_tmp):
+    [error] = start(short_tmp / "g", **guarded, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="f" * 64)
+    assert "the one of RAY_AUTH_TOKEN is missing or wrong; copy ~/.ray/auth_token of the head node" in error
+    [error] = start(short_tmp / "g", **guarded, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH="/nowhere")
+    assert "the one of RAY_AUTH_TOKEN_PATH is missing or wrong" in error
