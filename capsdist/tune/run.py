@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from capsdist.config import Config
 from capsdist.config.steps import steps_of, total_steps
+from capsdist.console import announced
 from capsdist.errors import ConfigError, Problem
 from capsdist.train.cluster import preflight
 from capsdist.train.cluster.locks import Lock
@@ -58,10 +59,16 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
     config = preflight.absolute(config)
     warn = lambda text: show({"kind": "note", "message": text})  # noqa: E731
     folder = SearchFolder(config, warn)
-    num_samples = preflight.check_data(config).num_samples
+
+    def tell(text: str) -> None:
+        show({"kind": "status", "message": text})
+
+    with announced(tell, "reading all images once, to compare their checksums"):
+        num_samples = preflight.check_data(config).num_samples
     total, grace = _milestones(config, search, num_samples)
-    folder.create()
-    with folder.lock(lambda text: show({"kind": "status", "message": text})) as lock:
+    with announced(tell, f"trying to write to {folder.files}"):
+        folder.create()
+    with folder.lock(tell) as lock:
         config, note = folder.check_continues(config, space, search)
         if note:
             show({"kind": "note", "message": f"search {folder.name} {note}"})

@@ -142,6 +142,18 @@ def test_a_checkout_is_submitted_trains_and_tells_how_it_ended(cluster, tiny_roo
     assert (told(cluster, "refused")["status"], told(cluster, "refused")["driver_exit_code"]) == ("FAILED", 2)
 
 
+@slow
+def test_a_run_in_the_uploaded_package_is_refused_and_elsewhere_may_be_relative(cluster):
+    command = ["--", "python", "jobs/train_mnist.py", "--train.storage=runs", "--train.name=lost"]
+    lost = ray_job(cluster, "submit", "--submission-id=lost", "--working-dir", ".", *command, status=1)
+    [error] = [line for line in lost.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: train.storage='runs': lies in the folder to which Ray has uploaded")
+    assert "set --train.storage or CAPSDIST_STORAGE to a folder that all machines see, or s3://" in error
+    assert told(cluster, "lost")["driver_exit_code"] == 2
+    kept = ray_job(cluster, "submit", *command, "--check", "--data.root=data")
+    assert "configuration is valid" in kept
+
+
 @pytest.fixture(scope="module")
 def cifar10(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A packed set `cifar10` in the cluster's data root, from batches in the original format."""

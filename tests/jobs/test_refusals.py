@@ -128,6 +128,51 @@ def test_an_invalid_configuration(capsys, tiny_root):
     refused(capsys, tiny_root, ["--data.lanes=5"], INVALID, "data.lanes=5", "must divide")
 
 
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder like that of a job whose code Ray has uploaded."""
+    folder = tmp_path / "session_1/runtime_resources/working_dir_files/_ray_pkg_0"
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.mark.parametrize("more", [[], ["--check"]])
+def test_a_run_in_an_uploaded_package(capsys, package, tmp_path, more):
+    argv = [*TINY_FLAGS, f"--data.root={tmp_path}", "--train.storage=runs", *more]
+    assert run_job("A job.", ["mnist_paper"], argv=argv) == INVALID
+    shown = capsys.readouterr().err
+    assert "error: train.storage='runs': lies in the folder to which Ray has uploaded" in shown
+    assert "set --train.storage or CAPSDIST_STORAGE to a folder" in shown
+    assert list(package.iterdir()) == []
+
+
+def test_data_is_not_packed_into_an_uploaded_package(capsys, package, tmp_path):
+    argv = ["--data.root=data", f"--train.storage={tmp_path}"]
+    assert run_job("A job.", ["mnist_paper"], argv=argv) == FAILED
+    [error] = capsys.readouterr().err.splitlines()
+    assert error.endswith(
+        "set --data.root or CAPSDIST_DATA_ROOT to a folder that all machines see, or s3://bucket/prefix"
+    )
+
+
+@pytest.mark.parametrize("more", [[], ["--check"]])
+@pytest.mark.parametrize("field", ["data.root", "train.storage"])
+@pytest.mark.parametrize("place", ["s3://b/a//b", "s3://b/../a", "file:///a%20b", "s3://b/a?colour=red"])
+def test_places_that_ray_would_read_in_another_way(capsys, field, place, more):
+    assert run_job("A job.", ["mnist_paper"], argv=[f"--{field}={place}", *more]) == INVALID
+    assert f"error: {field}=" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [[], ["--check"]])
+def test_a_password_in_the_address_of_a_server(capsys, monkeypatch, more):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:PLANTED@127.0.0.1:9")
+    assert run_job("A job.", ["mnist_paper"], argv=["--train.storage=s3://b/runs", *more]) == INVALID
+    shown = capsys.readouterr()
+    assert "AWS_ENDPOINT_URL holds a user or a password" in shown.err
+    assert "PLANTED" not in shown.out + shown.err
+
+
 def test_workers_take_the_cores_of_the_machine():
     assert place_on_machine(wanting(workers=1), SMALL) == Placement("cpu", 1, 4)
     assert place_on_machine(wanting(workers=3), SMALL) == Placement("cpu", 3, 1)
@@ -157,7 +202,7 @@ def test_auto_takes_as_many_workers_as_gpus():
 
 def test_a_gpu_where_none_is():
     with pytest.raises(
-        ConfigError, match=r"train.device='gpu': torch finds no GPU.*; set --train.device cpu"
+        ConfigError, match=r"train.device='gpu': there is no GPU on this machine.*; set --train.device cpu"
     ):
         place_on_machine(wanting(device="gpu"), SMALL)
 
@@ -190,7 +235,7 @@ def test_deepspeed_without_a_compiler(monkeypatch):
     ("flags", "status", "line"),
     [
         (["--train.workers=90", "--train.global-batch=92"], INVALID, "error: train.workers=90: needs"),
-        (["--train.device=gpu"], INVALID, "error: train.device='gpu': torch finds no GPU"),
+        (["--train.device=gpu"], INVALID, "error: train.device='gpu': there is no GPU on this machine"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_this_machine_is_refused_before_ray_starts(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from capsdist.config import Config
 from capsdist.config.steps import total_steps
+from capsdist.console import announced
 from capsdist.errors import CapsdistError, ConfigError, RunError
 from capsdist.train.cluster import preflight
 from capsdist.train.cluster.failure import one_line, root_cause
@@ -82,12 +83,14 @@ class _Attempt:
     def launch(self, signals: StopSignals) -> RunSummary:
         """Check, train unless the run is done already, and return the summary."""
         remove_left_behind(self.run.files)
-        num_samples = preflight.check_data(self.config).num_samples
+        with announced(self._status, "reading all images once, to compare their checksums"):
+            num_samples = preflight.check_data(self.config).num_samples
         machine = preflight.this_machine() if prepare_ray() else None
         placement = preflight.place_on_machine(self.config, machine) if machine else None
         if placement:
             preflight.check_engine(self.config, placement)
-        self.run.create()
+        with announced(self._status, f"trying to write to {self.run}"):
+            self.run.create()
         with removed_if_unbegun(self.run.files), self.run.lock(self._status) as lock:
             self.config, note = self.run.as_begun(self.config)
             if note:
