@@ -13,8 +13,7 @@ from typing import Annotated
 import tyro
 
 from capsdist.bench.record import write_run_record
-from capsdist.cli import print_error
-from capsdist.errors import CapsdistError
+from capsdist.console import run_program
 
 RECORDS = Path(__file__).resolve().parent / "records"
 
@@ -36,13 +35,10 @@ def main(
         note: What a reader should know of the circumstances.
     """
     warn = functools.partial(print, file=sys.stderr)
-    try:
-        record = write_run_record(RECORDS, run, what, command=command, warn=warn, whole_s=whole_s, note=note)
-    except CapsdistError as error:
-        return print_error(error)
+    record = write_run_record(RECORDS, run, what, command=command, warn=warn, whole_s=whole_s, note=note)
     print(record)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(run_program(lambda: tyro.cli(main)))
