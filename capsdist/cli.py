@@ -24,6 +24,7 @@ from capsdist.console import DONE, INVALID, STOPPED, run_program
 from capsdist.errors import ConfigError, DocumentError, Problem, RunError
 from capsdist.storage.documents import read_file
 from capsdist.train.cluster.files import is_url
+from capsdist.train.cluster.glance import data_problems, machine_problems
 from capsdist.train.cluster.preflight import absolute, all_problems, missing_data, run_place
 from capsdist.train.cluster.rundir import RunFolder, parse_config
 
@@ -190,7 +191,7 @@ def check_config(config: Config, also: Sequence[Problem] = ()) -> int:
     """
     found, warnings = [*all_problems(config), *also], []
     if not {"data.root", "train.storage"} & {problem.field for problem in found}:
-        other, warnings = _look(absolute(config))
+        other, warnings = _look(absolute(config), sound=not found)
         found += other
     for problem in found:
         print(f"error: {problem}", file=sys.stderr)
@@ -198,20 +199,34 @@ def check_config(config: Config, also: Sequence[Problem] = ()) -> int:
         print(f"warning: {warning}", file=sys.stderr)
     if found:
         return INVALID
+    looked = "the index of the data on S3, " if is_url(config.data.root) else ""
+    cluster = "" if os.environ.get("RAY_ADDRESS", "local") == "local" else ", what the cluster has"
     print(
-        f"configuration is valid: preset {config.preset}, run {config.train.name!r}; machine and images are "
-        "looked at when it starts"
+        f"configuration is valid: preset {config.preset}, run {config.train.name!r}; not looked at before it "
+        f"starts: {looked}images and labels{cluster}"
     )
     return DONE
 
 
-def _look(config: Config) -> tuple[list[Problem], list[str]]:
-    """Look at data and run: return why the run may not go on as `config`, and what it would still lack."""
+def _look(config: Config, *, sound: bool) -> tuple[list[Problem], list[str]]:
+    """Look at data, run and machine: return why the run may not go on as `config`, and what it would lack.
+
+    `sound`: the configuration has no other problem, so that it can be compared with data and machine.
+    """
     found: list[Problem] = []
     warnings: list[str] = []
     run = RunFolder(run_place(config), lambda text: warnings.append(text.removeprefix("warning: ")))
     if missing := missing_data(config):
         warnings.append(missing)
+    machine = machine_problems(config) if sound else []
+    if sound:
+        found += data_problems(config)
+    if os.environ.get("RAY_ADDRESS", "local") == "local":
+        found += machine or []
+    else:
+        warnings += [f"{problem} (for a run on this machine alone)" for problem in machine or []]
+    if machine is None:
+        warnings.append("train.device: the GPUs of this machine are counted only when a run starts")
     if unusable := _unusable(run, config.train.storage):
         warnings.append(unusable)
     else:

@@ -155,7 +155,7 @@ def test_check_accepts_and_warns_of_what_is_missing(capsys):
     assert run_job("A job.", MNIST, argv=["--check"]) == DONE
     shown = capsys.readouterr()
     assert "configuration is valid" in shown.out
-    assert "machine and images are looked at when it starts" in shown.out
+    assert "not looked at before it starts: images and labels" in shown.out
     assert "data/mnist/train: not packed yet; pack it with `python data_prep/pack_mnist.py`" in shown.err
     assert list(Path().iterdir()) == []  # checking leaves nothing behind
 

@@ -99,3 +99,23 @@ def test_torch_says_so_when_memory_is_short():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 50)
     assert is_out_of_memory(caught.value)
+
+
+def test_the_report_of_rays_memory_monitor_is_one_line_that_says_what_was_killed():
+    """The words are those of Ray 2.60, as its monitor wrote them; between them stand 1,000 characters."""
+    text = (
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: "
+        "10.0.0.7, ID: "
+        "33679ae90d478efb) was 5.19GB used / 23.54GB limit (0.220322)\nOOM kill reason: Memory usage "
+        "5454274560B exceeded threshold of 758295040B (3.0% of 25276502016B limit)\nRay killed 1 worker(s) "
+        "based on the killing policy\nSelected to kill: (Actor(a611f2cd): job ID=01000000, lease "
+        "ID=0000000080def, "
+        "task name=RayTrainWorker.__init__, required resources={}, pid=20691, actual memory used=0.10GB, "
+        "worker ID=2cfbfbf5)\n" + "Top 10 memory users: PID\tMEM(GB)\tCOMMAND\n" * 30
+    )
+    line = one_line(1, type("OutOfMemoryError", (Exception,), {})(text))
+    assert line == (
+        "worker 1: Ray's memory monitor killed RayTrainWorker.__init__ (process 20691, 0.10 GB), because "
+        "node 10.0.0.7 had 5.19 GB of 23.54 GB in use; use fewer workers a node, or raise "
+        "--train.accumulation"
+    )

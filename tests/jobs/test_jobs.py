@@ -155,7 +155,8 @@ def test_a_closed_terminal_ends_a_run_with_a_last_checkpoint(place, env):
     reader = threading.Thread(target=drain, args=(terminal,), daemon=True)
     reader.start()
     run = RunFolder(place / "runs" / "hung-up")
-    while len(read_metrics(run.path / "metrics.jsonl")) < 3 and os.waitpid(child, os.WNOHANG) == (0, 0):
+    while len(read_metrics(run.path / "metrics.jsonl")) < 3:
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
         time.sleep(0.1)
     os.close(terminal)
     _, status = os.waitpid(child, 0)

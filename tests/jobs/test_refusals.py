@@ -128,6 +128,39 @@ def test_an_invalid_configuration(capsys, tiny_root):
     refused(capsys, tiny_root, ["--data.lanes=5"], INVALID, "data.lanes=5", "must divide")
 
 
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        (["--model.image-size=13"], "model.image_size=13: images of 'train' are 1 x 12 x 12 (C x H x W)"),
+        (["--model.in-channels=3"], "model.in_channels=3: images of 'train' are 1 x 12 x 12 (C x H x W)"),
+        (
+            ["--model.num-classes=9"],
+            "model.num_classes=9: 'train' has 10 classes; set --model.num-classes 10",
+        ),
+        (["--train.global-batch=9600"], "train.global_batch=9600: is more than the 92 images of 'train'"),
+        (
+            ["--train.workers=9999", "--train.global-batch=99990", "--data.lanes=10"],
+            "train.workers=9999: needs",
+        ),
+    ],
+)
+def test_check_compares_data_and_machine(capsys, tiny_root, tmp_path, monkeypatch, flags, problem):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    argv = [*TINY_FLAGS, f"--data.root={tiny_root}", f"--train.storage={tmp_path}", "--check", *flags]
+    assert run_job("A job.", ["mnist_paper"], argv=argv) == INVALID
+    assert f"error: {problem}" in capsys.readouterr().err
+
+
+def test_check_compares_with_no_cluster(capsys, tiny_root, tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    flags = ["--train.workers=90", "--train.global-batch=90", "--data.lanes=10"]
+    argv = [*TINY_FLAGS, f"--data.root={tiny_root}", f"--train.storage={tmp_path}", "--check", *flags]
+    assert run_job("A job.", ["mnist_paper"], argv=argv) == 0
+    shown = capsys.readouterr()
+    assert "warning: train.workers=90: needs 90 cores" in shown.err
+    assert shown.out.endswith("not looked at before it starts: images and labels, what the cluster has\n")
+
+
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder like that of a job whose code Ray has uploaded."""

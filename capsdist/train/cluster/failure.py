@@ -24,6 +24,11 @@ _COLLATERAL = (
 )
 
 _NO_MEMORY = re.compile(r"OutOfMemoryError|can't allocate memory|CUDA out of memory")
+# How Ray's memory monitor begins its report of a page, and how it lists each process that it killed.
+_MONITOR = re.compile(
+    r"low on memory.*\(IP: (?P<ip>[^,]+),.*was (?P<used>[\d.]+)GB used / (?P<limit>[\d.]+)GB limit"
+)
+_KILLED = re.compile(r"task name=([^,]*),.*?pid=(\d+), actual memory used=([\d.]+)GB")
 _DEAD = {"ActorDiedError", "ActorUnavailableError", "RayActorError", "WorkerCrashedError"}
 
 
@@ -54,6 +59,15 @@ def one_line(rank: int | None, error: BaseException) -> str:
     where = "" if rank is None else f"worker {rank}: "
     if _is_dead_process(error) and "creation task" not in str(error):  # else the text ends with the reason
         return f"{where}its process died (killed, out of memory, or a native crash)"
+    if monitored := _MONITOR.search(str(error)):
+        killed = "; ".join(
+            f"{task} (process {pid}, {size} GB)" for task, pid, size in _KILLED.findall(str(error))
+        )
+        return (
+            f"{where}Ray's memory monitor killed {killed or 'a worker'}, because node {monitored['ip']} had "
+            f"{monitored['used']} GB of {monitored['limit']} GB in use; use fewer workers a node, or raise "
+            "--train.accumulation"
+        )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, CapsdistError):
         return where + "; ".join(lines)
