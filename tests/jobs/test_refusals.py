@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from job_helpers import ROOT, TINY_FLAGS, run_job_file, tiny_config, write_tiny
+from job_helpers import ROOT, TINY_FLAGS, run_job_file, save_tiny, tiny_config, write_tiny
 
 from capsdist.cli import run_job
 from capsdist.config import Cluster, Config
@@ -117,11 +117,13 @@ def test_a_storage_that_cannot_be_written(capsys, tiny_root, tmp_path):
     refused(capsys, tiny_root, [flag], FAILED, "train.storage=", "file/runs", "--train.storage")
 
 
-def test_an_unknown_field_in_the_configuration_of_the_run(capsys, tiny_root, tmp_path):
-    (tmp_path / "old").mkdir()
+def test_an_unknown_field_in_the_configuration_of_a_run_that_has_trained_another_network(
+    capsys, tiny_root, tmp_path
+):
+    save_tiny(tmp_path / "old", 3)  # whose configuration counts; without one the run would begin anew
     (tmp_path / "old" / "config.json").write_text('{"optim": {"momentum": 0.9}}')
     flags = [f"--train.storage={tmp_path}", "--train.name=old"]
-    refused(capsys, tiny_root, flags, FAILED, "old/config.json", "optim.momentum=0.9", "--train.name")
+    refused(capsys, tiny_root, flags, INVALID, "train.name='old': this run has another configuration")
 
 
 def test_an_invalid_configuration(capsys, tiny_root):

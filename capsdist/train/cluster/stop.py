@@ -53,26 +53,41 @@ class StopSignals:
             signal.signal(number, handler)
 
     def take(self) -> None:
-        """Take the signals."""
+        """Have the signals raise KeyboardInterrupt."""
         for number in self._before:
             signal.signal(number, _interrupt)
 
     @contextlib.contextmanager
     def starting(self) -> Iterator[None]:
-        """Start or join Ray in this context: it takes SIGTERM for itself and makes it a SystemExit.
+        """Start or join Ray in this context, which ends in KeyboardInterrupt if a signal came meanwhile.
 
-        SIGHUP is blocked meanwhile and delivered at the end: the processes that Ray starts inherit that, so
-        that a closed terminal, which sends it to them as well, leaves them alive for a last checkpoint.
+        An exception in the midst of `ray.init` could leave its locks taken, so only a second signal raises at
+        once. SIGHUP is blocked and delivered at the end: the processes that Ray starts inherit that, so that
+        a closed terminal, which sends it to them as well, leaves them alive for a last checkpoint.
         """
+        came = False
+
+        def note(number: int, frame: object) -> None:
+            nonlocal came
+            if came:
+                raise KeyboardInterrupt
+            came = True
+
         hangup = {signal.SIGHUP} & self._before.keys()
+        for number in self._before:
+            signal.signal(number, note)
         signal.pthread_sigmask(signal.SIG_BLOCK, hangup)
         try:
-            yield
-        except SystemExit:
-            raise KeyboardInterrupt from None
+            with _sigterm_is_ours() if self._before else contextlib.nullcontext():
+                yield
+        except Exception:
+            if not came:
+                raise
         finally:
             self.take()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, hangup)
+        if came:
+            raise KeyboardInterrupt
 
     @contextlib.contextmanager
     def training(self) -> Iterator[threading.Event]:
@@ -90,6 +105,19 @@ class StopSignals:
             yield wish
         finally:
             self.take()
+
+
+@contextlib.contextmanager
+def _sigterm_is_ours() -> Iterator[None]:
+    """Keep `ray.init` from taking SIGTERM for itself, for which it has no option."""
+    import ray._private.utils as utils
+
+    before = utils.set_sigterm_handler
+    utils.set_sigterm_handler = lambda sigterm_handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = before
 
 
 def _interrupt(number: int, frame: object) -> None:
