@@ -57,7 +57,7 @@ def main() -> int:
 
 def prepare(shared: Path, nodes: list[Host], laptop: Host) -> None:
     """Make the machines what the file expects: sshd, Python, a shared folder; on the laptop token and key."""
-    laptop.run(f"python {ROOT}/data_prep/pack_digits.py --root {shared}/data", timeout_s=120)
+    laptop.run(f"python {ROOT}/data_prep/pack_digits.py --root {shared}/data")
     laptop.run("mkdir -m 700 .ssh; ssh-keygen -q -t ed25519 -N '' -f .ssh/id_ed25519")
     laptop.run(
         "mkdir .ray; install -m 600 /dev/null .ray/auth_token; "
@@ -77,7 +77,7 @@ def prepare(shared: Path, nodes: list[Host], laptop: Host) -> None:
 
 def bring_up(nodes: list[Host], laptop: Host) -> None:
     """`ray up`, until all machines are there; then what must be closed is closed."""
-    laptop.run(f"cd {ROOT} && {UP}", timeout_s=180)
+    laptop.run(f"cd {ROOT} && {UP}")
     say("ray up has set up the head")
     wait_until(lambda: cpus(laptop) is not None, "both workers joined", 120)
     say(f"both workers have joined: {cpus(laptop):g} CPUs")
@@ -95,7 +95,7 @@ def train(shared: Path, nodes: list[Host], laptop: Host) -> None:
     each = (cpus(laptop) or 0) / 2  # a rank takes a whole machine
     command = f"ray job submit -- python {JOB} --cluster.cpus-per-worker {each:g}"
     with forwarded(shared, laptop):
-        printed = laptop.run(command, timeout_s=240, env=CLIENT)
+        printed = laptop.run(command, env=CLIENT)
     [last] = re.findall(r"^error_percent .*", printed, flags=re.MULTILINE)
     say(f"the job has trained: {last}")
     run = shared / "runs" / "drill"
@@ -114,17 +114,17 @@ def forwarded(shared: Path, laptop: Host) -> Iterator[None]:
     with (shared / "dashboard.log").open("w") as log:
         laptop.start(f"cd {ROOT}; exec ray dashboard ~/cluster.yaml", log)
     port = "python -c 'import socket; socket.create_connection((\"127.0.0.1\", 8265), 1)' 2> /dev/null"
-    laptop.run(f"until {port}; do sleep 0.5; done", timeout_s=60)
+    laptop.run(f"until {port}; do sleep 0.5; done")
     yield
     laptop.run("pkill -f 'ray dashboard'", check=False)
 
 
 def take_down(nodes: list[Host], laptop: Host) -> None:
     """`ray down`, and then what it leaves: the workers' Ray (README, "Stop")."""
-    laptop.run(f"cd {ROOT} && RAY_UP_enable_autoscaler_v2=0 ray down -y ~/cluster.yaml", timeout_s=120)
+    laptop.run(f"cd {ROOT} && RAY_UP_enable_autoscaler_v2=0 ray down -y ~/cluster.yaml")
     expect(raylets(nodes[0]) == "", "ray down has stopped the head")
     for node in nodes[1:]:
-        laptop.run(f"ssh -o StrictHostKeyChecking=no root@{node.ip} \"bash -ic 'ray stop'\"", timeout_s=60)
+        laptop.run(f"ssh -o StrictHostKeyChecking=no root@{node.ip} \"bash -ic 'ray stop'\"")
     expect([raylets(node) for node in nodes] == [""] * len(nodes), "no Ray is left on any machine")
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from hosts import ROOT, Host, Lab, unavailable
 
 from capsdist.clusters import check_file
 from capsdist.train.metrics import read_metrics
+from limits import wait_until
 
 pytestmark = [
     pytest.mark.multihost,
@@ -56,7 +56,7 @@ CLUSTER = {
 TRAIN = [
     "python", "jobs/train_mnist.py", "--data.name=digits", "--train.name=scaled", "--train.workers=2",
     "--train.device=cpu", "--train.precision=fp32", "--train.max-steps=6", "--train.global-batch=16",
-    "--model.conv-channels=8", "--model.primary-types=2", "--cluster.worker-start-timeout-s=90",
+    "--model.conv-channels=8", "--model.primary-types=2", "--cluster.worker-start-timeout-s=600",
 ]  # fmt: skip
 
 
@@ -99,14 +99,6 @@ def head(place: Path) -> Iterator[Host]:
         yield host
 
 
-def wait_until(met: Callable[[], bool], what: str, timeout_s: float = 60) -> None:
-    """Wait for `met`, and fail saying `what` did not happen."""
-    deadline = time.monotonic() + timeout_s
-    while not met():
-        assert time.monotonic() < deadline, f"{what} within {timeout_s:g} s"
-        time.sleep(0.3)
-
-
 def test_a_job_brings_nodes_up_trains_and_they_go_again(head: Host, place: Path) -> None:
     def counts() -> list[int]:
         return [int(line) for line in (place / "nodes").read_text().split()]
@@ -116,7 +108,7 @@ def test_a_job_brings_nodes_up_trains_and_they_go_again(head: Host, place: Path)
         head.start(f"exec python {counter} {DASHBOARD} /root/.ray/auth_token", log)
     wait_until(lambda: counts() == [1], "the head alone was seen")
     folders = f"--data.root={place}/data --train.storage={place}/runs"
-    printed = head.run(f"ray job submit -- {' '.join(TRAIN)} {folders}", timeout_s=240)
+    printed = head.run(f"ray job submit -- {' '.join(TRAIN)} {folders}")
     assert "error_percent" in printed
     wait_until(lambda: counts()[-1] == 1, "the nodes went")
     assert max(counts()) == 3, counts()  # head and two workers

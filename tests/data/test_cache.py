@@ -17,6 +17,7 @@ import pytest
 
 from capsdist.errors import DataError
 from capsdist.storage import Cache
+from limits import PATIENCE_S
 
 SIZE = 1000
 
@@ -195,7 +196,7 @@ def test_twin_without_locks_processes_download_again(tmp_path, monkeypatch):
 def hang(folder: Path, entered) -> None:
     def fetch() -> bytes:
         entered.set()
-        time.sleep(60)
+        time.sleep(600)
         return b""
 
     read(Cache(folder, 10 * SIZE), 1, fetch)
@@ -209,7 +210,7 @@ def test_a_killed_download_is_taken_over(tmp_path, monkeypatch):
     process = context.Process(target=hang, args=(tmp_path, entered))
     process.start()
     try:
-        assert entered.wait(20)
+        assert entered.wait(PATIENCE_S)
         with pytest.raises(
             DataError, match=r"\.part: another process has been writing it for 0 s; end that process"
         ):

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from capsdist import CapsNet
+from limits import PATIENCE_S
 
 GUIDE = Path(__file__).resolve().parents[2] / "capsdist" / "models" / "parallel" / "README.md"
 SCRIPT, GO_ON = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), flags=re.DOTALL)
@@ -36,7 +37,7 @@ def torchrun(folder: Path, script: str, num_ranks: int) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == 0, done.stdout

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from limits import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 TINY = ["--data.name", "digits", "--train.max-steps", "2", "--train.global-batch", "16"]
@@ -36,7 +38,7 @@ def run(folder: Path, words: list[str], *, status: int = 0) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert done.returncode == status, done.stdout

@@ -21,6 +21,7 @@ from faults.recovery import standstill_s
 from faults.samples import SAMPLE, SLOTS, random_faults
 from faults.script import Fault, Mark, Script, read_marks
 from faults.tiny import CAMPAIGN_EPOCHS, CHECKPOINT_EVERY, STEPS_PER_EPOCH, WORKERS
+from limits import PATIENCE_S
 
 CONFIG = Config(
     model=Model(
@@ -87,7 +88,7 @@ def struck(script: Script, rank: int = 0, last_step: int = 12) -> int | None:
     """Return how a worker process with this script ends."""
     process = multiprocessing.get_context("spawn").Process(target=work, args=(script, rank, last_step))
     process.start()
-    process.join(600)
+    process.join(PATIENCE_S)
     return process.exitcode
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from capsdist.config import Cluster, Config, Data, Model, Train
 from capsdist.data import write_split
 from capsdist.storage import join
+from limits import PATIENCE_S
 
 if TYPE_CHECKING:
     from faults.lineage import Recorder
@@ -30,7 +31,6 @@ NUM_TRAIN, NUM_TEST, BATCH = 92, 23, 12
 STEPS_PER_EPOCH = 8
 """The last one short."""
 CAMPAIGN_EPOCHS, CHECKPOINT_EVERY, WORKERS = 8, 5, 2
-_LIMIT_S = 600.0
 
 
 def write_tiny(
@@ -109,7 +109,7 @@ def run_undisturbed(config: Config, recorder: Recorder) -> Callable[[], Path]:
 
     def wait() -> Path:
         for process in processes:
-            process.join(_LIMIT_S)
+            process.join(PATIENCE_S)
             process.kill()
         if any(process.exitcode for process in processes):
             raise RuntimeError(f"the undisturbed run failed: {[each.exitcode for each in processes]}")

@@ -14,6 +14,7 @@ from job_helpers import NUM_TEST, Rows, tiny_config
 from capsdist.train.cluster import launch
 from capsdist.train.cluster.gauges import GAUGES
 from faults.script import Fault, Script
+from limits import PATIENCE_S
 
 Samples = dict[tuple[str, str], float]
 
@@ -62,7 +63,7 @@ def scraped(run: str) -> Samples:
 
     [node] = [node for node in ray.nodes() if node["Alive"]]
     url = f"http://127.0.0.1:{node['MetricsExportPort']}/metrics"
-    with urllib.request.urlopen(url, timeout=10) as answer:
+    with urllib.request.urlopen(url, timeout=PATIENCE_S) as answer:
         lines = answer.read().decode().splitlines()
     found: Samples = {}
     for line in lines:
@@ -91,7 +92,7 @@ class Scraper(Rows):
     def __call__(self, row: dict) -> None:
         super().__call__(row)
         if row["kind"] == "validation" and not self.samples:
-            end = time.monotonic() + 60
+            end = time.monotonic() + PATIENCE_S
             while not self._is_whole(row["step"]) and time.monotonic() < end:
                 time.sleep(0.2)
                 self.samples = scraped(self._run)

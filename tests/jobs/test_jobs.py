@@ -22,6 +22,7 @@ from capsdist.config import PRESETS
 from capsdist.train.cluster.rundir import RunFolder
 from capsdist.train.loop import run_training
 from capsdist.train.metrics import read_metrics
+from limits import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_a_signal_ends_a_run_cleanly(place, env, number):
     wait_for_rows(run, job)
     assert run.steps_saved() == 0
     job.send_signal(number)
-    printed, errors = job.communicate(timeout=300)
+    printed, errors = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 130
     assert "stopping: a last checkpoint" in printed
     assert run.steps_saved() > 0

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from capsdist.data.cifar import load_cifar
 from capsdist.data.originals import Original
 from capsdist.train.cluster.rundir import RunFolder
 from capsdist.train.metrics import read_metrics
+from limits import PATIENCE_S, wait_until
 
 slow = pytest.mark.slow
 MNIST = ["python", "jobs/train_mnist.py", *TINY_FLAGS]
@@ -83,21 +83,23 @@ def cluster(tiny_root: Path, storage: Path, short_tmp: Path) -> Iterator[dict[st
     finally:
         head.send_signal(signal.SIGTERM)
         try:
-            head.wait(20)
+            head.wait(PATIENCE_S)
         finally:
             log.close()
 
 
-def wait_for(url: str, head: subprocess.Popen, seconds: float = 60) -> None:
+def wait_for(url: str, head: subprocess.Popen) -> None:
     """Return once jobs can be submitted to `url`."""
-    for _ in range(int(seconds * 2)):
+
+    def answers() -> bool:
         assert head.poll() is None, "the head ended"
         try:
-            with urllib.request.urlopen(f"{url}/api/jobs/", timeout=5):
-                return
+            with urllib.request.urlopen(f"{url}/api/jobs/", timeout=60):
+                return True
         except OSError:
-            time.sleep(0.5)
-    raise TimeoutError(url)
+            return False
+
+    wait_until(answers, f"{url} answered")
 
 
 def ray_job(env: dict[str, str], *words: str, status: int = 0) -> str:
@@ -110,7 +112,7 @@ def ray_job(env: dict[str, str], *words: str, status: int = 0) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=240,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == status, done.stdout
     return done.stdout
@@ -188,10 +190,7 @@ def test_a_stopped_job_has_a_last_checkpoint_and_goes_on_when_submitted_again(cl
     first = ["submit", "--no-wait", "--submission-id=first", *WAIT, "--", *MNIST, *flags, *forever]
     ray_job(cluster, *first)
     run = RunFolder(storage / "stopped")
-    end = time.monotonic() + 120
-    while len(read_metrics(run.path / "metrics.jsonl")) < 3:
-        assert time.monotonic() < end, ray_job(cluster, "logs", "first")
-        time.sleep(0.2)
+    wait_until(lambda: len(read_metrics(run.path / "metrics.jsonl")) >= 3, "the run trained")
     ray_job(cluster, "stop", "first")
     assert told(cluster, "first")["status"] == "STOPPED"
     result = run.read_result()

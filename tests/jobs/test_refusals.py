@@ -24,6 +24,7 @@ from capsdist.train.cluster.preflight import (
     place_on_machine,
     this_machine,
 )
+from limits import PATIENCE_S
 
 SMALL = Machine(cores=4, gpus=0)
 TWO_GPUS = Machine(cores=8, gpus=2)
@@ -289,7 +290,7 @@ def test_what_does_not_fit_this_machine_is_refused_before_ray_starts(
 def test_a_cluster_that_is_away_is_told_in_time(tiny_root, tmp_path):
     env = {**os.environ, "RAY_ADDRESS": "127.0.0.1:9"}
     flags = [*TINY_FLAGS, f"--data.root={tiny_root}", f"--train.storage={tmp_path}"]
-    done = run_job_file("train_mnist.py", *flags, cwd=tmp_path, env=env, timeout=60)
+    done = run_job_file("train_mnist.py", *flags, cwd=tmp_path, env=env, timeout=PATIENCE_S)
     assert done.returncode == FAILED
     [line] = done.stderr.splitlines()
     assert line.startswith("error: RAY_ADDRESS='127.0.0.1:9': no Ray cluster answers there (")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +17,10 @@ from capsdist.config import Cluster, Config
 from capsdist.train.metrics import Row, read_metrics
 from faults.lineage import Attempt, read_attempts
 from faults.script import Fault, Script
+from limits import PATIENCE_S, wait_until
 
 __all__ = [
     "EXTENSIONS", "HALF_A_HOST", "HOST_CPUS", "LAST_STEP", "RayCluster", "Run", "contents", "raylet",
-    "wait_until",
 ]  # fmt: skip
 
 LAST_STEP = 8
@@ -31,14 +29,6 @@ HOST_CPUS = 2
 WHOLE_HOST, HALF_A_HOST = 1.5, 1.0
 # DeepSpeed's compiled extension: /root is private on every host, and compiling takes a minute.
 EXTENSIONS = Path(os.environ.get("TORCH_EXTENSIONS_DIR", Path.home() / ".cache/torch_extensions"))
-
-
-def wait_until(met: Callable[[], Any], what: str, timeout_s: float = 60) -> None:
-    """Wait for `met`, and fail saying `what` did not happen."""
-    deadline = time.monotonic() + timeout_s
-    while not met():
-        assert time.monotonic() < deadline, f"{what} within {timeout_s:g} s"
-        time.sleep(0.05)
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -76,7 +66,7 @@ class Run:
         """Return rows of the run's own record."""
         return [row for row in read_metrics(self.folder / "metrics.jsonl") if row["kind"] == kind]
 
-    def reached(self, number: int = 0, timeout_s: float = 90) -> tuple[str, int]:
+    def reached(self, number: int = 0, timeout_s: float = PATIENCE_S) -> tuple[str, int]:
         """Wait until a fault strikes; return the host and process that it strikes."""
         over: list[Row] = []
 
@@ -93,12 +83,12 @@ class Run:
         """Return what every worker has trained."""
         return [attempt for own in read_attempts(self.recordings).values() for attempt in own]
 
-    def end(self, timeout_s: float = 120) -> Row:
+    def end(self, timeout_s: float = PATIENCE_S) -> Row:
         """Wait until the run is over; return the row that says how it ended."""
         wait_until(lambda: self.rows("result", "error"), f"run {self.folder} ended", timeout_s)
         return self.rows("result", "error")[0]
 
-    def done(self, timeout_s: float = 120) -> Run:
+    def done(self, timeout_s: float = PATIENCE_S) -> Run:
         """Wait until the run is over, and was trained to its end."""
         end = self.end(timeout_s)
         assert (end.get("status"), end.get("steps")) == ("done", LAST_STEP), end

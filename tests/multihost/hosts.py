@@ -24,16 +24,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for cluster/drill, which is no test
+from limits import PATIENCE_S
+
 ROOT = Path(__file__).resolve().parents[2]
 TOOLS = ("unshare", "nsenter", "setpriv", "ip", "mount", "pgrep")
 SSH_TOOLS = {"/usr/sbin/sshd": "openssh-server", "ssh": "openssh-client", "rsync": "rsync"}
 
-# A dead raylet or host is noticed in 5 s, not in 74: environment of every `ray start`, the head's decides.
+# A dead raylet or host is noticed in 20 s, not in 74, and a slow one is not taken for dead: environment of
+# every `ray start`, the head's decides.
 FAST_HEALTH = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "500",
-    "RAY_health_check_timeout_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
+    "RAY_health_check_timeout_ms": "2000",
+    "RAY_health_check_failure_threshold": "8",
 }
 
 # What process 1 of a host does. Arguments: folders that stay visible below the private ones. `mount -n`
@@ -82,7 +86,12 @@ class Host:
         self.lab, self.name, self.ip, self.pid, self.port = lab, name, ip, pid, port
 
     def run(
-        self, command: str, *, env: Mapping[str, str] | None = None, timeout_s: float = 60, check: bool = True
+        self,
+        command: str,
+        *,
+        env: Mapping[str, str] | None = None,
+        timeout_s: float = PATIENCE_S,
+        check: bool = True,
     ) -> str:
         """Run a shell command and return what it printed, both streams.
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from hosts import Lab, unavailable
 
+from limits import PATIENCE_S
+
 pytestmark = [
     pytest.mark.multihost,
     pytest.mark.skipif(unavailable() is not None, reason=str(unavailable())),
@@ -27,7 +29,7 @@ def alive(pids: list[int]) -> list[int]:
 
 def end(pids: list[int]) -> bool:
     """Whether all of `pids` end within a moment: the kernel takes hosts down after their holders."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while alive(pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     return not alive(pids)
@@ -38,12 +40,12 @@ def test_hosts_have_their_own_network_and_files_and_a_cable_can_be_pulled(tmp_pa
         one, two = lab.hosts
         with (tmp_path / "server.log").open("w") as log:
             two.start("exec python -m http.server 8000", log)
-        one.run(f"until {ASK}; do sleep 0.2; done", timeout_s=20)
+        one.run(f"until {ASK}; do sleep 0.2; done")
         two.cable(plugged=False)
         with pytest.raises(RuntimeError, match=r"one: .* ended with 1"):
             one.run(ASK)
         two.cable(plugged=True)
-        assert one.run(ASK).strip() == "200"
+        assert "200" in one.run(f"until {ASK}; do sleep 0.2; done").split()
         assert one.run("hostname; echo $GREETING $MORE", env={"MORE": "world"}).split() == [
             "one",
             "hello",
@@ -65,7 +67,7 @@ def test_nothing_is_left_when_the_maker_is_killed() -> None:
         from hosts import Lab
         with Lab(["one", "two"]) as lab:
             print(*[host.pid for host in lab.hosts], flush=True)
-            time.sleep(60)
+            time.sleep(600)
     """
     command = [sys.executable, "-c", textwrap.dedent(script)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as maker:

@@ -23,7 +23,9 @@ import botocore.loaders
 import botocore.session
 from botocore.config import Config
 
-START_LIMIT_S = 60.0
+from limits import PATIENCE_S
+
+START_LIMIT_S = PATIENCE_S
 _LOADER = botocore.loaders.create_loader()  # shared, as it is most of what a client costs
 _GRPC = 10_000  # every port has a second one, so much higher
 

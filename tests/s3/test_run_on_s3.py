@@ -128,7 +128,7 @@ def refused(place: Place, tmp_path: Path, monkeypatch, capsys):
         argv = [*TINY_FLAGS, f"--train.storage={storage}", *flags]
         start = time.monotonic()
         assert run_job("A job.", ["mnist_paper"], argv=argv) == FAILED
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 90  # 10 times the limit inside
         shown = capsys.readouterr()
         assert shown.out == ""
         [line] = shown.err.splitlines()
@@ -175,7 +175,7 @@ def test_a_run_on_a_server_that_is_away_is_refused_in_time(job, place, tmp_path)
     start = time.monotonic()
     env = {**os.environ, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     done = run_job_file(job, f"{place.url}/runs/mnist", cwd=tmp_path, env=env)
-    assert time.monotonic() - start < 20  # imports included
+    assert time.monotonic() - start < 300  # it ends by itself; imports included
     assert done.returncode == 1
     [line] = done.stderr.splitlines()
     assert line.startswith(f"error: {place.url}/runs/mnist at ")

@@ -19,6 +19,7 @@ from job_helpers import ROOT, TINY_FLAGS, run_job_file, write_tiny
 from capsdist.train.cluster.files import LocalFiles
 from capsdist.train.metrics import read_metrics
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, History, Journal
+from limits import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -215,7 +216,7 @@ def test_stopped_trials_leave_their_workers_to_the_next_though_there_is_another_
     flags = [
         "--train.name=beside", "--train.workers=2", "--train.epochs=64", "--search.concurrency=1",
         "--search.grace-steps=8", "--train.validate-every-steps=8", "--train.checkpoint-every-steps=8",
-        "--cluster.worker-start-timeout-s=10",
+        "--cluster.worker-start-timeout-s=60",
     ]  # fmt: skip
     space = ["--space.learning-rate", "0.001", "0.002", "0.003", "0.004"]
     done = run_job_file("tune_routing.py", *FLAGS, *flags, *space, cwd=place, env=env)
@@ -250,7 +251,7 @@ def test_a_signal_stops_a_search_which_then_goes_on(place, env, number):
     job = start(place, env, f"--train.name={name}", "--train.epochs=100000")
     wait_for(job, place / "runs" / name, lambda history: any(t.step >= 160 for t in history.running()))
     job.send_signal(number)
-    _, errors = job.communicate(timeout=120)
+    _, errors = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 130
     assert errors == "stopped: the same command goes on\n"
     history = Journal(LocalFiles(place / "runs" / name)).history
