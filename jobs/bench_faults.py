@@ -13,7 +13,7 @@ from capsdist.bench.record import write_record
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # `faults` is no part of the package
 from faults.campaign import fault_figures, passed
-from faults.samples import SAMPLE, random_faults
+from faults.samples import SAMPLES, random_faults
 from faults.tiny import CHECKPOINT_EVERY, WORKERS
 
 RECORDS = Path(__file__).parent / "records"
@@ -28,15 +28,16 @@ def main(faults: int = 12, seed: int = 0, goals: bool = False, record: bool = Fa
     Args:
         faults: Faults to inject, in runs of at most 6; 15 to 20 s each.
         seed: Seed that decides which faults, where and in which order.
-        goals: Five faults of four kinds in one run, always the same.
+        goals: Nine faults of eight kinds in three runs, always the same.
         record: Write a record below jobs/records.
     """
     if faults < 1:
         print(f"error: faults={faults} must be at least 1; raise --faults", file=sys.stderr)
         return 2
-    scripts = (
-        [SAMPLE] if goals else random_faults(seed, faults, ranks=WORKERS, checkpoint_every=CHECKPOINT_EVERY)
-    )
+    if goals:
+        scripts = list(SAMPLES)
+    else:
+        scripts = random_faults(seed, faults, ranks=WORKERS, checkpoint_every=CHECKPOINT_EVERY)
     log: list[str] = []
     began = time.monotonic()
 

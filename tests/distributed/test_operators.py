@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from ranks import Ranks
 from capsdist.errors import DataError, RunError
 from capsdist.train.engine import operators
 from capsdist.train.engine.build import zero_requirements
+from faults.strikes import kill_when_it_builds
 
 HERE = Path(__file__).parent
 needs_compiler = pytest.mark.skipif(zero_requirements() is not None, reason=str(zero_requirements()))
@@ -54,19 +54,6 @@ def start(code: str) -> subprocess.Popen[str]:
         text=True,
         start_new_session=True,
     )
-
-
-def kill_when_it_builds(process: subprocess.Popen[str], folder: Path) -> None:
-    """Kill the process group once PyTorch's lock file is there, and all compilers in `folder` with it."""
-    while not (folder / "lock").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    while pids := operators._builders(folder):
-        for pid in pids:
-            os.kill(pid, signal.SIGKILL)
-        time.sleep(0.01)
 
 
 @pytest.mark.zero

@@ -1,6 +1,6 @@
 """Runs that faults interrupt, on the way that users take, held against the run that nothing disturbs.
 
-Ours. A run goes through `launch` in one Ray session, its faults strike in its workers, it recovers by itself
+A run goes through `launch` in one Ray session, its faults strike in its workers, it recovers by itself
 or is started again, and in the end its samples and its bits are counted. The undisturbed run is the loop on
 two plain processes: what faults must not change is the training itself, not one road to it.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -40,6 +40,9 @@ from faults.tiny import (
     write_tiny,
 )
 
+_ENDING = ("stop", "driver", "shard_overwritten")
+"""Kinds after which a run is started again."""
+
 __all__ = ["Bench", "Verdict", "describe", "fault_figures", "open_bench", "passed", "verdict"]
 
 
@@ -65,32 +68,44 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Bench:
-    """A folder with data, runs, and what they leave; `reference`: the undisturbed run's last checkpoint."""
+    """A folder with data, runs, and what they leave; `references`: undisturbed last checkpoints by engine."""
 
     folder: Path
-    reference: Callable[[], Path]
+    references: Mapping[str, Callable[[], Path]]
 
     def run(self, name: str, faults: Sequence[Fault], say: Callable[[str], None]) -> Verdict:
         """Train the run `name` with `faults` to its end, started again as often as it is stopped."""
-        config = campaign_config(self.folder / "data", self.folder / "runs", name, max_failures=len(faults))
+        engine = _engine(faults)
+        config = campaign_config(
+            self.folder / "data", self.folder / "runs", name, max_failures=len(faults), engine=engine
+        )
         recordings, marks = (self.folder / kind / name for kind in ("recordings", "marks"))
         start = _Start(config, tuple(faults), recordings, marks, say)
         alone = any(fault.kind == "driver" for fault in faults)
         finished = False
-        for _ in range(1 + sum(fault.kind in ("stop", "driver") for fault in faults)):
+        for _ in range(1 + sum(fault.kind in _ENDING for fault in faults)):
             if finished := start.elsewhere() if alone else start():
                 break
         newest = max((self.folder / "runs" / name).glob("step_*"))
-        return verdict(recordings, marks, newest, self.reference(), finished=finished)
+        return verdict(recordings, marks, newest, self.references[engine](), finished=finished)
+
+
+def _engine(faults: Sequence[Fault]) -> str:
+    """Return which engine a run with these faults trains with."""
+    return "zero" if any(fault.kind == "killed_build" for fault in faults) else "ddp"
 
 
 @contextmanager
-def open_bench() -> Iterator[Bench]:
-    """Make a bench and begin the undisturbed run; call it before Ray starts in this process."""
+def open_bench(engines: Collection[str] = ("ddp",)) -> Iterator[Bench]:
+    """Make a bench and begin the undisturbed runs; call it before Ray starts in this process."""
     with temporary_folder() as folder:
         write_tiny(folder / "data")
-        config = campaign_config(folder / "data", folder / "runs", "undisturbed")
-        yield Bench(folder, run_undisturbed(config, Recorder(folder / "recordings" / "undisturbed")))
+        references = {}
+        for engine in sorted(engines):
+            name = f"undisturbed-{engine}"
+            config = campaign_config(folder / "data", folder / "runs", name, engine=engine)
+            references[engine] = run_undisturbed(config, Recorder(folder / "recordings" / name))
+        yield Bench(folder, references)
 
 
 def verdict(recordings: Path, marks: Path, newest: Path, reference: Path, *, finished: bool) -> Verdict:
@@ -116,7 +131,9 @@ def fault_figures(scripts: Sequence[Sequence[Fault]], say: Callable[[str], None]
     """
     began = time.monotonic()
     os.environ["RAY_ADDRESS"] = "local"
-    with open_bench() as bench:
+    with open_bench({_engine(script) for script in scripts}) as bench:
+        # Nothing is built there yet; the undisturbed runs, which have begun, build where users do.
+        os.environ["TORCH_EXTENSIONS_DIR"] = str(bench.folder / "extensions")
         from capsdist.train.cluster.preflight import Machine
         from capsdist.train.cluster.session import prepare_ray, ray_session
 
@@ -176,7 +193,10 @@ class _Start:
         """Launch; return whether the run is done."""
         train = self.config.train
         send_by_value()
-        script = Script(self.faults, self.marks, Path(train.storage, train.name))
+        data = self.config.data
+        split = Path(data.root, data.name, data.train_split)
+        script = Script(self.faults, self.marks, Path(train.storage, train.name), split)
+        script.before_start()
         try:
             summary = launch(
                 self.config, display=self._show, fault=script, observer=Recorder(self.recordings)

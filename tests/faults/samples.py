@@ -6,20 +6,24 @@ import random
 
 from faults.script import Fault, Kind
 
-__all__ = ["SAMPLE", "SLOTS", "random_faults"]
+__all__ = ["SAMPLES", "SLOTS", "random_faults"]
 
-# Three deaths of workers and five faults: what a minute on two cores can hold.
-SAMPLE = (
-    Fault("error", 1, 13),
-    Fault("tear", 0, 25),
-    Fault("damage", 0, 38),
-    Fault("kill", 0, 38),
-    Fault("kill", 1, 38),
+SAMPLES = (
+    (
+        Fault("error", 1, 13),
+        Fault("tear", 0, 25),
+        Fault("damaged_checkpoint", 0, 38),
+        Fault("kill", 0, 38),
+        Fault("kill", 1, 38),
+    ),
+    (Fault("shard_overwritten", 1, 13), Fault("frozen_worker", 0, 29)),
+    (Fault("killed_build", 0, 0), Fault("kill", 1, 23)),
 )
+"""The scripts of `--goals`, a run each; a run with `killed_build` trains with ZeRO."""
 
 SLOTS = 6
 """Faults that a run of `tiny.CAMPAIGN_EPOCHS` epochs has room for."""
-_DRAWN: tuple[Kind, ...] = ("error", "kill", "tear", "damage", "stop", "driver")
+_DRAWN: tuple[Kind, ...] = ("error", "kill", "tear", "damaged_checkpoint", "stop", "driver")
 _FIRST, _GAP = 12, 9  # steps: two checkpoints are there, and another one in every attempt
 
 
@@ -39,14 +43,14 @@ def random_faults(seed: int, num: int, *, ranks: int, checkpoint_every: int) -> 
             kinds = kinds or draw.sample(_DRAWN, k=len(_DRAWN))
             kind = kinds.pop()
             step = _FIRST + slot * _GAP + draw.randrange(4)
-            rank = draw.randrange(ranks) if kind in ("error", "kill", "damage") else 0
+            rank = draw.randrange(ranks) if kind in ("error", "kill", "damaged_checkpoint") else 0
             if kind == "tear":
                 step += -step % checkpoint_every
-            if kind == "damage":
+            if kind == "damaged_checkpoint":
                 step += step % checkpoint_every == 0  # no checkpoint is being written then
                 if len(script) + 2 > min(left, SLOTS):  # no room for the death that belongs to it
                     continue
-                script.append(Fault("damage", rank, step))
+                script.append(Fault("damaged_checkpoint", rank, step))
                 kind = "kill"
             script.append(Fault(kind, rank, step))
         scripts.append(tuple(script))

@@ -1,14 +1,16 @@
-"""Scripts of faults: each strikes once in a worker, at its own (rank, step), and leaves a mark.
+"""Scripts of faults: each strikes once, most of them in a worker at its own (rank, step), and leaves a mark.
 
-Ours. A script is handed to the workers as the `fault` of a launch. A mark is written before the fault
-strikes, so that what is counted is what has happened and not what was planned.
+A script is handed to the workers as the `fault` of a launch. A mark is written before the fault strikes, so
+that what is counted is what has happened and not what was planned.
 
 | kind | what happens |
 |---|---|
 | error | an exception of the training code |
 | kill | SIGKILL of the worker, as out of memory or a native crash would |
 | tear | SIGKILL while a checkpoint is written: weights are there, state and manifest are not |
-| damage | a bit of the newest checkpoint flips while its worker dies: it comes with a `kill` |
+| damaged_checkpoint | a bit flips in the newest checkpoint, and in the oldest of three; a `kill` follows |
+| shard_overwritten | a shard is overwritten in place and its reader dies; restored before the next start |
+| killed_build | SIGKILL of a build of DeepSpeed's operator, before the first start (rank 0, step 0) |
 | frozen_worker | SIGSTOP of the worker, for ever |
 | host | SIGKILL of the worker's raylet and of all its processes: the machine is gone |
 | stop | SIGTERM to the driver; the same run is started again |
@@ -31,13 +33,14 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from capsdist.train.checkpoint import MANIFEST, MODEL, STATE
 from capsdist.train.cluster.retention import checkpoint_name
-from faults.strikes import at_file_event, die, flip_bit, kill_host
+from faults.strikes import at_file_event, die, flip_bit, invert, kill_a_build, kill_host
 
 __all__ = ["Fault", "Kind", "Mark", "Script", "read_marks", "send_by_value"]
 
 Kind: TypeAlias = Literal[
-    "error", "kill", "tear", "damage", "frozen_worker", "host", "stop", "driver", "wait", "freeze_saving"
-]
+    "error", "kill", "tear", "damaged_checkpoint", "shard_overwritten", "killed_build", "frozen_worker",
+    "host", "stop", "driver", "wait", "freeze_saving",
+]  # fmt: skip
 _LONGEST_WAIT_S = 600.0
 _GO_ON = "go-on"
 
@@ -63,16 +66,29 @@ class Mark(NamedTuple):
 class Script:
     """The `fault` of a launch: strikes as scripted, each fault once in all attempts.
 
-    marks: folder for the marks, made if it is missing; run: folder of the run; driver: process that launches.
+    marks: folder for the marks, made if it is missing; run: folder of the run; split: the training split, for
+    `shard_overwritten`; driver: process that launches.
     """
 
     faults: Sequence[Fault]
     marks: Path
     run: Path
+    split: Path | None = None
     driver: int = field(default_factory=os.getpid)
 
     def __post_init__(self) -> None:
         self.marks.mkdir(parents=True, exist_ok=True)
+
+    def before_start(self) -> None:
+        """Do, in the driver, what comes before a start: put shards right again, kill a build once."""
+        for kept in self.marks.glob("*.shard"):
+            assert self.split is not None
+            (self.split / kept.stem).write_bytes(kept.read_bytes())
+            kept.unlink()
+        for number, fault in enumerate(self.faults):
+            if fault.kind == "killed_build" and self.reached(number) is None:
+                self._mark(fault, number)
+                kill_a_build()
 
     def __call__(self, rank: int, step: int) -> None:
         """Strike, if this is the place of a fault that has not struck yet."""
@@ -90,18 +106,13 @@ class Script:
         (self.marks / _GO_ON).touch()
 
     def _strike(self, fault: Fault, number: int) -> None:
-        def mark() -> None:
-            fresh = self.marks / f"{number:03d}.partial"
-            fresh.write_text(json.dumps([*fault, time.time(), socket.gethostname(), os.getpid()]))
-            fresh.replace(self._path(number))
-
         def mark_and_die() -> None:
-            mark()
+            self._mark(fault, number)
             die()
 
         def mark_and_freeze() -> None:
             if self.reached(number) is None:
-                mark()
+                self._mark(fault, number)
                 os.kill(os.getpid(), signal.SIGSTOP)
                 self._wait()
 
@@ -112,14 +123,22 @@ class Script:
             case "freeze_saving":
                 at_file_event({"os.rename", "shutil.rmtree"}, checkpoint_name(fault.step), mark_and_freeze)
                 return
-            case "damage":
-                newest = max(path.parent for path in self.run.glob(f"step_*/{MANIFEST}"))
-                flip_bit(newest / MODEL)
-        mark()
+            case "damaged_checkpoint":
+                saved = sorted(path.parent for path in self.run.glob(f"step_*/{MANIFEST}"))
+                flip_bit(saved[-1] / MODEL)
+                if len(saved) > 2:
+                    flip_bit(saved[0] / STATE)
+        self._mark(fault, number)
         match fault.kind:
             case "error":
                 raise RuntimeError(f"an error of several lines\na scripted error at step {fault.step}")
             case "kill":
+                die()
+            case "shard_overwritten":
+                assert self.split is not None
+                shard = min(self.split.glob("shard-*.tar"))
+                (self.marks / f"{shard.name}.shard").write_bytes(shard.read_bytes())
+                invert(shard)
                 die()
             case "frozen_worker":
                 os.kill(os.getpid(), signal.SIGSTOP)
@@ -133,6 +152,11 @@ class Script:
                 time.sleep(_LONGEST_WAIT_S)  # Ray ends the workers of a driver that is gone
             case "wait":
                 self._wait()
+
+    def _mark(self, fault: Fault, number: int) -> None:
+        fresh = self.marks / f"{number:03d}.partial"
+        fresh.write_text(json.dumps([*fault, time.time(), socket.gethostname(), os.getpid()]))
+        fresh.replace(self._path(number))
 
     def _wait(self) -> None:
         end = time.monotonic() + _LONGEST_WAIT_S

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-__all__ = ["at_file_event", "die", "flip_bit", "kill_host"]
+__all__ = ["at_file_event", "die", "flip_bit", "invert", "kill_a_build", "kill_host", "kill_when_it_builds"]
 
 
 def die() -> None:
@@ -37,6 +39,52 @@ def flip_bit(path: Path, place: int = -1) -> None:
         byte = file.read(1)[0]
         file.seek(position)
         file.write(bytes([byte ^ 1]))
+
+
+def invert(path: Path) -> None:
+    """Overwrite a file in place, its size kept: every bit flips."""
+    with path.open("r+b") as file:
+        content = file.read()
+        file.seek(0)
+        file.write(bytes(byte ^ 0xFF for byte in content))
+
+
+def kill_a_build() -> None:
+    """Begin to build DeepSpeed's CPU operator as DeepSpeed does by itself, and kill that in the middle."""
+    import torch
+
+    from capsdist.train.engine import operators
+
+    environment = os.environ | operators._environment(torch.device("cpu"))
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", operators._BUILD],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    kill_when_it_builds(process, operators._build_folder())
+
+
+def kill_when_it_builds(process: subprocess.Popen, folder: Path) -> None:
+    """Kill the process group once PyTorch's lock file is in `folder`, and all compilers there with it.
+
+    Raises:
+        RuntimeError: the process ends before it builds.
+    """
+    from capsdist.train.engine import operators
+
+    while not (folder / "lock").exists():
+        if process.poll() is not None:
+            raise RuntimeError(f"the build in {folder} ended with {process.returncode} before it began")
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    while pids := operators._builders(folder):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.01)
 
 
 def at_file_event(events: Collection[str], name: str, strike: Callable[[], None]) -> None:

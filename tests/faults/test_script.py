@@ -18,7 +18,7 @@ from capsdist.train.checkpoint import Checkpoint, EngineState, verify_checkpoint
 from faults.campaign import Verdict
 from faults.lineage import Attempt, Step
 from faults.recovery import standstill_s
-from faults.samples import SAMPLE, SLOTS, random_faults
+from faults.samples import SAMPLES, SLOTS, random_faults
 from faults.script import Fault, Mark, Script, read_marks
 from faults.tiny import CAMPAIGN_EPOCHS, CHECKPOINT_EVERY, STEPS_PER_EPOCH, WORKERS
 from limits import PATIENCE_S
@@ -46,26 +46,27 @@ def test_scripts_are_whole_in_order_and_decided_by_the_seed(seed, num):
         steps = [fault.step for fault in script]
         assert all(0 < step < CAMPAIGN_EPOCHS * STEPS_PER_EPOCH for step in steps)
         for fault, following in pairwise(script):
-            together = fault.kind == "damage"
+            together = fault.kind == "damaged_checkpoint"
             assert (fault.step == following.step) == together
             assert fault.step <= following.step
         for number, fault in enumerate(script):
             assert 0 <= fault.rank < WORKERS
             if fault.kind == "tear":
                 assert (fault.rank, fault.step % CHECKPOINT_EVERY) == (0, 0)
-            if fault.kind == "damage":
+            if fault.kind == "damaged_checkpoint":
                 assert script[number + 1] == Fault("kill", fault.rank, fault.step)
 
 
 def test_other_seeds_give_other_scripts_and_all_kinds_take_part():
     assert drawn(0, 24) != drawn(1, 24)
     kinds = {fault.kind for script in drawn(0, 24) for fault in script}
-    assert kinds == {"error", "kill", "tear", "damage", "stop", "driver"}
+    assert kinds == {"error", "kill", "tear", "damaged_checkpoint", "stop", "driver"}
 
 
 def test_the_sample_is_what_the_goal_asks_for():
-    assert len(SAMPLE) >= 5
-    assert len({fault.kind for fault in SAMPLE}) >= 3
+    kinds = {fault.kind for script in SAMPLES for fault in script}
+    assert kinds >= {"damaged_checkpoint", "shard_overwritten", "frozen_worker", "killed_build"}
+    assert len(kinds) >= 7
 
 
 def saved(run: Path, step: int) -> Path:
@@ -95,7 +96,7 @@ def struck(script: Script, rank: int = 0, last_step: int = 12) -> int | None:
 @pytest.fixture
 def make(tmp_path: Path):
     def script(*faults: Fault) -> Script:
-        return Script(faults, tmp_path / "marks", tmp_path / "run")
+        return Script(faults, tmp_path / "marks", tmp_path / "run", tmp_path / "split")
 
     return script
 
@@ -133,12 +134,25 @@ def test_a_torn_checkpoint_has_weights_but_no_manifest(make):
 
 
 def test_damage_hits_the_newest_checkpoint_and_comes_with_a_death(make):
-    script = make(Fault("damage", 0, 11), Fault("kill", 0, 11))
+    script = make(Fault("damaged_checkpoint", 0, 16), Fault("kill", 0, 16))
+    assert struck(script, last_step=17) == -signal.SIGKILL
+    verify_checkpoint(script.run / "step_00000010")
+    for step, name in ((5, "state.json"), (15, "model.safetensors")):
+        with pytest.raises(CheckpointError, match=f"is damaged: {name}"):
+            verify_checkpoint(script.run / f"step_{step:08d}")
+    assert [mark.fault.kind for mark in read_marks(script.marks)] == ["damaged_checkpoint", "kill"]
+
+
+def test_an_overwritten_shard_is_put_right_before_the_next_start(make, tmp_path):
+    script = make(Fault("shard_overwritten", 0, 3))
+    script.split.mkdir()
+    shard = script.split / "shard-00000.tar"
+    shard.write_bytes(b"a shard")
     assert struck(script) == -signal.SIGKILL
-    verify_checkpoint(script.run / "step_00000005")
-    with pytest.raises(CheckpointError, match=r"is damaged: model.safetensors"):
-        verify_checkpoint(script.run / "step_00000010")
-    assert [mark.fault.kind for mark in read_marks(script.marks)] == ["damage", "kill"]
+    assert shard.read_bytes() == bytes(byte ^ 0xFF for byte in b"a shard")
+    script.before_start()
+    assert shard.read_bytes() == b"a shard"
+    assert len(read_marks(script.marks)) == 1
 
 
 def test_a_stop_asks_the_driver(make):

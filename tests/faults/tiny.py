@@ -31,6 +31,8 @@ NUM_TRAIN, NUM_TEST, BATCH = 92, 23, 12
 STEPS_PER_EPOCH = 8
 """The last one short."""
 CAMPAIGN_EPOCHS, CHECKPOINT_EVERY, WORKERS = 8, 5, 2
+STEP_TIMEOUT_S = 30.0
+"""Of a campaign's runs: a thousand times what a step takes, and what a frozen worker costs."""
 
 
 def write_tiny(
@@ -78,13 +80,17 @@ def tiny_config(
     )  # fmt: skip
 
 
-def campaign_config(root: Path, storage: Path, name: str, *, max_failures: int = 0) -> Config:
+def campaign_config(
+    root: Path, storage: Path, name: str, *, max_failures: int = 0, engine: str = "ddp"
+) -> Config:
     """Return the configuration of a campaign's run on `write_tiny(root)`: 64 steps, checkpoints every 5."""
     return tiny_config(
         root,
         storage,
         name,
-        cluster=Cluster(cpus_per_worker=1, max_failures=max_failures),
+        cluster=Cluster(cpus_per_worker=1, max_failures=max_failures, step_timeout_s=STEP_TIMEOUT_S),
+        engine=engine,
+        keep_checkpoints=3,
         epochs=CAMPAIGN_EPOCHS,
         checkpoint_every_steps=CHECKPOINT_EVERY,
     )
