@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from capsdist.data import write_split
+from limits import PATIENCE_S
 
 NUM = 300
 CHECK = """
@@ -56,7 +57,12 @@ def test_the_code_in_the_readme_yields_every_image_once(repo, tmp_path, name, im
     )
     (tmp_path / "read.py").write_text(script(repo, name, images, labels))
     result = subprocess.run(
-        [sys.executable, "read.py"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600
+        [sys.executable, "read.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_S,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     seen = np.load(tmp_path / "seen.npz")

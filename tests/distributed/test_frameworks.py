@@ -11,6 +11,7 @@ from framework_runs import OWN, State, accelerated, all_of_torch, alone, deepspe
 from ranks import Ranks
 
 from capsdist.train.engine.build import zero_requirements
+from limits import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def expected() -> State:
 
 @pytest.fixture(scope="module")
 def of_torch(ranks: Callable[[int], Ranks]) -> dict[str, State]:
-    return ranks(2).run(all_of_torch, timeout_s=300)[0]
+    return ranks(2).run(all_of_torch, timeout_s=PATIENCE_S)[0]
 
 
 def assert_same(found: State, expected: State) -> None:
@@ -40,7 +41,7 @@ def test_torchs_own_data_parallel_training(name: str, of_torch: dict[str, State]
 @pytest.mark.skipif(zero_requirements() is not None, reason=str(zero_requirements()))
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed_of_the_users_own(stage: int, ranks: Callable[[int], Ranks], expected: State) -> None:
-    assert_same(ranks(2).run(deepspeed_zero, stage, timeout_s=600)[0], expected)
+    assert_same(ranks(2).run(deepspeed_zero, stage, timeout_s=PATIENCE_S)[0], expected)
 
 
 @pytest.mark.filterwarnings("ignore")

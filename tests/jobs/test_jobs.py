@@ -187,7 +187,7 @@ def test_sigterm_while_ray_starts_says_so(place, env):
     while not any(tmp.glob("ray/session_*/logs")) and job.poll() is None:
         time.sleep(0.02)
     job.send_signal(signal.SIGTERM)
-    _, errors = job.communicate(timeout=300)
+    _, errors = job.communicate(timeout=PATIENCE_S)
     assert (job.returncode, errors) == (130, "stopped: the same command goes on from step 0\n")
     assert RunFolder(place / "runs" / "early").read_result().status == "stopped"
     assert processes_below(tmp) == []

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from job_helpers import ROOT, TINY_FLAGS
 
+from limits import PATIENCE_S
+
 # A mount namespace of its own: what is mounted here is seen by nobody else, and gone with the processes.
 SETTING = """
 set -euo pipefail
@@ -64,7 +66,7 @@ def test_a_read_only_tarball_with_little_shared_memory_few_files_and_a_strict_um
         "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     words = ["unshare", "--mount", "bash", "-c", SETTING, "bash", str(tarball), str(work), *job]
-    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(words, env=env, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     run = work / "runs/strict"
     assert json.loads((run / "result.json").read_text())["status"] == "done"

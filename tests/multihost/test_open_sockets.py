@@ -17,6 +17,7 @@ from sockets import Socket, listening
 
 from capsdist.train.engine.build import zero_requirements
 from faults.script import Fault
+from limits import PATIENCE_S
 
 pytestmark = [
     pytest.mark.multihost,
@@ -53,10 +54,10 @@ def one_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OneHost]:
 
 def sockets_in_training(run: Run, hosts: Sequence[Host]) -> dict[str, list[Socket]]:
     """Return what each host of a run listens on after a step, while rank 0 waits; then let it go on."""
-    run.reached(0, timeout_s=300)
+    run.reached(0, timeout_s=PATIENCE_S)
     found = {host.ip: listening(host) for host in hosts}
     run.script.go_on()
-    run.done(timeout_s=300)
+    run.done(timeout_s=PATIENCE_S)
     return found
 
 
@@ -69,7 +70,7 @@ def test_the_law_sees_an_open_socket(one_host: OneHost, tmp_path: Path) -> None:
     assert found.process == "http.server"
     assert (found.address, found.on_loopback) == ("0.0.0.0", False)
     one_host.head.run("pkill -f http.server")
-    server.wait(timeout=60)
+    server.wait(timeout=PATIENCE_S)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +110,7 @@ engine.close()
 @pytest.mark.skipif(zero_requirements() is not None, reason=str(zero_requirements()))
 def test_the_group_of_a_single_rank_without_ray_listens_on_loopback_only(one_host: OneHost) -> None:
     folders = f"{ROOT}/tests/multihost {ROOT}/tests/distributed"
-    said = one_host.head.run(f"python -c {shlex.quote(ONE_RANK)} {folders}", timeout_s=600)
+    said = one_host.head.run(f"python -c {shlex.quote(ONE_RANK)} {folders}", timeout_s=PATIENCE_S)
     assert "{'127.0.0.1'}" in said.splitlines()[-1], said
 
 
@@ -127,7 +128,7 @@ with ray_session(Config(), Machine(1, 0), dashboard=True):
 
 
 def test_the_ray_of_a_search_with_its_dashboard_listens_on_loopback_only(one_host: OneHost) -> None:
-    said = one_host.head.run(f"python -c {shlex.quote(SEARCH)} {ROOT}/tests/multihost", timeout_s=600)
+    said = one_host.head.run(f"python -c {shlex.quote(SEARCH)} {ROOT}/tests/multihost", timeout_s=PATIENCE_S)
     assert "dashboard.py" in said.splitlines()[-1], said
     assert said.splitlines()[-1].endswith(" []"), said
 

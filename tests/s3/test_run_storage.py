@@ -21,6 +21,7 @@ from capsdist.train.cluster.resume import newest_whole, opened_checkpoint
 from capsdist.train.cluster.retention import checkpoint_name, clean, prune
 from capsdist.train.cluster.rundir import RunFolder
 from faults.strikes import flip_bit
+from limits import PATIENCE_S
 
 pytestmark = pytest.mark.s3
 
@@ -64,7 +65,7 @@ def test_a_damaged_lock_is_named_and_taken_over(place: Place, content: bytes):
     with open_files(f"{place.url}/run").lock(told.append) as lock:
         assert json.loads(place.objects()["run/.lock"])["holder"].startswith(f"process {os.getpid()} on ")
         place.put("run/.lock", content)  # damaged under its holder: that one goes on, and mends it
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_S
         while place.objects()["run/.lock"] == content and time.monotonic() < end:
             time.sleep(0.05)
         assert place.objects()["run/.lock"] != content
@@ -100,7 +101,7 @@ def test_of_two_that_take_over_one_has_it(place: Place):
 def test_a_holder_that_was_taken_for_dead_learns_of_it(place: Place):
     with open_files(f"{place.url}/run").lock(print) as lock:
         lock.check()
-        end = time.monotonic() + 60
+        end = time.monotonic() + PATIENCE_S
         while lock.taken_by is None and time.monotonic() < end:
             # again and again: a beat of ours may have read the lock before and write it after
             other = {"holder": "process 1 on hale", "id": "x", "beats": 0}
