@@ -5,9 +5,10 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
+from capsdist.console import announced
 from capsdist.data.checks import verify_split
 from capsdist.data.index import INDEX_NAME
-from capsdist.data.pack import run_command, summary
+from capsdist.data.pack import run_command, summary, tell
 from capsdist.errors import DataError
 from capsdist.storage import ObjectFolder, check_readable, is_remote, join
 
@@ -36,7 +37,9 @@ def main(folder: str = "data", /) -> None:
     damaged = []
     for split in found:
         try:
-            print(f"intact: {summary(split, verify_split(split))}")
+            with announced(tell, f"reading {split}"):
+                index = verify_split(split)
+            print(f"intact: {summary(split, index)}")
         except DataError as error:
             print(f"damaged: {error}")
             damaged.append(split)

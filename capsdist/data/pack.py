@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from capsdist.console import announced, run_program
 from capsdist.data.checks import check_split
 from capsdist.data.index import Index
 from capsdist.data.originals import Splits
 from capsdist.data.shards import write_split
-from capsdist.errors import CapsdistError, DataError
+from capsdist.errors import DataError
 from capsdist.storage import check_storage, is_remote, join
+from capsdist.storage.place import in_uploaded_package
 
-__all__ = ["pack", "run_command", "summary"]
+__all__ = ["pack", "run_command", "summary", "tell"]
+
+tell = functools.partial(print, file=sys.stderr, flush=True)
+"""Says what a command is at, where it takes longer."""
 
 
 def pack(
@@ -35,17 +41,27 @@ def pack(
     """
     if is_remote(root):
         check_storage(join(root, name), error=DataError)
+    elif in_uploaded_package(str(root)):
+        raise DataError(
+            f"{root}: lies in the folder to which Ray has uploaded this job's code, and would be lost with "
+            "it; give a folder that all machines see, or s3://bucket/prefix"
+        )
     remedy = "it is written anew"
     folders = {split: join(root, name, split) for split in splits}
     try:
-        for line in [summary(folder, check_split(folder, remedy=remedy)) for folder in folders.values()]:
+        with announced(tell, f"reading what is packed below {root}"):
+            packed = [summary(folder, check_split(folder, remedy=remedy)) for folder in folders.values()]
+        for line in packed:
             print(f"already packed: {line}")
         return
     except DataError as error:
         if is_remote(root) or any(Path(folder).exists() for folder in folders.values()):
             print(f"packing: {error}")
-    for split, (images, labels) in load().items():
-        index = write_split(folders[split], images, labels, classes=classes)
+    with announced(tell, f"fetching and reading the original files of {name}"):
+        loaded = load()
+    for split, (images, labels) in loaded.items():
+        with announced(tell, f"writing {folders[split]}"):
+            index = write_split(folders[split], images, labels, classes=classes)
         print(f"packed: {summary(folders[split], index)}")
 
 
@@ -66,8 +82,4 @@ def run_command(main: Callable[..., None]) -> None:
     """
     import tyro
 
-    try:
-        tyro.cli(main)
-    except CapsdistError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+    sys.exit(run_program(lambda: tyro.cli(main) or 0))

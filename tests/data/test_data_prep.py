@@ -14,6 +14,7 @@ import pytest
 
 from capsdist.data import Split, check_split, read_index
 from capsdist.data.pack import pack
+from capsdist.errors import DataError
 
 SCRIPTS = Path(__file__).parents[2] / "data_prep"
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")
@@ -229,3 +230,10 @@ def test_fashion_mnist_of_debian(tmp_path, command):
     assert (result.returncode, result.stderr) == (0, "")
     index = check_split(tmp_path / "fashion_mnist" / "train", image_shape=(1, 28, 28), num_classes=10)
     assert (index.num_samples, index.classes[9]) == (60_000, "Ankle boot")
+
+
+def test_nothing_is_packed_into_an_uploaded_package(tmp_path):
+    root = tmp_path / "runtime_resources" / "working_dir_files" / "_ray_pkg_0" / "data"
+    with pytest.raises(DataError, match="lies in the folder to which Ray has uploaded this job's code"):
+        pack(root, "set", list("ab"), dict)
+    assert not root.exists()
