@@ -125,6 +125,7 @@ def _within(deadline_s: float, place: Place, probe: _Probe, error: type[Capsdist
         except BaseException as failure:
             outcome.put(failure)
 
+    _loader()  # what a loaded machine takes to import the client is not the server's
     threading.Thread(target=work, name="capsdist-check", daemon=True).start()
     try:
         failure = outcome.get(timeout=deadline_s)
@@ -156,5 +157,6 @@ def _client(place: Place) -> Any:
 def _loader() -> Any:
     """Return botocore's descriptions of services: read once, as they cost ten times what a client does."""
     import botocore.loaders
+    import botocore.session
 
     return botocore.loaders.create_loader()
