@@ -27,7 +27,7 @@ TINY_FLAGS = [
     "--model.primary-types=2", "--model.primary-dim=4", "--model.class-dim=4",
     "--model.decoder-hidden", "8", "9",
     f"--train.global-batch={BATCH}", "--data.lanes=4", "--data.window=16", "--train.precision=fp32",
-    "--data.name=tiny", "--train.log-every-steps=3",
+    "--data.name=tiny", "--train.log-every-steps=3", "--optim.epsilon-placement=pytorch",
 ]  # fmt: skip
 
 

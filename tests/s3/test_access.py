@@ -126,7 +126,7 @@ def test_missing_data_set(place: Place, check):
 
 def test_a_neighbour_whose_name_begins_alike_is_not_the_data_set(place: Place):
     random_set(0).write(f"{place.url}/train2")
-    refused(DataError, lambda: check_split(f"{place.url}/train"), "there is no such data set; pack it")
+    refused(DataError, lambda: check_split(f"{place.url}/train"), "there is no such split", "or pack it")
 
 
 @pytest.mark.parametrize(("kind", "check"), CHECKS)
