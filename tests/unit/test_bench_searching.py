@@ -66,7 +66,10 @@ def test_files_are_read_as_they_lie(tmp_path: Path) -> None:
     (tmp_path / "journal.jsonl").write_text("".join(json.dumps(event) + "\n" for event in BEFORE))
     run = tmp_path / "trials" / "trial-07"
     run.mkdir(parents=True)
-    rows = [{"kind": "start", "resumed_step": 0}, {"kind": "train"}, {"kind": "start", "resumed_step": 3}]
+    rows = [
+        {"kind": kind, "step": step, "epoch": 0.0, "resumed_step": step}
+        for kind, step in (("start", 0), ("train", 2), ("start", 3))
+    ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert (files.events(), files.starts()) == (BEFORE, {7: [0, 3]})
 

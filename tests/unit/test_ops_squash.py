@@ -90,7 +90,7 @@ def test_value_and_gradient_are_accurate_over_the_range_that_is_promised(form: F
     torch.seed()  # other vectors each time
     for exponent in range(-30, 20):
         value, gradient, absolute = errors(form, exponent, dim)
-        if exponent < -18:
+        if not -18 <= exponent <= 18:  # intermediate results or gradients are denormal
             assert absolute < 1e-21, exponent
         else:
             assert value < 1e-6, exponent
