@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -29,7 +30,8 @@ def job_commands() -> list[str]:
 def test_a_job_of_the_readme_has_a_valid_command_line(command: str, tmp_path: Path) -> None:
     _, job, *flags = shlex.split(command)
     check = [sys.executable, str(ROOT / job), *flags, "--check"]
-    done = subprocess.run(check, cwd=tmp_path, capture_output=True, text=True, check=False)
+    env = os.environ | {"RAY_ADDRESS": "10.0.0.1:6379"}  # they are for a cluster: this machine has no GPU
+    done = subprocess.run(check, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, "configuration is valid" in done.stdout) == (0, True), done.stderr
 
 
