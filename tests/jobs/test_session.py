@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from limits import PATIENCE_S
+
 START = (
     "from capsdist.config import Config\n"
     "from capsdist.errors import RunError\n"
@@ -38,6 +40,7 @@ def start(tmp: Path, **env: str) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
+        timeout=PATIENCE_S,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
