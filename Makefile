@@ -40,7 +40,7 @@ $(VENV)/.quickstart: $(VENV)/.torch pyproject.toml
 
 $(VENV)/.install: $(VENV)/.torch pyproject.toml
 	@echo "installing capsdist with what tests and benchmarks need"
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[test,bench]'
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints-cpu.txt -e '.[test]'
 	@touch $@ $(VENV)/.quickstart
 
 install: $(VENV)/.install  ## create .venv and install the project with its test and benchmark extras
