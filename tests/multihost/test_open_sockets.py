@@ -140,9 +140,9 @@ def may_listen_everywhere(page: str) -> set[str]:
     return {name for cell in cells for name in re.findall(r"`([^`]+)`", cell)}
 
 
-def test_a_run_on_several_hosts_listens_where_the_security_page_says(started_cluster: RayCluster) -> None:
-    run = started_cluster.launch("sockets", Fault("wait", 0, 4), engine="ddp")
-    found = sockets_in_training(run, started_cluster.lab.hosts)
+def test_a_run_on_several_hosts_listens_where_the_security_page_says(cluster: RayCluster) -> None:
+    run = cluster.launch("sockets", Fault("wait", 0, 4), engine="ddp")
+    found = sockets_in_training(run, cluster.lab.hosts)
     listed = may_listen_everywhere((ROOT / "SECURITY.md").read_text())
     everywhere = {each.process for sockets in found.values() for each in sockets if each.on_all_interfaces}
     # All workers and actors of Ray are listed as such, the driver too.
