@@ -33,8 +33,10 @@ class _AfterTorch:
     @staticmethod
     def find_spec(name: str, path: object = None, target: object = None) -> None:
         """Return None for every name: others find it."""
+        if not _is_loaded("torch"):  # every import passes here until torch is there
+            return
         ours = [each for each, module in sys.modules.items() if each.startswith("capsdist.") and module]
-        if _is_loaded("torch") and all(map(_is_loaded, ours)):
+        if all(map(_is_loaded, ours)):
             if _AfterTorch in sys.meta_path:
                 sys.meta_path.remove(_AfterTorch)
             _import()

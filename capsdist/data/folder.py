@@ -18,14 +18,14 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import xxhash
 
-from capsdist.data.index import INDEX_NAME, KEPT, MAX_INDEX_BYTES, SHARD_NAME, Shard
+from capsdist.data.index import INDEX_NAME, KEPT, MAX_INDEX_BYTES, SHARD_NAME, Shard, missing_split
 from capsdist.data.reading import FileDamagedError, Identity, identify, read_checked
 from capsdist.errors import DataError, DocumentError
 from capsdist.storage import is_remote
 from capsdist.storage.documents import read_file
 from capsdist.storage.durable import write_durably
 
-__all__ = ["LocalFolder", "SplitFolder", "missing_split", "open_folder"]
+__all__ = ["LocalFolder", "SplitFolder", "open_folder"]
 
 # What a packing command that was killed leaves: temporary files of `durable.replacing` and of version 0.1.
 _LEFTOVER = re.compile(
@@ -246,12 +246,3 @@ class LocalFolder:
 
 def _opener(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # opening a named pipe must not wait for its writer
-
-
-def missing_split(place: str, parent: str, siblings: Sequence[str], remedy: str) -> str:
-    """Return the error for a split that is not there; `siblings`: names of those that lie beside it."""
-    if not siblings:
-        return f"{place}: there is no such data set; {remedy}"
-    return (
-        f"{place}: there is no such split, {parent} has {', '.join(siblings)}; name one of them, or {remedy}"
-    )

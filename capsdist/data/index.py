@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import prod
@@ -25,7 +25,7 @@ from capsdist.storage.documents import parse_document, parse_json
 
 __all__ = [
     "FORMAT", "INDEX_NAME", "KEPT", "MAX_INDEX_BYTES", "SHARD_NAME", "VERSION", "Index", "Shard",
-    "check_image_shape", "parse_index",
+    "check_image_shape", "missing_split", "parse_index",
 ]  # fmt: skip
 
 FORMAT = "capsdist-blocks"
@@ -210,3 +210,12 @@ def _check_geometry(index: Index, num_samples: int) -> None:
 def _shown(value: Any) -> str:
     text = repr(value) if isinstance(value, str | int) else f"a {type(value).__name__}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def missing_split(place: str, parent: str, siblings: Sequence[str], remedy: str) -> str:
+    """Return the error for a split that is not there; `siblings`: names of those that lie beside it."""
+    if not siblings:
+        return f"{place}: there is no such data set; {remedy}"
+    return (
+        f"{place}: there is no such split, {parent} has {', '.join(siblings)}; name one of them, or {remedy}"
+    )

@@ -14,8 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from capsdist.data.folder import missing_split
-from capsdist.data.index import INDEX_NAME, KEPT, MAX_INDEX_BYTES, SHARD_NAME, Shard
+from capsdist.data.index import INDEX_NAME, KEPT, MAX_INDEX_BYTES, SHARD_NAME, Shard, missing_split
 from capsdist.data.reading import FileDamagedError, Identity, identify, read_checked
 from capsdist.errors import DataError, MissingDataError
 from capsdist.storage import Cache, ObjectFolder, check_readable, check_storage
