@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -226,16 +227,22 @@ def test_damaged_lines_of_metrics_are_told_and_kept(run: Path) -> None:
     assert path.read_bytes().splitlines()[:-1] == lines[:-1]
 
 
-@pytest.fixture
+@contextmanager
 def full_disk() -> Iterator[None]:
-    """No file of this process may become larger than 2,000 bytes."""
+    """No file of this process may become larger than 2,000 bytes.
+
+    Not a fixture: pytest writes its own report before it tears fixtures down, and that file counts as well.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(run: Path, full_disk: None) -> None:
+@full_disk()
+def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(run: Path) -> None:
     files = LocalFiles(run)
     weights = {"conv.weight": torch.zeros(10_000)}
     for tensors, name in ((weights, "model"), ({}, "state")):
