@@ -28,7 +28,7 @@ def main(faults: int = 12, seed: int = 0, goals: bool = False, record: bool = Fa
     Args:
         faults: Faults to inject, in runs of at most 6; 15 to 20 s each.
         seed: Seed that decides which faults, where and in which order.
-        goals: Nine faults of eight kinds in three runs, always the same.
+        goals: Nine faults of seven kinds in three runs, always the same.
         record: Write a record below jobs/records.
     """
     if faults < 1:

@@ -86,7 +86,7 @@ _COSTS = (
         "input pipeline, one rank, MNIST-size images/s", None, "pipeline", "images_per_s", "",
         "median", "config.repeats",
     ),
-    _counted("5 faults injected: samples lost", _most(0), "samples_lost", what="faults"),
+    _counted("9 faults injected: samples lost", _most(0), "samples_lost", what="faults"),
     _counted("samples doubled", _most(0), "samples_doubled", what="faults"),
     _counted("runs that end with other bits", _most(0), "runs_diverged", what="faults"),
     _Row(

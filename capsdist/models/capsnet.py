@@ -107,7 +107,7 @@ class CapsNet(nn.Module):
         self.image_shape = channels, height, width
         self.conv = Conv2d(channels, conv_channels, conv_kernel, padding=padding)
         # the softmax of one iteration over the types, from logits of zero
-        coupling = 1 / (primary_types + none_of_the_above) if primary_coupling else 1.0
+        coupling = 1 / (primary_types + none_of_the_above) if primary_coupling else None
         self.primary_capsules = PrimaryCapsules(
             conv_channels, primary_types, primary_dim, primary_kernel, primary_stride, padding, coupling
         )

@@ -31,7 +31,7 @@ class Conv2d(nn.Conv2d):
     ``ceil(size / stride)`` pixels, and the odd row of zeros, if there is one, goes below and to the
     right. The authors' CIFAR-10 network depends on it.
 
-    `scale` multiplies the sum over the kernel before the bias is added (1: an ordinary convolution).
+    `scale` multiplies the sum over the kernel before the bias is added. ``None`` is an ordinary convolution.
 
     Shapes: [B, in_channels, H, W] -> [B, out_channels, H', W'], see `output_side`.
     Raises: ShapeError if a size is no whole number of at least 1 (kernel and stride are one number for both
@@ -45,7 +45,7 @@ class Conv2d(nn.Conv2d):
         kernel_size: int,
         stride: int = 1,
         padding: Padding = "valid",
-        scale: float = 1.0,
+        scale: float | None = None,
     ) -> None:
         check_sizes(
             in_channels=in_channels, out_channels=out_channels, kernel_size=kernel_size, stride=stride
@@ -85,7 +85,7 @@ class Conv2d(nn.Conv2d):
 
     def _convolve(self, input: Tensor, zeros: tuple[int, int] = (0, 0)) -> Tensor:
         """Convolve with `zeros` above and below, left and right."""
-        if self.scale == 1:
+        if self.scale is None:  # a comparison of floats would make torch.compile trace twice
             return functional.conv2d(input, self.weight, self.bias, self.stride, zeros)
         sums = functional.conv2d(input, self.weight, None, self.stride, zeros) * self.scale
         assert self.bias is not None
@@ -101,7 +101,7 @@ class Conv2d(nn.Conv2d):
         return (
             f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size[0]}, "
             f"stride={self.stride[0]}, padding={self.padding_name!r}"
-            + (f", scale={self.scale:g}" if self.scale != 1 else "")
+            + ("" if self.scale is None else f", scale={self.scale:g}")
         )
 
 
@@ -113,9 +113,10 @@ class PrimaryCapsules(nn.Module):
     position (y, x): so the convolution's output is [B, D, I] in memory as it stands, the layout in
     which routing is fast, and the poses handed on are a view of it.
 
-    `coupling` multiplies the convolution before its bias is added (1 in the paper). The authors' code
-    sends primary capsules through one routing iteration with a single input capsule, whose coupling
-    coefficients are 1 / types, or 1 / (types + 1) with none of the above: it squashes conv / types + bias.
+    `coupling` multiplies the convolution before its bias is added; ``None`` is the paper's layer, without it.
+    The authors' code sends primary capsules through one routing iteration with a single input capsule, whose
+    coupling coefficients are 1 / types, or 1 / (types + 1) with none of the above: it squashes
+    conv / types + bias.
 
     Shapes: images or features [B, in_channels, H, W] -> child_poses [B, I, D],
     I = types * H' * W', D = dim, lengths below 1.
@@ -134,7 +135,7 @@ class PrimaryCapsules(nn.Module):
         kernel_size: int = 9,
         stride: int = 2,
         padding: Padding = "valid",
-        coupling: float = 1.0,
+        coupling: float | None = None,
     ) -> None:
         super().__init__()
         check_sizes(types=types, dim=dim)

@@ -149,7 +149,6 @@ def test_dynamic_shapes_are_compiled_once(form: Any) -> None:
     network = small_network(form=form)
     backend = CompileCounterWithBackend("aot_eager")
     step = torch.compile(network, dynamic=True, fullgraph=True, backend=backend)
-    counts = []
     for num_images in (3, 5, 2, 9):
         images = torch.rand(num_images, 1, 9, 9)
         grads = [
@@ -157,8 +156,7 @@ def test_dynamic_shapes_are_compiled_once(form: Any) -> None:
             for run in (step, network)
         ]
         torch.testing.assert_close(*grads)
-        counts.append(backend.frame_count)
-    assert len(set(counts)) == 1, counts  # whatever the first call compiles, no other size compiles again
+    assert backend.frame_count == 1
 
 
 def small_network(**changes: Any) -> CapsNet:
@@ -168,8 +166,9 @@ def small_network(**changes: Any) -> CapsNet:
     return CapsNet(**{**sizes, **primary, "decoder_hidden": (5, 7), **changes})
 
 
-def test_a_whole_training_step_compiles() -> None:
-    network = small_network(capsule_bias=True, log_priors=True)
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_whole_training_step_compiles(backend: str) -> None:
+    network = small_network(capsule_bias=True, log_priors=True, primary_coupling=backend == "inductor")
     images, labels = torch.rand(B, 1, 9, 9), torch.tensor([0, 3, 1])
 
     def loss_of(images: Tensor, labels: Tensor) -> Tensor:
@@ -179,7 +178,7 @@ def test_a_whole_training_step_compiles() -> None:
         return margin_loss(output.scores, labels).mean() + 0.0005 * drawing
 
     parameters = list(network.parameters())
-    results = [run(images, labels) for run in (loss_of, compiled(loss_of))]
+    results = [run(images, labels) for run in (loss_of, compiled(loss_of, backend))]
     torch.testing.assert_close(*results)
     grads = [torch.autograd.grad(result, parameters) for result in results]
     for one, other in zip(*grads, strict=True):
