@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Without a GPU, Triton runs kernels in its interpreter, if this is set before it is imported.
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")
+
+# Under nohup or in the background pytest ignores these signals, and processes inherit that. They do not
+# inherit a handler: those that tests start, and send signals to, behave as from a terminal.
+for _number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda number, frame: None)
 
 ROOT = Path(__file__).resolve().parent.parent
 

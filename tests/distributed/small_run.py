@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import torch.distributed as dist
 
 from capsdist.config import Config, Data, Model, Optim, Train
 from capsdist.data import write_split
+from capsdist.errors import RunError
 from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.loop import run_training
 
@@ -105,6 +107,13 @@ def run_small(
         should_stop=should_stop,
     )
     return rows
+
+
+def refusal(config: Config, checkpoints: Path) -> str:
+    """The message of the RunError that ends a run."""
+    with pytest.raises(RunError) as caught:
+        run_small(config, checkpoints)
+    return str(caught.value)
 
 
 def losses(rows: list[dict[str, Any]]) -> list[float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_run import losses, run_small, same_checkpoint, small_config, without_times
+from small_run import losses, refusal, run_small, same_checkpoint, small_config, without_times
 
 from capsdist.config import Config
 from capsdist.errors import CheckpointError, ConfigError, DataError, RunError
@@ -121,12 +121,6 @@ def test_weights_that_are_not_finite_are_not_saved(shapes: Path, tmp_path: Path,
     with pytest.raises(RunError, match=rf"^'conv.weight' holds .* not finite at step 1; .*{remedy}"):
         run_small(config, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def refusal(config: Config, folder: Path) -> str:
-    with pytest.raises(RunError) as caught:
-        run_small(config, folder)
-    return str(caught.value)
 
 
 def test_all_ranks_find_the_same_numbers_not_finite(shapes: Path, tmp_path: Path, ranks: Any) -> None:

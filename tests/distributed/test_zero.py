@@ -9,7 +9,7 @@ import pytest
 import torch
 from engine_runs import ENGINES, build_toy, continue_toy, overflow_toy, partition_numels, train_toy
 from ranks import Ranks
-from small_run import losses, run_small, same_bits, same_checkpoint, small_config, without_times
+from small_run import losses, refusal, run_small, same_bits, same_checkpoint, small_config, without_times
 
 from capsdist.errors import CheckpointError
 from capsdist.train.checkpoint import EngineState
@@ -112,6 +112,19 @@ def test_fp16_skips_a_step_that_overflows(two: Ranks, name: str) -> None:
     assert same_bits(before.optimizer, after.optimizer)
     assert before.loss_scale == {"scale": 65536.0, "growth_tracker": 2}
     assert after.loss_scale == {"scale": 32768.0, "growth_tracker": 0}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_all_ranks_find_the_same_numbers_not_finite(two: Ranks, shapes: Path, tmp_path: Path, stage: int):
+    """The shards of weights and optimizer state are gathered for the check."""
+    config = small_config(
+        shapes, engine="zero", zero_stage=stage, learning_rate=1e39, max_grad_norm=0.5,
+        checkpoint_every_steps=1, validate_every_steps=100,
+    )  # fmt: skip
+    first, second = two.run(refusal, config, tmp_path)
+    assert "holds values that are not finite at step 1; start again with a lower" in first
+    assert second.startswith("weights are not finite at step 1; start again with a lower")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unequal_step_counts_are_refused() -> None:

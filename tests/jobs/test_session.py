@@ -54,6 +54,16 @@ def test_a_start_that_takes_too_long_is_tried_once_more(short_tmp):
     assert cores == "cores: 1.0"
 
 
+@pytest.mark.slow  # Ray waits two minutes in each of two attempts
+def test_a_second_start_that_fails_is_one_line(short_tmp):
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:  # where Ray's GCS wants to listen
+        told, error = start(short_tmp / "b", RAY_GCS_SERVER_PORT=str(server.getsockname()[1]))
+    reason = "Failed to start GCS.  Last 1 lines of error files: "
+    assert told.startswith(f"told: Ray did not start ({reason}")
+    assert error.startswith(f"error: Ray does not start here ({reason}")
+    assert error.endswith("; start the same command again when fewer programs run on this machine")
+
+
 def test_a_long_temporary_folder_is_refused_at_once(short_tmp):
     [error] = start(short_tmp / ("x" * 90))
     assert "path length" in error

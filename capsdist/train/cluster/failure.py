@@ -75,9 +75,11 @@ def one_line(rank: int | None, error: BaseException) -> str:
 
 
 def first_line(error: BaseException | None) -> str:
-    """Return the first line of the message of `error`, else its type."""
+    """Return the first line of the message of `error`, with the next one after a colon, else its type."""
     lines = [line.strip() for line in str(error or "").splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:
