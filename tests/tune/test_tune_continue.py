@@ -11,7 +11,7 @@ from typing import Any
 import job_helpers
 import pytest
 
-from capsdist.config import Config
+from capsdist.config import Config, get_preset
 from capsdist.errors import ConfigError, DataError, RunError
 from capsdist.tune.folder import SearchFolder
 from capsdist.tune.journal import FINISHED
@@ -123,6 +123,24 @@ def test_a_search_of_another_version_is_refused(done):
     path.write_text(json.dumps(stored))
     with pytest.raises(RunError, match=r"search.json space.depth is not a field of this version; use the"):
         run_search(done, SPACE, SEARCH, print)
+
+
+def test_a_search_of_0_1_goes_on_as_it_began(tmp_path):
+    presets = Path(__file__).parents[1] / "unit" / "presets_of_0_1.json"  # written by the code of 0.1
+    begun = json.loads(presets.read_text())["mnist_official"]
+    today = changed(get_preset("mnist_official"), "train.storage", str(tmp_path))
+    folder = SearchFolder(today)
+    folder.create()
+    begun["train"] |= {"storage": str(tmp_path), "name": today.train.name}
+    sections = {"config": begun, "space": SPACE.model_dump(), "search": SEARCH.model_dump()}
+    Path(folder.files.path("search.json")).write_text(json.dumps(sections))
+    config, note = folder.check_continues(today, SPACE, SEARCH)
+    assert (config.model.primary_coupling, config.data.last_batch) == (False, "short")
+    assert note is not None
+    assert note.startswith("continues as version 0.1 began it: model.primary_coupling=False not True, ")
+    asked = changed(today, "optim.learning_rate", 0.5)
+    with pytest.raises(ConfigError, match=r"this search is another one: optim.learning_rate 0.001 -> 0.5"):
+        folder.check_continues(asked, SPACE, SEARCH)
 
 
 DAMAGE = {
