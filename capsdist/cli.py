@@ -22,11 +22,11 @@ from typing import Annotated, Any, Literal
 from capsdist.config import PRESETS, Config, get_preset
 from capsdist.console import DONE, INVALID, STOPPED, run_program
 from capsdist.errors import ConfigError, DocumentError, Problem, RunError
+from capsdist.launch.glance import data_problems, machine_problems
+from capsdist.launch.preflight import absolute, all_problems, missing_data
+from capsdist.runs.rundir import RunFolder, parse_config, run_place
 from capsdist.storage.documents import read_file
-from capsdist.train.cluster.files import is_url
-from capsdist.train.cluster.glance import data_problems, machine_problems
-from capsdist.train.cluster.preflight import absolute, all_problems, missing_data, run_place
-from capsdist.train.cluster.rundir import RunFolder, parse_config
+from capsdist.storage.place import is_url
 
 __all__ = ["check_config", "parse_command", "parse_options", "run_job", "with_environment"]
 
@@ -253,7 +253,7 @@ def _unusable(run: RunFolder, storage: str) -> str | None:
 
 
 def _train(config: Config) -> int:
-    from capsdist.train.cluster import launch
+    from capsdist.launch import launch
     from capsdist.train.display import Display
 
     with Display() as display:
@@ -289,7 +289,7 @@ def _draw(run: RunFolder, show: Callable[[dict[str, Any]], None], *, anew: bool)
     try:
         if anew or not _is_whole_picture(run.files.read(_OVERVIEW)):
             from capsdist.analysis.overview import overview
-            from capsdist.train.cluster.resume import viewed
+            from capsdist.runs.checkpoints import viewed
 
             show({"kind": "status", "message": f"drawing {_OVERVIEW}"})
             with viewed(run.files, warn=lambda text: None) as folder:

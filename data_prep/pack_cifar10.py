@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from capsdist.data.cifar import ARCHIVE, load_cifar
-from capsdist.data.originals import Original, Splits, download, originals_folder
-from capsdist.data.pack import pack, run_command
+from capsdist.data.sets.cifar import ARCHIVE, load_cifar
+from capsdist.data.sets.originals import Original, Splits, download, originals_folder
+from capsdist.data.sets.pack import pack, run_command
 
 # md5 as published with the data set.
 FILES = {

@@ -9,9 +9,9 @@ import hashlib
 
 import numpy as np
 
-from capsdist.data.order import permutation
-from capsdist.data.originals import Splits
-from capsdist.data.pack import pack, run_command
+from capsdist.data.format.order import permutation
+from capsdist.data.sets.originals import Splits
+from capsdist.data.sets.pack import pack, run_command
 from capsdist.errors import DataError
 
 NUM_TRAIN_A_CLASS = 400

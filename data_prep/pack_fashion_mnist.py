@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-from capsdist.data.idx import load_or_download
-from capsdist.data.originals import originals_folder
-from capsdist.data.pack import pack, run_command
+from capsdist.data.sets.idx import load_or_download
+from capsdist.data.sets.originals import originals_folder
+from capsdist.data.sets.pack import pack, run_command
 
 # Of the uncompressed files. Debian's package differs from the originals in the gzip header only: with
 # name and time put back, its files have the md5 sums that the authors publish.

@@ -6,9 +6,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from capsdist.console import announced
-from capsdist.data.checks import verify_split
-from capsdist.data.index import INDEX_NAME
-from capsdist.data.pack import run_command, summary, tell
+from capsdist.data.format.checks import verify_split
+from capsdist.data.format.index import INDEX_NAME
+from capsdist.data.sets.pack import run_command, summary, tell
 from capsdist.errors import DataError
 from capsdist.storage import ObjectFolder, check_readable, is_remote, join
 

@@ -37,7 +37,7 @@ def main(
     """
     with contextlib.ExitStack() as stack:
         with announced(tell, f"reading {checkpoint}"):  # and importing torch, which takes seconds
-            from capsdist.train.cluster.resume import opened_checkpoint
+            from capsdist.runs.checkpoints import opened_checkpoint
             from capsdist.train.evaluate import evaluate_checkpoint
 
             opened = opened_checkpoint(checkpoint, lowest_error=best, warn=print)

@@ -13,11 +13,11 @@ from capsdist.analysis.drawing import COLUMNS, Samples, draw_overview
 from capsdist.config import Config
 from capsdist.data import Transform, eval_batches, read_index
 from capsdist.errors import RunError
+from capsdist.runs.checkpoints import newest_whole
+from capsdist.runs.files import open_files
 from capsdist.storage import join
 from capsdist.storage.durable import replacing
 from capsdist.train.checkpoint import load_model
-from capsdist.train.cluster.files import open_files
-from capsdist.train.cluster.resume import newest_whole
 from capsdist.train.metrics import METRICS_NAME, read_metrics
 
 NUM_MISREAD = 2

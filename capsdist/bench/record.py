@@ -24,7 +24,7 @@ import torch
 
 import capsdist
 from capsdist.errors import RunError
-from capsdist.train.cluster.rundir import RunFolder
+from capsdist.runs.rundir import RunFolder
 from capsdist.train.metrics import METRICS_NAME, read_metrics
 
 __all__ = ["hardware", "hardware_slug", "versions", "write_record", "write_run_record"]

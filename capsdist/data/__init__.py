@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
-from capsdist.data.checks import check_split, verify_split
-from capsdist.data.index import Index
-from capsdist.data.pipeline import Batch, TrainStream, eval_batches
-from capsdist.data.position import Position
-from capsdist.data.shards import write_split
-from capsdist.data.split import Split, read_index
-from capsdist.data.transforms import Transform
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from capsdist.data.format.checks import check_split, verify_split
+    from capsdist.data.format.index import Index
+    from capsdist.data.format.position import Position
+    from capsdist.data.format.shards import write_split
+    from capsdist.data.format.split import Split, read_index
+    from capsdist.data.pipeline import Batch, TrainStream, eval_batches
+    from capsdist.data.transforms import Transform
+
+# Names load on first use (PEP 562): an index is read without torch.
+_HOME = {
+    "Batch": "pipeline",
+    "Index": "format.index",
+    "Position": "format.position",
+    "Split": "format.split",
+    "TrainStream": "pipeline",
+    "Transform": "transforms",
+    "check_split": "format.checks",
+    "eval_batches": "pipeline",
+    "read_index": "format.split",
+    "verify_split": "format.checks",
+    "write_split": "format.shards",
+}
 
 __all__ = [
-    "Batch",
-    "Index",
-    "Position",
-    "Split",
-    "TrainStream",
-    "Transform",
-    "check_split",
-    "eval_batches",
-    "read_index",
-    "verify_split",
-    "write_split",
-]
+    "Batch", "Index", "Position", "Split", "TrainStream", "Transform", "check_split", "eval_batches",
+    "read_index", "verify_split", "write_split",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from capsdist.config.steps import EpochSteps, LastBatch
-from capsdist.data.order import Order, rank_slice
-from capsdist.data.position import Position
-from capsdist.data.split import Split
+from capsdist.data.format.order import Order, rank_slice
+from capsdist.data.format.position import Position
+from capsdist.data.format.split import Split
 from capsdist.errors import DataError
 
 __all__ = ["Batch", "TrainStream", "eval_batches"]

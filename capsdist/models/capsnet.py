@@ -22,7 +22,7 @@ from capsdist.models.layers import (
 from capsdist.ops import lengths
 from capsdist.ops.checks import check_tensor
 from capsdist.routing import Form, Gradient, Recompute
-from capsdist.routing.checks import check_flag, one_of
+from capsdist.routing.common.checks import check_flag, one_of
 
 Initialisation = Literal["default", "truncated_normal"]
 

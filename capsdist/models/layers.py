@@ -18,8 +18,8 @@ from capsdist.errors import ShapeError
 from capsdist.ops import squash
 from capsdist.ops.checks import check_tensor
 from capsdist.routing import Form, Gradient, Recompute, route_packed, unpack_weights
-from capsdist.routing.checks import check_flag, is_count
-from capsdist.routing.dispatch import check_options
+from capsdist.routing.common.checks import check_flag, is_count
+from capsdist.routing.dynamic.api import check_options
 
 Padding = Literal["valid", "same"]
 

@@ -1,11 +1,11 @@
 """Routing by agreement: one function in several forms."""
 
-from capsdist.routing.dispatch import explain, route, route_packed
-from capsdist.routing.forms import Explanation, Form, Recompute
-from capsdist.routing.packing import pack_weights, unpack_weights
-from capsdist.routing.reference import route_reference
-from capsdist.routing.stream import Gradient
-from capsdist.routing.trace import Trace, trace_routing
+from capsdist.routing.dynamic.api import explain, route, route_packed
+from capsdist.routing.dynamic.backends import Explanation, Form, Recompute
+from capsdist.routing.dynamic.packing import pack_weights, unpack_weights
+from capsdist.routing.dynamic.reference import route_reference
+from capsdist.routing.dynamic.streamed_passes import Gradient
+from capsdist.routing.dynamic.trace import Trace, trace_routing
 
 __all__ = [
     "Explanation",

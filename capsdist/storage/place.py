@@ -16,7 +16,16 @@ from urllib.parse import parse_qsl, quote
 
 from capsdist.errors import CapsdistError, DataError
 
-__all__ = ["Fault", "Place", "has_credentials", "in_uploaded_package", "is_remote", "join", "url_fault"]
+__all__ = [
+    "Fault",
+    "Place",
+    "has_credentials",
+    "in_uploaded_package",
+    "is_remote",
+    "is_url",
+    "join",
+    "url_fault",
+]
 
 _OPTIONS = frozenset({"endpoint_override", "scheme", "region"})
 _SECRETS = frozenset({"access_key", "secret_key", "session_token"})
@@ -153,6 +162,11 @@ def in_uploaded_package(path: str) -> bool:
     """Return whether a local path leads into a folder to which Ray has uploaded the code of a job."""
     parts = Path(path).expanduser().resolve().parts
     return ("runtime_resources", "working_dir_files") in pairwise(parts)
+
+
+def is_url(path: str) -> bool:
+    """Return whether `path` is a URL, of object storage or of a file."""
+    return "://" in path
 
 
 def is_remote(path: str | os.PathLike[str]) -> bool:

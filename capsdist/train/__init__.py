@@ -7,16 +7,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from capsdist.train.checkpoint import load_model
-    from capsdist.train.cluster import launch
     from capsdist.train.loop import run_training
 
 _HOME = {
-    "launch": "capsdist.train.cluster",
     "load_model": "capsdist.train.checkpoint",
     "run_training": "capsdist.train.loop",
 }
 
-__all__ = ["launch", "load_model", "run_training"]
+__all__ = ["load_model", "run_training"]
 
 
 def __getattr__(name: str) -> object:

@@ -9,9 +9,9 @@ import os
 from collections.abc import Callable
 
 from capsdist.config import Config
-from capsdist.data.checks import check_num_classes
-from capsdist.data.classes import check_same_classes
-from capsdist.data.index import Index
+from capsdist.data.format.checks import check_num_classes
+from capsdist.data.format.classes import check_same_classes
+from capsdist.data.format.index import Index
 from capsdist.errors import ConfigError, Problem
 from capsdist.storage import join
 from capsdist.train.checkpoint import Checkpoint

@@ -12,7 +12,7 @@ from typing import Literal
 
 from capsdist.config import Config
 from capsdist.errors import ConfigError, Problem
-from capsdist.train.cluster.preflight import Machine, place_on_cluster, place_on_machine
+from capsdist.launch.preflight import Machine, place_on_cluster, place_on_machine
 from capsdist.tune.space import Search
 
 __all__ = ["Budget", "on_cluster", "on_machine"]

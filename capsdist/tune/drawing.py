@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from capsdist.analysis.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, label_percents, place_of_zero
-from capsdist.train.cluster.files import RunFiles
+from capsdist.runs.files import RunFiles
 from capsdist.tune.journal import FINISHED
 from capsdist.tune.report import SearchResult, TrialRow, in_words, pareto
 

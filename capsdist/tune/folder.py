@@ -14,12 +14,11 @@ from pydantic import BaseModel, ConfigDict
 from capsdist.config import Config
 from capsdist.config.earlier import as_begun
 from capsdist.errors import ConfigError, DocumentError, Problem, RunError
+from capsdist.runs.files import open_files, read_document
+from capsdist.runs.locks import Lock, Tell
+from capsdist.runs.rundir import changed_fields, run_place
 from capsdist.storage import join
 from capsdist.storage.documents import dump_json, parse_document, seal
-from capsdist.train.cluster.files import open_files, read_document
-from capsdist.train.cluster.locks import Lock, Tell
-from capsdist.train.cluster.preflight import run_place
-from capsdist.train.cluster.rundir import changed_fields
 from capsdist.tune.journal import Journal
 from capsdist.tune.report import TRIALS_NAME, SearchResult
 from capsdist.tune.space import Search, Space

@@ -24,8 +24,8 @@ from pydantic import (
 )  # fmt: skip
 
 from capsdist.errors import DocumentError, RunError
+from capsdist.runs.files import RunFiles
 from capsdist.storage.documents import dump_json, parse_document, seal
-from capsdist.train.cluster.files import RunFiles
 from capsdist.tune.space import checked_values
 
 __all__ = [

@@ -17,7 +17,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from capsdist.config import PRESETS, Config, get_preset
 from capsdist.errors import DocumentError, RunError
 from capsdist.models.counts import num_parameters
-from capsdist.train.cluster.files import RunFiles
+from capsdist.runs.files import RunFiles
 from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, parse_metrics
 from capsdist.tune.journal import FINISHED, History, Percent, Point, Status
 from capsdist.tune.space import FIELDS, with_values

@@ -19,11 +19,11 @@ from capsdist.config import Config
 from capsdist.config.steps import steps_of, total_steps
 from capsdist.console import announced
 from capsdist.errors import ConfigError, Problem
-from capsdist.train.cluster import preflight
-from capsdist.train.cluster.locks import Lock
-from capsdist.train.cluster.preflight import Machine
-from capsdist.train.cluster.session import names_cluster, prepare_ray, ray_session
-from capsdist.train.cluster.stop import StopSignals
+from capsdist.launch import preflight
+from capsdist.launch.preflight import Machine
+from capsdist.launch.session import names_cluster, prepare_ray, ray_session
+from capsdist.launch.signals import StopSignals
+from capsdist.runs.locks import Lock
 from capsdist.train.metrics import Row
 from capsdist.tune.budget import Budget, on_cluster, on_machine
 from capsdist.tune.feasible import GIB, Limits, memory_here, refusal

@@ -22,12 +22,12 @@ from ray.tune.search import Searcher
 
 from capsdist.config import Config
 from capsdist.errors import CapsdistError, RunError
+from capsdist.launch import launch
+from capsdist.launch.failure import is_out_of_memory, one_line, root_cause
+from capsdist.launch.fitting import FitThread
+from capsdist.launch.session import API_ADDRESS
+from capsdist.runs.locks import Lock
 from capsdist.storage.temporary import temporary_folder
-from capsdist.train.cluster import launch
-from capsdist.train.cluster.failure import is_out_of_memory, one_line, root_cause
-from capsdist.train.cluster.fitting import FitThread
-from capsdist.train.cluster.locks import Lock
-from capsdist.train.cluster.session import API_ADDRESS
 from capsdist.train.metrics import Row
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal, Trial
 from capsdist.tune.source import Source

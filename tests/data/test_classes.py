@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from capsdist.data import write_split
-from capsdist.data.classes import check_same_classes
+from capsdist.data.format.classes import check_same_classes
 from capsdist.errors import DataError
 
 

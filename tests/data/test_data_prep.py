@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from capsdist.data import Split, check_split, read_index
-from capsdist.data.pack import pack
+from capsdist.data.sets.pack import pack
 from capsdist.errors import DataError
 
 SCRIPTS = Path(__file__).parents[2] / "data_prep"

@@ -9,8 +9,8 @@ import pytest
 import xxhash
 
 from capsdist.data import Index
-from capsdist.data.index import Shard
-from capsdist.data.order import Order, permutation, rank_slice
+from capsdist.data.format.index import Shard
+from capsdist.data.format.order import Order, permutation, rank_slice
 from capsdist.errors import DataError
 
 WORLDS = [1, 2, 3, 4, 7]

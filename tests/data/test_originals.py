@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 from cifar_batches import batch_bytes, md5
 
-from capsdist.data import originals
-from capsdist.data.cifar import ARCHIVE, load_cifar, unpickle_batch
-from capsdist.data.idx import FILES, load_idx_set, load_or_download, parse_idx
-from capsdist.data.originals import Original, content, download
+from capsdist.data.sets import originals
+from capsdist.data.sets.cifar import ARCHIVE, load_cifar, unpickle_batch
+from capsdist.data.sets.idx import FILES, load_idx_set, load_or_download, parse_idx
+from capsdist.data.sets.originals import Original, content, download
 from capsdist.errors import DataError
 
 

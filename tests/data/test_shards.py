@@ -17,8 +17,8 @@ import webdataset
 from webdataset.writer import TarWriter
 
 from capsdist.data import Split, read_index, verify_split, write_split
-from capsdist.data.folder import LocalFolder
-from capsdist.data.shards import npy_bytes
+from capsdist.data.format.folder import LocalFolder
+from capsdist.data.format.shards import npy_bytes
 from capsdist.errors import DataError
 from capsdist.storage.temporary import temporary_folder
 

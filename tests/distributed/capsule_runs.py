@@ -12,8 +12,8 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from capsdist.models import ClassCapsules, PrimaryCapsules
 from capsdist.models.parallel import ParallelClassCapsules, sum_gradients
-from capsdist.routing import parallel, stream
-from capsdist.routing.parallel import exchange_children
+from capsdist.routing.dynamic import parallel, streamed_passes
+from capsdist.routing.dynamic.parallel import exchange_children
 
 PARENTS, PARENT_DIM, CHILD_DIM = 5, 6, 3
 GATHER = "all_gather_single" if hasattr(dist, "all_gather_single") else "all_gather_into_tensor"
@@ -106,17 +106,17 @@ def run_split(setup: Setup, num_replicas: int = 1) -> dict[str, Tensor]:
 
 def run_split_with_dv_reduced(setup: Setup) -> dict[str, Tensor]:
     """The known-bad twin: all ranks add up dV, not its increment, and count what they carry once each."""
-    plain = stream._carry
+    plain = streamed_passes._carry
 
     def carry(d_state: Tensor, increment: Tensor, reduce) -> None:
         d_state += increment
         reduce(d_state)
 
-    stream._carry = carry
+    streamed_passes._carry = carry
     try:
         return run_split(setup)
     finally:
-        stream._carry = plain
+        streamed_passes._carry = plain
 
 
 def count_collectives(setup: Setup) -> dict[str, list[int]]:
@@ -155,7 +155,7 @@ def drawn_weights(num_children: int) -> tuple[Tensor, float]:
 def refusal(num_children: int, num_own: int) -> str:
     """What this rank says of weights of `num_own` children."""
     from capsdist.errors import ShapeError
-    from capsdist.routing.parallel import route_parallel
+    from capsdist.routing.dynamic.parallel import route_parallel
 
     poses, packed = torch.zeros(2, num_children, 3), torch.zeros(4, 5, 3, num_own)
     try:

@@ -16,8 +16,8 @@ from small_run import losses, run_small, write_data
 
 from capsdist.config import Config, get_preset
 from capsdist.errors import ConfigError
+from capsdist.runs.rundir import RunFolder
 from capsdist.train.checkpoint import load_model
-from capsdist.train.cluster.rundir import RunFolder
 
 STORED = Path(__file__).with_name("run_of_0_1")
 CHECKPOINT = STORED / "step_00000004"

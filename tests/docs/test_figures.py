@@ -27,10 +27,10 @@ SUFFIX = {"s": "_s", "ms": "_ms", "images/s": "images_per_s", "bytes": "_bytes"}
 NOT_MEASURED = {
     "capsdist/data/README.md": {"10 seconds", "512 bytes", "512 MiB", "10,240 bytes"},
     "capsdist/routing/README.md": {"64 MB", "0.8 GB", "3.2 GB", "4 bytes"},
-    "capsdist/routing/fused/README.md": {"227 KB", "425 MB", "6 MB", "16 bytes"},
+    "capsdist/routing/dynamic/fused/README.md": {"227 KB", "425 MB", "6 MB", "16 bytes"},
     "capsdist/storage/README.md": {"10 seconds", "64 GiB", "50 MB"},
     "capsdist/train/README.md": {"5 seconds"},
-    "capsdist/train/cluster/README.md": {"10 seconds", "5 seconds", "5 s", "16 s", "3 s", "5 GB"},
+    "capsdist/launch/README.md": {"10 seconds", "5 seconds", "5 s", "16 s", "3 s", "5 GB"},
     "cluster/README.md": {"3 s", "150 GB"},
     "data_prep/README.md": {"4 MB", "56 MB", "185 MB", "10 seconds"},
 }

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from capsdist.config import Config
 from capsdist.errors import CapsdistError
+from capsdist.launch import launch
 from capsdist.storage.temporary import temporary_folder
-from capsdist.train.cluster import launch
 from capsdist.train.metrics import Row
 from faults.lineage import (
     Attempt,
@@ -134,8 +134,8 @@ def fault_figures(scripts: Sequence[Sequence[Fault]], say: Callable[[str], None]
     with open_bench({_engine(script) for script in scripts}) as bench:
         # Nothing is built there yet; the undisturbed runs, which have begun, build where users do.
         os.environ["TORCH_EXTENSIONS_DIR"] = str(bench.folder / "extensions")
-        from capsdist.train.cluster.preflight import Machine
-        from capsdist.train.cluster.session import prepare_ray, ray_session
+        from capsdist.launch.preflight import Machine
+        from capsdist.launch.session import prepare_ray, ray_session
 
         prepare_ray()
         config = campaign_config(bench.folder, bench.folder, "session")

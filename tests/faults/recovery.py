@@ -11,8 +11,8 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from capsdist.launch.session import prepare_ray
 from capsdist.storage.temporary import temporary_folder
-from capsdist.train.cluster.session import prepare_ray
 from faults.campaign import Verdict, describe, open_bench
 from faults.lineage import Attempt
 from faults.script import Fault, Mark

@@ -31,8 +31,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
+from capsdist.runs.retention import checkpoint_name
 from capsdist.train.checkpoint import MANIFEST, MODEL, STATE
-from capsdist.train.cluster.retention import checkpoint_name
 from faults.strikes import at_file_event, die, flip_bit, invert, kill_a_build, kill_host
 
 __all__ = ["Fault", "Kind", "Mark", "Script", "read_marks", "send_by_value"]

@@ -128,7 +128,7 @@ def _train(config: Config, rank: int, recorder: Recorder) -> None:
     import torch
     import torch.distributed as dist
 
-    from capsdist.train.interfaces import on_loopback
+    from capsdist.train.engine.interfaces import on_loopback
     from capsdist.train.loop import run_training
 
     os.environ["LOCAL_RANK"] = str(rank)

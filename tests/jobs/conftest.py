@@ -36,7 +36,7 @@ def short_tmp() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def ray_cluster(short_tmp: Path) -> Iterator[None]:
     """A Ray with 2 CPUs in this process, which `launch` joins as it would a cluster."""
-    from capsdist.train.cluster.session import prepare_ray
+    from capsdist.launch.session import prepare_ray
 
     assert "RAY_ADDRESS" not in os.environ, "unset RAY_ADDRESS: the tests start a Ray of their own"
     prepare_ray()

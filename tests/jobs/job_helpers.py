@@ -10,8 +10,8 @@ from pathlib import Path
 
 from capsdist.config import Config, Model
 from capsdist.models import build_model
+from capsdist.runs.retention import checkpoint_name
 from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
-from capsdist.train.cluster.retention import checkpoint_name
 from capsdist.train.manifest import FORMAT, MANIFEST, MODEL, OPTIMIZER, STATE, Manifest, digest_of
 from faults.lineage import differing_tensors
 from faults.tiny import BATCH, NUM_TEST, STEPS_PER_EPOCH, tiny_config, write_tiny

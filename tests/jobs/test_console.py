@@ -16,8 +16,8 @@ from job_helpers import run_job_file, save_tiny, tiny_config
 from capsdist.cli import _draw
 from capsdist.console import INVALID, STOPPED, announced
 from capsdist.errors import CheckpointError
+from capsdist.runs.rundir import RunFolder
 from capsdist.train.checkpoint import load_model
-from capsdist.train.cluster.rundir import RunFolder
 from capsdist.train.display import Display
 from capsdist.train.evaluate import evaluate_checkpoint
 from capsdist.tune.display import SearchDisplay

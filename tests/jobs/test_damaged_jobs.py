@@ -10,7 +10,7 @@ import pytest
 from job_helpers import Rows, assert_same_state, tiny_config
 
 from capsdist.errors import CapsdistError
-from capsdist.train.cluster import launch
+from capsdist.launch import launch
 from properties.damage import CONTENT, Accident, fingerprint, make_outside
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_cluster")]

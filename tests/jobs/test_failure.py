@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from capsdist.errors import ConfigError, DataError, MemoryExhaustedError, Problem
-from capsdist.train.cluster.failure import is_out_of_memory, one_line, root_cause, root_of_many
+from capsdist.launch.failure import is_out_of_memory, one_line, root_cause, root_of_many
 
 
 class ActorDiedError(Exception):

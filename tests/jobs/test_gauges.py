@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from job_helpers import NUM_TEST, Rows, tiny_config
 
-from capsdist.train.cluster import launch
-from capsdist.train.cluster.gauges import GAUGES
+from capsdist.launch import launch
+from capsdist.launch.gauges import GAUGES
 from faults.script import Fault, Script
 from limits import PATIENCE_S
 

@@ -10,11 +10,18 @@ import psutil
 import pytest
 
 from capsdist.errors import RunError
-from capsdist.train.interfaces import GLOO, LOOPBACK, NCCL, interface_of, interface_settings, on_loopback
+from capsdist.train.engine.interfaces import (
+    GLOO,
+    LOOPBACK,
+    NCCL,
+    interface_of,
+    interface_settings,
+    on_loopback,
+)
 
 JOIN = """
 import psutil
-from capsdist.train.cluster.group import join_group, listen
+from capsdist.launch.group import join_group, listen
 port, descriptor = listen("127.0.0.1")
 join_group(backend="gloo", world_rank=0, world_size=1, address="127.0.0.1", store=("127.0.0.1", port),
            descriptor=descriptor, timeout_s=60)

@@ -19,7 +19,7 @@ from job_helpers import NUM_TEST, ROOT, STEPS_PER_EPOCH, TINY_FLAGS, run_job_fil
 
 from capsdist.cli import parse_command
 from capsdist.config import PRESETS
-from capsdist.train.cluster.rundir import RunFolder
+from capsdist.runs.rundir import RunFolder
 from capsdist.train.loop import run_training
 from capsdist.train.metrics import read_metrics
 from limits import PATIENCE_S

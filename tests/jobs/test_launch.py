@@ -21,7 +21,7 @@ from job_helpers import (
 
 from capsdist.config import Cluster, Config
 from capsdist.errors import CapsdistError, CheckpointError, ConfigError, RunError
-from capsdist.train.cluster import RunFolder, RunSummary, launch
+from capsdist.launch import RunFolder, RunSummary, launch
 from capsdist.train.metrics import read_metrics
 from faults.script import Fault, Script
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from capsdist.errors import RunError
+from capsdist.launch import RunFolder
+from capsdist.runs.locks import _take
+from capsdist.runs.stale import remove_left_behind, removed_if_unbegun
 from capsdist.storage.durable import open_lock_file
-from capsdist.train.cluster import RunFolder
-from capsdist.train.cluster.leftovers import remove_left_behind, removed_if_unbegun
-from capsdist.train.cluster.locks import _take
 
 
 @pytest.fixture

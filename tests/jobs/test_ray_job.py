@@ -20,9 +20,9 @@ from cifar_batches import batch_bytes, md5
 from job_helpers import ROOT, STEPS_PER_EPOCH, TINY_FLAGS
 
 from capsdist.data import write_split
-from capsdist.data.cifar import load_cifar
-from capsdist.data.originals import Original
-from capsdist.train.cluster.rundir import RunFolder
+from capsdist.data.sets.cifar import load_cifar
+from capsdist.data.sets.originals import Original
+from capsdist.runs.rundir import RunFolder
 from capsdist.train.metrics import read_metrics
 from limits import PATIENCE_S, wait_until
 

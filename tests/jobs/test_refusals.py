@@ -16,7 +16,7 @@ from capsdist.config import Cluster, Config
 from capsdist.console import FAILED, INVALID
 from capsdist.data import write_split
 from capsdist.errors import ConfigError, RunError
-from capsdist.train.cluster.preflight import (
+from capsdist.launch.preflight import (
     Machine,
     Placement,
     check_engine,

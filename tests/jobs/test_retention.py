@@ -11,10 +11,9 @@ import pytest
 from job_helpers import save_tiny
 
 from capsdist.errors import CheckpointError, RunError
-from capsdist.train.checkpoint import MODEL
-from capsdist.train.cluster.files import LocalFiles, open_files
-from capsdist.train.cluster.resume import newest_whole, opened_checkpoint, viewed
-from capsdist.train.cluster.retention import (
+from capsdist.runs.checkpoints import newest_whole, opened_checkpoint, viewed
+from capsdist.runs.files import LocalFiles, open_files
+from capsdist.runs.retention import (
     Saved,
     checkpoint_name,
     checkpoint_step,
@@ -25,6 +24,7 @@ from capsdist.train.cluster.retention import (
     ranked,
     superfluous,
 )
+from capsdist.train.checkpoint import MODEL
 from faults.strikes import flip_bit
 
 

@@ -14,10 +14,10 @@ from job_helpers import NETWORK, reseal, save_tiny
 from safetensors.torch import save_file
 
 from capsdist.errors import CheckpointError, RunError
+from capsdist.runs.checkpoints import newest_whole, opened_checkpoint
+from capsdist.runs.files import LocalFiles
+from capsdist.runs.retention import clean, finished_checkpoints, prune
 from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
-from capsdist.train.cluster.files import LocalFiles
-from capsdist.train.cluster.resume import newest_whole, opened_checkpoint
-from capsdist.train.cluster.retention import clean, finished_checkpoints, prune
 from capsdist.train.metrics import RunWriter, read_metrics
 from faults.strikes import flip_bit
 

@@ -12,7 +12,7 @@ from job_helpers import save_tiny
 from capsdist.config import Config
 from capsdist.config.steps import total_steps
 from capsdist.errors import ConfigError, RunError
-from capsdist.train.cluster.rundir import FREE_FIELDS, RunFolder, RunSummary, changed_fields
+from capsdist.runs.rundir import FREE_FIELDS, RunFolder, RunSummary, changed_fields
 
 
 def with_field(name: str, value: object) -> Config:
@@ -196,7 +196,7 @@ def test_a_run_is_held_by_one_process(tmp_path):
     run = RunFolder(tmp_path / "first")
     run.create()
     code = (
-        "from pathlib import Path; from capsdist.train.cluster.rundir import RunFolder\n"
+        "from pathlib import Path; from capsdist.runs.rundir import RunFolder\n"
         f"with RunFolder(Path({str(run.path)!r})).lock(): print('held', flush=True); input()\n"
     )
     holder = subprocess.Popen(

@@ -19,8 +19,8 @@ from limits import PATIENCE_S
 START = (
     "from capsdist.config import Config\n"
     "from capsdist.errors import RunError\n"
-    "from capsdist.train.cluster.preflight import Machine\n"
-    "from capsdist.train.cluster.session import names_cluster, prepare_ray, ray_session\n"
+    "from capsdist.launch.preflight import Machine\n"
+    "from capsdist.launch.session import names_cluster, prepare_ray, ray_session\n"
     "prepare_ray()\n"
     "machine = None if names_cluster() else Machine(1, 0)\n"
     "try:\n"

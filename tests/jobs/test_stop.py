@@ -11,8 +11,8 @@ from itertools import pairwise
 import pytest
 from job_helpers import Rows, tiny_config
 
-from capsdist.train.cluster import RunFolder, launch
-from capsdist.train.cluster.stop import StopPoll, job_warning, patience_s
+from capsdist.launch import RunFolder, launch
+from capsdist.launch.signals import StopPoll, job_warning, patience_s
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 IN_JOB, JOB_WAIT = "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_STOP_WAIT_TIME_S"
@@ -21,7 +21,7 @@ IN_JOB, JOB_WAIT = "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_STOP_WAIT_TIME_S"
 def signalled(number: int, body: str) -> subprocess.CompletedProcess[str]:
     """Run `body`, which may call `strike()` to send `number` to its own process, and knows `signals`."""
     code = (
-        "import os, signal\nfrom capsdist.train.cluster.stop import StopSignals\nsignals = StopSignals()\n"
+        "import os, signal\nfrom capsdist.launch.signals import StopSignals\nsignals = StopSignals()\n"
         f"def strike(): os.kill(os.getpid(), {int(number)})\n"
     )
     return subprocess.run([sys.executable, "-c", code + body], capture_output=True, text=True, check=False)
@@ -144,7 +144,7 @@ def test_a_job_without_time_to_stop_is_warned(monkeypatch):
 def test_a_worker_asks_often_enough_and_not_at_every_step():
     import torch
 
-    from capsdist.train.cluster.events import open_mailbox
+    from capsdist.launch.events import open_mailbox
 
     poll = StopPoll(open_mailbox(), rank=0, world_size=1, device=torch.device("cpu"))
     asked = []

@@ -13,7 +13,7 @@ import pytest
 from job_helpers import Rows, tiny_config
 
 from capsdist.config import Cluster
-from capsdist.train.cluster import launch
+from capsdist.launch import launch
 from capsdist.train.metrics import read_metrics
 from faults.script import Fault, Script, read_marks
 
@@ -52,7 +52,7 @@ def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_roo
 
 
 def test_a_process_that_has_the_number_of_a_worker_is_let_alone():
-    from capsdist.train.cluster import watch
+    from capsdist.launch import watch
 
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as other:
         started = watch._started(other.pid)

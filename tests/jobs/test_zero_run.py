@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from job_helpers import Rows, tiny_config
 
-from capsdist.train.cluster import launch
+from capsdist.launch import launch
 from capsdist.train.engine import operators
 from capsdist.train.engine.build import zero_requirements
 

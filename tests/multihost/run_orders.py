@@ -16,8 +16,8 @@ from typing import Any
 
 from capsdist.config import Config
 from capsdist.errors import CapsdistError
-from capsdist.train.cluster import launch
-from capsdist.train.cluster.session import names_cluster, prepare_ray
+from capsdist.launch import launch
+from capsdist.launch.session import names_cluster, prepare_ray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from faults.lineage import Recorder

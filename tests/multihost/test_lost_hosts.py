@@ -15,7 +15,7 @@ from cluster_lab import HOST_CPUS, LAST_STEP, RayCluster, Run, contents
 from hosts import Host, unavailable
 from job_helpers import assert_same_state
 
-from capsdist.train.cluster import RunFolder
+from capsdist.launch import RunFolder
 from capsdist.train.metrics import Row
 from faults.script import Fault
 from limits import wait_until

@@ -119,8 +119,8 @@ import sys
 sys.path[:0] = sys.argv[1:]
 from sockets import here
 from capsdist.config import Config
-from capsdist.train.cluster.preflight import Machine
-from capsdist.train.cluster.session import prepare_ray, ray_session
+from capsdist.launch.preflight import Machine
+from capsdist.launch.session import prepare_ray, ray_session
 prepare_ray()
 with ray_session(Config(), Machine(1, 0), dashboard=True):
     print("\\n", [each.process for each in here()], [each for each in here() if not each.on_loopback])

@@ -18,7 +18,7 @@ from twins import pack_by_reshape, route_twin, squash_unguarded
 
 from capsdist.ops import squash
 from capsdist.routing import route, route_reference
-from capsdist.routing.streamed import route_streamed
+from capsdist.routing.dynamic.streamed import route_streamed
 
 Route = Callable[..., Tensor]
 SIZES = (5, 23, 4, 3, 6)  # B, I, J, D, E

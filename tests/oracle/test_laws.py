@@ -12,8 +12,8 @@ from laws import DEFECTS, FORMS, LAWS, SIZES, not_numbers
 from torch import Tensor
 
 from capsdist.routing import pack_weights, route
-from capsdist.routing.reference import couple
-from capsdist.routing.streamed import route_streamed
+from capsdist.routing.dynamic.reference import couple
+from capsdist.routing.dynamic.streamed import route_streamed
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -9,8 +9,9 @@ import torch
 from cases import Operands, largest_error, operands, rms_error, values_and_gradients
 from torch import Tensor
 
-from capsdist.routing import pack_weights, route, route_reference, tiling
-from capsdist.routing.streamed import route_streamed
+from capsdist.routing import pack_weights, route, route_reference
+from capsdist.routing.common import tiling
+from capsdist.routing.dynamic.streamed import route_streamed
 
 SIZES = [(1, 1, 1, 1, 1), (2, 5, 3, 4, 7), (19, 37, 5, 3, 6), (7, 33, 2, 9, 1)]  # B, I, J, D, E
 

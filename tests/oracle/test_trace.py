@@ -13,8 +13,10 @@ from cases import Operands, operands
 from torch import Tensor
 
 from capsdist.errors import ShapeError
-from capsdist.routing import pack_weights, reference, route_reference, tiling, trace, trace_routing
-from capsdist.routing.trace import Trace
+from capsdist.routing import pack_weights, route_reference, trace_routing
+from capsdist.routing.common import tiling
+from capsdist.routing.dynamic import reference, trace
+from capsdist.routing.dynamic.trace import Trace
 
 SIZES = [(1, 1, 1, 1, 1), (3, 7, 5, 4, 2), (11, 21, 6, 3, 6)]  # B, I, J, D, E
 

@@ -11,12 +11,12 @@ from job_helpers import NETWORK, save_tiny
 
 from capsdist.config import Config
 from capsdist.errors import CapsdistError
+from capsdist.runs.checkpoints import newest_whole, opened_checkpoint, viewed
+from capsdist.runs.files import RunFiles, open_files
+from capsdist.runs.record import open_record
+from capsdist.runs.retention import clean, prune
+from capsdist.runs.rundir import RunFolder, RunSummary
 from capsdist.train.checkpoint import load_model, read_checkpoint
-from capsdist.train.cluster.files import RunFiles, open_files
-from capsdist.train.cluster.record import open_record
-from capsdist.train.cluster.resume import newest_whole, opened_checkpoint, viewed
-from capsdist.train.cluster.retention import clean, prune
-from capsdist.train.cluster.rundir import RunFolder, RunSummary
 from capsdist.train.metrics import METRICS_NAME, parse_metrics, read_metrics
 
 NUM_SAMPLES = 48 * NETWORK.train.global_batch

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from capsdist.errors import CapsdistError
-from capsdist.train.cluster.retention import checkpoint_name
+from capsdist.runs.retention import checkpoint_name
 from properties.damage import CASES, CONTENT, Accident, has_files, try_accidents
 from properties.run_steps import ERRORS, Truth, start_or_stop, write_run
 

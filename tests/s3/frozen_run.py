@@ -8,7 +8,7 @@ from pathlib import Path
 from job_helpers import Rows, tiny_config
 
 from capsdist.config import Cluster
-from capsdist.train.cluster import launch
+from capsdist.launch import launch
 from faults.script import Fault, Script
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 
 from job_helpers import Slow, tiny_config
 
-from capsdist.train.cluster import launch
+from capsdist.launch import launch
 
 if __name__ == "__main__":
     launch(tiny_config(*sys.argv[1:], cores=0), fault=Slow(0.5))

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from places import Place
 
-from capsdist.train.cluster import locks
-from capsdist.train.cluster.retention import checkpoint_name
+from capsdist.runs import locks
+from capsdist.runs.retention import checkpoint_name
 from properties.damage import PHASES, Accident, accidents, has_files
 from properties.run_steps import ERRORS, Truth, start_or_stop, write_run
 

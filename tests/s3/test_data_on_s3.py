@@ -18,7 +18,7 @@ from places import Place
 from sets import CLASSES, random_set
 
 from capsdist.data import Split, TrainStream, check_split, eval_batches, read_index, verify_split
-from capsdist.data.pack import pack
+from capsdist.data.sets.pack import pack
 from capsdist.errors import DataError
 from faults.wire import FaultProxy
 
@@ -259,7 +259,7 @@ def test_a_smaller_set_leaves_no_stale_shard(place: Place):
 
 
 def test_the_index_of_another_process_is_not_overwritten(place: Place, monkeypatch):
-    from capsdist.data.remote import RemoteFolder
+    from capsdist.data.format.remote import RemoteFolder
 
     put = RemoteFolder.put
 

@@ -24,7 +24,7 @@ from seaweed import Key
 
 from capsdist.cli import run_job
 from capsdist.console import FAILED
-from capsdist.train.cluster.retention import checkpoint_name
+from capsdist.runs.retention import checkpoint_name
 from capsdist.train.metrics import parse_metrics
 
 pytestmark = pytest.mark.s3

@@ -13,13 +13,13 @@ from job_helpers import NETWORK, save_tiny
 from places import Place
 
 from capsdist.errors import RunError
+from capsdist.runs import locks
+from capsdist.runs.checkpoints import newest_whole, opened_checkpoint
+from capsdist.runs.files import RunFiles, open_files
+from capsdist.runs.retention import checkpoint_name, clean, prune
+from capsdist.runs.rundir import RunFolder
 from capsdist.storage import ObjectFolder
 from capsdist.train.checkpoint import MODEL
-from capsdist.train.cluster import locks
-from capsdist.train.cluster.files import RunFiles, open_files
-from capsdist.train.cluster.resume import newest_whole, opened_checkpoint
-from capsdist.train.cluster.retention import checkpoint_name, clean, prune
-from capsdist.train.cluster.rundir import RunFolder
 from faults.strikes import flip_bit
 from limits import PATIENCE_S
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from capsdist.config import Config
-from capsdist.train.cluster.files import LocalFiles
+from capsdist.runs.files import LocalFiles
 from capsdist.tune.journal import Journal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))

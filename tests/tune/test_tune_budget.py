@@ -8,7 +8,7 @@ import pytest
 
 from capsdist.config import Cluster, Config, Train
 from capsdist.errors import ConfigError
-from capsdist.train.cluster.preflight import Machine
+from capsdist.launch.preflight import Machine
 from capsdist.tune.budget import Budget, on_cluster, on_machine
 from capsdist.tune.space import Search
 

@@ -10,7 +10,7 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from capsdist.config import Config
-from capsdist.train.cluster.files import LocalFiles
+from capsdist.runs.files import LocalFiles
 from capsdist.tune.journal import FINISHED, STOPPED, Journal
 from capsdist.tune.search import Halving, Plan, scheduler_of
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from capsdist.errors import RunError
-from capsdist.train.cluster.files import LocalFiles
+from capsdist.runs.files import LocalFiles
 from capsdist.tune.journal import FAILED, FINISHED, JOURNAL_NAME, RUNNING, STOPPED, History, Journal
 
 EVENTS = [

@@ -17,8 +17,8 @@ from capsdist.cli import parse_command
 from capsdist.config import PRESETS, Config, get_preset
 from capsdist.errors import RunError
 from capsdist.models.counts import num_parameters
+from capsdist.runs.files import LocalFiles
 from capsdist.storage.documents import dump_json, parse_document, seal
-from capsdist.train.cluster.files import LocalFiles
 from capsdist.tune.display import SearchDisplay
 from capsdist.tune.drawing import draw_search, save_figure
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal

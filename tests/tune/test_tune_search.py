@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from job_helpers import ROOT, TINY_FLAGS, run_job_file, write_tiny
 
-from capsdist.train.cluster.files import LocalFiles
+from capsdist.runs.files import LocalFiles
 from capsdist.train.metrics import read_metrics
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, History, Journal
 from limits import PATIENCE_S

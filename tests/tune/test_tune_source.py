@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from capsdist.errors import ConfigError
-from capsdist.train.cluster.files import LocalFiles
+from capsdist.runs.files import LocalFiles
 from capsdist.tune.journal import FAILED, FINISHED, STOPPED, History, Journal
 from capsdist.tune.source import Optuna, RandomOrder, Source
 from capsdist.tune.space import Space

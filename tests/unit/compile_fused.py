@@ -16,9 +16,9 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from capsdist.routing.fused import call as calls
-from capsdist.routing.fused import launch_backward, launch_forward, plan
-from capsdist.routing.fused.call import Call
+from capsdist.routing.dynamic.fused import call as calls
+from capsdist.routing.dynamic.fused import launch_backward, launch_forward, plan
+from capsdist.routing.dynamic.fused.call import Call
 
 H100, RTX_4090 = GPUTarget("cuda", 90, 32), GPUTarget("cuda", 89, 32)
 TARGET = RTX_4090 if sys.argv[1:] == ["smaller"] else H100

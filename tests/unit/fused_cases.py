@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from capsdist.routing import pack_weights, route_reference
-from capsdist.routing.fused import route_fused
+from capsdist.routing.dynamic.fused import route_fused
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # there Triton interprets, see tests/conftest.py
 

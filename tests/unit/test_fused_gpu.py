@@ -15,7 +15,7 @@ pytest.importorskip("triton")
 from fused_cases import DEVICE, fused, largest_error, operands, run
 
 from capsdist.routing import pack_weights, route_reference
-from capsdist.routing.fused import fused_refusal, plan, route_fused
+from capsdist.routing.dynamic.fused import fused_refusal, plan, route_fused
 
 pytestmark = pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
 

@@ -14,10 +14,10 @@ pytest.importorskip("triton")
 from fused_cases import DEVICE, Operands, error_of_fused, fused, operands, rms_error, run
 
 from capsdist.routing import pack_weights, route_reference
-from capsdist.routing.fused import launch_backward, launch_forward, plan
-from capsdist.routing.fused.call import Call
-from capsdist.routing.fused.launch_backward import route_backward
-from capsdist.routing.fused.launch_forward import route_forward
+from capsdist.routing.dynamic.fused import launch_backward, launch_forward, plan
+from capsdist.routing.dynamic.fused.call import Call
+from capsdist.routing.dynamic.fused.launch_backward import route_backward
+from capsdist.routing.dynamic.fused.launch_forward import route_forward
 
 TOLERANCE = 5e-6 if DEVICE == "cpu" else 3e-5  # fp32; a GPU takes products as three TF32 products
 

@@ -14,7 +14,7 @@ import triton.language as tl
 from fused_cases import DEVICE
 from torch import Tensor
 
-from capsdist.routing.fused.tiles import num_numbers, parent_tile, poses_tile, weights_tile
+from capsdist.routing.dynamic.fused.tiles import num_numbers, parent_tile, poses_tile, weights_tile
 
 DP, EP, IT, BT = 2, 16, 8, 16  # a tile
 

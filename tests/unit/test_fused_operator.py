@@ -17,8 +17,8 @@ pytest.importorskip("triton")
 from fused_cases import DEVICE, fused, largest_error, operands, run
 
 from capsdist.routing import pack_weights, route_reference
-from capsdist.routing.fused import fused_refusal, route_fused
-from capsdist.routing.fused.call import Call
+from capsdist.routing.dynamic.fused import fused_refusal, route_fused
+from capsdist.routing.dynamic.fused.call import Call
 
 SIZES = (2, 5, 3, 2, 4)  # B, I, J, D, E
 
@@ -224,7 +224,7 @@ import os, sys
 sys.modules["triton"] = None  # as if it were not installed
 os.environ["TRITON_INTERPRET"] = "1"
 import torch
-from capsdist.routing.fused import fused_refusal
+from capsdist.routing.dynamic.fused import fused_refusal
 print(fused_refusal(torch.zeros(2, 5, 3), torch.zeros(4, 6, 3, 5), interpreter=True))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

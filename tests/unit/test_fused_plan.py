@@ -14,9 +14,9 @@ import torch
 
 pytest.importorskip("triton")
 
-from capsdist.routing.fused import launch_backward, launch_forward, plan
-from capsdist.routing.fused.call import Call
-from capsdist.routing.fused.plan import Sizes, candidates, default_plan, fits_whole
+from capsdist.routing.dynamic.fused import launch_backward, launch_forward, plan
+from capsdist.routing.dynamic.fused.call import Call
+from capsdist.routing.dynamic.fused.plan import Sizes, candidates, default_plan, fits_whole
 
 MNIST = Sizes(128, 1152, 10, 8, 16, operand_bytes=2)
 IMAGENET = Sizes(256, 6272, 1000, 8, 16, operand_bytes=2)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from capsdist.routing.cache import LEAST, MOST, SYSFS, cache_bytes_per_thread
+from capsdist.routing.common.cache import LEAST, MOST, SYSFS, cache_bytes_per_thread
 
 KIB, MIB = 1 << 10, 1 << 20
 

@@ -196,10 +196,10 @@ def test_on_the_cpu_kernels_run_by_name_and_interpreted_only(monkeypatch: pytest
 
 
 def test_on_another_device_the_kernels_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    kernels = types.ModuleType("capsdist.routing.fused")
+    kernels = types.ModuleType("capsdist.routing.dynamic.fused")
     answers = {"meta": "they know no meta device"}
     kernels.fused_refusal = lambda poses, *args, **options: answers.get(poses.device.type)  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setitem(sys.modules, "capsdist.routing.fused", kernels)
+    monkeypatch.setitem(sys.modules, "capsdist.routing.dynamic.fused", kernels)
     poses, weights = POSES.to("meta"), WEIGHTS.to("meta")
     refused = explain(poses, weights)
     assert (refused.form, refused.others["fused"]) == ("streamed", "refused: they know no meta device")

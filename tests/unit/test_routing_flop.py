@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import capsdist.routing.flop  # noqa: F401 (tells the counter of operators)
+import capsdist.routing.dynamic.flop  # noqa: F401 (tells the counter of operators)
 from capsdist.bench.routing import Case
 from capsdist.models import ClassCapsules
 from capsdist.routing import route_packed

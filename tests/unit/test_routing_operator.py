@@ -16,7 +16,7 @@ from capsdist.errors import ShapeError
 from capsdist.models import CapsNet
 from capsdist.ops import margin_loss, reconstruction_loss
 from capsdist.routing import explain, route_packed, unpack_weights
-from capsdist.routing.streamed import route_streamed
+from capsdist.routing.dynamic.streamed import route_streamed
 
 B, I, J, D, E = 3, 5, 4, 2, 6  # noqa: E741
 ONCE = (

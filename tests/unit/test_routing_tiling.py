@@ -7,8 +7,8 @@ import itertools
 import pytest
 import torch
 
-from capsdist.routing import tiling
-from capsdist.routing.tiling import Pieces, Plan, Scratch, plan_tiles, slices
+from capsdist.routing.common import tiling
+from capsdist.routing.common.tiling import Pieces, Plan, Scratch, plan_tiles, slices
 
 MNIST = torch.Size([10, 16, 8, 1152])  # J, E, D, I
 SHAPES = [

@@ -23,7 +23,7 @@ from capsdist.models.parallel.layer import (
     split_layers,
     split_parameters,
 )
-from capsdist.routing.parallel import Group, children_of_rank
+from capsdist.routing.dynamic.parallel import Group, children_of_rank
 
 __all__ = ["gather_optimizer_state", "gather_state", "parallelize", "split_optimizer_state", "split_state"]
 

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from capsdist.errors import ShapeError
 from capsdist.models.layers import PackedCapsules, check_child_poses
 from capsdist.routing import Gradient
-from capsdist.routing.parallel import Group, children_of_rank, process_group, route_parallel
+from capsdist.routing.dynamic.parallel import Group, children_of_rank, process_group, route_parallel
 
 __all__ = ["ParallelClassCapsules", "SplitParameter", "split_groups", "split_layers", "split_parameters"]
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from capsdist.config.schema import Optim
 from capsdist.models import Output
 from capsdist.train.checkpoint import EngineState
+from capsdist.train.engine.interfaces import on_loopback
 from capsdist.train.engine.operators import import_deepspeed, load_operators
 from capsdist.train.engine.replicated import (
     check_state,
@@ -33,7 +34,6 @@ from capsdist.train.engine.replicated import (
     persistent_buffers,
     replicated_state,
 )  # fmt: skip
-from capsdist.train.interfaces import on_loopback
 from capsdist.train.optim import SLOTS, build_optimizer, epsilon_at, set_step
 from capsdist.train.precision import LossScale, Precision, autocast
 

@@ -1,0 +1,1 @@
+"""The format of packed splits: shards, index, order, position, and the folder that they lie in."""

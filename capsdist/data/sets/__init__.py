@@ -1,0 +1,1 @@
+"""The original files of each data set, and how they are packed."""

@@ -1,0 +1,8 @@
+"""Training on Ray: launch, workers, and what is checked before and explained after. Ray is imported late."""
+
+from __future__ import annotations
+
+from capsdist.launch.launcher import launch
+from capsdist.runs.rundir import RunFolder, RunSummary
+
+__all__ = ["RunFolder", "RunSummary", "launch"]

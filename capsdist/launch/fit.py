@@ -1,0 +1,125 @@
+"""One `TorchTrainer.fit` in a thread, while the main thread shows rows and waits for signals."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.train.v2.api.config import LoggingConfig
+
+from capsdist.config import Config
+from capsdist.launch.events import FailureReporter, open_mailbox
+from capsdist.launch.fitting import FitThread
+from capsdist.launch.group import GroupConfig
+from capsdist.launch.preflight import Placement, storage_for_ray
+from capsdist.launch.signals import StopSignals, patience_s
+from capsdist.launch.watch import Watchdog
+from capsdist.launch.worker import Fault, Job, Observer, train_worker
+from capsdist.runs.files import open_files
+from capsdist.runs.locks import Lock
+from capsdist.runs.rundir import run_place
+from capsdist.train.metrics import Row
+
+__all__ = ["fit", "room"]
+
+_WAIT_S = 0.2  # between two looks into the mailbox
+_PATIENCE_S = 45.0  # without a sign of life from the workers
+
+
+def fit(
+    config: Config,
+    placement: Placement,
+    show: Callable[[Row], None],
+    signals: StopSignals,
+    lock: Lock,
+    fault: Fault | None = None,
+    observer: Observer | None = None,
+) -> Row | None:
+    """Train and return rank 0's last row, or None if a signal ended the run before a last checkpoint.
+
+    `show` gets every row, in the calling thread.
+
+    Raises:
+        RunError: another process has taken the run over.
+        ray.train.TrainingFailedError, ray.exceptions.RayError: as Ray's `fit`.
+    """
+    mailbox = open_mailbox()
+    job = Job(
+        config=config.model_dump(mode="json"),
+        threads=placement.threads,
+        mailbox=mailbox,
+        fault=fault,
+        observer=observer,
+    )
+    thread = FitThread(_trainer(config, placement, job).fit)
+    patience = time.monotonic() + _PATIENCE_S
+    watchdog = Watchdog(mailbox, config.cluster.step_timeout_s, open_files(run_place(config)), show)
+
+    def show_rows() -> None:
+        nonlocal patience
+        for row in ray.get(mailbox.take.remote()):
+            show(row)
+            patience = math.inf
+
+    with signals.training() as wish:
+        thread.start()
+        while thread.is_alive() and not wish.is_set():
+            lock.check()
+            show_rows()
+            watchdog.look()
+            if time.monotonic() > patience:
+                message = f"still waiting for {placement}; the cluster has {room()} now"
+                show({"kind": "status", "message": message})
+                patience = math.inf
+            wish.wait(_WAIT_S)
+        if thread.is_alive():
+            limit_s = patience_s(config.cluster.stop_timeout_s) if ray.get(mailbox.stop.remote()) else 0.0
+            if limit_s:
+                show({"kind": "note", "message": f"stopping: a last checkpoint, within {limit_s:g} s"})
+            deadline = time.monotonic() + limit_s
+            while thread.is_alive() and time.monotonic() < deadline:
+                show_rows()
+                thread.join(_WAIT_S)
+    if thread.is_alive():
+        return None
+    show_rows()
+    return thread.result().return_value
+
+
+def room() -> str:
+    """Return what the cluster has now, in words."""
+    have = ray.cluster_resources()
+    return f"{have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU"
+
+
+def _trainer(config: Config, placement: Placement, job: Job) -> TorchTrainer:
+    resources: dict[str, float] = {"CPU": placement.cores}
+    if placement.device == "gpu":
+        resources["GPU"] = 1
+    return TorchTrainer(
+        train_worker,
+        train_loop_config=vars(job),
+        torch_config=GroupConfig(
+            backend="nccl" if placement.device == "gpu" else "gloo",
+            timeout_s=int(config.cluster.collective_timeout_s),
+        ),
+        scaling_config=ScalingConfig(
+            num_workers=placement.workers,
+            use_gpu=placement.device == "gpu",
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(
+            name=config.train.name,
+            storage_path=storage_for_ray(config.train.storage),
+            failure_config=FailureConfig(
+                max_failures=config.cluster.max_failures,
+                controller_failure_limit=config.cluster.controller_failure_limit,
+            ),
+            callbacks=[FailureReporter(job.mailbox)],
+            logging_config=LoggingConfig(log_level="WARNING"),
+        ),
+    )

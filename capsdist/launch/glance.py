@@ -1,0 +1,94 @@
+"""What `--check` sees of data and machine in a fraction of a second: no image, no torch, no numpy.
+
+Ours. The same is compared again, and more, when a run starts (`preflight.check_data`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from capsdist.config import Config
+from capsdist.errors import ConfigError, DocumentError, Problem
+from capsdist.launch.preflight import machine_at_a_glance, place_on_machine
+from capsdist.storage.documents import parse_document, read_file
+from capsdist.storage.place import is_url
+
+__all__ = ["data_problems", "machine_problems"]
+
+_Count = Annotated[int, Field(gt=0)]
+
+
+class _Head(BaseModel):
+    """The part of an index that says what its images are."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    image_shape: tuple[_Count, _Count, _Count]
+    classes: tuple[str, ...]
+    num_samples: _Count
+
+
+def machine_problems(config: Config) -> list[Problem] | None:
+    """Return what a Ray on this machine could not give the workers; None: its GPUs cannot be counted."""
+    machine = machine_at_a_glance()
+    if machine is None:
+        return None
+    try:
+        place_on_machine(config, machine)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+def data_problems(config: Config) -> list[Problem]:
+    """Return what the local, packed splits of `config`, by their indexes, do not have or have otherwise."""
+    data = config.data
+    if is_url(data.root):
+        return []
+    heads = {}
+    for field, split in (("data.train_split", data.train_split), ("data.test_split", data.test_split)):
+        path = Path(data.root, data.name, split, "index.json")
+        try:
+            heads[field] = parse_document(read_file(path), _Head)
+        except FileNotFoundError:
+            continue  # a warning names the command that packs it
+        except DocumentError as error:
+            return [Problem(field, split, f"{path} {error}", "pack the set again")]
+    found = [problem for field, head in heads.items() for problem in _head_problems(config, field, head)]
+    if len(heads) == 2 and len({head.classes for head in heads.values()}) == 2:
+        rule = "numbers its classes in another way than the training split"
+        found.append(
+            Problem("data.test_split", data.test_split, rule, "pack both with the same list of classes")
+        )
+    return found
+
+
+def _head_problems(config: Config, field: str, head: _Head) -> Iterator[Problem]:
+    model, split = config.model, getattr(config.data, field.removeprefix("data."))
+    channels, *sides = head.image_shape
+    shape = " x ".join(map(str, head.image_shape))
+    if channels != model.in_channels:
+        fix = f"set --model.in-channels {channels}, or choose another data set"
+        yield Problem(
+            "model.in_channels", model.in_channels, f"images of {split!r} are {shape} (C x H x W)", fix
+        )
+    wanted = config.data.crop or model.image_size
+    if min(sides) < wanted if config.data.crop else set(sides) != {wanted}:
+        fix = "set it accordingly, or choose another data set"
+        name = "data.crop" if config.data.crop else "model.image_size"
+        yield Problem(name, wanted, f"images of {split!r} are {shape} (C x H x W)", fix)
+    if len(head.classes) > model.num_classes:
+        rule = f"{split!r} has {len(head.classes)} classes"
+        yield Problem(
+            "model.num_classes", model.num_classes, rule, f"set --model.num-classes {len(head.classes)}"
+        )
+    batch = config.train.global_batch
+    if field == "data.train_split" and batch > head.num_samples:
+        rule = f"is more than the {head.num_samples:,} images of {split!r}"
+        yield Problem(
+            "train.global_batch", batch, rule, f"set --train.global-batch {head.num_samples} or less"
+        )

@@ -1,0 +1,193 @@
+"""Launch a run: check everything, start or join Ray, train on its workers, show what happens.
+
+Ours, on Ray Train's own means: `TorchTrainer` restarts failed workers from the newest checkpoint and finds
+it again when the same name is started again. `fit` blocks, so it runs in a thread; the main thread shows
+rows and owns the signals.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from capsdist.config import Config
+from capsdist.config.steps import total_steps
+from capsdist.console import announced
+from capsdist.errors import CapsdistError, ConfigError, RunError
+from capsdist.launch import preflight
+from capsdist.launch.failure import one_line, root_cause
+from capsdist.launch.preflight import Machine, Placement
+from capsdist.launch.session import prepare_ray, ray_session
+from capsdist.launch.signals import StopSignals, job_warning
+from capsdist.runs.locks import Lock
+from capsdist.runs.rundir import STORY, RunFolder, RunSummary, Status, run_place
+from capsdist.runs.stale import remove_left_behind, removed_if_unbegun
+from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, Row, parse_metrics
+
+if TYPE_CHECKING:
+    from capsdist.launch.worker import Fault, Observer
+
+__all__ = ["launch"]
+
+Show = Callable[[Row], None]
+
+
+def launch(
+    config: Config,
+    *,
+    display: Show | None = None,
+    fault: Fault | None = None,
+    observer: Observer | None = None,
+) -> RunSummary:
+    """Train what `config` describes and return the summary of the run, which also becomes its result.json.
+
+    A name that exists already is continued from its newest checkpoint; a finished run returns at once.
+    Joins the cluster that RAY_ADDRESS names, else starts Ray on this machine and ends it. Ctrl-C, SIGTERM and
+    SIGHUP (in the main thread) end the run with status "stopped", after a last checkpoint if it has begun to
+    train; a second signal ends it without. `display` gets every row of events (default: `Display`); `fault`
+    makes workers fail on purpose, `observer` sees which samples they train on.
+
+    Raises:
+        ConfigError: the configuration is invalid, does not fit this machine, or is not that of the run.
+        DataError, CheckpointError, RunError: data, checkpoint, storage or engine cannot be used, or
+            training failed; one line, with the remedy.
+
+    Cost: 10 to 20 s before the first step, most of it the start of Ray and its processes.
+    """
+    if display is None:
+        from capsdist.train.display import Display
+
+        with Display() as show:
+            return launch(config, display=show, fault=fault, observer=observer)
+    if found := preflight.all_problems(config):
+        raise ConfigError(found)
+    attempt = _Attempt(preflight.absolute(config), display, fault, observer)
+    with StopSignals() as signals:
+        try:
+            return attempt.launch(signals)
+        except KeyboardInterrupt:
+            return attempt.summary or attempt.summarise("stopped")
+
+
+class _Attempt:
+    """One start of a run; `summary`: what has become of it, once that is decided."""
+
+    def __init__(self, config: Config, display: Show, fault: Fault | None, observer: Observer | None) -> None:
+        self.config, self.display, self.fault, self.observer = config, display, fault, observer
+        self.run = RunFolder(run_place(config), self._note)
+        self.summary: RunSummary | None = None
+        self._began = time.monotonic()
+
+    def launch(self, signals: StopSignals) -> RunSummary:
+        """Check, train unless the run is done already, and return the summary."""
+        remove_left_behind(self.run.files)
+        with announced(self._status, "reading all images once, to compare their checksums"):
+            num_samples = preflight.check_data(self.config).num_samples
+        machine = preflight.this_machine() if prepare_ray() else None
+        placement = preflight.place_on_machine(self.config, machine) if machine else None
+        if placement:
+            preflight.check_engine(self.config, placement)
+        with announced(self._status, f"trying to write to {self.run}"):
+            self.run.create()
+        with removed_if_unbegun(self.run.files), self.run.lock(self._status) as lock:
+            self.config, note = self.run.as_begun(self.config)
+            if note:
+                self.display({"kind": "note", "message": f"run {self.run.name} {note}"})
+            self.run.check_continues(self.config, num_samples)
+            result = self.run.read_result()
+            if result and result.status == "done" and result.steps == total_steps(self.config, num_samples):
+                self._show_again(result)
+                return result
+            try:
+                return self._train(machine, placement, signals, lock)
+            except KeyboardInterrupt:
+                if self.summary is None:  # Ray was about to start
+                    self.summary = self.summarise("stopped")
+                    self.run.write_result(self.summary)
+                return self.summary
+
+    def summarise(self, status: Status, end: Row | None = None, reason: str | None = None) -> RunSummary:
+        """Return what has become of the run; `end`: the loop's last row, where it came to one."""
+        figures = (
+            (end["step"], end["error_percent"], end["images_per_s"])
+            if end
+            else (self.run.steps_saved(), None, None)
+        )
+        wall_s = time.monotonic() - self._began
+        return RunSummary(self.run.name, str(self.run), status, *figures, wall_s, reason)
+
+    def _show_again(self, result: RunSummary) -> None:
+        """Show the last lines of a run that is done already."""
+        self._note(f"run {self.run.name} is done already")
+        content = self.run.files.read(METRICS_NAME, max_bytes=MAX_RECORD_BYTES) or b""
+        rows = parse_metrics(content, self.run.files.path(METRICS_NAME), self._note)
+        for row in [row for row in rows if row["kind"] == "end"][-1:]:
+            self.display(row | {"step": result.steps, "error_percent": result.error_percent})
+
+    def _train(
+        self, machine: Machine | None, placement: Placement | None, signals: StopSignals, lock: Lock
+    ) -> RunSummary:
+        """Start or join Ray and train; the summary is on storage before Ray ends, which takes seconds."""
+        if machine:
+            self._status(f"starting Ray on {machine.cores} cores")
+        with contextlib.ExitStack() as stack:
+            with signals.starting():
+                resources = stack.enter_context(ray_session(self.config, machine, tell=self._status))
+            placement = placement or preflight.place_on_cluster(self.config, resources)
+            note = f" ({placement.note})" if placement.note else ""
+            self._status(f"starting {placement.workers} workers{note}")
+            if warning := job_warning():
+                self._note(warning)
+            self.run.begin(self.config)
+            try:
+                end = self._fit(placement, signals, lock)
+            except KeyboardInterrupt:
+                end = None
+            except CapsdistError as error:
+                if lock.taken_by is None:
+                    with contextlib.suppress(CapsdistError):  # the storage may be what has failed
+                        self.run.write_result(self.summarise("failed", reason=str(error)))
+                raise
+            status: Status = "done" if end and not end["stopped"] else "stopped"
+            self.summary = self.summarise(status, end)
+            self.run.write_result(self.summary)
+        return self.summary
+
+    def _fit(self, placement: Placement, signals: StopSignals, lock: Lock) -> Row | None:
+        """Train; turn whatever Ray raises into one line, with the whole story in a file of the run."""
+        import ray.exceptions
+        import ray.train
+
+        from capsdist.launch.fit import fit, room
+
+        try:
+            return fit(self.config, placement, self.display, signals, lock, self.fault, self.observer)
+        except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+            with contextlib.suppress(RunError):
+                self.run.files.write(STORY, f"{error}\n".encode())
+            rank, cause = root_cause(error)
+            if isinstance(cause, CapsdistError):
+                raise cause from None
+            if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
+                raise RunError(_not_enough(self.config, placement, room())) from None
+            raise RunError(
+                f"run {self.run.name!r} failed: {one_line(rank, cause)}; the whole story is in "
+                f"{self.run.files.path(STORY)}, the same command goes on from the newest checkpoint"
+            ) from None
+
+    def _status(self, message: str) -> None:
+        self.display({"kind": "status", "message": message})
+
+    def _note(self, message: str) -> None:
+        self.display({"kind": "note", "message": message})
+
+
+def _not_enough(config: Config, placement: Placement, room: str) -> str:
+    attempts, seconds = config.cluster.controller_failure_limit + 1, config.cluster.worker_start_timeout_s
+    return (
+        f"train.workers={placement.workers}: the cluster did not bring up {placement} in {attempts} x "
+        f"{seconds:g} s, and has {room} now; lower --train.workers, let it grow, or raise "
+        "--cluster.worker-start-timeout-s"
+    )

@@ -1,0 +1,254 @@
+"""What is checked before Ray starts, each fault one line with value and remedy: data, machine, engine.
+
+Ours. A refusal costs a second here and a minute once workers start. Nothing here imports Ray.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from capsdist.config import Config, problems
+from capsdist.errors import ConfigError, DataError, Problem, RunError
+from capsdist.storage.place import Place, in_uploaded_package, is_url, url_fault
+
+if TYPE_CHECKING:
+    from capsdist.data import Index
+
+__all__ = [
+    "Machine",
+    "Placement",
+    "absolute",
+    "all_problems",
+    "check_data",
+    "check_engine",
+    "machine_at_a_glance",
+    "missing_data",
+    "place_on_cluster",
+    "place_on_machine",
+    "storage_for_ray",
+    "this_machine",
+]
+
+_SHARED = "a folder that all machines see, or s3://bucket/prefix"
+_OTHER_GPUS = ("/dev/kfd", "/dev/dxg")  # AMD's driver, and Windows' for Linux: without a file for each GPU
+_WITH_SCRIPT = frozenset({"mnist", "digits", "fashion_mnist", "cifar10"})
+_PACKED = ("train", "test")  # the splits that a script makes
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Cores and GPUs that a local Ray gets."""
+
+    cores: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What every worker gets: its device, how many there are, cores each; and what to tell the user."""
+
+    device: Literal["cpu", "gpu"]
+    workers: int
+    cores: float
+    note: str | None = None
+
+    @property
+    def threads(self) -> int:
+        """Torch threads of a worker without a GPU."""
+        return max(1, int(self.cores))
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        gpu = " and 1 GPU" if self.device == "gpu" else ""
+        return f"{self.workers} workers with {self.cores:g} CPU{gpu} each"
+
+
+def this_machine() -> Machine:
+    """Return what this process may use: cores by affinity and container quota, GPUs that torch can drive."""
+    import torch
+
+    return Machine(_num_cores(), torch.cuda.device_count())
+
+
+def machine_at_a_glance() -> Machine | None:
+    """Return the same without torch, GPUs by their device files; None where those do not tell."""
+    if any(Path(device).exists() for device in _OTHER_GPUS):
+        return None
+    num = len(list(Path("/dev").glob("nvidia[0-9]*")))
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        # CUDA takes the devices before the first that is not there
+        named = [name.strip() for name in visible.split(",")]
+        there = [name.startswith(("GPU-", "MIG-")) or (name.isdigit() and int(name) < num) for name in named]
+        num = min(num, [*there, False].index(False))
+    return Machine(_num_cores(), num)
+
+
+def _num_cores() -> int:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.exists():
+        limit, period = quota.read_text().split()
+        if limit != "max":
+            cores = min(cores, max(1, int(limit) // int(period)))
+    return cores
+
+
+def absolute(config: Config) -> Config:
+    """Return `config` with data and storage as absolute paths: workers have another working directory."""
+    data = config.data.model_copy(update={"root": _absolute(config.data.root)})
+    train = config.train.model_copy(update={"storage": _absolute(config.train.storage)})
+    return config.model_copy(update={"data": data, "train": train})
+
+
+def all_problems(config: Config) -> list[Problem]:
+    """Return every problem of `config`, those of its places on this machine included; imports no torch."""
+    found = problems(config)
+    fields = {problem.field for problem in found}
+    return found + [problem for problem in _place_problems(config) if problem.field not in fields]
+
+
+def _place_problems(config: Config) -> Iterator[Problem]:
+    for field, place in (("data.root", config.data.root), ("train.storage", config.train.storage)):
+        if is_url(place) and (fault := url_fault(place)):
+            yield Problem(field, fault.shown, fault.rule, fault.fix)
+    storage = _absolute(config.train.storage)
+    if not is_url(storage) and in_uploaded_package(storage):
+        rule = "lies in the folder to which Ray has uploaded this job's code, and would be lost with it"
+        fix = f"set --train.storage or CAPSDIST_STORAGE to {_SHARED}"
+        yield Problem("train.storage", config.train.storage, rule, fix)
+
+
+def storage_for_ray(storage: str) -> str:
+    """Return `storage` as Ray has to be given it: it decodes URLs, and takes paths as they are."""
+    return Place.parse(storage, error=RunError).uri if is_url(storage) else storage
+
+
+def _remedy(config: Config, split: str) -> str:
+    """Return what to do when `split` is missing: the command that packs it, where there is one."""
+    name, root = config.data.name, config.data.root
+    if not is_url(root) and in_uploaded_package(root):
+        return f"set --data.root or CAPSDIST_DATA_ROOT to {_SHARED}"  # what is packed there is lost
+    if name not in _WITH_SCRIPT:
+        return "pack it, or set --data.root and --data.name to a packed set"
+    if split not in _PACKED:
+        return f"pack it yourself (data_prep/pack_{name}.py makes {' and '.join(_PACKED)})"
+    where = "" if root == os.path.abspath("data") else f" --root {root}"
+    return f"pack it with `python data_prep/pack_{name}.py{where}`"
+
+
+def check_data(config: Config) -> Index:
+    """Read both splits wholly and return the training split's index.
+
+    Raises:
+        DataError: a split is missing, damaged, or not what the network takes; the splits number their
+            classes differently.
+        ConfigError: `train.global_batch` is more than the training images.
+    """
+    from capsdist.data import check_split
+    from capsdist.train.splits import check_splits, split_folders
+
+    side = None if config.data.crop else config.model.image_size
+    train, test = (
+        check_split(
+            folder,
+            image_shape=(config.model.in_channels, side, side),
+            num_classes=config.model.num_classes,
+            crop=config.data.crop,
+            remedy=_remedy(config, split),
+        )
+        for folder, split in zip(split_folders(config), _splits(config), strict=True)
+    )
+    check_splits(config, train, test)
+    return train
+
+
+def missing_data(config: Config) -> str | None:
+    """Return in one line which split cannot be had, None if both are there; reads no images."""
+    if is_url(config.data.root):
+        return _unreadable(config)
+    for split in _splits(config):
+        folder = Path(config.data.root, config.data.name, split)
+        if not (folder / "index.json").is_file():
+            return f"{folder}: not packed yet; {_remedy(config, split)}"
+    return None
+
+
+def _unreadable(config: Config) -> str | None:
+    from capsdist.storage import check_readable, join
+
+    for split in _splits(config):
+        try:
+            check_readable(join(config.data.root, config.data.name, split), remedy=_remedy(config, split))
+        except DataError as error:
+            return str(error)
+    return None
+
+
+def place_on_machine(config: Config, machine: Machine) -> Placement:
+    """Return where the workers of a local Ray on `machine` run.
+
+    With device "auto" and fewer GPUs than workers, as many workers as GPUs are used: the global batch
+    stays, so the result stays the same up to rounding.
+
+    Raises:
+        ConfigError: a GPU is asked for where none is, more workers than GPUs, or more cores than there are.
+    """
+    wish, workers, note = config.train.device, config.train.workers, None
+    if wish == "gpu" and machine.gpus == 0:
+        raise ConfigError(
+            [Problem("train.device", "gpu", "there is no GPU on this machine", "set --train.device cpu")]
+        )
+    device = "gpu" if machine.gpus and wish != "cpu" else "cpu"
+    if device == "gpu" and workers > machine.gpus:
+        if wish == "gpu":
+            rule = f"needs {workers} GPUs, this machine has {machine.gpus}"
+            raise ConfigError(
+                [Problem("train.workers", workers, rule, f"set --train.workers {machine.gpus}")]
+            )
+        note = f"{machine.gpus} instead of {workers} workers: one a GPU"
+        workers = machine.gpus
+    cores = config.cluster.cpus_per_worker or max(1, machine.cores // workers)
+    if workers * cores > machine.cores:
+        rule = f"needs {workers * cores:g} cores, {cores:g} a worker, and this machine has {machine.cores}"
+        most = int(machine.cores / cores)
+        fix = f"set --train.workers {most}" if most else f"set --cluster.cpus-per-worker {machine.cores}"
+        raise ConfigError([Problem("train.workers", workers, rule, fix)])
+    return Placement(device, workers, cores, note)
+
+
+def place_on_cluster(config: Config, resources: Mapping[str, float]) -> Placement:
+    """Return where the workers run on a cluster that has `resources` now.
+
+    More than it has now may be asked for: Ray waits for it, within `cluster.controller_failure_limit`.
+    Device "auto" is a GPU if the cluster has one now; ask for "gpu" where GPU nodes are still to come.
+    """
+    wish = config.train.device
+    device = "gpu" if wish == "gpu" or (wish == "auto" and resources.get("GPU", 0)) else "cpu"
+    return Placement(device, config.train.workers, config.cluster.cpus_per_worker or 1)
+
+
+def check_engine(config: Config, placement: Placement) -> None:
+    """Check that the engine can start on this machine; workers of a cluster check theirs by themselves.
+
+    Raises:
+        RunError: naming what DeepSpeed lacks.
+    """
+    if placement.device == "gpu" or config.train.engine != "zero":
+        return  # without a GPU DeepSpeed is used only where it is asked for
+    from capsdist.train.engine.build import zero_requirements
+
+    if lacking := zero_requirements():
+        raise RunError(lacking)
+
+
+def _splits(config: Config) -> tuple[str, str]:
+    return config.data.train_split, config.data.test_split
+
+
+def _absolute(path: str) -> str:
+    path = path.removeprefix("file://")
+    return path if is_url(path) else os.path.abspath(os.path.expanduser(path))

@@ -1,0 +1,194 @@
+"""What runs in every Ray Train worker: find the place in the group, then the ordinary training loop.
+
+Ours. The loop knows no Ray; it gets a rank, a device and callbacks: where rows go, how a checkpoint gets to
+where the run lies and becomes known to Ray, and whether to stop.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+from torch import Tensor
+
+from capsdist.config import Config
+from capsdist.console import announced
+from capsdist.errors import CheckpointError, MemoryExhaustedError, RunError
+from capsdist.launch.events import EventSender
+from capsdist.launch.failure import is_out_of_memory, one_line
+from capsdist.launch.gauges import Gauges
+from capsdist.launch.resume import resume_from
+from capsdist.launch.signals import StopPoll
+from capsdist.launch.watch import watched
+from capsdist.runs.files import RunFiles, Warn, open_files
+from capsdist.runs.record import RunRecord, open_record
+from capsdist.runs.retention import checkpoint_name, clean, prune
+from capsdist.runs.rundir import run_place
+from capsdist.storage.temporary import remove_leftovers
+from capsdist.train.engine.build import prepare_engine
+from capsdist.train.loop import Events, run_training
+from capsdist.train.metrics import Row
+
+__all__ = ["Fault", "Job", "Observer", "train_worker"]
+
+Fault = Callable[[int, int], None]
+"""Called as fault(rank, step) after every step, to fail there on purpose: tests and fault campaigns."""
+
+Observer = Callable[[int, int, Tensor], None]
+"""Called as observer(rank, step, sample_ids) before that: what was trained on; see `loop.Observe`."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver hands to every worker; threads: torch threads without a GPU; mailbox: its actor."""
+
+    config: dict[str, Any]
+    threads: int
+    mailbox: Any
+    fault: Fault | None
+    observer: Observer | None
+
+
+def train_worker(settings: dict[str, Any]) -> Row:
+    """Train as one rank and return the loop's end row; go on from the newest whole checkpoint.
+
+    `settings`: the fields of a `Job`.
+    """
+    job = Job(**settings)
+    config = Config.model_validate(job.config)
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    device = ray.train.torch.get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(job.threads)
+    remove_leftovers()  # on this node; the driver may run on another one
+    files = _files(config)
+    send = EventSender(job.mailbox)
+    poll = StopPoll(job.mailbox, rank=rank, world_size=world_size, device=device)
+
+    def warn(text: str) -> None:
+        send({"kind": "note", "message": text})
+
+    def say(text: str) -> None:
+        send({"kind": "status", "message": text})
+
+    prepare_engine(config, world_size=world_size, device=device, say=say)
+    with contextlib.ExitStack() as stack:
+        sign = stack.enter_context(watched(job.mailbox, rank))
+
+        def should_stop(step: int) -> bool:
+            sign()
+            if job.fault is not None:
+                job.fault(rank, step)
+            return poll(step)
+
+        with announced(say, "reading the newest checkpoint") if rank == 0 else contextlib.nullcontext():
+            whole = stack.enter_context(resume_from(files, warn))
+        record: RunRecord | None = None
+        events: Events = _nowhere
+        if rank == 0:
+            clean(files, whole.step if whole else None)
+            record = stack.enter_context(open_record(files, warn))
+            events = _everywhere(record, Gauges(config.train.name), send)
+        with _enough_memory():
+            end = run_training(
+                config,
+                rank=rank,
+                world_size=world_size,
+                device=device,
+                events=events,
+                save=_Saver(config, files, record, warn),
+                resume_from=whole.folder if whole else None,
+                should_stop=should_stop,
+                observe=job.observer and functools.partial(job.observer, rank),
+            )
+    send.flush()  # the driver has all rows when the run is over
+    return end
+
+
+@contextlib.contextmanager
+def _enough_memory() -> Iterator[None]:
+    """Make of an allocation that fails an error of ours, which is not tried again: it would fail again."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise MemoryExhaustedError(
+            f"out of memory on {socket.gethostname()} ({one_line(None, error)}); raise --train.accumulation "
+            "or --train.workers, or choose a smaller network"
+        ) from error
+
+
+def _everywhere(record: RunRecord, gauges: Gauges, send: EventSender) -> Events:
+    def events(row: Row) -> None:
+        if row["kind"] != "progress":  # of no interest later
+            record(row)
+            gauges(row, record.num_restarts)
+        send(row)
+
+    return events
+
+
+def _nowhere(row: Row) -> None:
+    """Take a row of a rank that has none."""
+
+
+def _files(config: Config) -> RunFiles:
+    """Return the run's files, which this machine must see as the driver does."""
+    files = open_files(run_place(config))
+    if files.read("config.json") is None:
+        raise RunError(
+            f"train.storage={config.train.storage!r}: this machine does not see {files}; use a folder that "
+            "all machines of the cluster share, or s3://"
+        )
+    return files
+
+
+class _Saver:
+    """Has rank 0 write a checkpoint to where the run lies, and all ranks report it; see `loop.Save`.
+
+    Ray's own upload leaves the order of the files open; ours ends with the manifest, within a deadline.
+    """
+
+    def __init__(self, config: Config, files: RunFiles, record: RunRecord | None, warn: Warn) -> None:
+        self._train, self._files, self._record, self._warn = config.train, files, record, warn
+
+    def __call__(self, write: Callable[[Path], None], step: int, metrics: dict[str, float]) -> str:
+        """Return the checkpoint's name once it is on storage and all ranks have come here."""
+        name = checkpoint_name(step)
+        if self._record is None:
+            ray.train.report(metrics, checkpoint_dir_name=name)
+            return name
+        with self._files.staging(name) as folder:
+            try:
+                write(folder)
+            except CheckpointError as error:
+                place = self._files.path(name) if self._files.local else str(folder)
+                raise CheckpointError(str(error).replace(str(folder), place)) from None
+            self._record.publish()
+
+            def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
+                self._files.store(folder, name)
+                storage: Any = ray.train.get_context().get_storage()
+                path = storage.build_checkpoint_path_from_name(name)
+                return ray.train.Checkpoint(path, storage.storage_filesystem)
+
+            ray.train.report(
+                metrics,
+                ray.train.Checkpoint.from_directory(folder),
+                checkpoint_dir_name=name,
+                checkpoint_upload_fn=upload,
+            )
+        prune(
+            self._files, self._warn, keep_last=self._train.keep_checkpoints, keep_best=self._train.keep_best
+        )
+        return name

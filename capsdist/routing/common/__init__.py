@@ -1,0 +1,1 @@
+"""What routing algorithms share: checks, tiling, precision, autograd. It knows no algorithm."""

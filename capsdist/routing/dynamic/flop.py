@@ -1,0 +1,82 @@
+"""FLOP of routing's operators, for torch's FlopCounterMode: importing this module tells it of them.
+
+Compiled and exported routing needs that, and the form `fused`. Outside of compilers the counter sees the
+matrix products of `streamed` and `reference` by itself. A module of its own, because the counter's own module
+imports Triton.
+
+Shape letters: B images, I children, J parents, D child dimension, E parent dimension, R iterations.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import torch
+from torch import Size
+from torch.utils.flop_counter import register_flop_formula
+
+import capsdist.routing.dynamic.fused.operators
+import capsdist.routing.dynamic.streamed  # noqa: F401 (both for the operators that they register)
+
+__all__: list[str] = []
+
+
+def _product(poses: Size, weights: Size) -> int:
+    """Return the FLOP of one matrix product over all children and parents, 2 B I J D E."""
+    return 2 * poses[0] * prod(weights)
+
+
+@register_flop_formula([torch.ops.capsdist.route_streamed, torch.ops.capsdist.route_fused])
+def _forward(
+    poses: Size, weights: Size, bias: Size | None, priors: Size | None, iterations: int, *_: Any, **__: Any
+) -> int:
+    """Count two products an iteration, agreement and totals; there is no agreement before the first."""
+    return _product(poses, weights) * (2 * iterations - 1)
+
+
+def _backward(
+    poses: Size, weights: Size, priors: Size | None, iterations: int, want_poses: bool, want_weights: bool
+) -> int:
+    """Count three products an iteration, two more for weights; one each where the coupling is uniform."""
+    uniform = priors is None
+    products = (iterations - uniform) * (3 + 2 * want_weights) + uniform * (want_poses + want_weights)
+    return _product(poses, weights) * products
+
+
+@register_flop_formula(torch.ops.capsdist.route_streamed_backward)
+def _backward_of_streamed(
+    grad: Size,
+    poses: Size,
+    weights: Size,
+    bias: Size | None,
+    priors: Size | None,
+    totals: Size,
+    none_of_the_above: bool,
+    gradient: str,
+    group_name: str | None,
+    want_poses: bool,
+    want_weights: bool,
+    *_: Any,
+    **__: Any,
+) -> int:
+    iterations = totals[0]
+    if gradient == "last" and iterations > 1:  # a single iteration, with a coupling of its own
+        return _backward(poses, weights, totals, 1, want_poses, want_weights)
+    return _backward(poses, weights, priors, iterations, want_poses, want_weights)
+
+
+@register_flop_formula(torch.ops.capsdist.route_fused_backward)
+def _backward_of_fused(
+    grad: Size,
+    poses: Size,
+    weights: Size,
+    priors: Size | None,
+    totals: Size,
+    none_of_the_above: bool,
+    operand_dtype: torch.dtype | None,
+    want_weights: bool,
+    *_: Any,
+    **__: Any,
+) -> int:
+    return _backward(poses, weights, priors, totals[0], True, want_weights)

@@ -1,6 +1,0 @@
-"""The fused form: routing by Triton kernels, votes in registers only. Importing it needs torch alone."""
-
-from capsdist.routing.fused.operators import route_fused
-from capsdist.routing.fused.refusal import fused_refusal
-
-__all__ = ["fused_refusal", "route_fused"]

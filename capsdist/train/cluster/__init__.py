@@ -1,8 +1,0 @@
-"""Training on Ray: launch, workers, and what is checked before and explained after. Ray is imported late."""
-
-from __future__ import annotations
-
-from capsdist.train.cluster.launch import launch
-from capsdist.train.cluster.rundir import RunFolder, RunSummary
-
-__all__ = ["RunFolder", "RunSummary", "launch"]
