@@ -19,7 +19,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from capsdist.config import PRESETS, Config, get_preset
+from capsdist.config import PRESETS, Config, NetworkConfig, get_preset
+from capsdist.config.models import find_family
 from capsdist.console import DONE, INVALID, STOPPED, run_program
 from capsdist.errors import ConfigError, DocumentError, Problem, RunError
 from capsdist.launch.glance import data_problems, machine_problems
@@ -93,6 +94,7 @@ def parse_options(
     base = _read_config(file) if file else with_environment(get_preset(_offered(name, presets)))
     if base.preset != Config().preset:  # else it was made by hand
         _offered(base.preset, presets)
+    base = _of_family(base, _option(argv, "--model.kind"))
     train = base.train.model_copy(update={"name": name_prefix + base.train.name})
     base = base.model_copy(update={"train": train})
     title = (description or "Train a network.").strip().splitlines()[0]
@@ -104,6 +106,21 @@ def parse_options(
     )
     sections = {section: getattr(command, section) for section in _sections()}
     return Config(preset=base.preset, **sections), command
+
+
+def _of_family(base: Config, kind: str | None) -> Config:
+    """Return `base` with the defaults of the family `kind`, for images and classes as they are in `base`."""
+    if kind is None or kind == base.model.kind:
+        return base
+    family = find_family(kind)
+    shared = {name: getattr(base.model, name) for name in NetworkConfig.model_fields if name != "kind"}
+    return base.model_copy(
+        update={
+            "model": family.model(**shared, kind=kind),
+            "routing": family.routing(),
+            "loss": family.loss(),
+        }
+    )
 
 
 def _offered(preset: str, presets: Sequence[str]) -> str:
@@ -143,10 +160,7 @@ def _command_type(presets: Sequence[str], preset: str, base: Config, more: Mappi
             "Check the configuration, print every problem, and train nothing.",
         ),
     ]
-    sections = [
-        (name, Config.model_fields[name].annotation, field(default=getattr(base, name)))
-        for name in _sections()
-    ]
+    sections = [(name, type(getattr(base, name)), field(default=getattr(base, name))) for name in _sections()]
     others = [(name, type(value), field(default=value)) for name, value in more.items()]
     return make_dataclass("Command", own + others + sections)
 

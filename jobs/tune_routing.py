@@ -11,13 +11,13 @@ import sys
 from pathlib import Path
 
 from capsdist.cli import check_config, parse_options
-from capsdist.config import PRESETS, Config, problems
+from capsdist.config import PRESETS, CapsNetConfig, Config, problems
 from capsdist.console import DONE, STOPPED, run_program
 from capsdist.tune.space import Search, Space, search_problems
 
 RECORDS = Path(__file__).resolve().parent / "records"
 DEFAULT = "digits_quickstart"
-OFFERED = [name for name, preset in PRESETS.items() if preset().model.kind == "capsnet"]
+OFFERED = [name for name, preset in PRESETS.items() if isinstance(preset().model, CapsNetConfig)]
 
 
 def main() -> int:

@@ -59,7 +59,7 @@ def killed_search(
     with temporary_folder() as place:  # a short path: Ray's sockets lie below it
         env = _environment(place)
         subprocess.run([sys.executable, str(pack)], cwd=place, env=env, check=True, capture_output=True)
-        most = num_parameters(get_preset(PRESET).model)
+        most = num_parameters(get_preset(PRESET))
         command = [
             sys.executable, str(job), "--preset", PRESET, *(SMALL if small else []), *SPACE,
             "--search.trials", str(num_trials), "--search.max-parameters", str(most),

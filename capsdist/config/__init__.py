@@ -1,18 +1,33 @@
 """Configuration: schema, rules and presets. Imports neither torch nor ray."""
 
+from capsdist.config.models import (
+    BaselineCNNConfig,
+    CapsNetConfig,
+    Family,
+    Loss,
+    NetworkConfig,
+    NoOptions,
+    Routing,
+)
 from capsdist.config.presets import PRESETS, get_preset
 from capsdist.config.rules import problems, validate
-from capsdist.config.schema import Cluster, Config, Data, Loss, Model, Optim, Routing, Train
+from capsdist.config.schema import Cluster, Config, Data, Optim, Train
+from capsdist.config.sections import Section
 
 __all__ = [
     "PRESETS",
+    "BaselineCNNConfig",
+    "CapsNetConfig",
     "Cluster",
     "Config",
     "Data",
+    "Family",
     "Loss",
-    "Model",
+    "NetworkConfig",
+    "NoOptions",
     "Optim",
     "Routing",
+    "Section",
     "Train",
     "get_preset",
     "problems",

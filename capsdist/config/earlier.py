@@ -30,7 +30,7 @@ def as_begun(config: Config, stored: Config) -> tuple[Config, str | None]:
     if config.preset not in PRESETS:
         return config, None
     today = get_preset(config.preset)
-    new = {name: value for name, value in _NEW.items() if _get(today, name) != value}
+    new = {name: value for name, value in _NEW.items() if _get(today, name, value) != value}
     if not new or any(
         _get(stored, name) != value or _get(config, name) not in (value, _get(today, name))
         for name, value in new.items()
@@ -52,6 +52,7 @@ def as_begun(config: Config, stored: Config) -> tuple[Config, str | None]:
     return config, f"continues as version 0.1 began it: {note}; another --train.name gets today's preset"
 
 
-def _get(config: Config, name: str) -> object:
+def _get(config: Config, name: str, default: object = None) -> object:
+    """Return a field; `default` where the family of networks does not have it."""
     section, field = name.split(".")
-    return getattr(getattr(config, section), field)
+    return getattr(getattr(config, section), field, default)

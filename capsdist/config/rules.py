@@ -10,7 +10,9 @@ import math
 import re
 from collections.abc import Iterator
 
-from capsdist.config.schema import Bounds, Config
+from capsdist.config.models import find_family
+from capsdist.config.schema import Config
+from capsdist.config.sections import Bounds
 from capsdist.errors import ConfigError, Problem
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -23,8 +25,8 @@ def problems(config: Config) -> list[Problem]:
         *_name_problems(config),
         *_place_problems("data.root", config.data.root),
         *_place_problems("train.storage", config.train.storage),
-        *_model_problems(config),
-        *_routing_problems(config),
+        *_image_problems(config),
+        *find_family(config.model.kind).problems(config),
         *_batch_problems(config),
     ]
 
@@ -39,11 +41,6 @@ def validate(config: Config) -> Config:
     if found:
         raise ConfigError(found)
     return config
-
-
-def feature_size(size: int, kernel: int, stride: int, padding: str) -> int:
-    """Return the side of a convolution's output, in pixels; below 1 if the kernel does not fit."""
-    return -(-size // stride) if padding == "same" else (size - kernel) // stride + 1
 
 
 def _range_problems(config: Config) -> Iterator[Problem]:
@@ -125,27 +122,7 @@ def _place_problems(field: str, place: str) -> Iterator[Problem]:
         yield Problem(field, place, "does not name a bucket", fix)
 
 
-# What both networks read; `decoder` is on by default, and the baseline has none either way.
-_OF_BOTH = {"kind", "in_channels", "image_size", "num_classes", "decoder"}
-_OF_BASELINE = {"dropout"}
-
-
-def _unused_problems(config: Config) -> Iterator[Problem]:
-    """Find settings that are not the default's, and that the network of this kind does not read."""
-    baseline = config.model.kind == "baseline_cnn"
-    unused = type(config.model).model_fields.keys() - _OF_BOTH - _OF_BASELINE if baseline else _OF_BASELINE
-    sections = {"model": unused, "routing": type(config.routing).model_fields if baseline else ()}
-    for section, fields in sections.items():
-        settings = getattr(config, section)
-        for field in sorted(fields):
-            value, default = getattr(settings, field), type(settings).model_fields[field].default
-            if value != default:
-                rule = f"is for the {'capsule network' if baseline else 'baseline CNN'} only"
-                shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-                yield Problem(f"{section}.{field}", value, rule, f"leave it at {shown}")
-
-
-def _model_problems(config: Config) -> Iterator[Problem]:
+def _image_problems(config: Config) -> Iterator[Problem]:
     model, data = config.model, config.data
     if data.crop and data.crop != model.image_size:
         yield Problem(
@@ -164,60 +141,6 @@ def _model_problems(config: Config) -> Iterator[Problem]:
     low, high = data.contrast
     if not 0 < low <= high < math.inf:
         yield Problem("data.contrast", data.contrast, "must be 0 < low <= high", "1 1 switches it off")
-    if config.loss.m_minus >= config.loss.m_plus:
-        yield Problem(
-            "loss.m_minus",
-            config.loss.m_minus,
-            f"must be below loss.m_plus={config.loss.m_plus}",
-            "the paper has 0.1 and 0.9",
-        )
-    yield from _unused_problems(config)
-    if model.kind == "baseline_cnn":
-        return
-    if min(model.decoder_hidden) < 1:
-        yield Problem(
-            "model.decoder_hidden", model.decoder_hidden, "must be at least 1 each", "the paper has 512 1024"
-        )
-    if model.decoder and data.standardise:
-        yield Problem(
-            "model.decoder",
-            True,
-            "needs pixels in [0, 1], which data.standardise removes",
-            "set --model.no-decoder or --data.no-standardise",
-        )
-    if min(model.conv_kernel, model.primary_kernel, model.primary_stride) < 1:
-        return  # already reported as a range
-    after_conv = feature_size(model.image_size, model.conv_kernel, 1, model.padding)
-    if (
-        after_conv < 1
-        or feature_size(after_conv, model.primary_kernel, model.primary_stride, model.padding) < 1
-    ):
-        yield Problem(
-            "model.image_size",
-            model.image_size,
-            f"is too small for {model.padding} kernels {model.conv_kernel} and {model.primary_kernel}",
-            "use smaller kernels or --model.padding same",
-        )
-
-
-def _routing_problems(config: Config) -> Iterator[Problem]:
-    routing = config.routing
-    if routing.form in ("fused", "streamed") and routing.recompute != "streamed":
-        yield Problem(
-            "routing.recompute",
-            routing.recompute,
-            f"is for autograd, and routing.form={routing.form} has its own backward pass",
-            "set --routing.form reference",
-        )
-    if routing.form == "fused" and routing.gradient == "last":
-        yield Problem(
-            "routing.gradient",
-            "last",
-            "is not in the kernels of routing.form=fused",
-            "set --routing.form auto",
-        )
-    if routing.form == "fused" and config.train.device == "cpu":
-        yield Problem("routing.form", "fused", "needs a GPU", "set --routing.form auto")
 
 
 def _batch_problems(config: Config) -> Iterator[Problem]:

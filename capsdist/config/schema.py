@@ -7,110 +7,23 @@ help text of the command line. Ranges stand as `Bounds` beside the type and are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Literal
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
 
-
-@dataclass(frozen=True)
-class Bounds:
-    """Allowed range of a number: `ge <= value <= le`, `gt < value < lt`; None leaves an end open."""
-
-    ge: float | None = None
-    gt: float | None = None
-    le: float | None = None
-    lt: float | None = None
+from capsdist.config.models import CapsNetConfig, Family, NetworkConfig, find_family
+from capsdist.config.sections import END_OF_RUN, MAY_CHANGE, Bounds, Count, NonNegative, Positive, Section
+from capsdist.config.stored import as_read
 
 
-Count = Annotated[int, Bounds(ge=1)]
-Positive = Annotated[float, Bounds(gt=0)]
-NonNegative = Annotated[float, Bounds(ge=0)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Model(_Section):
-    """The network (paper, section 4 and figures 1 and 2)."""
-
-    kind: Literal["capsnet", "baseline_cnn"] = "capsnet"
-    """Capsule network, or the convolutional baseline of Table 1 (28x28 inputs, 35.4 M parameters)."""
-    in_channels: Count = 1
-    """Channels C of an image: 1 grey, 3 colour."""
-    image_size: Annotated[int, Bounds(ge=9)] = 28
-    """Height and width of an image as the network sees it, in pixels, after cropping."""
-    num_classes: Annotated[int, Bounds(ge=2)] = 10
-    """Classes, one output capsule each (J)."""
-    conv_channels: Count = 256
-    """Channels of the first convolution; paper: 256."""
-    conv_kernel: Count = 9
-    """Kernel size of the first convolution, stride 1, in pixels; paper: 9."""
-    primary_types: Count = 32
-    """Types of primary capsules, each a map of capsules; paper: 32, CIFAR-10: 64."""
-    primary_dim: Count = 8
-    """Dimensions D of a primary capsule; paper: 8."""
-    primary_kernel: Count = 9
-    """Kernel size of the primary capsules' convolution, in pixels; paper: 9."""
-    primary_stride: Count = 2
-    """Stride of the primary capsules' convolution, in pixels; paper: 2."""
-    primary_coupling: bool = False
-    """Primary capsules squash conv / types + bias (types + 1 with none_of_the_above); official code only."""
-    padding: Literal["valid", "same"] = "valid"
-    """Padding of both convolutions; paper: valid, official CIFAR-10 network: same."""
-    class_dim: Count = 16
-    """Dimensions E of a class capsule; paper: 16."""
-    capsule_bias: bool = False
-    """One learned bias per class capsule dimension, added before squash; official code only."""
-    log_priors: bool = False
-    """One learned logit per primary and class capsule to start routing from (section 2); else it is 0."""
-    decoder: bool = True
-    """Reconstruct the image from the class capsules (paper, section 4.1)."""
-    decoder_hidden: tuple[int, int] = (512, 1024)
-    """Units of the decoder's two hidden layers; paper: 512 1024."""
-    initialisation: Literal["default", "truncated_normal"] = "default"
-    """`default`: PyTorch's own for convolution, decoder (not in the paper); `truncated_normal`: official."""
-    dropout: Annotated[float, Bounds(ge=0, lt=1)] = 0.5
-    """Dropout before the last layer of the baseline CNN, a probability; the capsule network has none."""
-
-
-class Routing(_Section):
-    """Routing by agreement (paper, section 2, Procedure 1)."""
-
-    iterations: Annotated[int, Bounds(ge=1, le=50)] = 3
-    """Routing iterations r: r softmax passes; paper: 3."""
-    none_of_the_above: bool = False
-    """An extra column of zero logits that takes part in the softmax and is dropped; CIFAR-10 ("leaky")."""
-    gradient: Literal["full", "last"] = "full"
-    """Iterations that the gradient goes through: `full` all (paper); `last` one (some public code)."""
-    recompute: Literal["streamed", "iterations", "none"] = "streamed"
-    """What the backward pass builds again; with `iterations` and `none` autograd keeps the votes."""
-    form: Literal["auto", "fused", "streamed", "reference"] = "auto"
-    """How it is computed: `fused` on a GPU, `streamed` without votes, `reference` with; same numbers."""
-
-
-class Loss(_Section):
-    """Margin loss (paper, section 3) and reconstruction loss (section 4.1)."""
-
-    m_plus: Annotated[float, Bounds(gt=0, lt=1)] = 0.9
-    """Length that the capsule of a present class must reach; paper: 0.9."""
-    m_minus: Annotated[float, Bounds(ge=0, lt=1)] = 0.1
-    """Length that the capsule of an absent class may have; paper: 0.1."""
-    downweight: NonNegative = 0.5
-    """Weight lambda of absent classes; paper: 0.5."""
-    margin_form: Literal["paper", "official"] = "paper"
-    """`paper`: sum over classes; `official`: mean over classes of half of it, 20 times smaller for 10."""
-    reconstruction_weight: NonNegative = 0.0005
-    """Weight of the sum of squared pixel errors of the reconstruction; paper: 0.0005; 0 switches it off."""
-
-
-class Data(_Section):
+class Data(Section):
     """Where the images come from and how they are shown."""
 
     name: str = "mnist"
     """Name of the packed data set: a folder below `root` that holds one folder a split."""
-    root: str = "data"
+    root: Annotated[str, MAY_CHANGE] = "data"
     """Folder of the packed data sets, as the data_prep scripts write it."""
     train_split: str = "train"
     """Split to train on."""
@@ -136,7 +49,7 @@ class Data(_Section):
     """Per-image zero mean and unit variance; CIFAR-10 official. Otherwise pixels are in [0, 1]."""
 
 
-class Optim(_Section):
+class Optim(Section):
     """Adam with exponentially decaying learning rate (paper, section 4)."""
 
     learning_rate: Positive = 1e-3
@@ -159,46 +72,46 @@ class Optim(_Section):
     """Clip the global gradient norm to this; 0: no clipping, as in the paper."""
 
 
-class Train(_Section):
+class Train(Section):
     """One run of training."""
 
-    name: str = "mnist"
+    name: Annotated[str, MAY_CHANGE] = "mnist"
     """Name of the run; starting the same name again continues it from its newest checkpoint."""
-    storage: str = "runs"
+    storage: Annotated[str, MAY_CHANGE] = "runs"
     """Folder that holds one folder a run, shared by all machines of a cluster, or s3://bucket/prefix."""
-    workers: Count = 1
+    workers: Annotated[Count, MAY_CHANGE] = 1
     """Ray Train workers, one rank each."""
-    device: Literal["auto", "cpu", "gpu"] = "auto"
+    device: Annotated[Literal["auto", "cpu", "gpu"], MAY_CHANGE] = "auto"
     """Device of every worker; auto: gpu if the Ray cluster has one, else cpu."""
-    epochs: Count = 10
+    epochs: Annotated[Count, END_OF_RUN] = 10
     """Passes over the training split."""
-    max_steps: int | None = None
+    max_steps: Annotated[int | None, END_OF_RUN] = None
     """Stop after this many optimizer steps even if epochs are left."""
     global_batch: Count = 128
     """Images an optimizer step over all workers; official: 128."""
-    accumulation: Count = 1
+    accumulation: Annotated[Count, MAY_CHANGE] = 1
     """Microbatches that a worker's share of a step is split into."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU or a CPU that multiplies bf16 in hardware; else fp32. Routing sums in fp32."""
-    engine: Literal["auto", "ddp", "zero"] = "auto"
+    engine: Annotated[Literal["auto", "ddp", "zero"], MAY_CHANGE] = "auto"
     """ddp: PyTorch DistributedDataParallel; zero: DeepSpeed ZeRO. auto: zero on several GPUs, else ddp."""
-    zero_stage: Literal[0, 1, 2, 3] = 1
+    zero_stage: Annotated[Literal[0, 1, 2, 3], MAY_CHANGE] = 1
     """DeepSpeed ZeRO stage: 1 partitions optimizer state, 2 also gradients, 3 also parameters."""
     seed: Annotated[int, Bounds(ge=0, lt=2**31)] = 0
     """Seed of initialisation, data order and augmentation; equal seeds repeat a CPU run bit for bit."""
-    validate_every_steps: int | None = None
+    validate_every_steps: Annotated[int | None, MAY_CHANGE] = None
     """Steps between validations; default: at the end of every epoch."""
-    checkpoint_every_steps: int | None = None
+    checkpoint_every_steps: Annotated[int | None, MAY_CHANGE] = None
     """Steps between checkpoints; default: at the end of every epoch. The last step always has one."""
-    keep_checkpoints: Count = 2
+    keep_checkpoints: Annotated[Count, MAY_CHANGE] = 2
     """Newest checkpoints kept in storage."""
-    keep_best: Annotated[int, Bounds(ge=0)] = 1
+    keep_best: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 1
     """Checkpoints of lowest validated error_percent kept besides; 0: none."""
-    log_every_steps: Count = 10
+    log_every_steps: Annotated[Count, MAY_CHANGE] = 10
     """Steps between two lines of metrics; validations and checkpoints begin anew."""
 
 
-class Cluster(_Section):
+class Cluster(Section):
     """What is asked of Ray, and how long to wait for it."""
 
     cpus_per_worker: NonNegative = 0.0
@@ -220,22 +133,44 @@ class Cluster(_Section):
     """Seconds that a run asked to stop (Ctrl-C, SIGTERM, `ray job stop`) may take for its last checkpoint."""
 
 
-class Config(_Section):
-    """A whole run: a preset plus overrides, resolved; stored in checkpoint, record and log."""
+class Config(Section):
+    """A whole run: a preset plus overrides, resolved; stored in checkpoint, record and log.
 
-    preset: str = "custom"
+    `model.kind` decides the types of `model`, `routing` and `loss`; see `capsdist.config.models`.
+    """
+
+    preset: Annotated[str, MAY_CHANGE] = "custom"
     """Name of the preset this configuration started from."""
-    model: Model = Model()
+    model: SerializeAsAny[NetworkConfig] = CapsNetConfig()
     """The network."""
-    routing: Routing = Routing()
+    routing: SerializeAsAny[Section] = Field(default_factory=lambda data: _family(data).routing())
     """Routing by agreement."""
-    loss: Loss = Loss()
-    """Margin and reconstruction loss."""
+    loss: SerializeAsAny[Section] = Field(default_factory=lambda data: _family(data).loss())
+    """What training minimises."""
     data: Data = Data()
     """Data set, order and augmentation."""
     optim: Optim = Optim()
     """Optimizer and schedule."""
     train: Train = Train()
     """One run of training."""
-    cluster: Cluster = Cluster()
+    cluster: Annotated[Cluster, MAY_CHANGE] = Cluster()
     """What is asked of Ray."""
+
+    @field_validator("model", "routing", "loss", mode="wrap")
+    @classmethod
+    def _read_by_family(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
+        """Read a section as the type that the family gives it; the annotation knows only the base class."""
+        family = _family({"model": value} if info.field_name == "model" else info.data)
+        shape = getattr(family, str(info.field_name))
+        if isinstance(value, Mapping):
+            value = as_read(shape, value)
+        if info.mode == "json":  # of a file: types are strict, and a list stands for a tuple
+            return shape.model_validate_json(json.dumps(value), strict=True)
+        return shape.model_validate(value)
+
+
+def _family(data: Mapping[str, Any]) -> Family:
+    """Return the family that the section `model` in `data` names; the default's where it names none."""
+    model = data.get("model")
+    kind = model.get("kind") if isinstance(model, Mapping) else getattr(model, "kind", None)
+    return find_family(kind if isinstance(kind, str) else CapsNetConfig().kind)

@@ -7,7 +7,7 @@ checkpoints among them of `retention.py`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
 
 from capsdist.config import Config
 from capsdist.config.earlier import as_begun
+from capsdist.config.sections import Change, Section
 from capsdist.config.steps import total_steps
 from capsdist.errors import CheckpointError, ConfigError, DocumentError, Problem
 from capsdist.runs.files import Warn, open_files, read_document
@@ -27,7 +28,7 @@ from capsdist.storage.place import join
 from capsdist.train.manifest import State
 
 __all__ = [
-    "FREE_FIELDS", "STACKS", "STORY", "RunFolder", "RunSummary", "Status", "changed_fields", "parse_config",
+    "STACKS", "STORY", "RunFolder", "RunSummary", "Status", "changed_fields", "parse_config",
     "run_place",
 ]  # fmt: skip
 
@@ -36,35 +37,11 @@ STORY = "failure.txt"
 STACKS = "stacks.txt"
 """The stacks of all workers when no step had been done for too long."""
 _CONFIG, _RESULT = "config.json", "result.json"
+_FOLLOWS = "default_factory_not_called"  # of a section whose type a faulty `model` would have decided
 _SHOWN = 30  # characters of what is not JSON
 _RAYS_RECORD = "checkpoint_manager_snapshot.json"
 
 Status: TypeAlias = Literal["done", "stopped", "failed"]
-
-# Where and how fast a run computes, and what it reports: a run may change these when it is started again.
-# Everything else decides the result. `train.epochs` and `train.max_steps` may move the end of the run.
-FREE_FIELDS = frozenset(
-    {
-        "preset",
-        "cluster",
-        "data.root",
-        "routing.form",
-        "routing.recompute",
-        "train.accumulation",
-        "train.checkpoint_every_steps",
-        "train.device",
-        "train.engine",
-        "train.keep_best",
-        "train.keep_checkpoints",
-        "train.log_every_steps",
-        "train.name",  # names the folder, which may have been copied
-        "train.storage",
-        "train.validate_every_steps",
-        "train.workers",
-        "train.zero_stage",
-    }
-)
-_END_FIELDS = frozenset({"train.epochs", "train.max_steps"})
 
 
 @dataclass(frozen=True)
@@ -241,13 +218,23 @@ class RunFolder:
 
 
 def changed_fields(old: Config, new: Config) -> dict[str, tuple[object, object]]:
-    """Return the fields that decide the result and differ, by dotted name, with both values."""
-    before, after = _flat(old.model_dump()), _flat(new.model_dump())
-    return {
-        name: (before[name], after[name])
-        for name in before
-        if before[name] != after[name] and not _may_change(name)
-    }
+    """Return the fields that decide the result and differ, by dotted name, with both values.
+
+    Fields that may change are marked in the schema: `capsdist.config.sections.MAY_CHANGE`.
+    """
+    return dict(_changed(old, new))
+
+
+def _changed(old: Section, new: Section, prefix: str = "") -> Iterator[tuple[str, tuple[object, object]]]:
+    fields = {**type(old).model_fields, **type(new).model_fields}
+    for name, field in fields.items():
+        if any(isinstance(mark, Change) for mark in field.metadata):
+            continue
+        before, after = getattr(old, name, None), getattr(new, name, None)
+        if isinstance(before, Section) and isinstance(after, Section):
+            yield from _changed(before, after, f"{prefix}{name}.")
+        elif before != after:
+            yield prefix + name, (before, after)
 
 
 def parse_config(content: bytes) -> Config:
@@ -263,7 +250,8 @@ def parse_config(content: bytes) -> Config:
         rule, fix = f"the file {error}", "name a run's config.json"
         raise ConfigError([Problem("config", _shortened(content), rule, fix)]) from None
     except ValidationError as error:
-        faults = [_problem(fault) for fault in error.errors(include_url=False)]
+        found = [fault for fault in error.errors(include_url=False) if fault["type"] != _FOLLOWS]
+        faults = [_problem(fault) for fault in found]
     raise ConfigError(faults)
 
 
@@ -286,14 +274,3 @@ def _problem(fault: Mapping[str, object]) -> Problem:
     if fault["type"] == "extra_forbidden":
         return Problem(field, value, "is not a field of this version", "remove it")
     return Problem(field, value, str(fault["msg"]).lower(), "correct the file")
-
-
-def _may_change(name: str) -> bool:
-    return name in FREE_FIELDS or name.partition(".")[0] in FREE_FIELDS or name in _END_FIELDS
-
-
-def _flat(values: Mapping[str, object], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat

@@ -204,8 +204,7 @@ def _figures(row: Row) -> list[str]:
 
 
 def _network(row: Row) -> str:
-    name = "capsule network" if row["model"] == "capsnet" else "baseline CNN"
-    return f"{name} of {row['num_parameters']:,} parameters"
+    return f"{row['network']} of {row['num_parameters']:,} parameters"
 
 
 def _hardware(row: Row) -> str:

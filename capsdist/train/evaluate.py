@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.config import Config
+from capsdist.config.models import find_family
 from capsdist.console import announced
 from capsdist.data import Transform, check_split, eval_batches, read_index
 from capsdist.errors import CheckpointError, ConfigError, Problem
@@ -22,7 +23,7 @@ from capsdist.storage import join
 from capsdist.train.checkpoint import build_network, read_checkpoint
 from capsdist.train.precision import autocast, resolve_precision
 from capsdist.train.splits import check_trained_classes
-from capsdist.train.step import SUMS, image_losses, metric_sums
+from capsdist.train.step import metric_names, metric_sums
 
 __all__ = ["Evaluation", "Progress", "evaluate", "evaluate_checkpoint"]
 
@@ -61,7 +62,9 @@ def evaluate(
     """
     data, classes = config.data, config.model.num_classes
     transform = Transform(crop=data.crop, standardise=data.standardise, train=False)
-    sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
+    family = find_family(config.model.kind)
+    names = metric_names(family)
+    sums = torch.zeros(len(names), dtype=torch.float64, device=device)
     confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
     batches = eval_batches(
         folder,
@@ -78,14 +81,14 @@ def evaluate(
         batch = host_batch.to(device)
         images = transform(batch.images, batch.sample_ids, config.train.seed, 0)
         output = forward(images)
-        losses = image_losses(output, images, batch.labels, config)
-        sums += metric_sums(losses, output.scores, batch.labels, batch.weights)
+        losses = family.losses(output, images, batch.labels, config.loss)
+        sums += metric_sums(family, losses, output.scores, batch.labels, batch.weights)
         cells = batch.labels * classes + output.scores.argmax(1)
         confusion.scatter_add_(0, cells, batch.weights.long())
     if world_size > 1:
         dist.all_reduce(sums)
         dist.all_reduce(confusion)
-    total = dict(zip(SUMS, sums.tolist(), strict=True))
+    total = dict(zip(names, sums.tolist(), strict=True))
     return {
         "error_percent": 100.0 * total["num_wrong"] / total["num_images"],
         "loss": total["loss"] / total["num_images"],

@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.config import Config
+from capsdist.config.models import find_family
 from capsdist.config.steps import total_steps
 from capsdist.data import Batch, Position, TrainStream, Transform, read_index
 from capsdist.models import build_model
@@ -28,7 +29,7 @@ from capsdist.train.finite import check_state, not_finite
 from capsdist.train.metrics import Row
 from capsdist.train.optim import learning_rate_at
 from capsdist.train.splits import check_splits, check_trained_classes, split_folders
-from capsdist.train.step import SUMS, train_step
+from capsdist.train.step import metric_names, train_step
 
 __all__ = ["Events", "Observe", "Save", "run_training"]
 
@@ -99,6 +100,7 @@ class _Loop:
         data, train = config.data, config.train
         self.config, self.rank, self.world_size, self.device = config, rank, world_size, device
         self._events, self._save = events, save
+        self.family = find_family(config.model.kind)
         self.train_folder, self.test_folder = split_folders(config)
         self.stream = TrainStream(
             self.train_folder,
@@ -193,6 +195,7 @@ class _Loop:
             data=self.config.data.name,
             test_split=self.config.data.test_split,
             model=self.config.model.kind,
+            network=self.family.title,
             num_parameters=self.num_parameters,
             precision=self.engine.precision,
             engine=self.engine.name,
@@ -210,7 +213,7 @@ class _Loop:
 
     def _open_window(self) -> None:
         """Begin to sum anew; what validation and checkpoints took counts to no window."""
-        self._sums = torch.zeros(len(SUMS), dtype=torch.float64, device=self.device)
+        self._sums = torch.zeros(len(metric_names(self.family)), dtype=torch.float64, device=self.device)
         self._grad_norm = torch.zeros(())
         self._window_steps = 0
         self._window_began = time.perf_counter()
@@ -219,7 +222,7 @@ class _Loop:
         """Emit the means over the window; waits for the device, and for the other ranks."""
         # the norm is summed as well, so that all ranks find the same
         sums = _summed(torch.cat([self._sums, self._grad_norm.to(self._sums).view(1)]), self.world_size)
-        norms, total = sums.pop(), dict(zip(SUMS, sums, strict=True))
+        norms, total = sums.pop(), dict(zip(metric_names(self.family), sums, strict=True))
         seconds = time.perf_counter() - self._window_began
         num = total["num_images"]
         grad_norm = float(self._grad_norm)
@@ -232,9 +235,7 @@ class _Loop:
         left = self.total_steps - self.step
         self._emit(
             "train",
-            loss=total["loss"] / num,
-            margin_loss=total["margin_loss"] / num,
-            reconstruction_loss=total["reconstruction_loss"] / num,
+            **{name: total[name] / num for name in self.family.loss_names},
             error_percent=100.0 * total["num_wrong"] / num,
             learning_rate=learning_rate_at(self.step - 1, self.config.optim),
             grad_norm=grad_norm,

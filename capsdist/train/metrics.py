@@ -33,14 +33,10 @@ Row = dict[str, Any]
 """An event of a run: `kind`, `step` and what belongs to the kind; README.md lists them."""
 
 _CURVES = {
-    "train": (
-        "loss", "margin_loss", "reconstruction_loss", "error_percent", "learning_rate", "grad_norm",
-        "images_per_s",
-    ),
+    "train": ("loss", "error_percent", "learning_rate", "grad_norm", "images_per_s"),
     "validation": ("loss", "error_percent"),
-}  # fmt: skip
-
-
+}
+"""By kind of row: endings of the names that TensorBoard draws, so that every loss of a family is drawn."""
 _END = (
     "run",
     "test_split",
@@ -67,6 +63,7 @@ class _Shape(BaseModel):
     data: str = ""
     test_split: str = ""
     model: str = ""
+    network: str = ""
     precision: str = ""
     engine: str = ""
     device: str = ""
@@ -135,9 +132,9 @@ class RunWriter:
                 self._file = self._opened()
             self._file.write(dump_json(row, indent=None).decode())
             if self._tensorboard:
-                for name in _CURVES.get(row["kind"], ()):
-                    if row.get(name) is not None:
-                        self._tensorboard.add_scalar(f"{row['kind']}/{name}", row[name], row["step"])
+                for name, value in row.items():
+                    if row["kind"] in _CURVES and value is not None and name.endswith(_CURVES[row["kind"]]):
+                        self._tensorboard.add_scalar(f"{row['kind']}/{name}", value, row["step"])
                 if row["kind"] == "validation":
                     self._tensorboard.flush()
 

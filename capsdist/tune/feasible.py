@@ -32,7 +32,7 @@ def refusal(config: Config, limits: Limits) -> str | None:
     """Return in one line why a trial with `config` is not worth starting, None if it may run."""
     if found := problems(config):
         return "; ".join(map(str, found))
-    size = num_parameters(config.model)
+    size = num_parameters(config)
     if limits.max_parameters is not None and size > limits.max_parameters:
         return f"{size:,} parameters, search.max_parameters={limits.max_parameters:,}"
     need = worker_bytes(config)
@@ -46,12 +46,12 @@ def worker_bytes(config: Config) -> int:
     train = config.train
     divided = train.engine == "zero" or (train.engine == "auto" and train.device != "cpu")
     state = training_state_bytes(
-        config.model,
+        config,
         zero_stage=train.zero_stage if divided else 0,
         num_ranks=train.workers,
     )
     images = -(-train.global_batch // (train.workers * train.accumulation))
-    outputs = output_bytes(config.model) * images
+    outputs = output_bytes(config) * images
     # under autocast most outputs take half
     return PROCESS_BYTES + state + (outputs if train.precision == "fp32" else outputs // 2)
 

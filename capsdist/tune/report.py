@@ -104,7 +104,7 @@ def rows_of(
             step=trial.step,
             error_percent=trial.error_percent,
             images_per_s=_speed(files, f"{TRIALS_NAME}/{trial.name}/{METRICS_NAME}", warn),
-            num_parameters=num_parameters(with_values(config, trial.values).model),
+            num_parameters=num_parameters(with_values(config, trial.values)),
         )
         for trial in history.trials.values()
     ]

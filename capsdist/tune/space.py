@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from capsdist.config import Config, problems
+from capsdist.config import CapsNetConfig, Config, Loss, problems
 from capsdist.errors import Problem
 
 __all__ = [
@@ -104,7 +104,10 @@ def chosen(space: Space, config: Config) -> Space:
     """Return `space`, or if nothing is given in it, all dimensions around what `config` has."""
     if space != Space():
         return space
-    model, rate, weight = config.model, config.optim.learning_rate, config.loss.reconstruction_weight
+    model, rate, loss = config.model, config.optim.learning_rate, config.loss
+    if not isinstance(model, CapsNetConfig) or not isinstance(loss, Loss):
+        return space  # `search_problems` refuses the family
+    weight = loss.reconstruction_weight
     return Space(
         iterations=(1, 2, 3, 5),
         none_of_the_above=(False, True),
@@ -235,10 +238,10 @@ def _dashed(name: str) -> str:
 
 
 def _config_problems(config: Config, space: Space) -> Iterator[Problem]:
-    if config.model.kind != "capsnet":
+    if not isinstance(config.model, CapsNetConfig):
         fix = "set --model.kind capsnet"
         yield Problem("model.kind", config.model.kind, "has no routing to search over", fix)
-    if space.reconstruction_weight and not config.model.decoder:
+    elif space.reconstruction_weight and not config.model.decoder:
         rule = "has no effect without model.decoder"
         fix = "set --model.decoder, or search without it"
         yield Problem("space.reconstruction_weight", space.reconstruction_weight, rule, fix)

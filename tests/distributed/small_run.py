@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from capsdist.config import Config, Data, Model, Optim, Train
+from capsdist.config import BaselineCNNConfig, CapsNetConfig, Config, Data, Optim, Train
 from capsdist.data import write_split
 from capsdist.errors import RunError
 from capsdist.train.checkpoint import read_checkpoint
@@ -41,6 +41,15 @@ def write_data(root: Path, num_train: int = 26, num_test: int = 12) -> None:
         )
 
 
+SMALL = {
+    "baseline_cnn": BaselineCNNConfig(image_size=9, num_classes=3),
+    "capsnet": CapsNetConfig(
+        image_size=9, num_classes=3, conv_channels=4, conv_kernel=3, primary_types=3, primary_dim=2,
+        primary_kernel=3, class_dim=5, decoder_hidden=(7, 9),
+    ),
+}  # fmt: skip
+
+
 def small_config(root: Path, *, kind: str = "capsnet", **train: Any) -> Config:
     """The configuration of a run on `write_data(root)`: 3 epochs of 4 steps, the last of only 2 images."""
     optim = {key: train.pop(key) for key in ("max_grad_norm", "learning_rate") if key in train}
@@ -53,13 +62,7 @@ def small_config(root: Path, *, kind: str = "capsnet", **train: Any) -> Config:
         "log_every_steps": 1,
     }
     return Config(
-        model=Model.model_validate(
-            {
-                "kind": kind, "image_size": 9, "num_classes": 3, "conv_channels": 4, "conv_kernel": 3,
-                "primary_types": 3, "primary_dim": 2, "primary_kernel": 3, "class_dim": 5,
-                "decoder": kind == "capsnet", "decoder_hidden": (7, 9),
-            }
-        ),
+        model=SMALL[kind],
         data=Data(name="shapes", root=str(root), lanes=2, window=16, shift=1),
         optim=Optim(**{"learning_rate": 0.01, "decay_steps": 5, "decay_rate": 0.8, **optim}),
         train=Train.model_validate(settings | train),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from capsdist.config import Config, Model
+from capsdist.config import CapsNetConfig, Config
 from capsdist.errors import CheckpointError
 from capsdist.models import build_model
 from capsdist.train.checkpoint import Checkpoint, EngineState, verify_checkpoint, write_checkpoint
@@ -24,7 +24,7 @@ from faults.tiny import CAMPAIGN_EPOCHS, CHECKPOINT_EVERY, STEPS_PER_EPOCH, WORK
 from limits import PATIENCE_S
 
 CONFIG = Config(
-    model=Model(
+    model=CapsNetConfig(
         image_size=9, num_classes=3, conv_channels=2, conv_kernel=3, primary_types=2, primary_dim=2,
         primary_kernel=3, class_dim=2, decoder_hidden=(3, 3),
     )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capsdist.config import Cluster, Config, Data, Model, Train
+from capsdist.config import CapsNetConfig, Cluster, Config, Data, Train
 from capsdist.data import write_split
 from capsdist.storage import join
 from limits import PATIENCE_S
@@ -70,7 +70,7 @@ def tiny_config(
         "global_batch": BATCH, "precision": "fp32", "checkpoint_every_steps": 3, "log_every_steps": 3,
     }  # fmt: skip
     return Config(
-        model=Model(
+        model=CapsNetConfig(
             image_size=12, conv_channels=4, conv_kernel=3, primary_kernel=3, primary_types=2, primary_dim=4,
             class_dim=4, decoder_hidden=(8, 9),
         ),

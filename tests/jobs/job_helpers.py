@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from capsdist.config import Config, Model
+from capsdist.config import CapsNetConfig, Config
 from capsdist.models import build_model
 from capsdist.runs.retention import checkpoint_name
 from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
@@ -44,7 +44,7 @@ def assert_same_state(first: Path, second: Path, *, back: int = 0) -> None:
 
 
 NETWORK = Config(
-    model=Model(
+    model=CapsNetConfig(
         image_size=9, num_classes=3, conv_channels=2, conv_kernel=3, primary_types=2, primary_dim=2,
         primary_kernel=3, class_dim=2, decoder_hidden=(3, 3),
     )

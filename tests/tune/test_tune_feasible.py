@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from capsdist.config import Config, Data, Model, Train
+from capsdist.config import CapsNetConfig, Config, Data, Train
 from capsdist.models import build_model
 from capsdist.tune.feasible import GIB, PROCESS_BYTES, Limits, memory_here, refusal, worker_bytes
 from capsdist.tune.space import with_values
 
 SMALL = Config(
-    model=Model(image_size=12, conv_channels=4, conv_kernel=3, primary_kernel=3, primary_types=2,
+    model=CapsNetConfig(image_size=12, conv_channels=4, conv_kernel=3, primary_kernel=3, primary_types=2,
                 primary_dim=4, class_dim=4, decoder_hidden=(8, 9)),
     data=Data(lanes=4),
     train=Train(global_batch=12, precision="fp32"),

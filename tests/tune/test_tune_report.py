@@ -113,7 +113,7 @@ def test_a_result_holds_every_trial_and_what_it_cost(result, config):
     assert [each.status for each in result.trials] == [FINISHED, STOPPED, FAILED, OUT_OF_MEMORY, FINISHED]
     assert [each.images_per_s for each in result.trials] == [102.0, 202.0, 302.0, 402.0, 502.0]
     for each in result.trials:
-        assert each.num_parameters == num_parameters(with_values(config, each.values).model)
+        assert each.num_parameters == num_parameters(with_values(config, each.values))
     assert (result.best, result.error_percent) == ("trial-01", 4.5)
     assert result.infeasible == [{"values": {"model.class_dim": 99}, "reason": "9 parameters"}]
 

@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from capsdist.config import PRESETS, Config, Loss, Model, Routing, get_preset, problems
+from capsdist.config import (
+    PRESETS,
+    BaselineCNNConfig,
+    CapsNetConfig,
+    Config,
+    Loss,
+    Routing,
+    get_preset,
+    problems,
+)
 from capsdist.tune.space import (
     FIELDS,
     Search,
@@ -88,7 +97,7 @@ def test_values_are_laid_over_a_configuration():
     base = get_preset("digits_quickstart")
     config = with_values(base, {"routing.iterations": 5, "model.class_dim": 7, "model.primary_types": 9})
     assert config.routing == Routing(iterations=5)
-    assert config.model == Model(class_dim=7, primary_types=9)
+    assert config.model == CapsNetConfig(class_dim=7, primary_types=9)
     assert (config.train, config.data, config.preset) == (base.train, base.data, base.preset)
 
 
@@ -118,9 +127,9 @@ REFUSED = [
         {"learning_rate_range": (0.1, 0.2), "learning_rate": (0.1,)}, {}, {},
         "space.learning_rate_range=(0.1, 0.2)", "does not go with space.learning_rate",
     ),
-    ({}, {}, {"model": Model(kind="baseline_cnn", decoder=False)}, "model.kind='baseline_cnn'", "no routing"),
+    ({}, {}, {"model": BaselineCNNConfig()}, "model.kind='baseline_cnn'", "no routing"),
     (
-        {"reconstruction_weight": (0.0, 0.1)}, {}, {"model": Model(decoder=False)},
+        {"reconstruction_weight": (0.0, 0.1)}, {}, {"model": CapsNetConfig(decoder=False)},
         "space.reconstruction_weight=(0.0, 0.1)", "no effect without model.decoder",
     ),
 ]  # fmt: skip

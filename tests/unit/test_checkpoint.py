@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import capsdist
-from capsdist.config import Config, Model
+from capsdist.config import CapsNetConfig, Config
 from capsdist.errors import CheckpointError
 from capsdist.models import build_model
 from capsdist.train.checkpoint import (
@@ -23,7 +23,7 @@ from capsdist.train.checkpoint import (
 )
 
 CONFIG = Config(
-    model=Model(
+    model=CapsNetConfig(
         image_size=9, num_classes=3, conv_channels=4, conv_kernel=3, primary_types=3, primary_dim=2,
         primary_kernel=3, class_dim=5, decoder_hidden=(7, 9),
     )

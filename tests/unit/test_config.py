@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from capsdist.config import Config, problems, validate
-from capsdist.config.rules import feature_size
+from capsdist.config.capsnet_rules import feature_size
 from capsdist.config.schema import Bounds
 from capsdist.errors import ConfigError
 
@@ -22,7 +22,7 @@ SECTIONS = [name for name in Config.model_fields if isinstance(getattr(Config(),
 
 def changed(**fields: object) -> Config:
     """The default configuration with `section__field` set, unchecked as on the command line."""
-    config = Config()
+    config = Config.model_validate({"model": {"kind": fields.pop("model__kind", "capsnet")}})
     for path, value in fields.items():
         section, name = path.split("__")
         part = getattr(config, section)
@@ -99,20 +99,6 @@ RULES = [
     ("model.image_size", 16, {"model__image_size": 16}, "too small for valid kernels 9 and 9"),
     ("model.image_size", 9, {"model__image_size": 9, "model__conv_kernel": 10}, "kernels 10 and 9"),
     (
-        "model.initialisation",
-        "truncated_normal",
-        {"model__kind": "baseline_cnn", "model__initialisation": "truncated_normal"},
-        "capsule network only",
-    ),
-    (
-        "routing.iterations",
-        5,
-        {"model__kind": "baseline_cnn", "routing__iterations": 5},
-        "capsule network only",
-    ),
-    ("model.log_priors", True, {"model__kind": "baseline_cnn", "model__log_priors": True}, "capsule network"),
-    ("model.dropout", 0.1, {"model__dropout": 0.1}, "is for the baseline CNN only"),
-    (
         "train.global_batch",
         8,
         {"train__global_batch": 8, "train__workers": 3, "train__accumulation": 3},
@@ -155,7 +141,6 @@ ALLOWED = [
     {"data__standardise": True, "model__decoder": False},
     {"data__standardise": True, "model__kind": "baseline_cnn"},
     {"model__image_size": 9, "model__kind": "baseline_cnn", "model__dropout": 0.1},
-    {"model__decoder": False, "model__kind": "baseline_cnn"},
     {"train__precision": "fp16", "train__device": "gpu"},
     {"train__global_batch": 9, "train__workers": 3, "train__accumulation": 3, "data__lanes": 3},
     {"train__name": "a.b_c-9"},

@@ -12,7 +12,8 @@ from capsdist.train.display import Display
 
 START: dict[str, Any] = {
     "kind": "start", "step": 0, "epoch": 0.0, "run": "quickstart", "preset": "digits_quickstart",
-    "data": "digits", "test_split": "test", "model": "capsnet", "num_parameters": 8215568,
+    "data": "digits", "test_split": "test", "model": "capsnet", "network": "capsule network",
+    "num_parameters": 8215568,
     "precision": "bf16", "engine": "ddp", "device": "cpu", "world_size": 2, "torch_threads": 1,
     "global_batch": 64, "steps_per_epoch": 63, "total_steps": 252, "resumed_step": 0,
 }  # fmt: skip

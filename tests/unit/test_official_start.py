@@ -75,8 +75,9 @@ def test_the_network_with_the_factor_goes_everywhere_that_one_without_goes() -> 
 
 @pytest.mark.parametrize("name", ["mnist_official", "cifar10_official"])
 def test_the_factor_has_no_parameters(name: str) -> None:
-    model = get_preset(name).model
-    assert num_parameters(model) == num_parameters(model.model_copy(update={"primary_coupling": False}))
+    config = get_preset(name)
+    without = config.model.model_copy(update={"primary_coupling": False})
+    assert num_parameters(config) == num_parameters(config.model_copy(update={"model": without}))
 
 
 def digits(num: int, seed: int) -> Images:

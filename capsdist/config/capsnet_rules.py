@@ -1,0 +1,75 @@
+"""What a configuration of the capsule network must fulfil beyond types and ranges of single fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from capsdist.config.models import CapsNetConfig, Loss, Routing
+from capsdist.config.schema import Config
+from capsdist.errors import Problem
+
+__all__ = ["capsnet_problems", "feature_size"]
+
+
+def feature_size(size: int, kernel: int, stride: int, padding: str) -> int:
+    """Return the side of a convolution's output, in pixels; below 1 if the kernel does not fit."""
+    return -(-size // stride) if padding == "same" else (size - kernel) // stride + 1
+
+
+def capsnet_problems(config: Config) -> Iterator[Problem]:
+    """Return every problem of the sections `model`, `routing` and `loss` of a capsule network."""
+    model, routing, loss = config.model, config.routing, config.loss
+    assert isinstance(model, CapsNetConfig)
+    assert isinstance(routing, Routing)
+    assert isinstance(loss, Loss)
+    if loss.m_minus >= loss.m_plus:
+        rule = f"must be below loss.m_plus={loss.m_plus}"
+        yield Problem("loss.m_minus", loss.m_minus, rule, "the paper has 0.1 and 0.9")
+    yield from _network_problems(model, standardise=config.data.standardise)
+    yield from _routing_problems(routing, device=config.train.device)
+
+
+def _network_problems(model: CapsNetConfig, *, standardise: bool) -> Iterator[Problem]:
+    if min(model.decoder_hidden) < 1:
+        yield Problem(
+            "model.decoder_hidden", model.decoder_hidden, "must be at least 1 each", "the paper has 512 1024"
+        )
+    if model.decoder and standardise:
+        yield Problem(
+            "model.decoder",
+            True,
+            "needs pixels in [0, 1], which data.standardise removes",
+            "set --model.no-decoder or --data.no-standardise",
+        )
+    if min(model.conv_kernel, model.primary_kernel, model.primary_stride) < 1:
+        return  # already reported as a range
+    after_conv = feature_size(model.image_size, model.conv_kernel, 1, model.padding)
+    if (
+        after_conv < 1
+        or feature_size(after_conv, model.primary_kernel, model.primary_stride, model.padding) < 1
+    ):
+        yield Problem(
+            "model.image_size",
+            model.image_size,
+            f"is too small for {model.padding} kernels {model.conv_kernel} and {model.primary_kernel}",
+            "use smaller kernels or --model.padding same",
+        )
+
+
+def _routing_problems(routing: Routing, *, device: str) -> Iterator[Problem]:
+    if routing.form in ("fused", "streamed") and routing.recompute != "streamed":
+        yield Problem(
+            "routing.recompute",
+            routing.recompute,
+            f"is for autograd, and routing.form={routing.form} has its own backward pass",
+            "set --routing.form reference",
+        )
+    if routing.form == "fused" and routing.gradient == "last":
+        yield Problem(
+            "routing.gradient",
+            "last",
+            "is not in the kernels of routing.form=fused",
+            "set --routing.form auto",
+        )
+    if routing.form == "fused" and device == "cpu":
+        yield Problem("routing.form", "fused", "needs a GPU", "set --routing.form auto")

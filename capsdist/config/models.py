@@ -1,0 +1,170 @@
+"""Network families: one configuration class per family, and what describes a family to the rest.
+
+`model.kind` names the family: a built-in name, or the import path ``package.module:OBJECT`` of a `Family`. It
+decides the types of the sections `model`, `routing` and `loss`, so that no section has fields that the
+network does not read. This module imports no torch; the functions of a family import it when they build.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from capsdist.config.sections import MAY_CHANGE, Bounds, Count, NonNegative, Section
+from capsdist.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from capsdist.config.schema import Config
+
+__all__ = [
+    "BUILT_IN", "BaselineCNNConfig", "CapsNetConfig", "Family", "Loss", "NetworkConfig", "NoOptions",
+    "Routing", "find_family",
+]  # fmt: skip
+
+BUILT_IN = {
+    "capsnet": "capsdist.models.registry:CAPSNET",
+    "baseline_cnn": "capsdist.models.registry:BASELINE_CNN",
+}
+"""Import paths of the families that have a name."""
+
+
+class NoOptions(Section):
+    """A section that a family does not have."""
+
+
+class NetworkConfig(Section):
+    """What every network has; a family adds its own fields in a subclass, and sets the default of `kind`."""
+
+    kind: str
+    """Family of networks: a built-in name, or the import path package.module:OBJECT of a Family."""
+    in_channels: Count = 1
+    """Channels C of an image: 1 grey, 3 colour."""
+    image_size: Annotated[int, Bounds(ge=9)] = 28
+    """Height and width of an image as the network sees it, in pixels, after cropping."""
+    num_classes: Annotated[int, Bounds(ge=2)] = 10
+    """Classes, one output capsule each (J)."""
+
+
+class CapsNetConfig(NetworkConfig):
+    """The capsule network (paper, section 4 and figures 1 and 2)."""
+
+    kind: str = "capsnet"
+    """Family of networks: a built-in name, or the import path package.module:OBJECT of a Family."""
+    conv_channels: Count = 256
+    """Channels of the first convolution; paper: 256."""
+    conv_kernel: Count = 9
+    """Kernel size of the first convolution, stride 1, in pixels; paper: 9."""
+    primary_types: Count = 32
+    """Types of primary capsules, each a map of capsules; paper: 32, CIFAR-10: 64."""
+    primary_dim: Count = 8
+    """Dimensions D of a primary capsule; paper: 8."""
+    primary_kernel: Count = 9
+    """Kernel size of the primary capsules' convolution, in pixels; paper: 9."""
+    primary_stride: Count = 2
+    """Stride of the primary capsules' convolution, in pixels; paper: 2."""
+    primary_coupling: bool = False
+    """Primary capsules squash conv / types + bias (types + 1 with none_of_the_above); official code only."""
+    padding: Literal["valid", "same"] = "valid"
+    """Padding of both convolutions; paper: valid, official CIFAR-10 network: same."""
+    class_dim: Count = 16
+    """Dimensions E of a class capsule; paper: 16."""
+    capsule_bias: bool = False
+    """One learned bias per class capsule dimension, added before squash; official code only."""
+    log_priors: bool = False
+    """One learned logit per primary and class capsule to start routing from (section 2); else it is 0."""
+    decoder: bool = True
+    """Reconstruct the image from the class capsules (paper, section 4.1)."""
+    decoder_hidden: tuple[int, int] = (512, 1024)
+    """Units of the decoder's two hidden layers; paper: 512 1024."""
+    initialisation: Literal["default", "truncated_normal"] = "default"
+    """`default`: PyTorch's own for convolution, decoder (not in the paper); `truncated_normal`: official."""
+
+
+class BaselineCNNConfig(NetworkConfig):
+    """The convolutional baseline of Table 1: 35.4 M parameters for 28x28 images."""
+
+    kind: str = "baseline_cnn"
+    """Family of networks: a built-in name, or the import path package.module:OBJECT of a Family."""
+    dropout: Annotated[float, Bounds(ge=0, lt=1)] = 0.5
+    """Dropout before the last layer, a probability."""
+
+
+class Routing(Section):
+    """Routing by agreement (paper, section 2, Procedure 1)."""
+
+    iterations: Annotated[int, Bounds(ge=1, le=50)] = 3
+    """Routing iterations r: r softmax passes; paper: 3."""
+    none_of_the_above: bool = False
+    """An extra column of zero logits that takes part in the softmax and is dropped; CIFAR-10 ("leaky")."""
+    gradient: Literal["full", "last"] = "full"
+    """Iterations that the gradient goes through: `full` all (paper); `last` one (some public code)."""
+    recompute: Annotated[Literal["streamed", "iterations", "none"], MAY_CHANGE] = "streamed"
+    """What the backward pass builds again; with `iterations` and `none` autograd keeps the votes."""
+    form: Annotated[Literal["auto", "fused", "streamed", "reference"], MAY_CHANGE] = "auto"
+    """How it is computed: `fused` on a GPU, `streamed` without votes, `reference` with; same numbers."""
+
+
+class Loss(Section):
+    """Margin loss (paper, section 3) and reconstruction loss (section 4.1)."""
+
+    m_plus: Annotated[float, Bounds(gt=0, lt=1)] = 0.9
+    """Length that the capsule of a present class must reach; paper: 0.9."""
+    m_minus: Annotated[float, Bounds(ge=0, lt=1)] = 0.1
+    """Length that the capsule of an absent class may have; paper: 0.1."""
+    downweight: NonNegative = 0.5
+    """Weight lambda of absent classes; paper: 0.5."""
+    margin_form: Literal["paper", "official"] = "paper"
+    """`paper`: sum over classes; `official`: mean over classes of half of it, 20 times smaller for 10."""
+    reconstruction_weight: NonNegative = 0.0005
+    """Weight of the sum of squared pixel errors of the reconstruction; paper: 0.0005; 0 switches it off."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of networks.
+
+    Attributes:
+        title: what people call it, in the first line of a run.
+        model, routing, loss: types of these sections of a configuration.
+        build: ``build(model, routing)`` returns the network, in training mode. Its forward pass takes images
+            [B, C, H, W], and labels [B] while training, and returns a `capsdist.models.Output`.
+        losses: ``losses(output, images, labels, loss)`` returns named losses per image, [B] each, at least
+            fp32. ``"loss"`` is what training minimises; the others are reported only.
+        loss_names: the names that `losses` returns.
+        problems: ``problems(config)`` returns what types and ranges of single fields cannot say.
+    """
+
+    title: str
+    model: type[NetworkConfig]
+    build: Callable[[Any, Any], nn.Module]
+    losses: Callable[[Any, Tensor, Tensor, Any], dict[str, Tensor]]
+    loss_names: tuple[str, ...] = ("loss",)
+    routing: type[Section] = NoOptions
+    loss: type[Section] = NoOptions
+    problems: Callable[[Config], Iterable[Problem]] = lambda config: ()
+
+
+@functools.cache
+def find_family(kind: str) -> Family:
+    """Return the family that `kind` names.
+
+    Raises:
+        ConfigError: it is no built-in name and no import path of a `Family`.
+    """
+    path = BUILT_IN.get(kind, kind)
+    module, mark, name = path.partition(":")
+    fix = f"choose one of {', '.join(BUILT_IN)}, or an import path package.module:OBJECT"
+    if not mark or not all(part.isidentifier() for part in (*module.split("."), name)):
+        raise ConfigError([Problem("model.kind", kind, "is not a family of networks", fix)])
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError([Problem("model.kind", kind, f"cannot be imported ({error})", fix)]) from None
+    if not isinstance(found, Family):
+        raise ConfigError([Problem("model.kind", kind, f"is a {type(found).__name__}, not a Family", fix)])
+    return found
