@@ -118,12 +118,15 @@ def parse_lines(content: bytes, shape: type[T], damaged: Callable[[int, Document
 
 
 def dump_json(value: object, *, indent: int | None = 1) -> bytes:
-    """Return `value` as a JSON document that `parse_json` reads, with a newline at its end.
+    """Return `value` as a JSON document that `parse_document` reads, with a newline at its end.
+
+    Bytes that are not UTF-8, which Python keeps in texts as lone surrogates, are escaped: a message may name
+    a file of any name.
 
     Raises:
         ValueError: it holds NaN or infinity.
     """
-    return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
+    return (json.dumps(_escaped(value), indent=indent, allow_nan=False) + "\n").encode()
 
 
 def seal(values: Mapping[str, object]) -> dict[str, Any]:
@@ -131,13 +134,22 @@ def seal(values: Mapping[str, object]) -> dict[str, Any]:
 
     It finds damage, a changed digit for example, that leaves every value in its range; it proves no origin.
     """
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(_escaped(values), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return {**values, _SEAL: zlib.crc32(text.encode())}
 
 
 @functools.lru_cache(maxsize=64)
 def _adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)
+
+
+def _escaped(value: object) -> Any:
+    """Return `value` with lone surrogates, which pydantic refuses to read, as backslash escapes."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    return [_escaped(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

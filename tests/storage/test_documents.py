@@ -78,6 +78,19 @@ def test_a_document_that_was_written_is_read() -> None:
         dump_json({"loss": float("nan")})
 
 
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)  # lone surrogates too
+
+
+@given(st.dictionaries(ANY_TEXT.map("=".__add__), ANY_TEXT | st.lists(ANY_TEXT), max_size=3))
+def test_any_text_that_was_written_is_read(values: dict[str, str | list[str]]) -> None:
+    """A file name may hold a byte that is not UTF-8; its message must not make a document unreadable."""
+    plain = parse_json(dump_json(values))
+    for written in (dump_json(values), dump_json(seal(values))):
+        found = parse_document(written, dict[str, str | list[str]])
+        assert {name: found[name] for name in plain} == plain
+    assert parse_document(dump_json({"path": "/caf\udce9/é"}), dict[str, str]) == {"path": "/caf\\udce9/é"}
+
+
 def test_damaged_lines_are_told_and_the_cut_last_one_is_left_out() -> None:
     told: list[int] = []
     rows = parse_lines(b'{"step": 1}\n{"ste\n\n{"step": 2}\n{"step": 3', Row, lambda n, error: told.append(n))

@@ -166,7 +166,7 @@ class _Attempt:
             return fit(self.config, placement, self.display, signals, lock, self.fault, self.observer)
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
             with contextlib.suppress(RunError):
-                self.run.files.write(STORY, f"{error}\n".encode())
+                self.run.files.write(STORY, f"{error}\n".encode(errors="backslashreplace"))
             rank, cause = root_cause(error)
             if isinstance(cause, CapsdistError):
                 raise cause from None
