@@ -21,7 +21,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from capsdist.errors import DocumentError
 
-__all__ = ["MAX_BYTES", "dump_json", "parse_document", "parse_json", "parse_lines", "read_file", "seal"]
+__all__ = [
+    "MAX_BYTES",
+    "dump_json",
+    "parse_document",
+    "parse_json",
+    "parse_lines",
+    "printable",
+    "read_file",
+    "seal",
+]
 
 MAX_BYTES = 64 << 20
 """Default limit of a file's size, in bytes: 30 times the largest file that the project writes."""
@@ -99,7 +108,7 @@ def parse_document(content: bytes, shape: type[T], *, max_bytes: int = MAX_BYTES
     try:
         return cast(T, _adapter(shape).validate_json(content, strict=True))
     except ValidationError as error:
-        raise DocumentError("; ".join(map(_fault, error.errors(include_url=False)))) from None
+        raise DocumentError(printable("; ".join(map(_fault, error.errors(include_url=False))))) from None
 
 
 def parse_lines(content: bytes, shape: type[T], damaged: Callable[[int, DocumentError], None]) -> list[T]:
@@ -127,6 +136,13 @@ def dump_json(value: object, *, indent: int | None = 1) -> bytes:
         ValueError: it holds NaN or infinity.
     """
     return (json.dumps(_escaped(value), indent=indent, allow_nan=False) + "\n").encode()
+
+
+def printable(text: str) -> str:
+    """Return `text` as part of a message: line breaks and what else cannot be printed are escaped."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
 
 
 def seal(values: Mapping[str, object]) -> dict[str, Any]:
@@ -172,7 +188,7 @@ def _refuse(text: str) -> float:
 
 
 def _fault(fault: Any) -> str:
-    where = ".".join(map(str, fault["loc"])) or "document"
+    where = ".".join(_shortened(str(part)) for part in fault["loc"]) or "document"
     if fault["type"] == "missing":
         return f"{where} is missing"
     if fault["type"] == "extra_forbidden":

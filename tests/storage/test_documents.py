@@ -61,6 +61,7 @@ def test_what_is_no_document_is_one_error(content: bytes, reason: str) -> None:
         (b'{"step": 3.0}', "step=3.0"),
         (b'{"step": -1}', "step=-1: input should be greater than or equal to 0"),
         (b'{"step": 1, "other": 2}', "other is not a field of this version"),
+        (b'{"step": 1, "a\\nb": 2}', "a\\nb is not a field of this version"),
         (b'{"step": 1, "shape": [1, "2"]}', "shape.1='2'"),
         (b'{"step": "x", "loss": "y"}', "step='x': input should be a valid integer; loss='y'"),
     ],
@@ -69,6 +70,7 @@ def test_values_of_another_shape_are_named(content: bytes, reason: str) -> None:
     with pytest.raises(DocumentError) as caught:
         parse_document(content, Row)
     assert reason in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_a_document_that_was_written_is_read() -> None:
