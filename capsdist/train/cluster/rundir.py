@@ -91,7 +91,7 @@ class RunFolder:
     """
 
     def __init__(self, place: str | os.PathLike[str], warn: Warn = lambda text: None) -> None:
-        self.files = open_files(place)
+        self.files = open_files(place, warn)
         self.name = self.files.name
         self._warn = warn
 
