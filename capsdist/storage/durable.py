@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
-    "flush_folder", "names", "open_lock_file", "remove_file", "remove_temporaries", "remove_tree",
-    "replacing", "write_durably",
+    "flush_folder", "move_aside", "names", "open_lock_file", "remove_file", "remove_temporaries",
+    "remove_tree", "replacing", "write_durably",
 ]  # fmt: skip
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.[^.]+)?")
@@ -64,6 +64,19 @@ def flush_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def move_aside(path: Path) -> Path:
+    """Rename what a stranger has put in the place of `path`, which nobody has asked us to remove.
+
+    Return its new name, beside the old one.
+
+    Raises:
+        OSError: it cannot be renamed.
+    """
+    aside = path.with_name(f"{path.name}.aside-{uuid.uuid4().hex[:8]}")
+    path.rename(aside)
+    return aside
 
 
 def remove_file(path: Path) -> None:

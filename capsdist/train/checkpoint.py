@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 import capsdist
 from capsdist.config import Config
 from capsdist.errors import CheckpointError, DocumentError
-from capsdist.storage.documents import dump_json, read_file
+from capsdist.storage.documents import dump_json, printable, read_file
 from capsdist.storage.durable import flush_folder, write_durably
 from capsdist.train.manifest import (
     FORMAT,
@@ -288,7 +288,7 @@ def _parse_config(folder: Path, values: dict[str, Any]) -> Config:
     except pydantic.ValidationError as error:
         faults = ", ".join(f"{'.'.join(map(str, e['loc']))} ({e['msg']})" for e in error.errors())
         raise CheckpointError(
-            f"checkpoint {folder} has a configuration that this version does not know: {faults}; "
+            f"checkpoint {folder} has a configuration that this version does not know: {printable(faults)}; "
             "use the version of capsdist that wrote it"
         ) from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,28 @@ def test_a_configuration_file_beside_a_preset(capsys):
     Path("config.json").write_text(Config().model_dump_json())
     argv = ["--config", "config.json", "--preset=digits_quickstart"]
     refused(capsys, argv, "preset='digits_quickstart'", "--config config.json", "leave one of them out")
+
+
+@pytest.mark.parametrize("field", ["data.root", "train.storage", "the working folder"])
+def test_a_folder_whose_name_is_not_utf8_is_refused_and_a_link_to_it_is_not(
+    capsys, tmp_path, monkeypatch, field
+):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    if field == "the working folder":  # runs and data lie below it
+        monkeypatch.chdir(folder)
+        shown, argv = "data.root", [f"--{name}={tmp_path}/link" for name in ("data.root", "train.storage")]
+        before: list[str] = []
+    else:
+        shown, before, argv = field, [f"--{field}={folder}"], [f"--{field}={tmp_path}/link"]
+    assert run_job("A job.", ["digits_quickstart"], argv=["--check", *before]) == INVALID
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith(f"error: {shown}='{tmp_path}/caf\\udce9"), line
+    assert line.endswith(
+        f"rename that folder, or set --{shown} to the absolute path of a symbolic link to it"
+    )
+    assert run_job("A job.", ["digits_quickstart"], argv=["--check", *argv]) == DONE
 
 
 def test_a_configuration_file_of_another_job(capsys):

@@ -19,7 +19,7 @@ from capsdist.config import Config
 from capsdist.config.earlier import as_begun
 from capsdist.config.steps import total_steps
 from capsdist.errors import CheckpointError, ConfigError, DocumentError, Problem
-from capsdist.storage.documents import dump_json, parse_document, parse_json, seal
+from capsdist.storage.documents import dump_json, parse_document, parse_json, printable, seal
 from capsdist.train.cluster.files import Warn, open_files, read_document
 from capsdist.train.cluster.locks import Lock, Tell
 from capsdist.train.cluster.retention import checkpoint_name, newest_state
@@ -91,7 +91,7 @@ class RunFolder:
     """
 
     def __init__(self, place: str | os.PathLike[str], warn: Warn = lambda text: None) -> None:
-        self.files = open_files(place)
+        self.files = open_files(place, warn)
         self.name = self.files.name
         self._warn = warn
 
@@ -275,7 +275,7 @@ def _shortened(content: bytes) -> str:
 
 def _problem(fault: Mapping[str, object]) -> Problem:
     location, value = fault["loc"], fault["input"]
-    field = ".".join(map(str, location)) if isinstance(location, tuple) and location else "config"
+    field = printable(".".join(map(str, location))) if isinstance(location, tuple) and location else "config"
     if fault["type"] == "extra_forbidden":
         return Problem(field, value, "is not a field of this version", "remove it")
     return Problem(field, value, str(fault["msg"]).lower(), "correct the file")

@@ -118,7 +118,8 @@ class Watchdog:
         message = f"warning: no step for {self._timeout_s:g} s: {_frozen(workers, found)}"
         message += "; killed all workers to start them again from the newest checkpoint"
         with contextlib.suppress(CapsdistError):  # the storage may be what has failed
-            self._files.write(STACKS, _story(message, workers, found).encode())
+            story = _story(message, workers, found)
+            self._files.write(STACKS, story.encode(errors="backslashreplace"))
             message += f"; their stacks are in {self._files.path(STACKS)}"
         self._show({"kind": "note", "message": message})
 

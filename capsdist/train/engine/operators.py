@@ -213,7 +213,7 @@ def _stamp() -> bytes:
     """Return what an operator is built from and by."""
     origins = [spec.origin for name in ("torch", "deepspeed") if (spec := importlib.util.find_spec(name))]
     versions = [torch.__version__, importlib.metadata.version("deepspeed"), sys.version]
-    return "\n".join(map(str, [*origins, *versions, os.environ.get("CXX", "c++")])).encode()
+    return os.fsencode("\n".join(map(str, [*origins, *versions, os.environ.get("CXX", "c++")])))
 
 
 def _build(folder: Path, until: float) -> None:
