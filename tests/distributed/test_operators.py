@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +19,7 @@ from capsdist.errors import DataError, RunError
 from capsdist.train.engine import operators
 from capsdist.train.engine.build import zero_requirements
 from faults.strikes import kill_when_it_builds
+from limits import full_disk
 
 HERE = Path(__file__).parent
 needs_compiler = pytest.mark.skipif(zero_requirements() is not None, reason=str(zero_requirements()))
@@ -163,3 +167,25 @@ def test_the_deadline_and_the_folder_are_checked(folder: Path, monkeypatch, tmp_
     with pytest.raises(RunError, match=r"cannot be built there .*; set TORCH_EXTENSIONS_DIR") as caught:
         operators.build_operators()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["no locks", "log", "stamp", "link"])
+def test_what_the_file_system_refuses_is_one_line(folder: Path, monkeypatch, what: str) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(operators, "_BUILD", "")  # ends well, and at once
+    if what == "no locks":
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    elif what == "link":
+        (folder / "build.log").symlink_to(folder / "target")
+        (folder / "target").write_bytes(b"kept")
+    elif what == "log":
+        (folder / "build.log").mkdir()
+    with full_disk(0 if what == "stamp" else 2000), pytest.raises(RunError) as caught:
+        operators.build_operators()
+    assert re.fullmatch(
+        rf"{folder}.*: DeepSpeed's CPU operator cannot be built there \(.+\); set TORCH_EXTENSIONS_DIR .+",
+        str(caught.value),
+    )
+    assert what != "link" or (folder / "target").read_bytes() == b"kept"

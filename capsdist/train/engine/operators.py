@@ -34,7 +34,7 @@ import torch.distributed as dist
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from capsdist.errors import RunError
-from capsdist.storage.durable import open_lock_file, remove_file, write_durably
+from capsdist.storage.durable import open_lock_file, open_regular, remove_file, write_durably
 from capsdist.storage.settings import positive_from_environment
 
 __all__ = ["Say", "build_operators", "import_deepspeed", "load_operators", "prepare_operators"]
@@ -130,23 +130,32 @@ def _environment(device: torch.device) -> dict[str, str]:
 def _built(say: Say) -> Iterator[None]:
     """Hold the lock of the build folder, with the operator in it, while the context is open."""
     until = time.monotonic() + _deadline_s()
-    try:
+    with _one_line_errors():
         folder = _build_folder()
+    with _one_line_errors(str(folder)):
         descriptor = open_lock_file(folder / _LOCK)
+        try:
+            _wait(lambda: not _take(descriptor), until, say, f"another process builds it in {folder}")
+            _remove_stale_lock(folder, until, say)
+            if not _is_built(folder):
+                say(f"building DeepSpeed's CPU operator on {socket.gethostname()}, about a minute")
+                _build(folder, until)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _one_line_errors(folder: str = "") -> Iterator[None]:
+    """Make of what the file system refuses, be it a lock, an error of ours with the remedy."""
+    try:
+        yield
     except OSError as error:
         raise RunError(
-            f"{error.filename}: DeepSpeed's CPU operator cannot be built there ({error.strerror}); set "
-            "TORCH_EXTENSIONS_DIR to a writable folder, or use --train.engine ddp"
+            f"{error.filename or folder}: DeepSpeed's CPU operator cannot be built there "
+            f"({error.strerror or error}); set TORCH_EXTENSIONS_DIR to a writable folder of a local disk, or "
+            "use --train.engine ddp"
         ) from None
-    try:
-        _wait(lambda: not _take(descriptor), until, say, f"another process builds it in {folder}")
-        _remove_stale_lock(folder, until, say)
-        if not _is_built(folder):
-            say(f"building DeepSpeed's CPU operator on {socket.gethostname()}, about a minute")
-            _build(folder, until)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _build_folder() -> Path:
@@ -219,7 +228,7 @@ def _stamp() -> bytes:
 def _build(folder: Path, until: float) -> None:
     """Have another process build the operator; it and its compilers are killed at the deadline."""
     remove_file(folder / _STAMP)
-    with (folder / _LOG).open("wb") as log:
+    with open(folder / _LOG, "wb", opener=open_regular) as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BUILD],
             env=os.environ | _environment(torch.device("cpu")),
