@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
 
 import tyro
 
-from capsdist.bench.record import write_record
+from capsdist.bench.record import last_line, write_record
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # `faults` is no part of the package
 from faults.campaign import fault_figures, passed
@@ -46,7 +45,7 @@ def main(faults: int = 12, seed: int = 0, goals: bool = False, record: bool = Fa
         print(log[-1], flush=True)
 
     figures = fault_figures(scripts, say)
-    last_lines = [*(f"{name} {figures[name]}" for name in GOALS), json.dumps(figures)]
+    last_lines = [*(f"{name} {figures[name]}" for name in GOALS), last_line(figures)]
     if record:
         config = {"seed": None if goals else seed, "workers": WORKERS, "scripts": scripts}
         what, text = "faults" if goals else "faults-campaign", "\n".join([*log, *last_lines, ""])

@@ -7,7 +7,6 @@ Needs torch, triton, numpy and pytest, nothing else. Exit status 1 if there is n
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -33,13 +32,13 @@ def main() -> None:
         if subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", marks, *TESTS], cwd=ROOT).returncode:
             raise SystemExit("kernel tests failed")
     from capsdist.bench.gpu import figures, measure
-    from capsdist.bench.record import write_record
+    from capsdist.bench.record import last_line, write_record
 
     found = figures(measure(device))
     if flags.record:
-        log = json.dumps(found) + "\n"
+        log = last_line(found) + "\n"
         print(write_record(ROOT / "jobs/records", "gpu", config={}, figures=found, log=log))
-    print(json.dumps(found))
+    print(last_line(found))
 
 
 def _gpu() -> str:

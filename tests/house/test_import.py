@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import capsdist
+from capsdist import registration
 
 STATE = "(dict(os.environ), list(logging.root.handlers), logging.root.level, list(warnings.filters))"
 PROBE = f"""
@@ -42,6 +43,21 @@ import wave
 assert not [each for each in sys.meta_path if "_AfterTorch" in str(each)]
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_another_thread_may_import_while_the_finder_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch  # noqa: F401
+
+    class Imported(str):
+        """The name of a module; whenever it is looked at, one more is imported."""
+
+        def startswith(self, *_: object) -> bool:
+            monkeypatch.setitem(sys.modules, "imported_by_another_thread", sys)
+            return False
+
+    monkeypatch.setitem(sys.modules, Imported("first"), sys)
+    registration._AfterTorch.find_spec("anything")
+    assert "imported_by_another_thread" in sys.modules
 
 
 def test_the_probe_sees_a_heavy_import() -> None:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from job_helpers import Rows, tiny_config
+from job_helpers import FrozenAtStart, Rows, tiny_config
 
 from capsdist.config import Cluster
 from capsdist.train.cluster import launch
@@ -49,6 +49,23 @@ def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_roo
     assert stacks.count("most recent call first") >= workers - 1
     if workers == 2:  # where the other one waits
         assert "train_step" in stacks
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_that_freezes_before_it_has_read_anything_is_found(tiny_root, tmp_path):
+    """The only one of the run: no other waits for it."""
+    fault = FrozenAtStart(tmp_path / "frozen-start" / "config.json", tmp_path / "mark")
+    cluster = Cluster(cpus_per_worker=1, max_failures=3, step_timeout_s=LIMIT_S)
+    rows = Rows()
+    summary = launch(
+        tiny_config(tiny_root, tmp_path, "frozen-start", cluster=cluster, workers=1),
+        display=rows,
+        fault=fault,
+    )
+    assert (summary.status, summary.steps) == ("done", 16)
+    note = rows.of("note")[0]["message"]
+    assert f"worker 0 (process {fault.mark.read_text()} on " in note
+    assert "does not answer, it is stopped; killed all workers" in note
 
 
 def test_a_process_that_has_the_number_of_a_worker_is_let_alone():

@@ -59,3 +59,13 @@ def test_a_split_of_another_name_is_told_which_there_are(place: Place):
     random_set(28).write(f"{place.url}/set/test")
     message = f"{place.url}/set/trian: there is no such split, {place.url}/set has test, train; name"
     refused(lambda: check_split(f"{place.url}/set/trian", remedy="do it"), message, "do it")
+
+
+def test_a_shard_that_grew_is_not_read(place: Place):
+    index = random_set(12).write(place.url)
+    split = Split(place.url)
+    place.put("shard-00001.tar", place.objects()["shard-00001.tar"] + b"x")
+    refused(
+        lambda: split.gather(np.arange(index.num_samples)),
+        f"{place.url}/shard-00001.tar is larger than {index.shards[1].size_bytes:,} bytes; ",
+    )
