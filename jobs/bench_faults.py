@@ -9,6 +9,7 @@ from pathlib import Path
 import tyro
 
 from capsdist.bench.record import last_line, write_record
+from capsdist.console import run_program
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # `faults` is no part of the package
 from faults.campaign import fault_figures, passed
@@ -56,4 +57,4 @@ def main(faults: int = 12, seed: int = 0, goals: bool = False, record: bool = Fa
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(run_program(lambda: tyro.cli(main)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import torch
@@ -9,6 +10,7 @@ import tyro
 
 from capsdist.bench.pipeline import pipeline_figures
 from capsdist.bench.record import last_line, write_record
+from capsdist.console import run_program
 
 RECORDS = Path(__file__).parent / "records"
 
@@ -38,4 +40,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(run_program(lambda: tyro.cli(main) or 0))

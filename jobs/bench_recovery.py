@@ -10,6 +10,7 @@ from pathlib import Path
 import tyro
 
 from capsdist.bench.record import last_line, write_record
+from capsdist.console import run_program
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # `faults` is no part of the package
 from faults.recovery import FAULTS, recovery_figures
@@ -52,4 +53,4 @@ def main(repeats: int = 3, goals: bool = False, record: bool = False) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(run_program(lambda: tyro.cli(main)))

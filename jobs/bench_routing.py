@@ -13,6 +13,7 @@ from capsdist.bench import routing
 from capsdist.bench.ceilings import check_place
 from capsdist.bench.memory import within_memory
 from capsdist.bench.record import last_line, write_record
+from capsdist.console import run_program
 
 
 def main(
@@ -55,4 +56,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(run_program(lambda: tyro.cli(main)))

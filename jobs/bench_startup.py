@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import tyro
 
 from capsdist.bench.record import last_line, write_record
 from capsdist.bench.startup import startup_figures
+from capsdist.console import run_program
 
 JOBS = Path(__file__).resolve().parent
 
@@ -30,4 +32,4 @@ def main(goals: bool = False, record: bool = False) -> None:
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(run_program(lambda: tyro.cli(main) or 0))

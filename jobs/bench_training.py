@@ -5,6 +5,7 @@ With --goals, the MNIST network only; without, every preset.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -13,6 +14,7 @@ import tyro
 from capsdist.bench.ceilings import check_place
 from capsdist.bench.record import last_line, write_record
 from capsdist.bench.training import PRESETS, describe_step, step_figures, step_rows
+from capsdist.console import run_program
 
 RECORDS = Path(__file__).parent / "records"
 
@@ -55,4 +57,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(run_program(lambda: tyro.cli(main) or 0))

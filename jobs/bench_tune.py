@@ -13,6 +13,7 @@ import tyro
 
 from capsdist.bench.record import last_line, write_record
 from capsdist.bench.searching import PRESET, SMALL, SPACE, killed_search
+from capsdist.console import run_program
 
 JOBS = Path(__file__).resolve().parent
 LONG = ("trials", "command")  # in the record only
@@ -51,4 +52,4 @@ def main(goals: bool = False, record: bool = False) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(run_program(lambda: tyro.cli(main)))
