@@ -1,25 +1,37 @@
 """What `--check` sees of data and machine in a fraction of a second: no image, no torch, no numpy.
 
+Of the data: that the indexes are unaltered, what they say, and that every shard is there with its size.
+
 Ours. The same is compared again, and more, when a run starts (`preflight.check_data`).
 """
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from capsdist.config import Config
+from capsdist.data.format.packed import INDEX_NAME, KEPT, MAX_INDEX_BYTES, SHARD_NAME, check_unaltered
 from capsdist.errors import ConfigError, DocumentError, Problem
 from capsdist.launch.preflight import machine_at_a_glance, place_on_machine
+from capsdist.runs.files import is_url
 from capsdist.storage.documents import parse_document, read_file
-from capsdist.storage.place import is_url
 
 __all__ = ["data_problems", "machine_problems"]
 
-_Count = Annotated[int, Field(gt=0)]
+
+class _Shard(BaseModel):
+    """The part of an index that says how large a shard is."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[str, Field(pattern=f"^{SHARD_NAME}$")]
+    size_bytes: PositiveInt
 
 
 class _Head(BaseModel):
@@ -27,9 +39,10 @@ class _Head(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    image_shape: tuple[_Count, _Count, _Count]
+    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     classes: tuple[str, ...]
-    num_samples: _Count
+    num_samples: PositiveInt
+    shards: tuple[_Shard, ...]
 
 
 def machine_problems(config: Config) -> list[Problem] | None:
@@ -51,13 +64,18 @@ def data_problems(config: Config) -> list[Problem]:
         return []
     heads = {}
     for field, split in (("data.train_split", data.train_split), ("data.test_split", data.test_split)):
-        path = Path(data.root, data.name, split, "index.json")
+        path = Path(data.root, data.name, split, INDEX_NAME)
         try:
-            heads[field] = parse_document(read_file(path), _Head)
+            content = read_file(path, max_bytes=MAX_INDEX_BYTES)
+            check_unaltered(content)
+            heads[field] = parse_document(content, _Head, max_bytes=MAX_INDEX_BYTES)
         except FileNotFoundError:
             continue  # a warning names the command that packs it
         except DocumentError as error:
-            return [Problem(field, split, f"{path} {error}", "pack the set again")]
+            return [Problem(field, split, f"{path} {error}", KEPT)]
+        for shard in heads[field].shards:
+            if fault := _shard_fault(path.with_name(shard.name), shard.size_bytes):
+                return [Problem(field, split, fault, KEPT)]
     found = [problem for field, head in heads.items() for problem in _head_problems(config, field, head)]
     if len(heads) == 2 and len({head.classes for head in heads.values()}) == 2:
         rule = "numbers its classes in another way than the training split"
@@ -65,6 +83,21 @@ def data_problems(config: Config) -> list[Problem]:
             Problem("data.test_split", data.test_split, rule, "pack both with the same list of classes")
         )
     return found
+
+
+def _shard_fault(path: Path, size_bytes: int) -> str | None:
+    """Return what is wrong with the shard `path`, None if it is a file of `size_bytes`."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return f"{path} is missing"
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror or error})"
+    if not stat.S_ISREG(status.st_mode):
+        return f"{path} is not a regular file"
+    if status.st_size != size_bytes:
+        return f"{path} has {status.st_size} bytes instead of {size_bytes}"
+    return None
 
 
 def _head_problems(config: Config, field: str, head: _Head) -> Iterator[Problem]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from capsdist.config import Config
 from capsdist.config.steps import total_steps
 from capsdist.console import announced
-from capsdist.errors import CapsdistError, ConfigError, RunError
+from capsdist.errors import CapsdistError, ConfigError, DocumentError, RunError
 from capsdist.launch import preflight
 from capsdist.launch.failure import one_line, root_cause
 from capsdist.launch.preflight import Machine, Placement
@@ -121,7 +121,11 @@ class _Attempt:
     def _show_again(self, result: RunSummary) -> None:
         """Show the last lines of a run that is done already."""
         self._note(f"run {self.run.name} is done already")
-        content = self.run.files.read(METRICS_NAME, max_bytes=MAX_RECORD_BYTES) or b""
+        try:
+            content = self.run.files.read(METRICS_NAME, max_bytes=MAX_RECORD_BYTES) or b""
+        except DocumentError as error:
+            self._note(f"warning: passed over the record of the run: {error}")
+            return
         rows = parse_metrics(content, self.run.files.path(METRICS_NAME), self._note)
         for row in [row for row in rows if row["kind"] == "end"][-1:]:
             self.display(row | {"step": result.steps, "error_percent": result.error_percent})
@@ -137,7 +141,7 @@ class _Attempt:
                 resources = stack.enter_context(ray_session(self.config, machine, tell=self._status))
             placement = placement or preflight.place_on_cluster(self.config, resources)
             note = f" ({placement.note})" if placement.note else ""
-            self._status(f"starting {placement.workers} workers{note}")
+            self._status(f"starting {placement}{note}")
             if warning := job_warning():
                 self._note(warning)
             self.run.begin(self.config)
@@ -166,7 +170,7 @@ class _Attempt:
             return fit(self.config, placement, self.display, signals, lock, self.fault, self.observer)
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
             with contextlib.suppress(RunError):
-                self.run.files.write(STORY, f"{error}\n".encode())
+                self.run.files.write(STORY, f"{error}\n".encode(errors="backslashreplace"))
             rank, cause = root_cause(error)
             if isinstance(cause, CapsdistError):
                 raise cause from None

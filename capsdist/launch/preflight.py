@@ -63,8 +63,10 @@ class Placement:
 
     def __str__(self) -> str:
         """Return it in words."""
+        each = "" if self.workers == 1 else " each"
         gpu = " and 1 GPU" if self.device == "gpu" else ""
-        return f"{self.workers} workers with {self.cores:g} CPU{gpu} each"
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return f"{workers} with {self.cores:g} CPU{gpu}{each}"
 
 
 def this_machine() -> Machine:
@@ -115,6 +117,10 @@ def _place_problems(config: Config) -> Iterator[Problem]:
     for field, place in (("data.root", config.data.root), ("train.storage", config.train.storage)):
         if is_url(place) and (fault := url_fault(place)):
             yield Problem(field, fault.shown, fault.rule, fault.fix)
+        elif (path := _absolute(place)).encode(errors="ignore").decode() != path:
+            rule = "has a byte that is not UTF-8, so that the run's files cannot name it"
+            fix = f"rename that folder, or set --{field} to the absolute path of a symbolic link to it"
+            yield Problem(field, path, rule, fix)
     storage = _absolute(config.train.storage)
     if not is_url(storage) and in_uploaded_package(storage):
         rule = "lies in the folder to which Ray has uploaded this job's code, and would be lost with it"

@@ -20,7 +20,13 @@ from typing import Protocol, TypeVar
 from capsdist.errors import DocumentError, RunError
 from capsdist.runs.locks import Lock, Tell, file_lock
 from capsdist.storage.documents import MAX_BYTES, read_file
-from capsdist.storage.durable import flush_folder, remove_temporaries, remove_tree, write_durably
+from capsdist.storage.durable import (
+    flush_folder,
+    move_aside,
+    remove_temporaries,
+    remove_tree,
+    write_durably,
+)
 from capsdist.storage.place import is_url
 from capsdist.train.manifest import MANIFEST
 
@@ -121,8 +127,10 @@ def read_document(files: RunFiles, name: str, parse: Callable[[bytes], T]) -> T 
         raise DocumentError(f"{files.path(name)} {error}") from None
 
 
-def open_files(place: str | os.PathLike[str]) -> RunFiles:
+def open_files(place: str | os.PathLike[str], warn: Warn = lambda text: None) -> RunFiles:
     """Return the files of the run at `place`: a local path or an s3:// URL.
+
+    `warn` is told of each folder that lies in the place of a file and is moved aside.
 
     Raises:
         RunError: a URL of another kind, or one with credentials.
@@ -132,14 +140,15 @@ def open_files(place: str | os.PathLike[str]) -> RunFiles:
         from capsdist.runs.object_files import ObjectFiles  # late: local runs need no client
 
         return ObjectFiles(text)
-    return LocalFiles(Path(text.removeprefix("file://")))
+    return LocalFiles(Path(text.removeprefix("file://")), warn)
 
 
 class LocalFiles:
-    """A run in a folder. Methods: see `RunFiles`."""
+    """A run in a folder. Methods: see `RunFiles`; `warn`: see `open_files`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warn: Warn = lambda text: None) -> None:
         self.local, self.name = folder, folder.name
+        self._warn = warn
 
     def __str__(self) -> str:
         return str(self.local)
@@ -180,11 +189,13 @@ class LocalFiles:
     def write(self, name: str, content: bytes) -> None:
         """Write a file beside it and rename that."""
         with self._changing(name):
+            self._make_way(name)
             write_durably(self.local / name, content)
 
     def delete(self, name: str) -> None:
         """Delete the file."""
         with self._changing(name):
+            self._make_way(name)
             (self.local / name).unlink(missing_ok=True)
 
     def folders(self, prefix: str) -> dict[str, bool]:
@@ -249,6 +260,12 @@ class LocalFiles:
         for staged in self.local.glob(f"{_PARTIAL}*"):
             remove_tree(staged)
         remove_temporaries(self.local)
+
+    def _make_way(self, name: str) -> None:
+        """Move a folder in the place of a file aside, with what is in it."""
+        path = self.local / name
+        if path.is_dir() and not path.is_symlink():
+            self._warn(f"warning: {path} is a folder; moved it to {move_aside(path).name}")
 
     @contextlib.contextmanager
     def _changing(self, name: str) -> Iterator[None]:

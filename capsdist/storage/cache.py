@@ -10,12 +10,14 @@ import contextlib
 import fcntl
 import os
 import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from capsdist.errors import DataError
+from capsdist.storage.durable import names, open_lock_file, open_regular
 from capsdist.storage.settings import (
     cache_budget_from_environment,
     cache_folder_from_environment,
@@ -33,7 +35,8 @@ class Cache:
     """Files in `folder` that hold at most `budget_bytes` together; both come from the environment by default.
 
     Locks (flock) make it safe: `<sha256>.part` is locked by the process that downloads, and a finished file
-    by every process that reads it. The system drops a lock when its process ends, however it ends.
+    by every process that reads it. The system drops a lock when its process ends, however it ends. What is
+    not a regular file, a symbolic link for example, is neither opened nor removed.
 
     Raises:
         DataError: the folder cannot be made, naming CAPSDIST_CACHE.
@@ -117,7 +120,7 @@ class Cache:
             try:
                 yield file
             finally:
-                if not keep and _is(file, path):
+                if not keep and names(path, file.fileno()):
                     path.unlink()
 
     @contextlib.contextmanager
@@ -127,8 +130,8 @@ class Cache:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise DataError(
-                f"{self.folder}: the cache cannot be used ({reason}); "
-                "set CAPSDIST_CACHE to a folder with room"
+                f"{error.filename or self.folder}: the cache cannot be used ({reason}); "
+                "set CAPSDIST_CACHE to another folder with room"
             ) from None
 
 
@@ -136,46 +139,42 @@ def _entries(folder: Path, but: str) -> Iterator[tuple[int, int, Path]]:
     """Yield last use, size in bytes and path of every file in `folder` except `but`."""
     for entry in os.scandir(folder):
         with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
-            status = entry.stat()
-            if entry.path != but:
+            status = entry.stat(follow_symlinks=False)
+            if entry.path != but and stat.S_ISREG(status.st_mode):
                 yield status.st_atime_ns, status.st_size, Path(entry.path)
 
 
 def _opened(path: Path, size_bytes: int) -> BinaryIO | None:
     """Return the finished file `path` with a lock against its removal, None if it is not there or cut."""
     try:
-        file = path.open("rb")
+        file = open(path, "rb", opener=open_regular)  # noqa: SIM115
     except FileNotFoundError:
         return None
     fcntl.flock(file, fcntl.LOCK_SH)
-    if os.fstat(file.fileno()).st_size == size_bytes and _is(file, path):
+    if os.fstat(file.fileno()).st_size == size_bytes and names(path, file.fileno()):
         os.utime(file.fileno(), ns=(time.time_ns(), os.fstat(file.fileno()).st_mtime_ns))  # used now
         return file
     with file:
-        if _is(file, path):
+        if names(path, file.fileno()):
             path.unlink()
     return None
 
 
 def _locked_now(path: Path) -> BinaryIO | None:
     """Return the file `path` with its lock, None if another process has it."""
-    file = open(path, "r+b", opener=_opener)  # noqa: SIM115
-    with contextlib.suppress(OSError):
+    file = open(path, "r+b", opener=lambda name, flags: open_lock_file(Path(name)))  # noqa: SIM115
+    with contextlib.suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is(file, path):  # neither renamed nor removed before the lock was ours
+        if names(path, file.fileno()):  # neither renamed nor removed before the lock was ours
             return file
     file.close()
     return None
 
 
-def _opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT, 0o600)
-
-
 def _removed(path: Path) -> bool:
     """Remove `path` unless a process has it locked; return whether it is gone."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=open_regular) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
     except FileNotFoundError:
@@ -183,11 +182,3 @@ def _removed(path: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-def _is(file: BinaryIO, path: Path) -> bool:
-    """Return whether `path` still names the open `file`."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False

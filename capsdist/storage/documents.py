@@ -21,7 +21,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from capsdist.errors import DocumentError
 
-__all__ = ["MAX_BYTES", "dump_json", "parse_document", "parse_json", "parse_lines", "read_file", "seal"]
+__all__ = [
+    "MAX_BYTES",
+    "dump_json",
+    "parse_document",
+    "parse_json",
+    "parse_lines",
+    "printable",
+    "read_file",
+    "seal",
+]
 
 MAX_BYTES = 64 << 20
 """Default limit of a file's size, in bytes: 30 times the largest file that the project writes."""
@@ -99,7 +108,7 @@ def parse_document(content: bytes, shape: type[T], *, max_bytes: int = MAX_BYTES
     try:
         return cast(T, _adapter(shape).validate_json(content, strict=True))
     except ValidationError as error:
-        raise DocumentError("; ".join(map(_fault, error.errors(include_url=False)))) from None
+        raise DocumentError(printable("; ".join(map(_fault, error.errors(include_url=False))))) from None
 
 
 def parse_lines(content: bytes, shape: type[T], damaged: Callable[[int, DocumentError], None]) -> list[T]:
@@ -118,12 +127,22 @@ def parse_lines(content: bytes, shape: type[T], damaged: Callable[[int, Document
 
 
 def dump_json(value: object, *, indent: int | None = 1) -> bytes:
-    """Return `value` as a JSON document that `parse_json` reads, with a newline at its end.
+    """Return `value` as a JSON document that `parse_document` reads, with a newline at its end.
+
+    Bytes that are not UTF-8, which Python keeps in texts as lone surrogates, are escaped: a message may name
+    a file of any name.
 
     Raises:
         ValueError: it holds NaN or infinity.
     """
-    return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
+    return (json.dumps(_escaped(value), indent=indent, allow_nan=False) + "\n").encode()
+
+
+def printable(text: str) -> str:
+    """Return `text` as part of a message: line breaks and what else cannot be printed are escaped."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
 
 
 def seal(values: Mapping[str, object]) -> dict[str, Any]:
@@ -131,13 +150,22 @@ def seal(values: Mapping[str, object]) -> dict[str, Any]:
 
     It finds damage, a changed digit for example, that leaves every value in its range; it proves no origin.
     """
-    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    text = json.dumps(_escaped(values), sort_keys=True, separators=(",", ":"), allow_nan=False)
     return {**values, _SEAL: zlib.crc32(text.encode())}
 
 
 @functools.lru_cache(maxsize=64)
 def _adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)
+
+
+def _escaped(value: object) -> Any:
+    """Return `value` with lone surrogates, which pydantic refuses to read, as backslash escapes."""
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, Mapping):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    return [_escaped(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -160,7 +188,7 @@ def _refuse(text: str) -> float:
 
 
 def _fault(fault: Any) -> str:
-    where = ".".join(map(str, fault["loc"])) or "document"
+    where = ".".join(_shortened(str(part)) for part in fault["loc"]) or "document"
     if fault["type"] == "missing":
         return f"{where} is missing"
     if fault["type"] == "extra_forbidden":

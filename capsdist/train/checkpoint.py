@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import platform
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,12 +19,12 @@ import pydantic
 import torch
 import xxhash
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 
 import capsdist
 from capsdist.config import Config
 from capsdist.errors import CheckpointError, DocumentError
-from capsdist.storage.documents import dump_json, read_file
+from capsdist.storage.documents import dump_json, printable, read_file
 from capsdist.storage.durable import flush_folder, write_durably
 from capsdist.train.manifest import (
     FORMAT,
@@ -36,6 +35,7 @@ from capsdist.train.manifest import (
     FileEntry,
     Manifest,
     State,
+    digest_of,
     parse_manifest,
     parse_state,
 )
@@ -48,7 +48,7 @@ __all__ = [
     "read_checkpoint", "verify_checkpoint", "write_checkpoint",
 ]  # fmt: skip
 
-_OLDER = "resume from an older checkpoint"
+_OLDER = "take an older checkpoint"
 _DTYPES = {torch.float32, torch.float64}
 
 
@@ -135,7 +135,10 @@ def verify_checkpoint(folder: Path) -> State:
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint:
-    """Verify and read the checkpoint in `folder`; tensors are memory-mapped, so ranks of one host share them.
+    """Verify and read the checkpoint in `folder`.
+
+    Cost: the memory of its tensors, 12 bytes a parameter, and while a file is read that of the file as well.
+    Nothing is mapped: a file that is cut or overwritten meanwhile is an error, not a signal.
 
     Raises:
         CheckpointError: it is missing, half written, damaged, of another format, or its configuration has
@@ -249,22 +252,12 @@ def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
 
 def _verified(folder: Path) -> tuple[State, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return what the files of a whole checkpoint hold: state, weights, optimizer state."""
-    manifest = _manifest(folder)
-    for name, expected in manifest.files.items():
-        try:
-            found = _entry(folder / name)
-        except FileNotFoundError:
-            raise CheckpointError(f"checkpoint {folder} lacks {name}; {_OLDER}") from None
-        except OSError as error:
-            raise _damaged(folder, name, f"cannot be read ({error.strerror or error})") from None
-        if found != expected:
-            text = f"has {found.model_dump()}, its manifest says {expected.model_dump()}"
-            raise _damaged(folder, name, text)
+    expected = _manifest(folder).files
     try:
-        state = parse_state(read_file(folder / STATE))
+        state = parse_state(_content(folder, STATE, expected[STATE]))
     except DocumentError as error:
         raise _damaged(folder, STATE, str(error)) from None
-    return state, _load(folder, MODEL), _load(folder, OPTIMIZER)
+    return state, _load(folder, MODEL, expected[MODEL]), _load(folder, OPTIMIZER, expected[OPTIMIZER])
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -288,7 +281,7 @@ def _parse_config(folder: Path, values: dict[str, Any]) -> Config:
     except pydantic.ValidationError as error:
         faults = ", ".join(f"{'.'.join(map(str, e['loc']))} ({e['msg']})" for e in error.errors())
         raise CheckpointError(
-            f"checkpoint {folder} has a configuration that this version does not know: {faults}; "
+            f"checkpoint {folder} has a configuration that this version does not know: {printable(faults)}; "
             "use the version of capsdist that wrote it"
         ) from error
 
@@ -297,10 +290,29 @@ def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
-def _load(folder: Path, name: str) -> dict[str, torch.Tensor]:
+def _content(folder: Path, name: str, expected: FileEntry) -> bytes:
+    """Return the content of a file, read once, if it is what the manifest says."""
     try:
-        tensors = load_file(folder / name)
-    except (SafetensorError, OSError) as error:
+        size = os.stat(folder / name).st_size
+        # A file of another size is not read; one that grows or is cut now has another digest.
+        content = read_file(folder / name, max_bytes=size) if size == expected.bytes else None
+    except FileNotFoundError:
+        raise CheckpointError(f"checkpoint {folder} lacks {name}; {_OLDER}") from None
+    except DocumentError as error:
+        raise _damaged(folder, name, str(error)) from None
+    except OSError as error:
+        raise _damaged(folder, name, f"cannot be read ({error.strerror or error})") from None
+    if content is None:
+        raise _damaged(folder, name, f"has {size} bytes, its manifest says {expected.bytes}")
+    if (found := digest_of(content)) != expected:
+        raise _damaged(folder, name, f"has {found.model_dump()}, its manifest says {expected.model_dump()}")
+    return content
+
+
+def _load(folder: Path, name: str, expected: FileEntry) -> dict[str, torch.Tensor]:
+    try:
+        tensors = load(_content(folder, name, expected))
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:  # all but the first: unknown types
         raise _damaged(folder, name, f"cannot be read ({error})") from None
     for key, tensor in tensors.items():
         if tensor.dtype not in _DTYPES:
@@ -311,16 +323,9 @@ def _load(folder: Path, name: str) -> dict[str, torch.Tensor]:
 
 
 def _entry(path: Path) -> FileEntry:
-    """Return size and digest of the regular file `path`.
-
-    Raises:
-        OSError: it cannot be read, or is a folder or another special file.
-    """
+    """Return size and digest of the file `path`, which was just written."""
     digest, size = xxhash.xxh3_128(), 0
-    # O_NONBLOCK: opening a named pipe must not wait for its writer.
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError("is not a regular file")
+    with path.open("rb") as file:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
             size += len(chunk)

@@ -17,6 +17,7 @@ from capsdist.train.screen import Screen
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.spinner import Spinner
     from rich.text import Text
 
 __all__ = ["Display"]
@@ -50,9 +51,7 @@ class Display(Screen):
     def _show_note(self, row: Row) -> None:
         """A message that stays."""
         self.close()
-        from rich.markup import escape
-
-        self._print(escape(row["message"]))
+        self._print(_literal(row["message"]))
 
     def _show_status(self, row: Row) -> None:
         """What is going on while there is nothing to measure yet; on a terminal it turns and then goes."""
@@ -60,15 +59,13 @@ class Display(Screen):
             self._show_note(row)
             return
         from rich.live import Live
-        from rich.spinner import Spinner
 
-        spinner = Spinner("dots", text=f"[dim]{row['message']} ...[/]")
-        self._open(Live(spinner, console=self._rich(), transient=True))
+        self._open(Live(_spinner(f"{row['message']} ..."), console=self._rich(), transient=True))
 
     def _show_start(self, row: Row) -> None:
         self.close()
         self._start = row
-        self._print(f"[bold]{row['run']}[/]  {_network(row)} on {row['data']}")
+        self._print(f"[bold]{_literal(row['run'])}[/]  {_network(row)} on {_literal(row['data'])}")
         self._print(f"[dim]{_hardware(row)}; {row['total_steps']:,} steps of {row['global_batch']} images[/]")
         if row["resumed_step"]:
             self._print(f"[dim]continues after step {row['resumed_step']:,}[/]")
@@ -79,11 +76,9 @@ class Display(Screen):
         """How far a validation is that takes longer."""
         message = f"{row['doing']}: {row['done']:,} of {row['total']:,} images"
         if self._live is None:
-            self._print(message)
+            self._print(_literal(message))
         else:
-            from rich.spinner import Spinner
-
-            self._live.update(Spinner("dots", text=f"[dim]{message}[/]"))
+            self._live.update(_spinner(message))
 
     def _show_train(self, row: Row) -> None:
         self._row = row
@@ -101,16 +96,14 @@ class Display(Screen):
         self._print(
             f"[cyan]epoch {row['epoch']:<5.3g}[/] step {row['step']:<7,} "
             f"[{colour}]error_percent {error:<6.2f}[/] loss {row['loss']:<8.3g} "
-            f"[dim]{self._start['test_split']}, {row['num_images']:,} images[/]"
+            f"[dim]{_literal(self._start['test_split'])}, {row['num_images']:,} images[/]"
         )
         if self._live and self._row:
             self._live.update(_Progress(self._start, self._row))
 
     def _show_failure(self, row: Row) -> None:
         self.close()
-        from rich.markup import escape
-
-        message = escape(row["message"])
+        message = _literal(row["message"])
         self._print(f"[yellow]a worker failed, starting again from the newest checkpoint:[/] {message}")
 
     def _show_end(self, row: Row) -> None:
@@ -119,12 +112,12 @@ class Display(Screen):
         self._print_table(row)
         self._print("")
         if row["stopped"]:
-            self._print(f"stopped after step {row['step']:,}: start {row['run']} again to continue it")
-        if row["error_percent"] is not None:
             self._print(
-                f"[bold]error_percent {row['error_percent']:.2f}[/]  "
-                f"({row['test_split']}, {row['num_images']:,} images, run {row['run']})"
+                _literal(f"stopped after step {row['step']:,}: start {row['run']} again to continue it")
             )
+        if row["error_percent"] is not None:
+            where = _literal(f"({row['test_split']}, {row['num_images']:,} images, run {row['run']})")
+            self._print(f"[bold]error_percent {row['error_percent']:.2f}[/]  {where}")
 
     def _print_table(self, row: Row) -> None:
         error = "-" if row["error_percent"] is None else f"{row['error_percent']:.2f}"
@@ -147,7 +140,7 @@ class Display(Screen):
 
         self._print(f"[dim]{line({name: name for name in cells})}[/]")
         self._print(f"[dim]{'-' * len(line(cells)) if self._plain else '─' * len(line(cells))}[/]")
-        self._print(line(cells))
+        self._print(_literal(line(cells)))
 
     def _open_live(self, start: Row) -> None:
         from rich.live import Live
@@ -222,7 +215,21 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds))).removeprefix("0:").removeprefix("0")
 
 
+def _literal(text: str) -> str:
+    """Return `text` as markup that shows it as it is, brackets included."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _spinner(text: str) -> Spinner:
+    from rich.spinner import Spinner
+    from rich.text import Text
+
+    return Spinner("dots", text=Text(text, style="dim"))
+
+
 def _without_markup(markup: str) -> str:
     from rich.text import Text
 
-    return Text.from_markup(markup).plain.rstrip()
+    return Text.from_markup(markup, emoji=False).plain.rstrip()

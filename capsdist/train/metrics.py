@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
 from capsdist.errors import DocumentError, RunError
 from capsdist.storage.documents import dump_json, parse_document, read_file
-from capsdist.storage.durable import write_durably
+from capsdist.storage.durable import move_aside, write_durably
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -143,6 +143,9 @@ class RunWriter:
 
         if self._file:
             self._file.close()
+        tensorboard = self.path.parent / TENSORBOARD_NAME
+        self._make_way(self.path, self.path.is_file(), "a file")
+        self._make_way(tensorboard, tensorboard.is_dir(), "a folder")
         kept: list[bytes] = []
         self.num_starts = 1
         for line, row in _lines(_content(self.path), str(self.path), self._warn):
@@ -151,9 +154,12 @@ class RunWriter:
                 self.num_starts += row is not None and row["kind"] == "start"
         write_durably(self.path, b"".join(kept))
         self._file = self._opened()
-        self._tensorboard = SummaryWriter(
-            str(self.path.parent / TENSORBOARD_NAME), purge_step=resumed_step + 1
-        )
+        self._tensorboard = SummaryWriter(str(tensorboard), purge_step=resumed_step + 1)
+
+    def _make_way(self, path: Path, fits: bool, wanted: str) -> None:
+        """Move aside what lies in the place of `path`, unless it `fits`."""
+        if os.path.lexists(path) and not fits:
+            self._warn(f"warning: {path} is not {wanted}; moved it to {move_aside(path).name}")
 
     def _opened(self) -> TextIO:
         def opener(path: str, flags: int) -> int:

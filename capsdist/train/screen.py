@@ -65,5 +65,5 @@ class Screen:
         from rich.console import Console  # late: plain output does without it
 
         if self._console is None:
-            self._console = Console(file=self._file, highlight=False)
+            self._console = Console(file=self._file, highlight=False, emoji=False)
         return self._console

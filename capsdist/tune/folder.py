@@ -50,7 +50,7 @@ class SearchFolder:
 
     def __init__(self, config: Config, warn: Callable[[str], None] = lambda text: None) -> None:
         place, self._warn = run_place(config), warn
-        self.files = open_files(place)
+        self.files = open_files(place, warn)
         self.name = config.train.name
         self.trials = join(place, TRIALS_NAME)
 

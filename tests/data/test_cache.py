@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import mmap
@@ -17,7 +18,7 @@ import pytest
 
 from capsdist.errors import DataError
 from capsdist.storage import Cache
-from limits import PATIENCE_S
+from limits import PATIENCE_S, full_disk
 
 SIZE = 1000
 
@@ -265,12 +266,55 @@ def test_a_cache_that_cannot_be_made(tmp_path):
         Cache(tmp_path / "file" / "cache")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, a disk that is always full")
+@full_disk(SIZE - 1)
 def test_a_full_disk(tmp_path):
-    """The part is a link to the system's full disk; its lock and its name are real."""
-    cache = Cache(tmp_path, 10 * SIZE)
-    os.symlink("/dev/full", tmp_path / f"{named(1)[0]}.part")
     with pytest.raises(
-        DataError, match=r"the cache cannot be used \((No space left on device|Invalid argument)\); set"
-    ):
+        DataError, match=r"the cache cannot be used \((No space left|File too large)"
+    ) as caught:
+        read(Cache(tmp_path, 10 * SIZE), 1)
+    assert str(caught.value).endswith("; set CAPSDIST_CACHE to another folder with room")
+
+
+@pytest.mark.parametrize("name", [named(1)[0], f"{named(1)[0]}.part", ".room"])
+@pytest.mark.parametrize("kind", ["link", "dangling", "pipe", "folder"])
+def test_what_is_no_file_of_the_cache_is_left_alone_and_named(tmp_path, name, kind):
+    target, cache = tmp_path / "target", Cache(tmp_path / "cache", 10 * SIZE)
+    path = cache.folder / name
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to(target)
+    if kind == "link":
+        target.write_bytes(b"x" * SIZE)
+        os.utime(target, ns=(1, 1))
+    with pytest.raises(
+        DataError, match=rf"{name}: the cache cannot be used \(.*set CAPSDIST_CACHE"
+    ) as caught:
         read(cache, 1)
+    assert "\n" not in str(caught.value)
+    assert os.path.lexists(path)
+    assert target.exists() == (kind == "link")
+    if kind == "link":
+        assert (target.stat().st_atime_ns, target.read_bytes()) == (1, b"x" * SIZE)
+
+
+def test_room_is_made_among_files_only(tmp_path):
+    (tmp_path / "large").write_bytes(b"x" * 10 * SIZE)
+    cache = Cache(tmp_path / "cache", SIZE)
+    (cache.folder / "link").symlink_to(tmp_path / "large")
+    os.mkfifo(cache.folder / "pipe")
+    assert read(cache, 1) == named(1)[1]
+    assert held(cache.folder) == {"link", "pipe", named(1)[0]}
+
+
+def test_a_file_system_without_locks_is_named_at_once(tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(
+        DataError, match=r"the cache cannot be used \(No locks available\); set CAPSDIST_CACHE"
+    ):
+        read(Cache(tmp_path, 10 * SIZE), 1)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from job_helpers import ROOT, reseal, save_tiny
+from job_helpers import ROOT, reseal, save_tiny, write_tiny
 
 from capsdist.cli import parse_command, run_job
 from capsdist.config import PRESETS, Config, get_preset, problems
@@ -122,8 +123,8 @@ def test_a_configuration_file_is_the_base_of_overrides(tmp_path):
     [
         ('{"train": {"epoch": 3}}', ("train.epoch=3", "is not a field", "remove it")),
         ('{"train": {"epochs": "many"}}', ("train.epochs='many'", "valid integer")),
-        ("{", ("config=", "is not JSON", "name a run's config.json")),
-        ("# capsdist " * 100, ("is not JSON", "...")),
+        ("{", ("config='config.json'", "is not JSON", "name a run's config.json")),
+        ("# capsdist " * 100, ("config='config.json': is not JSON",)),
     ],
 )
 def test_a_faulty_configuration_file_names_the_field(capsys, text, fragments):
@@ -135,6 +136,28 @@ def test_a_configuration_file_beside_a_preset(capsys):
     Path("config.json").write_text(Config().model_dump_json())
     argv = ["--config", "config.json", "--preset=digits_quickstart"]
     refused(capsys, argv, "preset='digits_quickstart'", "--config config.json", "leave one of them out")
+
+
+@pytest.mark.parametrize("field", ["data.root", "train.storage", "the working folder"])
+def test_a_folder_whose_name_is_not_utf8_is_refused_and_a_link_to_it_is_not(
+    capsys, tmp_path, monkeypatch, field
+):
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    if field == "the working folder":  # runs and data lie below it
+        monkeypatch.chdir(folder)
+        shown, argv = "data.root", [f"--{name}={tmp_path}/link" for name in ("data.root", "train.storage")]
+        before: list[str] = []
+    else:
+        shown, before, argv = field, [f"--{field}={folder}"], [f"--{field}={tmp_path}/link"]
+    assert run_job("A job.", ["digits_quickstart"], argv=["--check", *before]) == INVALID
+    line = capsys.readouterr().err.splitlines()[0]
+    assert line.startswith(f"error: {shown}='{tmp_path}/caf\\udce9"), line
+    assert line.endswith(
+        f"rename that folder, or set --{shown} to the absolute path of a symbolic link to it"
+    )
+    assert run_job("A job.", ["digits_quickstart"], argv=["--check", *argv]) == DONE
 
 
 def test_a_configuration_file_of_another_job(capsys):
@@ -151,11 +174,20 @@ def test_a_configuration_file_that_is_not_there(capsys):
     refused(capsys, ["--config", "none.json"], "config='none.json'", "No such file")
 
 
+def test_check_names_problems_of_data_machine_and_values_together(capsys):
+    write_tiny(Path("data"), name="digits")
+    argv = ["--check", "--routing.iterations=0", "--train.workers=99", "--train.global-batch=4096"]
+    assert run_job("A job.", ["digits_quickstart"], argv=argv) == INVALID
+    shown = capsys.readouterr().err
+    for part in ("routing.iterations=0", "train.workers=99: needs", "train.global_batch=4096: is more than"):
+        assert f"error: {part}" in shown
+
+
 def test_check_accepts_and_warns_of_what_is_missing(capsys):
     assert run_job("A job.", MNIST, argv=["--check"]) == DONE
     shown = capsys.readouterr()
     assert "configuration is valid" in shown.out
-    assert "not looked at before it starts: images and labels" in shown.out
+    assert "not looked at before it starts: images and labels, the content of checkpoints" in shown.out
     assert "data/mnist/train: not packed yet; pack it with `python data_prep/pack_mnist.py`" in shown.err
     assert list(Path().iterdir()) == []  # checking leaves nothing behind
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,9 +14,11 @@ from capsdist.errors import CheckpointError, RunError
 from capsdist.runs.checkpoints import newest_whole, opened_checkpoint
 from capsdist.runs.files import LocalFiles
 from capsdist.runs.retention import clean, finished_checkpoints, prune
+from capsdist.runs.rundir import RunFolder, RunSummary
 from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
 from capsdist.train.metrics import RunWriter, read_metrics
 from faults.strikes import flip_bit
+from limits import full_disk
 
 
 @pytest.fixture
@@ -116,6 +115,37 @@ def test_a_lock_that_holds_anything_can_be_taken_and_is_told_in_one_line(run: Pa
     (run / ".lock").mkdir()
     with pytest.raises(RunError, match=r"\.lock cannot be locked \(Is a directory\); remove it"):
         LocalFiles(run).lock(print).__enter__()
+
+
+@pytest.mark.parametrize("name", ["config.json", "result.json", "failure.txt", "stacks.txt",
+                                  "checkpoint_manager_snapshot.json"])  # fmt: skip
+def test_a_folder_in_the_place_of_a_file_is_moved_aside_and_the_run_begins(run: Path, name: str) -> None:
+    (run / name / "deep").mkdir(parents=True)
+    (run / name / "deep/mine").write_text("kept")
+    warnings: list[str] = []
+    folder = RunFolder(run, warnings.append)
+    folder.create()
+    with folder.lock():
+        assert folder.read_result() is None
+        folder.begin(NETWORK)
+        folder.write_result(summary := RunSummary("run", str(run), "done", 8, None, None, 1.0))
+    assert folder.read_result() == summary
+    assert folder.read_config() == NETWORK
+    [aside] = run.glob(f"{name}.aside-*")
+    assert (aside / "deep/mine").read_text() == "kept"
+    assert warnings[-1] == f"warning: {run / name} is a folder; moved it to {aside.name}"
+
+
+@pytest.mark.parametrize(("name", "wanted"), [("metrics.jsonl", "a file"), ("tensorboard", "a folder")])
+def test_what_lies_in_the_place_of_the_record_is_moved_aside(run: Path, name: str, wanted: str) -> None:
+    (run / name).mkdir() if wanted == "a file" else (run / name).write_text("mine")
+    warnings: list[str] = []
+    with RunWriter(run, warnings.append) as write:
+        write({"kind": "start", "step": 0, "resumed_step": 0})
+    [aside] = run.glob(f"{name}.aside-*")
+    assert warnings == [f"warning: {run / name} is not {wanted}; moved it to {aside.name}"]
+    assert [row["kind"] for row in read_metrics(run / "metrics.jsonl")] == ["start"]
+    assert (run / "tensorboard").is_dir()
 
 
 def mangle(folder: Path, kind: str) -> None:
@@ -225,20 +255,6 @@ def test_damaged_lines_of_metrics_are_told_and_kept(run: Path) -> None:
         f"warning: passed over line 2 of {path}: it is not UTF-8 at byte 0, and 2 more lines"
     ]
     assert path.read_bytes().splitlines()[:-1] == lines[:-1]
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """No file of this process may become larger than 2,000 bytes.
-
-    Not a fixture: pytest writes its own report before it tears fixtures down, and that file counts as well.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @full_disk()

@@ -61,6 +61,7 @@ def test_what_is_no_document_is_one_error(content: bytes, reason: str) -> None:
         (b'{"step": 3.0}', "step=3.0"),
         (b'{"step": -1}', "step=-1: input should be greater than or equal to 0"),
         (b'{"step": 1, "other": 2}', "other is not a field of this version"),
+        (b'{"step": 1, "a\\nb": 2}', "a\\nb is not a field of this version"),
         (b'{"step": 1, "shape": [1, "2"]}', "shape.1='2'"),
         (b'{"step": "x", "loss": "y"}', "step='x': input should be a valid integer; loss='y'"),
     ],
@@ -69,6 +70,7 @@ def test_values_of_another_shape_are_named(content: bytes, reason: str) -> None:
     with pytest.raises(DocumentError) as caught:
         parse_document(content, Row)
     assert reason in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_a_document_that_was_written_is_read() -> None:
@@ -76,6 +78,19 @@ def test_a_document_that_was_written_is_read() -> None:
     assert parse_document(dump_json(row.model_dump()), Row) == row
     with pytest.raises(ValueError, match="JSON"):
         dump_json({"loss": float("nan")})
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=20)  # lone surrogates too
+
+
+@given(st.dictionaries(ANY_TEXT.map("=".__add__), ANY_TEXT | st.lists(ANY_TEXT), max_size=3))
+def test_any_text_that_was_written_is_read(values: dict[str, str | list[str]]) -> None:
+    """A file name may hold a byte that is not UTF-8; its message must not make a document unreadable."""
+    plain = parse_json(dump_json(values))
+    for written in (dump_json(values), dump_json(seal(values))):
+        found = parse_document(written, dict[str, str | list[str]])
+        assert {name: found[name] for name in plain} == plain
+    assert parse_document(dump_json({"path": "/caf\udce9/é"}), dict[str, str]) == {"path": "/caf\\udce9/é"}
 
 
 def test_damaged_lines_are_told_and_the_cut_last_one_is_left_out() -> None:

@@ -74,3 +74,17 @@ def test_jobs_and_dumb_terminals_get_plain_lines(variable, monkeypatch, journal)
     out = Terminal()
     SearchDisplay(out)(HEAD | {"kind": "search"})
     assert "\x1b" not in out.getvalue()
+
+
+@pytest.mark.parametrize("out", [io.StringIO, Terminal])
+def test_texts_of_others_are_shown_as_they_are(journal, out, monkeypatch):
+    monkeypatch.delenv("RAY_JOB_ID", raising=False)
+    monkeypatch.setenv("TERM", "xterm-256color")
+    odd, file = "s3://b/x[/y]/a[b]c[bold]/:cat:", out()
+    with SearchDisplay(file) as display:
+        display(HEAD)
+        journal.append("trial", number=1, values={"routing.iterations": 1})
+        display({"kind": "trial_start", "trial": journal.history.trials[1]})  # opens the live table
+        display({"kind": "note", "message": odd})
+        display({"kind": "infeasible", "values": {"model.class_dim": 1}, "reason": odd})
+    assert file.getvalue().count(odd) == 2

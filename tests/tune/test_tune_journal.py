@@ -48,6 +48,18 @@ def test_what_is_written_is_read_again(tmp_path):
     assert ([t.number for t in history.running()], [t.number for t in history.ended()]) == ([3], [1, 2])
 
 
+def test_a_trial_ends_with_whatever_reason(tmp_path):
+    journal = written(tmp_path)
+    journal.append(
+        "end", number=3, status=FAILED, reason="/caf\udce9 is full"
+    )  # a file name that is not UTF-8
+    warnings = []
+    [again] = [
+        each for each in Journal(LocalFiles(tmp_path), warnings.append).history.ended() if each.number == 3
+    ]
+    assert (again.status, again.reason, warnings) == (FAILED, "/caf\\udce9 is full", [])
+
+
 def test_a_journal_cut_at_any_byte_keeps_all_whole_lines_and_goes_on(tmp_path):
     written(tmp_path)
     path, files = tmp_path / JOURNAL_NAME, LocalFiles(tmp_path)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +16,8 @@ import capsdist
 from capsdist.config import CapsNetConfig, Config
 from capsdist.errors import CheckpointError
 from capsdist.models import build_model
+from capsdist.storage.documents import read_file
+from capsdist.train import checkpoint
 from capsdist.train.checkpoint import (
     Checkpoint,
     EngineState,
@@ -21,6 +26,7 @@ from capsdist.train.checkpoint import (
     verify_checkpoint,
     write_checkpoint,
 )
+from capsdist.train.manifest import digest_of, parse_manifest
 
 CONFIG = Config(
     model=CapsNetConfig(
@@ -109,14 +115,14 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_without_its_manifest_it_is_half_written(folder: Path) -> None:
     (folder / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"half written: no manifest\.json; resume from an older"):
+    with pytest.raises(CheckpointError, match=r"half written: no manifest\.json; take an older"):
         verify_checkpoint(folder)
 
 
 @pytest.mark.parametrize("name", FILES[:3])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(CheckpointError, match=f"lacks {name}; resume from an older"):
+    with pytest.raises(CheckpointError, match=f"lacks {name}; take an older"):
         verify_checkpoint(folder)
 
 
@@ -130,6 +136,51 @@ def test_damage_is_noticed_and_named(folder: Path, name: str, damage: str) -> No
         content[len(content) // 2] ^= 1
     (folder / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=f"is damaged: {name} has .*, its manifest says"):
+        read_checkpoint(folder)
+
+
+def test_a_file_that_is_cut_after_it_was_read_is_no_signal(folder: Path) -> None:
+    """In a process of its own: what is mapped and cut ends the process with SIGBUS."""
+    code = (
+        "import os, sys\nfrom capsdist.train.checkpoint import read_checkpoint\n"
+        "engine = read_checkpoint(sys.argv[1]).engine\n"
+        "for name in ('model', 'optimizer'): os.truncate(f'{sys.argv[1]}/{name}.safetensors', 0)\n"
+        "print(sum(bool(tensor.isfinite().all()) for tensor in (engine.model | engine.optimizer).values()))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False
+    )
+    engine = checkpoint_of().engine
+    assert (done.returncode, done.stdout) == (0, f"{len(engine.model) + len(engine.optimizer)}\n"), (
+        done.stderr
+    )
+
+
+@pytest.mark.parametrize("name", FILES[:2])
+def test_a_file_that_is_cut_while_it_is_read_is_damage(
+    folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_and_read(path: Path, *, max_bytes: int) -> bytes:
+        if path.name == name:
+            os.truncate(path, 100)
+        return read_file(path, max_bytes=max_bytes)
+
+    monkeypatch.setattr(checkpoint, "read_file", cut_and_read)
+    monkeypatch.setattr(
+        checkpoint, "_manifest", lambda folder: parse_manifest((folder / "manifest.json").read_bytes())
+    )
+    with pytest.raises(CheckpointError, match=f"is damaged: {name} has .*'bytes': 100.*, its manifest says"):
+        read_checkpoint(folder)
+
+
+def test_a_tensor_of_an_unknown_type_is_damage(folder: Path) -> None:
+    header = json.dumps({"x": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
+    entry = digest_of((folder / "model.safetensors").read_bytes()).model_dump()
+    edit_json(
+        folder / "manifest.json", lambda manifest: manifest["files"].update({"model.safetensors": entry})
+    )
+    with pytest.raises(CheckpointError, match=r"is damaged: model\.safetensors cannot be read"):
         read_checkpoint(folder)
 
 

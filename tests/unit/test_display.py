@@ -128,3 +128,30 @@ def test_a_stopped_run_says_how_to_continue_it() -> None:
     lines = plain(START, END | {"stopped": True, "error_percent": None, "num_images": None, "step": 9})
     assert lines[-1] == "stopped after step 9: start quickstart again to continue it"
     assert lines[-3].split()[3] == "-"
+
+
+ODD = "s3://b/x[/y]/a[b]c[bold]/:cat:"
+PROGRESS = {"kind": "progress", "doing": ODD, "done": 1, "total": 9}
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"kind": "status", "message": ODD}],
+        [{"kind": "note", "message": ODD}],
+        [{"kind": "failure", "message": ODD}],
+        [PROGRESS],
+        [START, PROGRESS],
+        [START | {"run": ODD}],
+        [START | {"data": ODD}],
+        [START | {"test_split": ODD}, VALIDATION],
+        [START, END | {"run": ODD}],
+        [START, END | {"run": ODD, "stopped": True, "error_percent": None}],
+        [START, END | {"test_split": ODD}],
+        [START, END | {"checkpoint": ODD}],
+    ],
+    ids=lambda rows: "-".join(row["kind"] for row in rows),
+)
+def test_texts_of_others_are_shown_as_they_are(rows: list[dict[str, Any]]) -> None:
+    assert any(ODD in line for line in plain(*rows))
+    assert ODD in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(*rows, width=200))

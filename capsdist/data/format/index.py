@@ -7,40 +7,39 @@ shape of the images, so that a forged one cannot lead a reader to other bytes or
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from math import prod
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from capsdist.data.format.classes import check_class_names
 from capsdist.data.format.layout import Block, place_blocks
+from capsdist.data.format.packed import (
+    FORMAT,
+    INDEX_NAME,
+    KEPT,
+    MAX_INDEX_BYTES,
+    SHARD_NAME,
+    VERSION,
+    check_unaltered,
+    index_digest,
+)
 from capsdist.errors import DataError, DocumentError
-from capsdist.storage.documents import parse_document, parse_json
+from capsdist.storage.documents import parse_document
 
 __all__ = [
-    "FORMAT", "INDEX_NAME", "KEPT", "MAX_INDEX_BYTES", "SHARD_NAME", "VERSION", "Index", "Shard",
-    "check_image_shape", "missing_split", "parse_index",
+    "INDEX_NAME", "KEPT", "MAX_INDEX_BYTES", "SHARD_NAME", "Index", "Shard", "check_image_shape",
+    "missing_split", "parse_index",
 ]  # fmt: skip
-
-FORMAT = "capsdist-blocks"
-VERSION = 1
-INDEX_NAME = "index.json"
-KEPT = "pack the set again, intact shards are kept"
-MAX_INDEX_BYTES = 256 << 20
-"""Limit of an index's size: about two million blocks, two billion images."""
-SHARD_NAME = r"shard-[0-9]{5,9}\.tar"
-"""Regular expression of a shard's name; nothing else is opened, written or removed."""
 
 _MAX_SIDE = 1 << 16  # pixels, or channels
 _MAX_IMAGE_BYTES = 1 << 30
 _MAX_SAMPLES = 1 << 40
-_SHOWN = 40  # characters of a value in a message
 
 _Side = Annotated[int, Field(ge=1, le=_MAX_SIDE)]
 _Count = Annotated[int, Field(ge=1, le=_MAX_SAMPLES)]
@@ -97,11 +96,11 @@ class Index:
 
     def to_json(self) -> str:
         """Return the document as it is stored, the digest included."""
-        return json.dumps({"digest": _digest(_document(self)), **_document(self)}, indent=1) + "\n"
+        return json.dumps({"digest": index_digest(_document(self)), **_document(self)}, indent=1) + "\n"
 
     def with_digest(self) -> Index:
         """Return the same index with its digest filled in."""
-        return replace(self, digest=_digest(_document(self)))
+        return replace(self, digest=index_digest(_document(self)))
 
 
 def _document(index: Index) -> dict[str, object]:
@@ -116,11 +115,6 @@ def _document(index: Index) -> dict[str, object]:
         "num_samples": index.num_samples,
         "shards": [asdict(shard) for shard in index.shards],
     }
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()
 
 
 class _Document(BaseModel):
@@ -148,21 +142,10 @@ def parse_index(content: bytes, path: str, remedy: str) -> Index:
             no packing command writes: another type, out of range, offsets that do not follow from the shape.
     """
     try:
-        document = parse_json(content, max_bytes=MAX_INDEX_BYTES)
-        if not isinstance(document, dict) or not {"format", "version"} <= document.keys():
-            raise DocumentError("is not an index of this project")
-        if (document["format"], document["version"]) != (FORMAT, VERSION):
-            name, version = _shown(document["format"]), _shown(document["version"])
-            raise DocumentError(
-                f"has format {name} version {version}, this program reads {FORMAT!r} version {VERSION}"
-            )
-        if document.pop("digest", None) != _digest(document):
-            raise DocumentError("was altered, it does not match its own digest")
+        check_unaltered(content)
         found = parse_document(content, _Document, max_bytes=MAX_INDEX_BYTES)
         index = Index(found.image_shape, found.classes, found.block_size, found.shards, found.digest)
         _check_geometry(index, found.num_samples)
-    except RecursionError:
-        raise DataError(f"{path}: is nested too deeply; {remedy}") from None
     except (DocumentError, DataError) as error:
         raise DataError(f"{path}: {error}; {remedy}") from None
     return index
@@ -205,11 +188,6 @@ def _check_geometry(index: Index, num_samples: int) -> None:
                 f"{shard.name}: its size and blocks are not those of {shard.num_samples} images of "
                 f"{list(index.image_shape)} in blocks of {index.block_size}"
             )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value) if isinstance(value, str | int) else f"a {type(value).__name__}"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def missing_split(place: str, parent: str, siblings: Sequence[str], remedy: str) -> str:

@@ -49,7 +49,7 @@ def load_replicated(state: EngineState, model: nn.Module, optimizer: torch.optim
         tensor.copy_(state.model[name])
     for name, parameter in parameters.items():
         held = {slot: torch.empty_like(parameter).copy_(state.optimizer[f"{name}/{slot}"]) for slot in SLOTS}
-        # copied, like the rest: a checkpoint's tensors may be memory-mapped
+        # copied, like the rest: the state belongs to the caller, whose tensors may be memory-mapped
         step = state.optimizer[f"{name}/step"].to(parameter.device, copy=True)
         optimizer.state[parameter] = {"step": step, **held}
 

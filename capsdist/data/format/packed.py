@@ -1,0 +1,64 @@
+"""What the index of a packed split says before anything else: that it is one, and that it is unaltered.
+
+Ours. Shared by those who read the data (`capsdist.data`) and by `--check`, which imports no numpy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from capsdist.errors import DocumentError
+from capsdist.storage.documents import parse_json
+
+__all__ = [
+    "FORMAT", "INDEX_NAME", "KEPT", "MAX_INDEX_BYTES", "SHARD_NAME", "VERSION", "check_unaltered",
+    "index_digest",
+]  # fmt: skip
+
+FORMAT = "capsdist-blocks"
+VERSION = 1
+INDEX_NAME = "index.json"
+KEPT = "pack the set again, intact shards are kept"
+MAX_INDEX_BYTES = 256 << 20
+"""Limit of an index's size: about two million blocks, two billion images."""
+SHARD_NAME = r"shard-[0-9]{5,9}\.tar"
+"""Regular expression of a shard's name; nothing else is opened, written or removed."""
+
+_SHOWN = 40  # characters of a value in a message
+
+
+def index_digest(values: Mapping[str, Any]) -> str:
+    """Return the sha256 of the canonical JSON of an index without its digest: it names the data set."""
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def check_unaltered(content: bytes) -> None:
+    """Check that `content` is an index of this format and version, and what its own digest says.
+
+    Raises:
+        DocumentError: it is not, or no JSON.
+    """
+    document = parse_json(content, max_bytes=MAX_INDEX_BYTES)
+    if not isinstance(document, dict) or not {"format", "version"} <= document.keys():
+        raise DocumentError("is not an index of this project")
+    if (document["format"], document["version"]) != (FORMAT, VERSION):
+        name, version = _shown(document["format"]), _shown(document["version"])
+        raise DocumentError(
+            f"has format {name} version {version}, this program reads {FORMAT!r} version {VERSION}"
+        )
+    digest = document.pop("digest", None)
+    try:
+        altered = digest != index_digest(document)
+    except RecursionError:
+        raise DocumentError("is nested too deeply") from None
+    if altered:
+        raise DocumentError("was altered, it does not match its own digest")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if isinstance(value, str | int) else f"a {type(value).__name__}"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
