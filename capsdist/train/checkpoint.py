@@ -251,7 +251,7 @@ def first_unfit(slots: Mapping[str, torch.Tensor]) -> str | None:
     """Return the name of the first slot that holds what Adam never leaves, None if there is none."""
     for name, tensor in slots.items():
         kind = name.rpartition("/")[2]
-        if kind == "step" and not (tensor.numel() == 1 and tensor >= 0 and tensor.item().is_integer()):
+        if kind == "step" and not (tensor.numel() == 1 and tensor >= 0 and float(tensor).is_integer()):
             return name
         if kind == "exp_avg_sq" and tensor.numel() and not tensor.min() >= 0:  # NaN too
             return name
