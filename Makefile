@@ -58,7 +58,7 @@ lint: $(VENV)/.install  ## ruff, pyright, import-linter
 test: lint  ## everything that CI runs: lint, the quick suite, real DeepSpeed on two ranks, S3, several hosts
 	@$(BIN)/pytest -q
 	@$(BIN)/pytest -q -m zero
-	@$(BIN)/pytest -q -m s3
+	@$(BIN)/pytest -q -m 's3 and not slow'
 	@$(BIN)/pytest -q -m multihost
 
 test-slow: $(VENV)/.install  ## smoke trainings and long campaigns

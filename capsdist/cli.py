@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import field, make_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ from capsdist.train.cluster.rundir import RunFolder, parse_config
 __all__ = ["check_config", "parse_command", "parse_options", "run_job", "with_environment"]
 
 _OVERVIEW = "overview.png"
+_DECIDE_PLACES = {"train.workers", "train.device", "cluster.cpus_per_worker", "cluster.max_workers"}
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
@@ -191,7 +193,7 @@ def check_config(config: Config, also: Sequence[Problem] = ()) -> int:
     """
     found, warnings = [*all_problems(config), *also], []
     if not {"data.root", "train.storage"} & {problem.field for problem in found}:
-        other, warnings = _look(absolute(config), sound=not found)
+        other, warnings = _look(absolute(config), {problem.field for problem in found})
         found += other
     for problem in found:
         print(f"error: {problem}", file=sys.stderr)
@@ -203,24 +205,24 @@ def check_config(config: Config, also: Sequence[Problem] = ()) -> int:
     cluster = "" if os.environ.get("RAY_ADDRESS", "local") == "local" else ", what the cluster has"
     print(
         f"configuration is valid: preset {config.preset}, run {config.train.name!r}; not looked at before it "
-        f"starts: {looked}images and labels{cluster}"
+        f"starts: {looked}images and labels, the content of checkpoints{cluster}"
     )
     return DONE
 
 
-def _look(config: Config, *, sound: bool) -> tuple[list[Problem], list[str]]:
+def _look(config: Config, faulty: AbstractSet[str]) -> tuple[list[Problem], list[str]]:
     """Look at data, run and machine: return why the run may not go on as `config`, and what it would lack.
 
-    `sound`: the configuration has no other problem, so that it can be compared with data and machine.
+    `faulty`: fields whose own values are wrong, so that nothing can be compared with them.
     """
     found: list[Problem] = []
     warnings: list[str] = []
     run = RunFolder(run_place(config), lambda text: warnings.append(text.removeprefix("warning: ")))
     if missing := missing_data(config):
         warnings.append(missing)
-    machine = machine_problems(config) if sound else []
-    if sound:
-        found += data_problems(config)
+    if not any(field.startswith("data.") for field in faulty):
+        found += [problem for problem in data_problems(config) if problem.field not in faulty]
+    machine = [] if _DECIDE_PLACES & faulty else machine_problems(config)
     if os.environ.get("RAY_ADDRESS", "local") == "local":
         found += machine or []
     else:
@@ -254,13 +256,15 @@ def _unusable(run: RunFolder, storage: str) -> str | None:
 
 def _train(config: Config) -> int:
     from capsdist.train.cluster import launch
+    from capsdist.train.cluster.stop import StopSignals
     from capsdist.train.display import Display
 
     with Display() as display:
         rows = _HoldEnd(display)
         summary = launch(config, display=rows)
         if summary.status == "done":
-            _draw(RunFolder(run_place(absolute(config))), display, anew=rows.trained)
+            with StopSignals():
+                _draw(RunFolder(run_place(absolute(config))), display, anew=rows.trained)
             if rows.end is not None:
                 display(rows.end)
             return DONE

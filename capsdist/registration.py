@@ -35,7 +35,9 @@ class _AfterTorch:
         """Return None for every name: others find it."""
         if not _is_loaded("torch"):  # every import passes here until torch is there
             return
-        ours = [each for each, module in sys.modules.items() if each.startswith("capsdist.") and module]
+        # A copy, which is made at once: other threads import meanwhile.
+        loaded = list(sys.modules.items())
+        ours = [each for each, module in loaded if each.startswith("capsdist.") and module]
         if all(map(_is_loaded, ours)):
             if _AfterTorch in sys.meta_path:
                 sys.meta_path.remove(_AfterTorch)

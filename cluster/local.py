@@ -20,6 +20,7 @@ from pathlib import Path
 
 import tyro
 
+from capsdist.console import run_program
 from capsdist.storage.temporary import temporary_folder
 
 OBJECT_STORE_BYTES = 100_000_000
@@ -91,4 +92,4 @@ def _cluster(folder: Path, nodes: int, cpus: int, dashboard_port: int) -> Iterat
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main, description=__doc__))
+    sys.exit(run_program(lambda: tyro.cli(main, description=__doc__)))

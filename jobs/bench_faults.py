@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from pathlib import Path
 
 import tyro
 
-from capsdist.bench.record import write_record
+from capsdist.bench.record import last_line, write_record
+from capsdist.console import run_program
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # `faults` is no part of the package
 from faults.campaign import fault_figures, passed
@@ -46,7 +46,7 @@ def main(faults: int = 12, seed: int = 0, goals: bool = False, record: bool = Fa
         print(log[-1], flush=True)
 
     figures = fault_figures(scripts, say)
-    last_lines = [*(f"{name} {figures[name]}" for name in GOALS), json.dumps(figures)]
+    last_lines = [*(f"{name} {figures[name]}" for name in GOALS), last_line(figures)]
     if record:
         config = {"seed": None if goals else seed, "workers": WORKERS, "scripts": scripts}
         what, text = "faults" if goals else "faults-campaign", "\n".join([*log, *last_lines, ""])
@@ -57,4 +57,4 @@ def main(faults: int = 12, seed: int = 0, goals: bool = False, record: bool = Fa
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(run_program(lambda: tyro.cli(main)))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 
 import torch
 import tyro
 
 from capsdist.bench.pipeline import pipeline_figures
-from capsdist.bench.record import write_record
+from capsdist.bench.record import last_line, write_record
+from capsdist.console import run_program
 
 RECORDS = Path(__file__).parent / "records"
 
@@ -29,14 +30,14 @@ def main(
     torch.set_num_threads(1)
     config = {"num": num, "global_batch": global_batch, "repeats": 5 if goals else repeats}
     figures = {name: float(f"{value:.4g}") for name, value in pipeline_figures(**config).items()}
-    last_line = json.dumps(figures)
+    line = last_line(figures)
     if record:
         print(
             "recorded in",
-            write_record(RECORDS, "pipeline", config=config, figures=figures, log=last_line + "\n"),
+            write_record(RECORDS, "pipeline", config=config, figures=figures, log=line + "\n"),
         )
-    print(last_line)
+    print(line)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(run_program(lambda: tyro.cli(main) or 0))

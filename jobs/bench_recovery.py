@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 import time
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import tyro
 
-from capsdist.bench.record import write_record
+from capsdist.bench.record import last_line, write_record
+from capsdist.console import run_program
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # `faults` is no part of the package
 from faults.recovery import FAULTS, recovery_figures
@@ -43,14 +43,14 @@ def main(repeats: int = 3, goals: bool = False, record: bool = False) -> int:
         **counts,
         "of_runs": {name: [round(each, 1) for each in value] for name, value in seconds.items()},
     }
-    last_line = json.dumps(figures)
+    line = last_line(figures)
     if record:
-        config, text = {"faults": FAULTS, "repeats": len(seconds["host_s"])}, "\n".join([*log, last_line, ""])
+        config, text = {"faults": FAULTS, "repeats": len(seconds["host_s"])}, "\n".join([*log, line, ""])
         folder = write_record(RECORDS, "recovery", config=config, figures=figures, log=text)
         print("recorded in", folder)
-    print(last_line)
+    print(line)
     return int(any(counts.values()))
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(run_program(lambda: tyro.cli(main)))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +12,8 @@ import tyro
 from capsdist.bench import routing
 from capsdist.bench.ceilings import check_place
 from capsdist.bench.memory import within_memory
-from capsdist.bench.record import write_record
+from capsdist.bench.record import last_line, write_record
+from capsdist.console import run_program
 
 
 def main(
@@ -48,12 +48,12 @@ def main(
             print(routing.describe(row), flush=True)
     if record:
         config = {"goals": asdict(mnist), "seed": 0, "budget_s": budget_s}
-        log = "\n".join([*map(routing.describe, rows), json.dumps(figures), ""])
+        log = "\n".join([*map(routing.describe, rows), last_line(figures), ""])
         records, found = Path(__file__).parent / "records", figures | {"rows": rows}
         print("recorded in", write_record(records, "routing", config=config, figures=found, log=log))
-    print(json.dumps(figures))
+    print(last_line(figures))
     return int("error" in figures)
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(run_program(lambda: tyro.cli(main)))

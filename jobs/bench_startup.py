@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 
 import tyro
 
-from capsdist.bench.record import write_record
+from capsdist.bench.record import last_line, write_record
 from capsdist.bench.startup import startup_figures
+from capsdist.console import run_program
 
 JOBS = Path(__file__).resolve().parent
 
@@ -23,14 +24,12 @@ def main(goals: bool = False, record: bool = False) -> None:
     config = {"job": "jobs/train_cifar.py", "repeats": 5 if goals else 25}
     found = startup_figures(JOBS / "train_cifar.py", repeats=5 if goals else 25)
     figures = {name: round(value, 3) for name, value in found.items()}
-    last_line = json.dumps(figures)
+    line = last_line(figures)
     if record:
-        folder = write_record(
-            JOBS / "records", "startup", config=config, figures=figures, log=last_line + "\n"
-        )
+        folder = write_record(JOBS / "records", "startup", config=config, figures=figures, log=line + "\n")
         print("recorded in", folder)
-    print(last_line)
+    print(line)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(run_program(lambda: tyro.cli(main) or 0))

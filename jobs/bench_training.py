@@ -5,15 +5,16 @@ With --goals, the MNIST network only; without, every preset.
 
 from __future__ import annotations
 
-import json
+import sys
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
 from capsdist.bench.ceilings import check_place
-from capsdist.bench.record import write_record
+from capsdist.bench.record import last_line, write_record
 from capsdist.bench.training import PRESETS, describe_step, step_figures, step_rows
+from capsdist.console import run_program
 
 RECORDS = Path(__file__).parent / "records"
 
@@ -45,15 +46,15 @@ def main(
         print(*map(describe_step, found), sep="\n", flush=True)
         rows.append(found)
     figures = {name: float(f"{value:.4g}") for name, value in step_figures(rows[0]).items()}
-    last_line = json.dumps(figures)
+    line = last_line(figures)
     if record:
         config = {"device": device, "num_images": num_images, "precision": precision, "budget_s": budget_s}
         flat = [row for found in rows for row in found]
-        log = "\n".join([*map(describe_step, flat), last_line, ""])
+        log = "\n".join([*map(describe_step, flat), line, ""])
         found = {**figures, "rows": flat}
         print("recorded in", write_record(RECORDS, "training", config=config, figures=found, log=log))
-    print(last_line)
+    print(line)
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    sys.exit(run_program(lambda: tyro.cli(main) or 0))

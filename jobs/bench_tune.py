@@ -6,14 +6,14 @@ Expected time: 8 minutes on 2 cores with --goals; without, an hour (not measured
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 import tyro
 
-from capsdist.bench.record import write_record
+from capsdist.bench.record import last_line, write_record
 from capsdist.bench.searching import PRESET, SMALL, SPACE, killed_search
+from capsdist.console import run_program
 
 JOBS = Path(__file__).resolve().parent
 LONG = ("trials", "command")  # in the record only
@@ -47,9 +47,9 @@ def main(goals: bool = False, record: bool = False) -> int:
     print(log)
     if record:
         print("recorded in", write_record(JOBS / "records", "tune", config=config, figures=figures, log=log))
-    print(json.dumps({name: value for name, value in figures.items() if name not in LONG}))
+    print(last_line({name: value for name, value in figures.items() if name not in LONG}))
     return int(figures["trials_lost"] + figures["trials_run_again"] > 0)
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(run_program(lambda: tyro.cli(main)))

@@ -7,7 +7,6 @@ Needs torch, triton, numpy and pytest, nothing else. Exit status 1 if there is n
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -17,29 +16,28 @@ ROOT = Path(__file__).resolve().parents[1]
 TESTS = [*map(str, sorted(ROOT.glob("tests/unit/test_fused_*.py"))), "tests/oracle/test_laws.py"]
 
 
-def main() -> None:
+def main() -> int:
     """Run every step in turn; the last line is one JSON object."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--interpret", action="store_true", help="on a CPU, under Triton's interpreter")
     parser.add_argument("--record", action="store_true", help="write a record below jobs/records")
     parser.add_argument("--no-tests", action="store_true", help="measure only")
-    flags = parser.parse_args()
-    if flags.interpret:
+    if (flags := parser.parse_args()).interpret:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
-    sys.path.insert(0, str(ROOT))  # the project need not be installed
     device = "cpu" if flags.interpret else _gpu()
     if not flags.no_tests:
         marks = "not slow" if flags.interpret else ""
         if subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", marks, *TESTS], cwd=ROOT).returncode:
             raise SystemExit("kernel tests failed")
     from capsdist.bench.gpu import figures, measure
-    from capsdist.bench.record import write_record
+    from capsdist.bench.record import last_line, write_record
 
     found = figures(measure(device))
     if flags.record:
-        log = json.dumps(found) + "\n"
-        print(write_record(ROOT / "jobs/records", "gpu", config={}, figures=found, log=log))
-    print(json.dumps(found))
+        folder, log = ROOT / "jobs/records", last_line(found) + "\n"
+        print(write_record(folder, "gpu", config={}, figures=found, log=log))
+    print(last_line(found))
+    return 0
 
 
 def _gpu() -> str:
@@ -56,4 +54,7 @@ def _gpu() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.path.insert(0, str(ROOT))  # the project need not be installed
+    from capsdist.console import run_program
+
+    sys.exit(run_program(main))

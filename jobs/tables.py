@@ -11,6 +11,7 @@ from pathlib import Path
 import tyro
 
 from capsdist.bench.tables import results_table, with_table
+from capsdist.console import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,4 +37,4 @@ def main(check: bool = False) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(run_program(lambda: tyro.cli(main)))

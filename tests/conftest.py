@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,15 @@ for _number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(_number, lambda number, frame: None)
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _environment_stays() -> Iterator[None]:
+    """Ray sets variables when it starts in this process; tests of other modules start their own processes."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,13 @@
-"""How long tests wait: no verdict on speed, only an end to waiting for what never comes."""
+"""How long tests wait, no verdict on speed, only an end to waiting for what never comes; and a full disk."""
 
 from __future__ import annotations
 
+import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
-__all__ = ["PATIENCE_S", "wait_until"]
+__all__ = ["PATIENCE_S", "full_disk", "wait_until"]
 
 PATIENCE_S = 1200.0
 """Ten times the longest start or compilation on a quiet machine; a busy one must not turn a test red."""
@@ -17,3 +19,17 @@ def wait_until(met: Callable[[], object], what: str, timeout_s: float = PATIENCE
     while not met():
         assert time.monotonic() < deadline, f"{what} within {timeout_s:g} s"
         time.sleep(0.05)
+
+
+@contextmanager
+def full_disk(max_bytes: int = 2000) -> Iterator[None]:
+    """Let no file of this process become larger than `max_bytes`.
+
+    Not a fixture: pytest writes its own report before it tears fixtures down, and that file counts as well.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -7,7 +7,6 @@ configuration, figures) and `log.txt` (what the job printed). They are committed
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import platform
 import re
@@ -24,10 +23,12 @@ import torch
 
 import capsdist
 from capsdist.errors import RunError
+from capsdist.storage.documents import dump_json
+from capsdist.storage.durable import write_durably
 from capsdist.train.cluster.rundir import RunFolder
 from capsdist.train.metrics import METRICS_NAME, read_metrics
 
-__all__ = ["hardware", "hardware_slug", "versions", "write_record", "write_run_record"]
+__all__ = ["hardware", "hardware_slug", "last_line", "versions", "write_record", "write_run_record"]
 
 # CPU flags that decide how fast matrix products are, and in which precision.
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
@@ -51,11 +52,13 @@ def write_record(
         figures: what was found, units in the names, JSON-able; failed rows stay in it.
         log: what the job printed.
         command: command line that repeats it; default: this process's.
+
+    Raises:
+        RunError: a figure is not finite, or the record cannot be written.
     """
     machine = hardware()
     now = datetime.now(UTC)
     folder = records / f"{now:%Y-%m-%d}_{what}_{hardware_slug(machine)}"
-    folder.mkdir(parents=True, exist_ok=True)
     record = {
         "what": what,
         "written": f"{now:%Y-%m-%dT%H:%M:%SZ}",
@@ -66,9 +69,30 @@ def write_record(
         "config": config,
         "figures": figures,
     }
-    (folder / "record.json").write_text(json.dumps(record, indent=2) + "\n")
-    (folder / "log.txt").write_text(log)
+    content = _json(record, indent=2)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durably(folder / "log.txt", log.encode())
+        write_durably(folder / "record.json", content)
+    except OSError as error:
+        raise RunError(f"{folder}: cannot be written ({error.strerror or error}); make room there") from None
     return folder
+
+
+def last_line(figures: Mapping[str, object]) -> str:
+    """Return `figures` as one JSON object in one line.
+
+    Raises:
+        RunError: a figure is not finite.
+    """
+    return _json(figures, indent=None).decode().rstrip("\n")
+
+
+def _json(value: Mapping[str, object], *, indent: int | None) -> bytes:
+    try:
+        return dump_json(value, indent=indent)
+    except ValueError:
+        raise RunError("a figure is NaN or infinite, so it is not written; measure again") from None
 
 
 def write_run_record(
@@ -100,7 +124,7 @@ def write_run_record(
     starts = [row for row in rows if row["kind"] == "start"]
     summary = {name: value for name, value in asdict(result).items() if name not in {"run_dir", "reason"}}
     figures = {**summary, **circumstances, "starts": starts}
-    log = "\n".join(json.dumps({k: v for k, v in row.items() if k != "confusion"}) for row in rows)
+    log = "\n".join(last_line({k: v for k, v in row.items() if k != "confusion"}) for row in rows)
     return write_record(records, what, config=config, figures=figures, log=log + "\n", command=command)
 
 

@@ -6,7 +6,6 @@ the code that wrote them. It is killed as by a power cut: the driver and every p
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -21,8 +20,9 @@ from typing import Any
 import psutil
 
 from capsdist.config import get_preset
-from capsdist.errors import RunError
+from capsdist.errors import DocumentError, RunError
 from capsdist.models.counts import num_parameters
+from capsdist.storage.documents import parse_document, parse_lines, read_file
 from capsdist.storage.temporary import temporary_folder
 from capsdist.train.metrics import METRICS_NAME, read_metrics
 
@@ -88,10 +88,33 @@ class Files:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def events(self) -> list[Event]:
-        """Return the events of the journal."""
+    def events(self) -> list[dict[str, Any]]:
+        """Return the events of the journal; a line that is being written is not one yet.
+
+        Raises:
+            RunError: a line is damaged.
+        """
+
+        def damaged(number: int, error: DocumentError) -> None:
+            raise RunError(f"{path}, line {number} {error}; measure again")
+
         path = self.folder / "journal.jsonl"
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        try:
+            return parse_lines(read_file(path), dict[str, Any], damaged)
+        except FileNotFoundError:
+            return []
+
+    def result(self) -> dict[str, Any]:
+        """Return what the search found.
+
+        Raises:
+            RunError: it is damaged.
+        """
+        path = self.folder / "result.json"
+        try:
+            return parse_document(read_file(path), dict[str, Any])
+        except DocumentError as error:
+            raise RunError(f"{path} {error}; measure again") from None
 
     def starts(self) -> dict[int, list[int]]:
         """Return from which step each start of each trial's run went on, by the trial's number."""
@@ -183,7 +206,7 @@ def _in_the_middle(files: Files, num_ended: int) -> bool:
 
 def _found(files: Files, preset_size: int) -> dict[str, Any]:
     """Return what the search found, out of its result.json."""
-    result = json.loads((files.folder / "result.json").read_text())
+    result = files.result()
     trials = result["trials"]
     sizes = [trial["num_parameters"] for trial in trials]
     best = next(trial for trial in trials if trial["name"] == result["best"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -10,9 +9,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from capsdist.errors import DataError, DocumentError
+from capsdist.storage.documents import parse_document, read_file
+
 __all__ = ["newest_records", "number", "results_table", "with_table"]
 
 _MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", flags=re.DOTALL)
+
+
+class _Record(BaseModel):
+    """What the table takes from a record, which has more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    what: str
+    written: str
+    figures: dict[str, Any]
+    hardware: dict[str, Any]
 
 
 _SIGNIFICANT = 4  # digits of the figures in records
@@ -118,10 +133,17 @@ _COSTS = (
 
 
 def newest_records(records: Path) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Return the newest record of every subject: what -> (folder's name, record)."""
+    """Return the newest record of every subject: what -> (folder's name, record).
+
+    Raises:
+        DataError: a record is damaged; names it.
+    """
     found: dict[str, tuple[str, dict[str, Any]]] = {}
     for file in records.glob("*/record.json"):
-        record = json.loads(file.read_text())
+        try:
+            record = parse_document(read_file(file), _Record).model_dump()
+        except DocumentError as error:
+            raise DataError(f"{file} {error}; restore it (git checkout), or remove its folder") from None
         known = found.get(record["what"])
         if known is None or known[1]["written"] < record["written"]:
             found[record["what"]] = (file.parent.name, record)

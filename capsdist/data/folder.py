@@ -124,10 +124,16 @@ class LocalFolder:
     def read_index(self, remedy: str) -> bytes:
         """Read the file."""
         if not self.path.is_dir():
-            raise DataError(missing_split(str(self), str(self.path.parent), self._siblings(), remedy))
+            raise DataError(
+                missing_split(str(self), str(self.path.parent), _splits(self.path.parent), remedy)
+            )
         try:
             return read_file(self.path / INDEX_NAME, max_bytes=MAX_INDEX_BYTES)
         except FileNotFoundError:
+            if splits := _splits(self.path):
+                raise DataError(
+                    f"{self}: is a data set with the splits {', '.join(splits)}; name one of them"
+                ) from None
             raise DataError(
                 f"{self}: has no {INDEX_NAME}, so it was never packed to the end; {remedy}"
             ) from None
@@ -205,13 +211,6 @@ class LocalFolder:
                     path.unlink()
             write_durably(self.path / INDEX_NAME, index.encode())
 
-    def _siblings(self) -> list[str]:
-        """Return the names of the splits that lie beside this one."""
-        try:
-            return sorted(path.parent.name for path in self.path.parent.glob(f"*/{INDEX_NAME}"))
-        except OSError:
-            return []
-
     def _clean(self, lock: int) -> None:
         """Remove temporary files that nobody writes: whoever packs here holds `lock`, the folder, shared."""
         with contextlib.suppress(OSError):  # another command packs here, or the file system knows no locks
@@ -246,3 +245,11 @@ class LocalFolder:
 
 def _opener(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)  # opening a named pipe must not wait for its writer
+
+
+def _splits(folder: Path) -> list[str]:
+    """Return the names of the splits in `folder`."""
+    try:
+        return sorted(path.parent.name for path in folder.glob(f"*/{INDEX_NAME}"))
+    except OSError:
+        return []

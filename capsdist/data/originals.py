@@ -6,6 +6,7 @@ import contextlib
 import gzip
 import hashlib
 import io
+import os
 import shutil
 import urllib.error
 import urllib.request
@@ -19,6 +20,8 @@ import numpy as np
 
 from capsdist.errors import DataError
 from capsdist.storage import is_remote
+from capsdist.storage.durable import flush_folder
+from capsdist.storage.temporary import remove_leftovers, temporary_folder
 
 __all__ = ["Original", "Splits", "content", "download", "find", "opened", "originals_folder"]
 
@@ -137,18 +140,26 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object],
         check(target)
         return target
     failures = []
-    partial = target.with_name(f"{target.name}.part")
     for url in urls:
         print(f"downloading {url}", flush=True)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, partial.open("wb") as file:
-                shutil.copyfileobj(Bounded(response, url), file)
-            check(partial)
-            return partial.rename(target)
+            remove_leftovers(target.parent)
+            with temporary_folder(parent=target.parent) as folder:
+                _fetch(url, folder / target.name)
+                check(folder / target.name)
+                os.replace(folder / target.name, target)
+                flush_folder(target.parent)
+            return target
         except (OSError, DataError) as error:
             reason = getattr(error, "reason", None) or error
             failures.append(f"{url.split('/')[2]}: {reason}")
-        finally:
-            partial.unlink(missing_ok=True)
     raise DataError(f"cannot download {target.name} ({'; '.join(failures)}); {manual}")
+
+
+def _fetch(url: str, target: Path) -> None:
+    """Write what `url` delivers to the new file `target`, and have it on disk."""
+    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as response, target.open("xb") as file:
+        shutil.copyfileobj(Bounded(response, url), file)
+        file.flush()
+        os.fsync(file.fileno())

@@ -16,7 +16,7 @@ import numpy as np
 
 from capsdist.data.index import INDEX_NAME, KEPT, MAX_INDEX_BYTES, SHARD_NAME, Shard, missing_split
 from capsdist.data.reading import FileDamagedError, Identity, identify, read_checked
-from capsdist.errors import DataError, MissingDataError
+from capsdist.errors import DataError, DocumentError, MissingDataError
 from capsdist.storage import Cache, ObjectFolder, check_readable, check_storage
 
 __all__ = ["RemoteFolder"]
@@ -52,11 +52,9 @@ class RemoteFolder:
     def read_index(self, remedy: str) -> bytes:
         """Read the object, always from the storage: it may change, unlike shards."""
         try:
-            size, _ = self._objects.metadata(INDEX_NAME)
-            if size > MAX_INDEX_BYTES:
-                path = self._objects.path(INDEX_NAME)
-                raise DataError(f"{path}: is larger than {MAX_INDEX_BYTES:,} bytes; {remedy}")
-            return self._objects.read(INDEX_NAME)
+            return self._objects.read(INDEX_NAME, max_bytes=MAX_INDEX_BYTES)
+        except DocumentError as error:
+            raise DataError(f"{error}; {remedy}") from None
         except FileNotFoundError:
             raise DataError(
                 f"{self}: has no {INDEX_NAME}, so it was never packed to the end; {remedy}"
@@ -142,9 +140,11 @@ class RemoteFolder:
         """Read the object and compare its sha256 and size."""
         path = self._objects.path(shard.name)
         try:
-            content = self._objects.read(shard.name, sha256=shard.sha256)
+            content = self._objects.read(shard.name, sha256=shard.sha256, max_bytes=shard.size_bytes)
         except FileNotFoundError:
             raise DataError(f"{path}: shard is missing; {remedy or KEPT}") from None
+        except DocumentError as error:
+            raise DataError(f"{error}; {remedy or KEPT}") from None
         if len(content) != shard.size_bytes:
             raise DataError(
                 f"{path}: has {len(content)} bytes instead of {shard.size_bytes}; {remedy or KEPT}"

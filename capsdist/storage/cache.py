@@ -7,7 +7,6 @@ recently used objects are removed to stay within a budget, but none that a proce
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import re
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from capsdist.errors import DataError
-from capsdist.storage.durable import names
+from capsdist.storage.durable import names, open_lock_file, open_regular
 from capsdist.storage.settings import (
     cache_budget_from_environment,
     cache_folder_from_environment,
@@ -36,8 +35,8 @@ class Cache:
     """Files in `folder` that hold at most `budget_bytes` together; both come from the environment by default.
 
     Locks (flock) make it safe: `<sha256>.part` is locked by the process that downloads, and a finished file
-    by every process that reads it. The system drops a lock when its process ends, however it ends. Only
-    regular files are opened: no link is followed, no pipe waited for.
+    by every process that reads it. The system drops a lock when its process ends, however it ends. What is
+    not a regular file, a symbolic link for example, is neither opened nor removed.
 
     Raises:
         DataError: the folder cannot be made, naming CAPSDIST_CACHE.
@@ -131,8 +130,8 @@ class Cache:
         except OSError as error:
             reason = error.strerror or type(error).__name__
             raise DataError(
-                f"{self.folder}: the cache cannot be used ({reason}); "
-                "set CAPSDIST_CACHE to a folder with room"
+                f"{error.filename or self.folder}: the cache cannot be used ({reason}); "
+                "set CAPSDIST_CACHE to another folder with room"
             ) from None
 
 
@@ -141,14 +140,14 @@ def _entries(folder: Path, but: str) -> Iterator[tuple[int, int, Path]]:
     for entry in os.scandir(folder):
         with contextlib.suppress(FileNotFoundError):  # renamed or removed meanwhile
             status = entry.stat(follow_symlinks=False)
-            if entry.path != but:
+            if entry.path != but and stat.S_ISREG(status.st_mode):
                 yield status.st_atime_ns, status.st_size, Path(entry.path)
 
 
 def _opened(path: Path, size_bytes: int) -> BinaryIO | None:
     """Return the finished file `path` with a lock against its removal, None if it is not there or cut."""
     try:
-        file = open(path, "rb", opener=_opener)  # noqa: SIM115
+        file = open(path, "rb", opener=open_regular)  # noqa: SIM115
     except FileNotFoundError:
         return None
     fcntl.flock(file, fcntl.LOCK_SH)
@@ -163,8 +162,8 @@ def _opened(path: Path, size_bytes: int) -> BinaryIO | None:
 
 def _locked_now(path: Path) -> BinaryIO | None:
     """Return the file `path` with its lock, None if another process has it."""
-    file = open(path, "r+b", opener=lambda name, flags: _opener(name, flags | os.O_CREAT))  # noqa: SIM115
-    with contextlib.suppress(OSError):
+    file = open(path, "r+b", opener=lambda name, flags: open_lock_file(Path(name)))  # noqa: SIM115
+    with contextlib.suppress(BlockingIOError):
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if names(path, file.fileno()):  # neither renamed nor removed before the lock was ours
             return file
@@ -172,37 +171,14 @@ def _locked_now(path: Path) -> BinaryIO | None:
     return None
 
 
-def _opener(path: str, flags: int) -> int:
-    """Open the regular file `path`.
-
-    Raises:
-        DataError: something else is in its place. OSError: it cannot be opened.
-    """
-    try:
-        # O_NONBLOCK: opening a named pipe must not wait for its other end.
-        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
-    except OSError as error:
-        if error.errno not in {errno.ELOOP, errno.EISDIR, errno.ENXIO}:
-            raise
-        raise _foreign(path) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise _foreign(path)
-    return descriptor
-
-
-def _foreign(path: str) -> DataError:
-    return DataError(f"{path}: is not a regular file; remove it, and the cache makes it anew")
-
-
 def _removed(path: Path) -> bool:
     """Remove `path` unless a process has it locked; return whether it is gone."""
     try:
-        with open(path, "rb", opener=_opener) as file:
+        with open(path, "rb", opener=open_regular) as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             path.unlink(missing_ok=True)
     except FileNotFoundError:
         pass
-    except (OSError, DataError):
+    except OSError:
         return False
     return True

@@ -8,16 +8,18 @@ file or folder are replaced or removed themselves; what they point to is never t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
-    "flush_folder", "move_aside", "names", "open_lock_file", "remove_file", "remove_temporaries",
-    "remove_tree", "replacing", "write_durably",
+    "flush_folder", "move_aside", "names", "open_lock_file", "open_regular", "remove_file",
+    "remove_temporaries", "remove_tree", "replacing", "write_durably",
 ]  # fmt: skip
 
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.[^.]+)?")
@@ -112,9 +114,23 @@ def open_lock_file(path: Path, *, mode: int = 0o600) -> int:
     """Return a descriptor, open for reading and writing, of the file `path` to lock; it is made if need be.
 
     Raises:
-        OSError: it cannot be made, or is a symbolic link (ELOOP).
+        OSError: as `open_regular`.
     """
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
+    return open_regular(path, os.O_RDWR | os.O_CREAT, mode)
+
+
+def open_regular(path: str | Path, flags: int, mode: int = 0o600) -> int:
+    """Return a descriptor of the regular file `path`, opened with `flags`; it fits as an opener of `open`.
+
+    Raises:
+        OSError: it cannot be opened or made, is a symbolic link (ELOOP), or another special file, whose
+            opening does not wait for anybody.
+    """
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "Not a regular file", os.fspath(path))
+    return descriptor
 
 
 def names(path: Path, descriptor: int) -> bool:

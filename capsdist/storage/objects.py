@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from fsspec.asyn import sync
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_random_exponential
 
-from capsdist.errors import CapsdistError, DataError
+from capsdist.errors import CapsdistError, DataError, DocumentError
+from capsdist.storage.documents import MAX_BYTES
 from capsdist.storage.place import Place
 from capsdist.storage.reasons import Damaged, explain, is_damaged, is_missing, is_taken
 from capsdist.storage.settings import deadline_from_environment
@@ -55,22 +56,39 @@ class ObjectFolder:
         """Return the URL of the object `name`, for messages."""
         return f"{self.place}/{name}"
 
-    def read(self, name: str, *, sha256: str | None = None) -> bytes:
+    def read(self, name: str, *, sha256: str | None = None, max_bytes: int = MAX_BYTES) -> bytes:
         """Return the content of the object `name`; with `sha256`, only if that is its checksum.
 
         Raises:
             FileNotFoundError: there is no such object. error: it could not be read within the deadline.
+            DocumentError: it is larger than `max_bytes`, of which none is read; names it.
         """
 
-        async def get(store: S3FileSystem) -> bytes:
-            # One request: more at a time would be reads of ranges, without a checksum.
-            return await store._cat_file(f"{self.place.bucket}/{self.place.key(name)}", max_concurrency=1)
-
-        def check(content: bytes) -> None:
-            if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        def check(content: bytes | None) -> None:
+            if content is not None and sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
                 raise Damaged
 
-        return self._call(get, "read", name, check=check, note=f" (sha256 {sha256})" if sha256 else "")
+        content = self._call(
+            functools.partial(self._get, name, max_bytes),
+            "read",
+            name,
+            check=check,
+            note=f" (sha256 {sha256})" if sha256 else "",
+        )
+        if content is None:
+            raise DocumentError(f"{self.path(name)} is larger than {max_bytes:,} bytes")
+        return content
+
+    async def _get(self, name: str, max_bytes: int, store: S3FileSystem) -> bytes | None:
+        """Return the content of the object, None if it is larger.
+
+        One request, which tells the size first: more would be reads of ranges, without a checksum.
+        """
+        answer = await store._call_s3("get_object", **self._key(name))
+        try:
+            return await answer["Body"].read() if answer["ContentLength"] <= max_bytes else None
+        finally:
+            answer["Body"].close()
 
     def write(
         self, name: str, content: bytes, *, new: bool = False, metadata: dict[str, str] | None = None
@@ -90,7 +108,7 @@ class ObjectFolder:
                 if not (new and is_taken(error)):
                     raise
                 # The attempt before this one may have got through although its answer was lost.
-                return await store._cat_file(f"{self.place.bucket}/{self.place.key(name)}") == content
+                return await self._get(name, len(content), store) == content
             return True
 
         options = {"Metadata": metadata or {}, **({"IfNoneMatch": "*"} if new else {})}

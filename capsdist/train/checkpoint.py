@@ -48,7 +48,7 @@ __all__ = [
     "load_model", "read_checkpoint", "verify_checkpoint", "write_checkpoint",
 ]  # fmt: skip
 
-_OLDER = "resume from an older checkpoint"
+_OLDER = "take an older checkpoint"
 _DTYPES = {torch.float32, torch.float64}
 
 

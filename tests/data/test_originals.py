@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import gzip
 import hashlib
-import http.server
 import io
 import pickle
 import struct
 import tarfile
-import threading
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +18,7 @@ from cifar_batches import batch_bytes, md5
 
 from capsdist.data import originals
 from capsdist.data.cifar import ARCHIVE, load_cifar, unpickle_batch
-from capsdist.data.idx import FILES, load_idx_set, load_or_download, parse_idx
+from capsdist.data.idx import FILES, load_idx_set, parse_idx
 from capsdist.data.originals import Original, content, download
 from capsdist.errors import DataError
 
@@ -291,73 +288,6 @@ def test_no_code_of_a_pickle_runs(tmp_path):
 def test_broken_batches(data):
     with pytest.raises(DataError, match="here: is not a CIFAR-10 batch"):
         unpickle_batch(data, "here")
-
-
-# ---- download
-
-
-@pytest.fixture
-def server(tmp_path):
-    """A web server on a port of the system's choice: its address and the folder that it serves."""
-    folder = tmp_path / "served"
-    folder.mkdir()
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=folder)
-    ) as served:
-        thread = threading.Thread(target=served.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{served.server_port}", folder
-        served.shutdown()
-        thread.join()
-
-
-def test_files_are_fetched_from_the_first_mirror_that_has_them(tmp_path, server):
-    """The first mirror answers 404, the second holds a damaged file, the third the right ones."""
-    url, folder = server
-    checksums, held = write_idx_set(folder / "right")
-    (folder / "wrong").mkdir()
-    (folder / "wrong" / "train-images-idx3-ubyte.gz").write_bytes(b"something else")
-    mirrors = [f"{url}/absent", f"{url}/wrong", f"{url}/right"]
-    target = tmp_path / "originals"
-    splits = load_or_download(None, checksums, mirrors, target, command="pack")
-    assert np.array_equal(splits["train"][0][:, 0], held["train"][0])
-    assert sorted(path.name for path in target.iterdir()) == sorted(f"{name}.gz" for name in checksums)
-
-
-def test_what_is_there_is_not_fetched_again(tmp_path, server, capsys):
-    url, folder = server
-    checksums, _ = write_idx_set(folder)
-    load_or_download(None, checksums, [url], tmp_path / "originals", command="pack")
-    assert capsys.readouterr().out.count("downloading") == 4
-    load_or_download(None, checksums, ["http://127.0.0.1:9"], tmp_path / "originals", command="pack")
-    assert "downloading" not in capsys.readouterr().out
-
-
-def test_no_mirror_works(tmp_path, server):
-    url, _ = server
-    checksums = {name: "" for names in FILES.values() for name in names}
-    mirrors = [url, "http://no-such-host.invalid"]
-    with pytest.raises(DataError) as caught:
-        load_or_download(None, checksums, mirrors, tmp_path / "o", command="python data_prep/pack_mnist.py")
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith("cannot download train-images-idx3-ubyte.gz (127.0.0.1:")
-    assert "no-such-host.invalid: " in message
-    assert "t10k-labels-idx1-ubyte.gz" in message
-    assert message.endswith("then run: python data_prep/pack_mnist.py --source FOLDER")
-    assert not list((tmp_path / "o").iterdir())
-
-
-def test_a_damaged_file_of_an_earlier_download_is_refused(tmp_path):
-    (tmp_path / "file").write_bytes(b"half")
-    original = Original("file", "0" * 64)
-    with pytest.raises(DataError, match=r"file: sha256 of its content is .*; get the file again"):
-        download([], tmp_path / "file", lambda path: content(path, original), manual="")
 
 
 def test_archives_are_streams_of_bytes_only(tmp_path):

@@ -39,6 +39,13 @@ def test_missing_folder_names_the_packing_command(tmp_path, reader):
     refused(lambda: reader(folder, remedy=REMEDY), f"{folder}: there is no such data set; {REMEDY}")
 
 
+def test_a_data_set_in_the_place_of_a_split_is_told_which_splits_there_are(make_split, tmp_path):
+    for name in ("train", "test"):
+        make_split(name=name)
+    message = f"{tmp_path}: is a data set with the splits test, train; name one of them"
+    refused(lambda: read_index(tmp_path, remedy=REMEDY), message)
+
+
 def test_a_split_of_another_name_is_told_which_there_are(make_split, tmp_path):
     for name in ("train", "test", "unfinished"):
         make_split(name=name)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +19,7 @@ from capsdist.errors import DataError, RunError
 from capsdist.train.engine import operators
 from capsdist.train.engine.build import zero_requirements
 from faults.strikes import kill_when_it_builds
+from limits import full_disk
 
 HERE = Path(__file__).parent
 needs_compiler = pytest.mark.skipif(zero_requirements() is not None, reason=str(zero_requirements()))
@@ -91,7 +95,7 @@ def late_build(late: int, limit_s: float, store: Path) -> float:
         timeout=timedelta(seconds=limit_s),
     )
     build, began = operators.load_operators, time.monotonic()
-    operators.load_operators = lambda say: time.sleep(1.5 * limit_s if rank == late else 0.0)
+    operators.load_operators = lambda *_: time.sleep(1.5 * limit_s if rank == late else 0.0)
     try:
         operators.prepare_operators()
     finally:
@@ -110,7 +114,7 @@ def test_ranks_wait_for_a_build_longer_than_for_each_other(tmp_path: Path) -> No
 def test_a_lock_file_without_a_process_is_removed_and_one_in_use_is_waited_for(folder: Path) -> None:
     lock, said = folder / "lock", []
     lock.touch()
-    operators._remove_stale_lock(folder, time.monotonic(), said.append)
+    operators._remove_stale_lock(folder, time.monotonic(), said.append, operators._no_sign)
     assert (lock.exists(), said) == (False, [])
     lock.touch()
     holder = subprocess.Popen(
@@ -123,7 +127,7 @@ def test_a_lock_file_without_a_process_is_removed_and_one_in_use_is_waited_for(f
         with pytest.raises(
             RunError, match=r"CAPSDIST_BUILD_DEADLINE_S=1800: .* another program builds it"
         ) as caught:
-            operators._remove_stale_lock(folder, time.monotonic(), said.append)
+            operators._remove_stale_lock(folder, time.monotonic(), said.append, operators._no_sign)
         assert "\n" not in str(caught.value)
         assert lock.exists()
         assert "waiting for DeepSpeed's CPU operator" in said[0]
@@ -136,8 +140,13 @@ def test_a_build_that_takes_too_long_is_killed_with_its_compilers(folder: Path, 
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("CAPSDIST_BUILD_DEADLINE_S", "3")
-    with pytest.raises(RunError, match=r"the build in .*; raise it, or use --train.engine ddp"):
-        operators.build_operators()
+    signs = []
+    with (
+        pytest.raises(RunError, match=r"the build in .*; raise it, or use --train.engine ddp"),
+        operators._built(print, lambda: signs.append(time.monotonic())),
+    ):
+        pass
+    assert signs[-1] - signs[0] > 1  # the watchdog hears of the build for as long as it lasts
     assert operators._builders(folder) == []
     assert not (folder / "lock").exists()
 
@@ -163,3 +172,25 @@ def test_the_deadline_and_the_folder_are_checked(folder: Path, monkeypatch, tmp_
     with pytest.raises(RunError, match=r"cannot be built there .*; set TORCH_EXTENSIONS_DIR") as caught:
         operators.build_operators()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("what", ["no locks", "log", "stamp", "link"])
+def test_what_the_file_system_refuses_is_one_line(folder: Path, monkeypatch, what: str) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(operators, "_BUILD", "")  # ends well, and at once
+    if what == "no locks":
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    elif what == "link":
+        (folder / "build.log").symlink_to(folder / "target")
+        (folder / "target").write_bytes(b"kept")
+    elif what == "log":
+        (folder / "build.log").mkdir()
+    with full_disk(0 if what == "stamp" else 2000), pytest.raises(RunError) as caught:
+        operators.build_operators()
+    assert re.fullmatch(
+        rf"{folder}.*: DeepSpeed's CPU operator cannot be built there \(.+\); set TORCH_EXTENSIONS_DIR .+",
+        str(caught.value),
+    )
+    assert what != "link" or (folder / "target").read_bytes() == b"kept"

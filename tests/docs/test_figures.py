@@ -1,4 +1,4 @@
-"""Figures of time, speed and memory in the READMEs are those of their records, or no measurements at all.
+"""Figures of time, speed, memory and shares in the READMEs are those of their records, or no measurements.
 
 A measured figure is followed by a comment that readers do not see, with subject and name of the figure in the
 newest record: 456.3 s<!-- tune whole_s -->. The results table has a test of its own (`test_tables.py`).
@@ -19,15 +19,18 @@ NOT_OURS = {".venv", "data", "runs", "build"}
 READMES = sorted(path for path in ROOT.rglob("README.md") if path.relative_to(ROOT).parts[0] not in NOT_OURS)
 NEWEST = newest_records(ROOT / "jobs/records")
 AMOUNT = r"\d[\d,.]*(?:\s+(?:to|and)\s+\d[\d,.]*)?"
-UNITS = r"ns|µs|us|ms|s|seconds?|minutes?|hours?|images/s|[GT]FLOP/s|[KMGT]i?B(?:/s)?|bytes"
-FIGURE = re.compile(rf"(?<![\w.,/-])({AMOUNT})\s({UNITS})\b(?!/)(?:<!--\s*(\S+)\s+(\S+)\s*-->)?")
-SUFFIX = {"s": "_s", "ms": "_ms", "images/s": "images_per_s", "bytes": "_bytes"}
+UNITS = r"ns|µs|us|ms|s|seconds?|minutes?|hours?|images/s|[GT]FLOP/s|[KMGT]i?B(?:/s)?|bytes|%|times"
+FIGURE = re.compile(rf"(?<![\w.,/-])({AMOUNT})\s({UNITS})(?![\w/])(?:<!--\s*(\S+)\s+(\S+)\s*-->)?")
+NAMES = {
+    "s": r"\w+_s", "ms": r"\w+_ms", "images/s": r"\w*images_per_s", "bytes": r"\w+_bytes",
+    "%": r"\w+_percent|(\w+_)?share(_\w+)?", "times": r"(\w+_)?(speedup|ratio|over)(_\w+)?",
+}  # fmt: skip
 
 # What is not measured: limits and settings in the code, sizes that follow from shapes, facts about others.
 NOT_MEASURED = {
     "capsdist/data/README.md": {"10 seconds", "512 bytes", "512 MiB", "10,240 bytes"},
     "capsdist/routing/README.md": {"64 MB", "0.8 GB", "3.2 GB", "4 bytes"},
-    "capsdist/routing/fused/README.md": {"227 KB", "425 MB", "6 MB", "16 bytes"},
+    "capsdist/routing/fused/README.md": {"227 KB", "425 MB", "6 MB", "16 bytes", "2.8 times", "7 times"},
     "capsdist/storage/README.md": {"10 seconds", "64 GiB", "50 MB"},
     "capsdist/train/README.md": {"5 seconds"},
     "capsdist/train/cluster/README.md": {"10 seconds", "5 seconds", "5 s", "16 s", "3 s", "5 GB"},
@@ -51,8 +54,9 @@ def faults(text: str, not_measured: set[str]) -> Iterator[str]:
             if shown not in not_measured:
                 yield f"{shown}: has no record; add <!-- subject figure -->, or take it out"
             continue
-        value = NEWEST[what][1]["figures"][name] if what in NEWEST else None
-        if value is None or amount != number(value) or not name.endswith(SUFFIX[unit]):
+        value = NEWEST[what][1]["figures"].get(name) if what in NEWEST else None
+        scale = 100 if unit == "%" and "share" in name else 1
+        if value is None or amount != number(scale * value) or not re.fullmatch(NAMES.get(unit, ""), name):
             yield f"{shown}: the record of {what} has {name}={value}"
 
 
@@ -77,6 +81,22 @@ def test_what_is_not_measured_is_still_there() -> None:
         ("takes 456.3 s<!-- dance whole_s --> here", "456.3 s: the record of dance has whole_s=None"),
         ("takes 0.9 ms", "0.9 ms: has no record; add <!-- subject figure -->, or take it out"),
         ("in 10 to 20 s", "10 to 20 s: has no record; add <!-- subject figure -->, or take it out"),
+        ("of 29.3 %<!-- tune share_of_preset_parameters --> here", None),
+        (
+            "is 2.7 %<!-- tune error_percent -->, 2.7 % wrong",
+            "2.7 %: has no record; add <!-- subject figure -->, or take it out",
+        ),
+        (
+            "of 29 %<!-- tune share_of_preset_parameters -->",
+            "29 %: the record of tune has share_of_preset_parameters=0.293",
+        ),
+        ("6.071 times<!-- routing speedup_vs_reference --> as fast", None),
+        (
+            "6.1 times<!-- routing speedup_vs_reference --> as fast",
+            "6.1 times: the record of routing has speedup_vs_reference=6.071",
+        ),
+        ("30 times<!-- routing num_runs -->", "30 times: the record of routing has num_runs=30.0"),
+        ("7 times as often", "7 times: has no record; add <!-- subject figure -->, or take it out"),
         ("`sleep 5 s`, torch 2.13, 64 images, 10 seconds", None),
     ],
 )

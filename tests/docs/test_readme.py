@@ -29,6 +29,11 @@ def commands() -> list[str]:
     return [command for line in lines if (command := line.partition("#")[0].strip())]
 
 
+def test_the_map_shows_every_folder_of_tests() -> None:
+    folders = {path.parent.name for path in ROOT.glob("tests/*/*.py")}
+    assert {name for name in folders if f"tests/{name}" not in README} == set()
+
+
 def run(folder: Path, words: list[str], *, status: int = 0) -> str:
     """Run a script of the checkout from `folder`; return what it printed, both streams."""
     words = [sys.executable, str(ROOT / words[1]), *words[2:]]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from capsdist.bench.tables import newest_records, number, results_table, with_table
+from capsdist.errors import DataError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,15 @@ def test_the_newest_record_of_a_subject_counts(tmp_path: Path) -> None:
     table = results_table(tmp_path)
     assert "| 5.04 | ratio of medians | Some CPU, 2 cores | [2026-03-01](jobs/records/a) |" in table
     assert "6.52" not in table
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"what": "a"}', b"\xff", b'{"what": NaN}', b"[" * 100_000])
+def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "record.json").write_bytes(content)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/a/record.json .*; restore it") as caught:
+        results_table(tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_text_without_marks_is_refused() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -17,8 +19,8 @@ from faults.lineage import differing_tensors
 from faults.tiny import BATCH, NUM_TEST, STEPS_PER_EPOCH, tiny_config, write_tiny
 
 __all__ = [
-    "NETWORK", "NUM_TEST", "ROOT", "STEPS_PER_EPOCH", "TINY_FLAGS", "Rows", "Slow", "assert_same_state",
-    "reseal", "run_job_file", "save_tiny", "tiny_config", "write_tiny",
+    "NETWORK", "NUM_TEST", "ROOT", "STEPS_PER_EPOCH", "TINY_FLAGS", "FrozenAtStart", "Rows", "Slow",
+    "assert_same_state", "reseal", "run_job_file", "save_tiny", "tiny_config", "write_tiny",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -99,3 +101,26 @@ class Slow:
     def __call__(self, rank: int, step: int) -> None:
         """Wait."""
         time.sleep(self.seconds)
+
+
+@dataclass(frozen=True)
+class FrozenAtStart:
+    """A fault that stops, for ever, the first process that gets it and opens the file `path`, as a dead mount
+    would; `mark`: a file that then holds its process id.
+    """
+
+    path: Path
+    mark: Path
+
+    def __setstate__(self, state: dict[str, Path]) -> None:
+        """Do so from now on: unpickled in a worker, long before its first step."""
+        self.__dict__.update(state)
+        sys.addaudithook(self._look)
+
+    def __call__(self, rank: int, step: int) -> None:
+        """Do nothing after a step."""
+
+    def _look(self, event: str, arguments: tuple[object, ...]) -> None:
+        if event == "open" and str(arguments[0]) == str(self.path) and not self.mark.exists():
+            self.mark.write_text(str(os.getpid()))
+            os.kill(os.getpid(), signal.SIGSTOP)

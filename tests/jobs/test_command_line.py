@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from job_helpers import ROOT, reseal, save_tiny
+from job_helpers import ROOT, reseal, save_tiny, write_tiny
 
 from capsdist.cli import parse_command, run_job
 from capsdist.config import PRESETS, Config, get_preset, problems
@@ -123,8 +123,8 @@ def test_a_configuration_file_is_the_base_of_overrides(tmp_path):
     [
         ('{"train": {"epoch": 3}}', ("train.epoch=3", "is not a field", "remove it")),
         ('{"train": {"epochs": "many"}}', ("train.epochs='many'", "valid integer")),
-        ("{", ("config=", "is not JSON", "name a run's config.json")),
-        ("# capsdist " * 100, ("is not JSON", "...")),
+        ("{", ("config='config.json'", "is not JSON", "name a run's config.json")),
+        ("# capsdist " * 100, ("config='config.json': is not JSON",)),
     ],
 )
 def test_a_faulty_configuration_file_names_the_field(capsys, text, fragments):
@@ -174,11 +174,20 @@ def test_a_configuration_file_that_is_not_there(capsys):
     refused(capsys, ["--config", "none.json"], "config='none.json'", "No such file")
 
 
+def test_check_names_problems_of_data_machine_and_values_together(capsys):
+    write_tiny(Path("data"), name="digits")
+    argv = ["--check", "--routing.iterations=0", "--train.workers=99", "--train.global-batch=4096"]
+    assert run_job("A job.", ["digits_quickstart"], argv=argv) == INVALID
+    shown = capsys.readouterr().err
+    for part in ("routing.iterations=0", "train.workers=99: needs", "train.global_batch=4096: is more than"):
+        assert f"error: {part}" in shown
+
+
 def test_check_accepts_and_warns_of_what_is_missing(capsys):
     assert run_job("A job.", MNIST, argv=["--check"]) == DONE
     shown = capsys.readouterr()
     assert "configuration is valid" in shown.out
-    assert "not looked at before it starts: images and labels" in shown.out
+    assert "not looked at before it starts: images and labels, the content of checkpoints" in shown.out
     assert "data/mnist/train: not packed yet; pack it with `python data_prep/pack_mnist.py`" in shown.err
     assert list(Path().iterdir()) == []  # checking leaves nothing behind
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from job_helpers import run_job_file, save_tiny, tiny_config
+from job_helpers import ROOT, run_job_file, save_tiny, tiny_config
 
 from capsdist.cli import _draw
 from capsdist.console import INVALID, STOPPED, announced
@@ -40,6 +40,30 @@ def test_characters_that_the_output_does_not_have_are_escaped():
 def test_ctrl_c_is_one_line():
     code = "import os, signal\nsys.exit(run_program(lambda: os.kill(os.getpid(), signal.SIGINT) or 0))"
     done = run_code(code)
+    assert (done.returncode, done.stdout, done.stderr) == (STOPPED, "", "stopped\n")
+
+
+ALIKE = {"train_cifar.py", "train_fashion_mnist.py", "pack_cifar10.py", "pack_fashion_mnist.py"}
+COMMANDS = [
+    path
+    for path in sorted(ROOT.glob("*/*.py"))
+    if path.parent.name in {"jobs", "cluster", "data_prep"} and path.name not in ALIKE
+]
+INTERRUPTED = """
+import argparse, os, runpy, signal, sys
+import tyro
+def interrupt(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGINT)
+tyro.cli = tyro.extras.overridable_config_cli = argparse.ArgumentParser.parse_args = interrupt
+sys.argv = [sys.argv[1]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)
+def test_ctrl_c_ends_every_command_in_one_line(path: Path, tmp_path: Path):
+    command = [sys.executable, "-c", INTERRUPTED, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (STOPPED, "", "stopped\n")
 
 

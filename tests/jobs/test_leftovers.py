@@ -43,6 +43,18 @@ def test_a_lock_whose_file_was_removed_holds_nothing(storage: Path) -> None:
     os.close(descriptor)
 
 
+def test_a_pipe_in_the_place_of_a_lock_holds_nobody_up(tmp_path: Path) -> None:
+    (tmp_path / "foreign").mkdir()
+    os.mkfifo(tmp_path / "foreign" / ".lock")
+    with removed_if_unbegun(RunFolder(tmp_path / "foreign").files):
+        pass
+    with (
+        pytest.raises(RunError, match=r"\.lock cannot be locked \(Not a regular file\); remove it"),
+        RunFolder(tmp_path / "foreign").lock(),
+    ):
+        pass
+
+
 def test_only_runs_that_have_not_begun_and_that_nobody_holds_go(storage: Path) -> None:
     held = RunFolder(storage / "held")
     with held.lock():

@@ -161,7 +161,7 @@ def test_check_compares_with_no_cluster(capsys, tiny_root, tmp_path, monkeypatch
     assert run_job("A job.", ["mnist_paper"], argv=argv) == 0
     shown = capsys.readouterr()
     assert "warning: train.workers=90: needs 90 cores" in shown.err
-    assert shown.out.endswith("not looked at before it starts: images and labels, what the cluster has\n")
+    assert shown.out.endswith("images and labels, the content of checkpoints, what the cluster has\n")
 
 
 @pytest.fixture

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,6 +21,7 @@ from capsdist.train.cluster.retention import clean, finished_checkpoints, prune
 from capsdist.train.cluster.rundir import RunFolder, RunSummary
 from capsdist.train.metrics import RunWriter, read_metrics
 from faults.strikes import flip_bit
+from limits import full_disk
 
 
 @pytest.fixture
@@ -274,20 +272,6 @@ def test_damaged_lines_of_metrics_are_told_and_kept(run: Path) -> None:
         f"warning: passed over line 2 of {path}: it is not UTF-8 at byte 0, and 2 more lines"
     ]
     assert path.read_bytes().splitlines()[:-1] == lines[:-1]
-
-
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """No file of this process may become larger than 2,000 bytes.
-
-    Not a fixture: pytest writes its own report before it tears fixtures down, and that file counts as well.
-    """
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @full_disk()

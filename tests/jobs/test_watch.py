@@ -10,14 +10,15 @@ import time
 from pathlib import Path
 
 import pytest
-from job_helpers import Rows, tiny_config
+from job_helpers import FrozenAtStart, Rows, tiny_config
 
 from capsdist.config import Cluster
 from capsdist.train.cluster import launch
 from capsdist.train.metrics import read_metrics
 from faults.script import Fault, Script, read_marks
 
-# Far above the second that workers take from the moment they are watched to the first step.
+# Workers take a second from the moment they are watched to the first step; on a busy machine the watchdog may
+# strike before that as well, which costs an attempt.
 LIMIT_S = 12.0
 
 
@@ -25,7 +26,7 @@ LIMIT_S = 12.0
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_root, tmp_path, workers):
     fault = Script([Fault("frozen_worker", workers - 1, 7)], tmp_path / "marks", tmp_path / "frozen-run")
-    cluster = Cluster(cpus_per_worker=1, max_failures=1, step_timeout_s=LIMIT_S)
+    cluster = Cluster(cpus_per_worker=1, max_failures=9, step_timeout_s=LIMIT_S)
     rows = Rows()
     config = tiny_config(tiny_root, tmp_path, "frozen-run", cluster=cluster, workers=workers)
     summary = launch(config, display=rows, fault=fault)
@@ -33,14 +34,12 @@ def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_roo
     assert (summary.status, summary.steps) == ("done", 16)
     run = Path(summary.run_dir)
     [mark] = read_marks(tmp_path / "marks")
-    [note] = [row["message"] for row in rows.of("note")]
-    assert note.startswith(
-        f"warning: no step for {LIMIT_S:g} s: worker {workers - 1} (process {mark.pid} on {mark.host})"
-    )
+    frozen = f"warning: no step for {LIMIT_S:g} s: worker {workers - 1} (process {mark.pid} on {mark.host})"
+    [note] = [row["message"] for row in rows.of("note") if row["message"].startswith(frozen)]
     assert "does not answer, it is stopped; killed all workers" in note
     assert note.endswith(f"their stacks are in {run}/stacks.txt")
-    assert len(rows.of("failure")) == 1
-    assert [row["resumed_step"] for row in rows.of("start")][1:] in ([3], [6])
+    assert len(rows.of("failure")) == len(rows.of("start")) - 1 >= 1
+    assert rows.of("start")[-1]["resumed_step"] >= 3
     steps = [row["step"] for row in read_metrics(run / "metrics.jsonl") if row["kind"] == "train"]
     assert steps == sorted(set(steps))
     assert steps[-1] == 16
@@ -49,6 +48,23 @@ def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_roo
     assert stacks.count("most recent call first") >= workers - 1
     if workers == 2:  # where the other one waits
         assert "train_step" in stacks
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_worker_that_freezes_before_it_has_read_anything_is_found(tiny_root, tmp_path):
+    """The only one of the run: no other waits for it."""
+    fault = FrozenAtStart(tmp_path / "frozen-start" / "config.json", tmp_path / "mark")
+    cluster = Cluster(cpus_per_worker=1, max_failures=9, step_timeout_s=LIMIT_S)
+    rows = Rows()
+    summary = launch(
+        tiny_config(tiny_root, tmp_path, "frozen-start", cluster=cluster, workers=1),
+        display=rows,
+        fault=fault,
+    )
+    assert (summary.status, summary.steps) == ("done", 16)
+    frozen = f"worker 0 (process {fault.mark.read_text()} on "
+    [note] = [row["message"] for row in rows.of("note") if frozen in row["message"]]
+    assert "does not answer, it is stopped; killed all workers" in note
 
 
 def test_a_process_that_has_the_number_of_a_worker_is_let_alone():

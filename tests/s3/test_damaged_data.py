@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import tempfile
+import uuid
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from places import Place
 from sets import random_set
 from test_data_on_s3 import refused, shard_reads
 
 from capsdist.data import Split, check_split, verify_split
 from faults.wire import FaultProxy
+from properties.damage import PHASES, Accident, accidents
+from properties.set_steps import read_or_refused, write_set
 
 pytestmark = pytest.mark.s3
 
@@ -59,3 +67,42 @@ def test_a_split_of_another_name_is_told_which_there_are(place: Place):
     random_set(28).write(f"{place.url}/set/test")
     message = f"{place.url}/set/trian: there is no such split, {place.url}/set has test, train; name"
     refused(lambda: check_split(f"{place.url}/set/trian", remedy="do it"), message, "do it")
+
+
+def test_a_shard_that_grew_is_not_read(place: Place):
+    index = random_set(12).write(place.url)
+    split = Split(place.url)
+    place.put("shard-00001.tar", place.objects()["shard-00001.tar"] + b"x")
+    refused(
+        lambda: split.gather(np.arange(index.num_samples)),
+        f"{place.url}/shard-00001.tar is larger than {index.shards[1].size_bytes:,} bytes; ",
+    )
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A split in a folder that is not changed."""
+    return write_set(tmp_path_factory.mktemp("whole") / "train")
+
+
+@pytest.mark.parametrize("num_cases", [20, pytest.param(500, marks=pytest.mark.slow)])
+def test_a_damaged_set_is_read_rightly_or_refused(whole: Path, place: Place, num_cases: int):
+    """As tests/properties/test_damaged_set.py for objects."""
+
+    @settings(max_examples=num_cases, deadline=None, phases=PHASES)
+    @given(
+        happened=st.lists(accidents(contents_only=True), min_size=1, max_size=3),
+        lost=st.sampled_from([None, None, "index.json", "shard-00001.tar"]),
+    )
+    def case(happened: list[Accident], lost: str | None) -> None:
+        name = uuid.uuid4().hex[:8]
+        with tempfile.TemporaryDirectory() as text:
+            copy = Path(shutil.copytree(whole, Path(text) / "train"))
+            for each in happened:
+                each.apply(copy, copy)
+            for path in copy.iterdir():
+                if path.name != lost:
+                    place.put(f"{name}/train/{path.name}", path.read_bytes())
+        read_or_refused(f"{place.url}/{name}/train")
+
+    case()

@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import Place
 
@@ -39,25 +39,29 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
     return place / "run", Truth.of(str(place / "run"), result)
 
 
-@settings(
-    max_examples=20, deadline=None, phases=PHASES, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
-@given(
-    happened=st.lists(accidents(contents_only=True), max_size=2),
-    lost=st.sampled_from([None, "config.json", "result.json", "step_00000024/manifest.json"]),
-    strange=st.sampled_from(sorted(STRANGE)),
-)
+@pytest.mark.parametrize("num_cases", [20, pytest.param(500, marks=pytest.mark.slow)])
 def test_a_damaged_run_on_s3_goes_on_or_stops_with_one_line(
-    whole: tuple[Path, Truth],
-    place: Place,
-    monkeypatch: pytest.MonkeyPatch,
-    happened: list[Accident],
-    lost: str | None,
-    strange: str,
+    whole: tuple[Path, Truth], place: Place, monkeypatch: pytest.MonkeyPatch, num_cases: int
 ) -> None:
-    run, truth = whole
     for name, seconds in (("_BEAT_S", 0.1), ("_SILENT_S", 1.0), ("_SETTLE_S", 0.2)):
         monkeypatch.setattr(locks, name, seconds)
+
+    @settings(max_examples=num_cases, deadline=None, phases=PHASES)
+    @given(
+        happened=st.lists(accidents(contents_only=True), max_size=2),
+        lost=st.sampled_from([None, "config.json", "result.json", "step_00000024/manifest.json"]),
+        strange=st.sampled_from(sorted(STRANGE)),
+    )
+    def case(happened: list[Accident], lost: str | None, strange: str) -> None:
+        goes_on_or_stops(whole, place, happened, lost, strange)
+
+    case()
+
+
+def goes_on_or_stops(
+    whole: tuple[Path, Truth], place: Place, happened: list[Accident], lost: str | None, strange: str
+) -> None:
+    run, truth = whole
     case = uuid.uuid4().hex[:8]
     with tempfile.TemporaryDirectory() as text:
         copy = Path(text) / "run"

@@ -7,12 +7,13 @@ import multiprocessing
 import os
 import pickle
 import threading
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from places import Place
 
-from capsdist.errors import DataError, RunError
+from capsdist.errors import DataError, DocumentError, RunError
 from capsdist.storage import ObjectFolder
 
 pytestmark = pytest.mark.s3
@@ -29,6 +30,19 @@ def test_what_is_written_is_read(place: Place, size):
     assert folder.write("deep/x", content, metadata={"sha256": "abc"})
     assert folder.read("deep/x", sha256=digest(content)) == content
     assert folder.metadata("deep/x") == (size, {"sha256": "abc"})
+
+
+def test_of_an_object_that_is_too_large_nothing_is_read(place: Place):
+    place.put("x", bytes(60_000_017))
+    folder = ObjectFolder(place.url)
+    folder.write("y", b"")  # connects
+    tracemalloc.start()
+    try:
+        with pytest.raises(DocumentError, match=f"^{place.url}/x is larger than 60,000,016 bytes$"):
+            folder.read("x", max_bytes=60_000_016)
+        assert tracemalloc.get_traced_memory()[1] < 10e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_missing_object(place: Place):

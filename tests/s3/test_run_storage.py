@@ -58,7 +58,9 @@ def test_the_lock_of_a_dead_process_is_taken_over(place: Place):
 
 
 @pytest.mark.usefixtures("quick_locks")
-@pytest.mark.parametrize("content", [b"", b"\xff\x00", b"[]", b'{"holder": "a\\nb", "id": "x", "beats": 0}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"\xff\x00", b"[]", b'{"holder": "a\\nb", "id": "x", "beats": 0}', b"{" + b" " * 5000]
+)
 def test_a_damaged_lock_is_named_and_taken_over(place: Place, content: bytes):
     place.put("run/.lock", content)
     told: list[str] = []
@@ -179,6 +181,20 @@ def test_foreign_objects_among_checkpoints_stop_nothing(place: Place, tmp_path):
     left = {name for name in place.objects() if "step_" in name and not name.startswith("runner")}
     assert {name.split("/")[1] for name in left} == {"step_00000004"}
     assert place.objects()["runner/step_00000009/manifest.json"] == b"another run"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "state.json", "manifest.json"])
+def test_a_checkpoint_with_an_object_that_is_too_large_is_passed_over(place: Place, tmp_path, name):
+    files = open_files(f"{place.url}/run")
+    for step in (2, 4):
+        put_checkpoint(files, tmp_path, step, 1.0)
+    place.put(f"run/step_00000004/{name}", bytes((64 << 20) + 1))
+    warnings: list[str] = []
+    with newest_whole(files, warnings.append) as whole:
+        assert whole is not None
+        assert whole.step == 2
+    (warning,) = warnings
+    assert f"{place.url}/run/step_00000004/{name} is larger than " in warning
 
 
 def test_the_manifest_is_written_last(place: Place, tmp_path):

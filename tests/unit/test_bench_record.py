@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from capsdist.bench.record import commit, hardware, hardware_slug, versions, write_record
+from capsdist.bench.record import commit, hardware, hardware_slug, last_line, versions, write_record
+from capsdist.errors import RunError
 
 
 def test_record_reads_back(tmp_path: Path) -> None:
@@ -43,6 +44,22 @@ def test_a_second_record_of_the_day_replaces_the_first(tmp_path: Path) -> None:
         folder = write_record(tmp_path, "routing", config={}, figures={"number": number}, log="")
     assert len(list(tmp_path.iterdir())) == 1
     assert json.loads((folder / "record.json").read_text())["figures"] == {"number": 2}
+
+
+def test_what_is_not_finite_is_not_written(tmp_path: Path) -> None:
+    for write in (lambda figures: write_record(tmp_path, "x", config={}, figures=figures, log=""), last_line):
+        with pytest.raises(
+            RunError, match="a figure is NaN or infinite, so it is not written; measure again"
+        ):
+            write({"time_ms": float("nan")})
+    assert list(tmp_path.iterdir()) == []
+    assert last_line({"time_ms": 1.5}) == '{"time_ms": 1.5}'
+
+
+def test_a_record_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"cannot be written \(Not a directory\); make room there"):
+        write_record(tmp_path / "file", "x", config={}, figures={}, log="")
 
 
 def test_commit_is_one_of_this_checkout() -> None:

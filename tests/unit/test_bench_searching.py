@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from capsdist.bench.searching import Files, kept, kill_tree
+from capsdist.errors import RunError
 
 BEFORE: list[dict[str, Any]] = [
     {"event": "attempt"},
@@ -72,6 +73,18 @@ def test_files_are_read_as_they_lie(tmp_path: Path) -> None:
     ]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert (files.events(), files.starts()) == (BEFORE, {7: [0, 3]})
+
+
+def test_a_line_that_is_being_written_is_no_event_yet_and_damage_is_one_line(tmp_path: Path) -> None:
+    files, journal = Files(tmp_path), tmp_path / "journal.jsonl"
+    journal.write_text(json.dumps(BEFORE[0]) + '\n{"event": "tri')
+    assert files.events() == BEFORE[:1]
+    journal.write_text("[\n")
+    with pytest.raises(RunError, match=r"journal.jsonl, line 1 is not JSON .*; measure again"):
+        files.events()
+    (tmp_path / "result.json").write_text("NaN")
+    with pytest.raises(RunError, match=r"result.json has the number NaN.*; measure again"):
+        files.result()
 
 
 def test_a_kill_reaches_what_a_process_has_started(tmp_path: Path) -> None:

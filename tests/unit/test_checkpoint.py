@@ -118,14 +118,14 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
 
 def test_without_its_manifest_it_is_half_written(folder: Path) -> None:
     (folder / "manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"half written: no manifest\.json; resume from an older"):
+    with pytest.raises(CheckpointError, match=r"half written: no manifest\.json; take an older"):
         verify_checkpoint(folder)
 
 
 @pytest.mark.parametrize("name", FILES[:3])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    with pytest.raises(CheckpointError, match=f"lacks {name}; resume from an older"):
+    with pytest.raises(CheckpointError, match=f"lacks {name}; take an older"):
         verify_checkpoint(folder)
 
 

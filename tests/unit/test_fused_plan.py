@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -65,6 +67,38 @@ def test_plans_are_found_without_a_home(monkeypatch: pytest.MonkeyPatch) -> None
         Path.home()
     assert plan._known() == {}
     plan._write({})
+
+
+@pytest.fixture
+def tuned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[], plan.Plan]:
+    """Return the plan that a GPU's process takes for MNIST's totals, without a search, from the file."""
+    gpu = SimpleNamespace(name="GPU", multi_processor_count=H100_MULTIPROCESSORS)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: gpu)
+    monkeypatch.setattr(plan, "_file", lambda: tmp_path / "plans.json")
+    monkeypatch.setattr(plan, "_checked", set())
+
+    def first() -> plan.Plan:
+        monkeypatch.setattr(plan, "_plans", None)
+        plan._checked.clear()
+        cuda = torch.device("cuda")
+        return plan.launch_tuned("totals", MNIST, "x", cuda, lambda chosen: chosen, search=False)
+
+    return first
+
+
+@pytest.mark.parametrize("value", [4096, 1.0, True, "1", None, -1, 0])
+def test_a_plan_in_the_file_that_no_search_would_find_is_not_taken(tuned, tmp_path: Path, value) -> None:
+    default = default_plan("totals", MNIST, H100_MULTIPROCESSORS)
+    other = candidates("totals", MNIST, H100_MULTIPROCESSORS)[-1]
+    shared = replace(MNIST, num_images=plan.power_of_two(MNIST.num_images))
+    key = "/".join(["GPU", "totals", "x", *map(str, asdict(shared).values())])
+    assert other not in (default, replace(default, splits=1))
+    plan._write({key: other})
+    assert [path.name for path in tmp_path.iterdir()] == ["plans.json"]
+    assert tuned() == other
+    plan._write({key: replace(other, splits=value)})
+    assert tuned() == default
+    assert type(tuned().splits) is int
 
 
 def test_parts_of_the_totals_are_fewer_than_children() -> None:

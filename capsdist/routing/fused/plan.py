@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -206,6 +207,10 @@ def launch_tuned(
     shared = replace(sizes, num_images=power_of_two(sizes.num_images))
     key = "/".join([properties.name, kernel, variant, *map(str, asdict(shared).values())])
     plans = _known()
+    if key in plans and key not in _checked:
+        _checked.add(key)
+        if plans[key] not in candidates(kernel, shared, multiprocessors):
+            del plans[key]  # of another version, or forged
     may_search = search and os.environ.get("CAPSDIST_TUNE") != "0"
     if key not in plans and may_search and not torch.cuda.is_current_stream_capturing():
         plans[key] = _fastest(candidates(kernel, shared, multiprocessors), launch)
@@ -225,6 +230,7 @@ def _fastest(plans: list[Plan], launch: Callable[[Plan], object]) -> Plan:
 
 
 _plans: dict[str, Plan] | None = None
+_checked: set[str] = set()  # of the plans' keys, those that this process has compared with the candidates
 
 
 def _file() -> Path:
@@ -243,19 +249,30 @@ def _known() -> dict[str, Plan]:
     global _plans
     if _plans is None:
         try:
-            _plans = {key: Plan(**plan) for key, plan in json.loads(_file().read_text()).items()}
+            _plans = {key: _typed(Plan(**plan)) for key, plan in json.loads(_file().read_text()).items()}
         except (OSError, ValueError, TypeError, AttributeError, RuntimeError):
             _plans = {}  # none yet, of another version, or nobody's: search again
     return _plans
 
 
+def _typed(plan: Plan) -> Plan:
+    if any(type(value) is not int for value in asdict(plan).values()):
+        raise TypeError("a plan has another number than an integer")
+    return plan
+
+
 def _write(plans: dict[str, Plan]) -> None:
     """Keep the plans; a file that cannot be written only means another search next time."""
-    try:
+    with suppress(OSError, RuntimeError):
         path = _file()
-        part = path.with_suffix(f".{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps({key: asdict(plan) for key, plan in plans.items()}, indent=1))
-        part.replace(path)
-    except (OSError, RuntimeError):
-        return
+        descriptor, part = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
+        try:
+            with open(descriptor, "w") as file:
+                json.dump({key: asdict(plan) for key, plan in plans.items()}, file, indent=1)
+                file.flush()
+                os.fsync(descriptor)
+            os.replace(part, path)
+        except BaseException:
+            os.unlink(part)
+            raise

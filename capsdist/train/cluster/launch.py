@@ -141,7 +141,7 @@ class _Attempt:
                 resources = stack.enter_context(ray_session(self.config, machine, tell=self._status))
             placement = placement or preflight.place_on_cluster(self.config, resources)
             note = f" ({placement.note})" if placement.note else ""
-            self._status(f"starting {placement.workers} workers{note}")
+            self._status(f"starting {placement}{note}")
             if warning := job_warning():
                 self._note(warning)
             self.run.begin(self.config)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from capsdist.storage.durable import open_regular
 from capsdist.storage.temporary import remove_leftovers
 from capsdist.train.cluster.files import LOCK_NAME, RunFiles
 
@@ -46,7 +47,7 @@ def _remove_if_unbegun(folder: Path, age_s: float) -> None:
         if os.listdir(folder) != [LOCK_NAME]:
             return
         path = folder / LOCK_NAME
-        descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        descriptor = open_regular(path, os.O_RDWR)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             status = os.fstat(descriptor)

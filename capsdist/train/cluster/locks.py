@@ -35,6 +35,8 @@ _BEAT_S = 5.0
 _SILENT_S = 16.0  # without a beat: the holder is dead
 _SETTLE_S = 1.0  # of two that take over at a time, it belongs to the one that wrote last
 _SHOWN = 200  # characters of a lock file in a message
+_LOCK_BYTES = 4096  # of an object that holds a run
+_TOO_LARGE = b"x" * (_LOCK_BYTES + 1)  # stands for what was not read: damaged, and always the same
 
 
 Tell = Callable[[str], None]
@@ -199,13 +201,15 @@ class _Lease:
 
     def _content_now(self) -> bytes | None:
         try:
-            return self._objects.read(self._name)
+            return self._objects.read(self._name, max_bytes=_LOCK_BYTES)
         except FileNotFoundError:
             return None
+        except DocumentError:
+            return _TOO_LARGE
 
 
 def _parsed(content: bytes) -> _Holder:
-    return parse_document(content, _Holder)
+    return parse_document(content, _Holder, max_bytes=_LOCK_BYTES)
 
 
 def _this_process() -> str:

@@ -65,8 +65,10 @@ class Placement:
 
     def __str__(self) -> str:
         """Return it in words."""
+        each = "" if self.workers == 1 else " each"
         gpu = " and 1 GPU" if self.device == "gpu" else ""
-        return f"{self.workers} workers with {self.cores:g} CPU{gpu} each"
+        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        return f"{workers} with {self.cores:g} CPU{gpu}{each}"
 
 
 def this_machine() -> Machine:

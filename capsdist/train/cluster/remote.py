@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from capsdist.errors import DocumentError, RunError
+from capsdist.errors import CheckpointError, DocumentError, RunError
 from capsdist.storage import ObjectFolder, check_storage
 from capsdist.storage.documents import MAX_BYTES
 from capsdist.storage.temporary import temporary_folder
 from capsdist.train.cluster.files import LOCK_NAME
 from capsdist.train.cluster.locks import Lock, Tell, object_lock
-from capsdist.train.manifest import MANIFEST, MODEL, OPTIMIZER, STATE
+from capsdist.train.manifest import MANIFEST, parse_manifest
 
 __all__ = ["ObjectFiles"]
 
@@ -46,12 +46,9 @@ class ObjectFiles:
     def read(self, name: str, *, max_bytes: int = MAX_BYTES) -> bytes | None:
         """Read the object."""
         try:
-            content = self._objects.read(name)
+            return self._objects.read(name, max_bytes=max_bytes)
         except FileNotFoundError:
             return None
-        if len(content) > max_bytes:
-            raise DocumentError(f"{self.path(name)} is larger than {max_bytes:,} bytes")
-        return content
 
     def write(self, name: str, content: bytes) -> None:
         """Write the object, which is one request."""
@@ -90,25 +87,37 @@ class ObjectFiles:
             yield folder
 
     def download(self, name: str, target: Path) -> None:
-        """Read the objects of a checkpoint, and no others that lie there."""
+        """Read the manifest, then the objects that it names, and no more of them than it says.
+
+        Raises:
+            CheckpointError: an object is larger.
+        """
         there = self._objects.sizes(f"{name}/")
-        for file in (MODEL, OPTIMIZER, STATE, MANIFEST):
-            if f"{name}/{file}" not in there:
-                continue
-            try:
-                content = self._objects.read(f"{name}/{file}")
-            except FileNotFoundError:
-                raise RunError(
-                    f"{self.path(f'{name}/{file}')}: was deleted while it was read; start this run once at a "
-                    "time"
-                ) from None
-            try:
-                (target / file).write_bytes(content)
-            except OSError as error:
-                raise RunError(
-                    f"{target / file}: cannot be written ({error.strerror or error}); make room there, or "
-                    "set TMPDIR to another folder"
-                ) from None
+        if f"{name}/{MANIFEST}" not in there:
+            return
+        content = self._copied(name, MANIFEST, MAX_BYTES, target)
+        with contextlib.suppress(DocumentError):  # whoever verifies the checkpoint says what is wrong
+            for file, entry in parse_manifest(content).files.items():
+                if f"{name}/{file}" in there:
+                    self._copied(name, file, entry.bytes, target)
+
+    def _copied(self, name: str, file: str, max_bytes: int, target: Path) -> bytes:
+        """Return the content of an object of the checkpoint `name`, which is now in the folder `target`."""
+        path = self.path(f"{name}/{file}")
+        try:
+            content = self._objects.read(f"{name}/{file}", max_bytes=max_bytes)
+        except FileNotFoundError:
+            raise RunError(f"{path}: was deleted while it was read; start this run once at a time") from None
+        except DocumentError as error:
+            raise CheckpointError(f"checkpoint {self.path(name)} is damaged: {error}; delete it") from None
+        try:
+            (target / file).write_bytes(content)
+        except OSError as error:
+            raise RunError(
+                f"{target / file}: cannot be written ({error.strerror or error}); make room there, or "
+                "set TMPDIR to another folder"
+            ) from None
+        return content
 
     def remove(self, name: str) -> None:
         """Delete the objects."""

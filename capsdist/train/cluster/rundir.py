@@ -34,7 +34,6 @@ STORY = "failure.txt"
 STACKS = "stacks.txt"
 """The stacks of all workers when no step had been done for too long."""
 _CONFIG, _RESULT = "config.json", "result.json"
-_SHOWN = 30  # characters of what is not JSON
 _RAYS_RECORD = "checkpoint_manager_snapshot.json"
 
 Status: TypeAlias = Literal["done", "stopped", "failed"]
@@ -93,7 +92,8 @@ class RunFolder:
     def __init__(self, place: str | os.PathLike[str], warn: Warn = lambda text: None) -> None:
         self.files = open_files(place, warn)
         self.name = self.files.name
-        self._warn = warn
+        self._told: set[str] = set()
+        self._tell = warn
 
     def __str__(self) -> str:
         return str(self.files)
@@ -103,6 +103,12 @@ class RunFolder:
         """The folder of a run that lies in one."""
         assert self.files.local is not None, self
         return self.files.local
+
+    def _warn(self, text: str) -> None:
+        """Tell of a damaged file once, however often it is read."""
+        if text not in self._told:
+            self._told.add(text)
+            self._tell(text)
 
     def create(self) -> None:
         """Make the folder and prove that it can be written, in under 10 seconds.
@@ -247,14 +253,12 @@ def parse_config(content: bytes) -> Config:
     """Return the configuration that `content`, a config.json, holds.
 
     Raises:
-        ConfigError: with every fault: not JSON, an unknown or missing field, a value of another type.
+        DocumentError: it is not JSON.
+        ConfigError: with every fault: an unknown or missing field, a value of another type.
     """
+    parse_json(content)
     try:
-        parse_json(content)
         return Config.model_validate_json(content, strict=True)
-    except DocumentError as error:
-        rule, fix = f"the file {error}", "name a run's config.json"
-        raise ConfigError([Problem("config", _shortened(content), rule, fix)]) from None
     except ValidationError as error:
         faults = [_problem(fault) for fault in error.errors(include_url=False)]
     raise ConfigError(faults)
@@ -266,11 +270,6 @@ def _parse_stored(content: bytes) -> Config:
 
 def _parse_result(content: bytes) -> RunSummary:
     return parse_document(content, RunSummary)
-
-
-def _shortened(content: bytes) -> str:
-    text = content[:_SHOWN].decode(errors="replace")
-    return text if len(content) <= _SHOWN else f"{text}..."
 
 
 def _problem(fault: Mapping[str, object]) -> Problem:

@@ -61,7 +61,8 @@ class _Found:
 
 @contextlib.contextmanager
 def watched(mailbox: Any, rank: int) -> Iterator[Callable[[], None]]:
-    """In a worker: be watched while the context is open; call what is yielded after every step.
+    """In a worker: be watched while the context is open; call what is yielded after every step,
+    and often where something else takes long.
 
     Cost: the time of day a step, a call of an actor a second, which is not waited for.
     """
@@ -77,9 +78,8 @@ def watched(mailbox: Any, rank: int) -> Iterator[Callable[[], None]]:
         faulthandler.register(_SIGNAL, file)
         node_id = ray.get_runtime_context().get_node_id()
         started = _started(os.getpid())
-        mailbox.join.remote(
-            WorkerProcess(rank, os.getpid(), started, socket.gethostname(), node_id, file.name)
-        )
+        worker = WorkerProcess(rank, os.getpid(), started, socket.gethostname(), node_id, file.name)
+        ray.get(mailbox.join.remote(worker))  # has arrived: what follows may freeze this process
         try:
             yield sign
         finally:

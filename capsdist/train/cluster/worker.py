@@ -69,10 +69,7 @@ def train_worker(settings: dict[str, Any]) -> Row:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
-    remove_leftovers()  # on this node; the driver may run on another one
-    files = _files(config)
     send = EventSender(job.mailbox)
-    poll = StopPoll(job.mailbox, rank=rank, world_size=world_size, device=device)
 
     def warn(text: str) -> None:
         send({"kind": "note", "message": text})
@@ -80,9 +77,12 @@ def train_worker(settings: dict[str, Any]) -> Row:
     def say(text: str) -> None:
         send({"kind": "status", "message": text})
 
-    prepare_engine(config, world_size=world_size, device=device, say=say)
     with contextlib.ExitStack() as stack:
-        sign = stack.enter_context(watched(job.mailbox, rank))
+        sign = stack.enter_context(watched(job.mailbox, rank))  # before anything that may wait for a mount
+        remove_leftovers()  # on this node; the driver may run on another one
+        files = _files(config)
+        poll = StopPoll(job.mailbox, rank=rank, world_size=world_size, device=device)
+        prepare_engine(config, world_size=world_size, device=device, say=say, sign=sign)
 
         def should_stop(step: int) -> bool:
             sign()

@@ -15,7 +15,7 @@ from torch import nn
 from capsdist.config import Config
 from capsdist.errors import RunError
 from capsdist.train.engine.base import Engine
-from capsdist.train.engine.operators import Say, prepare_operators
+from capsdist.train.engine.operators import Say, Sign, prepare_operators
 from capsdist.train.engine.plain import PlainEngine
 from capsdist.train.engine.zero import ZeroEngine
 from capsdist.train.precision import resolve_precision
@@ -51,10 +51,11 @@ def zero_requirements() -> str | None:
     return f"train.engine='zero' on a CPU needs {' and '.join(lacking)}; or use --train.engine ddp"
 
 
-def prepare_engine(config: Config, *, world_size: int, device: torch.device, say: Say) -> None:
+def prepare_engine(config: Config, *, world_size: int, device: torch.device, say: Say, sign: Sign) -> None:
     """Do what may take minutes before an engine can be built, without a collective's time limit. Collective.
 
-    That is the compilation of DeepSpeed's operator on a CPU; `say` is told of it.
+    That is the compilation of DeepSpeed's operator on a CPU; `say` is told of it, and `sign` is
+    called often meanwhile.
 
     Raises:
         RunError: DeepSpeed cannot run here.
@@ -64,7 +65,7 @@ def prepare_engine(config: Config, *, world_size: int, device: torch.device, say
         return
     if lacking := zero_requirements():
         raise RunError(lacking)
-    prepare_operators(say)
+    prepare_operators(say, sign)
 
 
 def build_engine(

@@ -34,13 +34,16 @@ import torch.distributed as dist
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
 from capsdist.errors import RunError
-from capsdist.storage.durable import open_lock_file, remove_file, write_durably
+from capsdist.storage.durable import open_lock_file, open_regular, remove_file, write_durably
 from capsdist.storage.settings import positive_from_environment
 
-__all__ = ["Say", "build_operators", "import_deepspeed", "load_operators", "prepare_operators"]
+__all__ = ["Say", "Sign", "build_operators", "import_deepspeed", "load_operators", "prepare_operators"]
 
 Say = Callable[[str], None]
 """Called with one line about what takes long."""
+
+Sign = Callable[[], None]
+"""Called often while something takes long, by the process that waits for its end or its deadline."""
 
 NAME = "deepspeed_shm_comm"
 _LOCK, _TORCHS_LOCK, _STAMP, _LOG = "capsdist.lock", "lock", "capsdist.built", "build.log"
@@ -58,23 +61,27 @@ def _silent(text: str) -> None:
     """Say nothing."""
 
 
-def prepare_operators(say: Say = _silent) -> None:
+def _no_sign() -> None:
+    """Give no sign."""
+
+
+def prepare_operators(say: Say = _silent, sign: Sign = _no_sign) -> None:
     """Have every rank load the operator, and wait for all: collective, without a collective's time limit.
 
     Raises:
         RunError: as `load_operators`.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        load_operators(say)
+        load_operators(say, sign)
         return
     # A group of its own, whose limit is longer: that of the ordinary group is meant for ranks that compute.
     group: Any = dist.new_group(timeout=timedelta(seconds=_deadline_s() + 60.0), backend="gloo")
-    load_operators(say)
+    load_operators(say, sign)
     dist.barrier(group)
     dist.destroy_process_group(group)
 
 
-def load_operators(say: Say = _silent) -> None:
+def load_operators(say: Say = _silent, sign: Sign = _no_sign) -> None:
     """Load DeepSpeed's CPU operator into this process, where DeepSpeed finds it; build it before if need be.
 
     Raises:
@@ -88,7 +95,7 @@ def load_operators(say: Say = _silent) -> None:
     accelerator: Any = get_accelerator()
     builder = accelerator.create_op_builder("ShareMemCommBuilder")
     if builder.name not in builder._loaded_ops:
-        with _built(say), contextlib.redirect_stdout(io.StringIO()):
+        with _built(say, sign), contextlib.redirect_stdout(io.StringIO()):
             builder.load()
 
 
@@ -99,7 +106,7 @@ def build_operators(say: Say = _silent) -> None:
         RunError: as `load_operators`.
     """
     if sys.platform == "linux":
-        with _built(say):
+        with _built(say, _no_sign):
             pass
 
 
@@ -127,26 +134,36 @@ def _environment(device: torch.device) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _built(say: Say) -> Iterator[None]:
+def _built(say: Say, sign: Sign) -> Iterator[None]:
     """Hold the lock of the build folder, with the operator in it, while the context is open."""
     until = time.monotonic() + _deadline_s()
-    try:
+    with _one_line_errors():
         folder = _build_folder()
+    with _one_line_errors(str(folder)):
         descriptor = open_lock_file(folder / _LOCK)
+        try:
+            what = f"another process builds it in {folder}"
+            _wait(lambda: not _take(descriptor), until, say, sign, what)
+            _remove_stale_lock(folder, until, say, sign)
+            if not _is_built(folder):
+                say(f"building DeepSpeed's CPU operator on {socket.gethostname()}, about a minute")
+                _build(folder, until, sign)
+            yield
+        finally:
+            os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _one_line_errors(folder: str = "") -> Iterator[None]:
+    """Make of what the file system refuses, be it a lock, an error of ours with the remedy."""
+    try:
+        yield
     except OSError as error:
         raise RunError(
-            f"{error.filename}: DeepSpeed's CPU operator cannot be built there ({error.strerror}); set "
-            "TORCH_EXTENSIONS_DIR to a writable folder, or use --train.engine ddp"
+            f"{error.filename or folder}: DeepSpeed's CPU operator cannot be built there "
+            f"({error.strerror or error}); set TORCH_EXTENSIONS_DIR to a writable folder of a local disk, or "
+            "use --train.engine ddp"
         ) from None
-    try:
-        _wait(lambda: not _take(descriptor), until, say, f"another process builds it in {folder}")
-        _remove_stale_lock(folder, until, say)
-        if not _is_built(folder):
-            say(f"building DeepSpeed's CPU operator on {socket.gethostname()}, about a minute")
-            _build(folder, until)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _build_folder() -> Path:
@@ -167,12 +184,12 @@ def _take(descriptor: int) -> bool:
     return True
 
 
-def _remove_stale_lock(folder: Path, until: float, say: Say) -> None:
+def _remove_stale_lock(folder: Path, until: float, say: Say, sign: Sign) -> None:
     """Remove the file that tells PyTorch's loader of a build, once no process of this machine builds."""
     path = folder / _TORCHS_LOCK
     if not path.exists():
         return
-    _wait(lambda: _builders(folder), until, say, f"another program builds it in {folder}")
+    _wait(lambda: _builders(folder), until, say, sign, f"another program builds it in {folder}")
     try:
         remove_file(path)
     except OSError as error:
@@ -216,10 +233,10 @@ def _stamp() -> bytes:
     return os.fsencode("\n".join(map(str, [*origins, *versions, os.environ.get("CXX", "c++")])))
 
 
-def _build(folder: Path, until: float) -> None:
+def _build(folder: Path, until: float, sign: Sign) -> None:
     """Have another process build the operator; it and its compilers are killed at the deadline."""
     remove_file(folder / _STAMP)
-    with (folder / _LOG).open("wb") as log:
+    with open(folder / _LOG, "wb", opener=open_regular) as log:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BUILD],
             env=os.environ | _environment(torch.device("cpu")),
@@ -229,15 +246,13 @@ def _build(folder: Path, until: float) -> None:
             start_new_session=True,
         )
         try:
-            status = process.wait(until - time.monotonic())
-        except subprocess.TimeoutExpired:
-            raise _late(f"the build in {folder}") from None
+            _poll(lambda: process.poll() is None, until, sign, f"the build in {folder}")
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
                 remove_file(folder / _TORCHS_LOCK)
-    if status != 0:
+    if process.returncode != 0:
         raise RunError(
             f"DeepSpeed's CPU operator could not be built; the compiler's messages are in {folder / _LOG}, "
             "or use --train.engine ddp"
@@ -245,15 +260,24 @@ def _build(folder: Path, until: float) -> None:
     write_durably(folder / _STAMP, _stamp())
 
 
-def _wait(busy: Callable[[], object], until: float, say: Say, what: str) -> None:
+def _wait(busy: Callable[[], object], until: float, say: Say, sign: Sign, what: str) -> None:
     """Wait while `busy()`, and say why if it takes longer than a moment."""
-    if not busy():
-        return
-    say(f"waiting for DeepSpeed's CPU operator on {socket.gethostname()}: {what}")
+    if busy():
+        say(f"waiting for DeepSpeed's CPU operator on {socket.gethostname()}: {what}")
+        _poll(busy, until, sign, what)
+
+
+def _poll(busy: Callable[[], object], until: float, sign: Sign, what: str) -> None:
+    """Wait while `busy()`, and give signs.
+
+    Raises:
+        RunError: it still is at the time `until`.
+    """
     retrying = Retrying(
         retry=retry_if_result(bool),
         wait=wait_fixed(_POLL_S),
         stop=stop_after_delay(max(until - time.monotonic(), 0.0)),
+        before_sleep=lambda _: sign(),
     )
     try:
         retrying(busy)
