@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -155,12 +154,16 @@ class LocalFiles:
 
     def create(self) -> None:
         """Make the folder and write a file into it."""
+        probe = self.local / f".probe.{uuid.uuid4().hex[:8]}"  # `remove_temporaries` knows such names
         try:
             self.local.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.local, prefix=".probe-") as probe:
-                probe.write(bytes(_PROBE_BYTES))
-                probe.flush()
-                os.fsync(probe.fileno())
+            try:
+                with probe.open("xb") as file:
+                    file.write(bytes(_PROBE_BYTES))
+                    file.flush()
+                    os.fsync(file.fileno())
+            finally:
+                probe.unlink(missing_ok=True)
             flush_folder(self.local.parent)
         except OSError as error:
             reason = error.strerror or str(error)

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Checkpoint", "EngineState", "build_network", "check_tensors", "first_not_finite", "load_model",
-    "read_checkpoint", "verify_checkpoint", "write_checkpoint",
+    "Checkpoint", "EngineState", "build_network", "check_tensors", "first_not_finite", "first_unfit",
+    "load_model", "read_checkpoint", "verify_checkpoint", "write_checkpoint",
 ]  # fmt: skip
 
 _OLDER = "take an older checkpoint"
@@ -238,15 +238,23 @@ def check_tensors(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, to
 
 
 def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the name of the first tensor that holds NaN or infinity, None if all numbers are finite.
-
-    Cost: one pass over the memory.
-    """
+    """Return the name of the first tensor that holds NaN or infinity, None if all numbers are finite."""
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and tensor.numel():
             low, high = torch.aminmax(tensor.detach())  # both are NaN if any value is
             if not (math.isfinite(low) and math.isfinite(high)):
                 return name
+    return None
+
+
+def first_unfit(slots: Mapping[str, torch.Tensor]) -> str | None:
+    """Return the name of the first slot that holds what Adam never leaves, None if there is none."""
+    for name, tensor in slots.items():
+        kind = name.rpartition("/")[2]
+        if kind == "step" and not (tensor.numel() == 1 and tensor >= 0 and float(tensor).is_integer()):
+            return name
+        if kind == "exp_avg_sq" and tensor.numel() and not tensor.min() >= 0:  # NaN too
+            return name
     return None
 
 
@@ -257,7 +265,10 @@ def _verified(folder: Path) -> tuple[State, dict[str, torch.Tensor], dict[str, t
         state = parse_state(_content(folder, STATE, expected[STATE]))
     except DocumentError as error:
         raise _damaged(folder, STATE, str(error)) from None
-    return state, _load(folder, MODEL, expected[MODEL]), _load(folder, OPTIMIZER, expected[OPTIMIZER])
+    model, slots = (_load(folder, name, expected[name]) for name in (MODEL, OPTIMIZER))
+    if (found := first_unfit(slots)) is not None:
+        raise _damaged(folder, OPTIMIZER, f"holds {found!r} with values that Adam cannot have")
+    return state, model, slots
 
 
 def _manifest(folder: Path) -> Manifest:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -146,6 +149,20 @@ def test_what_lies_in_the_place_of_the_record_is_moved_aside(run: Path, name: st
     assert warnings == [f"warning: {run / name} is not {wanted}; moved it to {aside.name}"]
     assert [row["kind"] for row in read_metrics(run / "metrics.jsonl")] == ["start"]
     assert (run / "tensorboard").is_dir()
+
+
+def test_the_probe_of_a_killed_create_goes_at_the_next_start(run: Path) -> None:
+    code = (
+        "import os, signal, sys\nfrom pathlib import Path\n"
+        "from capsdist.runs.files import LocalFiles\n"
+        "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "LocalFiles(Path(sys.argv[1])).create()\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(run)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list(run.iterdir())) == 1
+    clean(LocalFiles(run), None)
+    assert list(run.iterdir()) == []
 
 
 def mangle(folder: Path, kind: str) -> None:

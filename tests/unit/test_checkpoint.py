@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 import torch
 
 import capsdist
-from capsdist.config import CapsNetConfig, Config
+from capsdist.config import Config, Optim
 from capsdist.errors import CheckpointError
 from capsdist.models import build_model
 from capsdist.storage.documents import read_file
@@ -26,7 +27,9 @@ from capsdist.train.checkpoint import (
     verify_checkpoint,
     write_checkpoint,
 )
+from capsdist.train.engine.replicated import load_replicated
 from capsdist.train.manifest import digest_of, parse_manifest
+from capsdist.train.optim import build_optimizer
 
 CONFIG = Config(
     model=CapsNetConfig(
@@ -182,6 +185,43 @@ def test_a_tensor_of_an_unknown_type_is_damage(folder: Path) -> None:
     )
     with pytest.raises(CheckpointError, match=r"is damaged: model\.safetensors cannot be read"):
         read_checkpoint(folder)
+
+
+@pytest.mark.parametrize("value", [-1.0, 1.5, math.inf, math.nan])
+def test_a_number_of_steps_that_adam_cannot_have_done_is_damage(
+    folder: Path, value: float, tmp_path: Path
+) -> None:
+    forged = checkpoint_of()
+    forged.engine.optimizer["conv.weight/step"] = torch.tensor(value)
+    write_checkpoint(tmp_path / "step-9", forged)
+    with pytest.raises(
+        CheckpointError, match=r"is damaged: optimizer\.safetensors holds 'conv\.weight/step' with"
+    ):
+        read_checkpoint(tmp_path / "step-9")
+    network = build_model(CONFIG.model, CONFIG.routing)
+    slots = {
+        f"{name}/{slot}": torch.zeros_like(tensor)
+        for name, tensor in network.named_parameters()
+        for slot in ("exp_avg", "exp_avg_sq")
+    }
+    steps = {f"{name}/step": torch.tensor(value) for name, _ in network.named_parameters()}
+    with pytest.raises(
+        CheckpointError, match=r"holds 'conv\.weight/step' with values that Adam cannot have; resume"
+    ):
+        load_replicated(
+            EngineState(network.state_dict(), slots | steps),
+            network,
+            build_optimizer(network.parameters(), Optim()),
+        )
+
+
+@pytest.mark.parametrize("value", [-1e-9, math.nan])
+def test_a_second_moment_below_0_is_damage(tmp_path: Path, value: float) -> None:
+    forged = checkpoint_of()
+    forged.engine.optimizer["conv.weight/exp_avg_sq"] = torch.tensor([1.0, value, 2.0])
+    write_checkpoint(tmp_path / "step-9", forged)
+    with pytest.raises(CheckpointError, match=r"holds 'conv\.weight/exp_avg_sq' with values that"):
+        read_checkpoint(tmp_path / "step-9")
 
 
 def test_a_manifest_cut_off_is_damage(folder: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.errors import CheckpointError
-from capsdist.train.checkpoint import EngineState, check_tensors
+from capsdist.train.checkpoint import EngineState, check_tensors, first_unfit
 from capsdist.train.optim import SLOTS
 
 __all__ = [
@@ -60,11 +60,16 @@ def check_state(
     """Check that `state` belongs to a network with these parameters and buffers.
 
     Raises:
-        CheckpointError: naming the first tensor that is missing, left over, or of another shape.
+        CheckpointError: naming the first tensor that is missing, left over, of another shape, or in Adam's
+            state with values that Adam cannot have: a number of steps below 0, for example.
     """
     check_tensors(state.model, {**parameters, **{name: tensor.shape for name, tensor in buffers.items()}})
     slots = {f"{name}/{slot}": shape for name, shape in parameters.items() for slot in SLOTS}
     check_tensors(state.optimizer, slots | {f"{name}/step": torch.Size([]) for name in parameters})
+    if (found := first_unfit(state.optimizer)) is not None:
+        raise CheckpointError(
+            f"checkpoint holds {found!r} with values that Adam cannot have; resume from an older checkpoint"
+        )
 
 
 def one_step_count(state: EngineState, parameters: Iterable[str], needed_by: str, remedy: str) -> int:
