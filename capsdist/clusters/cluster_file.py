@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_document(node)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """Return the mapping; see the class."""
+        """Return the mapping with its keys as text, as JSON schemas expect them; see the class."""
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
                 rule = f"occurs twice in one mapping (line {key_node.start_mark.line + 1})"
                 self.repeated.append(Problem(str(key), key, rule, "remove one: the last would win"))
             seen.add(key)
-        return super().construct_mapping(node, deep)
+        return {str(key): value for key, value in super().construct_mapping(node, deep).items()}
 
 
 def read_documents(path: Path) -> tuple[list[dict[str, Any]], list[Problem]]:

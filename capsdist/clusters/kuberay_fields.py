@@ -60,7 +60,7 @@ _KINDS = {"RayCluster": _CLUSTER, "RayJob": _JOB}
 
 def problems(document: dict[str, Any]) -> Iterator[Problem]:
     """Yield the problems of one Kubernetes object; objects that are not Ray's are left alone."""
-    version, kind = str(document.get("apiVersion")), document.get("kind")
+    version, kind = str(document.get("apiVersion")), str(document.get("kind"))
     if not version.startswith("ray.io/"):
         return
     if version != "ray.io/v1":

@@ -12,6 +12,7 @@ from capsdist.clusters.walk import texts
 __all__ = ["commands", "options"]
 
 _OPERATORS = "();<>|&\n"
+_MAX_LENGTH = 131_072  # of an argument in Linux: `bash -c` refuses more
 
 
 def commands(document: object) -> Iterator[tuple[str, list[str]]]:
@@ -21,7 +22,7 @@ def commands(document: object) -> Iterator[tuple[str, list[str]]]:
     ends the search in its text: the shell would refuse it.
     """
     for field, text in texts(document):
-        for words in _simple_commands(text):
+        for words in _simple_commands(text) if len(text) < _MAX_LENGTH else ():
             yield field, words
 
 

@@ -130,7 +130,9 @@ def test_wrong_kinds_everywhere_end_in_problems_not_in_a_traceback(broken: Break
         assert check_file(broken(name, "provider", "aws"))
     assert check_file(broken(AWS, "available_node_types", ["head"]))
     assert check_file(broken(AWS, "setup_commands", "pip install ray"))
+    assert check_file(broken(AWS, "available_node_types.head.resources", {1: "x"}))
     assert check_file(broken(CLUSTER, "spec", []))
+    assert check_file(broken(CLUSTER, "kind", [None]))
 
 
 def test_placeholders_are_listed_once(repo: Path) -> None:

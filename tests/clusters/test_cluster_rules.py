@@ -262,3 +262,8 @@ WORLD, KEY = [{"CidrIp": "0.0.0.0/0"}], {"name": "huggingface", "key": "token"}
 )  # fmt: skip
 def test_the_right_form_passes(name: str, place: str, value: Any, broken: Break) -> None:
     assert [str(problem) for problem in check_file(broken(name, place, value))] == []
+
+
+def test_own_policy_has_at_most_250_lines(repo: Path) -> None:
+    files = [repo / "capsdist/clusters" / name for name in ("access.py", "pins.py", "credentials.py")]
+    assert sum(len(file.read_text().splitlines()) for file in files) <= 250
