@@ -13,7 +13,7 @@ __all__ = ["can_validate", "template_problems"]
 
 
 def can_validate() -> bool:
-    """Return whether kubernetes-validate is installed: the extra `test` brings it, it takes 110 MB."""
+    """Return whether kubernetes-validate is installed: the extra `clusters` brings it, it takes 110 MB."""
     return util.find_spec("kubernetes_validate") is not None
 
 

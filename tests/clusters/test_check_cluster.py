@@ -11,7 +11,7 @@ import ray.autoscaler
 from breaking import Break
 
 import capsdist
-from capsdist.clusters import check_file, placeholders
+from capsdist.clusters import check_file, placeholders, pods, unchecked
 
 AWS, GCP, ONPREM = "aws-gpu.yaml", "gcp-gpu.yaml", "onprem.yaml"
 CLUSTER, JOB = "kuberay/raycluster.yaml", "kuberay/rayjob.yaml"
@@ -133,6 +133,14 @@ def test_wrong_kinds_everywhere_end_in_problems_not_in_a_traceback(broken: Break
     assert check_file(broken(AWS, "available_node_types.head.resources", {1: "x"}))
     assert check_file(broken(CLUSTER, "spec", []))
     assert check_file(broken(CLUSTER, "kind", [None]))
+
+
+def test_a_missing_validator_is_named(repo: Path, monkeypatch: pytest.MonkeyPatch, home: Path) -> None:
+    monkeypatch.setattr(pods, "can_validate", lambda: False)
+    assert unchecked(repo / "cluster" / AWS) == []
+    [sentence] = unchecked(repo / "cluster" / JOB)
+    assert "pip install kubernetes-validate" in sentence
+    assert check_file(repo / "cluster" / JOB) == []
 
 
 def test_placeholders_are_listed_once(repo: Path) -> None:
