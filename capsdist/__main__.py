@@ -12,7 +12,7 @@ from pathlib import Path
 from tyro.conf import Positional
 from tyro.extras import SubcommandApp
 
-from capsdist.clusters import check_file, placeholders
+from capsdist.clusters import check_file, placeholders, unchecked
 
 __all__ = ["main"]
 
@@ -35,6 +35,8 @@ def check_cluster(
         found = check_file(path)
         for problem in found:
             print(f"error: {path}: {problem}", file=sys.stderr)
+        for sentence in unchecked(path):
+            print(f"note: {path}: {sentence}", file=sys.stderr)
         unfilled = placeholders(path)
         for name in unfilled:
             kind = "note" if template else "error"

@@ -1,8 +1,8 @@
-"""The checker of cluster files: what `ray up` and `kubectl apply` accept and would regret."""
+"""Checks of cluster files before `ray up` and `kubectl apply`: a help, not a security scanner."""
 
 from __future__ import annotations
 
-from capsdist.clusters.check import check_file
-from capsdist.clusters.reading import placeholders
+from capsdist.clusters.checker import check_file, unchecked
+from capsdist.clusters.cluster_file import placeholders
 
-__all__ = ["check_file", "placeholders"]
+__all__ = ["check_file", "placeholders", "unchecked"]

@@ -1,67 +1,84 @@
-"""What commands install: every package at one version, no nightly wheel, the Ray that launches."""
+"""Policy: every package and image at one version, no nightly build, the Ray that launches."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from importlib import metadata
+from typing import Any
 
-from capsdist.clusters.shell import simple_commands
-from capsdist.clusters.values import ray_version
+from packaging.requirements import InvalidRequirement, Requirement
+
+from capsdist.clusters.shell import commands
+from capsdist.clusters.walk import mapping, nodes
 from capsdist.errors import Problem
 
-__all__ = ["image_problems", "pin_problems"]
+__all__ = ["problems"]
 
-_NIGHTLY = re.compile(r"nightly|ray-wheels/|\.dev\d")
-_PINNED = re.compile(r"(?P<name>[A-Za-z0-9._-]+)(\[[^]]*\])?===?(?P<version>[A-Za-z0-9.+!_-]+)")
-_WITH_VALUE = {
-    "-c", "--constraint", "--constraints", "-r", "--requirement", "--requirements", "--python", "-p", "-t",
-    "--target", "-i", "--index-url", "--extra-index-url", "--index", "--default-index", "-f", "--find-links",
-    "--prefix", "--root",
-}  # fmt: skip
+_MOVING = re.compile(r"nightly|latest|ray-wheels/|\.dev\d")
+# Words are separated by NUL.
+_INSTALL = r"(?:^|[\0/])(?:(pip[\d.]*|pipx|uv\0tool|\w*conda|\w*mamba)\0(?:-[^\0]*\0)*install|(uv)\0add)\0"
+_WITH_VALUE = re.compile(
+    r"-[cfinprt]|--(?:constraints?|requirements?|python|target|index|[a-z]+-(?:index|url)|extra-index-url"
+    r"|find-links|prefix|root|name|channel)"
+)
 
 
-def pin_problems(field: str, command: str) -> Iterator[Problem]:
-    """Yield what `command` installs without a fixed version, or from nightly wheels."""
-    for words in simple_commands(command):
-        for requirement in _requirements(words):
-            yield from _requirement_problems(field, requirement)
-        if "install" in words and "--pre" in words:
+def problems(document: dict[str, Any]) -> Iterator[Problem]:
+    """Yield what commands, runtime environments and images install without a fixed version."""
+    for field, words in commands(document):
+        yield from _install_problems(field, words)
+    spec = mapping(document.get("spec"))
+    version = str(mapping(spec.get("rayClusterSpec", spec)).get("rayVersion") or "")
+    for field, name, value in nodes(document):
+        if isinstance(value, str) and re.search(r"\.(?:pip|uv)(?:\.packages)?\[\d+\]$", field):
+            yield from _requirement_problems(field, value)
+        if isinstance(value, str) and name in ("image", "head_image", "worker_image"):
+            wanted = version if field.endswith(".containers[0].image") else ""
+            yield from _image_problems(field, value, wanted)
+
+
+def _install_problems(field: str, words: list[str]) -> Iterator[Problem]:
+    found = re.search(_INSTALL, "\0".join(words))
+    rest = iter(found.string[found.end() :].split("\0") if found else ())
+    conda = found and str(found[1]).endswith(("conda", "mamba"))
+    for word in rest:
+        value = next(rest, "") if _WITH_VALUE.fullmatch(word) else word
+        if word == "--pre":
             yield Problem(field, "--pre", "installs pre-releases", "remove it, and pin versions")
+        elif not word.startswith("-"):
+            text = re.sub(r"(?<![=<>!~])=(?!=)", "==", word) if conda else word
+            yield from _requirement_problems(field, text)
+        elif "nightly" in value:
+            yield Problem(field, value, "offers nightly builds", "take an index of releases")
 
 
-def image_problems(field: str, image: str, version: str | None = None) -> Iterator[Problem]:
-    """Yield whether a container image has no fixed tag, or not that of Ray `version`."""
-    tag = image.rpartition("/")[2].partition("@")[0].partition(":")[2]
-    if tag in ("", "latest") or _NIGHTLY.search(tag):
-        rule = "is another image tomorrow"
-        yield Problem(field, image, rule, f"give it a fixed tag that begins with {version or ray_version()}")
-    elif version is not None and tag != version and not tag.startswith(f"{version}-"):
+def _requirement_problems(field: str, text: str) -> Iterator[Problem]:
+    try:
+        wanted = Requirement(text)
+        name, url, pins = wanted.name, wanted.url, wanted.specifier
+    except InvalidRequirement:
+        name, url, pins = text, text if "://" in text else None, ()
+    exact = [pin.version for pin in pins if pin.operator in ("==", "===") and not pin.version.endswith("*")]
+    ray = metadata.version("ray")
+    if _MOVING.search(text):
+        yield Problem(field, text, "is a nightly build, another one tomorrow", f"write ray=={ray}")
+    elif url:
+        if url.startswith("git+") and not re.search(r"@(?:[0-9a-f]{7,40}|v?\d[\w.]*)(?:#|$)", url):
+            yield Problem(field, text, "has no fixed version", "append @COMMIT")
+    elif not exact and not re.match(r"[.~/$]", text):
+        yield Problem(field, text, "has no fixed version", f"write {name}==VERSION")
+    elif exact and name.lower() == "ray" and exact[0] != ray:
+        rule = f"is not the Ray that launches the cluster, {ray}"
+        yield Problem(field, text, rule, "install equal versions here and there")
+
+
+def _image_problems(field: str, image: str, version: str) -> Iterator[Problem]:
+    name, _, digest = image.partition("@")
+    tag = name.rpartition("/")[2].partition(":")[2]
+    version = version or (metadata.version("ray") if "rayproject/" in name else "")
+    if not digest and (not re.search(r"\d+\.\d+|[0-9a-f]{7}", tag) or _MOVING.search(tag)):
+        yield Problem(field, image, "is another image tomorrow", "give it the tag of one version")
+    elif tag and version and tag != version and not tag.startswith(f"{version}-"):
         rule = f"its tag is not that of Ray {version}: head, workers and jobs must have one Ray"
         yield Problem(field, image, rule, f"take a tag that begins with {version}")
-
-
-def _requirements(words: list[str]) -> Iterator[str]:
-    """Yield the packages that `pip install` or `uv pip install` in `words` asks for."""
-    programs = [word.rpartition("/")[2] for word in words]
-    if "install" not in programs or not {"pip", "pip3"} & set(programs[: programs.index("install")]):
-        return
-    rest = iter(words[programs.index("install") + 1 :])
-    for word in rest:
-        if word in _WITH_VALUE:
-            next(rest, None)
-        elif not word.startswith("-"):
-            yield word
-
-
-def _requirement_problems(field: str, requirement: str) -> Iterator[Problem]:
-    pinned = _PINNED.fullmatch(requirement)
-    name = re.split(r"[\[=<>~! ;@]", requirement, maxsplit=1)[0]
-    if _NIGHTLY.search(requirement):
-        yield Problem(
-            field, requirement, "is a nightly build, another one tomorrow", f"write ray=={ray_version()}"
-        )
-    elif pinned and pinned["name"].lower() == "ray" and pinned["version"] != ray_version():
-        rule = f"is not the Ray that launches the cluster, {ray_version()}"
-        yield Problem(field, requirement, rule, "install equal versions here and there")
-    elif not pinned and not re.match(r"[.~/$]", requirement) and "://" not in requirement:
-        yield Problem(field, requirement, "has no fixed version", f"write {name}==VERSION")

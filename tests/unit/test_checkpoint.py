@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import capsdist
-from capsdist.config import Config, Optim
+from capsdist.config import CapsNetConfig, Config, Optim
 from capsdist.errors import CheckpointError
 from capsdist.models import build_model
 from capsdist.storage.documents import read_file
