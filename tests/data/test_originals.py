@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from cifar_batches import batch_bytes, md5
 
-from capsdist.data import originals
+from capsdist.data.sets import originals
 from capsdist.data.sets.cifar import ARCHIVE, load_cifar, unpickle_batch
 from capsdist.data.sets.idx import FILES, load_idx_set, parse_idx
 from capsdist.data.sets.originals import Original, content, download
