@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from job_helpers import ROOT, reseal, save_tiny, write_tiny
 
 from capsdist.cli import parse_command, run_job
-from capsdist.config import PRESETS, Config, get_preset, problems
+from capsdist.config import PRESETS, BaselineCNNConfig, Config, get_preset, problems
 from capsdist.console import DONE, FAILED, INVALID
 
 MNIST = ("mnist_paper", "digits_quickstart")
@@ -123,7 +124,7 @@ def test_a_configuration_file_is_the_base_of_overrides(tmp_path):
     [
         ('{"train": {"epoch": 3}}', ("train.epoch=3", "is not a field", "remove it")),
         ('{"train": {"epochs": "many"}}', ("train.epochs='many'", "valid integer")),
-        ("{", ("config='config.json'", "is not JSON", "name a run's config.json")),
+        ("{", ("config='config.json'", "is not JSON", "name a YAML or JSON file")),
         ("# capsdist " * 100, ("config='config.json': is not JSON",)),
     ],
 )
@@ -133,9 +134,9 @@ def test_a_faulty_configuration_file_names_the_field(capsys, text, fragments):
 
 
 def test_a_configuration_file_beside_a_preset(capsys):
-    Path("config.json").write_text(Config().model_dump_json())
+    Path("config.json").write_text(get_preset("mnist_paper").model_dump_json())
     argv = ["--config", "config.json", "--preset=digits_quickstart"]
-    refused(capsys, argv, "preset='digits_quickstart'", "--config config.json", "leave one of them out")
+    refused(capsys, argv, "preset='digits_quickstart'", "a configuration file of preset", "leave it out")
 
 
 @pytest.mark.parametrize("field", ["data.root", "train.storage", "the working folder"])
@@ -158,6 +159,56 @@ def test_a_folder_whose_name_is_not_utf8_is_refused_and_a_link_to_it_is_not(
         f"rename that folder, or set --{shown} to the absolute path of a symbolic link to it"
     )
     assert run_job("A job.", ["digits_quickstart"], argv=["--check", *argv]) == DONE
+
+
+def test_part_of_a_configuration_as_yaml_lies_over_the_preset_and_under_the_options():
+    Path("mine.yaml").write_text(
+        "# mine\nrouting: {iterations: 2}\noptim:\n  learning_rate: 2e-3\ntrain:\n  seed: 5\n  epochs: 3\n"
+    )
+    config = parse("--preset", "digits_quickstart", "--config", "mine.yaml", "--train.seed", "6")
+    expected = get_preset("digits_quickstart")
+    expected = expected.model_copy(
+        update={
+            "routing": expected.routing.model_copy(update={"iterations": 2}),
+            "optim": expected.optim.model_copy(update={"learning_rate": 0.002}),
+            "train": expected.train.model_copy(update={"seed": 6, "epochs": 3}),
+        }
+    )
+    assert config == expected
+    assert parse("--config", "mine.yaml").preset == MNIST[0]
+
+
+def test_a_configuration_file_may_choose_the_family():
+    Path("mine.yaml").write_text("model: {kind: baseline_cnn, dropout: 0.25}\n")
+    assert parse("--config", "mine.yaml").model == BaselineCNNConfig(dropout=0.25)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_printed_configuration_is_read_again(capsys, preset):
+    assert run_job("A job.", list(PRESETS), argv=["--preset", preset, "--print-config"]) == DONE
+    text = capsys.readouterr().out
+    Path("printed.yaml").write_text(text)
+    config, _ = parse_command("A job.", list(PRESETS), None, ["--config", "printed.yaml"])
+    assert config == get_preset(preset)
+    if preset == "mnist_paper":
+        assert "  # Routing iterations r: r softmax passes; paper: 3.\n  iterations: 3\n" in text
+
+
+BOMB = "a: &a [x, x]\n" + "".join(
+    f"{n}: &{n} [{', '.join(8 * ['*' + p])}]\n" for p, n in pairwise("abcdefghi")
+)
+
+
+@pytest.mark.parametrize(("text", "part"), [
+    ("- 1", "config='mine.yaml': holds no mapping of sections"), ("a: [", "config='mine.yaml': is not YAML"),
+    ("train: {seed: 1, seed: 2}", "seed='seed': occurs twice in one mapping (line 1)"),
+    ("train: 3", "train=3: "), ("trian: {seed: 1}", "trian={'seed': 1}: is not a field of this version"),
+    ("train: {seed: .nan}", "has the number NaN"), ("train: {seed: 2026-11-28}", "train.seed='2026-11-28'"),
+    (BOMB, "because its aliases repeat them"),
+])  # fmt: skip
+def test_a_faulty_yaml_file_is_refused_in_one_line(capsys, text, part):
+    Path("mine.yaml").write_text(text)
+    refused(capsys, ["--config", "mine.yaml"], part)
 
 
 def test_a_configuration_file_of_another_job(capsys):

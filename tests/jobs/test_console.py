@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from job_helpers import ROOT, run_job_file, save_tiny, tiny_config
 
-from capsdist.cli import _draw
+from capsdist.cli.job import _draw
 from capsdist.console import INVALID, STOPPED, announced
 from capsdist.errors import CheckpointError
 from capsdist.runs.rundir import RunFolder

@@ -20,14 +20,14 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from capsdist.cli.config_files import overlaid, read_values, to_yaml
 from capsdist.config import PRESETS, Config, NetworkConfig, get_preset
 from capsdist.config.models import find_family
 from capsdist.console import DONE, INVALID, STOPPED, run_program
-from capsdist.errors import ConfigError, DocumentError, Problem, RunError
+from capsdist.errors import ConfigError, Problem, RunError
 from capsdist.launch.glance import data_problems, machine_problems
 from capsdist.launch.preflight import absolute, all_problems, missing_data
-from capsdist.runs.rundir import RunFolder, parse_config, run_place
-from capsdist.storage.documents import read_file
+from capsdist.runs.rundir import RunFolder, run_place
 from capsdist.storage.place import is_url
 
 __all__ = ["check_config", "parse_command", "parse_options", "run_job", "with_environment"]
@@ -52,8 +52,12 @@ def run_job(
     """
 
     def act() -> int:
-        config, check = parse_command(description, presets, default, sys.argv[1:] if argv is None else argv)
-        return check_config(config) if check else _train(config)
+        arguments = sys.argv[1:] if argv is None else argv
+        config, command = parse_options(description, presets, default, arguments)
+        if command.print_config:
+            print(to_yaml(config), end="")
+            return DONE
+        return check_config(config) if command.check else _train(config)
 
     return run_program(act)
 
@@ -88,26 +92,40 @@ def parse_options(
     import tyro
 
     more = more or {}
-    name, file = _option(argv, "--preset"), _option(argv, "--config")
-    if name and file:
-        rule = f"stands beside --config {file}, which is a whole configuration"
-        raise ConfigError([Problem("preset", name, rule, "leave one of them out")])
-    name = name or default or presets[0]
-    base = _read_config(file) if file else with_environment(get_preset(_offered(name, presets)))
-    if base.preset != Config().preset:  # else it was made by hand
-        _offered(base.preset, presets)
+    file = _option(argv, "--config")
+    values = read_values(file) if file else {}
+    base = _base(presets, default or presets[0], _option(argv, "--preset"), values)
+    base = overlaid(_of_family(base, _kind(values)), values)
     base = _of_family(base, _option(argv, "--model.kind"))
     train = base.train.model_copy(update={"name": name_prefix + base.train.name})
     base = base.model_copy(update={"train": train})
     title = (description or "Train a network.").strip().splitlines()[0]
     command = tyro.cli(
-        _command_type(presets, name, base, more),
+        _command_type(presets, base.preset if base.preset in presets else presets[0], base, more),
         args=list(argv),
         prog=Path(sys.argv[0]).name,
         description=f"{title}\n\n{_describe(presets)}",
     )
     sections = {section: getattr(command, section) for section in _sections()}
     return Config(preset=base.preset, **sections), command
+
+
+def _base(presets: Sequence[str], default: str, asked: str | None, values: Mapping[str, Any]) -> Config:
+    """Return the preset that a command starts from: `--preset`, else that of the file, else the default."""
+    own = Config().preset
+    stored = values.get("preset", own)
+    if asked and stored not in (asked, own):
+        rule = f"stands beside a configuration file of preset {stored!r}"
+        raise ConfigError([Problem("preset", asked, rule, "leave it out, or take `preset` out of the file")])
+    if stored == own and not asked and "preset" in values:  # made by hand
+        return with_environment(Config())
+    return with_environment(get_preset(_offered(asked or (default if stored == own else stored), presets)))
+
+
+def _kind(values: Mapping[str, Any]) -> str | None:
+    model = values.get("model")
+    kind = model.get("kind") if isinstance(model, Mapping) else None
+    return kind if isinstance(kind, str) else None
 
 
 def _of_family(base: Config, kind: str | None) -> Config:
@@ -154,12 +172,18 @@ def _command_type(presets: Sequence[str], preset: str, base: Config, more: Mappi
 
     own = [
         option("preset", Literal[tuple(presets)], preset, "Named configuration to start from."),
-        option("config", Path | None, None, "Start from a run's config.json instead of a preset."),
+        option("config", Path | None, None, "YAML or JSON file, whole or partial, laid over the preset."),
         option(
             "check",
             tyro.conf.FlagCreatePairsOff[bool],
             False,
             "Check the configuration, print every problem, and train nothing.",
+        ),
+        option(
+            "print_config",
+            tyro.conf.FlagCreatePairsOff[bool],
+            False,
+            "Print the resolved configuration as YAML with its comments, and train nothing.",
         ),
     ]
     sections = [(name, type(getattr(base, name)), field(default=getattr(base, name))) for name in _sections()]
@@ -185,19 +209,6 @@ def _option(argv: Sequence[str], name: str) -> str | None:
         elif word and word.startswith(name + "="):
             value = word.partition("=")[2]
     return value
-
-
-def _read_config(file: str) -> Config:
-    fix = "name a run's config.json"
-    if is_url(file):
-        raise ConfigError([Problem("config", file, "is not a file of this machine", "copy it here first")])
-    try:
-        return parse_config(read_file(file))
-    except FileNotFoundError:
-        rule = "cannot be read (No such file or directory)"
-        raise ConfigError([Problem("config", file, rule, fix)]) from None
-    except DocumentError as error:
-        raise ConfigError([Problem("config", file, str(error), fix)]) from None
 
 
 def check_config(config: Config, also: Sequence[Problem] = ()) -> int:

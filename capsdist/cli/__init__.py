@@ -1,0 +1,7 @@
+"""Commands: what the scripts in jobs/ share. Neither torch nor Ray is imported before they are needed."""
+
+from __future__ import annotations
+
+from capsdist.cli.job import check_config, parse_command, parse_options, run_job, with_environment
+
+__all__ = ["check_config", "parse_command", "parse_options", "run_job", "with_environment"]
