@@ -9,6 +9,7 @@ from capsdist.registration import register
 
 if TYPE_CHECKING:
     from capsdist.config import Config, get_preset
+    from capsdist.inference import load
     from capsdist.models import CapsNet, ClassCapsules, PrimaryCapsules, build_model
     from capsdist.ops import margin_loss, squash
     from capsdist.routing import route
@@ -22,6 +23,7 @@ _HOME = {
     "PrimaryCapsules": "capsdist.models",
     "build_model": "capsdist.models",
     "get_preset": "capsdist.config",
+    "load": "capsdist.inference",
     "margin_loss": "capsdist.ops",
     "route": "capsdist.routing",
     "squash": "capsdist.ops",
@@ -35,6 +37,7 @@ __all__ = [
     "__version__",
     "build_model",
     "get_preset",
+    "load",
     "margin_loss",
     "route",
     "squash",

@@ -72,14 +72,17 @@ class Transform:
         if self.crop > min(images.shape[2:]):
             shape = list(images.shape)
             raise ShapeError(f"images are {shape}, smaller than the crop {self.crop}; lower data.crop")
-        if self.train:
-            grey = self._window(images, sample_ids, seed, epoch).float()
-            grey = self._colours(grey, sample_ids, seed, epoch)
-        else:
-            grey = self._central(images).float()
-        if self.standardise:
-            return _standardised(grey)
-        return (grey / 255).clamp_(0, 1)
+        if not self.train:
+            return self.evaluated(images)
+        grey = self._window(images, sample_ids, seed, epoch).float()
+        return self._scaled(self._colours(grey, sample_ids, seed, epoch))
+
+    def evaluated(self, images: Tensor) -> Tensor:
+        """Return what the network sees of `images` in evaluation: grey levels 0 to 255, any dtype."""
+        return self._scaled(self._central(images).float())
+
+    def _scaled(self, grey: Tensor) -> Tensor:
+        return _standardised(grey) if self.standardise else (grey / 255).clamp_(0, 1)
 
     def _central(self, images: Tensor) -> Tensor:
         if not self.crop:

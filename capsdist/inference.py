@@ -1,0 +1,191 @@
+"""Load a trained network and let it predict, with the preprocessing that its checkpoint states."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from capsdist.config import Config
+from capsdist.data import Transform
+from capsdist.errors import ConfigError, DataError, Problem, ShapeError
+from capsdist.models import Output
+from capsdist.runs.checkpoints import opened_checkpoint
+from capsdist.train.checkpoint import build_network, read_checkpoint
+from capsdist.train.precision import autocast, resolve_precision
+
+__all__ = ["Images", "Prediction", "Predictor", "load"]
+
+Image: TypeAlias = str | os.PathLike[str] | np.ndarray | Tensor
+"""The path of an image file, or pixels: uint8 (0 to 255) or floating point (0 to 1)."""
+Images: TypeAlias = Image | Sequence[Image]
+_MAX_PIXELS = 1 << 26  # of a file: 8192 x 8192
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network says of B images.
+
+    Attributes:
+        names: name of the predicted class of each image.
+        labels: int64 [B], number of that class.
+        scores: fp32 [B, J]; the lengths of the class capsules, in [0, 1), or the logits of a network without.
+        poses: fp32 [B, J, E], the class capsules; None for a network without capsules.
+    """
+
+    names: list[str]
+    labels: Tensor
+    scores: Tensor
+    poses: Tensor | None
+
+
+class Predictor:
+    """A trained network with its classes and its preprocessing; see `load`."""
+
+    def __init__(
+        self, config: Config, network: nn.Module, classes: Sequence[str], *, source: str, device: torch.device
+    ) -> None:
+        self.config, self.classes, self.source, self.device = config, tuple(classes), source, device
+        self.network = network.to(device).eval()
+        data = config.data
+        self._transform = Transform(crop=data.crop, standardise=data.standardise, train=False)
+        self._precision = resolve_precision(config.train.precision, device)
+
+    def predict(self, images: Images, *, batch_size: int = 128) -> Prediction:
+        """Return classes, scores and poses of `images`, on the CPU.
+
+        images: one image or many. An image is the path of a file that Pillow reads, or pixels [C, H, W], or
+        [H, W] if the network takes one channel; a batch is a sequence of images, or pixels [B, C, H, W] or
+        [B, H, W]. uint8 pixels are 0 to 255, floating-point ones 0 to 1.
+
+        Raises:
+            ShapeError: another shape, dtype or range. DataError: a file cannot be read as an image.
+        """
+        outputs = [self._run(part) for part in self._batch(images).split(batch_size)]
+        scores = torch.cat([output.scores.float().cpu() for output in outputs])
+        poses = [output.parent_poses.float().cpu() for output in outputs if output.parent_poses is not None]
+        labels = scores.argmax(1)
+        names = [self.classes[label] for label in labels.tolist()]
+        return Prediction(names, labels, scores, torch.cat(poses) if poses else None)
+
+    def reconstruct(self, images: Images, labels: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Return what the decoder draws of `images`, fp32 [B, C, H, W] in [0, 1], on the CPU.
+
+        labels: int64 [B], the classes whose capsules are drawn; None for the longest capsule of each image
+        (paper, section 4.1).
+
+        Raises:
+            ShapeError: as `predict`; or the network has no decoder.
+        """
+        chosen = None if labels is None else torch.as_tensor(labels, device=self.device)
+        drawn = self._run(self._batch(images), chosen).reconstructions
+        if drawn is None:
+            raise ShapeError(f"{self.source} has no decoder; train with --model.decoder")
+        return drawn.float().cpu()
+
+    @torch.no_grad()
+    def _run(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        seen = self._transform.evaluated(images.to(self.device))
+        with autocast(self._precision, self.device):
+            return self.network(seen, labels)
+
+    def _batch(self, images: Images) -> Tensor:
+        """Return `images` as grey levels, float32 [B, C, H, W]."""
+        if isinstance(images, np.ndarray | Tensor):
+            return self._pixels("images", torch.as_tensor(images))
+        if isinstance(images, str | os.PathLike):
+            images = [images]
+        if not len(images):
+            raise ShapeError("images are an empty sequence; give at least one")
+        parts = [self._one(number, image) for number, image in enumerate(images)]
+        if len({part.shape for part in parts}) > 1:
+            shapes = " and ".join(sorted({" x ".join(map(str, part.shape[1:])) for part in parts}))
+            raise ShapeError(f"images are {shapes} (C x H x W); give images of one size")
+        return torch.cat(parts)
+
+    def _one(self, number: int, image: Image) -> Tensor:
+        if isinstance(image, str | os.PathLike):
+            return self._pixels(os.fspath(image), torch.from_numpy(self._read(Path(image))))
+        pixels = self._pixels(f"image {number}", torch.as_tensor(image))
+        if len(pixels) != 1:
+            raise ShapeError(f"image {number} is a batch of {len(pixels)}; give a batch alone, not in a list")
+        return pixels
+
+    def _read(self, path: Path) -> np.ndarray:
+        """Return the pixels of an image file, uint8 [C, H, W]."""
+        from PIL import Image as Pillow
+
+        channels = self.config.model.in_channels
+        if channels not in (1, 3):
+            raise DataError(f"{path}: no image file has the network's {channels} channels; give pixels")
+        try:
+            with Pillow.open(path) as image:
+                if image.width * image.height > _MAX_PIXELS:
+                    raise Pillow.DecompressionBombError(f"{image.width} x {image.height} pixels are too many")
+                pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
+        except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
+            # SyntaxError: of a broken PNG
+            raise DataError(f"{path}: is no image ({error}); give a PNG or JPEG file") from None
+        return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+    def _pixels(self, name: str, pixels: Tensor) -> Tensor:
+        """Return `pixels` as grey levels, float32 [B, C, H, W], if the network can take them."""
+        model, crop = self.config.model, self.config.data.crop
+        channels, shape = model.in_channels, list(pixels.shape)
+        if channels == 1 and (pixels.ndim == 2 or (pixels.ndim == 3 and shape[0] != 1)):
+            pixels = pixels.unsqueeze(-3)
+        if pixels.ndim == 3:
+            pixels = pixels[None]
+        if pixels.ndim != 4 or pixels.shape[1] != channels or not len(pixels):
+            raise ShapeError(f"{name} has shape {shape}; give [C, H, W] or [B, C, H, W] with C={channels}")
+        sides = tuple(pixels.shape[2:])
+        if (min(sides) < crop) if crop else (sides != (model.image_size, model.image_size)):
+            least = "at least " if crop else ""
+            side = crop or model.image_size
+            raise ShapeError(f"{name} is {sides[0]} x {sides[1]} pixels; resize it to {least}{side} x {side}")
+        if pixels.dtype == torch.uint8:
+            return pixels.float()
+        if not pixels.is_floating_point():
+            raise ShapeError(f"{name} is {pixels.dtype}; give uint8 (0 to 255) or floating point (0 to 1)")
+        low, high = pixels.min().item(), pixels.max().item()
+        if not 0 <= low <= high <= 1:
+            raise ShapeError(f"{name} has values from {low:g} to {high:g}; floating-point pixels are 0 to 1")
+        return pixels.float() * 255
+
+
+def load(
+    place: str | os.PathLike[str],
+    *,
+    best: bool = False,
+    device: Literal["auto", "cpu", "gpu"] = "auto",
+    warn: Callable[[str], None] = print,
+) -> Predictor:
+    """Return the network of a run or checkpoint, ready to predict.
+
+    place: path or s3:// URL of a run, which stands for its newest verified checkpoint (`best`: the one with
+    the lowest validated error), or of a checkpoint. `warn` is told of checkpoints that were passed over.
+
+    Raises:
+        CheckpointError: there is none, or it is damaged. ConfigError: no GPU where one is asked for.
+        DataError, RunError: the storage cannot be read.
+
+    Example:
+        >>> network = load("runs/mnist")
+        >>> network.predict(["seven.png"]).names
+        ['7']
+    """
+    gpu = torch.cuda.is_available()
+    if device == "gpu" and not gpu:
+        raise ConfigError([Problem("device", device, "is not there: torch finds no GPU", "use cpu or auto")])
+    with opened_checkpoint(os.fspath(place), lowest_error=best, warn=warn) as (source, folder):
+        saved = read_checkpoint(folder)
+    known = saved.classes or ()
+    classes = (*known, *map(str, range(len(known), saved.config.model.num_classes)))
+    on = torch.device("cuda" if gpu and device != "cpu" else "cpu")
+    return Predictor(saved.config, build_network(saved), classes, source=source, device=on)
