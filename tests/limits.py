@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["PATIENCE_S", "full_disk", "wait_until"]
+__all__ = ["PATIENCE_S", "full_disk", "wait_until", "without_progress"]
 
 PATIENCE_S = 1200.0
 """Ten times the longest start or compilation on a quiet machine; a busy one must not turn a test red."""
@@ -19,6 +19,13 @@ def wait_until(met: Callable[[], object], what: str, timeout_s: float = PATIENCE
     while not met():
         assert time.monotonic() < deadline, f"{what} within {timeout_s:g} s"
         time.sleep(0.05)
+
+
+def without_progress(errors: str) -> str:
+    """Return what a command wrote to stderr without the lines about what takes it more than 5 s."""
+    progress = ("reading ", "fetching and reading ", "writing ", "evaluated ")
+    lines = errors.splitlines(keepends=True)
+    return "".join(line for line in lines if not line.startswith(progress))
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from capsdist.errors import CapsdistError
+from capsdist.runs.files import LOCK_NAME
 from capsdist.runs.retention import checkpoint_name
+from capsdist.storage.durable import remove_tree
 from properties.damage import CASES, Accident, has_files, try_accidents
 from properties.run_steps import ERRORS, Truth, start_or_stop, write_run
 
@@ -32,11 +34,19 @@ def assert_one_line(error: CapsdistError, run: Path) -> None:
 
 
 def holds(run: Path, truth: Truth, happened: list[Accident], outside: Path) -> None:
-    """Let accidents happen to a run, then look at it and start it again."""
+    """Let accidents happen to a run, then look at it and start it again.
+
+    What lies in the place of the lock is the user's to remove: the message says so, and then the run goes on.
+    """
     changed = [each.apply(run, outside) for each in happened if has_files(run)]
     touched = {part for path in changed for part in (path, path.parent)}
     untouched = [step for step in ERRORS if run / checkpoint_name(step) not in touched]
     stopped = start_or_stop(str(run), truth, untouched)
+    if stopped is not None and LOCK_NAME in str(stopped):
+        assert_one_line(stopped, run)
+        assert "; remove it and start again" in str(stopped)
+        remove_tree(run / LOCK_NAME)
+        stopped = start_or_stop(str(run), truth, untouched)
     if stopped is not None:
         assert_one_line(stopped, run)
         assert untouched == [], stopped
