@@ -7,50 +7,12 @@ Needs neither Ray nor DeepSpeed. Expected time: under a minute for 10,000 digits
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import sys
-from typing import Annotated, Literal
 
 import tyro
 
-from capsdist.console import announced, run_program
-
-tell = functools.partial(print, file=sys.stderr, flush=True)
-
-
-def main(
-    checkpoint: Annotated[str, tyro.conf.Positional],
-    split: str | None = None,
-    best: bool = False,
-    device: Literal["auto", "cpu", "gpu"] = "auto",
-    batch_size: int = 128,
-) -> int:
-    """Measure the error of a checkpoint on a packed split; the last line is `error_percent X`.
-
-    Args:
-        checkpoint: Path or s3:// URL of a checkpoint, or of a run: its newest whole checkpoint.
-        split: Path or s3:// URL of the split; default: the test split of the run.
-        best: Of a run, the checkpoint with the lowest validated error_percent.
-        device: auto: the GPU if there is one.
-        batch_size: Images at a time.
-    """
-    with contextlib.ExitStack() as stack:
-        with announced(tell, f"reading {checkpoint}"):  # and importing torch, which takes seconds
-            from capsdist.runs.checkpoints import opened_checkpoint
-            from capsdist.train.evaluate import evaluate_checkpoint
-
-            opened = opened_checkpoint(checkpoint, lowest_error=best, warn=print)
-            name, folder = stack.enter_context(opened)
-        options = {"device": device, "batch_size": batch_size, "tell": tell}
-        config, result = evaluate_checkpoint(folder, split, **options)
-    print(f"{name}: {config.model.kind} of preset {config.preset}, run {config.train.name}")
-    for label, row in enumerate(result["confusion"]):
-        error = 100 - 100 * row[label] / max(sum(row), 1)
-        print(f"  class {label}: {sum(row):,} images, error_percent {error:.2f}")
-    print(f"error_percent {result['error_percent']:.2f}  ({result['num_images']:,} images)")
-    return 0
-
+from capsdist.cli.evaluate import evaluate
+from capsdist.console import run_program
 
 if __name__ == "__main__":
-    sys.exit(run_program(lambda: tyro.cli(main)))
+    sys.exit(run_program(lambda: tyro.cli(evaluate)))
