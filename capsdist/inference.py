@@ -18,7 +18,7 @@ from capsdist.errors import ConfigError, DataError, Problem, ShapeError
 from capsdist.models import Output
 from capsdist.runs.checkpoints import opened_checkpoint
 from capsdist.train.checkpoint import build_network, read_checkpoint
-from capsdist.train.precision import autocast, resolve_precision
+from capsdist.train.precision import Precision, autocast, resolve_precision
 
 __all__ = ["Images", "Prediction", "Predictor", "load"]
 
@@ -55,7 +55,7 @@ class Predictor:
         self.network = network.to(device).eval()
         data = config.data
         self._transform = Transform(crop=data.crop, standardise=data.standardise, train=False)
-        self._precision = resolve_precision(config.train.precision, device)
+        self._precision: Precision = resolve_precision(config.train.precision, device)
 
     def predict(self, images: Images, *, batch_size: int = 128) -> Prediction:
         """Return classes, scores and poses of `images`, on the CPU.
