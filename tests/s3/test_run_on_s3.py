@@ -193,7 +193,7 @@ def test_a_run_on_a_server_that_is_away_is_refused_in_time(job, place, tmp_path)
     done = run_job_file(job, f"{place.url}/runs/mnist", cwd=tmp_path, env=env)
     assert time.monotonic() - start < 300  # it ends by itself; imports included
     assert done.returncode == 1
-    [line] = done.stderr.splitlines()
+    [line] = without_progress(done.stderr).splitlines()
     assert line.startswith(f"error: {place.url}/runs/mnist at ")
 
 
