@@ -328,16 +328,13 @@ def test_the_commands(place: Place, capsys):
     assert index.num_samples == 4000
     capsys.readouterr()
     assert command("verify.py", f"{place.url}/digits/test") == 0
-    assert capsys.readouterr().out.startswith(
-        f"intact: {place.url}/digits/test: 1,000 images of 1 x 28 x 28 in 1 "
-    )
+    line = f"intact: {place.url}/digits/test: 1,000 images of 1 x 28 x 28 in 1 "
+    assert capsys.readouterr().out.startswith(line)
     damage(place, "digits/test/shard-00000.tar")
     assert command("verify.py", place.url) == 1
     output = capsys.readouterr()
-    assert (
-        without_progress(output.err)
-        == f"error: damaged: {place.url}/digits/test; pack again, intact shards are kept\n"
-    )
+    line = f"error: damaged: {place.url}/digits/test; pack again, intact shards are kept\n"
+    assert without_progress(output.err) == line
     assert f"intact: {place.url}/digits/train" in output.out
 
 
