@@ -30,7 +30,7 @@ def read_values(file: str) -> dict[str, Any]:
         ConfigError: it cannot be read, holds no mapping, or names a key twice.
     """
     if is_url(file):
-        raise _refused(file, "is not a file of this machine", "copy it here first")
+        raise _refused(file, "is not a file of this machine", fix="copy it here first")
     try:
         content = read_file(Path(file))
         if file.endswith(".json"):
@@ -38,15 +38,15 @@ def read_values(file: str) -> dict[str, Any]:
         else:
             documents, repeated = parse_yaml(content.decode())
     except FileNotFoundError:
-        raise _refused(file, "cannot be read (No such file or directory)", _FIX) from None
+        raise _refused(file, "cannot be read (No such file or directory)") from None
     except UnicodeDecodeError as error:
-        raise _refused(file, f"is not UTF-8 at byte {error.start}", _FIX) from None
+        raise _refused(file, f"is not UTF-8 at byte {error.start}") from None
     except DocumentError as error:
-        raise _refused(file, str(error), _FIX) from None
+        raise _refused(file, str(error)) from None
     if repeated:
         raise ConfigError(repeated)
     if len(documents) != 1 or not isinstance(documents[0], dict):
-        raise _refused(file, "holds no mapping of sections", _FIX)
+        raise _refused(file, "holds no mapping of sections")
     return documents[0]
 
 
@@ -91,5 +91,5 @@ def _lines(section: Section, indent: str) -> Iterator[str]:
             yield from _lines(value, f"{indent}  ")
 
 
-def _refused(file: str, rule: str, fix: str) -> ConfigError:
+def _refused(file: str, rule: str, fix: str = _FIX) -> ConfigError:
     return ConfigError([Problem("config", file, rule, fix)])
