@@ -10,8 +10,6 @@ from job_helpers import TINY_FLAGS, run_job_file, write_tiny
 
 JOB = "tune_routing.py"
 
-from capsdist.cli.tune import DEFAULT, OFFERED
-
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
