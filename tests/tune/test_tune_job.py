@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from job_helpers import TINY_FLAGS, run_job_file, write_tiny
 
+from capsdist.cli.tune import DEFAULT, OFFERED
+
 JOB = "tune_routing.py"
 
 
