@@ -11,11 +11,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from capsdist.config import Config, get_preset
+from capsdist.config.models import find_family
 from capsdist.data import Transform
 from capsdist.models import CapsNet, PrimaryCapsules, build_model
 from capsdist.models.counts import num_parameters
 from capsdist.train.optim import build_optimizer, epsilon_at, learning_rate_at, set_step
-from capsdist.train.step import image_losses
 
 Images = tuple[Tensor, Tensor]
 
@@ -110,7 +110,7 @@ def start(config: Config, images: Images, seed: int) -> tuple[float, float, floa
 
 
 def _loss(output: object, images: Images, config: Config) -> Tensor:
-    return image_losses(output, *images, config).total.mean()  # pyright: ignore[reportArgumentType]
+    return find_family(config.model.kind).losses(output, *images, config.loss)["loss"].mean()
 
 
 # Figures of the authors' network on MNIST and CIFAR-10. Over seeds of weights and images ours are, MNIST:

@@ -15,7 +15,6 @@ from torch import Tensor
 
 from capsdist.errors import ShapeError
 from capsdist.routing import (
-    dispatch,
     explain,
     pack_weights,
     route,
@@ -23,6 +22,7 @@ from capsdist.routing import (
     route_reference,
     unpack_weights,
 )
+from capsdist.routing.dynamic import api
 
 POSES, WEIGHTS = torch.zeros(2, 5, 3), torch.zeros(5, 4, 3, 6)
 
@@ -170,9 +170,9 @@ def test_the_form_that_is_explained_is_the_one_that_runs(
 ) -> None:
     ran: list[str] = []
     for form in ("streamed", "reference"):
-        function = getattr(dispatch, f"route_{form}")
+        function = getattr(api, f"route_{form}")
         spied = partial(_spied, ran, form, function)
-        monkeypatch.setattr(dispatch, f"route_{form}", spied)
+        monkeypatch.setattr(api, f"route_{form}", spied)
     route(POSES, WEIGHTS, **options)
     assert ran == [explain(POSES, WEIGHTS, **options).form]
 
@@ -216,7 +216,7 @@ def test_the_reference_has_a_second_derivative() -> None:
 
 def test_the_examples_of_the_docstrings_run() -> None:
     names = {"torch": torch, "route": route, "explain": explain}
-    tests = doctest.DocTestFinder().find(dispatch, globs=names)
+    tests = doctest.DocTestFinder().find(api, globs=names)
     results = [doctest.DocTestRunner().run(test) for test in tests]
     assert sum(result.attempted for result in results) == 3
     assert sum(result.failed for result in results) == 0
