@@ -12,7 +12,7 @@ from importlib import import_module
 
 __all__ = ["register"]
 
-_DEFINING = ("capsdist.models", "capsdist.routing.dynamic.fused.operators")
+_DEFINING = ("capsdist.models.capsnet", "capsdist.routing.dynamic.fused.operators")
 
 
 def register() -> None:
