@@ -2,38 +2,8 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
-
-from capsdist.data.sets.idx import load_or_download
-from capsdist.data.sets.originals import originals_folder
-from capsdist.data.sets.pack import pack, run_command
-
-# Of the uncompressed files.
-SHA256 = {
-    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-}
-CLASSES = tuple("0123456789")
-MIRRORS = (
-    "https://storage.googleapis.com/cvdf-datasets/mnist",
-    "https://ossci-datasets.s3.amazonaws.com/mnist",
-)
-COMMAND = "python data_prep/pack_mnist.py"
-
-
-def main(source: Path | None = None, root: str = "data") -> None:
-    """Pack MNIST from its original files.
-
-    Args:
-        source: Folder that holds the four original idx files, with or without .gz; default: download them.
-        root: Folder or s3:// URL of the packed data sets; the set goes into its subfolder `mnist`.
-    """
-    folder = originals_folder(root, "mnist")
-    pack(root, "mnist", CLASSES, partial(load_or_download, source, SHA256, MIRRORS, folder, command=COMMAND))
-
+from capsdist.data.sets.mnist import MNIST
+from capsdist.data.sets.pack import run_pack
 
 if __name__ == "__main__":
-    run_command(main)
+    run_pack(MNIST, "python data_prep/pack_mnist.py")

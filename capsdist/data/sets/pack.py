@@ -5,18 +5,21 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import field, make_dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from capsdist.console import announced, run_program
+from capsdist.console import DONE, announced, run_program
 from capsdist.data.format.checks import check_split
 from capsdist.data.format.index import Index
 from capsdist.data.format.shards import write_split
-from capsdist.data.sets.originals import Splits
+from capsdist.data.sets.originals import Splits, originals_folder
+from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
 from capsdist.storage import check_storage, is_remote, join
 from capsdist.storage.place import in_uploaded_package
 
-__all__ = ["pack", "run_command", "summary", "tell"]
+__all__ = ["pack", "pack_command", "pack_dataset", "run_command", "run_pack", "summary", "tell"]
 
 tell = functools.partial(print, file=sys.stderr, flush=True)
 """Says what a command is at, where it takes longer."""
@@ -73,6 +76,40 @@ def summary(folder: str, index: Index) -> str:
         f"{folder}: {index.num_samples:,} images of {shape} in {len(index.shards)} shards, "
         f"{megabytes:.1f} MB, digest {index.digest[:16]}"
     )
+
+
+def pack_dataset(spec: DatasetSpec, command: str, *, source: Path | None, root: str) -> None:
+    """Pack `spec` below `root`, a path or s3:// URL; see `DatasetSpec` for source and command.
+
+    Raises:
+        DataError: as `pack`.
+    """
+    folder = originals_folder(root, spec.name)
+    pack(root, spec.name, spec.classes, lambda: spec.load(source, folder, command))
+
+
+def run_pack(spec: DatasetSpec, command: str, argv: Sequence[str] | None = None) -> None:
+    """Run the packing command of `spec` with `argv` (default: the process's arguments) and exit."""
+    sys.exit(run_program(lambda: pack_command(spec, command, argv)))
+
+
+def pack_command(spec: DatasetSpec, command: str, argv: Sequence[str] | None = None) -> int:
+    """Parse the options of the packing command of `spec`, pack it, and return the exit status."""
+    import tyro
+
+    help_of_root = (
+        f"Folder or s3:// URL of the packed data sets; the set goes into its subfolder `{spec.name}`."
+    )
+    options: list[Any] = [("root", Annotated[str, tyro.conf.arg(help=help_of_root)], field(default="data"))]
+    if spec.source:
+        options.insert(
+            0, ("source", Annotated[Path | None, tyro.conf.arg(help=spec.source)], field(default=None))
+        )
+    chosen = tyro.cli(
+        make_dataclass("Pack", options), args=argv, prog=command, description=f"Pack {spec.title}."
+    )
+    pack_dataset(spec, command, source=getattr(chosen, "source", None), root=chosen.root)
+    return DONE
 
 
 def run_command(main: Callable[..., None]) -> None:
