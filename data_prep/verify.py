@@ -5,10 +5,10 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
-from capsdist.console import announced
+from capsdist.console import announced, tell
 from capsdist.data.checks import verify_split
 from capsdist.data.index import INDEX_NAME
-from capsdist.data.pack import run_command, summary, tell
+from capsdist.data.pack import run_command, summary
 from capsdist.errors import DataError
 from capsdist.storage import ObjectFolder, check_readable, is_remote, join
 

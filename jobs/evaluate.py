@@ -8,15 +8,12 @@ Needs neither Ray nor DeepSpeed. Expected time: under a minute for 10,000 digits
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
 from typing import Annotated, Literal
 
 import tyro
 
-from capsdist.console import announced, run_program
-
-tell = functools.partial(print, file=sys.stderr, flush=True)
+from capsdist.console import announced, run_program, tell
 
 
 def main(

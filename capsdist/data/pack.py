@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from capsdist.console import announced, run_program
+from capsdist.console import announced, run_program, tell
 from capsdist.data.checks import check_split
 from capsdist.data.index import Index
 from capsdist.data.originals import Splits
@@ -16,10 +15,7 @@ from capsdist.errors import DataError
 from capsdist.storage import check_storage, is_remote, join
 from capsdist.storage.place import in_uploaded_package
 
-__all__ = ["pack", "run_command", "summary", "tell"]
-
-tell = functools.partial(print, file=sys.stderr, flush=True)
-"""Says what a command is at, where it takes longer."""
+__all__ = ["pack", "run_command", "summary"]
 
 
 def pack(
