@@ -12,7 +12,7 @@ import pytest
 
 from capsdist.errors import CapsdistError
 from capsdist.storage.durable import remove_tree
-from capsdist.train.cluster.files import LOCK_NAME
+from capsdist.train.cluster.locks import LOCK_NAME
 from capsdist.train.cluster.retention import checkpoint_name
 from properties.damage import CASES, Accident, has_files, try_accidents
 from properties.run_steps import ERRORS, Truth, start_or_stop, write_run

@@ -25,16 +25,15 @@ from capsdist.storage.durable import (
     remove_tree,
     write_durably,
 )
-from capsdist.train.cluster.locks import Lock, Tell, file_lock
+from capsdist.train.cluster.locks import LOCK_NAME, Lock, Tell, file_lock
 from capsdist.train.manifest import MANIFEST
 
-__all__ = ["LOCK_NAME", "LocalFiles", "RunFiles", "Warn", "is_url", "open_files", "read_document"]
+__all__ = ["LocalFiles", "RunFiles", "Warn", "is_url", "open_files", "read_document"]
 
 T = TypeVar("T")
 Warn = Callable[[str], None]
 """Called with one line for each file that is passed over."""
 
-LOCK_NAME = ".lock"
 _PARTIAL = ".partial-"
 _PROBE_BYTES = 65536  # more than a full disk takes
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from capsdist.storage.durable import open_regular
 from capsdist.storage.temporary import remove_leftovers
-from capsdist.train.cluster.files import LOCK_NAME, RunFiles
+from capsdist.train.cluster.files import RunFiles
+from capsdist.train.cluster.locks import LOCK_NAME
 
 __all__ = ["remove_left_behind", "removed_if_unbegun"]
 

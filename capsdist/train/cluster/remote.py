@@ -11,8 +11,7 @@ from capsdist.errors import CheckpointError, DocumentError, RunError
 from capsdist.storage import ObjectFolder, check_storage
 from capsdist.storage.documents import MAX_BYTES
 from capsdist.storage.temporary import temporary_folder
-from capsdist.train.cluster.files import LOCK_NAME
-from capsdist.train.cluster.locks import Lock, Tell, object_lock
+from capsdist.train.cluster.locks import LOCK_NAME, Lock, Tell, object_lock
 from capsdist.train.manifest import MANIFEST, parse_manifest
 
 __all__ = ["ObjectFiles"]
