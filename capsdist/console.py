@@ -17,6 +17,7 @@ from capsdist.errors import CapsdistError, ConfigError
 
 __all__ = [
     "DONE", "FAILED", "INVALID", "STOPPED", "announced", "print_error", "print_to", "run_program",
+    "tell",
 ]  # fmt: skip
 
 DONE, FAILED, INVALID, STOPPED = 0, 1, 2, 130
@@ -47,6 +48,11 @@ def run_program(main: Callable[[], int]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+
+
+def tell(text: str) -> None:
+    """Say on stderr what a command is at, where it takes longer."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def print_error(error: CapsdistError) -> int:

@@ -23,10 +23,8 @@ import torch
 
 import capsdist
 from capsdist.errors import RunError
-from capsdist.runs.rundir import RunFolder
 from capsdist.storage.documents import dump_json
 from capsdist.storage.durable import write_durably
-from capsdist.train.metrics import METRICS_NAME, read_metrics
 
 __all__ = ["hardware", "hardware_slug", "last_line", "versions", "write_record", "write_run_record"]
 
@@ -111,6 +109,9 @@ def write_run_record(
     Raises:
         RunError: there is no such folder, or the run is not done.
     """
+    from capsdist.runs.rundir import RunFolder  # late: `jobs/gpu.py` runs where there is no pydantic
+    from capsdist.train.metrics import METRICS_NAME, read_metrics
+
     if not run.is_dir():
         raise RunError(f"{run}: is no folder of this machine; copy the run here first")
     folder = RunFolder(run, warn)

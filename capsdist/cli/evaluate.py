@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import sys
 from typing import Annotated, Literal
 
 import tyro
 
-from capsdist.console import DONE, announced
+from capsdist.console import DONE, announced, tell
 
 __all__ = ["evaluate"]
-
-tell = functools.partial(print, file=sys.stderr, flush=True)
 
 
 def evaluate(

@@ -5,10 +5,10 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
-from capsdist.console import announced
+from capsdist.console import announced, tell
 from capsdist.data.format.checks import verify_split
 from capsdist.data.format.index import INDEX_NAME
-from capsdist.data.sets.pack import summary, tell
+from capsdist.data.sets.pack import summary
 from capsdist.errors import DataError
 from capsdist.storage import ObjectFolder, check_readable, is_remote, join
 

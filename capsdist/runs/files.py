@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from capsdist.errors import DocumentError, RunError
-from capsdist.runs.locks import Lock, Tell, file_lock
+from capsdist.runs.locks import LOCK_NAME, Lock, Tell, file_lock
 from capsdist.storage.documents import MAX_BYTES, read_file
 from capsdist.storage.durable import (
     flush_folder,
@@ -29,13 +29,12 @@ from capsdist.storage.durable import (
 from capsdist.storage.place import is_url
 from capsdist.train.manifest import MANIFEST
 
-__all__ = ["LOCK_NAME", "LocalFiles", "RunFiles", "Warn", "open_files", "read_document"]
+__all__ = ["LocalFiles", "RunFiles", "Warn", "open_files", "read_document"]
 
 T = TypeVar("T")
 Warn = Callable[[str], None]
 """Called with one line for each file that is passed over."""
 
-LOCK_NAME = ".lock"
 _PARTIAL = ".partial-"
 _PROBE_BYTES = 65536  # more than a full disk takes
 

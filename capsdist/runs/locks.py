@@ -29,7 +29,10 @@ from capsdist.storage.durable import names, open_lock_file
 if TYPE_CHECKING:
     from capsdist.storage import ObjectFolder
 
-__all__ = ["Lock", "Tell", "file_lock", "object_lock"]
+__all__ = ["LOCK_NAME", "Lock", "Tell", "file_lock", "object_lock"]
+
+LOCK_NAME = ".lock"
+"""Name of the file or object that holds a run."""
 
 _BEAT_S = 5.0
 _SILENT_S = 16.0  # without a beat: the holder is dead

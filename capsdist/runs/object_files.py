@@ -8,8 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from capsdist.errors import CheckpointError, DocumentError, RunError
-from capsdist.runs.files import LOCK_NAME
-from capsdist.runs.locks import Lock, Tell, object_lock
+from capsdist.runs.locks import LOCK_NAME, Lock, Tell, object_lock
 from capsdist.storage import ObjectFolder, check_storage
 from capsdist.storage.documents import MAX_BYTES
 from capsdist.storage.temporary import temporary_folder

@@ -10,7 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from capsdist.runs.files import LOCK_NAME, RunFiles
+from capsdist.runs.files import RunFiles
+from capsdist.runs.locks import LOCK_NAME
 from capsdist.storage.durable import open_regular
 from capsdist.storage.temporary import remove_leftovers
 

@@ -15,11 +15,12 @@ import os
 import stat
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, cast
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from capsdist.errors import DocumentError
+
+if TYPE_CHECKING:  # loaded late: a machine that only writes records has none
+    from pydantic import TypeAdapter
 
 __all__ = [
     "MAX_BYTES",
@@ -97,6 +98,8 @@ def parse_document(content: bytes, shape: type[T], *, max_bytes: int = MAX_BYTES
         DocumentError: as `parse_json`; the checksum is another; or fields are missing, unknown, of another
             type or out of range, all of them named.
     """
+    from pydantic import ValidationError
+
     value = parse_json(content, max_bytes=max_bytes)
     if not isinstance(value, dict | list):
         raise DocumentError(f"holds {_shortened(json.dumps(value))} instead of an object")
@@ -156,6 +159,8 @@ def seal(values: Mapping[str, object]) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=64)
 def _adapter(shape: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(shape)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from capsdist.errors import CapsdistError
-from capsdist.runs.files import LOCK_NAME
+from capsdist.runs.locks import LOCK_NAME
 from capsdist.runs.retention import checkpoint_name
 from capsdist.storage.durable import remove_tree
 from properties.damage import CASES, Accident, has_files, try_accidents

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -83,3 +85,18 @@ def test_hardware_and_versions_are_known() -> None:
 )
 def test_slug_of_the_machine(machine: dict, slug: str) -> None:
     assert hardware_slug(machine) == slug
+
+
+def test_a_machine_with_torch_and_triton_alone_writes_records(tmp_path: Path) -> None:
+    """That is where `jobs/gpu.py` runs."""
+    code = (
+        "import sys\n"
+        "for name in ('pydantic', 'tyro', 'ray', 'deepspeed', 'psutil', 'xxhash', 's3fs', 'safetensors'):\n"
+        "  sys.modules[name] = None\n"
+        "import capsdist.console, capsdist.bench.gpu\n"
+        "from capsdist.bench.record import write_record\nfrom pathlib import Path\n"
+        "write_record(Path(sys.argv[1]), 'gpu', config={}, figures={'ratio': 2.0}, log='')\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    [record] = tmp_path.glob("*/record.json")
+    assert json.loads(record.read_text())["figures"] == {"ratio": 2.0}

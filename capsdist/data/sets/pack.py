@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from capsdist.console import DONE, announced, run_program
+from capsdist.console import DONE, announced, run_program, tell
 from capsdist.data.format.checks import check_split
 from capsdist.data.format.index import Index
 from capsdist.data.format.shards import write_split
@@ -19,10 +18,7 @@ from capsdist.errors import DataError
 from capsdist.storage import check_storage, is_remote, join
 from capsdist.storage.place import in_uploaded_package
 
-__all__ = ["pack", "pack_command", "pack_dataset", "run_command", "run_pack", "summary", "tell"]
-
-tell = functools.partial(print, file=sys.stderr, flush=True)
-"""Says what a command is at, where it takes longer."""
+__all__ = ["pack", "pack_command", "pack_dataset", "run_command", "run_pack", "summary"]
 
 
 def pack(
