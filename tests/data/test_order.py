@@ -194,7 +194,7 @@ def test_permutations_are_uniform(seed):
 
 
 def specified_permutation(num: int, *key) -> list[int]:
-    """README.md of capsdist/data, "Order, exactly", in plain Python."""
+    """The permutation as the docstring of capsdist.data.format.order specifies it, in plain Python."""
     text = "/".join(str(part) for part in key)
     philox = np.random.Philox(key=int(xxhash.xxh3_128_hexdigest(text.encode()), 16))
     outputs = [int(philox.random_raw()) for _ in range(num)]
@@ -203,7 +203,7 @@ def specified_permutation(num: int, *key) -> list[int]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_specification_says_the_same(case):
-    """An independent, slow implementation of the README's five rules."""
+    """An independent, slow implementation of the five rules of that docstring."""
     sizes, global_batch, lanes, window = case
     epoch, num, share = 3, sum(sizes), global_batch // lanes
     key = ("set", 11, global_batch, lanes, window)

@@ -1,7 +1,7 @@
 """The laws of routing as numbers: how far a form, or a twin with a known defect, is from obeying each.
 
 `LAWS` are measured on any function with the signature of `route`; `DEFECTS` are the twins. The tables of
-capsdist/routing/README.md are made of them by `scoreboard`.
+README.md are made of them by `scoreboard`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The correctness scoreboard of capsdist/routing/README.md, made from the tests themselves.
+"""The correctness scoreboard in README.md, made from the tests themselves.
 
 The first table is measured: every law of `laws` on every form and on every twin with a known defect. The
 second is read from marks of tests in all folders: `law(key, sentence)` on a test that holds a law (further
@@ -21,7 +21,7 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
 from laws import DEFECTS, FORMS, LAWS
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "capsdist" / "routing" / "README.md"
+README = ROOT / "tests" / "oracle" / "README.md"
 _MARKS = re.compile(r"(<!-- laws -->\n).*?(<!-- /laws -->)", flags=re.DOTALL)
 
 
