@@ -97,7 +97,8 @@ _COSTS = (
     _counted("routing, peak bytes, 128 images", _most(64_000_000), "peak_bytes"),
     _counted("routing, peak bytes, 128 images, CIFAR-10 network", _most(400_000_000), "cifar10_peak_bytes"),
     _counted(
-        "routing, memory of the textbook form over ours", _least(8), "memory_ratio_vs_reference", headline=True
+        "routing, memory of the textbook form over ours", _least(8), "memory_ratio_vs_reference",
+        headline=True,
     ),
     _Row(
         "MNIST training step, r=3 over r=1", _most(1.15), "routing", "step_r3_over_r1", "",
@@ -110,7 +111,8 @@ _COSTS = (
     _counted("9 injected faults: samples lost", _most(0), "samples_lost", what="faults"),
     _counted("9 injected faults: samples repeated", _most(0), "samples_doubled", what="faults"),
     _counted(
-        "9 injected faults: runs whose final weights differ", _most(0), "runs_diverged", "faults", headline=True
+        "9 injected faults: runs whose final weights differ", _most(0), "runs_diverged", "faults",
+        headline=True,
     ),
     _Row(
         "from the crash of a worker to the next step", _most(30), "recovery", "worker_s", " s",
