@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,8 +17,8 @@ from typing import TextIO
 from capsdist.errors import CapsdistError, ConfigError
 
 __all__ = [
-    "DONE", "FAILED", "INVALID", "STOPPED", "announced", "print_error", "print_to", "run_program",
-    "tell",
+    "DONE", "FAILED", "INVALID", "STOPPED", "announced", "command_line", "print_error", "print_to",
+    "run_program", "tell",
 ]  # fmt: skip
 
 DONE, FAILED, INVALID, STOPPED = 0, 1, 2, 130
@@ -53,6 +54,11 @@ def run_program(main: Callable[[], int]) -> int:
 def tell(text: str) -> None:
     """Say on stderr what a command is at, where it takes longer."""
     print(text, file=sys.stderr, flush=True)
+
+
+def command_line(words: str) -> str:
+    """Return `capsdist words` as this machine can run it: the console command is not installed everywhere."""
+    return f"{'capsdist' if shutil.which('capsdist') else 'python -m capsdist'} {words}"
 
 
 def print_error(error: CapsdistError) -> int:

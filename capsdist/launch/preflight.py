@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config, problems
+from capsdist.console import command_line
 from capsdist.data.sets.spec import DATASETS
 from capsdist.errors import ConfigError, DataError, Problem, RunError
 from capsdist.storage.place import Place, in_uploaded_package, is_url, url_fault
@@ -36,7 +37,7 @@ __all__ = [
 
 _SHARED = "a folder that all machines see, or s3://bucket/prefix"
 _OTHER_GPUS = ("/dev/kfd", "/dev/dxg")  # AMD's driver, and Windows' for Linux: without a file for each GPU
-_PACKED = ("train", "test")  # the splits that a script makes
+_PACKED = ("train", "test")  # the splits that the packing command makes
 
 
 @dataclass(frozen=True)
@@ -141,9 +142,9 @@ def _remedy(config: Config, split: str) -> str:
     if name not in DATASETS:
         return "pack it, or set --data.root and --data.name to a packed set"
     if split not in _PACKED:
-        return f"pack it yourself (data_prep/pack_{name}.py makes {' and '.join(_PACKED)})"
+        return f"pack it yourself (`{command_line(f'pack {name}')}` makes {' and '.join(_PACKED)})"
     where = "" if root == os.path.abspath("data") else f" --root {root}"
-    return f"pack it with `python data_prep/pack_{name}.py{where}`"
+    return f"pack it with `{command_line(f'pack {name}{where}')}`"
 
 
 def check_data(config: Config) -> Index:

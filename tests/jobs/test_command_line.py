@@ -239,7 +239,8 @@ def test_check_accepts_and_warns_of_what_is_missing(capsys):
     shown = capsys.readouterr()
     assert "configuration is valid" in shown.out
     assert "not looked at before it starts: images and labels, the content of checkpoints" in shown.out
-    assert "data/mnist/train: not packed yet; pack it with `python data_prep/pack_mnist.py`" in shown.err
+    assert "data/mnist/train: not packed yet; pack it with `" in shown.err
+    assert "capsdist pack mnist`" in shown.err
     assert list(Path().iterdir()) == []  # checking leaves nothing behind
 
 

@@ -52,7 +52,7 @@ def own_root(tmp_path: Path) -> Path:
 
 
 def test_a_data_set_that_is_not_packed_names_the_command(capsys, tmp_path):
-    command = f"`python data_prep/pack_cifar10.py --root {tmp_path}`"
+    command = f"capsdist pack cifar10 --root {tmp_path}`"
     refused(capsys, tmp_path, ["--data.name=cifar10"], FAILED, "cifar10/train", command)
     assert not (tmp_path / "runs").exists()
 
