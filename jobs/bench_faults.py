@@ -48,7 +48,7 @@ def main(faults: int = 12, seed: int = 0, goals: bool = False, record: bool = Fa
     figures = fault_figures(scripts, say)
     last_lines = [*(f"{name} {figures[name]}" for name in GOALS), last_line(figures)]
     if record:
-        config = {"seed": None if goals else seed, "workers": WORKERS, "scripts": scripts}
+        config = {"seed": None if goals else seed, "num_workers": WORKERS, "scripts": scripts}
         what, text = "faults" if goals else "faults-campaign", "\n".join([*log, *last_lines, ""])
         folder = write_record(RECORDS, what, config=config, figures=figures, log=text)
         print("recorded in", folder)

@@ -63,7 +63,7 @@ def killed_search(
         command = [
             sys.executable, str(job), "--preset", PRESET, *(SMALL if small else []), *SPACE,
             "--search.trials", str(num_trials), "--search.max-parameters", str(most),
-            "--train.name", _NAME, "--train.workers", "2", "--train.keep-checkpoints", "1",
+            "--train.name", _NAME, "--train.num-workers", "2", "--train.keep-checkpoints", "1",
         ]  # fmt: skip
         files = Files(place / "runs" / _NAME)
         began = time.monotonic()

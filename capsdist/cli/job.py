@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from capsdist.cli.config_files import overlaid, read_values, to_yaml
+from capsdist.cli.old_options import with_new_names
 from capsdist.config import PRESETS, Config, NetworkConfig, get_preset
 from capsdist.config.models import find_family
 from capsdist.console import DONE, INVALID, STOPPED, run_program
@@ -33,7 +34,7 @@ from capsdist.storage.place import is_url
 __all__ = ["check_config", "parse_command", "parse_options", "run_job", "with_environment"]
 
 _OVERVIEW = "overview.png"
-_DECIDE_PLACES = {"train.workers", "train.device", "cluster.cpus_per_worker", "cluster.max_workers"}
+_DECIDE_PLACES = {"train.num_workers", "train.device", "cluster.cpus_per_worker", "cluster.max_workers"}
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
@@ -92,6 +93,7 @@ def parse_options(
     import tyro
 
     more = more or {}
+    argv = with_new_names(argv)
     file = _option(argv, "--config")
     values = read_values(file) if file else {}
     base = _base(presets, default or presets[0], _option(argv, "--preset"), values)

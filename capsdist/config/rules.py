@@ -145,24 +145,25 @@ def _image_problems(config: Config) -> Iterator[Problem]:
 
 def _batch_problems(config: Config) -> Iterator[Problem]:
     train, cluster = config.train, config.cluster
-    if train.global_batch < train.workers * train.accumulation:
+    least = train.num_workers * train.gradient_accumulation_steps
+    if train.global_batch_size < least:
         yield Problem(
-            "train.global_batch",
-            train.global_batch,
-            f"must be at least workers x accumulation = {train.workers * train.accumulation}",
-            "raise the batch or lower train.workers or train.accumulation",
+            "train.global_batch_size",
+            train.global_batch_size,
+            f"must be at least num_workers x gradient_accumulation_steps = {least}",
+            "raise the batch or lower train.num_workers or train.gradient_accumulation_steps",
         )
-    if config.data.lanes >= 1 and train.global_batch % config.data.lanes:
+    if config.data.lanes >= 1 and train.global_batch_size % config.data.lanes:
         yield Problem(
             "data.lanes",
             config.data.lanes,
-            f"must divide train.global_batch={train.global_batch}",
+            f"must divide train.global_batch_size={train.global_batch_size}",
             "set --data.lanes to a divisor",
         )
-    if cluster.max_workers is not None and 1 <= cluster.max_workers < train.workers:
+    if cluster.max_workers is not None and 1 <= cluster.max_workers < train.num_workers:
         yield Problem(
-            "train.workers",
-            train.workers,
+            "train.num_workers",
+            train.num_workers,
             f"exceeds cluster.max_workers={cluster.max_workers}",
             "ask for fewer workers or declare a larger cluster",
         )

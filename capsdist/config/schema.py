@@ -30,7 +30,7 @@ class Data(Section):
     test_split: str = "test"
     """Split to validate on."""
     lanes: Count = 8
-    """Lanes that an epoch's order is cut into; divides `train.global_batch`, best not below the workers."""
+    """Lanes that an epoch's order is cut into; divides `train.global_batch_size`, at least the workers."""
     window: Count = 8192
     """Window of the shuffle inside a lane, in samples."""
     last_batch: Literal["short", "carry"] = "short"
@@ -79,7 +79,7 @@ class Train(Section):
     """Name of the run; starting the same name again continues it from its newest checkpoint."""
     storage: Annotated[str, MAY_CHANGE] = "runs"
     """Folder that holds one folder a run, shared by all machines of a cluster, or s3://bucket/prefix."""
-    workers: Annotated[Count, MAY_CHANGE] = 1
+    num_workers: Annotated[Count, MAY_CHANGE] = 1
     """Ray Train workers, one rank each."""
     device: Annotated[Literal["auto", "cpu", "gpu"], MAY_CHANGE] = "auto"
     """Device of every worker; auto: gpu if the Ray cluster has one, else cpu."""
@@ -87,9 +87,9 @@ class Train(Section):
     """Passes over the training split."""
     max_steps: Annotated[int | None, END_OF_RUN] = None
     """Stop after this many optimizer steps even if epochs are left."""
-    global_batch: Count = 128
+    global_batch_size: Count = 128
     """Images an optimizer step over all workers; official: 128."""
-    accumulation: Annotated[Count, MAY_CHANGE] = 1
+    gradient_accumulation_steps: Annotated[Count, MAY_CHANGE] = 1
     """Microbatches that a worker's share of a step is split into."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU or a CPU that multiplies bf16 in hardware; else fp32. Routing sums in fp32."""
@@ -156,14 +156,15 @@ class Config(Section):
     cluster: Annotated[Cluster, MAY_CHANGE] = Cluster()
     """What is asked of Ray."""
 
-    @field_validator("model", "routing", "loss", mode="wrap")
+    @field_validator("model", "routing", "loss", "train", mode="wrap")
     @classmethod
-    def _read_by_family(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
-        """Read a section as the type that the family gives it; the annotation knows only the base class."""
-        family = _family({"model": value} if info.field_name == "model" else info.data)
-        shape = getattr(family, str(info.field_name))
+    def _read_section(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
+        """Read a section of any version as the type that the family gives it."""
+        section = str(info.field_name)
+        family = _family({"model": value} if section == "model" else info.data)
+        shape: type[Section] = getattr(family, section, Train)  # `train` is of no family
         if isinstance(value, Mapping):
-            value = as_read(shape, value)
+            value = as_read(section, shape, value)
         if info.mode == "json":  # of a file: types are strict, and a list stands for a tuple
             return shape.model_validate_json(json.dumps(value), strict=True)
         return shape.model_validate(value)

@@ -16,7 +16,7 @@ from capsdist.launch.events import FailureReporter, open_mailbox
 from capsdist.launch.fitting import FitThread
 from capsdist.launch.group import GroupConfig
 from capsdist.launch.preflight import Placement, storage_for_ray
-from capsdist.launch.signals import StopSignals, patience_s
+from capsdist.launch.signals import StopSignals, grace_period_s
 from capsdist.launch.watch import Watchdog
 from capsdist.launch.worker import Fault, Job, Observer, train_worker
 from capsdist.runs.files import open_files
@@ -77,7 +77,7 @@ def fit(
                 patience = math.inf
             wish.wait(_WAIT_S)
         if thread.is_alive():
-            limit_s = patience_s(config.cluster.stop_timeout_s) if ray.get(mailbox.stop.remote()) else 0.0
+            limit_s = grace_period_s(config.cluster.stop_timeout_s) if ray.get(mailbox.stop.remote()) else 0.0
             if limit_s:
                 show({"kind": "note", "message": f"stopping: a last checkpoint, within {limit_s:g} s"})
             deadline = time.monotonic() + limit_s
@@ -108,7 +108,7 @@ def _trainer(config: Config, placement: Placement, job: Job) -> TorchTrainer:
             timeout_s=int(config.cluster.collective_timeout_s),
         ),
         scaling_config=ScalingConfig(
-            num_workers=placement.workers,
+            num_workers=placement.num_workers,
             use_gpu=placement.device == "gpu",
             resources_per_worker=resources,
         ),

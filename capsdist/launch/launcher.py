@@ -191,7 +191,7 @@ class _Attempt:
 def _not_enough(config: Config, placement: Placement, room: str) -> str:
     attempts, seconds = config.cluster.controller_failure_limit + 1, config.cluster.worker_start_timeout_s
     return (
-        f"train.workers={placement.workers}: the cluster did not bring up {placement} in {attempts} x "
-        f"{seconds:g} s, and has {room} now; lower --train.workers, let it grow, or raise "
+        f"train.num_workers={placement.num_workers}: the cluster did not bring up {placement} in "
+        f"{attempts} x {seconds:g} s, and has {room} now; lower --train.num-workers, let it grow, or raise "
         "--cluster.worker-start-timeout-s"
     )

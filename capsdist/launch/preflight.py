@@ -53,7 +53,7 @@ class Placement:
     """What every worker gets: its device, how many there are, cores each; and what to tell the user."""
 
     device: Literal["cpu", "gpu"]
-    workers: int
+    num_workers: int
     cores: float
     note: str | None = None
 
@@ -64,9 +64,9 @@ class Placement:
 
     def __str__(self) -> str:
         """Return it in words."""
-        each = "" if self.workers == 1 else " each"
+        each = "" if self.num_workers == 1 else " each"
         gpu = " and 1 GPU" if self.device == "gpu" else ""
-        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        workers = "1 worker" if self.num_workers == 1 else f"{self.num_workers} workers"
         return f"{workers} with {self.cores:g} CPU{gpu}{each}"
 
 
@@ -153,7 +153,7 @@ def check_data(config: Config) -> Index:
     Raises:
         DataError: a split is missing, damaged, or not what the network takes; the splits number their
             classes differently.
-        ConfigError: `train.global_batch` is more than the training images.
+        ConfigError: `train.global_batch_size` is more than the training images.
     """
     from capsdist.data import check_split
     from capsdist.train.splits import check_splits, split_folders
@@ -204,7 +204,7 @@ def place_on_machine(config: Config, machine: Machine) -> Placement:
     Raises:
         ConfigError: a GPU is asked for where none is, more workers than GPUs, or more cores than there are.
     """
-    wish, workers, note = config.train.device, config.train.workers, None
+    wish, workers, note = config.train.device, config.train.num_workers, None
     if wish == "gpu" and machine.gpus == 0:
         raise ConfigError(
             [Problem("train.device", "gpu", "there is no GPU on this machine", "set --train.device cpu")]
@@ -214,7 +214,7 @@ def place_on_machine(config: Config, machine: Machine) -> Placement:
         if wish == "gpu":
             rule = f"needs {workers} GPUs, this machine has {machine.gpus}"
             raise ConfigError(
-                [Problem("train.workers", workers, rule, f"set --train.workers {machine.gpus}")]
+                [Problem("train.num_workers", workers, rule, f"set --train.num-workers {machine.gpus}")]
             )
         note = f"{machine.gpus} instead of {workers} workers: one a GPU"
         workers = machine.gpus
@@ -222,8 +222,8 @@ def place_on_machine(config: Config, machine: Machine) -> Placement:
     if workers * cores > machine.cores:
         rule = f"needs {workers * cores:g} cores, {cores:g} a worker, and this machine has {machine.cores}"
         most = int(machine.cores / cores)
-        fix = f"set --train.workers {most}" if most else f"set --cluster.cpus-per-worker {machine.cores}"
-        raise ConfigError([Problem("train.workers", workers, rule, fix)])
+        fix = f"set --train.num-workers {most}" if most else f"set --cluster.cpus-per-worker {machine.cores}"
+        raise ConfigError([Problem("train.num_workers", workers, rule, fix)])
     return Placement(device, workers, cores, note)
 
 
@@ -235,7 +235,7 @@ def place_on_cluster(config: Config, resources: Mapping[str, float]) -> Placemen
     """
     wish = config.train.device
     device = "gpu" if wish == "gpu" or (wish == "auto" and resources.get("GPU", 0)) else "cpu"
-    return Placement(device, config.train.workers, config.cluster.cpus_per_worker or 1)
+    return Placement(device, config.train.num_workers, config.cluster.cpus_per_worker or 1)
 
 
 def check_engine(config: Config, placement: Placement) -> None:

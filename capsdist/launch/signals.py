@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["StopPoll", "StopSignals", "job_warning", "patience_s"]
+__all__ = ["StopPoll", "StopSignals", "grace_period_s", "job_warning"]
 
 _POLL_S = 1.0  # between two questions of rank 0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -172,7 +172,7 @@ class StopPoll:
         return int(ray.get(self._mailbox.poll.remote())), interval
 
 
-def patience_s(stop_timeout_s: float) -> float:
+def grace_period_s(stop_timeout_s: float) -> float:
     """Return the seconds to wait for the last checkpoint: in a Ray job, less than its server waits for us."""
     if _IN_JOB not in os.environ:
         return stop_timeout_s

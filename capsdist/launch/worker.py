@@ -123,8 +123,8 @@ def _enough_memory() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise MemoryExhaustedError(
-            f"out of memory on {socket.gethostname()} ({one_line(None, error)}); raise --train.accumulation "
-            "or --train.workers, or choose a smaller network"
+            f"out of memory on {socket.gethostname()} ({one_line(None, error)}); raise "
+            "--train.gradient-accumulation-steps or --train.num-workers, or choose a smaller network"
         ) from error
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from capsdist.errors import DocumentError, RunError
 from capsdist.storage.documents import dump_json, parse_document, read_file
@@ -70,7 +70,10 @@ class _Shape(BaseModel):
     num_parameters: NonNegativeInt = 0
     world_size: NonNegativeInt = 0
     torch_threads: NonNegativeInt = 0
-    global_batch: NonNegativeInt = 0
+    global_batch_size: NonNegativeInt = Field(
+        default=0,
+        validation_alias=AliasChoices("global_batch_size", "global_batch"),  # version 0.1
+    )
     steps_per_epoch: NonNegativeInt = 0
     total_steps: NonNegativeInt = 0
     resumed_step: NonNegativeInt = 0

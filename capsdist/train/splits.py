@@ -30,7 +30,7 @@ def check_splits(config: Config, train: Index, test: Index) -> None:
 
     Raises:
         DataError: a split has more classes than the network, or both number their classes differently.
-        ConfigError: `train.global_batch` is more than the images there are.
+        ConfigError: `train.global_batch_size` is more than the images there are.
     """
     places = split_folders(config)
     for place, index in zip(places, (train, test), strict=True):
@@ -38,11 +38,11 @@ def check_splits(config: Config, train: Index, test: Index) -> None:
     check_same_classes(
         train.classes, test.classes, where=places, remedy="pack both with the same list of classes"
     )
-    batch, num = config.train.global_batch, train.num_samples
+    batch, num = config.train.global_batch_size, train.num_samples
     if batch > num:
         rule = f"is more than the {num:,} images of {places[0]}"
         raise ConfigError(
-            [Problem("train.global_batch", batch, rule, f"set --train.global-batch {num} or less")]
+            [Problem("train.global_batch_size", batch, rule, f"set --train.global-batch-size {num} or less")]
         )
 
 

@@ -140,7 +140,7 @@ def _pricing(config: Config, search: Search, budget: Budget | None) -> Refuse:
 
             num_bytes = torch.cuda.get_device_properties(0).total_memory
         else:
-            num_bytes = memory_here() // (budget.concurrency * budget.workers)
+            num_bytes = memory_here() // (budget.concurrency * budget.num_workers)
     limits, base = Limits(search.max_parameters, num_bytes), config if budget is None else budget.lay(config)
     return lambda values: refusal(with_values(base, values), limits)
 

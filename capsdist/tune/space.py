@@ -81,7 +81,7 @@ class Search(_Options):
     trials: int = 16
     """Trials, at most; a search that is done can be started again with more."""
     concurrency: int | None = None
-    """Trials at a time, each with train.workers workers; default: as many as there are cores or GPUs for."""
+    """Trials at a time, each with train.num_workers workers; default: as many as cores or GPUs allow."""
     searcher: Literal["random", "optuna"] = "random"
     """random: distinct points in random order; optuna: its TPE sampler learns from ended trials."""
     scheduler: Literal["asha", "none", "pbt", "pb2"] = "asha"

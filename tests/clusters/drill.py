@@ -25,8 +25,8 @@ from capsdist.bench.record import write_record
 
 UP = "RAY_UP_enable_autoscaler_v2=0 ray up -y --no-config-cache ~/cluster.yaml"
 JOB = (
-    "jobs/train_mnist.py --data.name digits --train.name drill --train.workers 2 --train.device cpu"
-    " --train.precision fp32 --train.max-steps 6 --train.global-batch 16 --model.conv-channels 8"
+    "jobs/train_mnist.py --data.name digits --train.name drill --train.num-workers 2 --train.device cpu"
+    " --train.precision fp32 --train.max-steps 6 --train.global-batch-size 16 --model.conv-channels 8"
     " --model.primary-types 2"
 )
 CLIENT = {"RAY_AUTH_MODE": "token", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265"}

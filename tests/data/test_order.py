@@ -29,9 +29,9 @@ Sampler = Callable[[Order, int, int], Ranks]
 
 
 def make(case, *, seed: int = 0, digest: str = "set") -> Order:
-    sizes, global_batch, lanes, window = case
+    sizes, global_batch_size, lanes, window = case
     shards = tuple(Shard(f"shard-{n:05d}.tar", 0, size, "", "", ()) for n, size in enumerate(sizes))
-    return Order(Index((1, 2, 2), ("a", "b"), 4, shards, digest), seed, global_batch, lanes, window)
+    return Order(Index((1, 2, 2), ("a", "b"), 4, shards, digest), seed, global_batch_size, lanes, window)
 
 
 def steps_of(order: Order, epoch: int) -> list[np.ndarray]:
@@ -86,7 +86,7 @@ def test_later_epochs_are_permutations_too(case, epoch):
 def interleaved_drop_tail(order: Order, epoch: int, world_size: int) -> Ranks:
     """Twin: every rank takes each W-th sample and drops what does not fill its batch."""
     shuffled = permutation(order.index.num_samples, order.seed, epoch)
-    share = order.global_batch // world_size
+    share = order.global_batch_size // world_size
     ranks = [shuffled[rank::world_size] for rank in range(world_size)]
     return [list(ids[: len(ids) // share * share].reshape(-1, share)) for ids in ranks]
 
@@ -204,9 +204,9 @@ def specified_permutation(num: int, *key) -> list[int]:
 @pytest.mark.parametrize("case", CASES)
 def test_the_specification_says_the_same(case):
     """An independent, slow implementation of the five rules of that docstring."""
-    sizes, global_batch, lanes, window = case
-    epoch, num, share = 3, sum(sizes), global_batch // lanes
-    key = ("set", 11, global_batch, lanes, window)
+    sizes, global_batch_size, lanes, window = case
+    epoch, num, share = 3, sum(sizes), global_batch_size // lanes
+    key = ("set", 11, global_batch_size, lanes, window)
     starts = [sum(sizes[:n]) for n in range(len(sizes))]
     shards = specified_permutation(len(sizes), *key, "shards", epoch)
     sequence = [starts[n] + place for n in shards for place in range(sizes[n])]
@@ -218,9 +218,9 @@ def test_the_specification_says_the_same(case):
             order = specified_permutation(len(held), *key, "window", epoch, lane, number)
             windows[number] = [held[i] for i in order]
         shuffled.append([i for held in windows for i in held])
-    full = num // global_batch
+    full = num // global_batch_size
     steps = [[i for lane in shuffled for i in lane[s * share : (s + 1) * share]] for s in range(full)]
-    steps += [[i for lane in shuffled for i in lane[full * share :]]] if num % global_batch else []
+    steps += [[i for lane in shuffled for i in lane[full * share :]]] if num % global_batch_size else []
     assert [step.tolist() for step in steps_of(make(case, seed=11), epoch)] == steps
 
 
@@ -230,12 +230,13 @@ def test_the_order_does_not_drift():
     assert flat(make(([6, 5], 4, 2, 3)), epoch=2) == [2, 1, 7, 6, 0, 4, 5, 9, 3, 10, 8]
 
 
-@pytest.mark.parametrize(("global_batch", "lanes"), [(21, 2), (8, 0), (4, 8)])
-def test_lanes_must_divide_the_batch(global_batch, lanes):
+@pytest.mark.parametrize(("global_batch_size", "lanes"), [(21, 2), (8, 0), (4, 8)])
+def test_lanes_must_divide_the_batch(global_batch_size, lanes):
     with pytest.raises(
-        DataError, match=f"lanes={lanes} does not divide global_batch={global_batch}; choose a divisor"
+        DataError,
+        match=f"lanes={lanes} does not divide global_batch_size={global_batch_size}; choose a divisor",
     ):
-        make(([50], global_batch, lanes, 5))
+        make(([50], global_batch_size, lanes, 5))
 
 
 @pytest.mark.parametrize(("num", "world_size"), [(128, 7), (5, 7), (0, 3), (9, 1)])

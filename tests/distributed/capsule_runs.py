@@ -92,11 +92,11 @@ def run_split(setup: Setup, num_replicas: int = 1) -> dict[str, Tensor]:
         setup.num_children, CHILD_DIM, PARENTS, PARENT_DIM, group=mesh, **setup.options
     ).to(setup.dtype)
     with torch.no_grad():
-        layer.packed_weights.copy_(whole.packed_weights[..., layer.own_children])
+        layer.packed_weights.copy_(whole.packed_weights[..., layer.local_children])
         if layer.bias is not None and whole.bias is not None:
             layer.bias.copy_(whole.bias)
         if layer.log_priors is not None and whole.log_priors is not None:
-            layer.log_priors.copy_(whole.log_priors[layer.own_children])
+            layer.log_priors.copy_(whole.log_priors[layer.local_children])
     network = nn.Sequential(setup.stem(), layer, setup.head())
     own = setup.images().tensor_split(num_ranks)[dist.get_rank()]
     parent_poses = step(network, own, setup.num_images)

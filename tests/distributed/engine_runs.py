@@ -21,7 +21,7 @@ def build_toy(
     name: str,
     *,
     clip: float = 0.5,
-    accumulation: int = 2,
+    gradient_accumulation_steps: int = 2,
     precision: str = "fp32",
     tensorflow_epsilon: float | None = None,
 ) -> Engine:
@@ -36,7 +36,7 @@ def build_toy(
         kind,
         stage,
         clip=clip,
-        accumulation=accumulation,
+        gradient_accumulation_steps=gradient_accumulation_steps,
         precision=precision,
         tensorflow_epsilon=tensorflow_epsilon,
     )
@@ -46,19 +46,24 @@ def build_toy(
     if kind == "ddp":
         return PlainEngine(network, config.optim, **where)
     return ZeroEngine(
-        network, config.optim, stage=stage, microbatch_size=2, accumulation=accumulation, **where
+        network,
+        config.optim,
+        stage=stage,
+        microbatch_size=2,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        **where,
     )
 
 
 def toy_steps(
-    engine: Engine, first: int, last: int, *, accumulation: int = 2, factor: float = 1.0
+    engine: Engine, first: int, last: int, *, gradient_accumulation_steps: int = 2, factor: float = 1.0
 ) -> list[float]:
     """Do steps first .. last - 1 on 7 images shared out unevenly; return the gradient norms."""
     size = -(-7 // engine.world_size)
     own = slice(engine.rank * size, (engine.rank + 1) * size)
     norms = []
     for step in range(first, last):
-        parts = [tensor[own].chunk(accumulation) for tensor in toy_batch(step)]
+        parts = [tensor[own].chunk(gradient_accumulation_steps) for tensor in toy_batch(step)]
         for number, (images, targets) in enumerate(zip(*parts, strict=True)):
             with engine.microbatch(last=number == len(parts[0]) - 1):
                 error = (engine.forward(images).scores - targets).square().sum() / 7

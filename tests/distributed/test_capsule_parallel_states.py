@@ -165,10 +165,13 @@ def test_what_would_be_lost_is_refused(ranks, name: str, message: str) -> None:
         ("whole network", "ValueError: CapsNet has no ParallelClassCapsules; call parallelize first"),
         ("no state", "ValueError: state is of type tuple; pass tensors by name, as of state_dict()"),
         ("no capsules", "ValueError: Linear has no ClassCapsules to split; pass a network with some"),
-        ("form", "ShapeError: class capsules of form='reference', recompute='streamed' cannot be split"),
+        (
+            "backend",
+            "ShapeError: class capsules of backend='reference', recompute='streamed' cannot be split",
+        ),
         (
             "recompute",
-            "ShapeError: class capsules of form='auto', recompute='none' cannot be split over ranks",
+            "ShapeError: class capsules of backend='auto', recompute='none' cannot be split over ranks",
         ),
         ("few children", "ShapeError: 1 children cannot be split over 2 ranks; use at most 1"),
         ("size", "ShapeError: num_parents=0 must be a whole number of at least 1"),

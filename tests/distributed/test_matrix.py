@@ -29,8 +29,8 @@ STEPS = 3
 def save(name: str, folder: Path) -> None:
     """Train a few steps and save; another number of steps on other numbers of ranks, so that all differ."""
     rank, world_size = own_rank()
-    engine = build_toy(name, accumulation=1)
-    toy_steps(engine, 0, STEPS + world_size, accumulation=1)
+    engine = build_toy(name, gradient_accumulation_steps=1)
+    toy_steps(engine, 0, STEPS + world_size, gradient_accumulation_steps=1)
     state = engine.state()
     engine.close()
     if rank == 0:
@@ -39,7 +39,7 @@ def save(name: str, folder: Path) -> None:
 
 def load_all(name: str, folder: Path) -> tuple[list[str], float]:
     """Load every checkpoint; return those that did not come back, and the gradient norm after the first."""
-    engine = build_toy(name, accumulation=1)
+    engine = build_toy(name, gradient_accumulation_steps=1)
     changed = []
     paths = sorted(folder.iterdir())
     for path in paths:
@@ -48,7 +48,7 @@ def load_all(name: str, folder: Path) -> tuple[list[str], float]:
         if not equal(engine.state(), state):
             changed.append(path.name)
     engine.load(read_checkpoint(paths[0]).engine)
-    [norm] = toy_steps(engine, STEPS, STEPS + 1, accumulation=1)
+    [norm] = toy_steps(engine, STEPS, STEPS + 1, gradient_accumulation_steps=1)
     engine.close()
     return changed, norm
 

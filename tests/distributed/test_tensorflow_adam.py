@@ -45,10 +45,10 @@ def tensorflow_adam(num_steps: int, *, learning_rate: float = 0.01) -> dict[str,
 
 def train(name: str, first: int, last: int, state: EngineState | None = None) -> EngineState:
     """Do steps first .. last - 1, from the start or from `state`."""
-    engine = build_toy(name, clip=0.0, accumulation=1, tensorflow_epsilon=EPSILON)
+    engine = build_toy(name, clip=0.0, gradient_accumulation_steps=1, tensorflow_epsilon=EPSILON)
     if state is not None:
         engine.load(state)
-    toy_steps(engine, first, last, accumulation=1)
+    toy_steps(engine, first, last, gradient_accumulation_steps=1)
     state = engine.state()
     engine.close()
     return state

@@ -66,8 +66,8 @@ def tiny_config(
     cluster, train: its section, and fields of that one.
     """
     settings = {
-        "name": name, "storage": str(storage), "workers": WORKERS, "device": "cpu", "epochs": 2,
-        "global_batch": BATCH, "precision": "fp32", "checkpoint_every_steps": 3, "log_every_steps": 3,
+        "name": name, "storage": str(storage), "num_workers": WORKERS, "device": "cpu", "epochs": 2,
+        "global_batch_size": BATCH, "precision": "fp32", "checkpoint_every_steps": 3, "log_every_steps": 3,
     }  # fmt: skip
     return Config(
         model=CapsNetConfig(
@@ -108,7 +108,7 @@ def run_undisturbed(config: Config, recorder: Recorder) -> Callable[[], Path]:
     folder.mkdir(parents=True)
     processes = [
         get_context("fork").Process(target=_train, args=(config, rank, recorder))
-        for rank in range(config.train.workers)
+        for rank in range(config.train.num_workers)
     ]
     for process in processes:
         process.start()
@@ -133,7 +133,7 @@ def _train(config: Config, rank: int, recorder: Recorder) -> None:
 
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
-    folder, world_size = Path(config.train.storage, config.train.name), config.train.workers
+    folder, world_size = Path(config.train.storage, config.train.name), config.train.num_workers
     with on_loopback():
         dist.init_process_group("gloo", f"file://{folder}/ranks", rank=rank, world_size=world_size)
 

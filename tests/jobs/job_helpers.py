@@ -28,7 +28,7 @@ TINY_FLAGS = [
     "--model.image-size=12", "--model.conv-channels=4", "--model.conv-kernel=3", "--model.primary-kernel=3",
     "--model.primary-types=2", "--model.primary-dim=4", "--model.class-dim=4",
     "--model.decoder-hidden", "8", "9",
-    f"--train.global-batch={BATCH}", "--data.lanes=4", "--data.window=16", "--train.precision=fp32",
+    f"--train.global-batch-size={BATCH}", "--data.lanes=4", "--data.window=16", "--train.precision=fp32",
     "--data.name=tiny", "--train.log-every-steps=3", "--optim.epsilon-placement=pytorch",
 ]  # fmt: skip
 

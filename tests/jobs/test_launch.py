@@ -154,7 +154,7 @@ def test_a_foreign_error_is_told_in_one_line_and_in_full(tiny_root, storage, tmp
 
 
 def test_a_run_whose_numbers_are_not_finite_fails_and_the_remedy_works_as_printed(tiny_root, storage):
-    config = tiny_config(tiny_root, storage, "infinite", max_steps=1, workers=1)
+    config = tiny_config(tiny_root, storage, "infinite", max_steps=1, num_workers=1)
     wild = config.model_copy(update={"optim": config.optim.model_copy(update={"learning_rate": 1e39})})
     rows = Rows()
     with pytest.raises(RunError, match=r"at step 1; start again with a lower --optim.learning-rate than 1e"):
@@ -181,7 +181,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_tried_again(tiny_root, small_dis
     with pytest.raises(
         CapsdistError, match=r"cannot be written \(.*No space left on device.*make room"
     ) as caught:
-        launch(tiny_config(tiny_root, small_disk, "full", workers=1), display=rows)
+        launch(tiny_config(tiny_root, small_disk, "full", num_workers=1), display=rows)
     assert "\n" not in str(caught.value)
     assert len(rows.of("start")) == 1
     assert rows.of("failure") == []
@@ -226,6 +226,6 @@ def test_workers_that_never_come_end_the_wait(tiny_root, storage):
     cluster = Cluster(cpus_per_worker=2, controller_failure_limit=0, worker_start_timeout_s=3)
     with pytest.raises(
         RunError,
-        match=r"train.workers=2: .* 2 workers with 2 CPU each in 1 x 3 s, and has 2 CPU and 0 GPU now; lower",
+        match=r"train.num_workers=2: .* 2 workers with 2 CPU each in 1 x 3 s, and has 2 CPU and 0 GPU now",
     ):
         launch(tiny_config(tiny_root, storage, "waiting", cluster=cluster), display=Rows())

@@ -1,4 +1,4 @@
-"""The laws of routing as numbers: how far a form, or a twin with a known defect, is from obeying each.
+"""The laws of routing as numbers: how far a backend, or a twin with a known defect, is from obeying each.
 
 `LAWS` are measured on any function with the signature of `route`; `DEFECTS` are the twins. The tables of
 README.md are made of them by `scoreboard`.
@@ -28,7 +28,7 @@ SIZES = (5, 23, 4, 3, 6)  # B, I, J, D, E
 class Law:
     """A sentence, a number that is 0 where it is obeyed exactly, and how large rounding may make it.
 
-    `limit` is for what computes in float64, `limit_fp32` for the kernels of the fused form.
+    `limit` is for what computes in float64, `limit_fp32` for the kernels of the fused backend.
     """
 
     sentence: str
@@ -36,9 +36,11 @@ class Law:
     limit: float
     limit_fp32: float
 
-    def obeyed_by(self, form: str, seed: int) -> bool:
-        """Measure one of `FORMS`."""
-        return self.distance(FORMS[form], seed) < (self.limit_fp32 if form == "fused" else self.limit)
+    def obeyed_by(self, backend: str, seed: int) -> bool:
+        """Measure one of `BACKENDS`."""
+        return self.distance(BACKENDS[backend], seed) < (
+            self.limit_fp32 if backend == "fused" else self.limit
+        )
 
 
 def error_against_procedure_1(route: Route, seed: int) -> float:
@@ -143,16 +145,18 @@ def _reshaped(child_poses: Tensor, weights: Tensor, iterations: int, **options: 
 
 
 def _fused(child_poses: Tensor, weights: Tensor, iterations: int, *, bias: Tensor | None = None) -> Tensor:
-    """The fused form in fp32, of and to float64; on a GPU if there is one, else interpreted."""
+    """The fused backend in fp32, of and to float64; on a GPU if there is one, else interpreted."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     given = [None if t is None else t.to(device, torch.float32) for t in (child_poses, weights, bias)]
-    found = route(given[0], given[1], iterations, bias=given[2], form="fused")  # pyright: ignore[reportArgumentType]
+    found = route(given[0], given[1], iterations, bias=given[2], backend="fused")  # pyright: ignore[reportArgumentType]
     return found.to(child_poses.device, torch.float64)
 
 
-FORMS: dict[str, Route] = {form: partial(route, form=form) for form in ("reference", "streamed")}
+BACKENDS: dict[str, Route] = {
+    backend: partial(route, backend=backend) for backend in ("reference", "streamed")
+}
 if find_spec("triton") is not None:
-    FORMS["fused"] = _fused
+    BACKENDS["fused"] = _fused
 DEFECTS: dict[str, tuple[Route, str]] = {
     "softmax over the children": (partial(route_twin, softmax_dim=1), "sharing"),
     "logits averaged over the batch": (partial(route_twin, mean_over_batch=True), "company"),

@@ -1,6 +1,6 @@
 """The correctness scoreboard in README.md, made from the tests themselves.
 
-The first table is measured: every law of `laws` on every form and on every twin with a known defect. The
+The first table is measured: every law of `laws` on every backend and on every twin with a known defect. The
 second is read from marks of tests in all folders: `law(key, sentence)` on a test that holds a law (further
 ones need the key alone), and `defect(key, defect)` on a test that shows that a known defect breaks it.
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
 
-from laws import DEFECTS, FORMS, LAWS
+from laws import BACKENDS, DEFECTS, LAWS
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "tests" / "oracle" / "README.md"
@@ -35,11 +35,11 @@ class Marked:
 
 
 def measured_table() -> str:
-    """Return the table of `LAWS` against forms and defects: a cell says whether the law is held."""
-    names = [*(f"`{form}`" for form in FORMS), *DEFECTS]
+    """Return the table of `LAWS` against backends and defects: a cell says whether the law is held."""
+    names = [*(f"`{backend}`" for backend in BACKENDS), *DEFECTS]
     lines = [f"| law | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for law in LAWS.values():
-        held = [law.obeyed_by(form, 0) for form in FORMS]
+        held = [law.obeyed_by(backend, 0) for backend in BACKENDS]
         held += [law.distance(twin, 0) < law.limit for twin, _ in DEFECTS.values()]
         lines.append(f"| {law.sentence} | {' | '.join('yes' if each else '**no**' for each in held)} |")
     return "\n".join(lines)

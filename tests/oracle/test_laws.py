@@ -1,4 +1,4 @@
-"""The laws of routing, each held by every form, and broken by a twin with a known defect of public code."""
+"""The laws of routing, each held by every backend, and broken by a twin with a known defect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import operands
-from laws import DEFECTS, FORMS, LAWS, SIZES, not_numbers
+from laws import BACKENDS, DEFECTS, LAWS, SIZES, not_numbers
 from torch import Tensor
 
 from capsdist.routing import pack_weights, route
@@ -16,11 +16,11 @@ from capsdist.routing.dynamic.reference import couple
 from capsdist.routing.dynamic.streamed import route_streamed
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_form_obeys(law: str, form: str, seed: int) -> None:
-    assert LAWS[law].obeyed_by(form, seed)
+def test_every_backend_obeys(law: str, backend: str, seed: int) -> None:
+    assert LAWS[law].obeyed_by(backend, seed)
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
@@ -37,10 +37,10 @@ def test_coupling_sums_to_1_over_parents_or_less_with_none_of_the_above(none: bo
     assert not torch.allclose(logits.softmax(1).sum(2), torch.ones_like(sums), atol=0.1)  # the twin
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_large_votes_do_not_overflow(form: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_large_votes_do_not_overflow(backend: str) -> None:
     given = operands(SIZES, seed=6).to(torch.float32)
-    assert not_numbers(FORMS[form], given.with_(weights=1e4 * given.weights)) == 0
+    assert not_numbers(BACKENDS[backend], given.with_(weights=1e4 * given.weights)) == 0
 
 
 # What is kept for the backward pass has no votes in it.
@@ -71,12 +71,12 @@ def test_streamed_keeps_no_votes() -> None:
 
 @pytest.mark.defect("kept", "votes kept several times over")
 def test_the_reference_keeps_votes() -> None:
-    num_images, num_children, num_parents, _, dim_parent = SIZES
+    num_images, num_children, num_parents, _, parent_dim = SIZES
 
     def reference(poses: Tensor, packed: Tensor) -> Tensor:
-        return route(poses, packed.permute(3, 0, 2, 1), form="reference")
+        return route(poses, packed.permute(3, 0, 2, 1), backend="reference")
 
-    assert largest_saved(reference) >= num_images * num_children * num_parents * dim_parent
+    assert largest_saved(reference) >= num_images * num_children * num_parents * parent_dim
 
 
 @pytest.mark.law("kept")

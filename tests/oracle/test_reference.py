@@ -31,11 +31,11 @@ def softmax(logits: list[float]) -> list[float]:
 
 def procedure_1(poses: Tensor, weights: Tensor, priors: Tensor, iterations: int, none: bool) -> Matrix:
     """Procedure 1 for one image, poses [I, D], weights [I, J, D, E], priors [I, J], number by number."""
-    num_children, num_parents, dim_child, dim_parent = weights.shape
-    children, parents, dims = range(num_children), range(num_parents), range(dim_parent)
+    num_children, num_parents, child_dim, parent_dim = weights.shape
+    children, parents, dims = range(num_children), range(num_parents), range(parent_dim)
     u, w = poses.tolist(), weights.tolist()
     votes = [
-        [[sum(u[i][d] * w[i][j][d][e] for d in range(dim_child)) for e in dims] for j in parents]
+        [[sum(u[i][d] * w[i][j][d][e] for d in range(child_dim)) for e in dims] for j in parents]
         for i in children
     ]
     logits = [row + [0.0] * none for row in priors.tolist()]

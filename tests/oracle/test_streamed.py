@@ -1,4 +1,4 @@
-"""The streamed form has the reference's numbers: results, every gradient, odd sizes, however it is cut."""
+"""The streamed backend has the reference's numbers: results, every gradient, odd sizes, however it is cut."""
 
 from __future__ import annotations
 
@@ -149,11 +149,11 @@ def test_autocast_takes_nothing_away(poses_dtype: torch.dtype) -> None:
     assert largest_error(twin, plain) > 1e-3
 
 
-def test_the_reference_form_is_computed_in_fp32_under_autocast_too() -> None:
+def test_the_reference_backend_is_computed_in_fp32_under_autocast_too() -> None:
     given = operands((4, 31, 5, 3, 8), seed=1).to(torch.float32)
-    plain = route(given.child_poses, given.weights, form="reference")
+    plain = route(given.child_poses, given.weights, backend="reference")
     with torch.autocast("cpu", torch.bfloat16):
-        under_autocast = route(given.child_poses, given.weights, form="reference")
+        under_autocast = route(given.child_poses, given.weights, backend="reference")
     assert torch.equal(under_autocast, plain)
 
 

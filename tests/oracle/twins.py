@@ -53,5 +53,5 @@ def margin_loss_of_softmax(lengths: Tensor, targets: Tensor) -> Tensor:
 
 def pack_by_reshape(weights: Tensor) -> Tensor:
     """Weights [I, J, D, E] brought to the packed shape without moving a number."""
-    num_children, num_parents, dim_child, dim_parent = weights.shape
-    return weights.reshape(num_parents, dim_parent, dim_child, num_children)
+    num_children, num_parents, child_dim, parent_dim = weights.shape
+    return weights.reshape(num_parents, parent_dim, child_dim, num_children)

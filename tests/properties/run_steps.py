@@ -19,7 +19,7 @@ from capsdist.runs.rundir import RunFolder, RunSummary
 from capsdist.train.checkpoint import load_model, read_checkpoint
 from capsdist.train.metrics import METRICS_NAME, parse_metrics, read_metrics
 
-NUM_SAMPLES = 48 * NETWORK.train.global_batch
+NUM_SAMPLES = 48 * NETWORK.train.global_batch_size
 ERRORS = {8: 30.5, 16: 12.25, 24: 20.75}
 """Validated error of each checkpoint, by step: the best is not the newest."""
 

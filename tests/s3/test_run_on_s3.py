@@ -36,7 +36,7 @@ def train(name: str, cwd: Path, env: dict[str, str]) -> str:
     """Train 16 steps on two workers, by the command line; return what it printed."""
     flags = [
         "--train.epochs=2",
-        "--train.workers=2",
+        "--train.num-workers=2",
         "--train.device=cpu",
         "--train.checkpoint-every-steps=3",
     ]
@@ -125,7 +125,7 @@ def test_a_prefix_of_odd_characters_is_one_place_to_us_and_to_ray(place: Place, 
     write_tiny(env["CAPSDIST_DATA_ROOT"])
     env = env | {"CAPSDIST_STORAGE": f"{place.url}/{odd}"}
     for epochs in (1, 2):
-        flags = [f"--train.epochs={epochs}", "--train.workers=1", "--train.device=cpu"]
+        flags = [f"--train.epochs={epochs}", "--train.num-workers=1", "--train.device=cpu"]
         done = run_job_file("train_mnist.py", *TINY_FLAGS, "--train.name=odd", *flags, cwd=tmp_path, env=env)
         assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     assert "continues after step 8" in done.stdout

@@ -66,7 +66,7 @@ def test_nothing_about_data_holds_the_secret(place: Place, tmp_path, monkeypatch
     index = random_set(0).write(place.url)
     check_storage(place.url)
     check_split(place.url)
-    stream = TrainStream(place.url, seed=0, global_batch=10, lanes=2)
+    stream = TrainStream(place.url, seed=0, global_batch_size=10, lanes=2)
     list(stream.epoch(0))
     verify_split(place.url)
     monkeypatch.setenv("CAPSDIST_S3_DEADLINE_S", "0.5")

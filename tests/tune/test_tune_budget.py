@@ -13,8 +13,10 @@ from capsdist.tune.budget import Budget, on_cluster, on_machine
 from capsdist.tune.space import Search
 
 
-def config_of(workers: int, *, device: str = "auto", cpus: float = 0.0, most: int | None = None) -> Config:
-    train = Train.model_validate({"workers": workers, "device": device})
+def config_of(
+    num_workers: int, *, device: str = "auto", cpus: float = 0.0, most: int | None = None
+) -> Config:
+    train = Train.model_validate({"num_workers": num_workers, "device": device})
     return Config(train=train, cluster=Cluster(cpus_per_worker=cpus, max_workers=most))
 
 
@@ -34,7 +36,7 @@ ON_MACHINE = [
 def test_on_this_machine(config, concurrency, machine, expected):
     budget = on_machine(config, Search(concurrency=concurrency), machine)
     assert budget == expected
-    assert budget.concurrency * budget.workers * budget.cores <= machine.cores
+    assert budget.concurrency * budget.num_workers * budget.cores <= machine.cores
 
 
 ON_CLUSTER = [
@@ -63,12 +65,12 @@ def test_more_trials_at_a_time_than_there_is_room_for_are_refused():
 
 
 def test_a_trial_that_does_not_fit_alone_is_refused_as_a_run_is():
-    with pytest.raises(ConfigError, match=r"train.workers=3: needs 3 cores"):
+    with pytest.raises(ConfigError, match=r"train.num_workers=3: needs 3 cores"):
         on_machine(config_of(3), Search(), Machine(2, 0))
 
 
 def test_a_trial_gets_its_share():
     config = Budget(2, 1, "cpu", 3).lay(config_of(4))
-    assert (config.train.workers, config.train.device, config.cluster.cpus_per_worker) == (1, "cpu", 3)
+    assert (config.train.num_workers, config.train.device, config.cluster.cpus_per_worker) == (1, "cpu", 3)
     assert str(Budget(2, 1, "gpu", 3)) == "2 at a time, 1 worker each with 3 CPU and 1 GPU"
     assert str(replace(Budget(1, 2, "cpu", 1))) == "1 at a time, 2 workers each with 1 CPU"

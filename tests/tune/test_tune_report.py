@@ -179,8 +179,8 @@ def test_a_command_gives_the_same_configuration(preset, seed):
             "name": "a-best",
             "max_steps": 7,
             "storage": "a folder/runs",
-            "workers": 3,
-            "global_batch": 96,
+            "num_workers": 3,
+            "global_batch_size": 96,
         }
     )
     base = base.model_copy(update={"train": train})

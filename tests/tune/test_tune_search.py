@@ -24,7 +24,7 @@ from limits import PATIENCE_S
 pytestmark = pytest.mark.slow
 
 FLAGS = [
-    *TINY_FLAGS, "--train.workers=1", "--train.device=cpu", "--train.epochs=400",
+    *TINY_FLAGS, "--train.num-workers=1", "--train.device=cpu", "--train.epochs=400",
     "--train.validate-every-steps=160", "--train.checkpoint-every-steps=160", "--search.grace-steps=640",
     "--search.max-parameters=9000", "--search.concurrency=2", "--train.name=killed",
 ]  # fmt: skip
@@ -214,7 +214,7 @@ def neighbour(env: dict[str, str]) -> Iterator[None]:
 @pytest.mark.usefixtures("neighbour")
 def test_stopped_trials_leave_their_workers_to_the_next_though_there_is_another_ray(place, env):
     flags = [
-        "--train.name=beside", "--train.workers=2", "--train.epochs=64", "--search.concurrency=1",
+        "--train.name=beside", "--train.num-workers=2", "--train.epochs=64", "--search.concurrency=1",
         "--search.grace-steps=8", "--train.validate-every-steps=8", "--train.checkpoint-every-steps=8",
         "--cluster.worker-start-timeout-s=60",
     ]  # fmt: skip

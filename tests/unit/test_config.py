@@ -99,27 +99,32 @@ RULES = [
     ("model.image_size", 16, {"model__image_size": 16}, "too small for valid kernels 9 and 9"),
     ("model.image_size", 9, {"model__image_size": 9, "model__conv_kernel": 10}, "kernels 10 and 9"),
     (
-        "train.global_batch",
+        "train.global_batch_size",
         8,
-        {"train__global_batch": 8, "train__workers": 3, "train__accumulation": 3},
-        "at least workers x accumulation = 9",
+        {"train__global_batch_size": 8, "train__num_workers": 3, "train__gradient_accumulation_steps": 3},
+        "at least num_workers x gradient_accumulation_steps = 9",
     ),
-    ("data.lanes", 7, {"data__lanes": 7}, "must divide train.global_batch=128"),
-    ("train.workers", 5, {"train__workers": 5, "cluster__max_workers": 4}, "exceeds cluster.max_workers=4"),
+    ("data.lanes", 7, {"data__lanes": 7}, "must divide train.global_batch_size=128"),
+    (
+        "train.num_workers",
+        5,
+        {"train__num_workers": 5, "cluster__max_workers": 4},
+        "exceeds cluster.max_workers=4",
+    ),
     ("train.precision", "fp16", {"train__precision": "fp16", "train__device": "cpu"}, "is for GPUs"),
     (
         "routing.recompute",
         "none",
-        {"routing__recompute": "none", "routing__form": "streamed"},
-        "is for autograd, and routing.form=streamed has its own backward pass",
+        {"routing__recompute": "none", "routing__backend": "streamed"},
+        "is for autograd, and routing.backend=streamed has its own backward pass",
     ),
     (
         "routing.gradient",
         "last",
-        {"routing__gradient": "last", "routing__form": "fused"},
-        "not in the kernels of routing.form=fused",
+        {"routing__gradient": "last", "routing__backend": "fused"},
+        "not in the kernels of routing.backend=fused",
     ),
-    ("routing.form", "fused", {"routing__form": "fused", "train__device": "cpu"}, "needs a GPU"),
+    ("routing.backend", "fused", {"routing__backend": "fused", "train__device": "cpu"}, "needs a GPU"),
 ]
 
 
@@ -142,12 +147,17 @@ ALLOWED = [
     {"data__standardise": True, "model__kind": "baseline_cnn"},
     {"model__image_size": 9, "model__kind": "baseline_cnn", "model__dropout": 0.1},
     {"train__precision": "fp16", "train__device": "gpu"},
-    {"train__global_batch": 9, "train__workers": 3, "train__accumulation": 3, "data__lanes": 3},
+    {
+        "train__global_batch_size": 9,
+        "train__num_workers": 3,
+        "train__gradient_accumulation_steps": 3,
+        "data__lanes": 3,
+    },
     {"train__name": "a.b_c-9"},
     {"routing__recompute": "iterations", "routing__gradient": "last"},
-    {"routing__recompute": "none", "routing__form": "reference"},
-    {"routing__gradient": "last", "routing__form": "streamed"},
-    {"routing__form": "fused", "train__device": "gpu"},
+    {"routing__recompute": "none", "routing__backend": "reference"},
+    {"routing__gradient": "last", "routing__backend": "streamed"},
+    {"routing__backend": "fused", "train__device": "gpu"},
 ]
 
 
@@ -191,7 +201,7 @@ def test_an_unknown_section_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("section", "name", "value"), [
-    ("routing", "form", "votes"), ("model", "kind", "resnet"), ("train", "zero_stage", 4),
+    ("routing", "backend", "votes"), ("model", "kind", "resnet"), ("train", "zero_stage", 4),
     ("data", "contrast", [1.0]), ("train", "epochs", 1.5),
 ])  # fmt: skip
 def test_values_of_the_wrong_type_are_refused(section: str, name: str, value: object) -> None:

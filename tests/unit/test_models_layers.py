@@ -117,9 +117,9 @@ def test_unknown_padding_is_refused() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"form": "streamed"},
-        {"form": "streamed", "gradient": "last"},
-        {"form": "reference"},
+        {"backend": "streamed"},
+        {"backend": "streamed", "gradient": "last"},
+        {"backend": "reference"},
         {"recompute": "iterations"},
     ],
 )
@@ -304,7 +304,7 @@ def test_wrong_shapes_are_refused_in_one_line(call, message: str) -> None:
         ({"none_of_the_above": "no"}, "none_of_the_above='no' must be True or False"),
         ({"gradient": "Last"}, "gradient='Last' is unknown; choose 'full' or 'last'"),
         ({"recompute": "x"}, "recompute='x' is unknown; choose 'streamed', 'iterations' or 'none'"),
-        ({"form": "bogus"}, "form='bogus' is no form of routing; choose 'auto', 'fused', "),
+        ({"backend": "bogus"}, "backend='bogus' is no backend of routing; choose 'auto', 'fused', "),
     ],
 )
 def test_wrong_options_are_refused_when_a_layer_is_built(option: dict, message: str) -> None:

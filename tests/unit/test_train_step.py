@@ -22,9 +22,9 @@ def outputs(seed: int, batch: int = 5) -> tuple[Output, torch.Tensor, torch.Tens
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_total_is_margin_plus_weighted_reconstruction(seed: int) -> None:
     output, images, labels = outputs(seed)
-    options = Loss(reconstruction_weight=0.02, m_plus=0.8, m_minus=0.2, downweight=0.3)
+    options = Loss(reconstruction_weight=0.02, m_plus=0.8, m_minus=0.2, absent_weight=0.3)
     losses = CAPSNET.losses(output, images, labels, options)
-    margin = margin_loss(output.scores, labels, m_plus=0.8, m_minus=0.2, downweight=0.3)
+    margin = margin_loss(output.scores, labels, m_plus=0.8, m_minus=0.2, absent_weight=0.3)
     assert output.reconstructions is not None
     error = (output.reconstructions - images).square().sum((1, 2, 3))
     torch.testing.assert_close(losses["margin_loss"], margin)

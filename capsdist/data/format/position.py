@@ -11,6 +11,8 @@ from capsdist.errors import DataError
 
 __all__ = ["Position"]
 
+_RENAMED = {"global_batch": "global_batch_size"}  # the names of version 0.1
+
 
 @dataclass(frozen=True)
 class Position:
@@ -20,7 +22,7 @@ class Position:
     seed: int
     epoch: int
     step: int
-    global_batch: int
+    global_batch_size: int
     lanes: int
     window: int
     last_batch: str = "short"  # positions of version 0.1 have no such field, and this meaning
@@ -37,6 +39,7 @@ class Position:
             DataError: unknown or missing fields, named.
         """
         names = {field.name for field in fields(cls)}
+        values = {_RENAMED.get(name, name): value for name, value in values.items()}
         if names != values.keys() | {"last_batch"}:
             raise DataError(
                 f"data position has fields {sorted(values)} instead of {sorted(names)}; "

@@ -91,7 +91,7 @@ def build_engine(
     if device.type == "cpu" and (lacking := zero_requirements()):
         raise RunError(lacking)
     # DeepSpeed is given the largest microbatch; slices of a step may be uneven and the last step short.
-    share = -(-train.global_batch // world_size)
+    share = -(-train.global_batch_size // world_size)
     return ZeroEngine(
         model,
         config.optim,
@@ -100,8 +100,8 @@ def build_engine(
         world_size=world_size,
         device=device,
         precision=precision,
-        microbatch_size=-(-share // train.accumulation),
-        accumulation=train.accumulation,
+        microbatch_size=-(-share // train.gradient_accumulation_steps),
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
     )
 
 
