@@ -71,7 +71,7 @@ def test_every_range_is_held_at_its_edges(field: str, value: float, allowed: boo
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("field", ["optim__learning_rate", "loss__downweight", "cluster__cpus_per_worker"])
+@pytest.mark.parametrize("field", ["optim__learning_rate", "loss__absent_weight", "cluster__cpus_per_worker"])
 def test_numbers_must_be_finite(field: str, value: float) -> None:
     name = field.replace("__", ".")
     assert [p.field for p in problems(changed(**{field: value}))] == [name]
