@@ -32,7 +32,7 @@ def open_addresses(table: str) -> set[str]:
     return {row[1].partition(":")[0] for row in rows if len(row) > 3 and row[3] == LISTENING}
 
 
-def test_the_law_sees_an_open_port() -> None:
+def test_the_check_sees_an_open_port() -> None:
     assert open_addresses("0: 00000000:1F90 00000000:0000 0A") == {"00000000"}
 
 

@@ -1,4 +1,4 @@
-"""The order of samples: laws for every world size, each with a known-bad twin that breaks it."""
+"""The order of samples: properties for every world size, each with a mutant that breaks it."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ def same_steps_for_any_world(sampler: Sampler, order: Order, world_size: int) ->
 
 @pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("law", [every_sample_once, equal_steps, same_steps_for_any_world])
-def test_laws(law, case, world_size):
-    assert law(ours, make(case), world_size)
+@pytest.mark.parametrize("holds", [every_sample_once, equal_steps, same_steps_for_any_world])
+def test_properties(holds, case, world_size):
+    assert holds(ours, make(case), world_size)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -84,7 +84,7 @@ def test_later_epochs_are_permutations_too(case, epoch):
 
 
 def interleaved_drop_tail(order: Order, epoch: int, world_size: int) -> Ranks:
-    """Twin: every rank takes each W-th sample and drops what does not fill its batch."""
+    """Mutant: every rank takes each W-th sample and drops what does not fill its batch."""
     shuffled = permutation(order.index.num_samples, order.seed, epoch)
     share = order.global_batch_size // world_size
     ranks = [shuffled[rank::world_size] for rank in range(world_size)]
@@ -92,7 +92,7 @@ def interleaved_drop_tail(order: Order, epoch: int, world_size: int) -> Ranks:
 
 
 def shuffled_a_rank(order: Order, epoch: int, world_size: int) -> Ranks:
-    """Twin: every rank shuffles with a seed of its own and reads its part of that."""
+    """Mutant: every rank shuffles with a seed of its own and reads its part of that."""
     parts = []
     for rank in range(world_size):
         shuffled = permutation(order.index.num_samples, order.seed, epoch, rank)
@@ -102,7 +102,7 @@ def shuffled_a_rank(order: Order, epoch: int, world_size: int) -> Ranks:
 
 
 def split_by_shard(order: Order, epoch: int, world_size: int) -> Ranks:
-    """Twin: shards are dealt to ranks, as webdataset's split_by_node does."""
+    """Mutant: shards are dealt to ranks, as webdataset's split_by_node does."""
     starts = order.index.shard_starts
     ranks = []
     for rank in range(world_size):
@@ -113,12 +113,12 @@ def split_by_shard(order: Order, epoch: int, world_size: int) -> Ranks:
 
 
 def keyed_by_world(order: Order, epoch: int, world_size: int) -> Ranks:
-    """Twin: the world size enters the shuffle."""
+    """Mutant: the world size enters the shuffle."""
     return ours(make(CASES[1], seed=world_size), epoch, world_size)
 
 
 @pytest.mark.parametrize(
-    ("law", "twin"),
+    ("holds", "mutant"),
     [
         (every_sample_once, interleaved_drop_tail),
         (every_sample_once, shuffled_a_rank),
@@ -127,8 +127,8 @@ def keyed_by_world(order: Order, epoch: int, world_size: int) -> Ranks:
         (same_steps_for_any_world, shuffled_a_rank),
     ],
 )
-def test_twins_break_the_laws(law, twin):
-    assert not law(twin, make(CASES[1]), 3)
+def test_mutants_break_the_properties(holds, mutant):
+    assert not holds(mutant, make(CASES[1]), 3)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -73,7 +73,7 @@ def share(step: int, rank: int, world_size: int, dtype: torch.dtype) -> tuple[Te
 def train(
     network: nn.Module, optimizer: torch.optim.Optimizer, steps: range, max_norm: float, fault: str = ""
 ) -> list[float]:
-    """Do `steps` on this rank's share of the images; return the norms. `fault` names a known-bad twin."""
+    """Do `steps` on this rank's share of the images; return the norms. `fault` names a mutant."""
     rank, world_size = own_rank()
     dtype, norms = next(network.parameters()).dtype, []
     for step in steps:

@@ -105,7 +105,7 @@ def run_split(setup: Setup, num_replicas: int = 1) -> dict[str, Tensor]:
 
 
 def run_split_with_dv_reduced(setup: Setup) -> dict[str, Tensor]:
-    """The known-bad twin: all ranks add up dV, not its increment, and count what they carry once each."""
+    """The mutant: all ranks add up dV, not its increment, and count what they carry once each."""
     plain = streamed_passes._carry
 
     def carry(d_state: Tensor, increment: Tensor, reduce) -> None:
@@ -192,7 +192,7 @@ def run_compiled(setup: Setup) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def run_penalty(setup: Setup, squared: bool, cut: bool) -> str:
-    """What is said of a penalty on the gradient; the known-bad twin cuts the graph where gradients travel."""
+    """What is said of a penalty on the gradient; the mutant cuts the graph where gradients travel."""
     layer = ParallelClassCapsules(setup.num_children, CHILD_DIM, PARENTS, PARENT_DIM, **setup.options)
     poses = torch.randn(2, setup.num_children, CHILD_DIM, requires_grad=True)
     plain = parallel.way

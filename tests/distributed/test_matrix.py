@@ -75,7 +75,7 @@ def test_all_savers_store_the_same_names_and_shapes_and_other_numbers(saved: Pat
         for s in states.values()
     }
     assert len(forms) == 1
-    for size in SIZES:  # a law about equal states would say nothing
+    for size in SIZES:  # a property of equal states would say nothing
         assert not any(equal(states[f"ddp on {size}"], states[f"ddp on {o}"]) for o in SIZES if o != size)
 
 
@@ -95,7 +95,7 @@ def test_every_checkpoint_loads_to_the_last_bit(ranks, saved: Path, norms, name:
 
 
 def test_one_bit_would_be_seen(saved: Path) -> None:
-    """The twin of the law."""
+    """The mutant of the property."""
     state = read_checkpoint(next(saved.iterdir())).engine
     for key in ("model", "optimizer"):
         tensors = dict(getattr(state, key))

@@ -33,7 +33,7 @@ def test_dropout_continues_as_well(shapes: Path, tmp_path: Path) -> None:
     whole = run_small(config, tmp_path)
     rest = run_small(config, tmp_path / "rest", tmp_path / "step-0002")
     assert losses(rest) == losses(whole)[2:]
-    # the twin: draws of dropout that do not follow the step give another loss
+    # the mutant: draws of dropout that do not follow the step give another loss
     other = config.model_copy(update={"model": config.model.model_copy(update={"dropout": 0.6})})
     assert losses(run_small(other, tmp_path / "other", tmp_path / "step-0002")) != losses(whole)[2:]
 

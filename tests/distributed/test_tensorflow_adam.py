@@ -65,7 +65,7 @@ def test_every_engine_does_tensorflows_adam_and_goes_on_with_it_after_a_resume(r
     end = two.run(train, name, 3, 6, middle, timeout_s=COMPILES_S)[0]
     assert largest_error(middle, tensorflow_adam(3)) < 1e-6
     assert largest_error(end, tensorflow_adam(6)) < 1e-6
-    # the twin: with its epsilon counted from 1 again, or PyTorch's, the end is another
+    # the mutant: with its epsilon counted from 1 again, or PyTorch's, the end is another
     steps = {key: torch.zeros(()) for key in middle.optimizer if key.endswith("/step")}
     assert (
         largest_error(train("ddp", 3, 6, EngineState(middle.model, middle.optimizer | steps)), end.model)

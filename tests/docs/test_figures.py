@@ -41,7 +41,7 @@ NOT_MEASURED = {
     "capsdist/storage/README.md": {"10 seconds", "64 GiB", "50 MB"},
     "capsdist/launch/README.md": {"5 seconds", "3 s", "5 GB"},
     "capsdist/runs/README.md": {"10 seconds", "5 s", "16 s"},
-    "tests/oracle/README.md": {"64 MB"},
+    "tests/reference/README.md": {"64 MB"},
     "cluster/README.md": {"3 s", "150 GB"},
     "capsdist/clusters/README.md": {"110 MB"},
     "data_prep/README.md": {"4 MB", "56 MB", "185 MB", "10 seconds"},

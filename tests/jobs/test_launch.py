@@ -84,7 +84,7 @@ def test_a_run_cut_in_mid_epoch_and_killed_later_equals_the_undisturbed_one(
         row["step"] for row in read_metrics(Path(second.run_dir, "metrics.jsonl")) if row["kind"] == "train"
     ]
     assert steps == sorted(set(steps))
-    # the law has teeth: one step less is another state
+    # the check can fail: one step less is another state
     with pytest.raises(AssertionError):
         assert_same_state(Path(undisturbed.run_dir), Path(second.run_dir), back=1)
 

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, which one is gone on from, and what a crash leaves: laws, then real folders."""
+"""Which checkpoints are kept, which one a run continues from, what a crash leaves: rules, then folders."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_what_is_kept_does_not_depend_on_when_one_looks(seed):
 def test_a_policy_by_age_alone_would_lose_the_best():
     saved = [Saved(1, 2.0), Saved(2, 5.0), Saved(3, 4.0)]
     assert superfluous(saved, keep_last=1, keep_best=1) == [2]
-    assert superfluous(saved, keep_last=1, keep_best=0) == [1, 2]  # the twin
+    assert superfluous(saved, keep_last=1, keep_best=0) == [1, 2]  # the mutant
     assert ranked(saved) == [Saved(1, 2.0), Saved(3, 4.0), Saved(2, 5.0)]
     assert ranked([Saved(1), Saved(2)]) == []
     assert ranked([Saved(1, 2.0), Saved(2, 2.0)]) == [Saved(2, 2.0), Saved(1, 2.0)]

@@ -61,7 +61,7 @@ def sockets_in_training(run: Run, hosts: Sequence[Host]) -> dict[str, list[Socke
     return found
 
 
-def test_the_law_sees_an_open_socket(one_host: OneHost, tmp_path: Path) -> None:
+def test_the_check_sees_an_open_socket(one_host: OneHost, tmp_path: Path) -> None:
     assert one_host.head.run("getent hosts box").split()[0] == one_host.head.ip
     with (tmp_path / "log").open("w") as log:
         server = one_host.head.start(f"exec {sys.executable} -m http.server 8123", log)

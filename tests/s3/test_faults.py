@@ -97,7 +97,7 @@ def test_verification_heals_too(place: Place, proxy: FaultProxy):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_proxy_spoils(place: Place, proxy: FaultProxy, fault):
-    """Twin: a reader without deadline, retry and checksum fails, or reads other bytes, under each fault."""
+    """Mutant: a reader without deadline, retry and checksum fails, or reads other bytes, under each fault."""
     import http.client
     from urllib.parse import urlsplit
 

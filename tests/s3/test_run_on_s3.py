@@ -91,7 +91,7 @@ def test_a_killed_run_continues_to_the_weights_of_the_undisturbed_one(place: Pla
     assert whole.keys() == cut.keys()
     assert [name for name in whole if not torch.equal(whole[name], cut[name])] == []
     earlier = tensors(objects, f"runs/whole/{checkpoint_name(15)}")
-    assert any(not torch.equal(whole[name], earlier[name]) for name in whole)  # the law has teeth
+    assert any(not torch.equal(whole[name], earlier[name]) for name in whole)  # the check can fail
     starts = [row for row in parse_metrics(objects["runs/cut/metrics.jsonl"]) if row["kind"] == "start"]
     assert [row["resumed_step"] for row in starts] in ([0, 3], [0, 6])  # in the midst of 8 steps
     assert without_times(objects, "cut") == without_times(objects, "whole")

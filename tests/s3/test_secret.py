@@ -47,7 +47,7 @@ def spell(folder: Path, form: str) -> None:
     "form", ["plain", "url", "utf-16", "gzip", "zip", "base64 0", "base64 1", "base64 2"]
 )
 def test_the_search_finds_a_planted_secret(tmp_path, form):
-    """Twin: what the tests below do not find would be found."""
+    """Mutant: what the tests below do not find would be found."""
     (tmp_path / "clean").mkdir()
     (tmp_path / "clean" / "log").write_text("nothing here")
     spell(tmp_path / "run" / "deep", form)

@@ -73,9 +73,9 @@ def test_the_front_of_random_trials_is_that_of_its_definition(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_is_finished_and_of_equal_errors_the_fastest_then_the_smallest(seed):
-    twin = row("good and small", 1.0, 20.0, size=2)
+    tied = row("good and small", 1.0, 20.0, size=2)
     names = ["good and small", "good", "small", "slow"]
-    rows = random.Random(seed).sample([*ROWS, twin], len(ROWS) + 1)
+    rows = random.Random(seed).sample([*ROWS, tied], len(ROWS) + 1)
     for name in names:
         best = best_row(rows)
         assert best is not None

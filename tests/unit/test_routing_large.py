@@ -37,7 +37,7 @@ def test_many_parents_have_the_numbers_of_the_reference() -> None:
         assert error(one, other) < 1e-4  # fp32
 
 
-@pytest.mark.law("scratch")
+@pytest.mark.property("scratch")
 @pytest.mark.parametrize("case", SHAPES)
 def test_scratch_stays_below_64_mb(case: Case) -> None:
     kept = 4 * case.iterations * case.num_images * case.num_parents * case.parent_dim
@@ -77,7 +77,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.law("scratch")
+@pytest.mark.property("scratch")
 @pytest.mark.slow  # half a minute on a quiet machine, and up to 8 GB
 @pytest.mark.usefixtures("two_threads")
 def test_a_layer_of_imagenet_size_stays_below_64_mb() -> None:

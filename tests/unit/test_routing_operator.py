@@ -211,7 +211,7 @@ def test_the_gradient_of_a_vmap() -> None:
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.law(
+@pytest.mark.property(
     "derivatives", "a derivative that `streamed` does not have is refused, and never passes for 0"
 )
 @pytest.mark.parametrize("wanted", range(4))
@@ -227,7 +227,7 @@ def test_there_is_no_second_derivative(wanted: int, constant: bool) -> None:
         grad.sum().backward()
 
 
-@pytest.mark.law("derivatives")
+@pytest.mark.property("derivatives")
 def test_torch_func_has_no_second_derivative_either() -> None:
     operands = drawn()
     with pytest.raises(NotImplementedError, match=f"^{re.escape(ONCE)}$"):
@@ -255,7 +255,7 @@ def test_forward_mode_takes_the_reference(derivative: Any, place: int) -> None:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.law("derivatives")
+@pytest.mark.property("derivatives")
 def test_streamed_refuses_forward_mode() -> None:
     poses, weights, _, _ = drawn()
     with forward_ad.dual_level():

@@ -53,7 +53,9 @@ def scratch_bytes(plan: Plan, shape: torch.Size, poses_itemsize: int, fit: bool)
     return 4 * (chunk + small + copies + poses + states)
 
 
-@pytest.mark.law("scratch", "scratch stays below 64 MB whatever the shape, gradients of 16-bit weights aside")
+@pytest.mark.property(
+    "scratch", "scratch stays below 64 MB whatever the shape, gradients of 16-bit weights aside"
+)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("num_images", [1, 7, 128, 4096])
 @pytest.mark.parametrize("poses_itemsize", [2, 4])

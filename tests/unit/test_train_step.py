@@ -30,7 +30,7 @@ def test_the_total_is_margin_plus_weighted_reconstruction(seed: int) -> None:
     torch.testing.assert_close(losses["margin_loss"], margin)
     torch.testing.assert_close(losses["reconstruction_loss"], error)
     torch.testing.assert_close(losses["loss"], margin + 0.02 * error)
-    # the twin: a mean over pixels is another loss
+    # the mutant: a mean over pixels is another loss
     assert not torch.allclose(losses["loss"], margin + 0.02 * error / 9)
 
 

@@ -1,6 +1,6 @@
-"""Known-bad twins: the defects of public capsule code, one a switch, so that each law is seen to fail once.
+"""Mutants: the defects of public capsule code, one a switch, so that each property is seen to fail once.
 
-With every switch off, `route_twin` is Procedure 1 (a test holds it against the reference).
+With every switch off, `route_mutant` is Procedure 1 (a test holds it against the reference).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from capsdist.ops import margin_loss, squash
 
 
-def route_twin(
+def route_mutant(
     child_poses: Tensor,
     weights: Tensor,
     iterations: int = 3,

@@ -1,4 +1,4 @@
-"""The laws of routing, each held by every backend, and broken by a twin with a known defect."""
+"""The properties of routing, each held by every backend, and broken by a mutant with a known defect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import operands
-from laws import BACKENDS, DEFECTS, LAWS, SIZES, not_numbers
+from routing_properties import BACKENDS, DEFECTS, PROPERTIES, SIZES, not_numbers
 from torch import Tensor
 
 from capsdist.routing import pack_weights, route
@@ -17,16 +17,16 @@ from capsdist.routing.dynamic.streamed import route_streamed
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", PROPERTIES)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_backend_obeys(law: str, backend: str, seed: int) -> None:
-    assert LAWS[law].obeyed_by(backend, seed)
+def test_every_backend_obeys(name: str, backend: str, seed: int) -> None:
+    assert PROPERTIES[name].obeyed_by(backend, seed)
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_each_defect_is_noticed(defect: str) -> None:
-    twin, law = DEFECTS[defect]
-    assert LAWS[law].distance(twin, 0) > 1000 * LAWS[law].limit
+    mutant, name = DEFECTS[defect]
+    assert PROPERTIES[name].distance(mutant, 0) > 1000 * PROPERTIES[name].limit
 
 
 @pytest.mark.parametrize("none", [False, True])
@@ -34,7 +34,7 @@ def test_coupling_sums_to_1_over_parents_or_less_with_none_of_the_above(none: bo
     logits = 3 * torch.randn(4, 9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     sums = couple(logits, none).sum(2)
     assert (sums < 1).all() if none else torch.allclose(sums, torch.ones_like(sums))
-    assert not torch.allclose(logits.softmax(1).sum(2), torch.ones_like(sums), atol=0.1)  # the twin
+    assert not torch.allclose(logits.softmax(1).sum(2), torch.ones_like(sums), atol=0.1)  # the mutant
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -61,7 +61,7 @@ def largest_saved(route: Callable[[Tensor, Tensor], Tensor]) -> int:
     return max(sizes)
 
 
-@pytest.mark.law(
+@pytest.mark.property(
     "kept", "`streamed` keeps no votes for the backward pass, and of weights the parameter itself"
 )
 def test_streamed_keeps_no_votes() -> None:
@@ -79,7 +79,7 @@ def test_the_reference_keeps_votes() -> None:
     assert largest_saved(reference) >= num_images * num_children * num_parents * parent_dim
 
 
-@pytest.mark.law("kept")
+@pytest.mark.property("kept")
 def test_the_weights_are_kept_as_the_parameter_itself() -> None:
     given = operands(SIZES, seed=8)
     parameter = torch.nn.Parameter(pack_weights(given.weights))
