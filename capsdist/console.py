@@ -17,9 +17,12 @@ from typing import TextIO
 from capsdist.errors import CapsdistError, ConfigError
 
 __all__ = [
-    "DONE", "FAILED", "INVALID", "STOPPED", "announced", "command_line", "print_error", "print_to",
-    "run_program", "tell",
+    "DONE", "FAILED", "INVALID", "STOPPED", "Log", "announced", "command_line", "log", "print_error",
+    "print_to", "run_program",
 ]  # fmt: skip
+
+Log = Callable[[str], None]
+"""Called with one line about what is going on: progress, a warning."""
 
 DONE, FAILED, INVALID, STOPPED = 0, 1, 2, 130
 """Exit statuses of all commands: see `capsdist.cli`."""
@@ -51,8 +54,8 @@ def run_program(main: Callable[[], int]) -> int:
         return FAILED
 
 
-def tell(text: str) -> None:
-    """Say on stderr what a command is at, where it takes longer."""
+def log(text: str) -> None:
+    """Print a line on stderr: what a command is doing, or a warning."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -79,12 +82,12 @@ def print_to(file: TextIO, text: str) -> None:
 
 
 @contextlib.contextmanager
-def announced(tell: Callable[[str], None], message: str, *, after_s: float = _QUIET_S) -> Iterator[None]:
+def announced(log: Callable[[str], None], message: str, *, after_s: float = _QUIET_S) -> Iterator[None]:
     """Call `tell(message)`, from another thread, if the context stays open for longer than `after_s` seconds.
 
-    `tell` has returned, or will not be called any more, when the context ends.
+    `log` has returned, or will not be called any more, when the context ends.
     """
-    timer = threading.Timer(after_s, tell, [message])
+    timer = threading.Timer(after_s, log, [message])
     timer.daemon = True
     timer.start()
     try:

@@ -323,7 +323,7 @@ def _draw(run: RunFolder, show: Callable[[dict[str, Any]], None], *, anew: bool)
             from capsdist.runs.checkpoints import viewed
 
             show({"kind": "status", "message": f"drawing {_OVERVIEW}"})
-            with viewed(run.files, warn=lambda text: None) as folder:
+            with viewed(run.files, log=lambda text: None) as folder:
                 drawn = overview(folder)
                 if run.files.local is None:
                     run.files.write(_OVERVIEW, drawn.read_bytes())

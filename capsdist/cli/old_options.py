@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from capsdist.config.stored import RENAMED
-from capsdist.console import tell
+from capsdist.console import log
 
 __all__ = ["with_new_names"]
 
@@ -23,7 +23,7 @@ def with_new_names(argv: Sequence[str]) -> list[str]:
         option, equals, value = word.partition("=")
         new = _NEW.get(option.replace("_", "-"))
         if new:
-            tell(f"notice: {option} is now {new}; the old name ends with version 0.3")
+            log(f"notice: {option} is now {new}; the old name ends with version 0.3")
             word = new + equals + value
         words.append(word)
     return words

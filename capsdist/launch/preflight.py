@@ -204,14 +204,14 @@ def place_on_machine(config: Config, machine: Machine) -> Placement:
     Raises:
         ConfigError: a GPU is asked for where none is, more workers than GPUs, or more cores than there are.
     """
-    wish, workers, note = config.train.device, config.train.num_workers, None
-    if wish == "gpu" and machine.gpus == 0:
+    requested, workers, note = config.train.device, config.train.num_workers, None
+    if requested == "gpu" and machine.gpus == 0:
         raise ConfigError(
             [Problem("train.device", "gpu", "there is no GPU on this machine", "set --train.device cpu")]
         )
-    device = "gpu" if machine.gpus and wish != "cpu" else "cpu"
+    device = "gpu" if machine.gpus and requested != "cpu" else "cpu"
     if device == "gpu" and workers > machine.gpus:
-        if wish == "gpu":
+        if requested == "gpu":
             rule = f"needs {workers} GPUs, this machine has {machine.gpus}"
             raise ConfigError(
                 [Problem("train.num_workers", workers, rule, f"set --train.num-workers {machine.gpus}")]
@@ -233,8 +233,8 @@ def place_on_cluster(config: Config, resources: Mapping[str, float]) -> Placemen
     More than it has now may be asked for: Ray waits for it, within `cluster.controller_failure_limit`.
     Device "auto" is a GPU if the cluster has one now; ask for "gpu" where GPU nodes are still to come.
     """
-    wish = config.train.device
-    device = "gpu" if wish == "gpu" or (wish == "auto" and resources.get("GPU", 0)) else "cpu"
+    requested = config.train.device
+    device = "gpu" if requested == "gpu" or (requested == "auto" and resources.get("GPU", 0)) else "cpu"
     return Placement(device, config.train.num_workers, config.cluster.cpus_per_worker or 1)
 
 

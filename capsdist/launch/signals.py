@@ -92,17 +92,17 @@ class StopSignals:
     @contextlib.contextmanager
     def training(self) -> Iterator[threading.Event]:
         """Yield an event that the first signal sets; a second one raises KeyboardInterrupt."""
-        wish = threading.Event()
+        stop_event = threading.Event()
 
         def handle(number: int, frame: object) -> None:
             _leave_lost_terminal()
-            wish.set()
+            stop_event.set()
             self.take()
 
         for number in self._before:
             signal.signal(number, handle)
         try:
-            yield wish
+            yield stop_event
         finally:
             self.take()
 
@@ -142,8 +142,8 @@ class StopPoll:
     Cost: a comparison of integers a step; a call of an actor and a broadcast of 16 bytes a second.
     """
 
-    def __init__(self, mailbox: Any, *, rank: int, world_size: int, device: torch.device) -> None:
-        self._mailbox, self._rank, self._world_size, self._device = mailbox, rank, world_size, device
+    def __init__(self, channel: Any, *, rank: int, world_size: int, device: torch.device) -> None:
+        self._channel, self._rank, self._world_size, self._device = channel, rank, world_size, device
         self._next_step, self._interval = 0, 1
         self._asked_at = time.monotonic()
 
@@ -169,7 +169,7 @@ class StopPoll:
         step_s = max((now - self._asked_at) / self._interval, 1e-6)
         self._asked_at = now
         interval = min(max(int(_POLL_S / step_s), 1), 2 * self._interval)  # grows slowly: step times vary
-        return int(ray.get(self._mailbox.poll.remote())), interval
+        return int(ray.get(self._channel.poll.remote())), interval
 
 
 def grace_period_s(stop_timeout_s: float) -> float:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from capsdist.config import Config
-from capsdist.console import announced
+from capsdist.console import Log, announced
 from capsdist.errors import CheckpointError, MemoryExhaustedError, RunError
 from capsdist.launch.events import EventSender
 from capsdist.launch.failure import is_out_of_memory, one_line
@@ -28,11 +28,11 @@ from capsdist.launch.gauges import Gauges
 from capsdist.launch.resume import resume_from
 from capsdist.launch.signals import StopPoll
 from capsdist.launch.watch import watched
-from capsdist.runs.files import RunFiles, Warn, open_files
+from capsdist.runs.files import RunFiles, open_files
 from capsdist.runs.record import RunRecord, open_record
 from capsdist.runs.retention import checkpoint_name, clean, prune
 from capsdist.runs.rundir import run_place
-from capsdist.storage.temporary import remove_leftovers
+from capsdist.storage.temporary import remove_stale_folders
 from capsdist.train.engine.build import prepare_engine
 from capsdist.train.loop import Events, run_training
 from capsdist.train.metrics import Row
@@ -52,13 +52,13 @@ class Job:
 
     config: dict[str, Any]
     threads: int
-    mailbox: Any
+    channel: Any
     fault: Fault | None
     observer: Observer | None
 
 
 def train_worker(settings: dict[str, Any]) -> Row:
-    """Train as one rank and return the loop's end row; go on from the newest whole checkpoint.
+    """Train as one rank and return the loop's end row; go on from the newest verified checkpoint.
 
     `settings`: the fields of a `Job`.
     """
@@ -69,20 +69,20 @@ def train_worker(settings: dict[str, Any]) -> Row:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(job.threads)
-    send = EventSender(job.mailbox)
+    send = EventSender(job.channel)
 
-    def warn(text: str) -> None:
+    def log(text: str) -> None:
         send({"kind": "note", "message": text})
 
-    def say(text: str) -> None:
+    def status(text: str) -> None:
         send({"kind": "status", "message": text})
 
     with contextlib.ExitStack() as stack:
-        sign = stack.enter_context(watched(job.mailbox, rank))  # before anything that may wait for a mount
-        remove_leftovers()  # on this node; the driver may run on another one
+        sign = stack.enter_context(watched(job.channel, rank))  # before anything that may wait for a mount
+        remove_stale_folders()  # on this node; the driver may run on another one
         files = _files(config)
-        poll = StopPoll(job.mailbox, rank=rank, world_size=world_size, device=device)
-        prepare_engine(config, world_size=world_size, device=device, say=say, sign=sign)
+        poll = StopPoll(job.channel, rank=rank, world_size=world_size, device=device)
+        prepare_engine(config, world_size=world_size, device=device, log=status, sign=sign)
 
         def should_stop(step: int) -> bool:
             sign()
@@ -90,23 +90,23 @@ def train_worker(settings: dict[str, Any]) -> Row:
                 job.fault(rank, step)
             return poll(step)
 
-        with announced(say, "reading the newest checkpoint") if rank == 0 else contextlib.nullcontext():
-            whole = stack.enter_context(resume_from(files, warn))
+        with announced(status, "reading the newest checkpoint") if rank == 0 else contextlib.nullcontext():
+            checkpoint = stack.enter_context(resume_from(files, log))
         record: RunRecord | None = None
         events: Events = _nowhere
         if rank == 0:
-            clean(files, whole.step if whole else None)
-            record = stack.enter_context(open_record(files, warn))
+            clean(files, checkpoint.step if checkpoint else None)
+            record = stack.enter_context(open_record(files, log))
             events = _everywhere(record, Gauges(config.train.name), send)
-        with _enough_memory():
+        with _translated_memory_errors():
             end = run_training(
                 config,
                 rank=rank,
                 world_size=world_size,
                 device=device,
                 events=events,
-                save=_Saver(config, files, record, warn),
-                resume_from=whole.folder if whole else None,
+                save=_Saver(config, files, record, log),
+                resume_from=checkpoint.folder if checkpoint else None,
                 should_stop=should_stop,
                 observe=job.observer and functools.partial(job.observer, rank),
             )
@@ -115,7 +115,7 @@ def train_worker(settings: dict[str, Any]) -> Row:
 
 
 @contextlib.contextmanager
-def _enough_memory() -> Iterator[None]:
+def _translated_memory_errors() -> Iterator[None]:
     """Make of an allocation that fails an error of ours, which is not tried again: it would fail again."""
     try:
         yield
@@ -159,8 +159,8 @@ class _Saver:
     Ray's own upload leaves the order of the files open; ours ends with the manifest, within a deadline.
     """
 
-    def __init__(self, config: Config, files: RunFiles, record: RunRecord | None, warn: Warn) -> None:
-        self._train, self._files, self._record, self._warn = config.train, files, record, warn
+    def __init__(self, config: Config, files: RunFiles, record: RunRecord | None, log: Log) -> None:
+        self._train, self._files, self._record, self._log = config.train, files, record, log
 
     def __call__(self, write: Callable[[Path], None], step: int, metrics: dict[str, float]) -> str:
         """Return the checkpoint's name once it is on storage and all ranks have come here."""
@@ -188,7 +188,5 @@ class _Saver:
                 checkpoint_dir_name=name,
                 checkpoint_upload_fn=upload,
             )
-        prune(
-            self._files, self._warn, keep_last=self._train.keep_checkpoints, keep_best=self._train.keep_best
-        )
+        prune(self._files, self._log, keep_last=self._train.keep_checkpoints, keep_best=self._train.keep_best)
         return name

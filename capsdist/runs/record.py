@@ -13,7 +13,8 @@ from pathlib import Path
 
 import xxhash
 
-from capsdist.runs.files import RunFiles, Warn
+from capsdist.console import Log
+from capsdist.runs.files import RunFiles
 from capsdist.storage.temporary import temporary_folder
 from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, Row, RunWriter
 
@@ -54,12 +55,12 @@ class RunRecord:
 
 
 @contextlib.contextmanager
-def open_record(files: RunFiles, warn: Warn) -> Iterator[RunRecord]:
-    """Yield the record of the run, its earlier rows included; `warn` is told of damaged ones."""
+def open_record(files: RunFiles, log: Log) -> Iterator[RunRecord]:
+    """Yield the record of the run, its earlier rows included; `log` is told of damaged ones."""
     with contextlib.ExitStack() as stack:
         folder = files.local
         if folder is None:
             folder = stack.enter_context(temporary_folder())
             rows = files.read(METRICS_NAME, max_bytes=MAX_RECORD_BYTES)
             (folder / METRICS_NAME).write_bytes(rows or b"")
-        yield RunRecord(files, folder, stack.enter_context(RunWriter(folder, warn)))
+        yield RunRecord(files, folder, stack.enter_context(RunWriter(folder, log)))

@@ -123,7 +123,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def verify_checkpoint(folder: Path) -> State:
-    """Check that `folder` holds a whole checkpoint of this format and return its state.json.
+    """Check that `folder` holds a verified checkpoint of this format and return its state.json.
 
     Every file is there, has its size and digest, and holds values that a run can use: tensors and numbers
     are finite.
@@ -259,7 +259,7 @@ def first_unfit(slots: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def _verified(folder: Path) -> tuple[State, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return what the files of a whole checkpoint hold: state, weights, optimizer state."""
+    """Return what the files of a verified checkpoint hold: state, weights, optimizer state."""
     expected = _manifest(folder).files
     try:
         state = parse_state(_content(folder, STATE, expected[STATE]))

@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
+from capsdist.console import Log
 from capsdist.errors import DocumentError, RunError
 from capsdist.storage.documents import dump_json, parse_document, read_file
 from capsdist.storage.durable import move_aside, write_durably
@@ -112,9 +113,9 @@ class RunWriter:
     `num_starts` counts them together with this one.
     """
 
-    def __init__(self, run_dir: Path, warn: Callable[[str], None] = lambda text: None) -> None:
+    def __init__(self, run_dir: Path, log: Log = lambda text: None) -> None:
         self.path = run_dir / METRICS_NAME
-        self._warn = warn
+        self._log = log
         self._file: TextIO | None = None
         self._tensorboard: SummaryWriter | None = None
         self.num_starts = 0
@@ -151,7 +152,7 @@ class RunWriter:
         self._make_way(tensorboard, tensorboard.is_dir(), "a folder")
         kept: list[bytes] = []
         self.num_starts = 1
-        for line, row in _lines(_content(self.path), str(self.path), self._warn):
+        for line, row in _lines(_content(self.path), str(self.path), self._log):
             if row is None or row["step"] <= resumed_step:  # a damaged line stays: somebody may mend it
                 kept.append(line)
                 self.num_starts += row is not None and row["kind"] == "start"
@@ -162,7 +163,7 @@ class RunWriter:
     def _make_way(self, path: Path, fits: bool, wanted: str) -> None:
         """Move aside what lies in the place of `path`, unless it `fits`."""
         if os.path.lexists(path) and not fits:
-            self._warn(f"warning: {path} is not {wanted}; moved it to {move_aside(path).name}")
+            self._log(f"warning: {path} is not {wanted}; moved it to {move_aside(path).name}")
 
     def _opened(self) -> TextIO:
         def opener(path: str, flags: int) -> int:
@@ -206,23 +207,21 @@ class RunWriter:
         self.close()
 
 
-def read_metrics(path: Path, warn: Callable[[str], None] = lambda text: None) -> list[Row]:
+def read_metrics(path: Path, log: Log = lambda text: None) -> list[Row]:
     """Return the rows of a `metrics.jsonl`, [] without one; see `parse_metrics`.
 
     Raises:
         RunError: it is not a regular file.
     """
-    return parse_metrics(_content(path), str(path), warn)
+    return parse_metrics(_content(path), str(path), log)
 
 
-def parse_metrics(
-    content: bytes, name: str = METRICS_NAME, warn: Callable[[str], None] = lambda text: None
-) -> list[Row]:
+def parse_metrics(content: bytes, name: str = METRICS_NAME, log: Log = lambda text: None) -> list[Row]:
     """Return the rows that the `content` of a `metrics.jsonl` holds, without a last line that was cut off.
 
-    Damaged lines are passed over; `warn` is told how many, and of the first of them in the file `name`.
+    Damaged lines are passed over; `log` is told how many, and of the first of them in the file `name`.
     """
-    return [row for _, row in _lines(content, name, warn) if row is not None]
+    return [row for _, row in _lines(content, name, log) if row is not None]
 
 
 def _content(path: Path) -> bytes:
@@ -234,7 +233,7 @@ def _content(path: Path) -> bytes:
         raise RunError(f"{path} {error}; move it away and start again") from None
 
 
-def _lines(content: bytes, name: str, warn: Callable[[str], None]) -> list[tuple[bytes, Row | None]]:
+def _lines(content: bytes, name: str, log: Log) -> list[tuple[bytes, Row | None]]:
     """Return the whole lines of `content`, each with its row, None where it is damaged."""
     found: list[tuple[bytes, Row | None]] = []
     damaged: list[str] = []
@@ -247,7 +246,7 @@ def _lines(content: bytes, name: str, warn: Callable[[str], None]) -> list[tuple
         found.append((line + b"\n", row))
     if damaged:
         others = f", and {len(damaged) - 1:,} more lines" if len(damaged) > 1 else ""
-        warn(f"warning: passed over {damaged[0]}{others}")
+        log(f"warning: passed over {damaged[0]}{others}")
     return found
 
 

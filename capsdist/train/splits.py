@@ -6,9 +6,9 @@ Ours. Checked before a run by the index alone, and again where training begins.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from capsdist.config import Config
+from capsdist.console import Log
 from capsdist.data.format.checks import check_num_classes
 from capsdist.data.format.classes import check_same_classes
 from capsdist.data.format.index import Index
@@ -47,17 +47,17 @@ def check_splits(config: Config, train: Index, test: Index) -> None:
 
 
 def check_trained_classes(
-    checkpoint: Checkpoint, index: Index, place: str | os.PathLike[str], warn: Callable[[str], None]
+    checkpoint: Checkpoint, index: Index, place: str | os.PathLike[str], log: Log
 ) -> None:
     """Check that the split `index` at `place` has the classes that `checkpoint` was trained on.
 
-    `warn` is told if the checkpoint does not name them.
+    `log` is told if the checkpoint does not name them.
 
     Raises:
         DataError: naming the first label whose names differ.
     """
     if checkpoint.classes is None:
-        warn(
+        log(
             "warning: the checkpoint is of version 0.1 and does not name its classes; "
             f"make sure that {os.fspath(place)} numbers them as its training data did"
         )

@@ -111,7 +111,7 @@ class Optuna:
         self._add(trial)
 
     def _suggestion(self) -> dict[str, Any]:
-        """Return what Optuna would try; it counts as failed until `tell` adds it under its own name."""
+        """Return what Optuna would try; it counts as failed until `log` adds it under its own name."""
         asked = self._study.ask(self._distributions)
         self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)
         values = {field: asked.params[field] for field in FIELDS.values() if field in asked.params}

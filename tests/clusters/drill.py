@@ -47,11 +47,11 @@ def main() -> int:
             bring_up(nodes, laptop)
             train(shared, nodes, laptop)
             take_down(nodes, laptop)
-    say("the drill is over: all was well")
+    log("the drill is over: all was well")
     if sys.argv[1:] == ["--record"]:
-        figures, log = {"whole_s": round(time.monotonic() - started, 1)}, "\n".join(said) + "\n"
+        figures, text = {"whole_s": round(time.monotonic() - started, 1)}, "\n".join(said) + "\n"
         config = {"file": "cluster/onprem.yaml", "job": JOB}
-        print(write_record(ROOT / "jobs/records", "cluster-drill", config=config, figures=figures, log=log))
+        print(write_record(ROOT / "jobs/records", "cluster-drill", config=config, figures=figures, log=text))
     return 0
 
 
@@ -72,15 +72,15 @@ def prepare(shared: Path, nodes: list[Host], laptop: Host) -> None:
     text = re.sub(r"192\.0\.2\.(\d)", lambda found: nodes[int(found[1]) - 1].ip, text)
     (shared / "cluster.yaml").write_text(text)
     laptop.run(f"cp {shared}/cluster.yaml . && cd {ROOT} && python -m capsdist check-cluster ~/cluster.yaml")
-    say("three machines answer to ssh, and check-cluster has no objection")
+    log("three machines answer to ssh, and check-cluster has no objection")
 
 
 def bring_up(nodes: list[Host], laptop: Host) -> None:
     """`ray up`, until all machines are there; then what must be closed is closed."""
     laptop.run(f"cd {ROOT} && {UP}")
-    say("ray up has set up the head")
+    log("ray up has set up the head")
     wait_until(lambda: cpus(laptop) is not None, "both workers joined", 120)
-    say(f"both workers have joined: {cpus(laptop):g} CPUs")
+    log(f"both workers have joined: {cpus(laptop):g} CPUs")
     modes = {node.run("stat -c %a .ray/auth_token").strip() for node in nodes}
     expect(modes == {"600"}, "the token is private on every machine")
     dashboard = f"python -c 'import socket; socket.create_connection((\"{nodes[0].ip}\", 8265), 2)'"
@@ -97,7 +97,7 @@ def train(shared: Path, nodes: list[Host], laptop: Host) -> None:
     with forwarded(shared, laptop):
         printed = laptop.run(command, env=CLIENT)
     [last] = re.findall(r"^error_percent .*", printed, flags=re.MULTILINE)
-    say(f"the job has trained: {last}")
+    log(f"the job has trained: {last}")
     run = shared / "runs" / "drill"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     expect([row["world_size"] for row in rows if row["kind"] == "start"] == [2], "it had two workers")
@@ -111,8 +111,8 @@ def train(shared: Path, nodes: list[Host], laptop: Host) -> None:
 @contextlib.contextmanager
 def forwarded(shared: Path, laptop: Host) -> Iterator[None]:
     """Hold `ray dashboard`, which forwards the head's port 8265 over ssh to the laptop's own."""
-    with (shared / "dashboard.log").open("w") as log:
-        laptop.start(f"cd {ROOT}; exec ray dashboard ~/cluster.yaml", log)
+    with (shared / "dashboard.log").open("w") as output:
+        laptop.start(f"cd {ROOT}; exec ray dashboard ~/cluster.yaml", output)
     port = "python -c 'import socket; socket.create_connection((\"127.0.0.1\", 8265), 1)' 2> /dev/null"
     laptop.run(f"until {port}; do sleep 0.5; done")
     yield
@@ -153,10 +153,10 @@ def expect(met: bool, what: str) -> None:
     """Say `what` was seen; end the drill if it was not."""
     if not met:
         raise SystemExit(f"error: not so: {what}")
-    say(what)
+    log(what)
 
 
-def say(what: str) -> None:
+def log(what: str) -> None:
     """Print a step with the seconds since the start."""
     said.append(f"{time.monotonic() - started:6.1f} s  {what}")
     print(said[-1], flush=True)

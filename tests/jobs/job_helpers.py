@@ -60,7 +60,7 @@ def save_tiny(
     validated_step: int | None = None,
     config: Config = NETWORK,
 ) -> Path:
-    """Write a whole checkpoint of an untrained network, validated at `validated_step`, else `step`.
+    """Write a verified checkpoint of an untrained network, validated at `validated_step`, else `step`.
 
     config: what it says that the run was; its network is always that of NETWORK.
     """

@@ -145,9 +145,9 @@ def test_a_job_without_time_to_stop_is_warned(monkeypatch):
 def test_a_worker_asks_often_enough_and_not_at_every_step():
     import torch
 
-    from capsdist.launch.events import open_mailbox
+    from capsdist.launch.events import open_event_channel
 
-    poll = StopPoll(open_mailbox(), rank=0, world_size=1, device=torch.device("cpu"))
+    poll = StopPoll(open_event_channel(), rank=0, world_size=1, device=torch.device("cpu"))
     asked = []
     for step in range(1, 5000):
         before = poll._next_step

@@ -13,9 +13,10 @@ import torch.distributed as dist
 from torch import nn
 
 from capsdist.config import Config
+from capsdist.console import Log
 from capsdist.errors import RunError
 from capsdist.train.engine.base import Engine
-from capsdist.train.engine.operators import Say, Sign, prepare_operators
+from capsdist.train.engine.operators import Sign, prepare_operators
 from capsdist.train.engine.plain import PlainEngine
 from capsdist.train.engine.zero import ZeroEngine
 from capsdist.train.precision import resolve_precision
@@ -51,10 +52,10 @@ def zero_requirements() -> str | None:
     return f"train.engine='zero' on a CPU needs {' and '.join(lacking)}; or use --train.engine ddp"
 
 
-def prepare_engine(config: Config, *, world_size: int, device: torch.device, say: Say, sign: Sign) -> None:
+def prepare_engine(config: Config, *, world_size: int, device: torch.device, log: Log, sign: Sign) -> None:
     """Do what may take minutes before an engine can be built, without a collective's time limit. Collective.
 
-    That is the compilation of DeepSpeed's operator on a CPU; `say` is told of it, and `sign` is
+    That is the compilation of DeepSpeed's operator on a CPU; `log` is told of it, and `sign` is
     called often meanwhile.
 
     Raises:
@@ -65,7 +66,7 @@ def prepare_engine(config: Config, *, world_size: int, device: torch.device, say
         return
     if lacking := zero_requirements():
         raise RunError(lacking)
-    prepare_operators(say, sign)
+    prepare_operators(log, sign)
 
 
 def build_engine(
