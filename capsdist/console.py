@@ -1,6 +1,6 @@
 """What every command shares: output that no terminal can break, an end by Ctrl-C, a line while one waits.
 
-Ours. Used by the jobs, the packing commands and the displays, and by nothing that computes.
+Used by the jobs, the packing commands and the displays, and by nothing that computes.
 """
 
 from __future__ import annotations

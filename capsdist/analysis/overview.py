@@ -28,7 +28,7 @@ NUM_MISREAD = 2
 def overview(run_dir: str | Path, *, data_root: str | Path | None = None, log: Log = print) -> Path:
     """Draw `run_dir`/overview.png: curves, test images beside their reconstructions, and confusions.
 
-    Ours, after the paper's figure 3. Runs on the CPU. `data_root` replaces the run's data.root. The newest
+    After the paper's figure 3. Runs on the CPU. `data_root` replaces the run's data.root. The newest
     whole checkpoint is taken; `log` is told of damaged ones, and of damaged lines of metrics.
 
     Raises:

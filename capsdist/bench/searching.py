@@ -1,6 +1,6 @@
 """A search that is killed in its middle and started again: what it keeps, and how long the whole takes.
 
-Ours. What is checked is read from the files of the search and of its trials' runs, as anybody could, not with
+What is checked is read from the files of the search and of its trials' runs, as anybody could, not with
 the code that wrote them. It is killed as by a power cut: the driver and every process of its Ray.
 """
 

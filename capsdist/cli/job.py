@@ -1,6 +1,6 @@
 """The command line of the training jobs: preset, typed overrides, `--check`, launch, exit status.
 
-Ours. Neither torch nor Ray is imported before a configuration is valid, so that a typing error costs a
+Neither torch nor Ray is imported before a configuration is valid, so that a typing error costs a
 fraction of a second.
 
 Exit status: 0 the run finished (or `--check` found the configuration valid); 1 it failed, or data, storage or

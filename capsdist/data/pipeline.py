@@ -1,6 +1,6 @@
 """Batches of a rank, gathered by a background thread: shuffled for training, in storage order for evaluation.
 
-Ours. Images stay uint8 until they are on the device (`Transform` converts them there). A batch of n real
+Images stay uint8 until they are on the device (`Transform` converts them there). A batch of n real
 samples is padded to the size that all ranks share, with weight 0, so that ranks take equal steps.
 """
 

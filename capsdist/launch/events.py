@@ -1,6 +1,6 @@
 """The line between driver and workers: rows go up, the wish to stop goes down, through an actor without CPU.
 
-Ours. `ray.train.report` is a barrier of all ranks that waits for the controller, so it carries checkpoints
+`ray.train.report` is a barrier of all ranks that waits for the controller, so it carries checkpoints
 only; rows travel here, and training never waits for them.
 """
 

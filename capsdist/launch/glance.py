@@ -2,7 +2,7 @@
 
 Of the data: that the indexes are unaltered, what they say, and that every shard is there with its size.
 
-Ours. The same is compared again, and more, when a run starts (`preflight.check_data`).
+The same is compared again, and more, when a run starts (`preflight.check_data`).
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Launch a run: check everything, start or join Ray, train on its workers, show what happens.
 
-Ours, on Ray Train's own means: `TorchTrainer` restarts failed workers from the newest checkpoint and finds
+Built on Ray Train's own means: `TorchTrainer` restarts failed workers from the newest checkpoint and finds
 it again when the same name is started again. `fit` blocks, so it runs in a thread; the main thread shows
 rows and owns the signals.
 """

@@ -1,6 +1,6 @@
 """What is checked before Ray starts, each fault one line with value and remedy: data, machine, engine.
 
-Ours. A refusal costs a second here and a minute once workers start. Nothing here imports Ray.
+A refusal costs a second here and a minute once workers start. Nothing here imports Ray.
 """
 
 from __future__ import annotations

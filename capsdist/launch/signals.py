@@ -1,6 +1,6 @@
 """How a run is stopped: a signal in the driver, a wish in the mailbox, a last checkpoint, a clean end.
 
-Ours. Left alone, Ray ends a driver at SIGTERM and aborts the workers at SIGINT, and nothing is saved, however
+Left alone, Ray ends a driver at SIGTERM and aborts the workers at SIGINT, and nothing is saved, however
 long one waits. Here the main thread owns the signals while `fit` runs in another; rank 0 asks the mailbox
 about once a second and tells all ranks, so that they leave the loop after the same step.
 """

@@ -27,7 +27,7 @@ Padding = Literal["valid", "same"]
 class Conv2d(nn.Conv2d):
     """Convolution whose padding is ``"valid"`` or ``"same"`` at any stride, as in TensorFlow.
 
-    Ours, because torch refuses ``"same"`` at stride 2, where it is not symmetric: the output has
+    Needed because torch refuses ``"same"`` at stride 2, where it is not symmetric: the output has
     ``ceil(size / stride)`` pixels, and the odd row of zeros, if there is one, goes below and to the
     right. The authors' CIFAR-10 network depends on it.
 

@@ -45,7 +45,7 @@ def squash(totals: Tensor, dim: int = -1) -> Tensor:
 def squash_backward(totals: Tensor, grad: Tensor) -> Tensor:
     """Return the gradient for `totals`, given `grad` for `squash(totals)`, along the last dimension.
 
-    Ours, for hand-written backwards: with n = |s|, f = n / (1 + n^2) and the unit vector z = s / n (0 at
+    For hand-written backwards: with n = |s|, f = n / (1 + n^2) and the unit vector z = s / n (0 at
     s = 0), ds = f g + n (1 - n^2) / (1 + n^2)^2 z (z . g). No quotient of two vanishing numbers is formed.
     The range is that of `squash`.
 

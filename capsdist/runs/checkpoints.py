@@ -1,6 +1,6 @@
 """Find a checkpoint of a run that is whole: the newest to go on from, the best to use.
 
-Ours. Ray hands out the newest checkpoint that was registered with it, damaged or not, and does not know one
+Ray hands out the newest checkpoint that was registered with it, damaged or not, and does not know one
 that was whole on storage but not yet registered when the driver died. Here its manifest makes a checkpoint.
 """
 

@@ -1,6 +1,6 @@
 """One process at a time trains a run: a locked file on a disk, in object storage an object kept alive.
 
-Ours. The system drops a file's lock with its process. Object storage has no locks, but it writes an object on
+The system drops a file's lock with its process. Object storage has no locks, but it writes an object on
 condition that there is none, for one writer only; its holder counts in it every few seconds, so that others
 see whether it lives. No clocks are compared.
 """

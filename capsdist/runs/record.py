@@ -1,6 +1,6 @@
 """Where rank 0's rows are kept: in the run's folder, or in a local one, uploaded with every checkpoint.
 
-Ours. An object cannot be appended to, so in object storage `metrics.jsonl` and TensorBoard's files are
+An object cannot be appended to, so in object storage `metrics.jsonl` and TensorBoard's files are
 written whole again: before a checkpoint is reported, so that a resumed run finds all rows up to it, after it,
 and at the end.
 """

@@ -1,6 +1,6 @@
 """The folder of a run: configuration, result and lock, and what may change when a run is started again.
 
-Ours. The files themselves, on a disk or in object storage, are the subject of `files.py` and `remote.py`, the
+The files themselves, on a disk or in object storage, are the subject of `files.py` and `remote.py`, the
 checkpoints among them of `retention.py`.
 """
 

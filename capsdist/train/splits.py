@@ -1,6 +1,6 @@
 """What a run asks of its splits beyond their files: enough images, and classes that agree.
 
-Ours. Checked before a run by the index alone, and again where training begins.
+Checked before a run by the index alone, and again where training begins.
 """
 
 from __future__ import annotations

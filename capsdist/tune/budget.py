@@ -1,6 +1,6 @@
 """How many trials run at a time, and what each of their workers gets. Imports no Ray.
 
-Ours. Workers x concurrency never exceeds the cores (or GPUs), and what drives a trial takes none of them, so
+Workers x concurrency never exceeds the cores (or GPUs), and what drives a trial takes none of them, so
 that every trial that has begun can get its workers: trials cannot wait for each other for ever.
 """
 

@@ -1,6 +1,6 @@
 """The folder of a search: what it is a search over, its journal, its trials' runs, and its result.
 
-Ours. A search is continued by its name; what decides its result may not change in between.
+A search is continued by its name; what decides its result may not change in between.
 """
 
 from __future__ import annotations

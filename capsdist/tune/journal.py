@@ -1,6 +1,6 @@
 """The memory of a search: one line of JSON an event, appended as it happens; what is known is read from it.
 
-Ours, in place of `Tuner.restore`, which brings ASHA back without its past results, reads a state that is not
+Replaces `Tuner.restore`, which brings ASHA back without its past results, reads a state that is not
 written atomically, and silently begins anew where it cannot. Here a line is whole or it is not there: with
 each event the file is replaced, as object storage allows too; there are a few hundred of them.
 """

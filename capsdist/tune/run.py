@@ -1,6 +1,6 @@
 """A search from its options to its result: check, price, start or join Ray, try points, sum up.
 
-Ours. Everything that can be refused is refused before Ray starts; Ray Tune itself is behind `search.py`.
+Everything that can be refused is refused before Ray starts; Ray Tune itself is behind `search.py`.
 """
 
 from __future__ import annotations

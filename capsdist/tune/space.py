@@ -1,6 +1,6 @@
 """What a search varies, and how: typed options, and all their problems at once. Imports no torch, no Ray.
 
-Ours. A point of the space is a mapping of dotted configuration fields to values, so that it can be laid over
+A point of the space is a mapping of dotted configuration fields to values, so that it can be laid over
 any configuration, stored as JSON, and printed as options of a command.
 """
 

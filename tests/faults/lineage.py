@@ -1,6 +1,6 @@
 """Which samples a run was trained on in the end, from what its workers wrote down, whatever attempts it took.
 
-Ours. Every worker writes the step it goes on from, and then the samples of every step; an attempt is one
+Every worker writes the step it goes on from, and then the samples of every step; an attempt is one
 worker's file. Of an attempt that died, the steps up to the checkpoint that the next one took survive: they
 are in its weights. Nothing here is derived from how the order of samples is meant to be.
 """

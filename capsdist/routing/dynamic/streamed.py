@@ -22,7 +22,7 @@ gradient of the result and dV the gradient that V carries back (0 at the end):
 With log priors b0_ij, learned logits to start from, b_ij = b0_ij + votes_ij . V_j, the first iteration is
 like every other, and db0_ij = db_ij summed over images and iterations.
 
-Ours; exact through all iterations. The passes are in `stream`; here is what autograd, compilers and
+Exact through all iterations. The passes are in `stream`; here is what autograd, compilers and
 torch.func see of them.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension, R iterations.

@@ -55,7 +55,7 @@ def trace_routing(
 ) -> Trace:
     """Route as `route_packed` does and return what each iteration did, in fp32 (float64 in float64).
 
-    A function of its own, so that routing itself pays nothing for it. Ours: after an iteration one more pass
+    A function of its own, so that routing itself pays nothing for it. After an iteration one more pass
     over the tiles rebuilds its coupling and its agreement, by one product with both as rows.
 
     Args:
