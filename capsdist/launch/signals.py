@@ -1,7 +1,7 @@
-"""How a run is stopped: a signal in the driver, a wish in the mailbox, a last checkpoint, a clean end.
+"""How a run is stopped: a signal in the driver, a stop event in the channel, a last checkpoint, a clean end.
 
 Left alone, Ray ends a driver at SIGTERM and aborts the workers at SIGINT, and nothing is saved, however
-long one waits. Here the main thread owns the signals while `fit` runs in another; rank 0 asks the mailbox
+long one waits. Here the main thread owns the signals while `fit` runs in another; rank 0 asks the channel
 about once a second and tells all ranks, so that they leave the loop after the same step.
 """
 
@@ -162,7 +162,7 @@ class StopPoll:
         return bool(stop)
 
     def _ask(self) -> tuple[int, int]:
-        """Return the wish (0 or 1) and in how many steps to ask again."""
+        """Return whether to stop (0 or 1), and in how many steps to ask again."""
         import ray
 
         now = time.monotonic()

@@ -47,15 +47,15 @@ def on_machine(config: Config, search: Search, machine: Machine) -> Budget:
         ConfigError: one trial alone, or `search.concurrency` of them, need more than there is.
     """
     placement = place_on_machine(config, machine)
-    wish = config.cluster.cpus_per_worker
-    cores = wish or 1.0
+    asked = config.cluster.cpus_per_worker
+    cores = asked or 1.0
     slots = int(machine.cores // (placement.num_workers * cores))
     if placement.device == "gpu":
         slots = min(slots, machine.gpus // placement.num_workers)
     there = f"{machine.gpus} GPUs" if placement.device == "gpu" else f"{machine.cores} cores"
     budget = _budget(search, slots, Budget(1, placement.num_workers, placement.device, cores), there)
     shared = machine.cores // (budget.num_workers * budget.concurrency)
-    return budget if wish else replace(budget, cores=max(1, shared))
+    return budget if asked else replace(budget, cores=max(1, shared))
 
 
 def on_cluster(config: Config, search: Search, resources: Mapping[str, float]) -> Budget:
