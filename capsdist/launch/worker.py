@@ -48,7 +48,7 @@ Observer = Callable[[int, int, Tensor], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What the driver hands to every worker; threads: torch threads without a GPU; channel: the actor of events."""
+    """What the driver hands to every worker. threads: torch threads without a GPU; channel: of events."""
 
     config: dict[str, Any]
     threads: int
