@@ -34,7 +34,7 @@ from capsdist.storage.place import is_url
 __all__ = ["check_config", "parse_command", "parse_options", "run_job", "with_environment"]
 
 _OVERVIEW = "overview.png"
-_DECIDE_PLACES = {"train.num_workers", "train.device", "cluster.cpus_per_worker", "cluster.max_workers"}
+_DECIDE_PLACES = {"train.num_workers", "train.device", "launch.cpus_per_worker", "launch.max_workers"}
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 

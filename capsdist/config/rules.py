@@ -60,7 +60,7 @@ def _range_problems(config: Config) -> Iterator[Problem]:
         "train.max_steps",
         "train.validate_every_steps",
         "train.checkpoint_every_steps",
-        "cluster.max_workers",
+        "launch.max_workers",
     ):
         section, name = field.split(".")
         value = getattr(getattr(config, section), name)
@@ -144,7 +144,7 @@ def _image_problems(config: Config) -> Iterator[Problem]:
 
 
 def _batch_problems(config: Config) -> Iterator[Problem]:
-    train, cluster = config.train, config.cluster
+    train, launch = config.train, config.launch
     least = train.num_workers * train.gradient_accumulation_steps
     if train.global_batch_size < least:
         yield Problem(
@@ -160,11 +160,11 @@ def _batch_problems(config: Config) -> Iterator[Problem]:
             f"must divide train.global_batch_size={train.global_batch_size}",
             "set --data.lanes to a divisor",
         )
-    if cluster.max_workers is not None and 1 <= cluster.max_workers < train.num_workers:
+    if launch.max_workers is not None and 1 <= launch.max_workers < train.num_workers:
         yield Problem(
             "train.num_workers",
             train.num_workers,
-            f"exceeds cluster.max_workers={cluster.max_workers}",
+            f"exceeds launch.max_workers={launch.max_workers}",
             "ask for fewer workers or declare a larger cluster",
         )
     if train.precision == "fp16" and train.device == "cpu":

@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import AliasChoices, Field, SerializeAsAny, ValidationInfo, field_validator
 
 from capsdist.config.models import CapsNetConfig, Family, NetworkConfig, find_family
 from capsdist.config.sections import END_OF_RUN, MAY_CHANGE, Bounds, Count, NonNegative, Positive, Section
@@ -111,7 +111,7 @@ class Train(Section):
     """Steps between two lines of metrics; validations and checkpoints begin anew."""
 
 
-class Cluster(Section):
+class Launch(Section):
     """What is asked of Ray, and how long to wait for it."""
 
     cpus_per_worker: NonNegative = 0.0
@@ -153,7 +153,9 @@ class Config(Section):
     """Optimizer and schedule."""
     train: Train = Train()
     """One run of training."""
-    cluster: Annotated[Cluster, MAY_CHANGE] = Cluster()
+    launch: Annotated[Launch, MAY_CHANGE, Field(validation_alias=AliasChoices("launch", "cluster"))] = (
+        Launch()
+    )
     """What is asked of Ray."""
 
     @field_validator("model", "routing", "loss", "train", mode="wrap")

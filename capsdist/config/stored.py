@@ -8,7 +8,10 @@ from typing import Any
 from capsdist.config.models import BaselineCNNConfig, CapsNetConfig, Loss, NoOptions, Routing
 from capsdist.config.sections import Section
 
-__all__ = ["RENAMED", "as_read", "renamed"]
+__all__ = ["RENAMED", "SECTIONS", "as_read", "renamed"]
+
+SECTIONS: Mapping[str, str] = {"cluster": "launch"}
+"""Names of sections in version 0.1, and their names today."""
 
 RENAMED: Mapping[str, Mapping[str, str]] = {
     "routing": {"form": "backend"},

@@ -57,7 +57,7 @@ def fit(
     )
     thread = FitThread(_trainer(config, placement, job).fit)
     patience = time.monotonic() + _PATIENCE_S
-    watchdog = Watchdog(channel, config.cluster.step_timeout_s, open_files(run_place(config)), show)
+    watchdog = Watchdog(channel, config.launch.step_timeout_s, open_files(run_place(config)), show)
 
     def show_rows() -> None:
         nonlocal patience
@@ -77,7 +77,7 @@ def fit(
                 patience = math.inf
             stop_event.wait(_WAIT_S)
         if thread.is_alive():
-            limit_s = grace_period_s(config.cluster.stop_timeout_s) if ray.get(channel.stop.remote()) else 0.0
+            limit_s = grace_period_s(config.launch.stop_timeout_s) if ray.get(channel.stop.remote()) else 0.0
             if limit_s:
                 show({"kind": "note", "message": f"stopping: a last checkpoint, within {limit_s:g} s"})
             deadline = time.monotonic() + limit_s
@@ -105,7 +105,7 @@ def _trainer(config: Config, placement: Placement, job: Job) -> TorchTrainer:
         train_loop_config=vars(job),
         torch_config=GroupConfig(
             backend="nccl" if placement.device == "gpu" else "gloo",
-            timeout_s=int(config.cluster.collective_timeout_s),
+            timeout_s=int(config.launch.collective_timeout_s),
         ),
         scaling_config=ScalingConfig(
             num_workers=placement.num_workers,
@@ -116,8 +116,8 @@ def _trainer(config: Config, placement: Placement, job: Job) -> TorchTrainer:
             name=config.train.name,
             storage_path=storage_for_ray(config.train.storage),
             failure_config=FailureConfig(
-                max_failures=config.cluster.max_failures,
-                controller_failure_limit=config.cluster.controller_failure_limit,
+                max_failures=config.launch.max_failures,
+                controller_failure_limit=config.launch.controller_failure_limit,
             ),
             callbacks=[FailureReporter(job.channel)],
             logging_config=LoggingConfig(log_level="WARNING"),

@@ -189,9 +189,9 @@ class _Attempt:
 
 
 def _not_enough(config: Config, placement: Placement, resources: str) -> str:
-    attempts, seconds = config.cluster.controller_failure_limit + 1, config.cluster.worker_start_timeout_s
+    attempts, seconds = config.launch.controller_failure_limit + 1, config.launch.worker_start_timeout_s
     return (
         f"train.num_workers={placement.num_workers}: the cluster did not bring up {placement} in "
         f"{attempts} x {seconds:g} s, and has {resources} now; lower --train.num-workers, let it grow, "
-        "or raise --cluster.worker-start-timeout-s"
+        "or raise --launch.worker-start-timeout-s"
     )

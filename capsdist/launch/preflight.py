@@ -218,11 +218,11 @@ def place_on_machine(config: Config, machine: Machine) -> Placement:
             )
         note = f"{machine.gpus} instead of {workers} workers: one a GPU"
         workers = machine.gpus
-    cores = config.cluster.cpus_per_worker or max(1, machine.cores // workers)
+    cores = config.launch.cpus_per_worker or max(1, machine.cores // workers)
     if workers * cores > machine.cores:
         rule = f"needs {workers * cores:g} cores, {cores:g} a worker, and this machine has {machine.cores}"
         most = int(machine.cores / cores)
-        fix = f"set --train.num-workers {most}" if most else f"set --cluster.cpus-per-worker {machine.cores}"
+        fix = f"set --train.num-workers {most}" if most else f"set --launch.cpus-per-worker {machine.cores}"
         raise ConfigError([Problem("train.num_workers", workers, rule, fix)])
     return Placement(device, workers, cores, note)
 
@@ -230,12 +230,12 @@ def place_on_machine(config: Config, machine: Machine) -> Placement:
 def place_on_cluster(config: Config, resources: Mapping[str, float]) -> Placement:
     """Return where the workers run on a cluster that has `resources` now.
 
-    More than it has now may be asked for: Ray waits for it, within `cluster.controller_failure_limit`.
+    More than it has now may be asked for: Ray waits for it, within `launch.controller_failure_limit`.
     Device "auto" is a GPU if the cluster has one now; ask for "gpu" where GPU nodes are still to come.
     """
     requested = config.train.device
     device = "gpu" if requested == "gpu" or (requested == "auto" and resources.get("GPU", 0)) else "cpu"
-    return Placement(device, config.train.num_workers, config.cluster.cpus_per_worker or 1)
+    return Placement(device, config.train.num_workers, config.launch.cpus_per_worker or 1)
 
 
 def check_engine(config: Config, placement: Placement) -> None:

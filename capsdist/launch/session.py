@@ -105,9 +105,9 @@ def ray_session(
     settings = {
         # report() waits for the controller's next poll, 2 s by default
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"),
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(config.cluster.worker_start_timeout_s),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(config.launch.worker_start_timeout_s),
         # Ray's own barriers, of report() and of resuming, wait for ever by default
-        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(config.cluster.collective_timeout_s),
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(config.launch.collective_timeout_s),
     }
     if machine is not None:  # nobody takes this machine away: no watcher process
         settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"

@@ -30,8 +30,8 @@ class Budget:
     def lay(self, config: Config) -> Config:
         """Return `config` for one of the trials."""
         train = config.train.model_copy(update={"num_workers": self.num_workers, "device": self.device})
-        cluster = config.cluster.model_copy(update={"cpus_per_worker": self.cores})
-        return config.model_copy(update={"train": train, "cluster": cluster})
+        launch = config.launch.model_copy(update={"cpus_per_worker": self.cores})
+        return config.model_copy(update={"train": train, "launch": launch})
 
     def __str__(self) -> str:
         """Return it in words."""
@@ -47,7 +47,7 @@ def on_machine(config: Config, search: Search, machine: Machine) -> Budget:
         ConfigError: one trial alone, or `search.concurrency` of them, need more than there is.
     """
     placement = place_on_machine(config, machine)
-    asked = config.cluster.cpus_per_worker
+    asked = config.launch.cpus_per_worker
     cores = asked or 1.0
     slots = int(machine.cores // (placement.num_workers * cores))
     if placement.device == "gpu":
@@ -59,17 +59,17 @@ def on_machine(config: Config, search: Search, machine: Machine) -> Budget:
 
 
 def on_cluster(config: Config, search: Search, resources: Mapping[str, float]) -> Budget:
-    """Return what trials get of a cluster with `resources` now, or with `cluster.max_workers` when grown.
+    """Return what trials get of a cluster with `resources` now, or with `launch.max_workers` when grown.
 
     Raises:
         ConfigError: `search.concurrency` trials need more than that.
     """
     placement = place_on_cluster(config, resources)
-    if (most := config.cluster.max_workers) is None:
+    if (most := config.launch.max_workers) is None:
         most = resources.get("CPU", 0) // placement.cores
         if placement.device == "gpu":
             most = min(most, resources.get("GPU", 0))
-    there = f"{int(most)} workers; --cluster.max-workers says to how many it can grow"
+    there = f"{int(most)} workers; --launch.max-workers says to how many it can grow"
     budget = Budget(1, placement.num_workers, placement.device, placement.cores)
     return _budget(search, max(1, int(most) // placement.num_workers), budget, there)
 

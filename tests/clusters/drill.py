@@ -93,7 +93,7 @@ def bring_up(nodes: list[Host], laptop: Host) -> None:
 def train(shared: Path, nodes: list[Host], laptop: Host) -> None:
     """Submit a training job that needs both workers, from the laptop, through `ray dashboard`."""
     each = (cpus(laptop) or 0) / 2  # a rank takes a whole machine
-    command = f"ray job submit -- python {JOB} --cluster.cpus-per-worker {each:g}"
+    command = f"ray job submit -- python {JOB} --launch.cpus-per-worker {each:g}"
     with forwarded(shared, laptop):
         printed = laptop.run(command, env=CLIENT)
     [last] = re.findall(r"^error_percent .*", printed, flags=re.MULTILINE)

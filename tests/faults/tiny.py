@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capsdist.config import CapsNetConfig, Cluster, Config, Data, Train
+from capsdist.config import CapsNetConfig, Config, Data, Launch, Train
 from capsdist.data import write_split
 from capsdist.storage import join
 from limits import PATIENCE_S
@@ -57,7 +57,7 @@ def tiny_config(
     storage: Path | str,
     name: str,
     *,
-    cluster: Cluster | None = None,
+    launch: Launch | None = None,
     cores: float = 1,
     **train: object,
 ) -> Config:
@@ -76,7 +76,7 @@ def tiny_config(
         ),
         data=Data(name="tiny", root=str(root), lanes=4, window=16),
         train=Train.model_validate(settings | train),
-        cluster=cluster or Cluster(cpus_per_worker=cores),
+        launch=launch or Launch(cpus_per_worker=cores),
     )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def campaign_config(
         root,
         storage,
         name,
-        cluster=Cluster(cpus_per_worker=1, max_failures=max_failures, step_timeout_s=STEP_TIMEOUT_S),
+        launch=Launch(cpus_per_worker=1, max_failures=max_failures, step_timeout_s=STEP_TIMEOUT_S),
         engine=engine,
         keep_checkpoints=3,
         epochs=CAMPAIGN_EPOCHS,

@@ -19,7 +19,7 @@ from job_helpers import (
     tiny_config,
 )
 
-from capsdist.config import Cluster, Config
+from capsdist.config import Launch, Config
 from capsdist.errors import CapsdistError, CheckpointError, ConfigError, RunError
 from capsdist.launch import RunFolder, RunSummary, launch
 from capsdist.train.metrics import read_metrics
@@ -142,7 +142,7 @@ def test_a_changed_configuration_is_refused_before_anything_starts(whole):
 
 def test_a_foreign_error_is_told_in_one_line_and_in_full(tiny_root, storage, tmp_path):
     script = Script([Fault("error", 0, 1)], tmp_path / "marks", Path(storage, "failing"))
-    config = tiny_config(tiny_root, storage, "failing", cluster=Cluster(cpus_per_worker=1, max_failures=0))
+    config = tiny_config(tiny_root, storage, "failing", launch=Launch(cpus_per_worker=1, max_failures=0))
     with pytest.raises(
         RunError, match=r"run 'failing' failed: worker 0: RuntimeError: a scripted error at step 1"
     ) as caught:
@@ -223,9 +223,9 @@ def test_the_newest_whole_checkpoint_is_taken_and_what_is_passed_over_is_named(w
 
 
 def test_workers_that_never_come_end_the_wait(tiny_root, storage):
-    cluster = Cluster(cpus_per_worker=2, controller_failure_limit=0, worker_start_timeout_s=3)
+    limits = Launch(cpus_per_worker=2, controller_failure_limit=0, worker_start_timeout_s=3)
     with pytest.raises(
         RunError,
         match=r"train.num_workers=2: .* 2 workers with 2 CPU each in 1 x 3 s, and has 2 CPU and 0 GPU now",
     ):
-        launch(tiny_config(tiny_root, storage, "waiting", cluster=cluster), display=Rows())
+        launch(tiny_config(tiny_root, storage, "waiting", launch=limits), display=Rows())

@@ -31,6 +31,15 @@ def test_an_old_option_is_accepted_with_one_line(capsys, section, old, new, spel
     assert capsys.readouterr().err == f"notice: {option}; the old name ends with version 0.3\n"
 
 
+def test_a_section_of_another_name_is_accepted(capsys):
+    config, _ = parse_command(None, ["mnist_paper"], None, ["--cluster.max-workers", "4"])
+    assert config.launch.max_workers == 4
+    assert "--cluster.max-workers is now --launch.max-workers" in capsys.readouterr().err
+    stored = {"cluster": {"max_workers": 4}}
+    assert Config.model_validate_json(json.dumps(stored), strict=True).launch.max_workers == 4
+    assert overlaid(get_preset("mnist_paper"), stored).launch.max_workers == 4
+
+
 def test_the_help_text_has_only_the_new_names(capsys):
     with pytest.raises(SystemExit):
         parse_command(None, ["mnist_paper"], None, ["--help"])

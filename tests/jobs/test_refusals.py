@@ -12,7 +12,7 @@ import pytest
 from job_helpers import ROOT, TINY_FLAGS, run_job_file, save_tiny, tiny_config, write_tiny
 
 from capsdist.cli import run_job
-from capsdist.config import Cluster, Config
+from capsdist.config import Config, Launch
 from capsdist.console import FAILED, INVALID
 from capsdist.data import write_split
 from capsdist.errors import ConfigError, RunError
@@ -31,7 +31,7 @@ TWO_GPUS = Machine(cores=8, gpus=2)
 
 
 def wanting(cores: float = 0.0, **train: object) -> Config:
-    return tiny_config(Path("data"), Path("runs"), "tiny", cluster=Cluster(cpus_per_worker=cores), **train)
+    return tiny_config(Path("data"), Path("runs"), "tiny", launch=Launch(cpus_per_worker=cores), **train)
 
 
 def refused(
@@ -228,7 +228,7 @@ def test_workers_take_the_cores_of_the_machine():
     [
         (5, 0.0, "--train.num-workers 4"),
         (3, 2.0, "--train.num-workers 2"),
-        (1, 5.0, "--cluster.cpus-per-worker 4"),
+        (1, 5.0, "--launch.cpus-per-worker 4"),
     ],
 )
 def test_more_than_the_cores_of_the_machine(num_workers, cores, fix):

@@ -41,7 +41,7 @@ FREE = {
     "train.checkpoint_every_steps", "train.device", "train.engine", "train.keep_best",
     "train.keep_checkpoints", "train.log_every_steps", "train.name", "train.storage",
     "train.validate_every_steps", "train.num_workers", "train.zero_stage",
-    *(name for name in FIELDS if name.startswith("cluster.")),
+    *(name for name in FIELDS if name.startswith("launch.")),
 }  # fmt: skip
 ENDS = {"train.epochs", "train.max_steps"}
 

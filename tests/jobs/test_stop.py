@@ -181,5 +181,5 @@ def test_a_run_that_waits_for_workers_stops_at_once(tiny_root, tmp_path):
     finally:
         signal.signal(signal.SIGALRM, before)
     assert (summary.status, summary.steps) == ("stopped", 0)
-    assert time.monotonic() - struck[0] < config.cluster.worker_start_timeout_s
+    assert time.monotonic() - struck[0] < config.launch.worker_start_timeout_s
     assert RunFolder(tmp_path / "waiting").read_result() == summary

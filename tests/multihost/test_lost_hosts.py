@@ -65,7 +65,7 @@ def assert_not_enough(run: Run, *, num_workers: int, have: int) -> None:
     """The run ended with one line that names what it needs and what there is."""
     end = run.end()
     assert (end["kind"], end.get("type")) == ("error", "RunError"), end
-    limits = run.config.cluster
+    limits = run.config.launch
     times = f"{limits.controller_failure_limit + 1} x {limits.worker_start_timeout_s:g} s"
     need = f"the cluster did not bring up {num_workers} workers with 1.5 CPU each in {times}"
     said = (

@@ -193,7 +193,7 @@ def test_a_command_gives_the_same_configuration(preset, seed):
 ODD: list[dict[str, Any]] = [
     {"model": {"decoder": False, "decoder_hidden": (3, 4), "padding": "same"}},
     {"data": {"contrast": (0.25, 1.75), "flip": True, "standardise": True}},
-    {"train": {"validate_every_steps": 5, "precision": "bf16"}, "cluster": {"max_workers": 4}},
+    {"train": {"validate_every_steps": 5, "precision": "bf16"}, "launch": {"max_workers": 4}},
     {"optim": {"learning_rate": 1.5e-07, "epsilon": 1e-30}},
 ]
 

@@ -184,7 +184,7 @@ def test_the_printed_command_trains_what_was_found(killed, place, env):
     words = shlex.split(lines[-2])
     checked = run_job_file(Path(words[1]).name, *words[2:], "--check", cwd=place)
     assert (checked.returncode, checked.stderr) == (0, "")
-    threads = "--cluster.cpus-per-worker=1"  # as a trial has: equal threads repeat a CPU run bit for bit
+    threads = "--launch.cpus-per-worker=1"  # as a trial has: equal threads repeat a CPU run bit for bit
     trained = run_job_file(Path(words[1]).name, *words[2:], threads, cwd=place, env=env)
     assert trained.returncode == 0, trained.stderr
     best = json.loads((place / "runs" / "killed" / "result.json").read_text())
@@ -216,7 +216,7 @@ def test_stopped_trials_leave_their_workers_to_the_next_though_there_is_another_
     flags = [
         "--train.name=beside", "--train.num-workers=2", "--train.epochs=64", "--search.concurrency=1",
         "--search.grace-steps=8", "--train.validate-every-steps=8", "--train.checkpoint-every-steps=8",
-        "--cluster.worker-start-timeout-s=60",
+        "--launch.worker-start-timeout-s=60",
     ]  # fmt: skip
     space = ["--space.learning-rate", "0.001", "0.002", "0.003", "0.004"]
     done = run_job_file("tune_routing.py", *FLAGS, *flags, *space, cwd=place, env=env)

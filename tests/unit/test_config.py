@@ -71,7 +71,7 @@ def test_every_range_is_held_at_its_edges(field: str, value: float, allowed: boo
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("field", ["optim__learning_rate", "loss__absent_weight", "cluster__cpus_per_worker"])
+@pytest.mark.parametrize("field", ["optim__learning_rate", "loss__absent_weight", "launch__cpus_per_worker"])
 def test_numbers_must_be_finite(field: str, value: float) -> None:
     name = field.replace("__", ".")
     assert [p.field for p in problems(changed(**{field: value}))] == [name]
@@ -81,7 +81,7 @@ RULES = [
     ("train.max_steps", 0, {"train__max_steps": 0}, "at least 1"),
     ("train.validate_every_steps", -3, {"train__validate_every_steps": -3}, "at least 1"),
     ("train.checkpoint_every_steps", 0, {"train__checkpoint_every_steps": 0}, "at least 1"),
-    ("cluster.max_workers", 0, {"cluster__max_workers": 0}, "at least 1"),
+    ("launch.max_workers", 0, {"launch__max_workers": 0}, "at least 1"),
     ("train.name", "a/b", {"train__name": "a/b"}, "names a folder"),
     ("train.name", "", {"train__name": ""}, "names a folder"),
     ("data.name", "../mnist", {"data__name": "../mnist"}, "names a folder"),
@@ -108,8 +108,8 @@ RULES = [
     (
         "train.num_workers",
         5,
-        {"train__num_workers": 5, "cluster__max_workers": 4},
-        "exceeds cluster.max_workers=4",
+        {"train__num_workers": 5, "launch__max_workers": 4},
+        "exceeds launch.max_workers=4",
     ),
     ("train.precision", "fp16", {"train__precision": "fp16", "train__device": "cpu"}, "is for GPUs"),
     (
@@ -138,7 +138,7 @@ def test_every_rule_names_field_and_value(field: str, value: object, fields: dic
 
 
 ALLOWED = [
-    {"train__max_steps": 1, "cluster__max_workers": 1},
+    {"train__max_steps": 1, "launch__max_workers": 1},
     {"data__crop": 28},
     {"data__shift": 27},
     {"model__image_size": 17},
