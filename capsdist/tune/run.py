@@ -257,8 +257,8 @@ def run_and_show(config: Config, space: Space, search: Search, records: Path) ->
 
     `records`: where `search.record` writes to.
     """
-    from capsdist.tune.display import SearchDisplay
-    from capsdist.tune.drawing import save_figure
+    from capsdist.tune.figure import save_figure
+    from capsdist.tune.progress import SearchDisplay
 
     with SearchDisplay() as display:
         try:

@@ -19,7 +19,7 @@ from job_helpers import (
     tiny_config,
 )
 
-from capsdist.config import Launch, Config
+from capsdist.config import Config, Launch
 from capsdist.errors import CapsdistError, CheckpointError, ConfigError, RunError
 from capsdist.launch import RunFolder, RunSummary, launch
 from capsdist.train.metrics import read_metrics

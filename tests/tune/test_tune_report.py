@@ -19,9 +19,9 @@ from capsdist.errors import RunError
 from capsdist.models.counts import num_parameters
 from capsdist.runs.files import LocalFiles
 from capsdist.storage.documents import dump_json, parse_document, seal
-from capsdist.tune.display import SearchDisplay
-from capsdist.tune.drawing import draw_search, save_figure
+from capsdist.tune.figure import draw_search, save_figure
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal
+from capsdist.tune.progress import SearchDisplay
 from capsdist.tune.report import (
     JOBS,
     SearchResult,
