@@ -57,25 +57,27 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
     if found := [*preflight.all_problems(config), *search_problems(config, space, search)]:
         raise ConfigError(found)
     config = preflight.absolute(config)
-    log = lambda text: show({"kind": "note", "message": text})  # noqa: E731
-    folder = SearchFolder(config, log)
 
     def log(text: str) -> None:
+        show({"kind": "note", "message": text})
+
+    def status(text: str) -> None:
         show({"kind": "status", "message": text})
 
-    with announced(log, "reading all images once, to compare their checksums"):
+    folder = SearchFolder(config, log)
+    with announced(status, "reading all images once, to compare their checksums"):
         num_samples = preflight.check_data(config).num_samples
     total, grace = _milestones(config, search, num_samples)
-    with announced(log, f"trying to write to {folder.files}"):
+    with announced(status, f"trying to write to {folder.files}"):
         folder.create()
-    with folder.lock(log) as lock:
+    with folder.lock(status) as lock:
         config, note = folder.check_continues(config, space, search)
         if note:
-            show({"kind": "note", "message": f"search {folder.name} {note}"})
+            log(f"search {folder.name} {note}")
             total, grace = _milestones(config, search, num_samples)
         done = folder.read_result()
         if done is not None and done.max_trials >= search.trials:
-            show({"kind": "note", "message": f"search {folder.name} is done already"})
+            log(f"search {folder.name} is done already")
             return done
         start = _Start(config, space, search, folder, folder.journal(), lock, total, grace)
         if not start.run(show):
