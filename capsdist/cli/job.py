@@ -52,15 +52,15 @@ def run_job(
         >>> sys.exit(run_job(__doc__, ["mnist_paper", "mnist_official"]))
     """
 
-    def act() -> int:
+    def run_command() -> int:
         arguments = sys.argv[1:] if argv is None else argv
         config, command = parse_options(description, presets, default, arguments)
         if command.print_config:
             print(to_yaml(config), end="")
             return DONE
-        return check_config(config) if command.check else _train(config)
+        return check_config(config) if command.check else _train_and_draw(config)
 
-    return run_program(act)
+    return run_program(run_command)
 
 
 def parse_command(
@@ -281,7 +281,7 @@ def _unusable(run: RunFolder, storage: str) -> str | None:
     return f"train.storage={storage!r}: {place} is not a writable folder"
 
 
-def _train(config: Config) -> int:
+def _train_and_draw(config: Config) -> int:
     from capsdist.launch import launch
     from capsdist.launch.signals import StopSignals
     from capsdist.train.display import Display

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from capsdist.config import Config
@@ -66,7 +66,7 @@ def launch(
     attempt = _Attempt(preflight.absolute(config), display, fault, observer)
     with StopSignals() as signals:
         try:
-            return attempt.launch(signals)
+            return attempt.start(signals)
         except KeyboardInterrupt:
             return attempt.summary or attempt.summarise("stopped")
 
@@ -80,7 +80,7 @@ class _Attempt:
         self.summary: RunSummary | None = None
         self._began = time.monotonic()
 
-    def launch(self, signals: StopSignals) -> RunSummary:
+    def start(self, signals: StopSignals) -> RunSummary:
         """Check, train unless the run is done already, and return the summary."""
         remove_left_behind(self.run.files)
         with announced(self._status, "reading all images once, to compare their checksums"):
@@ -101,7 +101,7 @@ class _Attempt:
                 self._show_again(result)
                 return result
             try:
-                return self._train(machine, placement, signals, lock)
+                return self._in_ray(machine, placement, signals, lock)
             except KeyboardInterrupt:
                 if self.summary is None:  # Ray was about to start
                     self.summary = self.summarise("stopped")
@@ -130,7 +130,7 @@ class _Attempt:
         for row in [row for row in rows if row["kind"] == "end"][-1:]:
             self.display(row | {"step": result.steps, "error_percent": result.error_percent})
 
-    def _train(
+    def _in_ray(
         self, machine: Machine | None, placement: Placement | None, signals: StopSignals, lock: Lock
     ) -> RunSummary:
         """Start or join Ray and train; the summary is on storage before Ray ends, which takes seconds."""
@@ -145,8 +145,11 @@ class _Attempt:
             if warning := job_warning():
                 self._note(warning)
             self.run.begin(self.config)
+            from capsdist.launch.fit import fit  # late: it imports Ray Train
+
             try:
-                end = self._fit(placement, signals, lock)
+                with self._errors_of_ray(placement):
+                    end = fit(self.config, placement, self.display, signals, lock, self.fault, self.observer)
             except KeyboardInterrupt:
                 end = None
             except CapsdistError as error:
@@ -159,15 +162,16 @@ class _Attempt:
             self.run.write_result(self.summary)
         return self.summary
 
-    def _fit(self, placement: Placement, signals: StopSignals, lock: Lock) -> Row | None:
-        """Train; turn whatever Ray raises into one line, with the whole story in a file of the run."""
+    @contextlib.contextmanager
+    def _errors_of_ray(self, placement: Placement) -> Iterator[None]:
+        """Turn what Ray raises into one line; a file of the run gets all tracebacks."""
         import ray.exceptions
         import ray.train
 
-        from capsdist.launch.fit import cluster_resources, fit
+        from capsdist.launch.fit import cluster_resources
 
         try:
-            return fit(self.config, placement, self.display, signals, lock, self.fault, self.observer)
+            yield
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
             with contextlib.suppress(RunError):
                 self.run.files.write(FAILURE_LOG, f"{error}\n".encode(errors="backslashreplace"))

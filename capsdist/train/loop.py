@@ -152,7 +152,7 @@ class _Loop:
         stopped = False
         while self.step < self.total_steps and not stopped:
             for batch in self.stream.epoch(*self.stream.steps.locate(self.step)):
-                self._train(batch.to(self.device))
+                self._step(batch.to(self.device))
                 observe(self.step, batch.sample_ids[batch.weights > 0])
                 # asked on every rank, and void after the last step: that run is done
                 stopped = should_stop(self.step) and self.step < self.total_steps
@@ -163,7 +163,7 @@ class _Loop:
             self._validate()
         return self._end(stopped)
 
-    def _train(self, batch: Batch) -> None:
+    def _step(self, batch: Batch) -> None:
         images = self.transform(batch.images, batch.sample_ids, self.config.train.seed, batch.epoch)
         sums, self._grad_norm = train_step(self.engine, batch, images, self.config, self.step)
         self._sums += sums
