@@ -28,13 +28,12 @@ NAMES = {
 
 # What is not measured: limits and settings in the code, sizes that follow from shapes, facts about others.
 NOT_MEASURED = {
-    "capsdist/data/README.md": {"10 seconds", "512 bytes", "512 MiB", "10,240 bytes"},
+    "capsdist/data/README.md": {"10 seconds", "512 MiB"},
     "capsdist/routing/README.md": {"64 MB", "0.8 GB", "3.2 GB"},
     "capsdist/routing/dynamic/fused/README.md": {
         "227 KB",
         "425 MB",
         "6 MB",
-        "16 bytes",
         "2.8 times",
         "7 times",
     },
