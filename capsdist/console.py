@@ -1,4 +1,4 @@
-"""What every command shares: output that no terminal can break, an end by Ctrl-C, a line while one waits.
+"""Shared parts of all commands: safe output, exit statuses, Ctrl-C, and progress lines.
 
 Used by the jobs, the packing commands and the displays, and by nothing that computes.
 """

@@ -1,4 +1,4 @@
-"""One figure that shows a run at a glance: curves, test images beside their reconstructions, confusions.
+"""Draw the overview of a run: learning curves, reconstructions of test images, confusions.
 
 Pure: from rows and arrays to a matplotlib figure, without files and without pyplot's global state.
 Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart.

@@ -1,4 +1,4 @@
-"""What is measured on a GPU: routing and whole training steps, each replayed as a CUDA graph.
+"""Benchmarks on a GPU: routing and whole training steps, each replayed as a CUDA graph.
 
 At these sizes a kernel takes a few microseconds and its launch from Python takes longer, so that without a
 graph the launches would be timed. Needs torch and Triton only. Without a GPU the same code runs interpreted,

@@ -1,4 +1,4 @@
-"""Records: one folder a measurement, with everything that someone needs to repeat or doubt it.
+"""Write records: one folder per measurement, with everything that is needed to repeat it.
 
 `jobs/records/<date>_<what>_<hardware>/` holds `record.json` (command, commit, versions, hardware,
 configuration, figures) and `log.txt` (what the job printed). They are committed; README tables cite them.

@@ -1,4 +1,4 @@
-"""What is measured of routing: time and memory of each backend, side by side, on random operands.
+"""Benchmark routing: time and memory of each backend, side by side, on random operands.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """

@@ -1,4 +1,4 @@
-"""The tables of results, written from the records alone: a cell without a record says "not run"."""
+"""Write the tables of results from the records; a cell without a record says "not run"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of training: whole optimizer steps with few and many routing iterations, side by side.
+"""Benchmark training: whole optimizer steps with few and many routing iterations, side by side.
 
 Data lie on the device from the start, so the input pipeline (`pipeline.py`) is not part of the figures.
 """

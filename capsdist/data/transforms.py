@@ -1,4 +1,4 @@
-"""What happens to images on the device: shift, crop, flip, brightness, contrast, conversion to float.
+"""Transform images on the device: shift, crop, flip, brightness, contrast, conversion to float.
 
 Sources: the paper, section 4 (shift up to 2 pixels with zeros outside); the official code's CIFAR-10
 input (random crop, flip, brightness, contrast, per-image standardisation, in this order).

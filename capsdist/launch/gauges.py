@@ -1,4 +1,4 @@
-"""What a run does, for Prometheus: Ray exports it on every node beside its own metrics, with `ray_` before.
+"""Metrics of a run for Prometheus; Ray exports them on every node with the prefix `ray_`.
 
 Exported through `ray.util.metrics`; cluster/grafana/capsdist.json draws them.
 """

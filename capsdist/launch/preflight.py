@@ -1,4 +1,4 @@
-"""What is checked before Ray starts, each fault one line with value and remedy: data, machine, engine.
+"""Check data, machine and engine before Ray starts; each problem is one line with value and remedy.
 
 A refusal costs a second here and a minute once workers start. Nothing here imports Ray.
 """

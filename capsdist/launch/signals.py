@@ -1,4 +1,4 @@
-"""How a run is stopped: a signal in the driver, a stop event in the channel, a last checkpoint, a clean end.
+"""Stop a run: a signal in the driver sets a stop event; the workers write a last checkpoint and end.
 
 Left alone, Ray ends a driver at SIGTERM and aborts the workers at SIGINT, and nothing is saved, however
 long one waits. Here the main thread owns the signals while `fit` runs in another; rank 0 asks the channel

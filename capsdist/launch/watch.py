@@ -1,4 +1,4 @@
-"""A watchdog over the workers: where no step is done for too long, all are killed, and Ray starts them again.
+"""Watch the workers: if no step is done for too long, all are killed, and Ray starts them again.
 
 A process that was stopped (SIGSTOP) or that waits for a dead mount ends in no error. Workers tell the
 event channel of their steps, the driver looks how old the last sign is. Before workers are killed, a signal

@@ -1,4 +1,4 @@
-"""What runs in every Ray Train worker: find the place in the group, then the ordinary training loop.
+"""The function that every Ray Train worker runs: find the place in the group, then train.
 
 The loop knows no Ray; it gets a rank, a device and callbacks: where rows go, how a checkpoint gets to
 where the run lies and becomes known to Ray, and whether to stop.

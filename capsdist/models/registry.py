@@ -1,4 +1,4 @@
-"""The built-in families of networks: how each is built, and what training minimises.
+"""The built-in families of networks: how to build them, and their losses.
 
 A new family is one `capsdist.config.Family`, here or in any module that `model.kind` names. torch is imported
 when a network is built.

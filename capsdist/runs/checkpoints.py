@@ -1,4 +1,4 @@
-"""Find a checkpoint of a run that is whole: the newest to go on from, the best to use.
+"""Find a verified checkpoint of a run: the newest to continue from, the best to use.
 
 Ray hands out the newest checkpoint that was registered with it, damaged or not, and does not know one
 that was whole on storage but not yet registered when the driver died. Here its manifest makes a checkpoint.

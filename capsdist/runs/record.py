@@ -1,4 +1,4 @@
-"""Where rank 0's rows are kept: in the run's folder, or in a local one, uploaded with every checkpoint.
+"""Keep the rows of rank 0: in the run's folder, or in a local one that is uploaded.
 
 An object cannot be appended to, so in object storage `metrics.jsonl` and TensorBoard's files are
 written whole again: before a checkpoint is reported, so that a resumed run finds all rows up to it, after it,

@@ -1,4 +1,4 @@
-"""What a URL names: a prefix in a bucket, or a local folder. Credentials are refused in it.
+"""Parse URLs: a prefix in a bucket, or a local folder. Credentials in a URL are refused.
 
 A URL is taken literally, as S3 tools do: `%20` in it is three characters. Ray has pyarrow decode it, so
 Ray gets `Place.uri`; what no encoding makes equal for both is refused. The options behind `?` are those of

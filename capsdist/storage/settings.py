@@ -1,4 +1,4 @@
-"""What the environment says about storage, so that it differs from node to node and is part of no record."""
+"""Settings of storage from the environment; they differ from node to node and are in no record."""
 
 from __future__ import annotations
 

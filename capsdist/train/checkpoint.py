@@ -1,4 +1,4 @@
-"""Checkpoints that no engine owns: written by DDP or any ZeRO stage, read by any other, and without either.
+"""Checkpoints that depend on no engine: written by DDP or any ZeRO stage, read by any other.
 
 A checkpoint is a folder of four files; README.md of this package specifies them. The manifest holds size and
 digest of the other three and is written last: a folder without it is half written, one that does not match

@@ -1,4 +1,4 @@
-"""The run's own record: `metrics.jsonl`, one event a line, and TensorBoard's event files beside it.
+"""Write and read the rows of a run: `metrics.jsonl`, one event per line, and TensorBoard files.
 
 Written by rank 0 alone. Curves stay single-valued when a run resumes: see `RunWriter`.
 """

@@ -1,4 +1,4 @@
-"""How many trials run at a time, and what each of their workers gets. Imports no Ray.
+"""Choose how many trials run at a time, and what each of their workers gets. Imports no Ray.
 
 Workers x concurrency never exceeds the cores (or GPUs), and what drives a trial takes none of them, so
 that every trial that has begun can get its workers: trials cannot wait for each other for ever.

@@ -1,4 +1,4 @@
-"""The memory of a search: one line of JSON an event, appended as it happens; what is known is read from it.
+"""The journal of a search: one line of JSON per event, from which its history is read.
 
 Replaces `Tuner.restore`, which brings ASHA back without its past results, reads a state that is not
 written atomically, and silently begins anew where it cannot. Here a line is whole or it is not there: with

@@ -1,4 +1,4 @@
-"""What a search found: a row a trial, the best one, the Pareto front, and the command that trains it again.
+"""Report a search: a row per trial, the best one, the Pareto front, and a command to train it again.
 
 Pure but for reading the trials' metrics. `error_percent` is of the split the trials were compared on, so the
 best one's is a little too good: measure it again on images that no trial has seen.

@@ -1,4 +1,4 @@
-"""A search from its options to its result: check, price, start or join Ray, try points, sum up.
+"""Run a search: check, price, start or join Ray, try points, sum up.
 
 Everything that can be refused is refused before Ray starts; Ray Tune itself is behind `search.py`.
 """

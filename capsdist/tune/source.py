@@ -1,4 +1,4 @@
-"""Where the next point comes from: a random order, or Optuna, both without points that cannot be trained.
+"""Choose the next point: in random order, or by Optuna, both without points that cannot be trained.
 
 Optuna (Akiba et al. 2019, its TPE sampler) is asked and told directly, not through Ray's wrapper, which
 would spend trials on infeasible points and on repetitions, and begins anew when a search is resumed.

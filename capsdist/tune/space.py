@@ -1,4 +1,4 @@
-"""What a search varies, and how: typed options, and all their problems at once. Imports no torch, no Ray.
+"""The space of a search: typed options, and all their problems at once. Imports no torch, no Ray.
 
 A point of the space is a mapping of dotted configuration fields to values, so that it can be laid over
 any configuration, stored as JSON, and printed as options of a command.

@@ -1,4 +1,4 @@
-"""What every function of routing asks of its arguments one by one; refusals are one line.
+"""Checks of the arguments of routing; a refusal is one line.
 
 What they must be together is asked by `dispatch`.
 """

@@ -1,4 +1,4 @@
-"""How the streamed backend cuts its work so that it stays in the cache, and the buffers that it works in.
+"""Cut the work of `streamed` into tiles that stay in the cache, and provide its buffers.
 
 Four cuts, from the outside in: a block of images (bounds the repacked poses and what has images and parents),
 a tile of children (bounds everything that has children and parents), a chunk of images (fills the cache), and

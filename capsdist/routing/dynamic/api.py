@@ -1,4 +1,4 @@
-"""One function for every backend of routing: checks its arguments, takes a backend by name, runs it.
+"""The public functions of dynamic routing: check arguments, choose a backend, run it.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """

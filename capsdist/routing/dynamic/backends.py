@@ -1,4 +1,4 @@
-"""The backends of routing, and which of them a call can take, or why not.
+"""The backends of routing: which ones a call can take, and why not the others.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """

@@ -1,4 +1,4 @@
-"""What happens inside routing: how far logits move, how undecided children are, which parents get them.
+"""Trace routing: how far logits move, how undecided children are, which parents get them.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension, R iterations; n images
 of a chunk, m children of a tile, j parents of a piece.

@@ -1,4 +1,4 @@
-"""What the loop asks of an engine, and nothing more. README.md in this folder is the contract."""
+"""The interface of engines, as the loop uses it. README.md in this folder describes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The fused backend as torch operators: what compilers, exporters, autograd and autocast see of it.
+"""The fused backend as torch operators, for compilers, exporters, autograd and autocast.
 
 Importing this module needs torch only; Triton is imported when the first kernel is launched.
 """

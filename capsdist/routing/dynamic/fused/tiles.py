@@ -1,4 +1,4 @@
-"""Pieces that every kernel is made of: tiles of poses, weights and parents, and products with them.
+"""Shared pieces of the kernels: tiles of poses, weights and parents, and products with them.
 
 A tile of children is kept as a matrix of DP * IT columns, dimension d of child i in column d * IT + i: that
 is how poses [B, D, I] and packed weights [J, E, D, I] lie in memory, and with children innermost the sum over
