@@ -79,7 +79,7 @@ class Case:
         return self.num_children * self.num_parents * self.child_dim * self.parent_dim
 
     def least_bytes(self, passes: str) -> int:
-        """Return the bytes that must cross the memory bus: every operand and result once a pass."""
+        """Return the bytes that must cross the memory bus: every operand and result once per pass."""
         poses = self.num_images * self.num_children * self.child_dim
         parents = self.num_images * self.num_parents * self.parent_dim
         forward = poses + self._num_weights + parents

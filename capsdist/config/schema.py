@@ -22,7 +22,7 @@ class Data(Section):
     """Where the images come from and how they are shown."""
 
     name: str = "mnist"
-    """Name of the packed data set: a folder below `root` that holds one folder a split."""
+    """Name of the packed data set: a folder below `root` that holds one folder per split."""
     root: Annotated[str, MAY_CHANGE] = "data"
     """Folder of the packed data sets, as the data_prep scripts write it."""
     train_split: str = "train"
@@ -78,7 +78,7 @@ class Train(Section):
     name: Annotated[str, MAY_CHANGE] = "mnist"
     """Name of the run; starting the same name again continues it from its newest checkpoint."""
     storage: Annotated[str, MAY_CHANGE] = "runs"
-    """Folder that holds one folder a run, shared by all machines of a cluster, or s3://bucket/prefix."""
+    """Folder that holds one folder per run, shared by all machines of a cluster, or s3://bucket/prefix."""
     num_workers: Annotated[Count, MAY_CHANGE] = 1
     """Ray Train workers, one rank each."""
     device: Annotated[Literal["auto", "cpu", "gpu"], MAY_CHANGE] = "auto"

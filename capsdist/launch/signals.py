@@ -2,7 +2,7 @@
 
 Left alone, Ray ends a driver at SIGTERM and aborts the workers at SIGINT, and nothing is saved, however
 long one waits. Here the main thread owns the signals while `fit` runs in another; rank 0 asks the channel
-about once a second and tells all ranks, so that they leave the loop after the same step.
+about once per second and tells all ranks, so that they leave the loop after the same step.
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ class StopPoll:
     """The workers' side, on every rank: call it after every step; all ranks get the same answer.
 
     Rank 0 asks at steps that it announces with the answer before: about a second apart, however long each is.
-    Cost: a comparison of integers a step; a call of an actor and a broadcast of 16 bytes a second.
+    Cost: a comparison of integers a step; a call of an actor and a broadcast of 16 bytes per second.
     """
 
     def __init__(self, channel: Any, *, rank: int, world_size: int, device: torch.device) -> None:

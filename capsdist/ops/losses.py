@@ -1,4 +1,4 @@
-"""Losses of the capsule network, one value an image: margin loss of lengths, error of reconstructions."""
+"""Losses of the capsule network, one value per image: margin loss of lengths, error of reconstructions."""
 
 from __future__ import annotations
 

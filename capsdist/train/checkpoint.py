@@ -88,7 +88,7 @@ class Checkpoint:
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` into `folder`, which is created; all is flushed to disk, the manifest last.
 
-    Cost: 12 bytes a parameter written and hashed, 0.1-0.3 s for the MNIST network.
+    Cost: 12 bytes per parameter written and hashed, 0.1-0.3 s for the MNIST network.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
@@ -137,7 +137,7 @@ def verify_checkpoint(folder: Path) -> State:
 def read_checkpoint(folder: str | Path) -> Checkpoint:
     """Verify and read the checkpoint in `folder`.
 
-    Cost: the memory of its tensors, 12 bytes a parameter, and while a file is read that of the file as well.
+    Cost: the memory of its tensors, 12 bytes per parameter, and while a file is read that of the file as well.
     Nothing is mapped: a file that is cut or overwritten meanwhile is an error, not a signal.
 
     Raises:

@@ -93,7 +93,7 @@ class Search(_Options):
     max_parameters: int | None = None
     """Refuse networks with more trainable parameters, without spending a trial."""
     worker_memory_gib: float | None = None
-    """Refuse networks that take more memory a worker, in GiB; default: this machine's, shared out."""
+    """Refuse networks that take more memory per worker, in GiB; default: this machine's, shared out."""
     seed: int = 0
     """Seed of the order of points."""
     record: bool = False

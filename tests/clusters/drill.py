@@ -4,7 +4,7 @@ Four hosts out of namespaces: a laptop that launches, a head, and two workers wi
 shipped one with the addresses and the user filled in. The machines have Python and the packages already
 (~/.capsdist), for they have no way to the internet; everything else of the file happens as it stands there.
 
-Needs root, openssh-server, openssh-client and rsync. Prints a line a step; ends with 0 if all was well.
+Needs root, openssh-server, openssh-client and rsync. Prints a line per step; ends with 0 if all was well.
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ def test_low_precision(ranks, dtype: torch.dtype) -> None:
     assert error(found, exact) < (1e-5 if dtype == torch.float32 else 0.05)
 
 
-@pytest.mark.property("traffic", "ranks exchange poses and one sum an iteration, never weights")
+@pytest.mark.property("traffic", "ranks exchange poses and one sum per iteration, never weights")
 def test_one_all_reduce_an_iteration_and_no_weights_travel(ranks) -> None:
     setup = Setup(iterations=4)
     parents = setup.num_images * PARENTS * PARENT_DIM

@@ -1,4 +1,4 @@
-"""A data set on S3 is the same data set: same bytes, same order, each shard downloaded once a node."""
+"""A data set on S3 is the same data set: same bytes, same order, each shard downloaded once per node."""
 
 from __future__ import annotations
 

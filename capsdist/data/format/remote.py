@@ -1,4 +1,4 @@
-"""A split in object storage, read through the cache of the node: whole shards, each downloaded once a node.
+"""A split in object storage, read through the cache of the node: whole shards, each downloaded once per node.
 
 A shard's sha256 is compared when it enters the cache, its xxh3 whenever a process reads it whole.
 """

@@ -65,7 +65,7 @@ def route_parallel(
     Raises:
         ShapeError: shapes that do not fit, on all ranks before they exchange anything.
 
-    Cost, in numbers a rank exchanges: forward an all-to-all of b I D, and B J E all-reduced an iteration;
+    Cost, in numbers that a rank exchanges: forward an all-to-all of b I D, and B J E all-reduced an iteration;
     backward B J E gathered, B J E all-reduced an iteration but the first, and the all-to-all.
     """
     check_dims("child_poses", child_poses, "[b, I, D]", 3)

@@ -308,7 +308,7 @@ def dot(products: Tensor, poses: Tensor, out: Tensor) -> None:
 
 
 def _add_product(target: Tensor, left: Tensor, right: Tensor, scratch: Scratch) -> None:
-    """Add left @ right to target, one product a parent; `baddbmm_` would not batch them for a slice."""
+    """Add left @ right to target, one product per parent; `baddbmm_` would not batch them for a slice."""
     target += torch.bmm(left, right, out=scratch.take("sums", *target.shape))
 
 

@@ -8,11 +8,11 @@ With V the sum of the parent poses so far, tile by tile, nothing of it written t
 
 A program takes BT images and one of `splits` ranges of children, and writes its part of the totals to
 [splits, J, B, E]; `finish_totals` adds the parts in their order, so that results are the same every time.
-Where J parents do not fit into registers, `normalise` goes over all j first and keeps one number a child,
+Where J parents do not fit into registers, `normalise` goes over all j first and keeps one number per child,
 log sum_j exp(b_ij), and `sum_totals` takes PARENTS of the parents a program.
 
 Poses lie as [D, I] and packed weights as [J, E, D, I], so that a tile is contiguous along the children and
-every load has 16 bytes a thread. A warp has 16 images and all dimensions of a child in one thread: the sum
+every load has 16 bytes per thread. A warp has 16 images and all dimensions of a child in one thread: the sum
 over D adds registers, the softmax runs over a tuple of J tiles, and the second product takes its operand from
 registers. For Hopper, Triton 3.9 makes warp-group products (`wgmma`) of it, without shuffles between the two.
 """
