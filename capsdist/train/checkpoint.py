@@ -137,7 +137,7 @@ def verify_checkpoint(folder: Path) -> State:
 def read_checkpoint(folder: str | Path) -> Checkpoint:
     """Verify and read the checkpoint in `folder`.
 
-    Cost: the memory of its tensors, 12 bytes per parameter, and while a file is read that of the file as well.
+    Cost: the memory of its tensors, 12 bytes per parameter, and that of the file that is read.
     Nothing is mapped: a file that is cut or overwritten meanwhile is an error, not a signal.
 
     Raises:

@@ -65,8 +65,8 @@ def route_parallel(
     Raises:
         ShapeError: shapes that do not fit, on all ranks before they exchange anything.
 
-    Cost, in numbers that a rank exchanges: forward an all-to-all of b I D, and B J E all-reduced an iteration;
-    backward B J E gathered, B J E all-reduced an iteration but the first, and the all-to-all.
+    Cost, in numbers per rank: forward an all-to-all of b I D, and B J E all-reduced per iteration;
+    backward B J E gathered, B J E all-reduced per iteration but the first, and the all-to-all.
     """
     check_dims("child_poses", child_poses, "[b, I, D]", 3)
     check_dims("packed_weights", packed_weights, "[J, E, D, I_p]", 4)
