@@ -112,7 +112,7 @@ def _zero_block(content: bytes, where: float, rng: random.Random) -> bytes:
 
 
 def _in_json(change: Callable[[str, random.Random], str]) -> Callable[[bytes, float, random.Random], bytes]:
-    """Apply a change of text to a JSON file, or to a line of a file with a document per line, or flip a bit."""
+    """Apply a change of text to a JSON file, or to a line of one with many documents; else flip a bit."""
 
     def apply(content: bytes, where: float, rng: random.Random) -> bytes:
         lines = content.splitlines(keepends=True)
