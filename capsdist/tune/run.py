@@ -30,7 +30,7 @@ from capsdist.tune.feasible import GIB, Limits, memory_here, refusal
 from capsdist.tune.folder import SearchFolder
 from capsdist.tune.journal import JOURNAL_NAME, Journal
 from capsdist.tune.report import SearchResult, in_words, sum_up, table
-from capsdist.tune.source import Optuna, RandomOrder, Refuse
+from capsdist.tune.source import Refuse, Source
 from capsdist.tune.space import Search, Space, Values, chosen, points, search_problems, with_values
 
 __all__ = ["preview", "run_search"]
@@ -188,15 +188,13 @@ class _Start:
             return False
         reasons = [reason for _, reason in history.infeasible]
         note = lambda _, reason: reasons.append(reason)  # noqa: E731
-        if RandomOrder(self.space, self.search.seed, history, refuse, note).ask() is not None:
+        if Source(self.space, self.search.seed, history, refuse, note).ask() is not None:
             return True
         if not history.trials:
             raise _none_feasible(self.space, reasons[0])
         return False
 
-    def _in_ray(
-        self, machine: Machine | None, budget: Budget | None, source: Optuna | RandomOrder, show: Show
-    ) -> bool:
+    def _in_ray(self, machine: Machine | None, budget: Budget | None, source: Source, show: Show) -> bool:
         def log(text: str) -> None:
             show({"kind": "status", "message": text})
 
@@ -235,13 +233,13 @@ class _Start:
             "ended": len(self.journal.history.ended()),
         }
 
-    def _source(self, refuse: Refuse, show: Show) -> Optuna | RandomOrder:
+    def _source(self, refuse: Refuse, show: Show) -> Source:
         def note(values: Values, reason: str) -> None:
             self.journal.append("infeasible", values=values, reason=reason)
             show({"kind": "infeasible", "values": values, "reason": reason})
 
-        kind = Optuna if self.search.searcher == "optuna" else RandomOrder
-        return kind(self.space, self.search.seed, self.journal.history, refuse, note)
+        search = self.search
+        return Source(self.space, search.seed, self.journal.history, refuse, note, search.searcher)
 
 
 def _given(space: Space) -> dict[str, object]:
