@@ -104,6 +104,7 @@ _COSTS = (
     _counted("9 faults injected: samples lost", _most(0), "samples_lost", what="faults"),
     _counted("samples doubled", _most(0), "samples_doubled", what="faults"),
     _counted("runs that end with other bits", _most(0), "runs_diverged", what="faults"),
+    _counted("tests that fail while two busy loops run", _most(0), "failed", what="suite-loaded"),
     _Row(
         "from a worker's crash to the next step", _most(30), "recovery", "worker_s", " s",
         "median", "config.repeats",
