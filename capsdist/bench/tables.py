@@ -114,6 +114,7 @@ _COSTS = (
         "9 injected faults: runs whose final weights differ", _most(0), "runs_diverged", "faults",
         headline=True,
     ),
+    _counted("`make test` beside two busy loops: failed tests", _most(0), "failed", what="suite-loaded"),
     _Row(
         "from the crash of a worker to the next step", _most(30), "recovery", "worker_s", " s",
         "median", "config.repeats", headline=True,
