@@ -21,19 +21,9 @@ if TYPE_CHECKING:
     from capsdist.data import Index
 
 __all__ = [
-    "Machine",
-    "Placement",
-    "absolute",
-    "all_problems",
-    "check_data",
-    "check_engine",
-    "machine_at_a_glance",
-    "missing_data",
-    "place_on_cluster",
-    "place_on_machine",
-    "storage_for_ray",
-    "this_machine",
-]
+    "Machine", "Placement", "absolute", "all_problems", "check_data", "check_engine", "machine_at_a_glance",
+    "missing_data", "place_on_cluster", "place_on_machine", "storage_for_ray", "this_machine",
+]  # fmt: skip
 
 _SHARED = "a folder that all machines see, or s3://bucket/prefix"
 _OTHER_GPUS = ("/dev/kfd", "/dev/dxg")  # AMD's driver, and Windows' for Linux: without a file for each GPU

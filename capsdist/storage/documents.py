@@ -23,15 +23,8 @@ if TYPE_CHECKING:  # loaded late: a machine that only writes records has none
     from pydantic import TypeAdapter
 
 __all__ = [
-    "MAX_BYTES",
-    "dump_json",
-    "parse_document",
-    "parse_json",
-    "parse_lines",
-    "printable",
-    "read_file",
-    "seal",
-]
+    "MAX_BYTES", "dump_json", "parse_document", "parse_json", "parse_lines", "printable", "read_file", "seal",
+]  # fmt: skip
 
 MAX_BYTES = 64 << 20
 """Default limit of a file's size, in bytes: 30 times the largest file that the project writes."""

@@ -17,15 +17,8 @@ from urllib.parse import parse_qsl, quote
 from capsdist.errors import CapsdistError, DataError
 
 __all__ = [
-    "Fault",
-    "Place",
-    "has_credentials",
-    "in_uploaded_package",
-    "is_remote",
-    "is_url",
-    "join",
-    "url_fault",
-]
+    "Fault", "Place", "has_credentials", "in_uploaded_package", "is_remote", "is_url", "join", "url_fault",
+]  # fmt: skip
 
 _OPTIONS = frozenset({"endpoint_override", "scheme", "region"})
 _SECRETS = frozenset({"access_key", "secret_key", "session_token"})

@@ -8,11 +8,9 @@ from pathlib import Path
 from capsdist.errors import DataError
 
 __all__ = [
-    "cache_budget_from_environment",
-    "cache_folder_from_environment",
-    "deadline_from_environment",
+    "cache_budget_from_environment", "cache_folder_from_environment", "deadline_from_environment",
     "positive_from_environment",
-]
+]  # fmt: skip
 
 
 def deadline_from_environment() -> float:

@@ -30,16 +30,9 @@ from capsdist.storage.documents import dump_json, parse_document, seal
 from capsdist.tune.space import checked_values
 
 __all__ = [
-    "FAILED",
-    "FINISHED",
-    "JOURNAL_NAME",
-    "OUT_OF_MEMORY",
-    "RUNNING",
-    "STOPPED",
-    "History",
-    "Journal",
+    "FAILED", "FINISHED", "JOURNAL_NAME", "OUT_OF_MEMORY", "RUNNING", "STOPPED", "History", "Journal",
     "Trial",
-]
+]  # fmt: skip
 
 JOURNAL_NAME = "journal.jsonl"
 RUNNING: Final = "running"

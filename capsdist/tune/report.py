@@ -24,18 +24,9 @@ from capsdist.tune.journal import FINISHED, History, Percent, Point, Status
 from capsdist.tune.space import FIELDS, with_values
 
 __all__ = [
-    "TRIALS_NAME",
-    "SearchResult",
-    "TrialRow",
-    "best_row",
-    "command",
-    "in_words",
-    "pareto",
-    "rows_of",
-    "short_values",
-    "sum_up",
-    "table",
-]
+    "TRIALS_NAME", "SearchResult", "TrialRow", "best_row", "command", "in_words", "pareto", "rows_of",
+    "short_values", "sum_up", "table",
+]  # fmt: skip
 
 TRIALS_NAME = "trials"
 """The runs of the trials, in the folder of a search."""

@@ -18,18 +18,9 @@ from capsdist.config import CapsNetConfig, Config, Loss, problems
 from capsdist.errors import Problem
 
 __all__ = [
-    "FIELDS",
-    "RATE",
-    "Search",
-    "Space",
-    "Values",
-    "checked_values",
-    "chosen",
-    "points",
-    "rounded",
-    "search_problems",
-    "with_values",
-]
+    "FIELDS", "RATE", "Search", "Space", "Values", "checked_values", "chosen", "points", "rounded",
+    "search_problems", "with_values",
+]  # fmt: skip
 
 Values = Mapping[str, int | float | bool]
 """A point: value by dotted field of the configuration, in the order of `FIELDS`."""

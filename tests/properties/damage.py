@@ -26,17 +26,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 __all__ = [
-    "CONTENT",
-    "MEMORY",
-    "PHASES",
-    "Accident",
-    "accidents",
-    "copied",
-    "damaged",
-    "fingerprint",
-    "has_files",
+    "CONTENT", "MEMORY", "PHASES", "Accident", "accidents", "copied", "damaged", "fingerprint", "has_files",
     "make_outside",
-]
+]  # fmt: skip
 
 T = TypeVar("T")
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None

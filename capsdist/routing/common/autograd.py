@@ -11,15 +11,8 @@ from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
 __all__ = [
-    "RECORDED",
-    "BackwardPass",
-    "Pass",
-    "is_recorded",
-    "is_transformed",
-    "may_be_dual",
-    "refuse",
-    "way",
-]
+    "RECORDED", "BackwardPass", "Pass", "is_recorded", "is_transformed", "may_be_dual", "refuse", "way",
+]  # fmt: skip
 
 RECORDED = "torch.jit.trace and ONNX record the reference only"
 """Why a backend with an own backward pass is not taken where `is_recorded`."""

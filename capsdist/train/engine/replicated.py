@@ -12,13 +12,9 @@ from capsdist.train.checkpoint import EngineState, check_tensors, first_unfit
 from capsdist.train.optim import SLOTS
 
 __all__ = [
-    "check_state",
-    "copy_to_cpu",
-    "load_replicated",
-    "one_step_count",
-    "persistent_buffers",
+    "check_state", "copy_to_cpu", "load_replicated", "one_step_count", "persistent_buffers",
     "replicated_state",
-]
+]  # fmt: skip
 
 
 def replicated_state(

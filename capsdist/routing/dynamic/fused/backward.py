@@ -52,12 +52,8 @@ from capsdist.routing.dynamic.fused.tiles import (
 )
 
 __all__ = [
-    "begin_gradients",
-    "finish_gradients",
-    "sum_poses_gradient",
-    "sum_state_gradient",
-    "sweep",
-]
+    "begin_gradients", "finish_gradients", "sum_poses_gradient", "sum_state_gradient", "sweep",
+]  # fmt: skip
 
 
 @triton.jit(do_not_specialize=RUN_TIME_SIZES)

@@ -50,16 +50,9 @@ from capsdist.routing.dynamic.fused.tiles import (
 )
 
 __all__ = [
-    "add_to_softmax",
-    "agreement",
-    "begin_softmax",
-    "finish_totals",
-    "load_state",
-    "normalise",
-    "softmax",
-    "sum_parts",
-    "sum_totals",
-]
+    "add_to_softmax", "agreement", "begin_softmax", "finish_totals", "load_state", "normalise", "softmax",
+    "sum_parts", "sum_totals",
+]  # fmt: skip
 
 
 @triton.jit

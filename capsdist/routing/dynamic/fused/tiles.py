@@ -25,30 +25,11 @@ from triton import knobs
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 __all__ = [
-    "RUN_TIME_SIZES",
-    "add_product",
-    "begin",
-    "dot_children",
-    "first_image",
-    "load_children",
-    "load_parents",
-    "load_poses",
-    "load_priors",
-    "load_weights",
-    "multiply",
-    "num_numbers",
-    "parent_tile",
-    "round_to",
-    "scale_operand",
-    "scale_poses",
-    "squash",
-    "squash_backward",
-    "store",
-    "store_children",
-    "store_parents",
-    "store_poses",
-    "store_weights",
-]
+    "RUN_TIME_SIZES", "add_product", "begin", "dot_children", "first_image", "load_children", "load_parents",
+    "load_poses", "load_priors", "load_weights", "multiply", "num_numbers", "parent_tile", "round_to",
+    "scale_operand", "scale_poses", "squash", "squash_backward", "store", "store_children", "store_parents",
+    "store_poses", "store_weights",
+]  # fmt: skip
 
 # Arguments that a kernel is not compiled anew for: batches differ, and so do the plans that a search tries.
 RUN_TIME_SIZES = ("B", "steps", "splits", "iterations")
