@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,44 +14,49 @@ from capsdist.analysis.drawing import COLUMNS, Samples, draw_overview
 from capsdist.config import Config
 from capsdist.console import Log
 from capsdist.data import Transform, eval_batches, read_index
-from capsdist.errors import RunError
+from capsdist.errors import DocumentError, RunError
 from capsdist.runs.checkpoints import newest_verified
 from capsdist.runs.files import open_files
+from capsdist.runs.record import read_rows
+from capsdist.runs.rundir import OVERVIEW
 from capsdist.storage import join
-from capsdist.storage.durable import replacing
 from capsdist.train.checkpoint import load_model
-from capsdist.train.metrics import METRICS_NAME, read_metrics
+from capsdist.train.metrics import METRICS_NAME
 
 NUM_MISREAD = 2
 """Misread test images to show, as in the paper's figure 3; each is decoded twice where there is a decoder."""
 
 
-def overview(run_dir: str | Path, *, data_root: str | Path | None = None, log: Log = print) -> Path:
+def overview(run_dir: str | Path, *, data_root: str | Path | None = None, log: Log = print) -> str:
     """Draw `run_dir`/overview.png: curves, test images beside their reconstructions, and confusions.
 
-    After the paper's figure 3. Runs on the CPU. `data_root` replaces the run's data.root. The newest
-    whole checkpoint is taken; `log` is told of damaged ones, and of damaged lines of metrics.
+    After the paper's figure 3. Runs on the CPU. `run_dir` is a path or an s3:// URL, `data_root` replaces the
+    run's data.root. The newest whole checkpoint is taken; `log` is told of damaged ones, and of damaged
+    lines of metrics. Returns the path or URL of the picture.
 
     Raises:
         RunError: the folder holds no metrics or no checkpoint.
         CheckpointError, DataError: the checkpoint or the test split cannot be read.
     """
-    run_dir = Path(run_dir)
-    rows = read_metrics(run_dir / METRICS_NAME, log)
+    files = open_files(run_dir)
+    try:
+        rows = read_rows(files, log)
+    except DocumentError as error:
+        raise RunError(f"{error}; move it away and start again") from None
     if not rows:
-        raise RunError(f"{run_dir} holds no {METRICS_NAME}; give the folder of a run that has trained")
-    with newest_verified(open_files(run_dir), log) as whole:
+        raise RunError(f"{files} holds no {METRICS_NAME}; give the folder of a run that has trained")
+    with newest_verified(files, log) as whole:
         if whole is None:
-            raise RunError(f"{run_dir} has no checkpoint; give the folder of a run that has trained")
+            raise RunError(f"{files} has no checkpoint; give the folder of a run that has trained")
         config, network = load_model(whole.folder)
     root = config.data.root if data_root is None else data_root
     split = join(root, config.data.name, config.data.test_split)
     samples = pick_samples(config, network, split, num_columns=2 * COLUMNS)
     figure = draw_overview(rows, samples, read_index(split).classes)
-    path = run_dir / "overview.png"
-    with replacing(path) as drawn:
-        figure.savefig(drawn)
-    return path
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png")
+    files.write(OVERVIEW, drawn.getvalue())
+    return files.path(OVERVIEW)
 
 
 def pick_samples(config: Config, network: nn.Module, split: str | Path, num_columns: int) -> Samples:

@@ -28,12 +28,12 @@ from capsdist.console import DONE, INVALID, STOPPED, run_program
 from capsdist.errors import ConfigError, Problem, RunError
 from capsdist.launch.glance import data_problems, machine_problems
 from capsdist.launch.preflight import absolute, all_problems, missing_data
-from capsdist.runs.rundir import RunFolder, run_place
+from capsdist.runs.files import open_files
+from capsdist.runs.rundir import OVERVIEW, RunFolder, run_place
 from capsdist.storage.place import is_url
 
 __all__ = ["check_config", "parse_command", "parse_options", "run_job", "with_environment"]
 
-_OVERVIEW = "overview.png"
 _DECIDE_PLACES = {"train.num_workers", "train.device", "launch.cpus_per_worker", "launch.max_workers"}
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
@@ -291,7 +291,7 @@ def _train_and_draw(config: Config) -> int:
         summary = launch(config, display=rows)
         if summary.status == "done":
             with StopSignals():
-                _draw(RunFolder(run_place(absolute(config))), display, anew=rows.trained)
+                _draw(run_place(absolute(config)), display, anew=rows.trained)
             if rows.end is not None:
                 display(rows.end)
             return DONE
@@ -315,21 +315,18 @@ class _HoldEnd:
             self._show(row)
 
 
-def _draw(run: RunFolder, show: Callable[[dict[str, Any]], None], *, anew: bool) -> None:
-    """Draw the run's overview `anew`, or if there is none; the run stays finished if that fails."""
+def _draw(place: str, show: Callable[[dict[str, Any]], None], *, anew: bool) -> None:
+    """Draw the overview of the run at `place`, `anew` or if there is none; a failure is only told."""
     try:
-        if anew or not _is_whole_picture(run.files.read(_OVERVIEW)):
+        files = open_files(place)
+        if anew or not _is_whole_picture(files.read(OVERVIEW)):
             from capsdist.analysis.overview import overview
-            from capsdist.runs.checkpoints import viewed
 
-            show({"kind": "status", "message": f"drawing {_OVERVIEW}"})
-            with viewed(run.files, log=lambda text: None) as folder:
-                drawn = overview(folder)
-                if run.files.local is None:
-                    run.files.write(_OVERVIEW, drawn.read_bytes())
-        note = f"overview: {run.files.path(_OVERVIEW)}"
+            show({"kind": "status", "message": f"drawing {OVERVIEW}"})
+            overview(place)
+        note = f"overview: {files.path(OVERVIEW)}"
     except Exception as error:
-        note = f"warning: no {_OVERVIEW} ({type(error).__name__}: {error})"
+        note = f"warning: no {OVERVIEW} ({type(error).__name__}: {error})"
     show({"kind": "note", "message": note})
 
 

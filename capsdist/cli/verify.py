@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from fnmatch import fnmatch
-from pathlib import Path
 
 from capsdist.console import announced, log
 from capsdist.data.format.checks import verify_split
 from capsdist.data.format.index import INDEX_NAME
 from capsdist.data.sets.pack import summary
 from capsdist.errors import DataError
-from capsdist.storage import ObjectFolder, check_readable, is_remote, join
+from capsdist.storage import join, open_folder
 
 __all__ = ["verify"]
 
@@ -20,12 +19,12 @@ _REMEDY = "pack one (capsdist pack)"
 
 def _splits(folder: str) -> list[str]:
     """Return every folder at or below `folder` that holds a shard or an index."""
-    if not is_remote(folder):
-        return sorted({str(path.parent) for name in _NAMES for path in Path(folder).rglob(name)})
-    check_readable(folder, remedy=_REMEDY)
-    keys = (name.rpartition("/") for name in ObjectFolder(folder).sizes())
+    files = open_folder(folder)
+    if files.local is None:
+        files.check_readable(remedy=_REMEDY)
+    keys = (name.rpartition("/") for name in files.sizes())
     parents = {parent for parent, _, name in keys if any(fnmatch(name, pattern) for pattern in _NAMES)}
-    return sorted(join(folder, parent) if parent else folder for parent in parents)
+    return sorted(join(str(files.local or folder), parent) if parent else folder for parent in parents)
 
 
 def verify(folder: str = "data", /) -> None:

@@ -200,7 +200,7 @@ def _gathered(
     for plan in plans:
         split.prefetch(plan.ids[:, rank_slice(plan.ids.shape[1], rank, world_size)])
         waiting.append(plan)
-        if split.folder.is_near or len(waiting) > _AHEAD:
+        if split.folder.is_local or len(waiting) > _AHEAD:
             yield _gather(split, waiting.popleft(), rank, world_size, pin)
     for plan in waiting:
         yield _gather(split, plan, rank, world_size, pin)

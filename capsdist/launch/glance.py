@@ -19,8 +19,8 @@ from capsdist.config import Config
 from capsdist.data.format.packed import INDEX_NAME, KEPT, MAX_INDEX_BYTES, SHARD_NAME, check_unaltered
 from capsdist.errors import ConfigError, DocumentError, Problem
 from capsdist.launch.preflight import machine_at_a_glance, place_on_machine
-from capsdist.runs.files import is_url
 from capsdist.storage.documents import parse_document, read_file
+from capsdist.storage.place import is_url
 
 __all__ = ["data_problems", "machine_problems"]
 

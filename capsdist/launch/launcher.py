@@ -22,9 +22,10 @@ from capsdist.launch.preflight import Machine, Placement
 from capsdist.launch.session import prepare_ray, ray_session
 from capsdist.launch.signals import StopSignals, job_warning
 from capsdist.runs.locks import Lock
+from capsdist.runs.record import read_rows
 from capsdist.runs.rundir import FAILURE_LOG, RunFolder, RunSummary, Status, run_place
 from capsdist.runs.stale import remove_left_behind, removed_if_unbegun
-from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, Row, parse_metrics
+from capsdist.train.metrics import Row
 
 if TYPE_CHECKING:
     from capsdist.launch.worker import Fault, Observer
@@ -122,11 +123,10 @@ class _Attempt:
         """Show the last lines of a run that is done already."""
         self._note(f"run {self.run.name} is done already")
         try:
-            content = self.run.files.read(METRICS_NAME, max_bytes=MAX_RECORD_BYTES) or b""
+            rows = read_rows(self.run.files, self._note)
         except DocumentError as error:
             self._note(f"warning: passed over the record of the run: {error}")
             return
-        rows = parse_metrics(content, self.run.files.path(METRICS_NAME), self._note)
         for row in [row for row in rows if row["kind"] == "end"][-1:]:
             self.display(row | {"step": result.steps, "error_percent": result.error_percent})
 

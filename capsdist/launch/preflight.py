@@ -175,11 +175,12 @@ def missing_data(config: Config) -> str | None:
 
 
 def _unreadable(config: Config) -> str | None:
-    from capsdist.storage import check_readable, join
+    from capsdist.storage import join, open_folder
 
     for split in _splits(config):
         try:
-            check_readable(join(config.data.root, config.data.name, split), remedy=_remedy(config, split))
+            folder = open_folder(join(config.data.root, config.data.name, split))
+            folder.check_readable(remedy=_remedy(config, split))
         except DataError as error:
             return str(error)
     return None

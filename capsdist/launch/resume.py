@@ -9,16 +9,14 @@ import ray.train
 from ray.train.collective import barrier, broadcast_from_rank_zero
 
 from capsdist.console import Log
-from capsdist.runs.checkpoints import VerifiedCheckpoint, newest_verified
-from capsdist.runs.files import RunFiles
-from capsdist.runs.retention import checkpoint_name
-from capsdist.storage.temporary import temporary_folder
+from capsdist.runs.checkpoints import VerifiedCheckpoint, fetched_checkpoint, newest_verified
+from capsdist.storage import Folder
 
 __all__ = ["resume_from"]
 
 
 @contextlib.contextmanager
-def resume_from(files: RunFiles, log: Log) -> Iterator[VerifiedCheckpoint | None]:
+def resume_from(files: Folder, log: Log) -> Iterator[VerifiedCheckpoint | None]:
     """Yield, on every rank of a worker group, the checkpoint to go on from, None to begin anew; collective.
 
     Rank 0 chooses. From object storage every node gets one copy, made by its first rank.
@@ -30,19 +28,7 @@ def resume_from(files: RunFiles, log: Log) -> Iterator[VerifiedCheckpoint | None
         chosen = broadcast_from_rank_zero(chosen)
         if chosen and files.local is None:
             if context.get_local_rank() == 0 and rank > 0:
-                stack.enter_context(_copied(files, chosen))
+                with contextlib.suppress(FileExistsError):  # another node of this machine has the copy
+                    stack.enter_context(fetched_checkpoint(files, chosen.step, at=chosen.folder))
             barrier()
         yield chosen
-
-
-@contextlib.contextmanager
-def _copied(files: RunFiles, chosen: VerifiedCheckpoint) -> Iterator[None]:
-    """Have a copy of `chosen` under its path on this node, unless another node of this machine has it."""
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(temporary_folder(at=chosen.folder))
-        except FileExistsError:  # another node of this machine has it
-            pass
-        else:
-            files.download(checkpoint_name(chosen.step), chosen.folder)
-        yield

@@ -23,8 +23,8 @@ import ray.exceptions
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from capsdist.errors import CapsdistError
-from capsdist.runs.files import RunFiles
 from capsdist.runs.rundir import STACKS
+from capsdist.storage import Folder
 from capsdist.storage.temporary import temporary_folder
 from capsdist.train.metrics import Row
 
@@ -90,7 +90,7 @@ def watched(channel: Any, rank: int) -> Iterator[Callable[[], None]]:
 class Watchdog:
     """The driver's side: call `look` often. timeout_s: without a sign of any worker, 0 for no limit."""
 
-    def __init__(self, channel: Any, timeout_s: float, files: RunFiles, show: Callable[[Row], None]) -> None:
+    def __init__(self, channel: Any, timeout_s: float, files: Folder, show: Callable[[Row], None]) -> None:
         self._channel, self._timeout_s, self._files, self._show = channel, timeout_s, files, show
         self._seen: object = None
         self._looked, self._silent_s = time.monotonic(), 0.0

@@ -28,10 +28,11 @@ from capsdist.launch.gauges import Gauges
 from capsdist.launch.resume import resume_from
 from capsdist.launch.signals import StopPoll
 from capsdist.launch.watch import watched
-from capsdist.runs.files import RunFiles, open_files
+from capsdist.runs.files import open_files
 from capsdist.runs.record import RunRecord, open_record
-from capsdist.runs.retention import checkpoint_name, clean, prune
+from capsdist.runs.retention import checkpoint_name, clean, prune, store_checkpoint
 from capsdist.runs.rundir import run_place
+from capsdist.storage import Folder
 from capsdist.storage.temporary import remove_stale_folders
 from capsdist.train.engine.build import prepare_engine
 from capsdist.train.loop import Events, run_training
@@ -142,7 +143,7 @@ def _nowhere(row: Row) -> None:
     """Take a row of a rank that has none."""
 
 
-def _files(config: Config) -> RunFiles:
+def _files(config: Config) -> Folder:
     """Return the run's files, which this machine must see as the driver does."""
     files = open_files(run_place(config))
     if files.read("config.json") is None:
@@ -159,7 +160,7 @@ class _Saver:
     Ray's own upload leaves the order of the files open; ours ends with the manifest, within a deadline.
     """
 
-    def __init__(self, config: Config, files: RunFiles, record: RunRecord | None, log: Log) -> None:
+    def __init__(self, config: Config, files: Folder, record: RunRecord | None, log: Log) -> None:
         self._train, self._files, self._record, self._log = config.train, files, record, log
 
     def __call__(self, write: Callable[[Path], None], step: int, metrics: dict[str, float]) -> str:
@@ -177,7 +178,7 @@ class _Saver:
             self._record.publish()
 
             def upload(checkpoint: ray.train.Checkpoint, name: str) -> ray.train.Checkpoint:
-                self._files.store(folder, name)
+                store_checkpoint(self._files, folder, step)
                 storage: Any = ray.train.get_context().get_storage()
                 path = storage.build_checkpoint_path_from_name(name)
                 return ray.train.Checkpoint(path, storage.storage_filesystem)

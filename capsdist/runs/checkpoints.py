@@ -7,25 +7,30 @@ that was whole on storage but not yet registered when the driver died. Here its 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from capsdist.console import Log
-from capsdist.errors import CheckpointError
-from capsdist.runs.files import RunFiles, open_files
+from capsdist.errors import CheckpointError, DocumentError
+from capsdist.runs.files import open_files
 from capsdist.runs.retention import (
     checkpoint_name,
     checkpoint_step,
     finished_checkpoints,
+    first_accepted,
     found_checkpoints,
+    newest,
     ranked,
 )
+from capsdist.storage import Folder, is_remote
+from capsdist.storage.documents import MAX_BYTES
 from capsdist.storage.place import is_url
-from capsdist.storage.temporary import temporary_folder
-from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME
+from capsdist.train.manifest import MANIFEST, parse_manifest
 
-__all__ = ["VerifiedCheckpoint", "best_verified", "newest_verified", "opened_checkpoint", "viewed"]
+__all__ = [
+    "VerifiedCheckpoint", "best_verified", "fetched_checkpoint", "newest_verified", "opened_checkpoint",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class VerifiedCheckpoint:
 
 
 @contextlib.contextmanager
-def newest_verified(files: RunFiles, log: Log) -> Iterator[VerifiedCheckpoint | None]:
+def newest_verified(files: Folder, log: Log) -> Iterator[VerifiedCheckpoint | None]:
     """Yield the newest verified checkpoint, None without one, while the context is open.
 
     Every file of it is read and compared with its digest; `log` is told of each that was passed over.
@@ -45,71 +50,92 @@ def newest_verified(files: RunFiles, log: Log) -> Iterator[VerifiedCheckpoint | 
     Raises:
         CheckpointError: there are finished checkpoints and all are damaged: nothing is begun anew unasked.
     """
-    found = found_checkpoints(files)
     with contextlib.ExitStack() as stack:
-        for step in sorted(found, reverse=True):
-            if not found[step]:
-                log(f"warning: passed over {files.path(checkpoint_name(step))}: it is half written")
-            elif folder := _opened(files, step, log, stack):
-                yield VerifiedCheckpoint(step, folder)
-                return
-        if any(found.values()):
-            names = ", ".join(checkpoint_name(step) for step in sorted(found))
+        whole = newest(files, lambda step: _verified(files, step, stack), log)
+        if whole is None and any((found := found_checkpoints(files)).values()):
             raise CheckpointError(
-                f"{files}: all checkpoints are damaged ({names}); bring one back, or delete them to begin "
-                "the run anew"
+                f"{files}: all checkpoints are damaged ({_names(sorted(found))}); bring one back, or delete "
+                "them to begin the run anew"
             )
-        yield None
+        yield whole
 
 
 @contextlib.contextmanager
-def best_verified(files: RunFiles, log: Log) -> Iterator[VerifiedCheckpoint]:
+def best_verified(files: Folder, log: Log) -> Iterator[VerifiedCheckpoint]:
     """Yield, of the verified checkpoints that were validated, the one with the lowest error.
 
     Raises:
         CheckpointError: there is none.
     """
-    validated = ranked(finished_checkpoints(files, log))
+    validated = [saved.step for saved in ranked(finished_checkpoints(files, log))]
     if not validated:
         raise CheckpointError(f"{files}: no checkpoint was validated; take the newest, without --best")
     with contextlib.ExitStack() as stack:
-        for saved in validated:
-            if folder := _opened(files, saved.step, log, stack):
-                yield VerifiedCheckpoint(saved.step, folder)
-                return
-    names = ", ".join(checkpoint_name(saved.step) for saved in validated)
-    raise CheckpointError(
-        f"{files}: all validated checkpoints are damaged ({names}); take the newest, without --best"
-    )
+        whole = first_accepted(validated, lambda step: _verified(files, step, stack), log)
+        if whole is None:
+            raise CheckpointError(
+                f"{files}: all validated checkpoints are damaged ({_names(validated)}); take the newest, "
+                "without --best"
+            )
+        yield whole
 
 
-def _opened(files: RunFiles, step: int, log: Log, stack: contextlib.ExitStack) -> Path | None:
-    """Return the checkpoint as a local folder that lives as long as `stack`, None if it is damaged."""
-    try:
-        return _verified(files, checkpoint_name(step), stack)
-    except CheckpointError as error:
-        log(f"warning: passed over a checkpoint: {str(error).partition(';')[0]}")
-        return None
+def _names(steps: Iterable[int]) -> str:
+    return ", ".join(map(checkpoint_name, steps))
 
 
-def _verified(files: RunFiles, name: str, stack: contextlib.ExitStack) -> Path:
-    """Return the verified checkpoint `name` as a local folder that lives as long as `stack`.
+def _verified(files: Folder, step: int, stack: contextlib.ExitStack) -> VerifiedCheckpoint:
+    """Return the verified checkpoint after `step` steps, in a local folder that lives as long as `stack`.
 
     Raises:
         CheckpointError: it is damaged; names where it lies.
     """
     from capsdist.train.checkpoint import verify_checkpoint  # late: torch
 
+    name = checkpoint_name(step)
     with contextlib.ExitStack() as attempt:
-        folder = attempt.enter_context(files.fetched(name))
+        folder = attempt.enter_context(fetched_checkpoint(files, step))
         try:
             state = verify_checkpoint(folder)
         except CheckpointError as error:
             raise CheckpointError(str(error).replace(str(folder), files.path(name))) from None
-        if state.step != checkpoint_step(name):
+        if state.step != step:
             raise CheckpointError(f"checkpoint {files.path(name)} is of step {state.step}; rename it")
         stack.push(attempt.pop_all())
-        return folder
+        return VerifiedCheckpoint(step, folder)
+
+
+@contextlib.contextmanager
+def fetched_checkpoint(files: Folder, step: int, *, at: Path | None = None) -> Iterator[Path]:
+    """Yield a local folder with the checkpoint after `step` steps, not verified; `at`: see `Folder.fetched`.
+
+    Of a checkpoint in object storage it holds the files that the manifest names, and nothing is read beyond
+    the sizes that it states.
+
+    Raises:
+        CheckpointError: a file is larger than its manifest states.
+        FileExistsError: there is a copy at `at` already.
+    """
+    name = checkpoint_name(step)
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(files.fetched(name, _stated_sizes(files, name), at=at))
+        except DocumentError as error:
+            raise CheckpointError(f"checkpoint {files.path(name)} is damaged: {error}; delete it") from None
+        yield folder
+
+
+def _stated_sizes(files: Folder, name: str) -> Mapping[str, int]:
+    """Return the files of the checkpoint `name` and their sizes in bytes, as its manifest states them.
+
+    Without a manifest that can be read it is only that file: whoever verifies the checkpoint says what is
+    wrong.
+    """
+    sizes = {MANIFEST: MAX_BYTES}
+    with contextlib.suppress(DocumentError):
+        content = files.read(f"{name}/{MANIFEST}") or b""
+        sizes |= {file: entry.bytes for file, entry in parse_manifest(content).files.items()}
+    return sizes
 
 
 @contextlib.contextmanager
@@ -121,15 +147,13 @@ def opened_checkpoint(place: str, *, lowest_error: bool = False, log: Log) -> It
     Raises:
         CheckpointError: there is none. DataError, RunError: the storage cannot be read.
     """
-    if is_url(place) and not place.startswith("file://"):
-        from capsdist.storage import check_readable  # late: local runs need no client
-
-        check_readable(place, thing="run or checkpoint")
+    if is_remote(place):
+        open_files(place).check_readable(thing="run or checkpoint")
     address, mark, query = place.partition("?")
     parent, _, name = address.rstrip("/").rpartition("/")
     with contextlib.ExitStack() as stack:
-        if checkpoint_step(name) is not None and is_url(place):
-            yield place, _verified(open_files(f"{parent}{mark}{query}"), name, stack)
+        if (step := checkpoint_step(name)) is not None and is_url(place):
+            yield place, _verified(open_files(f"{parent}{mark}{query}"), step, stack).folder
             return
         files = open_files(place)
         if not found_checkpoints(files):
@@ -143,17 +167,3 @@ def opened_checkpoint(place: str, *, lowest_error: bool = False, log: Log) -> It
         if not (whole := stack.enter_context(chosen)):
             raise CheckpointError(f"{files}: holds no verified checkpoint; give a run that has trained")
         yield files.path(checkpoint_name(whole.step)), whole.folder
-
-
-@contextlib.contextmanager
-def viewed(files: RunFiles, log: Log) -> Iterator[Path]:
-    """Yield a local folder with what `overview` reads: metrics, and the newest verified checkpoint."""
-    if files.local:
-        yield files.local
-        return
-    with temporary_folder() as folder, newest_verified(files, log) as whole:
-        rows = files.read(METRICS_NAME, max_bytes=MAX_RECORD_BYTES)
-        (folder / METRICS_NAME).write_bytes(rows or b"")
-        if whole:
-            (folder / checkpoint_name(whole.step)).symlink_to(whole.folder)
-        yield folder

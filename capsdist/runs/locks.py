@@ -16,21 +16,20 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field, NonNegativeInt
 
 from capsdist.console import Log
 from capsdist.errors import DocumentError, RunError
+from capsdist.storage import Folder
 from capsdist.storage.documents import dump_json, parse_document
 from capsdist.storage.durable import names, open_lock_file
 
-if TYPE_CHECKING:
-    from capsdist.storage import ObjectFolder
-
-__all__ = ["LOCK_NAME", "Lock", "file_lock", "object_lock"]
+__all__ = ["LOCK_NAME", "Lock", "run_lock"]
 
 LOCK_NAME = ".lock"
 """Name of the file or object that holds a run."""
@@ -59,13 +58,22 @@ class Lock:
             )
 
 
-@contextlib.contextmanager
-def file_lock(path: Path, run: str) -> Iterator[Lock]:
-    """Hold `run` by a lock on the file `path`.
+def run_lock(files: Folder, log: Log) -> AbstractContextManager[Lock]:
+    """Hold the run or search in `files` for this process while the context is open.
+
+    In object storage this takes 16 s if a dead process has left its lock; `log` is told.
 
     Raises:
-        RunError: another process holds it, or `path` is not a file that can be locked.
+        RunError: another process holds it, the lock is not a file that can be locked, or the storage does not
+            answer.
     """
+    if files.local is not None:
+        return _file_lock(files.local / LOCK_NAME, files.name)
+    return _object_lock(files, log)
+
+
+@contextlib.contextmanager
+def _file_lock(path: Path, run: str) -> Iterator[Lock]:
     try:
         descriptor = open_lock_file(path, mode=0o666)
     except OSError as error:
@@ -83,7 +91,7 @@ def _take(descriptor: int, path: Path, run: str) -> None:
     """Lock the open file and write into it who holds it.
 
     Raises:
-        RunError: as `file_lock`.
+        RunError: as `run_lock`.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,16 +110,11 @@ def _take(descriptor: int, path: Path, run: str) -> None:
 
 
 @contextlib.contextmanager
-def object_lock(objects: ObjectFolder, name: str, run: str, log: Log) -> Iterator[Lock]:
-    """Hold `run` by the object `name`; where a dead holder has left it this takes 16 s, and `log` is told.
-
-    Raises:
-        RunError: another process holds it, or the storage does not answer.
-    """
-    lease = _Lease(objects, name)
+def _object_lock(files: Folder, log: Log) -> Iterator[Lock]:
+    lease = _Lease(files)
     if holder := lease.take(log):
-        raise _held(run, holder)
-    lock, ended = Lock(run), threading.Event()
+        raise _held(files.name, holder)
+    lock, ended = Lock(files.name), threading.Event()
 
     def beat() -> None:
         while lock.taken_by is None and not ended.wait(_BEAT_S):
@@ -144,13 +147,12 @@ class _Lease:
     One that is damaged belongs to nobody known. If its holder lives, that one soon writes it whole again.
     """
 
-    def __init__(self, objects: ObjectFolder, name: str) -> None:
-        self._objects, self._name = objects, name
-        self._id, self._beats = uuid.uuid4().hex, 0
+    def __init__(self, files: Folder) -> None:
+        self._files, self._id, self._beats = files, uuid.uuid4().hex, 0
 
     def take(self, log: Log) -> str | None:
         """Write the object if there is none, or none that lives; return who holds it otherwise."""
-        if self._objects.write(self._name, self._content(), new=True):
+        if self._files.write(LOCK_NAME, self._content(), new=True):
             return None
         found, until = self._content_now(), time.monotonic() + _SILENT_S
         if found is not None:
@@ -161,7 +163,7 @@ class _Lease:
                 if now is not None:
                     return self._other() or "another process"
                 break
-        self._objects.write(self._name, self._content())
+        self._files.write(LOCK_NAME, self._content())
         time.sleep(_SETTLE_S)
         return self._other()
 
@@ -170,7 +172,7 @@ class _Lease:
             return f"waiting {_SILENT_S:g} s to see whether {_parsed(content).holder} still trains this run"
         except DocumentError as error:
             return (
-                f"warning: {self._objects.path(self._name)} {error}; waiting {_SILENT_S:g} s to see whether "
+                f"warning: {self._files.path(LOCK_NAME)} {error}; waiting {_SILENT_S:g} s to see whether "
                 "another process still trains this run"
             )
 
@@ -179,13 +181,13 @@ class _Lease:
         if other := self._other():
             return other
         self._beats += 1
-        self._objects.write(self._name, self._content())
+        self._files.write(LOCK_NAME, self._content())
         return None
 
     def release(self) -> None:
         """Delete the object, if it is ours."""
         if not self._other():
-            self._objects.delete(self._name)
+            self._files.delete(LOCK_NAME)
 
     def _other(self) -> str | None:
         """Return who holds the object, None if it is ours, damaged or gone."""
@@ -202,9 +204,7 @@ class _Lease:
 
     def _content_now(self) -> bytes | None:
         try:
-            return self._objects.read(self._name, max_bytes=_LOCK_BYTES)
-        except FileNotFoundError:
-            return None
+            return self._files.read(LOCK_NAME, max_bytes=_LOCK_BYTES)
         except DocumentError:
             return _TOO_LARGE
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import xxhash
 
 from capsdist.console import Log
-from capsdist.runs.files import RunFiles
+from capsdist.storage import Folder
 from capsdist.storage.temporary import temporary_folder
-from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, Row, RunWriter
+from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, Row, RunWriter, parse_metrics
 
-__all__ = ["RunRecord", "open_record"]
+__all__ = ["RunRecord", "open_record", "read_rows"]
 
 _UPLOADED_AFTER = {"checkpoint", "end"}
 
@@ -26,7 +26,7 @@ _UPLOADED_AFTER = {"checkpoint", "end"}
 class RunRecord:
     """Call it with each row; `publish` brings what is new to where the run lies."""
 
-    def __init__(self, files: RunFiles, folder: Path, writer: RunWriter) -> None:
+    def __init__(self, files: Folder, folder: Path, writer: RunWriter) -> None:
         self._files, self._folder, self._write = files, folder, writer
         self._uploaded: dict[str, str] = {}  # digests
 
@@ -55,7 +55,7 @@ class RunRecord:
 
 
 @contextlib.contextmanager
-def open_record(files: RunFiles, log: Log) -> Iterator[RunRecord]:
+def open_record(files: Folder, log: Log) -> Iterator[RunRecord]:
     """Yield the record of the run, its earlier rows included; `log` is told of damaged ones."""
     with contextlib.ExitStack() as stack:
         folder = files.local
@@ -64,3 +64,14 @@ def open_record(files: RunFiles, log: Log) -> Iterator[RunRecord]:
             rows = files.read(METRICS_NAME, max_bytes=MAX_RECORD_BYTES)
             (folder / METRICS_NAME).write_bytes(rows or b"")
         yield RunRecord(files, folder, stack.enter_context(RunWriter(folder, log)))
+
+
+def read_rows(files: Folder, log: Log, name: str = METRICS_NAME) -> list[Row]:
+    """Return the rows of metrics in the file `name`, [] without one; `log` is told of damaged lines.
+
+    Raises:
+        DocumentError: the file is too large or not a regular one; names it.
+        RunError: the storage cannot be read.
+    """
+    content = files.read(name, max_bytes=MAX_RECORD_BYTES) or b""
+    return parse_metrics(content, files.path(name), log)

@@ -1,25 +1,30 @@
 """Choose which checkpoints a run keeps, and remove the others.
 
-Ray keeps the newest or the best ones, and forgets what a crash has left; a run wants the newest to go
-on from, the best to use, and nothing else. So the folder is the record, and Ray's own is not consulted.
+Ray keeps the newest or the best ones, and forgets what a crash has left; a run keeps the newest to go on
+from, the best to use, and nothing else. So the folder is the record, and Ray's own is not consulted.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
 
 from capsdist.console import Log
-from capsdist.errors import DocumentError
-from capsdist.runs.files import RunFiles, read_document
+from capsdist.errors import CheckpointError, DocumentError, RunError
+from capsdist.runs.files import read_document
+from capsdist.storage import Folder
 from capsdist.train.manifest import MANIFEST, STATE, State, digest_of, parse_manifest, parse_state
 
 __all__ = [
-    "Saved", "checkpoint_name", "checkpoint_step", "clean", "finished_checkpoints", "found_checkpoints",
-    "leftovers", "newest_state", "prune", "ranked", "read_state", "to_delete",
+    "Saved", "checkpoint_name", "checkpoint_step", "clean", "finished_checkpoints", "first_accepted",
+    "found_checkpoints", "leftovers", "newest", "newest_state", "prune", "ranked", "read_state",
+    "store_checkpoint", "to_delete",
 ]  # fmt: skip
 
+T = TypeVar("T")
 _NAME = re.compile(r"step_([0-9]{8,})")
 
 
@@ -67,19 +72,19 @@ def leftovers(found: Mapping[int, bool], resumed: int | None) -> list[int]:
     return sorted(step for step, finished in found.items() if not finished or step > (resumed or 0))
 
 
-def found_checkpoints(files: RunFiles) -> dict[int, bool]:
+def found_checkpoints(files: Folder) -> dict[int, bool]:
     """Return the steps of all checkpoint folders, and whether each was written to its end."""
-    folders = files.folders("step_").items()
+    folders = files.folders("step_", MANIFEST).items()
     return {step: finished for name, finished in folders if (step := checkpoint_step(name)) is not None}
 
 
-def finished_checkpoints(files: RunFiles, log: Log) -> list[Saved]:
+def finished_checkpoints(files: Folder, log: Log) -> list[Saved]:
     """Return all checkpoints that were written to their end, by step.
 
     One whose state.json is damaged counts as not validated; `log` is told of it.
     """
     saved: list[Saved] = []
-    for step in _finished(files):
+    for step in sorted(step for step, finished in found_checkpoints(files).items() if finished):
         try:
             saved.append(Saved(step, read_state(files, step).error_percent))
         except DocumentError as error:
@@ -88,17 +93,55 @@ def finished_checkpoints(files: RunFiles, log: Log) -> list[Saved]:
     return saved
 
 
-def newest_state(files: RunFiles) -> State | None:
-    """Return the state of the newest checkpoint that was written to its end and whose state is whole."""
-    for step in reversed(_finished(files)):
+def newest(files: Folder, read: Callable[[int], T], log: Log = lambda text: None) -> T | None:
+    """Return what `read` returns for the newest checkpoint, None if there is none.
+
+    The newest checkpoint is the one of the highest step that was written to its end and that `read`, called
+    with its step, accepts; it raises CheckpointError or DocumentError for one that is damaged. `log` is told
+    of each that is passed over.
+    """
+    found = found_checkpoints(files)
+
+    def finished() -> Iterable[int]:
+        for step in sorted(found, reverse=True):
+            if found[step]:
+                yield step
+            else:
+                log(f"warning: passed over {files.path(checkpoint_name(step))}: it is half written")
+
+    return first_accepted(finished(), read, log)
+
+
+def first_accepted(steps: Iterable[int], read: Callable[[int], T], log: Log) -> T | None:
+    """Return what `read` returns for the first of `steps` whose checkpoint it accepts; see `newest`."""
+    for step in steps:
         try:
-            return read_state(files, step)
-        except DocumentError:  # whoever goes on from a checkpoint names what is passed over
-            continue
+            return read(step)
+        except (CheckpointError, DocumentError) as error:
+            log(f"warning: passed over a checkpoint: {str(error).partition(';')[0]}")
     return None
 
 
-def read_state(files: RunFiles, step: int) -> State:
+def newest_state(files: Folder) -> State | None:
+    """Return the state of the newest checkpoint whose manifest and state are whole; reads no weights."""
+    return newest(files, lambda step: read_state(files, step))
+
+
+def store_checkpoint(files: Folder, staged: Path, step: int) -> None:
+    """Make the folder `staged` the checkpoint after `step` steps; its manifest appears last.
+
+    Raises:
+        RunError: it cannot be written, or another start of the run has removed `staged`.
+    """
+    try:
+        files.store(staged, checkpoint_name(step), marker=MANIFEST)
+    except FileNotFoundError:
+        raise RunError(
+            f"{staged}: is gone, because another start of this run has taken over; leave it to that one"
+        ) from None
+
+
+def read_state(files: Folder, step: int) -> State:
     """Return the state.json of the checkpoint after `step` steps.
 
     Raises:
@@ -122,21 +165,17 @@ def read_state(files: RunFiles, step: int) -> State:
     return state
 
 
-def clean(files: RunFiles, resumed: int | None) -> None:
+def clean(files: Folder, resumed: int | None) -> None:
     """Remove what a crash has left; see `leftovers`."""
-    files.remove_staged()
+    files.remove_stale()
     for step in leftovers(found_checkpoints(files), resumed):
-        files.remove(checkpoint_name(step))
+        files.remove(checkpoint_name(step), marker=MANIFEST)
 
 
-def prune(files: RunFiles, log: Log, *, keep_last: int, keep_best: int) -> None:
+def prune(files: Folder, log: Log, *, keep_last: int, keep_best: int) -> None:
     """Remove the checkpoints that are not to be kept; see `to_delete`.
 
     Of a checkpoint that is a symbolic link the link goes; what it points to stays.
     """
     for step in to_delete(finished_checkpoints(files, log), keep_last=keep_last, keep_best=keep_best):
-        files.remove(checkpoint_name(step))
-
-
-def _finished(files: RunFiles) -> list[int]:
-    return sorted(step for step, finished in found_checkpoints(files).items() if finished)
+        files.remove(checkpoint_name(step), marker=MANIFEST)

@@ -1,7 +1,7 @@
 """The folder of a run: configuration, result and lock, and what may change when a run is started again.
 
-The files themselves, on a disk or in object storage, are the subject of `files.py` and `remote.py`, the
-checkpoints among them of `retention.py`.
+The files themselves, on a disk or in object storage, are the subject of `capsdist.storage`, the checkpoints
+among them of `retention.py`.
 """
 
 from __future__ import annotations
@@ -21,24 +21,20 @@ from capsdist.config.sections import Change, Section
 from capsdist.config.steps import total_steps
 from capsdist.console import Log
 from capsdist.errors import CheckpointError, ConfigError, DocumentError, Problem
-from capsdist.runs.files import open_files, read_document
-from capsdist.runs.locks import Lock
+from capsdist.runs.files import create, open_files, read_document
+from capsdist.runs.locks import Lock, run_lock
 from capsdist.runs.retention import checkpoint_name, newest_state
 from capsdist.storage.documents import dump_json, parse_document, parse_json, printable, seal
 from capsdist.storage.place import join
 from capsdist.train.manifest import State
 
 __all__ = [
-    "FAILURE_LOG",
-    "STACKS",
-    "RunFolder",
-    "RunSummary",
-    "Status",
-    "changed_fields",
-    "parse_config",
-    "run_place",
+    "FAILURE_LOG", "OVERVIEW", "STACKS", "RunFolder", "RunSummary", "Status", "changed_fields",
+    "parse_config", "run_place",
 ]  # fmt: skip
 
+OVERVIEW = "overview.png"
+"""The figure of a run that is done."""
 FAILURE_LOG = "failure.txt"
 """All tracebacks of a failure."""
 STACKS = "stacks.txt"
@@ -96,7 +92,7 @@ class RunFolder:
         return self.files.local
 
     def _log_once(self, text: str) -> None:
-        """Tell of a damaged file once, however often it is read."""
+        """Log of a damaged file once, however often it is read."""
         if text not in self._told:
             self._told.add(text)
             self._log(text)
@@ -107,7 +103,7 @@ class RunFolder:
         Raises:
             RunError: it cannot; one line, with the remedy.
         """
-        self.files.create()
+        create(self.files)
 
     def lock(self, log: Log = lambda text: None) -> AbstractContextManager[Lock]:
         """Hold the run for this process, so that it is not started twice at a time; `log` hears of a wait.
@@ -115,7 +111,7 @@ class RunFolder:
         Raises:
             RunError: another process trains it.
         """
-        return self.files.lock(log)
+        return run_lock(self.files, log)
 
     def read_config(self) -> Config | None:
         """Return the configuration that decides what the run computes, None for a new run.

@@ -10,8 +10,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from capsdist.runs.files import RunFiles
 from capsdist.runs.locks import LOCK_NAME
+from capsdist.storage import Folder
 from capsdist.storage.durable import open_regular
 from capsdist.storage.temporary import remove_stale_folders
 
@@ -21,7 +21,7 @@ _HOLDER = re.compile(rb"process \d+ on .+", re.DOTALL)
 _YOUNG_S = 60.0  # its process may be about to lock it
 
 
-def remove_left_behind(files: RunFiles) -> None:
+def remove_left_behind(files: Folder) -> None:
     """Remove the temporary folders of killed processes, and runs beside `files` that have not begun."""
     remove_stale_folders()
     if files.local is None:  # in object storage a lock costs a request to see, and is taken over
@@ -33,7 +33,7 @@ def remove_left_behind(files: RunFiles) -> None:
 
 
 @contextlib.contextmanager
-def removed_if_unbegun(files: RunFiles) -> Iterator[None]:
+def removed_if_unbegun(files: Folder) -> Iterator[None]:
     """At the end of the context, remove the run's folder if nothing but a lock that nobody holds is in it."""
     try:
         yield

@@ -1,4 +1,4 @@
-"""Files that last, and object storage: readers, writers, checks, a node's cache. Start with README.md."""
+"""Folders of files on a disk or in object storage, durable writes, a node's cache. Start with README.md."""
 
 from __future__ import annotations
 
@@ -7,22 +7,20 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from capsdist.storage.cache import Cache
-    from capsdist.storage.check import check_readable, check_storage
-    from capsdist.storage.objects import ObjectFolder
+    from capsdist.storage.folder import Folder, open_folder
     from capsdist.storage.place import Place, is_remote, join
 
 # Names load on first use (PEP 562): the client of object storage costs 0.2 s, and local runs need none.
 _HOME = {
     "Cache": "cache",
-    "ObjectFolder": "objects",
+    "Folder": "folder",
     "Place": "place",
-    "check_readable": "check",
-    "check_storage": "check",
     "is_remote": "place",
     "join": "place",
+    "open_folder": "folder",
 }
 
-__all__ = ["Cache", "ObjectFolder", "Place", "check_readable", "check_storage", "is_remote", "join"]
+__all__ = ["Cache", "Folder", "Place", "is_remote", "join", "open_folder"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,6 @@
 """Check whether a place in object storage is usable, within 10 seconds, before workers start.
 
-Built on botocore directly and in a thread that is left behind when time is up: looking up a host's name and
+botocore sends the requests, in a thread that is left behind when time is up: looking up a host's name and
 waiting for a server that sends a byte now and then have no limit of their own.
 """
 
@@ -16,11 +16,11 @@ from typing import Any
 
 from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
 
-from capsdist.errors import CapsdistError, DataError, MissingDataError, RunError
+from capsdist.errors import CapsdistError, MissingDataError
 from capsdist.storage.place import Place, has_credentials
 from capsdist.storage.reasons import Damaged, Reason, explain
 
-__all__ = ["check_readable", "check_storage"]
+__all__ = ["check_readable", "check_writable"]
 
 _LIMIT_S = 9.0
 _CONNECT_S = 2.0
@@ -39,15 +39,14 @@ _Probe = Callable[[Any, Callable[[str], None]], None]
 """Called with a client and with a function that it tells what it is about to do."""
 
 
-def check_storage(url: str, *, error: type[CapsdistError] = RunError, deadline_s: float = _LIMIT_S) -> None:
-    """Prove that `url`, s3://bucket/prefix, can be written to: list, write, read and delete an object there.
+def check_writable(place: Place, *, error: type[CapsdistError], deadline_s: float = _LIMIT_S) -> None:
+    """Prove that `place` can be written to: list, write, read and delete an object there.
 
     No bucket is created: some servers create one that is written to, so it is listed first.
 
     Raises:
         error: one line with URL, server, what fails and the remedy, after `deadline_s` at the latest.
     """
-    place = Place.parse(url, error=error)
 
     def probe(client: Any, step: Callable[[str], None]) -> None:
         target = {"Bucket": place.bucket, "Key": place.key(f".probe-{uuid.uuid4().hex}")}
@@ -71,16 +70,14 @@ def check_storage(url: str, *, error: type[CapsdistError] = RunError, deadline_s
 
 
 def check_readable(
-    url: str, *, thing: str = "data set", remedy: str = "", deadline_s: float = _LIMIT_S
+    place: Place, thing: str, remedy: str, *, error: type[CapsdistError], deadline_s: float = _LIMIT_S
 ) -> None:
-    """Prove that there are objects below `url`, s3://bucket/prefix, and that they can be listed and read.
-
-    `thing` and `remedy` are what the error names and says where there is none.
+    """Prove that there are objects at `place`, and that they can be listed and read.
 
     Raises:
-        DataError: one line with URL, server, what fails and the remedy, after `deadline_s` at the latest.
+        error: one line with URL, server, what fails and the remedy, after `deadline_s` at the latest.
+        MissingDataError: there is none; the message names `thing` and ends with `remedy`.
     """
-    place = Place.parse(url)
     found: list[str] = []
 
     def probe(client: Any, step: Callable[[str], None]) -> None:
@@ -91,7 +88,7 @@ def check_readable(
             client.get_object(Bucket=place.bucket, Key=entry["Key"])["Body"].close()
             found.append(entry["Key"])
 
-    endpoint = _within(deadline_s, place, probe, DataError)
+    endpoint = _within(deadline_s, place, probe, error)
     if not found:
         raise MissingDataError(
             f"{place} at {endpoint}: there is no such {thing}; {remedy or 'correct the URL'}"

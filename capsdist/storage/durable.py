@@ -18,23 +18,24 @@ from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
-    "flush_folder", "move_aside", "names", "open_lock_file", "open_regular", "remove_file",
+    "TEMPORARY", "flush_folder", "move_aside", "names", "open_lock_file", "open_regular", "remove_file",
     "remove_temporaries", "remove_tree", "replacing", "write_durably",
 ]  # fmt: skip
 
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.[^.]+)?")
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}(\.[^.]+)?")
+"""Names of the files that `replacing` writes first."""
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
+def replacing(path: Path, *, mode: int = 0o666, new: bool = False) -> Iterator[Path]:
     """Yield a temporary file beside `path` to fill, which takes its place at the end of the context.
 
     The temporary name keeps the suffix of `path`, for libraries that choose a format by it, and begins with a
     dot. It is removed if the context ends with an exception. `mode`: permissions, less those that the umask
-    takes away.
+    takes away. `new`: nothing is replaced.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written. FileExistsError: `new`, and there is a file or link already.
     """
     temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
     os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode))
@@ -42,20 +43,35 @@ def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if not new or not _linked(temporary, path):
+            os.replace(temporary, path)
         flush_folder(path.parent)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
-def write_durably(path: Path, content: bytes, *, mode: int = 0o666) -> None:
+def _linked(temporary: Path, path: Path) -> bool:
+    """Give the file a second name that is new; False on a file system without hard links.
+
+    Raises:
+        FileExistsError: the name is taken.
+    """
+    try:
+        os.link(temporary, path)
+    except OSError:
+        if os.path.lexists(path):
+            raise FileExistsError(path) from None
+        return False
+    return True
+
+
+def write_durably(path: Path, content: bytes, *, mode: int = 0o666, new: bool = False) -> None:
     """Write `content` to `path`; a reader sees the old file or the whole new one, also after a power cut.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written. FileExistsError: `new`, and there is a file or link already.
     """
-    with replacing(path, mode=mode) as temporary:
+    with replacing(path, mode=mode, new=new) as temporary:
         temporary.write_bytes(content)
 
 
@@ -87,11 +103,11 @@ def remove_file(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_temporaries(folder: Path) -> None:
-    """Remove the files in `folder` that `replacing` has left in a process that was killed."""
+def remove_temporaries(folder: Path, temporary: re.Pattern[str] = TEMPORARY) -> None:
+    """Remove the files in `folder`, named like `temporary`, that a process which was killed has left."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if _TEMPORARY.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+            if temporary.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 os.unlink(entry)
 
 

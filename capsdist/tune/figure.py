@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from capsdist.analysis.drawing import BLUE, GREEN, GREY, ORANGE, STYLE, label_percents, place_of_zero
-from capsdist.runs.files import RunFiles
+from capsdist.storage import Folder
 from capsdist.tune.journal import FINISHED
 from capsdist.tune.report import SearchResult, TrialRow, in_words, pareto
 
@@ -25,7 +25,7 @@ FIGURE_NAME = "search.png"
 DEPTH = "routing.iterations"
 
 
-def save_figure(result: SearchResult, files: RunFiles) -> str:
+def save_figure(result: SearchResult, files: Folder) -> str:
     """Draw search.png among the files of the search and return its path."""
     content = io.BytesIO()
     draw_search(result).savefig(content, format="png")

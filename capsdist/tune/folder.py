@@ -15,8 +15,8 @@ from capsdist.config import Config
 from capsdist.config.earlier import as_begun
 from capsdist.console import Log
 from capsdist.errors import ConfigError, DocumentError, Problem, RunError
-from capsdist.runs.files import open_files, read_document
-from capsdist.runs.locks import Lock
+from capsdist.runs.files import create, open_files, read_document
+from capsdist.runs.locks import Lock, run_lock
 from capsdist.runs.rundir import changed_fields, run_place
 from capsdist.storage import join
 from capsdist.storage.documents import dump_json, parse_document, seal
@@ -61,11 +61,11 @@ class SearchFolder:
         Raises:
             RunError: it cannot.
         """
-        self.files.create()
+        create(self.files)
 
     def lock(self, log: Log = lambda text: None) -> AbstractContextManager[Lock]:
         """Hold the search for this process; as `RunFolder.lock`."""
-        return self.files.lock(log)
+        return run_lock(self.files, log)
 
     def journal(self) -> Journal:
         """Open the journal.

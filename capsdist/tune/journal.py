@@ -25,7 +25,7 @@ from pydantic import (
 
 from capsdist.console import Log
 from capsdist.errors import DocumentError, RunError
-from capsdist.runs.files import RunFiles
+from capsdist.storage import Folder
 from capsdist.storage.documents import dump_json, parse_document, seal
 from capsdist.tune.space import checked_values
 
@@ -187,7 +187,7 @@ class Journal:
         RunError: the file cannot be read.
     """
 
-    def __init__(self, files: RunFiles, log: Log = lambda text: None, taken: Iterable[int] = ()) -> None:
+    def __init__(self, files: Folder, log: Log = lambda text: None, taken: Iterable[int] = ()) -> None:
         self._files, self._closed = files, False
         try:
             content = files.read(JOURNAL_NAME) or b""

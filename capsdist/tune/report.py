@@ -18,8 +18,9 @@ from capsdist.config import PRESETS, Config, get_preset
 from capsdist.console import Log
 from capsdist.errors import DocumentError, RunError
 from capsdist.models.counts import num_parameters
-from capsdist.runs.files import RunFiles
-from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, parse_metrics
+from capsdist.runs.record import read_rows
+from capsdist.storage import Folder
+from capsdist.train.metrics import METRICS_NAME
 from capsdist.tune.journal import FINISHED, History, Percent, Point, Status
 from capsdist.tune.space import FIELDS, with_values
 
@@ -80,9 +81,7 @@ class SearchResult:
         return asdict(self)
 
 
-def rows_of(
-    history: History, config: Config, files: RunFiles, log: Log = lambda text: None
-) -> list[TrialRow]:
+def rows_of(history: History, config: Config, files: Folder, log: Log = lambda text: None) -> list[TrialRow]:
     """Return a row for every trial of `history`; `config` is what the points are laid over.
 
     `log` is told of metrics that are damaged and passed over.
@@ -105,7 +104,7 @@ def rows_of(
 def sum_up(
     config: Config,
     history: History,
-    files: RunFiles,
+    files: Folder,
     total_steps: int,
     max_trials: int,
     log: Log = lambda text: None,
@@ -143,14 +142,13 @@ def sum_up(
     )
 
 
-def _speed(files: RunFiles, name: str, log: Log) -> float | None:
+def _speed(files: Folder, name: str, log: Log) -> float | None:
     """Return the median images/s of a trial's metrics, None without any."""
     try:
-        content = files.read(name, max_bytes=MAX_RECORD_BYTES) or b""
+        rows = read_rows(files, log, name)
     except DocumentError as error:
         log(f"warning: passed over the metrics of a trial: {error}")
         return None
-    rows = parse_metrics(content, files.path(name), log)
     speeds = [row["images_per_s"] for row in rows if row["kind"] == "train" and row.get("images_per_s")]
     return statistics.median(speeds) if speeds else None
 

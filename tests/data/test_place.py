@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capsdist.errors import DataError, RunError
-from capsdist.storage import ObjectFolder, Place, is_remote, join
+from capsdist.storage import Place, is_remote, join
 from capsdist.storage.place import has_credentials, in_uploaded_package, url_fault
+from capsdist.storage.s3_folder import S3Folder
 
 
 @pytest.mark.parametrize(
@@ -113,7 +114,7 @@ def test_ray_finds_the_objects_where_ours_are_written(text, before):
             Place.parse(url)
         assert "\n" not in str(caught.value).replace(prefix, "")
         return
-    place = ObjectFolder(join(url, "run")).place
+    place = S3Folder(join(url, "run")).place
     _, path = get_fs_and_path(Place.parse(url).uri)
     assert Path(path, "run", "step_00000003").as_posix() == f"bucket/{place.key('step_00000003')}"
 

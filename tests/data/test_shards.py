@@ -17,7 +17,7 @@ import webdataset
 from webdataset.writer import TarWriter
 
 from capsdist.data import Split, read_index, verify_split, write_split
-from capsdist.data.format.folder import LocalFolder
+from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.shards import npy_bytes
 from capsdist.errors import DataError
 from capsdist.storage.temporary import temporary_folder
@@ -186,7 +186,7 @@ def test_a_failed_write_publishes_no_index(make_split, tmp_path):
     blocker.unlink()
     blocker.mkdir()
     with pytest.raises(
-        DataError, match=r"split: cannot be written \(Is a directory\); choose a writable folder"
+        DataError, match=r"shard-00001\.tar: cannot be written \(Is a directory\); make room there, or choose"
     ):
         make_split(seed=5)
     assert not (tmp_path / "split" / "index.json").exists()
@@ -263,6 +263,7 @@ def test_leftovers_of_a_killed_packing_command_are_removed(make_split):
         ".index.0a1b2c3d.json",
         ".shard-00001.tar.ab_cd123",
         ".index.json.abcdefgh",
+        ".probe.0a1b2c3d",
     }
     others = {
         ".shard-1.0a1b2c3d.tar",
@@ -277,7 +278,7 @@ def test_leftovers_of_a_killed_packing_command_are_removed(make_split):
     assert others < set(packed)
     assert not ours & set(packed)
     (made.folder / ".index.0a1b2c3d.json").write_bytes(b"")
-    with LocalFolder(made.folder).packing():
+    with SplitFolder(made.folder).packing():
         (made.folder / ".shard-00000.0a1b2c3d.tar").write_bytes(b"")
         make_split()
         assert (made.folder / ".shard-00000.0a1b2c3d.tar").exists()

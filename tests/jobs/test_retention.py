@@ -11,17 +11,19 @@ import pytest
 from job_helpers import save_tiny
 
 from capsdist.errors import CheckpointError, RunError
-from capsdist.runs.checkpoints import newest_verified, opened_checkpoint, viewed
-from capsdist.runs.files import LocalFiles, open_files
+from capsdist.runs.checkpoints import newest_verified, opened_checkpoint
+from capsdist.runs.files import open_files
 from capsdist.runs.retention import (
     Saved,
     checkpoint_name,
     checkpoint_step,
     clean,
     finished_checkpoints,
+    found_checkpoints,
     leftovers,
     prune,
     ranked,
+    store_checkpoint,
     to_delete,
 )
 from capsdist.train.checkpoint import MODEL
@@ -111,7 +113,7 @@ def test_names_of_checkpoints(name, step):
 
 def newest(run: Path) -> tuple[int | None, list[str]]:
     warnings: list[str] = []
-    with newest_verified(LocalFiles(run), warnings.append) as whole:
+    with newest_verified(open_files(run), warnings.append) as whole:
         assert whole is None or whole.folder == run / checkpoint_name(whole.step)
         return (whole.step if whole else None), warnings
 
@@ -151,7 +153,7 @@ def test_folders_are_cleaned_and_pruned(tmp_path):
         save_tiny(tmp_path, step, error)
     for name in ("step_00000012", "step_00000003", ".partial-step_00000012", "tensorboard"):
         (tmp_path / name).mkdir()
-    files = LocalFiles(tmp_path)
+    files = open_files(tmp_path)
     clean(files, resumed=8)
     prune(files, print, keep_last=2, keep_best=1)
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -162,7 +164,7 @@ def test_folders_are_cleaned_and_pruned(tmp_path):
 def test_an_error_counts_for_the_weights_that_were_validated(tmp_path):
     save_tiny(tmp_path, 4, 1.0)
     save_tiny(tmp_path, 6, 1.0, validated_step=4)
-    assert finished_checkpoints(LocalFiles(tmp_path), print) == [Saved(4, 1.0), Saved(6, None)]
+    assert finished_checkpoints(open_files(tmp_path), print) == [Saved(4, 1.0), Saved(6, None)]
 
 
 def opened(place: str, **options: bool) -> str:
@@ -204,24 +206,22 @@ def test_a_checkpoint_appears_whole_and_replaces_an_old_one(tmp_path):
     (tmp_path / "step_00000002" / "stale").touch()
     with files.staging("step_00000002") as staged:
         (staged / "manifest.json").write_text(json.dumps({}))
-        assert files.folders("step_") == {"step_00000002": False}
-        files.store(staged, "step_00000002")
+        assert found_checkpoints(files) == {2: False}
+        store_checkpoint(files, staged, 2)
     assert [path.name for path in (tmp_path / "step_00000002").iterdir()] == ["manifest.json"]
-    assert files.folders("step_") == {"step_00000002": True}
+    assert found_checkpoints(files) == {2: True}
     assert [path.name for path in tmp_path.iterdir()] == ["step_00000002"]
-    with viewed(files, print) as folder:
-        assert folder == tmp_path
 
 
 def test_a_worker_that_was_given_up_and_wakes_up_late_does_no_harm(tmp_path):
     files = open_files(tmp_path)
     with files.staging("step_00000002") as late:
-        files.remove_staged()  # its successor begins
+        files.remove_stale()  # its successor begins
         with files.staging("step_00000002") as staged:
             (staged / "manifest.json").write_text("")
             with pytest.raises(RunError, match=r"is gone, because another start of this run has taken over"):
-                files.store(late, "step_00000002")
-            files.store(staged, "step_00000002")
+                store_checkpoint(files, late, 2)
+            store_checkpoint(files, staged, 2)
             with pytest.raises(RunError, match=r"is gone"):
-                files.store(late, "step_00000002")
-    assert files.folders("step_") == {"step_00000002": True}
+                store_checkpoint(files, late, 2)
+    assert found_checkpoints(files) == {2: True}

@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from capsdist.errors import CheckpointError, RunError
 from capsdist.runs.checkpoints import newest_verified, opened_checkpoint
-from capsdist.runs.files import LocalFiles
-from capsdist.runs.retention import clean, finished_checkpoints, prune
+from capsdist.runs.files import create, open_files
+from capsdist.runs.locks import run_lock
+from capsdist.runs.retention import clean, finished_checkpoints, prune, store_checkpoint
 from capsdist.runs.rundir import RunFolder, RunSummary
 from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
 from capsdist.train.metrics import RunWriter, read_metrics
@@ -47,7 +48,7 @@ def archived(run: Path, step: int) -> Path:
 def test_retention_takes_a_link_away_and_not_what_it_points_to(run: Path) -> None:
     archive = archived(run, 2)
     before = contents(archive)
-    files = LocalFiles(run)
+    files = open_files(run)
     with newest_verified(files, print) as whole:
         assert whole is not None  # a link may be read
         assert whole.step == 2
@@ -59,7 +60,7 @@ def test_retention_takes_a_link_away_and_not_what_it_points_to(run: Path) -> Non
 
 
 def test_cleaning_and_storing_follow_no_link(run: Path) -> None:
-    files, archive = LocalFiles(run), archived(run, 8)
+    files, archive = open_files(run), archived(run, 8)
     before = contents(archive)
     (run / ".partial-step_00000003-x").symlink_to(archive)
     (run / ".result.0123abcd.json").write_text("{")  # of a writer that was killed
@@ -68,10 +69,10 @@ def test_cleaning_and_storing_follow_no_link(run: Path) -> None:
     assert sorted(path.name for path in run.iterdir()) == ["step_00000002"]
     (run / "step_00000004").symlink_to(archive)
     (run / "step_00000006").write_text("a file in the place of a checkpoint")
-    for name in ("step_00000004", "step_00000006"):
+    for step, name in ((4, "step_00000004"), (6, "step_00000006")):
         with files.staging(name) as staged:
             (staged / "manifest.json").write_text("{}")
-            files.store(staged, name)
+            store_checkpoint(files, staged, step)
         assert (run / name).is_dir()
         assert not (run / name).is_symlink()
     assert contents(archive) == before
@@ -83,10 +84,10 @@ def test_a_link_in_the_place_of_a_file_keeps_its_target(run: Path, name: str) ->
     target = run.parent / "target"
     target.write_text("mine")
     (run / name).symlink_to(target)
-    files = LocalFiles(run)
+    files = open_files(run)
     if name == ".lock":
         with pytest.raises(RunError, match=rf"^{run}/.lock is a symbolic link; remove it and start again$"):
-            files.lock(print).__enter__()
+            run_lock(files, print).__enter__()
     elif name == "config.json":
         files.write(name, b"{}")
         files.delete(name)
@@ -100,8 +101,8 @@ def test_a_link_in_the_place_of_a_file_keeps_its_target(run: Path, name: str) ->
 def test_a_run_whose_folder_is_a_link_works_as_any_other(run: Path) -> None:
     link = run.parent / "link"
     link.symlink_to(run)
-    files = LocalFiles(link)
-    files.create()
+    files = open_files(link)
+    create(files)
     files.write("result.json", b"{}")
     files.delete("result.json")
     assert list(run.iterdir()) == []
@@ -109,15 +110,15 @@ def test_a_run_whose_folder_is_a_link_works_as_any_other(run: Path) -> None:
 
 def test_a_lock_that_holds_anything_can_be_taken_and_is_told_in_one_line(run: Path) -> None:
     (run / ".lock").write_bytes(b"\xff\x00\n" * 100)
-    with LocalFiles(run).lock(print):
+    with run_lock(open_files(run), print):
         (run / ".lock").write_bytes(b"\xff\n\xfe" * 100)
         with pytest.raises(RunError, match="this run is being trained by") as caught:
-            LocalFiles(run).lock(print).__enter__()
+            run_lock(open_files(run), print).__enter__()
     assert "\n" not in str(caught.value)
     (run / ".lock").unlink()
     (run / ".lock").mkdir()
     with pytest.raises(RunError, match=r"\.lock cannot be locked \(Is a directory\); remove it"):
-        LocalFiles(run).lock(print).__enter__()
+        run_lock(open_files(run), print).__enter__()
 
 
 @pytest.mark.parametrize("name", ["config.json", "result.json", "failure.txt", "stacks.txt",
@@ -153,15 +154,15 @@ def test_what_lies_in_the_place_of_the_record_is_moved_aside(run: Path, name: st
 
 def test_the_probe_of_a_killed_create_goes_at_the_next_start(run: Path) -> None:
     code = (
-        "import os, signal, sys\nfrom pathlib import Path\n"
-        "from capsdist.runs.files import LocalFiles\n"
+        "import os, signal, sys\n"
+        "from capsdist.runs.files import create, open_files\n"
         "os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "LocalFiles(Path(sys.argv[1])).create()\n"
+        "create(open_files(sys.argv[1]))\n"
     )
     killed = subprocess.run([sys.executable, "-c", code, str(run)], check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(run.iterdir())) == 1
-    clean(LocalFiles(run), None)
+    clean(open_files(run), None)
     assert list(run.iterdir()) == []
 
 
@@ -226,7 +227,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_by_name_everywhere(run: Path
     save_tiny(run, 2, 5.0)
     damaged = save_tiny(run, 4, 1.0)
     mangle(damaged, kind)
-    files, warnings = LocalFiles(run), list[str]()
+    files, warnings = open_files(run), list[str]()
     with newest_verified(files, warnings.append) as whole:
         assert whole is not None
         assert whole.step == 2
@@ -244,7 +245,7 @@ def test_a_flipped_bit_in_an_old_state_stops_no_save(run: Path) -> None:
     for step, error in ((2, 1.0), (4, 5.0), (6, 7.0)):
         save_tiny(run, step, error)
     flip_bit(run / "step_00000002" / "state.json", 12)
-    files, warnings = LocalFiles(run), list[str]()
+    files, warnings = open_files(run), list[str]()
     assert [saved.error_percent for saved in finished_checkpoints(files, warnings.append)] == [None, 5.0, 7.0]
     (warning,) = warnings
     assert warning == (
@@ -276,7 +277,7 @@ def test_damaged_lines_of_metrics_are_told_and_kept(run: Path) -> None:
 
 @full_disk()
 def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(run: Path) -> None:
-    files = LocalFiles(run)
+    files = open_files(run)
     weights = {"conv.weight": torch.zeros(10_000)}
     for tensors, name in ((weights, "model"), ({}, "state")):
         state = Checkpoint(EngineState(tensors, {}), 1, 0, {"digest": "x" * 4000}, NETWORK)
@@ -288,8 +289,8 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(run: Path) -> 
         assert "\n" not in str(caught.value), name
     with pytest.raises(RunError, match=r"result.json: cannot be written \(File too large\); make room"):
         files.write("result.json", b" " * 4000)
-    with pytest.raises(RunError, match=r"cannot write .* choose a writable folder"):
-        files.create()
+    with pytest.raises(RunError, match=r"cannot be written .* choose a writable folder"):
+        create(files)
     assert list(run.iterdir()) == []
     with pytest.raises(RunError, match="metrics cannot be written"), RunWriter(run) as write:
         write({"kind": "train", "step": 1, "note": "x" * 4000})

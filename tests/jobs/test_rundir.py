@@ -189,7 +189,7 @@ def test_a_run_without_a_whole_checkpoint_may_begin_anew_with_another_configurat
 def test_a_storage_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(
-        RunError, match=r"train.storage='.*file/runs': cannot write .*Not a directory"
+        RunError, match=r"train.storage='.*file/runs': .*first: cannot be written \(Not a directory\)"
     ) as caught:
         RunFolder(tmp_path / "file" / "runs" / "first").create()
     assert str(caught.value).endswith("choose a writable folder with --train.storage")

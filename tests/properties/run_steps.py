@@ -11,13 +11,13 @@ from job_helpers import NETWORK, save_tiny
 
 from capsdist.config import Config
 from capsdist.errors import CapsdistError
-from capsdist.runs.checkpoints import newest_verified, opened_checkpoint, viewed
-from capsdist.runs.files import RunFiles, open_files
-from capsdist.runs.record import open_record
-from capsdist.runs.retention import clean, prune
+from capsdist.runs.checkpoints import fetched_checkpoint, newest_verified, opened_checkpoint
+from capsdist.runs.files import open_files
+from capsdist.runs.record import open_record, read_rows
+from capsdist.runs.retention import clean, prune, store_checkpoint
 from capsdist.runs.rundir import RunFolder, RunSummary
+from capsdist.storage import Folder
 from capsdist.train.checkpoint import load_model, read_checkpoint
-from capsdist.train.metrics import METRICS_NAME, parse_metrics, read_metrics
 
 NUM_SAMPLES = 48 * NETWORK.train.global_batch_size
 ERRORS = {8: 30.5, 16: 12.25, 24: 20.75}
@@ -34,7 +34,7 @@ def write_run(place: str, local: Path) -> RunSummary:
             save_tiny(local, step, error)
             for path in (local / f"step_{step:08d}").iterdir():
                 path.rename(staged / path.name)
-            run.files.store(staged, f"step_{step:08d}")
+            store_checkpoint(run.files, staged, step)
     with open_record(run.files, print) as record:
         record({"kind": "start", "step": 0, "resumed_step": 0})
         for step, error in ERRORS.items():
@@ -64,7 +64,7 @@ class Truth:
         files = open_files(place)
         weights: dict[int, dict[str, torch.Tensor]] = {}
         for step in ERRORS:
-            with files.fetched(f"step_{step:08d}") as folder:
+            with fetched_checkpoint(files, step) as folder:
                 model = read_checkpoint(folder).engine.model
                 weights[step] = {name: tensor.clone() for name, tensor in model.items()}
         return cls(weights, result)
@@ -118,7 +118,7 @@ def start(place: str, truth: Truth, config: Config = NETWORK) -> Start:
     return done
 
 
-def _train(files: RunFiles, resumed: int, warnings: list[str]) -> None:
+def _train(files: Folder, resumed: int, warnings: list[str]) -> None:
     with open_record(files, warnings.append) as record:
         record({"kind": "start", "step": resumed, "resumed_step": resumed})
         record({"kind": "train", "step": 30, "loss": 0.5, "images_per_s": 90.0})
@@ -128,7 +128,7 @@ def _train(files: RunFiles, resumed: int, warnings: list[str]) -> None:
                 path.rename(staged / path.name)
             (staged / "step_00000030").rmdir()
             record.publish()
-            files.store(staged, "step_00000030")
+            store_checkpoint(files, staged, 30)
     prune(files, warnings.append, keep_last=2, keep_best=1)
 
 
@@ -139,12 +139,12 @@ def look(place: str, truth: Truth, warnings: list[str]) -> int:
         CapsdistError: there is nothing to look at.
     """
     files = open_files(place)
-    parse_metrics(files.read(METRICS_NAME) or b"", METRICS_NAME, warnings.append)
+    read_rows(files, warnings.append)
     with opened_checkpoint(place, log=warnings.append) as (_, folder):
         truth.check(folder)
         load_model(folder)
-    with viewed(files, warnings.append) as folder:
-        read_metrics(folder / METRICS_NAME, warnings.append)
+    with newest_verified(files, warnings.append):
+        pass
     with opened_checkpoint(place, lowest_error=True, log=warnings.append) as (_, folder):
         return truth.check(folder)
 

@@ -16,7 +16,9 @@ from seaweed import S3Server, binary, running_server
 
 from faults.wire import FaultProxy, running_proxy
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "jobs"))  # what tests of runs use
+for area in ("jobs", "storage"):  # what tests of runs and of all folders use
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / area))
+pytest.register_assert_rewrite("folder_suite")
 ROOT = Path(__file__).resolve().parents[2]
 
 

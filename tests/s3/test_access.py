@@ -14,7 +14,9 @@ from sets import random_set
 
 from capsdist.data import check_split
 from capsdist.errors import CapsdistError, DataError, RunError
-from capsdist.storage import check_readable, check_storage
+from capsdist.storage import open_folder
+from capsdist.storage.check import check_writable as check_place
+from capsdist.storage.place import Place as Parsed
 
 pytestmark = pytest.mark.s3
 REMEDY = "run: python data_prep/pack_mnist.py"
@@ -51,8 +53,16 @@ def credentials(server: S3Server, monkeypatch: pytest.MonkeyPatch, key: Key) -> 
         monkeypatch.setenv(name, value)
 
 
+def check_readable(url: str, remedy: str = "") -> None:
+    open_folder(url).check_readable(remedy=remedy)
+
+
+def check_writable(url: str) -> None:
+    open_folder(url, error=RunError).check_writable()
+
+
 CHECKS = [
-    pytest.param(RunError, check_storage, id="check_storage"),
+    pytest.param(RunError, check_writable, id="check_writable"),
     pytest.param(DataError, check_split, id="check_split"),
 ]
 
@@ -92,7 +102,7 @@ def test_key_that_may_do_nothing(place: Place, monkeypatch, kind, check):
 def test_key_that_may_only_read_cannot_hold_runs(place: Place, monkeypatch):
     random_set(0).write(place.url)
     credentials(place.server, monkeypatch, place.server.read_only)
-    refused(RunError, lambda: check_storage(place.url), place.url, "cannot write (access denied); allow it")
+    refused(RunError, lambda: check_writable(place.url), place.url, "cannot write (access denied); allow it")
     check_readable(place.url)
     check_split(place.url)
 
@@ -147,7 +157,7 @@ def test_unknown_host(place: Place, monkeypatch, kind, check):
 
 def test_tls_where_none_is_spoken(place: Place, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", place.server.endpoint.replace("http", "https"))
-    refused(RunError, lambda: check_storage(place.url), "does not speak TLS", "http:// in AWS_ENDPOINT_URL")
+    refused(RunError, lambda: check_writable(place.url), "does not speak TLS", "http:// in AWS_ENDPOINT_URL")
 
 
 @pytest.mark.parametrize(("kind", "check"), CHECKS[1:])
@@ -160,12 +170,16 @@ def test_a_server_that_never_answers(place: Place, monkeypatch, silent, kind, ch
 
 def test_a_limit_of_ones_own(place: Place, monkeypatch, silent):
     monkeypatch.setenv("AWS_ENDPOINT_URL", silent)
-    refused(RunError, lambda: check_storage(place.url, deadline_s=1), "(no answer within 1 s)")
+    refused(
+        RunError,
+        lambda: check_place(Parsed.parse(place.url), error=RunError, deadline_s=1),
+        "(no answer within 1 s)",
+    )
 
 
 def test_a_usable_place_passes_and_stays_as_it_was(place: Place):
     place.put("other", b"content")
-    check_storage(place.url)
+    check_writable(place.url)
     assert place.objects() == {"other": b"content"}
 
 
@@ -173,7 +187,7 @@ def test_the_endpoint_may_stand_in_the_url(place: Place, monkeypatch):
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     address = place.server.endpoint.removeprefix("http://")
     url = f"{place.url}?endpoint_override={address}&scheme=http&region=us-east-1"
-    check_storage(url)
+    check_writable(url)
     index = random_set(1).write(url)
     assert check_split(url) == index
 

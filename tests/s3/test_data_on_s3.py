@@ -260,15 +260,15 @@ def test_a_smaller_set_leaves_no_stale_shard(place: Place):
 
 
 def test_the_index_of_another_process_is_not_overwritten(place: Place, monkeypatch):
-    from capsdist.data.format.remote import RemoteFolder
+    from capsdist.data.format.folder import SplitFolder
 
-    put = RemoteFolder.put
+    put = SplitFolder.put
 
-    def overtaken(self: RemoteFolder, shard, content: bytes) -> None:
+    def overtaken(self: SplitFolder, shard, content: bytes) -> None:
         put(self, shard, content)
         place.put("index.json", b"of another process")
 
-    monkeypatch.setattr(RemoteFolder, "put", overtaken)
+    monkeypatch.setattr(SplitFolder, "put", overtaken)
     refused(
         lambda: random_set(20).write(place.url), f"{place.url}: another process has packed another data set"
     )

@@ -12,7 +12,7 @@ from sets import random_set
 
 from capsdist.data import Split, TrainStream, check_split, verify_split
 from capsdist.errors import DataError
-from capsdist.storage import ObjectFolder
+from capsdist.storage import open_folder
 from faults.wire import FaultProxy, running_proxy
 
 pytestmark = pytest.mark.s3
@@ -74,7 +74,7 @@ def test_a_spoiled_index_is_healed(place: Place, proxy: FaultProxy, fault):
 def test_a_lost_answer_to_a_write_does_no_harm(place: Place, proxy: FaultProxy, fault):
     """The server has stored the index, but the writer does not know: it must not take it for another's."""
     proxy.spoil(fault, "PUT", times=1)
-    folder = ObjectFolder(place.url)
+    folder = open_folder(place.url)
     content = b"x" * 5000
     assert folder.write("new", content, new=True)
     assert place.objects() == {"new": content}

@@ -15,10 +15,11 @@ from places import Place
 from capsdist.errors import RunError
 from capsdist.runs import locks
 from capsdist.runs.checkpoints import newest_verified, opened_checkpoint
-from capsdist.runs.files import RunFiles, open_files
-from capsdist.runs.retention import checkpoint_name, clean, prune
+from capsdist.runs.files import open_files
+from capsdist.runs.locks import run_lock
+from capsdist.runs.retention import checkpoint_name, clean, found_checkpoints, prune, store_checkpoint
 from capsdist.runs.rundir import RunFolder
-from capsdist.storage import ObjectFolder
+from capsdist.storage import Folder, open_folder
 from capsdist.train.checkpoint import MODEL
 from faults.strikes import flip_bit
 from limits import PATIENCE_S
@@ -36,12 +37,12 @@ def quick_locks(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("quick_locks")
 def test_a_run_is_held_by_one_process(place: Place):
     files = open_files(f"{place.url}/run")
-    with files.lock(print) as lock:
+    with run_lock(files, print) as lock:
         with pytest.raises(RunError, match=rf"^train.name='run': .* trained by process {os.getpid()} on"):
-            files.lock(print).__enter__()
+            run_lock(files, print).__enter__()
         lock.check()
     assert place.objects() == {}
-    with files.lock(print):
+    with run_lock(files, print):
         pass
 
 
@@ -51,7 +52,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(place: Place):
     dead = {"holder": "process 1 on gone", "id": "other", "beats": 3}
     place.put("run/.lock", json.dumps(dead).encode())
     start, told = time.monotonic(), []
-    with files.lock(told.append):
+    with run_lock(files, told.append):
         assert told == ["waiting 2 s to see whether process 1 on gone still trains this run"]
         assert time.monotonic() - start > 2.0
         assert json.loads(place.objects()["run/.lock"])["id"] != "other"
@@ -64,7 +65,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(place: Place):
 def test_a_damaged_lock_is_named_and_taken_over(place: Place, content: bytes):
     place.put("run/.lock", content)
     told: list[str] = []
-    with open_files(f"{place.url}/run").lock(told.append) as lock:
+    with run_lock(open_files(f"{place.url}/run"), told.append) as lock:
         assert json.loads(place.objects()["run/.lock"])["holder"].startswith(f"process {os.getpid()} on ")
         place.put("run/.lock", content)  # damaged under its holder: that one goes on, and mends it
         end = time.monotonic() + PATIENCE_S
@@ -85,7 +86,7 @@ def test_of_two_that_take_over_one_has_it(place: Place):
 
     def contend() -> None:
         try:
-            with open_files(f"{place.url}/run").lock(print):
+            with run_lock(open_files(f"{place.url}/run"), print):
                 time.sleep(3)
                 outcomes.append(True)
         except RunError:
@@ -101,7 +102,7 @@ def test_of_two_that_take_over_one_has_it(place: Place):
 
 @pytest.mark.usefixtures("quick_locks")
 def test_a_holder_that_was_taken_for_dead_learns_of_it(place: Place):
-    with open_files(f"{place.url}/run").lock(print) as lock:
+    with run_lock(open_files(f"{place.url}/run"), print) as lock:
         lock.check()
         end = time.monotonic() + PATIENCE_S
         while lock.taken_by is None and time.monotonic() < end:
@@ -115,7 +116,7 @@ def test_a_holder_that_was_taken_for_dead_learns_of_it(place: Place):
 
 
 def put_checkpoint(
-    files: RunFiles, tmp_path: Path, step: int, error_percent: float, *, spoil: bool = False
+    files: Folder, tmp_path: Path, step: int, error_percent: float, *, spoil: bool = False
 ) -> None:
     """Store a verified checkpoint, or one with a bit flipped."""
     with files.staging(checkpoint_name(step)) as staged:
@@ -124,7 +125,7 @@ def put_checkpoint(
             flip_bit(made / MODEL)
         for path in made.iterdir():
             path.rename(staged / path.name)
-        files.store(staged, checkpoint_name(step))
+        store_checkpoint(files, staged, step)
 
 
 def test_checkpoints_are_chosen_cleaned_and_pruned_as_on_a_disk(place: Place, tmp_path):
@@ -133,7 +134,7 @@ def test_checkpoints_are_chosen_cleaned_and_pruned_as_on_a_disk(place: Place, tm
         put_checkpoint(files, tmp_path, step, error)
     put_checkpoint(files, tmp_path, 10, 3.0, spoil=True)
     place.put("run/step_00000012/model.safetensors", b"cut")
-    assert files.folders("step_")["step_00000012"] is False
+    assert found_checkpoints(files)[12] is False
     warnings: list[str] = []
     with newest_verified(files, warnings.append) as whole:
         assert whole is not None
@@ -199,7 +200,7 @@ def test_a_checkpoint_with_an_object_that_is_too_large_is_passed_over(place: Pla
 
 def test_the_manifest_is_written_last(place: Place, tmp_path):
     """A reader that sees a manifest sees all the rest: checked at every moment of many uploads."""
-    objects, done = ObjectFolder(f"{place.url}/run"), threading.Event()
+    objects, done = open_folder(f"{place.url}/run"), threading.Event()
     seen: list[set[str]] = []
 
     def watch() -> None:

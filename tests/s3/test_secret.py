@@ -17,7 +17,7 @@ from sets import random_set
 
 from capsdist.data import TrainStream, check_split, verify_split
 from capsdist.errors import CapsdistError
-from capsdist.storage import ObjectFolder, check_storage
+from capsdist.storage import open_folder
 
 pytestmark = pytest.mark.s3
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYplantedKEY"
@@ -64,7 +64,7 @@ def test_nothing_about_data_holds_the_secret(place: Place, tmp_path, monkeypatch
     caplog.set_level(logging.DEBUG)
     secret = place.server.full.secret_key
     index = random_set(0).write(place.url)
-    check_storage(place.url)
+    open_folder(place.url).check_writable()
     check_split(place.url)
     stream = TrainStream(place.url, seed=0, global_batch_size=10, lanes=2)
     list(stream.epoch(0))
@@ -73,7 +73,7 @@ def test_nothing_about_data_holds_the_secret(place: Place, tmp_path, monkeypatch
     failures = []
     for name, value in (("AWS_ACCESS_KEY_ID", "nobody"), ("AWS_ENDPOINT_URL", "http://127.0.0.1:9")):
         monkeypatch.setenv(name, value)
-        for call in (check_split, random_set(1).write, ObjectFolder(place.url).read):
+        for call in (check_split, random_set(1).write, open_folder(place.url).read):
             with pytest.raises(CapsdistError) as caught:
                 call(place.url)
             failures.append("".join(traceback.format_exception(caught.value)))
@@ -83,7 +83,7 @@ def test_nothing_about_data_holds_the_secret(place: Place, tmp_path, monkeypatch
     (written / "streams").write_text("".join(capfd.readouterr()))
     (written / "failures").write_text("\n".join(failures))
     (written / "index.json").write_text(index.to_json())
-    (written / "objects.pkl").write_bytes(pickle.dumps((ObjectFolder(place.url), stream.position(0, 1))))
+    (written / "objects.pkl").write_bytes(pickle.dumps((open_folder(place.url), stream.position(0, 1))))
     assert "capsdist-tests" in caplog.text  # the log does hold what was done
     assert any(place.cache.iterdir())
     assert holding(secret, [tmp_path], place.objects()) == []

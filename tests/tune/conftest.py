@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from capsdist.config import Config
-from capsdist.runs.files import LocalFiles
+from capsdist.runs.files import open_files
 from capsdist.tune.journal import Journal
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "jobs"))
@@ -24,4 +24,4 @@ def config(tmp_path: Path) -> Config:
 @pytest.fixture
 def journal(tmp_path: Path) -> Journal:
     """A new journal."""
-    return Journal(LocalFiles(tmp_path))
+    return Journal(open_files(tmp_path))

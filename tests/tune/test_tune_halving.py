@@ -10,7 +10,7 @@ import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from capsdist.config import Config
-from capsdist.runs.files import LocalFiles
+from capsdist.runs.files import open_files
 from capsdist.tune.journal import FINISHED, STOPPED, Journal
 from capsdist.tune.search import Halving, Plan, scheduler_of
 
@@ -111,7 +111,7 @@ def test_a_stop_that_was_decided_but_not_written_down_is_kept(journal, tmp_path)
     scheduler = scheduler_of(plan(GRACE), journal)
     assert isinstance(scheduler, Halving)
     assert [trial.status for trial in journal.history.trials.values()] == [FINISHED, STOPPED, "running"]
-    assert Journal(LocalFiles(tmp_path)).history.trials[2].status == STOPPED
+    assert Journal(open_files(tmp_path)).history.trials[2].status == STOPPED
 
 
 def test_without_a_milestone_nothing_is_stopped(journal):

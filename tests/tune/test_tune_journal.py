@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from capsdist.errors import RunError
-from capsdist.runs.files import LocalFiles
+from capsdist.runs.files import open_files
 from capsdist.tune.journal import FAILED, FINISHED, JOURNAL_NAME, RUNNING, STOPPED, History, Journal
 
 EVENTS = [
@@ -27,7 +27,7 @@ EVENTS = [
 
 
 def written(folder: Path) -> Journal:
-    journal = Journal(LocalFiles(folder))
+    journal = Journal(open_files(folder))
     for event, values in EVENTS:
         journal.append(event, **values)
     return journal
@@ -35,7 +35,7 @@ def written(folder: Path) -> Journal:
 
 def test_what_is_written_is_read_again(tmp_path):
     first = written(tmp_path)
-    again = Journal(LocalFiles(tmp_path))
+    again = Journal(open_files(tmp_path))
     assert again.history == first.history
     history = again.history
     assert [trial.status for trial in history.trials.values()] == [FINISHED, STOPPED, RUNNING]
@@ -55,14 +55,14 @@ def test_a_trial_ends_with_whatever_reason(tmp_path):
     )  # a file name that is not UTF-8
     warnings = []
     [again] = [
-        each for each in Journal(LocalFiles(tmp_path), warnings.append).history.ended() if each.number == 3
+        each for each in Journal(open_files(tmp_path), warnings.append).history.ended() if each.number == 3
     ]
     assert (again.status, again.reason, warnings) == (FAILED, "/caf\\udce9 is full", [])
 
 
 def test_a_journal_cut_at_any_byte_keeps_all_whole_lines_and_goes_on(tmp_path):
     written(tmp_path)
-    path, files = tmp_path / JOURNAL_NAME, LocalFiles(tmp_path)
+    path, files = tmp_path / JOURNAL_NAME, open_files(tmp_path)
     data = path.read_bytes()
     for cut in range(len(data) + 1):
         path.write_bytes(data[:cut])
@@ -84,14 +84,14 @@ def test_the_check_can_fail(tmp_path):
     path.write_bytes(path.read_bytes()[:-5])
     with path.open("a") as file:
         file.write(json.dumps({"event": "trial", "number": 9, "values": {}, "time": 0}) + "\n")
-    assert 9 not in Journal(LocalFiles(tmp_path), warnings.append).history.trials
+    assert 9 not in Journal(open_files(tmp_path), warnings.append).history.trials
     assert len(warnings) == 1
 
 
 def test_lines_without_a_checksum_as_version_0_1_wrote_them_are_read(tmp_path):
     row = {"event": "trial", "time": 1.5, "number": 1, "values": {"routing.iterations": 3}}
     (tmp_path / JOURNAL_NAME).write_text(json.dumps(row) + "\n")
-    assert Journal(LocalFiles(tmp_path)).history.trials[1].values == {"routing.iterations": 3}
+    assert Journal(open_files(tmp_path)).history.trials[1].values == {"routing.iterations": 3}
 
 
 DAMAGED = {
@@ -112,14 +112,14 @@ def test_a_damaged_line_is_passed_over_by_name_and_stays_when_the_search_goes_on
     lines = path.read_bytes().splitlines(keepends=True)
     lines[4] = lines[4].replace(old, new, 1)
     path.write_bytes(b"".join(lines))
-    journal = Journal(LocalFiles(tmp_path), warnings.append)
+    journal = Journal(open_files(tmp_path), warnings.append)
     assert len(warnings) == 1
     assert warnings[0].startswith(f"warning: passed over line 5 of {path}: {reason}")
     assert journal.history.reports == [(2, 8, 7.25), (1, 16, 4.125)]
     assert [trial.status for trial in journal.history.trials.values()] == [FINISHED, STOPPED, RUNNING]
     journal.append("end", number=3, status=FAILED, reason="")
     assert path.read_bytes().startswith(b"".join(lines))
-    assert Journal(LocalFiles(tmp_path)).history.trials[3].status == FAILED
+    assert Journal(open_files(tmp_path)).history.trials[3].status == FAILED
 
 
 def test_a_trial_whose_line_is_damaged_is_not_known_and_its_number_is_not_given_again(tmp_path):
@@ -128,7 +128,7 @@ def test_a_trial_whose_line_is_damaged_is_not_known_and_its_number_is_not_given_
     lines = path.read_bytes().splitlines(keepends=True)
     lines[3] = b"garbage\n"
     path.write_bytes(b"".join(lines[:-1]))
-    history = Journal(LocalFiles(tmp_path), warnings.append).history
+    history = Journal(open_files(tmp_path), warnings.append).history
     assert list(history.trials) == [1]
     assert history.next_number() == 3
     assert [warning.partition("journal.jsonl: ")[2] for warning in warnings] == [
@@ -136,7 +136,7 @@ def test_a_trial_whose_line_is_damaged_is_not_known_and_its_number_is_not_given_
         "it is of trial 2, which has not begun",
         "it is of trial 2, which has not begun",
     ]
-    assert Journal(LocalFiles(tmp_path), taken=[7]).history.next_number() == 8
+    assert Journal(open_files(tmp_path), taken=[7]).history.next_number() == 8
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_an_event_of_another_shape_is_passed_over(tmp_path, change):
     begin = {"event": "trial", "time": 1, "number": 1, "values": {}}
     end = {"event": "end", "time": 2, "number": 1, "status": "finished", "reason": ""}
     path.write_text(json.dumps(begin) + "\n" + json.dumps(end | change) + "\n")
-    assert Journal(LocalFiles(tmp_path), warnings.append).history.trials[1].status == RUNNING
+    assert Journal(open_files(tmp_path), warnings.append).history.trials[1].status == RUNNING
     assert len(warnings) == 1
 
 
@@ -163,14 +163,14 @@ def test_a_point_that_no_space_has_is_passed_over(tmp_path, values):
     begin = {"event": "trial", "time": 1, "number": 1, "values": values}
     (tmp_path / JOURNAL_NAME).write_text(json.dumps(begin) + "\n")
     warnings = []
-    assert Journal(LocalFiles(tmp_path), warnings.append).history.trials == {}
+    assert Journal(open_files(tmp_path), warnings.append).history.trials == {}
     assert len(warnings) == 1
 
 
 def test_a_folder_in_its_place_is_refused_in_one_line(tmp_path):
     (tmp_path / JOURNAL_NAME).mkdir()
     with pytest.raises(RunError) as caught:
-        Journal(LocalFiles(tmp_path))
+        Journal(open_files(tmp_path))
     assert str(caught.value) == (
         f"{tmp_path / JOURNAL_NAME} is not a regular file; move it away, and the search tries its trials anew"
     )

@@ -17,7 +17,7 @@ from capsdist.cli import parse_command
 from capsdist.config import PRESETS, Config, get_preset
 from capsdist.errors import RunError
 from capsdist.models.counts import num_parameters
-from capsdist.runs.files import LocalFiles
+from capsdist.runs.files import open_files
 from capsdist.storage.documents import dump_json, parse_document, seal
 from capsdist.tune.figure import draw_search, save_figure
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal
@@ -101,7 +101,7 @@ def searched(config: Config, journal: Journal, folder: Path) -> SearchResult:
         speeds = [{"kind": "train", "step": n, "images_per_s": 100.0 * number + n} for n in (1, 2, 30)]
         (run / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in speeds))
     journal.append("infeasible", values={"model.class_dim": 99}, reason="9 parameters")
-    return sum_up(config, journal.history, LocalFiles(folder), 16, 8)
+    return sum_up(config, journal.history, open_files(folder), 16, 8)
 
 
 @pytest.fixture
@@ -158,7 +158,7 @@ def test_a_search_without_a_finished_trial_is_a_failure(config, journal, tmp_pat
     with pytest.raises(
         RunError, match=r"search 'tune-tiny': none of 1 trials finished; trial-01 failed: loss=nan"
     ):
-        sum_up(config, journal.history, LocalFiles(tmp_path), 16, 8)
+        sum_up(config, journal.history, open_files(tmp_path), 16, 8)
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -236,7 +236,7 @@ def test_a_trial_without_any_error_stands_at_a_tick_that_says_0(result, errors):
 
 
 def test_the_figure_is_saved_in_the_folder(result):
-    path = save_figure(result, LocalFiles(Path(result.folder)))
+    path = save_figure(result, open_files(Path(result.folder)))
     assert path == str(Path(result.folder, "search.png"))
     assert imread(path).shape[1] == 1540
 

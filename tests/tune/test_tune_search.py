@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from job_helpers import ROOT, TINY_FLAGS, run_job_file, write_tiny
 
-from capsdist.runs.files import LocalFiles
+from capsdist.runs.files import open_files
 from capsdist.train.metrics import read_metrics
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, History, Journal
 from limits import PATIENCE_S
@@ -104,7 +104,7 @@ def killed(
     job.kill()
     job.communicate()
     done = run_job_file("tune_routing.py", *FLAGS, *SPACE, cwd=place, env=env)
-    return before, Journal(LocalFiles(folder)).history, done
+    return before, Journal(open_files(folder)).history, done
 
 
 def test_a_killed_search_goes_on_and_ends(killed):
@@ -221,7 +221,7 @@ def test_stopped_trials_leave_their_workers_to_the_next_though_there_is_another_
     space = ["--space.learning-rate", "0.001", "0.002", "0.003", "0.004"]
     done = run_job_file("tune_routing.py", *FLAGS, *flags, *space, cwd=place, env=env)
     assert (done.returncode, done.stderr) == (0, "")
-    history = Journal(LocalFiles(place / "runs" / "beside")).history
+    history = Journal(open_files(place / "runs" / "beside")).history
     statuses = [trial.status for trial in history.trials.values()]
     assert set(statuses) == {FINISHED, STOPPED}, done.stdout
     assert (
@@ -238,7 +238,7 @@ def test_a_trial_without_memory_is_recorded_and_the_search_goes_on(place, env):
     space = ["--space.class-dim", "4", "1000000000"]
     done = run_job_file("tune_routing.py", *FLAGS, *flags, *space, cwd=place, env=env)
     assert (done.returncode, done.stderr) == (0, "")
-    history = Journal(LocalFiles(place / "runs" / "huge")).history
+    history = Journal(open_files(place / "runs" / "huge")).history
     ends = [(t.values["model.class_dim"], t.status) for t in history.trials.values()]
     assert ends == [(1_000_000_000, OUT_OF_MEMORY), (4, FINISHED)]
     assert "can't allocate memory" in history.trials[1].reason
@@ -254,6 +254,6 @@ def test_a_signal_stops_a_search_which_then_goes_on(place, env, number):
     _, errors = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 130
     assert errors == "stopped: the same command goes on\n"
-    history = Journal(LocalFiles(place / "runs" / name)).history
+    history = Journal(open_files(place / "runs" / name)).history
     assert history.running()
     assert all(trial.status == FAILED and "learning_rate" in trial.reason for trial in history.ended())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from capsdist.errors import ConfigError
-from capsdist.runs.files import LocalFiles
+from capsdist.runs.files import open_files
 from capsdist.tune.journal import FAILED, FINISHED, STOPPED, History, Journal
 from capsdist.tune.source import Source
 from capsdist.tune.space import Space
@@ -73,7 +73,7 @@ def test_random_order_is_that_of_the_space_whenever_it_is_cut(journal, tmp_path)
     ask_all("random", journal, limit=3)
     ask_all("random", journal)
     (tmp_path / "whole").mkdir()
-    whole = Journal(LocalFiles(tmp_path / "whole"))
+    whole = Journal(open_files(tmp_path / "whole"))
     ask_all("random", whole)
     assert [t.values for t in journal.history.trials.values()] == [
         t.values for t in whole.history.trials.values()

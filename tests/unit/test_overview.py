@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -92,7 +92,7 @@ def test_overview_draws_a_run(name: str, tmp_path: Path) -> None:
     model, data = RUNS[name]
     config = Config(model=model, data=Data(name="made", root=str(tmp_path / "data"), shift=0, **data))
     run = make_run(tmp_path, config)
-    path = overview(run)
+    path = Path(overview(run))
     pixels = imread(path)
     assert path == run / "overview.png"
     assert pixels.shape[1] == 1540
@@ -102,7 +102,7 @@ def test_overview_draws_a_run(name: str, tmp_path: Path) -> None:
 def test_overview_finds_moved_data(tmp_path: Path) -> None:
     config = Config(model=CapsNetConfig(**TINY), data=Data(name="made", root="elsewhere", shift=0))
     run = make_run(tmp_path, config)
-    assert overview(run, data_root=tmp_path / "data").exists()
+    assert Path(overview(run, data_root=tmp_path / "data")).exists()
 
 
 @pytest.mark.parametrize("decoder", [True, False])
@@ -140,7 +140,7 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(b"\xff\n")
     warnings: list[str] = []
-    assert overview(run, log=warnings.append).exists()
+    assert Path(overview(run, log=warnings.append)).exists()
     line, checkpoint = warnings
     assert re.match(rf"warning: passed over line \d+ of {run}/metrics.jsonl: it is not UTF-8", line)
     assert f"passed over a checkpoint: checkpoint {newer} is damaged: manifest" in checkpoint
@@ -159,8 +159,8 @@ def test_a_picture_that_is_cut_leaves_nothing(tmp_path: Path, monkeypatch: pytes
     run = make_run(tmp_path, config)
     before = sorted(run.iterdir())
 
-    def cut(figure: Figure, path: Path) -> None:
-        path.write_bytes(b"\x89PNG")
+    def cut(figure: Figure, file: BinaryIO, format: str) -> None:
+        file.write(b"\x89PNG")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Figure, "savefig", cut)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from capsdist.data.format.folder import open_folder
+from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import KEPT, Index, Shard
 from capsdist.data.format.layout import ALIGNMENT
 from capsdist.data.format.split import Split, check_content
@@ -39,14 +39,14 @@ def check_split(
         DataError: everything that `read_index` and `Split` raise; a wrong image shape; too many classes.
             A place on S3 that cannot be used is named in under 10 seconds.
     """
-    place = open_folder(folder)
+    place = SplitFolder(folder)
     place.check_access(remedy or "pack it (capsdist pack)")
     split = Split(folder, remedy=remedy, memory_bytes=0)
     index = split.index
     _check_shape(index, tuple(image_shape or (None, None, None)), crop, str(place))
     if num_classes is not None:
         check_num_classes(index, num_classes, str(place))
-    if place.is_near:
+    if place.is_local:
         for number in range(len(index.shards)):
             split.labels(number)
     else:
@@ -75,9 +75,9 @@ def verify_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
     Raises:
         DataError: as `check_split`; a header of the tar file that does not agree with the index.
     """
-    index, place = check_split(folder, remedy=remedy), open_folder(folder)
+    index, place = check_split(folder, remedy=remedy), SplitFolder(folder)
     for number, shard in enumerate(index.shards):
-        content, path = place.stored(shard, remedy), f"{place}/{shard.name}"
+        content, path = place.stored(shard, remedy), place.path(shard)
         check_content(content, index, number, path, remedy)
         if (found := _arrays(content)) != (expected := _expected_arrays(index, shard)):
             wrong = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)

@@ -15,7 +15,7 @@ import numpy as np
 import xxhash
 
 from capsdist.data.format.classes import check_class_names
-from capsdist.data.format.folder import SplitFolder, open_folder
+from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import Index, Shard, check_image_shape
 from capsdist.data.format.layout import block_sizes, npy_header, place_blocks
 from capsdist.errors import DataError
@@ -53,7 +53,7 @@ def write_split(
     shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
     check_image_shape(shape)
     index = Index(shape, tuple(classes), int(block_size), ())
-    place = open_folder(folder)
+    place = SplitFolder(folder)
     with place.packing():
         shards = _write_shards(place, index, images, labels, int(shard_size), resume)
         index = replace(index, shards=shards).with_digest()

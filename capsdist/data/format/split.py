@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from capsdist.data.format.folder import open_folder
+from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import INDEX_NAME, KEPT, Index, Shard, parse_index
 from capsdist.data.format.layout import ALIGNMENT, is_npy_header
 from capsdist.data.format.reading import FileDamagedError, Identity, read_exactly
@@ -30,7 +30,7 @@ def read_index(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
         DataError: folder or index missing, not JSON, of another format or version, or not what its
             own digest says.
     """
-    place, remedy = open_folder(folder), remedy or _REMEDY
+    place, remedy = SplitFolder(folder), remedy or _REMEDY
     return parse_index(place.read_index(remedy), f"{place}/{INDEX_NAME}", remedy)
 
 
@@ -70,7 +70,7 @@ class Split:
     def __init__(
         self, folder: str | os.PathLike[str], *, remedy: str = "", memory_bytes: int = _MEMORY_BYTES
     ) -> None:
-        self.folder = open_folder(folder)
+        self.folder = SplitFolder(folder)
         self.index = read_index(folder, remedy=remedy)
         self.memory_bytes = memory_bytes
         self._remedy = remedy
@@ -111,7 +111,7 @@ class Split:
 
     def prefetch(self, ids: np.ndarray) -> None:
         """Begin to fetch the shards of `ids` that are far away; return at once."""
-        if not self.folder.is_near:
+        if not self.folder.is_local:
             numbers = [number for number in np.unique(self._shards_of(ids)) if number not in self._held]
             self.folder.prefetch([self.index.shards[number] for number in numbers])
 
@@ -141,7 +141,7 @@ class Split:
         """Read shard `number` whole, compare it with the index, and return its images."""
         index, shard = self.index, self.index.shards[number]
         content, identity = self.folder.read(shard, self._remedy)
-        labels = check_content(content, index, number, f"{self.folder}/{shard.name}", self._remedy)
+        labels = check_content(content, index, number, self.folder.path(shard), self._remedy)
         offsets = np.array([block.images_offset_bytes for block in shard.blocks])
         self._known[number] = _Known(labels, offsets, identity)
         # Every place of the file as the start of an image: a view, so one indexing call copies whole images.

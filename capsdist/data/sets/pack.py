@@ -15,7 +15,7 @@ from capsdist.data.format.shards import write_split
 from capsdist.data.sets.originals import Splits, originals_folder
 from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
-from capsdist.storage import check_storage, is_remote, join
+from capsdist.storage import is_remote, join, open_folder
 from capsdist.storage.place import in_uploaded_package
 
 __all__ = ["pack", "pack_command", "pack_dataset", "run_command", "run_pack", "summary"]
@@ -39,7 +39,7 @@ def pack(
         DataError: what `load` and `write_split` raise.
     """
     if is_remote(root):
-        check_storage(join(root, name), error=DataError)
+        open_folder(join(root, name)).check_writable()
     elif in_uploaded_package(str(root)):
         raise DataError(
             f"{root}: lies in the folder to which Ray has uploaded this job's code, and would be lost with "
