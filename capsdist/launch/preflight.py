@@ -165,22 +165,16 @@ def check_data(config: Config) -> Index:
 
 def missing_data(config: Config) -> str | None:
     """Return in one line which split cannot be had, None if both are there; reads no images."""
-    if is_url(config.data.root):
-        return _unreadable(config)
-    for split in _splits(config):
-        folder = Path(config.data.root, config.data.name, split)
-        if not (folder / "index.json").is_file():
-            return f"{folder}: not packed yet; {_remedy(config, split)}"
-    return None
-
-
-def _unreadable(config: Config) -> str | None:
     from capsdist.storage import join, open_folder
 
     for split in _splits(config):
+        remedy = _remedy(config, split)
         try:
             folder = open_folder(join(config.data.root, config.data.name, split))
-            folder.check_readable(remedy=_remedy(config, split))
+            if folder.local is None:
+                folder.check_readable(remedy=remedy)
+            elif not (folder.local / "index.json").is_file():
+                return f"{folder}: not packed yet; {remedy}"
         except DataError as error:
             return str(error)
     return None

@@ -131,7 +131,7 @@ class Folder(Protocol):
             name: Name of the folder.
             max_bytes: Names of the files, each with the largest size in bytes that is read; files that do
                 not exist are left out.
-            at: Path of the copy in object storage's stead; by default that of a new temporary folder.
+            at: Path of the copy, if one is made; by default that of a new temporary folder.
 
         Raises:
             DocumentError: an object is larger; names it.
