@@ -173,7 +173,8 @@ class SplitFolder:
             raise DataError(f"{path}: shard is missing; {remedy}") from None
         except DocumentError as error:  # begins with the path
             reason = str(error).removeprefix(path).lstrip(": ")
-            raise DataError(f"{path}: {reason}; {remedy}") from None
+            text = f"{path}: {reason}" if self.is_local else str(error)
+            raise DataError(f"{text}; {remedy}") from None
         except FileDamagedError as error:
             raise DataError(f"{path}: {error}; {remedy}") from None
         except OSError as error:
