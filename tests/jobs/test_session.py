@@ -24,7 +24,7 @@ START = (
     "prepare_ray()\n"
     "machine = None if names_cluster() else Machine(1, 0)\n"
     "try:\n"
-    "  with ray_session(Config(), machine, tell=lambda text: print('told:', text)) as have:\n"
+    "  with ray_session(Config(), machine, log=lambda text: print('told:', text)) as have:\n"
     "    print('cores:', have['CPU'])\n"
     "except RunError as error: print('error:', error)\n"
 )
