@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Unpack, get_args
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,7 +21,7 @@ from capsdist.models.layers import (
 )
 from capsdist.ops import lengths
 from capsdist.ops.checks import check_tensor
-from capsdist.routing import Backend, Gradient, Recompute
+from capsdist.routing import RoutingKeywords
 from capsdist.routing.common.checks import check_flag, one_of
 
 Initialisation = Literal["default", "truncated_normal"]
@@ -58,6 +58,8 @@ class CapsNet(nn.Module):
     `none_of_the_above` conv / (types + 1) + bias, see `PrimaryCapsules`; in the paper conv + bias. Their
     initialisation goes with it: without the factor all capsules start near length 1, where squash is flat.
 
+    `iterations` and `options` are those of `route`.
+
     Shapes: images [B, C, H, W] float, labels int64 [B] or None -> `Output`.
     The decoder sees the capsule of the label where labels are given (training), else the longest.
     Raises: ShapeError if images are not [B, *image_shape], image_shape is too small for the kernels, or a
@@ -85,15 +87,12 @@ class CapsNet(nn.Module):
         padding: Padding = "valid",
         class_dim: int = 16,
         iterations: int = 3,
-        none_of_the_above: bool = False,
         capsule_bias: bool = False,
         log_priors: bool = False,
         decoder: bool = True,
         decoder_hidden: tuple[int, int] = (512, 1024),
         initialisation: Initialisation = "default",
-        gradient: Gradient = "full",
-        recompute: Recompute = "streamed",
-        backend: Backend = "auto",
+        **options: Unpack[RoutingKeywords],
     ) -> None:
         super().__init__()
         if initialisation not in get_args(Initialisation):
@@ -107,7 +106,8 @@ class CapsNet(nn.Module):
         self.image_shape = channels, height, width
         self.conv = Conv2d(channels, conv_channels, conv_kernel, padding=padding)
         # the softmax of one iteration over the types, from logits of zero
-        coupling = 1 / (primary_types + none_of_the_above) if primary_coupling else None
+        choices = primary_types + options.get("none_of_the_above", False)
+        coupling = 1 / choices if primary_coupling else None
         self.primary_capsules = PrimaryCapsules(
             conv_channels, primary_types, primary_dim, primary_kernel, primary_stride, padding, coupling
         )
@@ -125,10 +125,7 @@ class CapsNet(nn.Module):
             iterations=iterations,
             bias=capsule_bias,
             log_priors=log_priors,
-            none_of_the_above=none_of_the_above,
-            gradient=gradient,
-            recompute=recompute,
-            backend=backend,
+            **options,
         )
         self.decoder = Decoder(num_classes, class_dim, self.image_shape, decoder_hidden) if decoder else None
         if initialisation == "truncated_normal":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -11,9 +12,8 @@ from cases import operands
 from routing_properties import BACKENDS, DEFECTS, PROPERTIES, SIZES, not_numbers
 from torch import Tensor
 
-from capsdist.routing import pack_weights, route
+from capsdist.routing import pack_weights, route, route_packed
 from capsdist.routing.dynamic.reference import couple
-from capsdist.routing.dynamic.streamed import route_streamed
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -66,7 +66,7 @@ def largest_saved(route: Callable[[Tensor, Tensor], Tensor]) -> int:
 )
 def test_streamed_keeps_no_votes() -> None:
     _, *sizes_of_weights = SIZES
-    assert largest_saved(route_streamed) == math.prod(sizes_of_weights)
+    assert largest_saved(partial(route_packed, backend="streamed")) == math.prod(sizes_of_weights)
 
 
 @pytest.mark.defect("kept", "votes kept several times over")
@@ -91,7 +91,7 @@ def test_the_weights_are_kept_as_the_parameter_itself() -> None:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        route_streamed(poses, parameter)
+        route_packed(poses, parameter, backend="streamed")
     assert any(tensor is parameter for tensor in kept)
     assert [list(tensor.shape) for tensor in kept] == [[5, 23, 3], [4, 6, 3, 23], [3, 4, 5, 6]]
     assert kept[0].data_ptr() == poses.data_ptr()

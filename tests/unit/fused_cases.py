@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from capsdist.routing import pack_weights, route_reference
-from capsdist.routing.dynamic.fused import route_fused
+from capsdist.routing import route, route_packed, route_reference
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # there Triton interprets, see tests/conftest.py
 
@@ -54,9 +54,8 @@ def operands(sizes: Sizes, seed: int, bias: bool = False, priors: bool = False) 
     )
 
 
-def fused(child_poses: Tensor, weights: Tensor, iterations: int, **options: Any) -> Tensor:
-    """The fused backend, of weights [I, J, D, E] as the reference has them."""
-    return route_fused(child_poses, pack_weights(weights), iterations, **options)
+fused = partial(route, backend="fused")
+fused_packed = partial(route_packed, backend="fused")
 
 
 def run(route: Any, given: Operands, iterations: int, **options: object) -> dict[str, Tensor]:

@@ -12,10 +12,10 @@ import torch
 
 pytest.importorskip("triton")
 
-from fused_cases import DEVICE, fused, largest_error, operands, run
+from fused_cases import DEVICE, fused, fused_packed, largest_error, operands, run
 
 from capsdist.routing import pack_weights, route_reference
-from capsdist.routing.dynamic.fused import fused_refusal, plan, route_fused
+from capsdist.routing.dynamic.fused import fused_refusal, plan
 
 pytestmark = pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
 
@@ -39,7 +39,7 @@ def test_a_cuda_graph_replays_it_on_new_operands(
     weights, grad = pack_weights(given.weights).requires_grad_(), given.grad.clone()
 
     def step() -> tuple[torch.Tensor, ...]:
-        result = route_fused(poses, weights, 3)
+        result = fused_packed(poses, weights, 3)
         return result.detach(), *torch.autograd.grad(result, (poses, weights), grad)
 
     stream = torch.cuda.Stream()
@@ -138,7 +138,7 @@ def test_a_layer_of_imagenets_size_routes_without_its_votes() -> None:
     weights.requires_grad_()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    (grad,) = torch.autograd.grad(route_fused(poses, weights, 3).float().square().sum(), weights)
+    (grad,) = torch.autograd.grad(fused_packed(poses, weights, 3).float().square().sum(), weights)
     # The gradient is 1.6 GB; the votes of these images would be 0.8 GB.
     extra = torch.cuda.max_memory_allocated() - before - grad.nbytes
     assert extra < num_images * num_children * num_parents * 4, sizes

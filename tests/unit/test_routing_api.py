@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import inspect
 import sys
@@ -13,8 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from capsdist.config import Routing
 from capsdist.errors import ShapeError
 from capsdist.routing import (
+    RoutingKeywords,
+    RoutingOptions,
     explain,
     pack_weights,
     route,
@@ -40,6 +44,20 @@ def test_packing_moves_every_weight_and_unpacking_is_a_view() -> None:
     assert torch.equal(unpack_weights(packed), weights)
     assert unpack_weights(packed).data_ptr() == packed.data_ptr()
     assert pack_weights(unpack_weights(packed)).data_ptr() == packed.data_ptr()
+
+
+def test_every_option_but_iterations_is_a_keyword() -> None:
+    names = {field.name for field in dataclasses.fields(RoutingOptions)}
+    assert names == {"iterations", *RoutingKeywords.__annotations__}
+    assert names == set(Routing.model_fields)
+    assert Routing().model_dump() == dataclasses.asdict(RoutingOptions())
+
+
+def test_options_are_frozen_and_of_pythons_own_types() -> None:
+    options = RoutingOptions(np.int64(2), np.bool_(True))  # pyright: ignore[reportArgumentType]
+    assert [type(options.iterations), type(options.none_of_the_above)] == [int, bool]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.iterations = 3  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("backend", ["auto", "streamed", "reference"])

@@ -6,21 +6,13 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 from __future__ import annotations
 
 from dataclasses import dataclass
-from operator import index
-from typing import Any, Literal, get_args
-
-from torch import Tensor
 
 from capsdist.errors import ShapeError
 from capsdist.routing.common.autograd import RECORDED, is_recorded, is_transformed
-from capsdist.routing.common.checks import one_of
+from capsdist.routing.dynamic.options import RoutingCall
 from capsdist.routing.dynamic.streamed import streamed_refusal
-from capsdist.routing.dynamic.streamed_passes import Gradient
 
-__all__ = ["BACKENDS", "Backend", "Call", "Explanation", "Recompute", "check_backend", "choose"]
-
-Backend = Literal["auto", "fused", "streamed", "reference"]
-Recompute = Literal["streamed", "iterations", "none"]
+__all__ = ["BACKENDS", "Explanation", "choose"]
 
 BACKENDS = {
     "fused": "kernels for a GPU, which store nothing between an iteration's start and its end",
@@ -28,25 +20,6 @@ BACKENDS = {
     "reference": "Procedure 1 as it is written, which keeps all votes",
 }
 """What each backend is, in the order of preference: the fastest first, but for tiny layers."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """The arguments of one call of `route`; `packed_weights` [J, E, D, I] may be a view of any layout."""
-
-    child_poses: Tensor
-    packed_weights: Tensor
-    iterations: int
-    bias: Tensor | None
-    log_priors: Tensor | None
-    none_of_the_above: bool
-    gradient: Gradient
-    recompute: Recompute
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What all backends are asked for besides operands, in Python's own types."""
-        return {"iterations": index(self.iterations), "none_of_the_above": bool(self.none_of_the_above)}
 
 
 @dataclass(frozen=True)
@@ -62,17 +35,17 @@ class Explanation:
         return "\n".join(f"{backend:<9}  {reasons[backend]}" for backend in BACKENDS)
 
 
-def choose(backend: str, call: Call) -> Explanation:
-    """Return the backend that `backend` stands for: `auto` is the first that the call can take.
+def choose(call: RoutingCall) -> Explanation:
+    """Return the backend that a call takes: `auto` is the first that it can take.
 
     Raises:
-        ShapeError: there is no backend of that name, or the call cannot take it.
+        ShapeError: the call cannot take the backend that it asks for by name.
     """
-    check_backend(backend)
+    backend = call.options.backend
     taken = None if backend == "auto" else backend
     others: dict[str, str] = {}
     for name in BACKENDS:
-        refusal = _refusal(name, call, asked=name == backend)
+        refusal = _refusal(name, call)
         if refusal is not None and name == backend:
             raise ShapeError(f"backend={backend!r} cannot be taken: {refusal}; choose backend='auto'")
         if refusal is None and taken is None:
@@ -83,22 +56,17 @@ def choose(backend: str, call: Call) -> Explanation:
     return Explanation(taken, others)
 
 
-def check_backend(backend: object) -> None:
-    """Raise ShapeError unless there is a backend of that name, `auto` included."""
-    if backend not in get_args(Backend):
-        raise ShapeError(f"backend={backend!r} is no backend of routing; choose {one_of(get_args(Backend))}")
-
-
-def _refusal(name: str, call: Call, *, asked: bool) -> str | None:
+def _refusal(name: str, call: RoutingCall) -> str | None:
     """Return in a few words why a call cannot take a backend, or None."""
+    options, asked = call.options, name == call.options.backend
     if name == "reference":
         return None
-    if call.recompute != "streamed":
-        return f"recompute={call.recompute!r} is for autograd, and this backend has its own backward pass"
+    if options.recompute != "streamed":
+        return f"recompute={options.recompute!r} is for autograd, and this backend has its own backward pass"
     if name == "streamed":
-        return streamed_refusal(call.child_poses, call.packed_weights, call.bias, call.log_priors)
-    if call.gradient != "full":
-        return f"gradient={call.gradient!r} is not in its kernels"
+        return streamed_refusal(call)
+    if options.gradient != "full":
+        return f"gradient={options.gradient!r} is not in its kernels"
     if is_recorded():
         return RECORDED
     if is_transformed():

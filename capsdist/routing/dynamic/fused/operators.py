@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from capsdist.routing.dynamic.options import RoutingCall
+
 __all__ = ["route_fused"]
 
 
@@ -190,24 +192,12 @@ _autocast("cuda")
 _autocast("cpu")
 
 
-def route_fused(
-    child_poses: Tensor,
-    packed_weights: Tensor,
-    iterations: int = 3,
-    *,
-    bias: Tensor | None = None,
-    log_priors: Tensor | None = None,
-    none_of_the_above: bool = False,
-) -> Tensor:
+def route_fused(call: RoutingCall) -> Tensor:
     """Return the parent poses of Procedure 1 (paper, section 2) by Triton kernels.
 
     Args:
-        child_poses: [B, I, D], fp32, bf16 or fp16; not copied if their memory is laid out as [B, D, I].
-        packed_weights: [J, E, D, I]. Hand over the Parameter itself: it is what is saved.
-        iterations: r >= 1.
-        bias: [J, E] added to the totals, or None.
-        log_priors: [I, J] logits that the first iteration starts from, or None for zeros.
-        none_of_the_above: one more logit, always 0, takes part in the softmax.
+        call: `child_poses` are not copied if their memory is laid out as [B, D, I]. `packed_weights` are best
+            the Parameter itself: it is what is saved.
 
     Returns:
         [B, J, E] in the dtype of `child_poses`. Products have operands of the common dtype of poses and
@@ -218,7 +208,6 @@ def route_fused(
     Raises:
         NotImplementedError: in a backward pass with create_graph=True; it is differentiable once.
     """
-    parent_poses, _ = _route(
-        child_poses, packed_weights, bias, log_priors, iterations, none_of_the_above, None
-    )
+    operands = call.child_poses, call.packed_weights, call.bias, call.log_priors
+    parent_poses, _ = _route(*operands, call.options.iterations, call.options.none_of_the_above, None)
     return parent_poses
