@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capsdist.errors import ShapeError
-from capsdist.routing.common.autograd import RECORDED, is_recorded, is_transformed
+from capsdist.routing.common.autograd import is_recorded, is_transformed
 from capsdist.routing.dynamic.options import RoutingCall
-from capsdist.routing.dynamic.streamed import streamed_refusal
+from capsdist.routing.dynamic.streamed import RECORDED, streamed_refusal
 
 __all__ = ["BACKENDS", "Explanation", "choose"]
 

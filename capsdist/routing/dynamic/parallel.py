@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from capsdist.errors import ShapeError
-from capsdist.routing.common.autograd import BackwardPass, way
+from capsdist.routing.common.autograd import way
 from capsdist.routing.common.checks import check_dims
 from capsdist.routing.dynamic.api import check_call
 from capsdist.routing.dynamic.options import RoutingCall, RoutingOptions
-from capsdist.routing.dynamic.streamed import route_streamed
+from capsdist.routing.dynamic.streamed import StreamedBackward, route_streamed
 
 __all__ = [
     "Group", "check_splits", "children_of_rank", "exchange_children", "process_group", "route_parallel",
@@ -188,7 +188,7 @@ class _Exchange(torch.autograd.Function):
         return way(_ExchangeBack, _exchange_back)(grad, ctx.num_children, ctx.group), None
 
 
-class _ExchangeBack(BackwardPass):
+class _ExchangeBack(StreamedBackward):
     """`_exchange_back`, where something may differentiate it."""
 
     forward = staticmethod(_exchange_back)
@@ -210,7 +210,7 @@ class _OwnImages(torch.autograd.Function):
         return way(_AllImages, _all_images)(grad, ctx.group), None
 
 
-class _AllImages(BackwardPass):
+class _AllImages(StreamedBackward):
     """`_all_images`, where something may differentiate it."""
 
     forward = staticmethod(_all_images)

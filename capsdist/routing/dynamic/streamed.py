@@ -40,13 +40,12 @@ from torch import Tensor
 
 from capsdist.ops import squash
 from capsdist.routing.common.autograd import (
-    RECORDED,
     BackwardPass,
     Pass,
     is_recorded,
     is_transformed,
     may_be_dual,
-    refuse,
+    refusing,
     way,
 )
 from capsdist.routing.common.precision import wide_dtype, without_autocast
@@ -54,7 +53,15 @@ from capsdist.routing.common.tiling import Pieces
 from capsdist.routing.dynamic.options import Gradient, RoutingCall, RoutingOptions
 from capsdist.routing.dynamic.streamed_passes import Gradients, Stream, add_gradients, add_totals, parts
 
-__all__ = ["route_streamed", "streamed_refusal"]
+__all__ = ["RECORDED", "StreamedBackward", "route_streamed", "streamed_refusal"]
+
+RECORDED = "torch.jit.trace and ONNX record the reference only"
+"""Why a backend with an own backward pass is not taken where `is_recorded`."""
+
+_refuse = refusing(
+    "streamed routing is differentiable once, backward; for other derivatives choose "
+    "backend='reference', with no children split over ranks"
+)
 
 
 def route_streamed(call: RoutingCall, *, group_name: str | None = None) -> Tensor:
@@ -72,7 +79,7 @@ def route_streamed(call: RoutingCall, *, group_name: str | None = None) -> Tenso
         also under autocast.
 
     Cost: 2R - 1 matrix products of 2 B I J D E FLOP forward, 5R - 3 backward, 5R with log priors. Kept
-    for the backward pass: the arguments and R B J E numbers. Scratch: bounded, see `tiling`; backward, for
+    for the backward pass: the arguments and R B J E numbers. Scratch: bounded, see `cuts`; backward, for
     weights or priors of 16 bits 4 bytes a number more, because their gradient is summed in fp32. Under
     `torch.vmap` a dimension of the poses alone is more images; with one of other operands, and in the
     backward pass, every element is a call.
@@ -263,7 +270,7 @@ def _(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     return _gradients(_backward_operator, ctx, grad)
 
 
-_backward_operator.register_autograd(refuse)
+_backward_operator.register_autograd(_refuse)
 
 
 class _Route(Pass):
@@ -273,6 +280,7 @@ class _Route(Pass):
     result for a constant.
     """
 
+    jvp = staticmethod(_refuse)
     setup_context = staticmethod(_keep)
 
     @staticmethod
@@ -298,7 +306,13 @@ class _Route(Pass):
         return (parent_poses.unflatten(0, sizes), totals.unflatten(2, sizes)), (0, 2)
 
 
-class _RouteBackward(BackwardPass):
+class StreamedBackward(BackwardPass):
+    """A part of the backward pass of streamed routing."""
+
+    backward = jvp = staticmethod(_refuse)
+
+
+class _RouteBackward(StreamedBackward):
     """What the backward operator is for compilers, for all others."""
 
     @staticmethod

@@ -6,7 +6,7 @@ because on a CPU passes over memory cost more than arithmetic. Products are adde
 FlopCounterMode counts, not by methods such as `baddbmm_`, which it does not know.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension, R iterations; b images
-of a block, n images of a chunk, m children of a tile, j parents of a piece (see `tiling`).
+of a block, n images of a chunk, m children of a tile, j parents of a piece (see `cuts`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from capsdist.ops import squash, squash_backward
-from capsdist.routing.common.tiling import SQUASH_NUMBERS, Pieces, Scratch, plan_tiles, slices
+from capsdist.routing.common.tiling import Pieces, Scratch, slices
+from capsdist.routing.dynamic.cuts import SQUASH_NUMBERS, plan_tiles
 from capsdist.routing.dynamic.options import RoutingOptions
 
 __all__ = ["Gradients", "Stream", "add_gradients", "add_totals", "parts"]
