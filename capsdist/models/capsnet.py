@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Literal, NamedTuple, Unpack, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils import _pytree
@@ -19,7 +20,7 @@ from capsdist.models.layers import (
     check_images,
     truncated_normal_,
 )
-from capsdist.ops import lengths
+from capsdist.ops import lengths, margin_loss, reconstruction_loss
 from capsdist.ops.checks import check_tensor
 from capsdist.routing import RoutingKeywords
 from capsdist.routing.common.checks import check_flag, one_of
@@ -164,3 +165,35 @@ class CapsNet(nn.Module):
                 self.class_capsules.draw_weights(partial(truncated_normal_, sd=0.1))
             elif not name.endswith("log_priors"):
                 truncated_normal_(parameter, 0.05 if name == "conv.weight" else 0.1)
+
+
+def capsnet_losses(
+    output: Output,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    m_plus: float,
+    m_minus: float,
+    absent_weight: float,
+    margin_reduction: Literal["paper", "official"],
+    reconstruction_weight: float,
+) -> dict[str, Tensor]:
+    """Return margin loss (paper, section 3), reconstruction loss (section 4.1, not weighted) and their sum.
+
+    images [B, C, H, W] are what the network saw, and so what the decoder has to draw. The other arguments are
+    those of `margin_loss`, and the weight of the reconstruction loss in the sum, `loss`. All are [B].
+    """
+    margin = margin_loss(
+        output.scores,
+        labels,
+        m_plus=m_plus,
+        m_minus=m_minus,
+        absent_weight=absent_weight,
+        reduction=margin_reduction,
+    )
+    if output.reconstructions is None:
+        return {"loss": margin, "margin_loss": margin, "reconstruction_loss": torch.zeros_like(margin)}
+    reconstruction = reconstruction_loss(output.reconstructions, images)
+    # Also with weight 0: DDP and ZeRO expect a gradient of every parameter in every step.
+    total = margin + reconstruction_weight * reconstruction
+    return {"loss": total, "margin_loss": margin, "reconstruction_loss": reconstruction}

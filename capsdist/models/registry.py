@@ -36,28 +36,9 @@ def _build_capsnet(model: CapsNetConfig, routing: Routing) -> nn.Module:
 
 
 def _capsnet_losses(output: Output, images: Tensor, labels: Tensor, loss: Loss) -> dict[str, Tensor]:
-    """Return margin loss (paper, section 3), reconstruction loss (section 4.1, not weighted) and their sum.
+    from capsdist.models.capsnet import capsnet_losses
 
-    images [B, C, H, W] are what the network saw, and so what the decoder has to draw.
-    """
-    import torch
-
-    from capsdist.ops import margin_loss, reconstruction_loss
-
-    margin = margin_loss(
-        output.scores,
-        labels,
-        m_plus=loss.m_plus,
-        m_minus=loss.m_minus,
-        absent_weight=loss.absent_weight,
-        reduction=loss.margin_reduction,
-    )
-    if output.reconstructions is None:
-        return {"loss": margin, "margin_loss": margin, "reconstruction_loss": torch.zeros_like(margin)}
-    reconstruction = reconstruction_loss(output.reconstructions, images)
-    # Also with weight 0: DDP and ZeRO expect a gradient of every parameter in every step.
-    total = margin + loss.reconstruction_weight * reconstruction
-    return {"loss": total, "margin_loss": margin, "reconstruction_loss": reconstruction}
+    return capsnet_losses(output, images, labels, **dict(loss))
 
 
 def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:
