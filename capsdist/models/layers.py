@@ -20,7 +20,7 @@ from capsdist.ops import squash
 from capsdist.ops.checks import check_tensor
 from capsdist.routing import RoutingKeywords, RoutingOptions, unpack_weights
 from capsdist.routing.common.checks import check_flag, is_count
-from capsdist.routing.dynamic.api import route_call
+from capsdist.routing.dynamic.backends import route_call
 from capsdist.routing.dynamic.options import RoutingCall
 
 Padding = Literal["valid", "same"]

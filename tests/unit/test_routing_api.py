@@ -26,7 +26,7 @@ from capsdist.routing import (
     route_reference,
     unpack_weights,
 )
-from capsdist.routing.dynamic import api
+from capsdist.routing.dynamic import api, backends
 
 POSES, WEIGHTS = torch.zeros(2, 5, 3), torch.zeros(5, 4, 3, 6)
 
@@ -188,9 +188,9 @@ def test_the_backend_that_is_explained_is_the_one_that_runs(
 ) -> None:
     ran: list[str] = []
     for backend in ("streamed", "reference"):
-        function = getattr(api, f"route_{backend}")
+        function = getattr(backends, f"route_{backend}")
         spied = partial(_spied, ran, backend, function)
-        monkeypatch.setattr(api, f"route_{backend}", spied)
+        monkeypatch.setattr(backends, f"route_{backend}", spied)
     route(POSES, WEIGHTS, **options)
     assert ran == [explain(POSES, WEIGHTS, **options).backend]
 

@@ -1,25 +1,20 @@
-"""The public functions of dynamic routing: check arguments, choose a backend, run it.
+"""The public functions of dynamic routing.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Unpack
 
 from torch import Tensor
 
 from capsdist.errors import ShapeError
-from capsdist.routing.common.checks import check_dims, check_kind
-from capsdist.routing.common.precision import wide_dtype, without_autocast
-from capsdist.routing.dynamic.backends import Explanation, choose
+from capsdist.routing.common.checks import check_dims
+from capsdist.routing.dynamic.backends import Explanation, check_call, choose, route_call
 from capsdist.routing.dynamic.options import RoutingCall, RoutingKeywords, RoutingOptions
-from capsdist.routing.dynamic.packing import unpack_weights
-from capsdist.routing.dynamic.reference import route_reference
-from capsdist.routing.dynamic.streamed import route_streamed
 
-__all__ = ["check_call", "check_layout", "explain", "route", "route_call", "route_packed"]
+__all__ = ["check_layout", "explain", "route", "route_packed"]
 
 
 def route(
@@ -141,65 +136,4 @@ def check_layout(child_poses: Tensor, weights: Tensor, *, packed: bool) -> None:
         raise ShapeError(
             f"child_poses {list(child_poses.shape)} do not fit {name} {letters} = {list(weights.shape)}, "
             f"but would if these were {others}; pass {remedy}"
-        )
-
-
-def route_call(call: RoutingCall) -> Tensor:
-    """Do as `route_packed`, with all arguments in one object; a layer makes its options once."""
-    check_call(call)
-    chosen = choose(call).backend
-    if chosen == "reference":
-        return _reference(call)
-    call = replace(call, packed_weights=call.packed_weights.contiguous())  # itself, if it is packed
-    if chosen == "streamed":
-        return route_streamed(call)
-    from capsdist.routing.dynamic.fused import route_fused  # with Triton, which takes its time
-
-    return route_fused(call)
-
-
-def _reference(call: RoutingCall) -> Tensor:
-    """Run the reference in at least fp32; it computes in whatever dtype it is given."""
-    poses, weights, options = call.child_poses, unpack_weights(call.packed_weights), call.options
-    dtype = wide_dtype(poses, weights)
-    with without_autocast(poses):
-        parent_poses = route_reference(
-            poses.to(dtype),
-            weights.to(dtype),
-            options.iterations,
-            bias=None if call.bias is None else call.bias.to(dtype),
-            log_priors=None if call.log_priors is None else call.log_priors.to(dtype),
-            none_of_the_above=options.none_of_the_above,
-            gradient=options.gradient,
-            recompute="none" if options.recompute == "streamed" else options.recompute,
-        )
-    return parent_poses.to(poses.dtype)
-
-
-def check_call(call: RoutingCall) -> None:
-    """Refuse what cannot be routed.
-
-    Raises: ShapeError, as `route` says.
-    """
-    check_dims("child_poses", call.child_poses, "[B, I, D]", 3)
-    check_dims("packed_weights", call.packed_weights, "[J, E, D, I]", 4)
-    shape = list(unpack_weights(call.packed_weights).shape)
-    num_children, num_parents, child_dim, parent_dim = shape
-    poses, bias, log_priors = call.child_poses, call.bias, call.log_priors
-    operands = {"child_poses": poses, "weights": call.packed_weights, "bias": bias, "log_priors": log_priors}
-    for name, tensor in operands.items():
-        if tensor is not None:
-            check_kind(name, tensor, poses)
-    if poses.shape[1:] != (num_children, child_dim):
-        raise ShapeError(
-            f"child_poses {list(poses.shape)} do not fit weights [I, J, D, E] = {shape}; "
-            f"pass [B, I, D] = [B, {num_children}, {child_dim}] or other weights"
-        )
-    if 0 in shape:
-        raise ShapeError(f"weights [I, J, D, E] = {shape} are empty; give all sizes at least 1")
-    if bias is not None and bias.shape != (num_parents, parent_dim):
-        raise ShapeError(f"bias has shape {list(bias.shape)}; pass [J, E] = [{num_parents}, {parent_dim}]")
-    if log_priors is not None and log_priors.shape != (num_children, num_parents):
-        raise ShapeError(
-            f"log_priors has shape {list(log_priors.shape)}; pass [I, J] = [{num_children}, {num_parents}]"
         )

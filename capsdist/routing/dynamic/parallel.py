@@ -23,7 +23,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from capsdist.errors import ShapeError
 from capsdist.routing.common.autograd import way
 from capsdist.routing.common.checks import check_dims
-from capsdist.routing.dynamic.api import check_call
+from capsdist.routing.dynamic.backends import check_call
 from capsdist.routing.dynamic.options import RoutingCall, RoutingOptions
 from capsdist.routing.dynamic.streamed import StreamedBackward, route_streamed
 

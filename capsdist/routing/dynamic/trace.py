@@ -13,7 +13,8 @@ from torch import Tensor
 
 from capsdist.routing.common.autograd import is_transformed
 from capsdist.routing.common.precision import wide_dtype, without_autocast
-from capsdist.routing.dynamic.api import check_call, check_layout
+from capsdist.routing.dynamic.api import check_layout
+from capsdist.routing.dynamic.backends import check_call
 from capsdist.routing.dynamic.options import RoutingCall, RoutingOptions
 from capsdist.routing.dynamic.streamed_passes import Stream, add_squashed, add_totals, dot, pair_products
 
