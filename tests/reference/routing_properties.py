@@ -12,12 +12,12 @@ from functools import partial
 from importlib.util import find_spec
 
 import torch
-from cases import Operands, largest_error, operands, values_and_gradients
 from mutants import pack_by_reshape, route_mutant, squash_unguarded
 from torch import Tensor
 
 from capsdist.ops import squash
 from capsdist.routing import route, route_packed, route_reference
+from routing_cases import Operands, largest_error, operands, values_and_gradients
 
 Route = Callable[..., Tensor]
 SIZES = (5, 23, 4, 3, 6)  # B, I, J, D, E

@@ -9,13 +9,13 @@ import re
 
 import pytest
 import torch
-from cases import Operands, operands
 from torch import Tensor
 
 from capsdist.errors import ShapeError
 from capsdist.routing import pack_weights, route_reference, trace_routing
 from capsdist.routing.dynamic import cuts, reference, trace
 from capsdist.routing.dynamic.trace import Trace
+from routing_cases import Operands, operands
 
 SIZES = [(1, 1, 1, 1, 1), (3, 7, 5, 4, 2), (11, 21, 6, 3, 6)]  # B, I, J, D, E
 

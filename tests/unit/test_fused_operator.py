@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton")
 
-from fused_cases import DEVICE, fused, fused_packed, largest_error, operands, run
+from fused_cases import DEVICE, fused, fused_packed, largest_error, operands
 
 from capsdist.routing import pack_weights, route_reference
 from capsdist.routing.dynamic.fused import fused_refusal
 from capsdist.routing.dynamic.fused.call import Call
+from routing_cases import kept_for_backward, values_and_gradients
 
 SIZES = (2, 5, 3, 2, 4)  # B, I, J, D, E
 
@@ -87,14 +88,7 @@ def test_exports() -> None:
 
 def test_keeps_the_parameter_itself_and_no_votes() -> None:
     poses, weights, _, priors = leaves()
-    kept: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        fused_packed(poses, weights, 3, log_priors=priors)
+    kept = kept_for_backward(lambda: fused_packed(poses, weights, 3, log_priors=priors))
     assert any(tensor is weights for tensor in kept)
     assert [list(tensor.shape) for tensor in kept] == [[2, 5, 2], [3, 4, 2, 5], [5, 3], [3, 3, 2, 4]]
 
@@ -120,7 +114,7 @@ def test_autocast_rounds_the_products_and_keeps_what_it_was_given(poses_dtype: t
 @pytest.mark.parametrize("wanted", [0, 1, 2, 3])
 def test_any_single_gradient(wanted: int) -> None:
     given = operands(SIZES, 1, bias=True, priors=True)
-    expected = run(route_reference, given, 2)
+    expected = values_and_gradients(route_reference, given, 2)
     inputs = [leaf.detach() for leaf in leaves(seed=1)]
     inputs[wanted].requires_grad_()
     result = fused_packed(inputs[0], inputs[1], 2, bias=inputs[2], log_priors=inputs[3])
@@ -132,7 +126,7 @@ def test_any_single_gradient(wanted: int) -> None:
 
 def test_layouts_of_the_operands_do_not_matter() -> None:
     given = operands((3, 5, 3, 2, 4), seed=2).to(torch.float32)
-    expected = run(fused, given, 2)
+    expected = values_and_gradients(fused, given, 2)
     poses = given.child_poses.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
     weights = given.weights.transpose(0, 3).contiguous().transpose(0, 3).requires_grad_()
     packed = weights.permute(1, 3, 2, 0)

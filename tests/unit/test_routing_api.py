@@ -27,6 +27,7 @@ from capsdist.routing import (
     unpack_weights,
 )
 from capsdist.routing.dynamic import api, backends
+from routing_cases import kept_for_backward
 
 POSES, WEIGHTS = torch.zeros(2, 5, 3), torch.zeros(5, 4, 3, 6)
 
@@ -134,14 +135,7 @@ def test_options_reach_the_backend(backend) -> None:
 
 def test_a_parameter_is_kept_as_it_is() -> None:
     parameter = torch.nn.Parameter(pack_weights(draw(7, 5, 4, 6)))
-    kept: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        route_packed(draw(3, 7, 4), parameter)
+    kept = kept_for_backward(lambda: route_packed(draw(3, 7, 4), parameter))
     assert any(tensor is parameter for tensor in kept)
 
 
