@@ -13,10 +13,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = [
-    *map(str, sorted(ROOT.glob("tests/unit/test_fused_*.py"))),
-    "tests/reference/test_routing_properties.py",
-]
+TESTS = ["tests/reference/test_routing_properties.py", *sorted(ROOT.glob("tests/unit/test_fused_*.py"))]
 
 
 def main() -> int:
