@@ -223,14 +223,9 @@ def _(
     packed_weights: Tensor,
     bias: Tensor | None,
     log_priors: Tensor | None,
-    totals: Tensor,
-    none_of_the_above: bool,
-    gradient: str,
-    group_name: str | None,
-    want_poses: bool,
-    want_weights: bool,
-    want_priors: bool,
+    *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    want_poses, want_weights, want_priors = others[-3:]
     priors = log_priors if want_priors else None
     return (
         child_poses.new_empty(child_poses.transpose(1, 2).shape if want_poses else 0),

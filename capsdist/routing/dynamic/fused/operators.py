@@ -39,13 +39,7 @@ def _route(
 
 @_route.register_fake
 def _(
-    child_poses: Tensor,
-    packed_weights: Tensor,
-    bias: Tensor | None,
-    log_priors: Tensor | None,
-    iterations: int,
-    none_of_the_above: bool,
-    operand_dtype: torch.dtype | None,
+    child_poses: Tensor, packed_weights: Tensor, bias: Any, log_priors: Any, iterations: int, *_: Any
 ) -> tuple[Tensor, Tensor]:
     num_images, (num_parents, parent_dim) = child_poses.shape[0], packed_weights.shape[:2]
     parent_poses = child_poses.new_empty((num_images, num_parents, parent_dim))
@@ -98,11 +92,9 @@ def _(
     packed_weights: Tensor,
     log_priors: Tensor | None,
     totals: Tensor,
-    none_of_the_above: bool,
-    operand_dtype: torch.dtype | None,
-    want_weights: bool,
-    want_bias: bool,
+    *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    want_weights, want_bias = others[-2:]
     num_images, num_children, child_dim = child_poses.shape
     num_parents, parent_dim = packed_weights.shape[:2]
     return (
@@ -174,18 +166,11 @@ def _autocast(device_type: str) -> None:
     """Under autocast products are taken in its dtype; poses and weights are saved as they are, not cast."""
 
     @torch.library.impl("capsdist::route_fused", f"Autocast{device_type.upper()}")
-    def rule(
-        child_poses: Tensor,
-        packed_weights: Tensor,
-        bias: Tensor | None,
-        log_priors: Tensor | None,
-        iterations: int,
-        none_of_the_above: bool,
-        operand_dtype: torch.dtype | None,
-    ) -> tuple[Tensor, Tensor]:
+    def rule(*arguments: Any) -> tuple[Tensor, Tensor]:
+        *others, operand_dtype = arguments
         dtype = operand_dtype or torch.get_autocast_dtype(device_type)
         with torch.autocast(device_type, enabled=False):
-            return _route(child_poses, packed_weights, bias, log_priors, iterations, none_of_the_above, dtype)
+            return _route(*others, dtype)
 
 
 _autocast("cuda")
