@@ -8,6 +8,6 @@ from capsdist.routing.dynamic.reference import route_reference
 from capsdist.routing.dynamic.trace import Trace, trace_routing
 
 __all__ = [
-    "Backend", "Explanation", "Gradient", "Recompute", "RoutingKeywords", "RoutingOptions", "Trace", "explain",
-    "pack_weights", "route", "route_packed", "route_reference", "trace_routing", "unpack_weights",
+    "Backend", "Explanation", "Gradient", "Recompute", "RoutingKeywords", "RoutingOptions", "Trace",
+    "explain", "pack_weights", "route", "route_packed", "route_reference", "trace_routing", "unpack_weights",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The files of one training step that capsdist/train/README.md lists are those that run, in that order."""
+"""The files of one training step that capsdist/README.md lists are those that run, in that order."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import capsdist
 from capsdist.routing.dynamic import streamed
 
 PACKAGE = Path(capsdist.__file__).parent
-README = (PACKAGE / "train/README.md").read_text()
-LISTED = re.findall(r"^\d+\. `(\S+)`", README, flags=re.MULTILINE)
+README = (PACKAGE / "README.md").read_text()
+LISTED = re.findall(r"`(\S+\.py)`", README.partition("## One training step")[2].partition("##")[0])
 
 
 def names(paths: Iterator[str]) -> list[str]:
