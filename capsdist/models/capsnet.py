@@ -22,6 +22,7 @@ from capsdist.models.layers import (
 )
 from capsdist.ops import lengths, margin_loss, reconstruction_loss
 from capsdist.ops.checks import check_tensor
+from capsdist.ops.losses import MarginReduction
 from capsdist.routing import RoutingKeywords
 from capsdist.routing.common.checks import check_flag, one_of
 
@@ -175,7 +176,7 @@ def capsnet_losses(
     m_plus: float,
     m_minus: float,
     absent_weight: float,
-    margin_reduction: Literal["paper", "official"],
+    margin_reduction: MarginReduction,
     reconstruction_weight: float,
 ) -> dict[str, Tensor]:
     """Return margin loss (paper, section 3), reconstruction loss (section 4.1, not weighted) and their sum.
