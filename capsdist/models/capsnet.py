@@ -179,10 +179,17 @@ def capsnet_losses(
     margin_reduction: MarginReduction,
     reconstruction_weight: float,
 ) -> dict[str, Tensor]:
-    """Return margin loss (paper, section 3), reconstruction loss (section 4.1, not weighted) and their sum.
+    """Return named losses per image, [B] each: margin loss, reconstruction loss, and `loss`, their sum.
 
-    images [B, C, H, W] are what the network saw, and so what the decoder has to draw. The other arguments are
-    those of `margin_loss`, and the weight of the reconstruction loss in the sum, `loss`. All are [B].
+    Args:
+        output: of a `CapsNet`.
+        images: [B, C, H, W] as the network saw them, and so what the decoder has to draw.
+        labels: [B] int64.
+        m_plus, m_minus, absent_weight, margin_reduction: see `margin_loss` (paper, section 3).
+        reconstruction_weight: weight of the reconstruction loss (section 4.1) in the sum.
+
+    Raises:
+        ShapeError: as `margin_loss` and `reconstruction_loss`.
     """
     margin = margin_loss(
         output.scores,

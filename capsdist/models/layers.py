@@ -160,10 +160,12 @@ class PrimaryCapsules(nn.Module):
 
 
 class PackedCapsules(nn.Module):
-    """What capsules with a matrix for each child and parent do alike with their parameters: start and move.
+    """The parameters of capsules with one matrix per child and parent, and how they are initialised.
 
-    It knows no routing algorithm: a subclass has a `forward` that calls one, and calls `add_parameters`.
-    `packed_weights` is [J, E, D, I], or what a rank owns of it.
+    The base class of layers, which knows no routing algorithm: a subclass calls `add_parameters` when it is
+    built, and an algorithm in its `forward`. `packed_weights` is [J, E, D, I], or what a rank owns of it.
+
+    Raises: ShapeError if a size is no whole number of at least 1.
     """
 
     packed_weights: nn.Parameter
