@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = ["tests/reference/test_routing_properties.py", *sorted(ROOT.glob("tests/unit/test_fused_*.py"))]
+PROPERTIES = "tests/reference/test_routing_properties.py"
+TESTS = [*map(str, sorted(ROOT.glob("tests/unit/test_fused_*.py"))), PROPERTIES]
 
 
 def main() -> int:
@@ -33,10 +34,10 @@ def main() -> int:
     from capsdist.bench.record import last_line, write_record
 
     found = figures(measure(device))
+    line = last_line(found)
     if flags.record:
-        folder, log = ROOT / "jobs/records", last_line(found) + "\n"
-        print(write_record(folder, "gpu", config={}, figures=found, log=log))
-    print(last_line(found))
+        print(write_record(ROOT / "jobs/records", "gpu", config={}, figures=found, log=line + "\n"))
+    print(line)
     return 0
 
 
