@@ -33,10 +33,11 @@ START = (
 def start(tmp: Path, **env: str) -> list[str]:
     """Start or join Ray, with these settings; return the lines that were printed."""
     tmp.mkdir(exist_ok=True)
-    names = {"RAY_TMPDIR": str(tmp), **env}
+    # a Ray in this process, that of another module's fixture, leaves its way of authentication behind
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     done = subprocess.run(
         [sys.executable, "-c", START],
-        env={**os.environ, **names},
+        env={**inherited, "RAY_TMPDIR": str(tmp), **env},
         capture_output=True,
         text=True,
         check=False,
