@@ -10,7 +10,9 @@ from torch import Tensor
 from capsdist.errors import ShapeError
 from capsdist.ops.checks import check_class_numbers, check_tensor
 
-__all__ = ["margin_loss", "reconstruction_loss"]
+__all__ = ["MarginReduction", "margin_loss", "reconstruction_loss"]
+
+MarginReduction = Literal["paper", "official"]
 
 
 def margin_loss(
@@ -20,7 +22,7 @@ def margin_loss(
     m_plus: float = 0.9,
     m_minus: float = 0.1,
     absent_weight: float = 0.5,
-    reduction: Literal["paper", "official"] = "paper",
+    reduction: MarginReduction = "paper",
 ) -> Tensor:
     """Return the margin loss of each image.
 

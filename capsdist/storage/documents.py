@@ -82,14 +82,15 @@ def parse_json(content: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
         raise DocumentError(f"is not JSON ({_shortened(str(error))})") from None
 
 
-def parse_document(content: bytes, shape: type[T], *, max_bytes: int = MAX_BYTES) -> T:
+def parse_document(content: bytes, shape: type[T], *, max_bytes: int = MAX_BYTES, sealed: bool = False) -> T:
     """Return `content` as a `shape`: a pydantic model, a dataclass, or any other type that pydantic knows.
 
-    Types are strict: the text "3" is no number, and true is no integer. A checksum of `seal` is compared.
+    Types are strict: the text "3" is no number, and true is no integer. A checksum of `seal` is compared;
+    `sealed`: it must be there.
 
     Raises:
-        DocumentError: as `parse_json`; the checksum is another; or fields are missing, unknown, of another
-            type or out of range, all of them named.
+        DocumentError: as `parse_json`; the checksum is another or missing; or fields are missing, unknown, of
+            another type or out of range, all of them named.
     """
     from pydantic import ValidationError
 
@@ -101,6 +102,8 @@ def parse_document(content: bytes, shape: type[T], *, max_bytes: int = MAX_BYTES
         if found != seal(value)[_SEAL]:
             raise DocumentError("was changed: its checksum is another")
         content = dump_json(value)
+    elif sealed:
+        raise DocumentError("has no checksum")
     try:
         return cast(T, _adapter(shape).validate_json(content, strict=True))
     except ValidationError as error:

@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from capsdist.config import Config
 from capsdist.errors import RunError
-from capsdist.train.checkpoint import EngineState, first_not_finite
+from capsdist.train.state import EngineState, first_not_finite
 
 __all__ = ["check_state", "not_finite"]
 

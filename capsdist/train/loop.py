@@ -165,7 +165,7 @@ class _Loop:
 
     def _step(self, batch: Batch) -> None:
         images = self.transform(batch.images, batch.sample_ids, self.config.train.seed, batch.epoch)
-        sums, self._grad_norm = train_step(self.engine, batch, images, self.config, self.step)
+        sums, self._grad_norm = train_step(self.engine, batch, images, self.family, self.config, self.step)
         self._sums += sums
         self.step += 1
         self._window_steps += 1

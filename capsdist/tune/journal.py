@@ -7,8 +7,9 @@ each event the file is replaced, as object storage allows too; there are a few h
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -196,9 +197,12 @@ class Journal:
         before, newline, _ = content.rpartition(b"\n")
         self._content = before + newline
         self.history = History(taken=set(taken))
-        for number, line in enumerate(self._content.split(b"\n")[:-1], 1):
+        lines = self._content.split(b"\n")[:-1]
+        unsealed = _num_unsealed(lines)
+        for number, line in enumerate(lines, 1):
             try:
-                self.history.add(parse_document(line, _Line).model_dump())
+                event = parse_document(line, _Line, sealed=number > unsealed)
+                self.history.add(event.model_dump())
             except DocumentError as error:
                 log(f"warning: passed over line {number} of {files.path(JOURNAL_NAME)}: it {error}")
 
@@ -218,3 +222,15 @@ class Journal:
     def close(self) -> None:
         """Take no more events: what comes after a stop are consequences of it."""
         self._closed = True
+
+
+def _num_unsealed(lines: Sequence[bytes]) -> int:
+    """Return how many lines are of version 0.1, without checksums: those before the first start of today's.
+
+    Of all others, one without its checksum is damaged.
+    """
+    for number, line in enumerate(lines):
+        with contextlib.suppress(DocumentError):
+            event = parse_document(line, _Line, sealed=True).root.event
+            return number if event == "attempt" else 0
+    return len(lines)

@@ -16,7 +16,7 @@ from capsdist.config import BaselineCNNConfig, CapsNetConfig, Config, Data, Opti
 from capsdist.data import write_split
 from capsdist.errors import RunError
 from capsdist.train.checkpoint import read_checkpoint
-from capsdist.train.loop import run_training
+from capsdist.train.loop import Observe, run_training
 
 CLASSES = ("bar", "dot", "ring")
 
@@ -80,6 +80,7 @@ def run_small(
     resume_from: Path | None = None,
     stop_at: int | None = None,
     die_at: int | None = None,
+    observe: Observe | None = None,
 ) -> list[dict[str, Any]]:
     """Run the loop, checkpoints below `checkpoints`, and return the events of rank 0.
 
@@ -108,6 +109,7 @@ def run_small(
         save=save,
         resume_from=resume_from,
         should_stop=should_stop,
+        observe=observe,
     )
     return rows
 

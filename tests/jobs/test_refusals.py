@@ -285,7 +285,10 @@ def test_deepspeed_without_a_compiler(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "status", "line"),
     [
-        (["--train.num-workers=90", "--train.global-batch-size=92"], INVALID, "train.num_workers=90: needs"),
+        (
+            ["--train.num-workers=90", "--train.global-batch-size=92"], INVALID,
+            "error: train.num_workers=90: needs",
+        ),
         (["--train.device=gpu"], INVALID, "error: train.device='gpu': there is no GPU on this machine"),
     ],
 )  # fmt: skip

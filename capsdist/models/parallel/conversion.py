@@ -7,6 +7,7 @@ Shape letters: I children, I_p children of a rank, J parents, D child dimension,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -172,11 +173,9 @@ def _without_values(whole: ClassCapsules, group: Group) -> ParallelClassCapsules
             whole.num_parents,
             whole.parent_dim,
             group=group,
-            iterations=whole.iterations,
             bias=whole.bias is not None,
             log_priors=whole.log_priors is not None,
-            none_of_the_above=whole.none_of_the_above,
-            gradient=whole.gradient,
+            **asdict(whole.routing),
         ).train(whole.training)
 
 

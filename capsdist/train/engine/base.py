@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.models import Output
-from capsdist.train.checkpoint import EngineState
 from capsdist.train.precision import Precision
+from capsdist.train.state import EngineState
 
 __all__ = ["Engine"]
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.errors import CheckpointError
-from capsdist.train.checkpoint import EngineState, check_tensors, first_unfit
 from capsdist.train.optim import SLOTS
+from capsdist.train.state import EngineState, check_tensors, first_unfit
 
 __all__ = [
     "check_state", "copy_to_cpu", "load_replicated", "one_step_count", "persistent_buffers",
