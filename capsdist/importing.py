@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TypeVar
@@ -16,6 +18,9 @@ T = TypeVar("T")
 def find(name: str, built_in: Mapping[str, str], shape: type[T], *, field: str, thing: str) -> T:
     """Return the object that `name` means: a key of `built_in`, or an import path package.module:OBJECT.
 
+    For an import path, the working folder is searched too, after all others: Python does not do that for an
+    installed command. Ray's workers on this machine get the same path.
+
     built_in: import paths by name; shape: the type that the object must have; field, thing: what an error
     calls the option and the object.
 
@@ -27,6 +32,8 @@ def find(name: str, built_in: Mapping[str, str], shape: type[T], *, field: str, 
     fix = f"choose one of {', '.join(built_in)}, or an import path package.module:OBJECT"
     if not mark or not all(part.isidentifier() for part in (*module.split("."), attribute)):
         raise ConfigError([Problem(field, name, f"is not {thing}", fix)])
+    if name not in built_in and not sys.flags.safe_path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
     try:
         found = getattr(import_module(module), attribute)
     except (ImportError, AttributeError) as error:

