@@ -73,13 +73,11 @@ class S3Server:
         )
 
     def objects(self, bucket: str, prefix: str = "") -> dict[str, bytes]:
-        """Return the content of every object below `prefix` (at most 1,000), by key."""
+        """Return the content of every object whose key begins with `prefix`, by key."""
         client = self.client()
-        listed = client.list_objects_v2(Bucket=bucket, Prefix=prefix).get("Contents", [])
-        return {
-            entry["Key"]: client.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read()
-            for entry in listed
-        }
+        pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
+        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        return {key: client.get_object(Bucket=bucket, Key=key)["Body"].read() for key in keys}
 
 
 def binary() -> str | None:
