@@ -1,39 +1,36 @@
-"""Configuration files: read one over a preset, and write a configuration as YAML with its comments."""
+"""Configuration files: read one over a preset. `capsdist.config.as_yaml` writes them."""
 
 from __future__ import annotations
 
 import json
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from capsdist.config import Config, Section
+from capsdist.config import Config
 from capsdist.config.stored import SECTIONS, renamed
 from capsdist.errors import ConfigError, DocumentError, Problem
 from capsdist.runs.rundir import parse_config
+from capsdist.storage import open_folder
 from capsdist.storage.documents import parse_json, read_file
 from capsdist.storage.place import is_url
 from capsdist.storage.yaml_documents import parse_yaml
 
-__all__ = ["overlaid", "read_values", "to_yaml"]
+__all__ = ["overlaid", "read_values"]
 
 _FIX = "name a YAML or JSON file with a configuration or a part of one"
-_WIDTH = 100
 
 
 def read_values(file: str) -> dict[str, Any]:
     """Return the values in a configuration file: YAML, or JSON if its name ends so; whole or a part of one.
 
+    file: a local path or an s3:// URL.
+
     Raises:
-        ConfigError: it cannot be read, holds no mapping, or names a key twice.
+        ConfigError: it cannot be read, holds no mapping, or names a key twice. DataError: the storage failed.
     """
-    if is_url(file):
-        raise _refused(file, "is not a file of this machine", fix="copy it here first")
     try:
-        content = read_file(Path(file))
+        content = _content(file)
         if file.endswith(".json"):
             documents, repeated = [parse_json(content)], []
         else:
@@ -70,29 +67,14 @@ def overlaid(base: Config, values: Mapping[str, Any]) -> Config:
         raise ConfigError([Problem("config", "the file", str(error), "correct it")]) from None
 
 
-def to_yaml(config: Config) -> str:
-    """Return `config` as YAML that `--config` reads, each field under what it means."""
-    return (
-        "\n".join(["# Read by --config FILE.yaml; any part of it may be left out.", *_lines(config, "")])
-        + "\n"
-    )
-
-
-def _lines(section: Section, indent: str) -> Iterator[str]:
-    for name, field in type(section).model_fields.items():
-        text = " ".join((field.description or "").split())
-        yield from textwrap.wrap(text, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
-        value = getattr(section, name)
-        if not isinstance(value, Section):
-            plain = list(value) if isinstance(value, tuple) else value
-            shown = yaml.safe_dump(plain, default_flow_style=True, width=10**6)
-            shown = shown.removesuffix("\n...\n").rstrip()
-            yield f"{indent}{name}: {shown}"
-        elif not type(value).model_fields:
-            yield f"{indent}{name}: {{}}"
-        else:
-            yield f"{indent}{name}:"
-            yield from _lines(value, f"{indent}  ")
+def _content(file: str) -> bytes:
+    if not is_url(file):
+        return read_file(Path(file))
+    place, _, name = file.rpartition("/")
+    content = open_folder(place).read(name)
+    if content is None:
+        raise FileNotFoundError
+    return content
 
 
 def _refused(file: str, rule: str, fix: str = _FIX) -> ConfigError:

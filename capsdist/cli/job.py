@@ -20,9 +20,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from capsdist.cli.config_files import overlaid, read_values, to_yaml
+from capsdist.cli.config_files import overlaid, read_values
 from capsdist.cli.old_options import with_new_names
 from capsdist.config import PRESETS, Config, NetworkConfig, get_preset
+from capsdist.config.as_yaml import to_yaml
 from capsdist.config.models import find_family
 from capsdist.console import DONE, INVALID, STOPPED, run_program
 from capsdist.errors import ConfigError, Problem, RunError

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from capsdist.cli.config_files import to_yaml
 from capsdist.cli.job import check_config, parse_options
 from capsdist.config import PRESETS, CapsNetConfig, Config, problems
+from capsdist.config.as_yaml import to_yaml
 from capsdist.console import DONE, STOPPED
 from capsdist.tune.space import Search, Space, search_problems
 

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from capsdist.config import Config
+from capsdist.config.as_yaml import to_yaml
 from capsdist.config.earlier import as_begun
 from capsdist.console import Log
 from capsdist.errors import ConfigError, DocumentError, Problem, RunError
@@ -21,7 +22,7 @@ from capsdist.runs.rundir import changed_fields, run_place
 from capsdist.storage import join
 from capsdist.storage.documents import dump_json, parse_document, seal
 from capsdist.tune.journal import Journal
-from capsdist.tune.report import TRIALS_NAME, SearchResult
+from capsdist.tune.report import BEST_NAME, TRIALS_NAME, SearchResult
 from capsdist.tune.space import Search, Space
 
 __all__ = ["SearchFolder"]
@@ -137,7 +138,8 @@ class SearchFolder:
             return None
 
     def write_result(self, result: SearchResult) -> None:
-        """Write the result."""
+        """Write the configuration of the best trial, then the result."""
+        self.files.write(BEST_NAME, to_yaml(Config.model_validate(result.config)).encode())
         self._write(_RESULT, result.to_dict())
 
     def _write(self, name: str, values: Mapping[str, Any]) -> None:

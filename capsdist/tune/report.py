@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from capsdist.config import PRESETS, Config, get_preset
-from capsdist.console import Log
+from capsdist.config import Config
+from capsdist.console import Log, command_line
 from capsdist.errors import DocumentError, RunError
 from capsdist.models.counts import num_parameters
 from capsdist.runs.record import read_rows
@@ -25,14 +25,14 @@ from capsdist.tune.journal import FINISHED, History, Percent, Point, Status
 from capsdist.tune.space import FIELDS, with_values
 
 __all__ = [
-    "TRIALS_NAME", "SearchResult", "TrialRow", "best_row", "command", "in_words", "pareto", "rows_of",
+    "BEST_NAME", "TRIALS_NAME", "SearchResult", "TrialRow", "best_row", "in_words", "pareto", "rows_of",
     "short_values", "sum_up", "table",
 ]  # fmt: skip
 
 TRIALS_NAME = "trials"
 """The runs of the trials, in the folder of a search."""
-JOBS = {"mnist": "train_mnist.py", "fashion_mnist": "train_fashion_mnist.py", "cifar10": "train_cifar.py"}
-"""The job that offers a preset, by the module that the preset is in."""
+BEST_NAME = "best.yaml"
+"""The configuration of the best trial, in the folder of a search."""
 _MAX_REASON = 200  # characters
 _MAX_INFEASIBLE = 8  # lines of the table; result.json has all
 
@@ -134,7 +134,7 @@ def sum_up(
         wall_s=history.wall_s,
         best=best.name,
         error_percent=best.error_percent,
-        command=command(again),
+        command=command_line(f"train --config {shlex.quote(files.path(BEST_NAME))}"),
         config=again.model_dump(mode="json"),
         trials=rows,
         infeasible=[{"values": values, "reason": reason} for values, reason in history.infeasible],
@@ -170,34 +170,6 @@ def pareto(rows: Sequence[TrialRow]) -> list[TrialRow]:
         if not front or _error(row) < _error(front[-1]):
             front.append(row)
     return front
-
-
-def command(config: Config) -> str:
-    """Return the command line that trains `config`: the job of its preset and every field that differs.
-
-    A configuration without a preset has no job of its own: train_mnist.py with all fields that differ from
-    its first preset.
-    """
-    preset = config.preset if config.preset in PRESETS else "mnist_paper"
-    job = JOBS[PRESETS[preset].__module__.rpartition(".")[2]]
-    words = ["python", f"jobs/{job}", "--preset", preset]
-    base = get_preset(preset)
-    for section in Config.model_fields:
-        old, new = getattr(base, section), getattr(config, section)
-        for name in getattr(type(old), "model_fields", ()):
-            if getattr(old, name) != getattr(new, name):
-                words += _option(f"{section}.{name}", getattr(new, name))
-    return shlex.join(words)
-
-
-def _option(field: str, value: object) -> list[str]:
-    section, _, name = field.partition(".")
-    name = name.replace("_", "-")
-    if isinstance(value, bool):
-        return [f"--{section}.{name}" if value else f"--{section}.no-{name}"]
-    if isinstance(value, tuple):
-        return [f"--{section}.{name}", *map(str, value)]
-    return [f"--{section}.{name}", str(value)]
 
 
 def short_values(values: Mapping[str, Any]) -> dict[str, str]:

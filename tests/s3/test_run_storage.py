@@ -12,7 +12,10 @@ import pytest
 from job_helpers import NETWORK, save_tiny
 from places import Place
 
-from capsdist.errors import RunError
+from capsdist.cli import parse_command
+from capsdist.config import get_preset
+from capsdist.config.as_yaml import to_yaml
+from capsdist.errors import ConfigError, RunError
 from capsdist.runs import locks
 from capsdist.runs.checkpoints import newest_verified, opened_checkpoint
 from capsdist.runs.files import open_files
@@ -215,3 +218,13 @@ def test_the_manifest_is_written_last(place: Place, tmp_path):
     watcher.join()
     assert any("manifest.json" not in names for names in seen if names)
     assert all(len(names) == 4 for names in seen if "manifest.json" in names)
+
+
+def test_a_configuration_file_is_read(place: Place):
+    config = get_preset("digits_quickstart")
+    config = config.model_copy(update={"train": config.train.model_copy(update={"name": "again"})})
+    place.put("seen/best.yaml", to_yaml(config).encode())
+    words = ["--config", f"{place.url}/seen/best.yaml"]
+    assert parse_command(None, [config.preset], None, words)[0] == config
+    with pytest.raises(ConfigError, match=r"best\.yaml.': cannot be read \(No such file"):
+        parse_command(None, [config.preset], None, [*words[:1], f"{words[1]}."])

@@ -20,21 +20,18 @@ from capsdist.models.counts import num_parameters
 from capsdist.runs.files import open_files
 from capsdist.storage.documents import dump_json, parse_document, seal
 from capsdist.tune.figure import draw_search, save_figure
+from capsdist.tune.folder import SearchFolder
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal
 from capsdist.tune.progress import SearchDisplay
 from capsdist.tune.report import (
-    JOBS,
     SearchResult,
     TrialRow,
     best_row,
-    command,
     pareto,
     sum_up,
     table,
 )
-from capsdist.tune.space import Space, chosen, points, with_values
-
-ROOT = Path(__file__).resolve().parents[2]
+from capsdist.tune.space import Space, points, with_values
 
 
 def row(
@@ -161,35 +158,6 @@ def test_a_search_without_a_finished_trial_is_a_failure(config, journal, tmp_pat
         sum_up(config, journal.history, open_files(tmp_path), 16, 8)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_belongs_to_the_job_of_its_command(preset):
-    words = shlex.split(command(get_preset(preset)))
-    assert words[0] == "python"
-    assert words[2:] == ["--preset", preset]
-    assert f'"{preset}"' in (ROOT / words[1]).read_text()
-    assert set(JOBS.values()) == {path.name for path in (ROOT / "jobs").glob("train_*.py")}
-
-
-@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "mnist_baseline"])
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_command_gives_the_same_configuration(preset, seed):
-    base = get_preset(preset)
-    train = base.train.model_copy(
-        update={
-            "name": "a-best",
-            "max_steps": 7,
-            "storage": "a folder/runs",
-            "num_workers": 3,
-            "global_batch_size": 96,
-        }
-    )
-    base = base.model_copy(update={"train": train})
-    for values in list(zip(range(10), points(chosen(Space(), base), seed), strict=False)):
-        config = with_values(base, values[1])
-        words = shlex.split(command(config))
-        assert parse_command(None, list(PRESETS), None, words[2:])[0] == config
-
-
 ODD: list[dict[str, Any]] = [
     {"model": {"decoder": False, "decoder_hidden": (3, 4), "padding": "same"}},
     {"data": {"contrast": (0.25, 1.75), "flip": True, "standardise": True}},
@@ -199,17 +167,21 @@ ODD: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("sections", ODD)
-@pytest.mark.parametrize("preset", ["cifar10_official", "digits_quickstart"])
-def test_a_command_can_say_every_kind_of_value(sections, preset):
-    base = get_preset(preset)
+@pytest.mark.parametrize("preset", [*(name for name in PRESETS if name != "mnist_baseline"), "custom"])
+def test_the_command_trains_the_best_trial(preset, sections, journal, tmp_path):
+    base = get_preset(preset) if preset in PRESETS else Config()
+    place = tmp_path / "a folder"
+    sections = {**sections, "train": {**sections.get("train", {}), "storage": str(place), "name": "seen"}}
     update = {name: getattr(base, name).model_copy(update=values) for name, values in sections.items()}
     config = base.model_copy(update=update)
-    assert parse_command(None, list(PRESETS), None, shlex.split(command(config))[2:])[0] == config
-
-
-def test_a_configuration_of_no_preset_has_a_command_too():
-    config = get_preset("mnist_paper").model_copy(update={"preset": "custom"})
-    assert command(config) == "python jobs/train_mnist.py --preset mnist_paper"
+    result = searched(config, journal, place / "seen")
+    SearchFolder(config).write_result(result)
+    words = shlex.split(result.command)
+    assert words[-2:] == ["--config", str(place / "seen" / "best.yaml")]
+    best = with_values(config, result.trials[0].values)
+    train = best.train.model_copy(update={"name": "seen-best"})
+    found, _ = parse_command(None, list(PRESETS), None, words[-2:])
+    assert found == best.model_copy(update={"train": train})
 
 
 def test_the_figure_has_three_panels_with_every_trial_that_has_an_error(result):
