@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from capsdist.config.models import find_family
 from capsdist.config.schema import Config
-from capsdist.config.sections import Bounds
+from capsdist.config.sections import Bounds, Section
 from capsdist.errors import ConfigError, Problem
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -21,7 +21,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 def problems(config: Config) -> list[Problem]:
     """Return every problem of `config`, in the order of its fields; an empty list if it is valid."""
     return [
-        *_range_problems(config),
+        *(
+            problem
+            for name in type(config).model_fields
+            if isinstance(section := getattr(config, name), Section)
+            for problem in section_problems(name, section)
+        ),
         *_name_problems(config),
         *_place_problems("data.root", config.data.root),
         *_place_problems("train.storage", config.train.storage),
@@ -43,29 +48,15 @@ def validate(config: Config) -> Config:
     return config
 
 
-def _range_problems(config: Config) -> Iterator[Problem]:
-    for section_name in type(config).model_fields:
-        section = getattr(config, section_name)
-        for name, field in getattr(type(section), "model_fields", {}).items():
-            value = getattr(section, name)
-            for bounds in field.metadata:
-                if isinstance(bounds, Bounds) and (rule := _broken(value, bounds)):
-                    yield Problem(
-                        f"{section_name}.{name}",
-                        value,
-                        f"must be {rule}",
-                        f"set --{section_name}.{name} accordingly",
-                    )
-    for field in (
-        "train.max_steps",
-        "train.validate_every_steps",
-        "train.checkpoint_every_steps",
-        "launch.max_workers",
-    ):
-        section, name = field.split(".")
-        value = getattr(getattr(config, section), name)
-        if value is not None and value < 1:
-            yield Problem(field, value, "must be at least 1", "leave it out for the default")
+def section_problems(section_name: str, section: Section) -> Iterator[Problem]:
+    """Yield the fields of a section of options that are not within their `Bounds`."""
+    for name, field in type(section).model_fields.items():
+        value, option = getattr(section, name), f"{section_name}.{name}"
+        for bounds in field.metadata:
+            if value is not None and isinstance(bounds, Bounds) and (rule := _broken(value, bounds)):
+                fix = f"set --{option} accordingly"
+                fix += ", or leave it out for the default" if field.default is None else ""
+                yield Problem(option, value, f"must be {rule}", fix)
 
 
 def _broken(value: float, bounds: Bounds) -> str | None:

@@ -14,7 +14,16 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, Field, SerializeAsAny, ValidationInfo, field_validator
 
 from capsdist.config.models import CapsNetConfig, Family, NetworkConfig, find_family
-from capsdist.config.sections import END_OF_RUN, MAY_CHANGE, Bounds, Count, NonNegative, Positive, Section
+from capsdist.config.sections import (
+    END_OF_RUN,
+    MAY_CHANGE,
+    Bounds,
+    Count,
+    NonNegative,
+    OptionalCount,
+    Positive,
+    Section,
+)
 from capsdist.config.stored import as_read
 
 
@@ -85,7 +94,7 @@ class Train(Section):
     """Device of every worker; auto: gpu if the Ray cluster has one, else cpu."""
     epochs: Annotated[Count, END_OF_RUN] = 10
     """Passes over the training split."""
-    max_steps: Annotated[int | None, END_OF_RUN] = None
+    max_steps: Annotated[OptionalCount, END_OF_RUN] = None
     """Stop after this many optimizer steps even if epochs are left."""
     global_batch_size: Count = 128
     """Images an optimizer step over all workers; official: 128."""
@@ -99,9 +108,9 @@ class Train(Section):
     """DeepSpeed ZeRO stage: 1 partitions optimizer state, 2 also gradients, 3 also parameters."""
     seed: Annotated[int, Bounds(ge=0, lt=2**31)] = 0
     """Seed of initialisation, data order and augmentation; equal seeds repeat a CPU run bit for bit."""
-    validate_every_steps: Annotated[int | None, MAY_CHANGE] = None
+    validate_every_steps: Annotated[OptionalCount, MAY_CHANGE] = None
     """Steps between validations; default: at the end of every epoch."""
-    checkpoint_every_steps: Annotated[int | None, MAY_CHANGE] = None
+    checkpoint_every_steps: Annotated[OptionalCount, MAY_CHANGE] = None
     """Steps between checkpoints; default: at the end of every epoch. The last step always has one."""
     keep_checkpoints: Annotated[Count, MAY_CHANGE] = 2
     """Newest checkpoints kept in storage."""
@@ -116,7 +125,7 @@ class Launch(Section):
 
     cpus_per_worker: NonNegative = 0.0
     """CPU cores of a worker, its torch threads without a GPU; 0: a local Ray's cores shared out, else 1."""
-    max_workers: int | None = None
+    max_workers: OptionalCount = None
     """Workers that the fully scaled cluster can hold; more are refused. Default: a local Ray's cores."""
     max_failures: Annotated[int, Bounds(ge=0)] = 3
     """Restarts from the newest checkpoint after a worker failed."""

@@ -8,13 +8,17 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict
 
 __all__ = [
-    "END_OF_RUN", "MAY_CHANGE", "Bounds", "Change", "Count", "NonNegative", "Positive", "Section",
+    "END_OF_RUN", "MAY_CHANGE", "Bounds", "Change", "Count", "NonNegative", "OptionalCount",
+    "Positive", "Section",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """Allowed range of a number: `ge <= value <= le`, `gt < value < lt`; None leaves an end open."""
+    """Allowed range of a number: `ge <= value <= le`, `gt < value < lt`; None leaves an end open.
+
+    A field that is None is not compared.
+    """
 
     ge: float | None = None
     gt: float | None = None
@@ -23,6 +27,7 @@ class Bounds:
 
 
 Count = Annotated[int, Bounds(ge=1)]
+OptionalCount = Annotated[int | None, Bounds(ge=1)]
 Positive = Annotated[float, Bounds(gt=0)]
 NonNegative = Annotated[float, Bounds(ge=0)]
 

@@ -10,11 +10,11 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
-
-from capsdist.config import CapsNetConfig, Config, Loss, problems
+from capsdist.config import CapsNetConfig, Config, Loss, Section, problems
+from capsdist.config.rules import section_problems
+from capsdist.config.sections import Bounds, Count, OptionalCount
 from capsdist.errors import Problem
 
 __all__ = [
@@ -41,11 +41,7 @@ RATE = FIELDS["learning_rate"]
 _MAX_REPEATS = 1000  # draws without a new point, after which a narrow range counts as used up
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class Space(_Options):
+class Space(Section):
     """Values to search over: only dimensions that are given; if none is, all, around the preset's values."""
 
     iterations: tuple[int, ...] = ()
@@ -66,26 +62,26 @@ class Space(_Options):
     """Weights of the reconstruction loss; 0 switches it off."""
 
 
-class Search(_Options):
+class Search(Section):
     """How to search."""
 
-    trials: int = 16
+    trials: Count = 16
     """Trials, at most; a search that is done can be started again with more."""
-    concurrency: int | None = None
+    concurrency: OptionalCount = None
     """Trials at a time, each with train.num_workers workers; default: as many as cores or GPUs allow."""
     searcher: Literal["random", "optuna"] = "random"
     """random: distinct points in random order; optuna: its TPE sampler learns from ended trials."""
     scheduler: Literal["asha", "none", "pbt", "pb2"] = "asha"
     """asha: stops trials early that are worse than others at the same step; none: all run to their end."""
-    grace_steps: int | None = None
+    grace_steps: OptionalCount = None
     """Training steps before ASHA's first decision; default: one epoch."""
-    reduction: int = 2
+    reduction: Annotated[int, Bounds(ge=2)] = 2
     """ASHA keeps one in so many trials at each decision, and decides again after so many times the steps."""
-    max_parameters: int | None = None
+    max_parameters: OptionalCount = None
     """Refuse networks with more trainable parameters, without spending a trial."""
-    worker_memory_gib: float | None = None
+    worker_memory_gib: Annotated[float | None, Bounds(gt=0)] = None
     """Refuse networks that take more memory per worker, in GiB; default: this machine's, shared out."""
-    seed: int = 0
+    seed: Annotated[int, Bounds(ge=0)] = 0
     """Seed of the order of points."""
     record: bool = False
     """Write a record below jobs/records when the search is done."""
@@ -177,7 +173,7 @@ def search_problems(config: Config, space: Space, search: Search) -> list[Proble
     """Return every problem of a search's own options; those of `config` are found by `capsdist.config`."""
     return [
         *_scheduler_problems(search),
-        *_number_problems(search),
+        *section_problems("search", search),
         *_space_problems(config, space),
         *_config_problems(config, space),
     ]
@@ -191,18 +187,6 @@ def _scheduler_problems(search: Search) -> Iterator[Problem]:
         yield Problem("search.scheduler", search.scheduler, rule, "set --search.scheduler asha")
 
 
-def _number_problems(search: Search) -> Iterator[Problem]:
-    lowest = {"trials": 1, "concurrency": 1, "grace_steps": 1, "reduction": 2, "max_parameters": 1, "seed": 0}
-    for name, low in lowest.items():
-        value = getattr(search, name)
-        if value is not None and value < low:
-            yield Problem(f"search.{name}", value, f"must be at least {low}", f"raise --search.{name}")
-    memory = search.worker_memory_gib
-    if memory is not None and not 0 < memory < math.inf:
-        fix = "leave it out for this machine's"
-        yield Problem("search.worker_memory_gib", memory, "must be greater than 0", fix)
-
-
 def _space_problems(config: Config, space: Space) -> Iterator[Problem]:
     for name, field in FIELDS.items():
         values = getattr(space, name)
@@ -211,9 +195,8 @@ def _space_problems(config: Config, space: Space) -> Iterator[Problem]:
         for value in values:
             for found in problems(with_values(config, {field: value})):
                 if found.field == field and found.value == value:
-                    yield Problem(
-                        f"space.{name}", value, found.rule, f"take it out of --space.{_dashed(name)}"
-                    )
+                    fix = f"take it out of --space.{name.replace('_', '-')}"
+                    yield Problem(f"space.{name}", value, found.rule, fix)
     if (bounds := space.learning_rate_range) is None:
         return
     if not 0 < bounds[0] < bounds[1] < math.inf:
@@ -222,10 +205,6 @@ def _space_problems(config: Config, space: Space) -> Iterator[Problem]:
     if space.learning_rate:
         rule = "does not go with space.learning_rate"
         yield Problem("space.learning_rate_range", bounds, rule, "give values or a range")
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
 
 
 def _config_problems(config: Config, space: Space) -> Iterator[Problem]:
