@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -33,6 +33,22 @@ def _environment_stays() -> Iterator[None]:
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def flushed(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], list[tuple[str, bool]]]:
+    """Begin to note what is flushed to disk: its name, and whether the path that is given was there then."""
+
+    def begin(path: Path) -> list[tuple[str, bool]]:
+        seen: list[tuple[str, bool]] = []
+
+        def note(descriptor: int) -> None:
+            seen.append((os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")), path.exists()))
+
+        monkeypatch.setattr(os, "fsync", note)
+        return seen
+
+    return begin
 
 
 @pytest.fixture(scope="session")

@@ -156,14 +156,19 @@ class RunFolder:
     def read_result(self) -> RunSummary | None:
         """Return what became of the run when it was started last; None if it is new, runs, or was killed.
 
-        A result that is damaged, or that the checkpoint of its last step contradicts, is passed over.
+        A result that is damaged, or that the checkpoint of its last step contradicts, is passed over. Only
+        one of version 0.1, whose checkpoints name no classes, may lack a checksum.
         """
+        state = newest_state(self.files)
+        sealed = state is None or state.classes is not None
         try:
-            result = read_document(self.files, _RESULT, _parse_result)
+            result = read_document(
+                self.files, _RESULT, lambda content: parse_document(content, RunSummary, sealed=sealed)
+            )
         except DocumentError as error:
             self._log_once(f"warning: passed over a result: {error}")
             return None
-        if result is None or result.error_percent is None or (state := newest_state(self.files)) is None:
+        if result is None or result.error_percent is None or state is None:
             return result
         measured = state.error_percent
         if state.step != result.steps or measured is None or measured == result.error_percent:
@@ -264,10 +269,6 @@ def parse_config(content: bytes) -> Config:
 
 def _parse_stored(content: bytes) -> Config:
     return parse_document(content, Config)
-
-
-def _parse_result(content: bytes) -> RunSummary:
-    return parse_document(content, RunSummary)
 
 
 def _problem(fault: Mapping[str, object]) -> Problem:

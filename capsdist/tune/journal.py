@@ -227,10 +227,17 @@ class Journal:
 def _num_unsealed(lines: Sequence[bytes]) -> int:
     """Return how many lines are of version 0.1, without checksums: those before the first start of today's.
 
-    Of all others, one without its checksum is damaged.
+    Of all others, one without its checksum is damaged. A start that is damaged itself is taken to be the last
+    line before the first one with a checksum that is a start, or that cannot be read.
     """
+    start = 0
     for number, line in enumerate(lines):
         with contextlib.suppress(DocumentError):
             event = parse_document(line, _Line, sealed=True).root.event
-            return number if event == "attempt" else 0
+            return number if event == "attempt" else start
+        try:
+            is_start = parse_document(line, _Line).root.event == "attempt"
+        except DocumentError:
+            is_start = True
+        start = number if is_start else start
     return len(lines)

@@ -95,17 +95,13 @@ def test_nothing_that_lies_beside_it_is_written_to(tmp_path, server):
     assert {path.name for path in target.parent.iterdir()} == {"file", "file.part", "other.part"}
 
 
-def test_a_download_is_on_disk_before_it_has_its_name(tmp_path, server, monkeypatch):
+def test_a_download_is_on_disk_before_it_has_its_name(tmp_path, server, flushed):
     url, folder = server
     (folder / "file").write_bytes(b"the original")
-    target, synced = tmp_path / "originals" / "file", []
-
-    def note(descriptor: int) -> None:
-        synced.append((os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}")), target.exists()))
-
-    monkeypatch.setattr(os, "fsync", note)
+    target = tmp_path / "originals" / "file"
+    seen = flushed(target)
     download([f"{url}/file"], target, Path.read_bytes, manual="")
-    assert synced == [("file", False), ("originals", True)]
+    assert seen == [("file", False), ("originals", True)]
 
 
 def test_what_a_killed_download_has_left_goes(tmp_path, server):

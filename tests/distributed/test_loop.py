@@ -175,3 +175,14 @@ def test_evaluation_refuses_a_split_that_is_not_there(shapes: Path, tmp_path: Pa
     run_small(small_config(shapes, max_steps=1), tmp_path)
     with pytest.raises(DataError, match=r"nowhere.*give the folder of a packed split"):
         evaluate_checkpoint(tmp_path / "step-0001", tmp_path / "nowhere", device="cpu")
+
+
+def test_every_validation_says_how_far_it_is_the_last_one_too(
+    shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capsdist.train.evaluate._QUIET_S", -1.0)
+    rows = run_small(small_config(shapes, epochs=1), tmp_path)
+    found = [
+        (row["step"], row["doing"], row["done"], row["total"]) for row in rows if row["kind"] == "progress"
+    ]
+    assert found == [(4, "validating on test", done, 12) for done in (0, 8)]

@@ -59,17 +59,21 @@ def save_tiny(
     error_percent: float | None = None,
     validated_step: int | None = None,
     config: Config = NETWORK,
+    classes: tuple[str, ...] | None = None,
 ) -> Path:
     """Write a verified checkpoint of an untrained network, validated at `validated_step`, else `step`.
 
-    config: what it says that the run was; its network is always that of NETWORK.
+    config: what it says that the run was; its network is always that of NETWORK. classes: None
+    as of version 0.1.
     """
     metrics = {}
     if error_percent is not None:
         metrics = {"error_percent": error_percent, "validated_step": float(validated_step or step)}
     weights = build_model(config.model, config.routing).state_dict()
     folder = run / checkpoint_name(step)
-    write_checkpoint(folder, Checkpoint(EngineState(weights, {}), step, 0, {}, config, metrics))
+    write_checkpoint(
+        folder, Checkpoint(EngineState(weights, {}), step, 0, {}, config, metrics, classes=classes)
+    )
     return folder
 
 

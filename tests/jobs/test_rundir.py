@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -173,6 +174,22 @@ def test_a_result_that_its_checkpoint_contradicts_is_passed_over(tmp_path):
     (warning,) = warnings
     assert warning.startswith("warning: passed over a result: ")
     assert warning.endswith("/result.json says error_percent 0.5, step_00000007 says 2.5")
+
+
+@pytest.mark.parametrize("classes", [None, ("dot", "ring")])
+def test_only_a_result_of_version_0_1_has_no_checksum(tmp_path, classes):
+    """Its checkpoints name no classes. From a later result the checksum was lost, and perhaps more."""
+    warnings: list[str] = []
+    run = RunFolder(tmp_path, warnings.append)
+    summary = RunSummary("first", str(tmp_path), "done", 7, None, None, 1.5)
+    save_tiny(tmp_path, 7, classes=classes)
+    run.write_result(summary)
+    path = tmp_path / "result.json"
+    values = json.loads(path.read_text())
+    del values["crc32"]
+    path.write_text(json.dumps(values))
+    assert run.read_result() == (summary if classes is None else None)
+    assert warnings == ([] if classes is None else [f"warning: passed over a result: {path} has no checksum"])
 
 
 def test_a_run_without_a_whole_checkpoint_may_begin_anew_with_another_configuration(tmp_path):

@@ -21,7 +21,7 @@ class Place:
     cache: Path
 
     def objects(self, below: str = "") -> dict[str, bytes]:
-        """Return the objects whose names begin with `below` (at most 1,000), by name below the prefix."""
+        """Return the objects whose names begin with `below`, by name below the prefix."""
         found = self.server.objects(self.bucket, f"{self.prefix}/{below}")
         return {key.removeprefix(f"{self.prefix}/"): content for key, content in found.items()}
 

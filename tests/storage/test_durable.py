@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,13 @@ def test_a_lock_file_is_no_link(tmp_path: Path) -> None:
         open_lock_file(tmp_path / ".lock")
     os.close(open_lock_file(tmp_path / ".other"))
     assert target.read_bytes() == b"kept"
+
+
+def test_a_file_is_on_disk_before_it_has_its_name_and_the_name_after(
+    tmp_path: Path, flushed: Callable[[Path], list[tuple[str, bool]]]
+) -> None:
+    path = tmp_path / "state.json"
+    seen = flushed(path)
+    write_durably(path, b"new")
+    [(first, before), second] = seen
+    assert (first.startswith(".state."), before, second) == (True, False, (tmp_path.name, True))

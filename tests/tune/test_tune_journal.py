@@ -121,6 +121,28 @@ def test_a_journal_of_version_0_1_goes_on_with_checksums(tmp_path):
     assert warnings == []
 
 
+@pytest.mark.parametrize("damage", ["time", "crc32"])
+def test_a_damaged_start_of_today_takes_no_trial_of_version_0_1_away(tmp_path, damage):
+    """Trial 1 is of version 0.1; the line in which today's first start has its checksum is damaged."""
+    old = [
+        {"event": "attempt", "time": 1.0},
+        {"event": "trial", "time": 1.5, "number": 1, "values": {"routing.iterations": 3}},
+        {"event": "report", "time": 1.6, "number": 1, "step": 8, "error_percent": 5.5},
+    ]
+    path = tmp_path / JOURNAL_NAME
+    path.write_text("".join(json.dumps(row) + "\n" for row in old))
+    journal = Journal(open_files(tmp_path))
+    for event, values in (("attempt", {}), *EVENTS[3:4]):
+        journal.append(event, **values)
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    del lines[len(old)][damage]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    warnings: list[str] = []
+    again = Journal(open_files(tmp_path), warnings.append)
+    assert again.history.trials == journal.history.trials
+    assert [warning.split(":")[1] for warning in warnings] == [f" passed over line {len(old) + 1} of {path}"]
+
+
 DAMAGED = {
     "a flipped digit": (b"5.5", b"4.5", "it was changed: its checksum is another"),
     "not UTF-8": (b'"report"', b'"rep\xffrt"', "it is not UTF-8 at byte"),

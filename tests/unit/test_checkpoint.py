@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,6 +60,18 @@ def checkpoint_of(seed: int = 0) -> Checkpoint:
 def folder(tmp_path: Path) -> Path:
     write_checkpoint(tmp_path / "step-7", checkpoint_of())
     return tmp_path / "step-7"
+
+
+def test_every_file_is_on_disk_before_the_manifest_has_its_name(
+    tmp_path: Path, flushed: Callable[[Path], list[tuple[str, bool]]]
+) -> None:
+    seen = flushed(tmp_path / "step-7" / "manifest.json")
+    write_checkpoint(tmp_path / "step-7", checkpoint_of())
+    found = [(re.sub(r"\.[0-9a-f]{8}", "", name), is_named) for name, is_named in seen]
+    assert found == [
+        ("model.safetensors", False), ("optimizer.safetensors", False), (".state.json", False),
+        ("step-7", False), (".manifest.json", False), ("step-7", True), (tmp_path.name, True),
+    ]  # fmt: skip
 
 
 def edit_json(path: Path, change: Callable[[dict], None]) -> None:

@@ -44,6 +44,23 @@ def test_official_presets_follow_the_authors_code(name: str) -> None:
     assert (optim.decay_rate, optim.decay_steps) == (0.96, 2000)
 
 
+PROFILES = {
+    "paper": (False, "tensorflow", "short", "auto"), "official": (True, "tensorflow", "carry", "fp32"),
+    "baseline": (None, "tensorflow", "short", "auto"), "quickstart": (False, "pytorch", "short", "auto"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_says_what_its_source_does(name: str) -> None:
+    """Only official ones divide primary capsules by their types, fill the last batch and train in fp32."""
+    config = get_preset(name)
+    found = (
+        getattr(config.model, "primary_coupling", None), config.optim.epsilon_placement,
+        config.data.last_batch, config.train.precision,
+    )  # fmt: skip
+    assert found == PROFILES[name.rpartition("_")[2]]
+
+
 def test_the_paper_presets_differ_from_official_ones_where_the_sources_do() -> None:
     config = get_preset("mnist_paper")
     assert not config.model.capsule_bias

@@ -9,9 +9,7 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 
 from __future__ import annotations
 
-import json
 import os
-import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -22,7 +20,10 @@ from typing import TypeVar
 
 import torch
 
+from capsdist.errors import DocumentError
 from capsdist.routing.dynamic.fused.timing import milliseconds
+from capsdist.storage.documents import dump_json, parse_json, read_file
+from capsdist.storage.durable import write_durably
 
 __all__ = ["Plan", "Sizes", "default_plan", "fits_whole", "launch_tuned", "launches_early"]
 
@@ -249,8 +250,9 @@ def _known() -> dict[str, Plan]:
     global _plans
     if _plans is None:
         try:
-            _plans = {key: _typed(Plan(**plan)) for key, plan in json.loads(_file().read_text()).items()}
-        except (OSError, ValueError, TypeError, AttributeError, RuntimeError):
+            stored = parse_json(read_file(_file()))
+            _plans = {key: _typed(Plan(**plan)) for key, plan in stored.items()}
+        except (OSError, DocumentError, TypeError, AttributeError, RuntimeError):
             _plans = {}  # none yet, of another version, or nobody's: search again
     return _plans
 
@@ -266,13 +268,4 @@ def _write(plans: dict[str, Plan]) -> None:
     with suppress(OSError, RuntimeError):
         path = _file()
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, part = tempfile.mkstemp(prefix=f".{path.stem}.", dir=path.parent)
-        try:
-            with open(descriptor, "w") as file:
-                json.dump({key: asdict(plan) for key, plan in plans.items()}, file, indent=1)
-                file.flush()
-                os.fsync(descriptor)
-            os.replace(part, path)
-        except BaseException:
-            os.unlink(part)
-            raise
+        write_durably(path, dump_json({key: asdict(plan) for key, plan in plans.items()}))
