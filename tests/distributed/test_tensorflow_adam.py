@@ -16,7 +16,6 @@ from capsdist.train.engine.plain import PlainEngine
 from capsdist.train.optim import epsilon_at
 
 EPSILON = 0.02  # large, so that its place shows in every weight
-COMPILES_S = 300.0  # DeepSpeed's extension, the first time on a machine
 
 zero = [
     pytest.mark.zero,
@@ -61,8 +60,8 @@ def largest_error(state: EngineState, expected: dict[str, torch.Tensor]) -> floa
 @pytest.mark.parametrize("name", NAMES)
 def test_every_engine_does_tensorflows_adam_and_goes_on_with_it_after_a_resume(ranks, name: str) -> None:
     two = ranks(2)
-    middle = two.run(train, name, 0, 3, timeout_s=COMPILES_S)[0]
-    end = two.run(train, name, 3, 6, middle, timeout_s=COMPILES_S)[0]
+    middle = two.run(train, name, 0, 3)[0]
+    end = two.run(train, name, 3, 6, middle)[0]
     assert largest_error(middle, tensorflow_adam(3)) < 1e-6
     assert largest_error(end, tensorflow_adam(6)) < 1e-6
     # the mutant: with its epsilon counted from 1 again, or PyTorch's, the end is another
@@ -90,7 +89,7 @@ def _optimizer(engine: Engine) -> torch.optim.Optimizer:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_steps_that_fp16_skips_do_not_count(ranks, name: str) -> None:
-    found = ranks(2).run(epsilons, name, timeout_s=COMPILES_S)[0]
+    found = ranks(2).run(epsilons, name)[0]
     optim = Optim(epsilon=EPSILON, epsilon_placement="tensorflow")
     assert found == pytest.approx([epsilon_at(t, optim) for t in (1, 2, 3, 3, 4)], rel=1e-12)
 

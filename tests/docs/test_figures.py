@@ -17,6 +17,7 @@ from capsdist.bench.tables import newest_records, number
 ROOT = Path(__file__).resolve().parents[2]
 NOT_OURS = {".venv", "data", "runs", "build"}
 READMES = sorted(path for path in ROOT.rglob("README.md") if path.relative_to(ROOT).parts[0] not in NOT_OURS)
+README = (ROOT / "README.md").read_text()
 NEWEST = newest_records(ROOT / "jobs/records")
 AMOUNT = r"\d[\d,.]*(?:\s+(?:to|and)\s+\d[\d,.]*)?"
 UNITS = r"ns|µs|us|ms|s|seconds?|minutes?|hours?|images/s|[GT]FLOP/s|[KMGT]i?B(?:/s)?|bytes|%|times"
@@ -72,6 +73,13 @@ def faults(text: str, not_measured: set[str]) -> Iterator[str]:
 def test_figures_are_those_of_the_records(path: Path) -> None:
     known = NOT_MEASURED.get(str(path.relative_to(ROOT)), set())
     assert list(faults(path.read_text(), known)) == []
+
+
+def test_the_error_that_the_quickstart_prints_is_that_of_its_record() -> None:
+    [shown] = re.findall(
+        r"^error_percent (\S+)  \(test, 1,000 images, run quickstart\)$", README, re.MULTILINE
+    )
+    assert shown == f"{NEWEST['quickstart'][1]['figures']['error_percent']:.2f}"
 
 
 def test_what_is_not_measured_is_still_there() -> None:
