@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import sys
 
-import tyro
-
-from capsdist.cli.evaluate import evaluate
-from capsdist.console import run_program
+from capsdist.cli.main import main
 
 if __name__ == "__main__":
-    sys.exit(run_program(lambda: tyro.cli(evaluate)))
+    sys.exit(main(["evaluate", *sys.argv[1:]]))
