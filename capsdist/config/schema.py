@@ -109,6 +109,8 @@ class Train(Section):
     """Checkpoints of lowest validated error_percent kept besides; 0: none."""
     log_every_steps: Annotated[Count, MAY_CHANGE] = 10
     """Steps between two lines of metrics; validations and checkpoints begin anew."""
+    loggers: Annotated[tuple[str, ...], MAY_CHANGE] = ("jsonl", "tensorboard")
+    """Where metrics go: jsonl, tensorboard, wandb, mlflow, or an import path package.module:CLASS."""
 
 
 class Cluster(Section):

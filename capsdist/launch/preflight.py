@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from capsdist.config import Config, problems
 from capsdist.data.sets.spec import DATASETS
 from capsdist.errors import ConfigError, DataError, Problem, RunError
+from capsdist.runs.loggers.names import logger_problems
 from capsdist.storage.place import Place, in_uploaded_package, is_url, url_fault
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def absolute(config: Config) -> Config:
 
 def all_problems(config: Config) -> list[Problem]:
     """Return every problem of `config`, those of its places on this machine included; imports no torch."""
-    found = problems(config)
+    found = [*problems(config), *logger_problems(config)]
     fields = {problem.field for problem in found}
     return found + [problem for problem in _place_problems(config) if problem.field not in fields]
 

@@ -96,7 +96,7 @@ def train_worker(settings: dict[str, Any]) -> Row:
         events: Events = _nowhere
         if rank == 0:
             clean(files, whole.step if whole else None)
-            record = stack.enter_context(open_record(files, warn))
+            record = stack.enter_context(open_record(files, config, warn))
             events = _everywhere(record, Gauges(config.train.name), send)
         with _enough_memory():
             end = run_training(
@@ -109,6 +109,7 @@ def train_worker(settings: dict[str, Any]) -> Row:
                 resume_from=whole.folder if whole else None,
                 should_stop=should_stop,
                 observe=job.observer and functools.partial(job.observer, rank),
+                picture=record and record.image,
             )
     send.flush()  # the driver has all rows when the run is over
     return end
@@ -130,9 +131,8 @@ def _enough_memory() -> Iterator[None]:
 
 def _everywhere(record: RunRecord, gauges: Gauges, send: EventSender) -> Events:
     def events(row: Row) -> None:
-        if row["kind"] != "progress":  # of no interest later
-            record(row)
-            gauges(row, record.num_restarts)
+        record(row)
+        gauges(row, record.num_restarts)
         send(row)
 
     return events

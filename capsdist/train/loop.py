@@ -13,25 +13,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.config import Config
-from capsdist.config.models import find_family
-from capsdist.config.steps import total_steps
-from capsdist.data import Batch, Position, TrainStream, Transform, read_index
-from capsdist.models import build_model
+from capsdist.data import Batch, Position
+from capsdist.models import Output
 from capsdist.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from capsdist.train.engine.build import build_engine
 from capsdist.train.evaluate import Evaluation, evaluate
 from capsdist.train.finite import check_state, not_finite
 from capsdist.train.metrics import Row
 from capsdist.train.optim import learning_rate_at
-from capsdist.train.splits import check_splits, check_trained_classes, split_folders
-from capsdist.train.step import metric_names, train_step
+from capsdist.train.parts import Parts, build_parts
+from capsdist.train.pictures import reconstruction_picture
+from capsdist.train.splits import check_trained_classes
+from capsdist.train.window import Window
 
-__all__ = ["Events", "Observe", "Save", "run_training"]
+__all__ = ["Events", "Observe", "Picture", "Save", "run_training"]
 
 Events = Callable[[Row], None]
 """Called on rank 0 with every event; README.md lists the rows."""
@@ -51,6 +50,9 @@ First with the step that training goes on from and no ids, then after every step
 CPU) of this rank's real images in it.
 """
 
+Picture = Callable[[str, np.ndarray, int], None]
+"""Called on rank 0 as ``picture(name, pixels, step)`` with a picture, uint8 [H, W, 3]."""
+
 
 def run_training(
     config: Config,
@@ -63,6 +65,7 @@ def run_training(
     resume_from: Path | None = None,
     should_stop: Callable[[int], bool] | None = None,
     observe: Observe | None = None,
+    picture: Picture | None = None,
 ) -> Row:
     """Train as `config` says, and return the `end` row (on every rank).
 
@@ -73,6 +76,7 @@ def run_training(
     equals the uninterrupted one, bit for bit on a CPU with equally many ranks and threads.
     `should_stop(step)` is asked on every rank after every step and must answer alike on all; on yes a
     checkpoint is saved and the run ends with `stopped` true. `observe` is called before that.
+    `picture` gets the reconstructions of a few test images at each validation.
 
     Raises:
         RunError: loss, gradients, weights or optimizer state are not finite; no process group; DeepSpeed
@@ -82,53 +86,25 @@ def run_training(
         ConfigError: a global batch larger than the training split.
         CheckpointError: see `read_checkpoint`.
     """
-    loop = _Loop(config, rank=rank, world_size=world_size, device=device, events=events, save=save)
+    parts = build_parts(config, rank=rank, world_size=world_size, device=device)
     try:
+        loop = _Loop(parts, events=events, save=save, picture=picture)
         if resume_from is not None:
             loop.resume(read_checkpoint(resume_from))
         return loop.run(should_stop or (lambda step: False), observe or (lambda step, sample_ids: None))
     finally:
-        loop.engine.close()
+        parts.engine.close()
 
 
 class _Loop:
     """State of a run between its events: counters, and sums of the metrics since the last log row."""
 
-    def __init__(
-        self, config: Config, *, rank: int, world_size: int, device: torch.device, events: Events, save: Save
-    ) -> None:
-        data, train = config.data, config.train
-        self.config, self.rank, self.world_size, self.device = config, rank, world_size, device
-        self._events, self._save = events, save
-        self.family = find_family(config.model.kind)
-        self.train_folder, self.test_folder = split_folders(config)
-        self.stream = TrainStream(
-            self.train_folder,
-            seed=train.seed,
-            global_batch=train.global_batch,
-            lanes=data.lanes,
-            window=data.window,
-            last_batch=data.last_batch,
-            rank=rank,
-            world_size=world_size,
-            pin=device.type == "cuda",
-        )
-        self.data = self.stream.split.index
-        check_splits(config, self.data, read_index(self.test_folder))
-        self.transform = Transform(
-            shift=data.shift,
-            crop=data.crop,
-            flip=data.flip,
-            brightness=data.brightness,
-            contrast=data.contrast,
-            standardise=data.standardise,
-            train=True,
-        )
-        torch.manual_seed(train.seed)
-        model = build_model(config.model, config.routing)
-        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.engine = build_engine(config, model, rank=rank, world_size=world_size, device=device)
-        self.total_steps = total_steps(config, self.data.num_samples)
+    def __init__(self, parts: Parts, *, events: Events, save: Save, picture: Picture | None) -> None:
+        self.parts, self.config, self.family, self.device = parts, parts.config, parts.family, parts.device
+        self.engine, self.stream, self.total_steps = parts.engine, parts.stream, parts.total_steps
+        self.rank, self.world_size = parts.engine.rank, parts.engine.world_size
+        self.data = parts.stream.split.index
+        self._events, self._save, self._picture = events, save, picture
         self.step = 0  # optimizer steps done since the run began
         self.resumed_step = 0
         self.checkpoint_name: str | None = None
@@ -142,7 +118,7 @@ class _Loop:
         self.stream.check_position(position)
         self.step = self.resumed_step = checkpoint.step
         self.saved = True
-        check_trained_classes(checkpoint, self.data, self.train_folder, self._note)
+        check_trained_classes(checkpoint, self.data, self.parts.train_folder, self._note)
         self.engine.load(checkpoint.engine)
 
     def run(self, should_stop: Callable[[int], bool], observe: Observe) -> Row:
@@ -152,7 +128,7 @@ class _Loop:
         stopped = False
         while self.step < self.total_steps and not stopped:
             for batch in self.stream.epoch(*self.stream.steps.locate(self.step)):
-                self._train(batch.to(self.device))
+                self._train(batch)
                 observe(self.step, batch.sample_ids[batch.weights > 0])
                 # asked on every rank, and void after the last step: that run is done
                 stopped = should_stop(self.step) and self.step < self.total_steps
@@ -164,11 +140,8 @@ class _Loop:
         return self._end(stopped)
 
     def _train(self, batch: Batch) -> None:
-        images = self.transform(batch.images, batch.sample_ids, self.config.train.seed, batch.epoch)
-        sums, self._grad_norm = train_step(self.engine, batch, images, self.config, self.step)
-        self._sums += sums
+        self._window.add(*self.parts.train(batch, self.step))
         self.step += 1
-        self._window_steps += 1
 
     def _after_step(self, stopped: bool) -> None:
         """Log, validate and save, if this step is one for it."""
@@ -178,7 +151,7 @@ class _Loop:
         validate = last or _due(self.step, train.validate_every_steps, epoch_end)
         save = last or stopped or _due(self.step, train.checkpoint_every_steps, epoch_end)
         # A checkpoint always comes with a row: the rows after it do not depend on what came before it.
-        if validate or save or self._window_steps >= train.log_every_steps:
+        if validate or save or self._window.num_steps >= train.log_every_steps:
             self._log()
             if validate:
                 self._validate()
@@ -196,7 +169,7 @@ class _Loop:
             test_split=self.config.data.test_split,
             model=self.config.model.kind,
             network=self.family.title,
-            num_parameters=self.num_parameters,
+            num_parameters=self.parts.num_parameters,
             precision=self.engine.precision,
             engine=self.engine.name,
             device=_device_name(self.device),
@@ -213,35 +186,27 @@ class _Loop:
 
     def _open_window(self) -> None:
         """Begin to sum anew; what validation and checkpoints took counts to no window."""
-        self._sums = torch.zeros(len(metric_names(self.family)), dtype=torch.float64, device=self.device)
-        self._grad_norm = torch.zeros(())
-        self._window_steps = 0
-        self._window_began = time.perf_counter()
+        self._window = Window(self.family, self.device, self.world_size)
 
     def _log(self) -> None:
         """Emit the means over the window; waits for the device, and for the other ranks."""
-        # the norm is summed as well, so that all ranks find the same
-        sums = _summed(torch.cat([self._sums, self._grad_norm.to(self._sums).view(1)]), self.world_size)
-        norms, total = sums.pop(), dict(zip(metric_names(self.family), sums, strict=True))
-        seconds = time.perf_counter() - self._window_began
-        num = total["num_images"]
-        grad_norm = float(self._grad_norm)
+        means = self._window.close()
         # fp16 skips steps that overflow by itself; the loss tells if that does not help
-        if not math.isfinite(total["loss"] + (0.0 if self.engine.precision == "fp16" else norms)):
-            self._fail(f"loss={total['loss'] / num:g} with gradient norm {grad_norm:g}")
-        self._train_s += seconds
-        self._num_trained += int(num)
+        norms = 0.0 if self.engine.precision == "fp16" else means.norms
+        if not math.isfinite(means.losses["loss"] + norms):
+            self._fail(f"loss={means.losses['loss']:g} with gradient norm {means.grad_norm:g}")
+        self._train_s += means.seconds
+        self._num_trained += means.num_images
         elapsed = time.perf_counter() - self._began
-        left = self.total_steps - self.step
         self._emit(
             "train",
-            **{name: total[name] / num for name in self.family.loss_names},
-            error_percent=100.0 * total["num_wrong"] / num,
+            **means.losses,
+            error_percent=means.error_percent,
             learning_rate=learning_rate_at(self.step - 1, self.config.optim),
-            grad_norm=grad_norm,
-            images_per_s=num / seconds,
-            step_time_s=seconds / self._window_steps,
-            eta_s=elapsed / (self.step - self.resumed_step) * left,
+            grad_norm=means.grad_norm,
+            images_per_s=means.num_images / means.seconds,
+            step_time_s=means.seconds / means.num_steps,
+            eta_s=elapsed / (self.step - self.resumed_step) * (self.total_steps - self.step),
             time_s=elapsed,
         )
 
@@ -250,13 +215,14 @@ class _Loop:
         self.engine.model.eval()
         self.validation = evaluate(
             self.engine.forward,
-            self.test_folder,
+            self.parts.test_folder,
             self.config,
             device=self.device,
             batch_size=-(-train.global_batch // (self.world_size * train.accumulation)),
             rank=self.rank,
             world_size=self.world_size,
             progress=self._validating if self.rank == 0 else None,
+            observe=self._draw if self.rank == 0 and self._picture else None,
         )
         self.engine.model.train()
         if not math.isfinite(self.validation["loss"]):
@@ -266,6 +232,12 @@ class _Loop:
 
     def _validating(self, done: int, total: int) -> None:
         self._emit("progress", doing=f"validating on {self.config.data.test_split}", done=done, total=total)
+
+    def _draw(self, images: Tensor, output: Output) -> None:
+        """Hand on the picture of the first images of a validation, where the network has a decoder."""
+        if self._picture and output.reconstructions is not None:
+            picture = reconstruction_picture(images, output.reconstructions)
+            self._picture("reconstructions", picture, self.step)
 
     def _checkpoint(self) -> None:
         began = time.perf_counter()
@@ -338,12 +310,6 @@ class _Loop:
 
 def _due(step: int, every: int | None, epoch_end: bool) -> bool:
     return epoch_end if every is None else step % every == 0
-
-
-def _summed(values: Tensor, world_size: int) -> list[float]:
-    if world_size > 1:
-        dist.all_reduce(values)
-    return values.tolist()
 
 
 def _device_name(device: torch.device) -> str:

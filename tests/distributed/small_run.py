@@ -15,6 +15,7 @@ import torch.distributed as dist
 from capsdist.config import BaselineCNNConfig, CapsNetConfig, Config, Data, Optim, Train
 from capsdist.data import write_split
 from capsdist.errors import RunError
+from capsdist.runs.record import RunRecord
 from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.loop import run_training
 
@@ -80,10 +81,12 @@ def run_small(
     resume_from: Path | None = None,
     stop_at: int | None = None,
     die_at: int | None = None,
+    record: RunRecord | None = None,
 ) -> list[dict[str, Any]]:
     """Run the loop, checkpoints below `checkpoints`, and return the events of rank 0.
 
-    `stop_at`: ask for a stop after that step; `die_at`: kill the process after it, as a crash would.
+    `stop_at`: ask for a stop after that step; `die_at`: kill the process after it, as a crash would;
+    `record`: gets events and pictures.
     """
     rank, world_size = own_rank()
     rows: list[dict[str, Any]] = []
@@ -93,6 +96,11 @@ def run_small(
         if world_size > 1:
             dist.barrier()
         return f"step-{step:04d}"
+
+    def events(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if record:
+            record(row)
 
     def should_stop(step: int) -> bool:
         if step == die_at:
@@ -104,10 +112,11 @@ def run_small(
         rank=rank,
         world_size=world_size,
         device=torch.device("cpu"),
-        events=rows.append,
+        events=events,
         save=save,
         resume_from=resume_from,
         should_stop=should_stop,
+        picture=record and record.image,
     )
     return rows
 

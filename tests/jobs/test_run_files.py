@@ -16,10 +16,13 @@ from safetensors.torch import save_file
 from capsdist.errors import CheckpointError, RunError
 from capsdist.runs.checkpoints import newest_whole, opened_checkpoint
 from capsdist.runs.files import LocalFiles
+from capsdist.runs.loggers import LoggedRun
+from capsdist.runs.loggers.jsonl import JsonlLogger
+from capsdist.runs.record import open_record
 from capsdist.runs.retention import clean, finished_checkpoints, prune
 from capsdist.runs.rundir import RunFolder, RunSummary
 from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
-from capsdist.train.metrics import RunWriter, read_metrics
+from capsdist.train.metrics import read_metrics
 from faults.strikes import flip_bit
 from limits import full_disk
 
@@ -91,7 +94,7 @@ def test_a_link_in_the_place_of_a_file_keeps_its_target(run: Path, name: str) ->
         files.write(name, b"{}")
         files.delete(name)
     else:
-        with RunWriter(run) as write:
+        with open_record(LocalFiles(run), NETWORK, print) as write:
             write({"kind": "start", "step": 0, "resumed_step": 0})
         assert not (run / name).is_symlink()
     assert target.read_text() == "mine"
@@ -143,7 +146,7 @@ def test_a_folder_in_the_place_of_a_file_is_moved_aside_and_the_run_begins(run: 
 def test_what_lies_in_the_place_of_the_record_is_moved_aside(run: Path, name: str, wanted: str) -> None:
     (run / name).mkdir() if wanted == "a file" else (run / name).write_text("mine")
     warnings: list[str] = []
-    with RunWriter(run, warnings.append) as write:
+    with open_record(LocalFiles(run), NETWORK, warnings.append) as write:
         write({"kind": "start", "step": 0, "resumed_step": 0})
     [aside] = run.glob(f"{name}.aside-*")
     assert warnings == [f"warning: {run / name} is not {wanted}; moved it to {aside.name}"]
@@ -265,9 +268,9 @@ def test_damaged_lines_of_metrics_are_told_and_kept(run: Path) -> None:
     path.write_bytes(b"\n".join(lines) + b'\n{"kind": "tr')
     warnings: list[str] = []
     assert [row["step"] for row in read_metrics(path, warnings.append)] == [0, 2, 9]
-    with RunWriter(run, warnings.append) as write:
+    with open_record(LocalFiles(run), NETWORK, warnings.append) as write:
         write({"kind": "start", "step": 2, "resumed_step": 2})
-        assert write.num_starts == 2
+        assert write.num_restarts == 1
     assert warnings == 2 * [
         f"warning: passed over line 2 of {path}: it is not UTF-8 at byte 0, and 2 more lines"
     ]
@@ -291,5 +294,11 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(run: Path) -> 
     with pytest.raises(RunError, match=r"cannot write .* choose a writable folder"):
         files.create()
     assert list(run.iterdir()) == []
-    with pytest.raises(RunError, match="metrics cannot be written"), RunWriter(run) as write:
-        write({"kind": "train", "step": 1, "note": "x" * 4000})
+    logger = JsonlLogger(LoggedRun("run", run, NETWORK, files, print))
+    with pytest.raises(RunError, match="metrics cannot be written"):
+        logger.log({"kind": "train", "step": 1, "note": "x" * 4000})
+    warnings: list[str] = []
+    with open_record(files, NETWORK, warnings.append) as record:
+        record({"kind": "train", "step": 1, "note": "x" * 4000})
+    [line] = warnings
+    assert line.startswith("warning: logger 'jsonl' failed and is left out from now on (RunError: ")

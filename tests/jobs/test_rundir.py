@@ -27,7 +27,9 @@ def other(value: object) -> object:
         return not value
     if isinstance(value, int | float):
         return value + 1
-    return 7 if value is None else f"other {value}" if isinstance(value, str) else tuple(v + 1 for v in value)
+    if isinstance(value, tuple):
+        return tuple(map(other, value))
+    return 7 if value is None else f"other {value}"
 
 
 FIELDS = [
@@ -39,7 +41,8 @@ FIELDS = [
 FREE = {
     "data.root", "routing.form", "routing.recompute", "train.accumulation", "train.checkpoint_every_steps",
     "train.device", "train.engine", "train.keep_best", "train.keep_checkpoints", "train.log_every_steps",
-    "train.name", "train.storage", "train.validate_every_steps", "train.workers", "train.zero_stage",
+    "train.loggers", "train.name", "train.storage", "train.validate_every_steps", "train.workers",
+    "train.zero_stage",
     *(name for name in FIELDS if name.startswith("cluster.")),
 }  # fmt: skip
 ENDS = {"train.epochs", "train.max_steps"}

@@ -1,0 +1,87 @@
+"""What a run trains with, built from its configuration: data in order, transform, network, engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from capsdist.config import Config, Family
+from capsdist.config.models import find_family
+from capsdist.config.steps import total_steps
+from capsdist.data import Batch, TrainStream, Transform, read_index
+from capsdist.models import build_model
+from capsdist.train.engine.base import Engine
+from capsdist.train.engine.build import build_engine
+from capsdist.train.splits import check_splits, split_folders
+from capsdist.train.step import train_step
+
+__all__ = ["Parts", "build_parts"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one rank. num_parameters: of the network; total_steps: of the whole run."""
+
+    config: Config
+    family: Family
+    device: torch.device
+    train_folder: str
+    test_folder: str
+    stream: TrainStream
+    transform: Transform
+    engine: Engine
+    num_parameters: int
+    total_steps: int
+
+    def train(self, host_batch: Batch, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Do optimizer step number `step` (the first is 0) on a batch; return as `train_step`."""
+        batch = host_batch.to(self.device)
+        images = self.transform(batch.images, batch.sample_ids, self.config.train.seed, batch.epoch)
+        return train_step(self.engine, batch, images, self.config, step)
+
+
+def build_parts(config: Config, *, rank: int, world_size: int, device: torch.device) -> Parts:
+    """Return the parts of rank `rank`; every rank calls it with the same configuration.
+
+    Raises:
+        DataError, ConfigError, RunError: as `capsdist.train.run_training`.
+    """
+    data, train = config.data, config.train
+    train_folder, test_folder = split_folders(config)
+    stream = TrainStream(
+        train_folder,
+        seed=train.seed,
+        global_batch=train.global_batch,
+        lanes=data.lanes,
+        window=data.window,
+        last_batch=data.last_batch,
+        rank=rank,
+        world_size=world_size,
+        pin=device.type == "cuda",
+    )
+    check_splits(config, stream.split.index, read_index(test_folder))
+    transform = Transform(
+        shift=data.shift,
+        crop=data.crop,
+        flip=data.flip,
+        brightness=data.brightness,
+        contrast=data.contrast,
+        standardise=data.standardise,
+        train=True,
+    )
+    torch.manual_seed(train.seed)
+    model = build_model(config.model, config.routing)
+    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Parts(
+        config=config,
+        family=find_family(config.model.kind),
+        device=device,
+        train_folder=train_folder,
+        test_folder=test_folder,
+        stream=stream,
+        transform=transform,
+        engine=build_engine(config, model, rank=rank, world_size=world_size, device=device),
+        num_parameters=num_parameters,
+        total_steps=total_steps(config, stream.split.index.num_samples),
+    )
