@@ -24,9 +24,10 @@ from capsdist.cli.config_files import overlaid, read_values, to_yaml
 from capsdist.config import PRESETS, Config, NetworkConfig, get_preset
 from capsdist.config.models import find_family
 from capsdist.console import DONE, INVALID, STOPPED, run_program
-from capsdist.errors import ConfigError, Problem, RunError
+from capsdist.errors import CapsdistError, ConfigError, Problem, RunError
 from capsdist.launch.glance import data_problems, machine_problems
 from capsdist.launch.preflight import absolute, all_problems, missing_data
+from capsdist.runs.initial import initial_state
 from capsdist.runs.rundir import RunFolder, run_place
 from capsdist.storage.place import is_url
 
@@ -262,6 +263,13 @@ def _look(config: Config, faulty: AbstractSet[str]) -> tuple[list[Problem], list
             warnings.append(f"run {run.name} {note}")
         if problem := run.conflict(begun):
             found.append(problem)
+        if not run.steps_saved():
+            try:
+                initial_state(config, warnings.append)
+            except ConfigError as error:
+                found += error.problems
+            except CapsdistError as error:  # the storage cannot be read now
+                warnings.append(str(error))
     return found, warnings
 
 

@@ -25,6 +25,7 @@ def problems(config: Config) -> list[Problem]:
         *_name_problems(config),
         *_place_problems("data.root", config.data.root),
         *_place_problems("train.storage", config.train.storage),
+        *_place_problems("train.init_from", config.train.init_from or ""),
         *_image_problems(config),
         *find_family(config.model.kind).problems(config),
         *_batch_problems(config),

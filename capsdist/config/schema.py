@@ -99,6 +99,12 @@ class Train(Section):
     """DeepSpeed ZeRO stage: 1 partitions optimizer state, 2 also gradients, 3 also parameters."""
     seed: Annotated[int, Bounds(ge=0, lt=2**31)] = 0
     """Seed of initialisation, data order and augmentation; equal seeds repeat a CPU run bit for bit."""
+    init_from: str | None = None
+    """Run or checkpoint, path or s3:// URL, whose weights a new run starts from; of a run the newest."""
+    init_best: bool = False
+    """Of a run in `init_from`, start from the checkpoint with the lowest validated error_percent."""
+    init_strict: bool = True
+    """Refuse weights in `init_from` that do not fit the network; otherwise those are left out."""
     validate_every_steps: Annotated[int | None, MAY_CHANGE] = None
     """Steps between validations; default: at the end of every epoch."""
     checkpoint_every_steps: Annotated[int | None, MAY_CHANGE] = None

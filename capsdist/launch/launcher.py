@@ -96,6 +96,8 @@ class _Attempt:
             if note:
                 self.display({"kind": "note", "message": f"run {self.run.name} {note}"})
             self.run.check_continues(self.config, num_samples)
+            if not self.run.steps_saved():
+                preflight.check_initial(self.config, self._note)
             result = self.run.read_result()
             if result and result.status == "done" and result.steps == total_steps(self.config, num_samples):
                 self._show_again(result)

@@ -6,15 +6,17 @@ Ours. A refusal costs a second here and a minute once workers start. Nothing her
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config, problems
 from capsdist.data.sets.spec import DATASETS
-from capsdist.errors import ConfigError, DataError, Problem, RunError
+from capsdist.errors import ConfigError, DataError, DocumentError, Problem, RunError
+from capsdist.runs.initial import initial_state
 from capsdist.runs.loggers.names import logger_problems
+from capsdist.storage.documents import dump_json, parse_document
 from capsdist.storage.place import Place, in_uploaded_package, is_url, url_fault
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ __all__ = [
     "all_problems",
     "check_data",
     "check_engine",
+    "check_initial",
     "machine_at_a_glance",
     "missing_data",
     "place_on_cluster",
@@ -101,9 +104,12 @@ def _num_cores() -> int:
 
 
 def absolute(config: Config) -> Config:
-    """Return `config` with data and storage as absolute paths: workers have another working directory."""
+    """Return `config` with its places as absolute paths: workers have another working directory."""
     data = config.data.model_copy(update={"root": _absolute(config.data.root)})
-    train = config.train.model_copy(update={"storage": _absolute(config.train.storage)})
+    places = {"storage": _absolute(config.train.storage)}
+    if config.train.init_from is not None:
+        places["init_from"] = _absolute(config.train.init_from)
+    train = config.train.model_copy(update=places)
     return config.model_copy(update={"data": data, "train": train})
 
 
@@ -115,7 +121,10 @@ def all_problems(config: Config) -> list[Problem]:
 
 
 def _place_problems(config: Config) -> Iterator[Problem]:
-    for field, place in (("data.root", config.data.root), ("train.storage", config.train.storage)):
+    places = {"data.root": config.data.root, "train.storage": config.train.storage}
+    if config.train.init_from is not None:
+        places["train.init_from"] = config.train.init_from
+    for field, place in places.items():
         if is_url(place) and (fault := url_fault(place)):
             yield Problem(field, fault.shown, fault.rule, fault.fix)
         elif (path := _absolute(place)).encode(errors="ignore").decode() != path:
@@ -250,6 +259,26 @@ def check_engine(config: Config, placement: Placement) -> None:
 
     if lacking := zero_requirements():
         raise RunError(lacking)
+
+
+def check_initial(config: Config, warn: Callable[[str], None]) -> None:
+    """Check that there are weights to start from and that they fit the network, without reading them.
+
+    Raises:
+        ConfigError: naming all that do not fit. DataError, RunError: the storage cannot be read.
+    """
+    if (state := initial_state(config, warn)) is None:
+        return
+    from capsdist.models.counts import weight_shapes
+    from capsdist.train.initial import check_fit
+
+    try:
+        there = parse_document(dump_json(state.config), Config)
+    except DocumentError as error:
+        rule = f"has a configuration that does not fit this version: {error}"
+        fix = "use the version that wrote it"
+        raise ConfigError([Problem("train.init_from", config.train.init_from, rule, fix)]) from None
+    check_fit(weight_shapes(there), weight_shapes(config), config)
 
 
 def _splits(config: Config) -> tuple[str, str]:

@@ -28,6 +28,7 @@ from capsdist.launch.gauges import Gauges
 from capsdist.launch.resume import resume_from
 from capsdist.launch.signals import StopPoll
 from capsdist.launch.watch import watched
+from capsdist.runs.checkpoints import opened_checkpoint
 from capsdist.runs.files import RunFiles, Warn, open_files
 from capsdist.runs.record import RunRecord, open_record
 from capsdist.runs.retention import checkpoint_name, clean, prune
@@ -92,6 +93,7 @@ def train_worker(settings: dict[str, Any]) -> Row:
 
         with announced(say, "reading the newest checkpoint") if rank == 0 else contextlib.nullcontext():
             whole = stack.enter_context(resume_from(files, warn))
+            start = stack.enter_context(_start(config, warn)) if rank == 0 and whole is None else None
         record: RunRecord | None = None
         events: Events = _nowhere
         if rank == 0:
@@ -107,12 +109,24 @@ def train_worker(settings: dict[str, Any]) -> Row:
                 events=events,
                 save=_Saver(config, files, record, warn),
                 resume_from=whole.folder if whole else None,
+                init_from=start,
                 should_stop=should_stop,
                 observe=job.observer and functools.partial(job.observer, rank),
                 picture=record and record.image,
             )
     send.flush()  # the driver has all rows when the run is over
     return end
+
+
+@contextlib.contextmanager
+def _start(config: Config, warn: Warn) -> Iterator[Path | None]:
+    """Yield the checkpoint, in a local folder, whose weights a new run starts from, None without one."""
+    if config.train.init_from is None:
+        yield None
+        return
+    best = config.train.init_best
+    with opened_checkpoint(config.train.init_from, lowest_error=best, warn=warn) as (_, folder):
+        yield folder
 
 
 @contextlib.contextmanager

@@ -63,6 +63,7 @@ def run_training(
     events: Events,
     save: Save,
     resume_from: Path | None = None,
+    init_from: Path | None = None,
     should_stop: Callable[[int], bool] | None = None,
     observe: Observe | None = None,
     picture: Picture | None = None,
@@ -74,6 +75,7 @@ def run_training(
 
     `resume_from`: a checkpoint folder that every rank can read; the run continues with the next sample and
     equals the uninterrupted one, bit for bit on a CPU with equally many ranks and threads.
+    `init_from`: a checkpoint folder that rank 0 can read; a run that does not resume starts from its weights.
     `should_stop(step)` is asked on every rank after every step and must answer alike on all; on yes a
     checkpoint is saved and the run ends with `stopped` true. `observe` is called before that.
     `picture` gets the reconstructions of a few test images at each validation.
@@ -83,14 +85,17 @@ def run_training(
             cannot run here.
         DataError: a split that cannot be read, more classes than the network has, splits or a checkpoint
             that number them differently, or a checkpoint of other data.
-        ConfigError: a global batch larger than the training split.
+        ConfigError: a global batch larger than the training split; weights to start from that do not fit.
         CheckpointError: see `read_checkpoint`.
     """
-    parts = build_parts(config, rank=rank, world_size=world_size, device=device)
+    start = None if resume_from else init_from
+    parts = build_parts(config, rank=rank, world_size=world_size, device=device, init_from=start)
     try:
         loop = _Loop(parts, events=events, save=save, picture=picture)
         if resume_from is not None:
             loop.resume(read_checkpoint(resume_from))
+        if parts.left_out:
+            loop.note(parts.left_out)
         return loop.run(should_stop or (lambda step: False), observe or (lambda step, sample_ids: None))
     finally:
         parts.engine.close()
@@ -118,7 +123,7 @@ class _Loop:
         self.stream.check_position(position)
         self.step = self.resumed_step = checkpoint.step
         self.saved = True
-        check_trained_classes(checkpoint, self.data, self.parts.train_folder, self._note)
+        check_trained_classes(checkpoint, self.data, self.parts.train_folder, self.note)
         self.engine.load(checkpoint.engine)
 
     def run(self, should_stop: Callable[[int], bool], observe: Observe) -> Row:
@@ -297,7 +302,8 @@ class _Loop:
     def _fail(self, what: str) -> NoReturn:
         raise not_finite(self.config, what, self.step, saved=self.saved)
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Emit a line for people."""
         self._emit("note", message=text)
 
     def _emit(self, kind: str, **values: Any) -> Row:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -11,8 +12,10 @@ from capsdist.config.models import find_family
 from capsdist.config.steps import total_steps
 from capsdist.data import Batch, TrainStream, Transform, read_index
 from capsdist.models import build_model
+from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.engine.base import Engine
 from capsdist.train.engine.build import build_engine
+from capsdist.train.initial import take_weights
 from capsdist.train.splits import check_splits, split_folders
 from capsdist.train.step import train_step
 
@@ -21,7 +24,10 @@ __all__ = ["Parts", "build_parts"]
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one rank. num_parameters: of the network; total_steps: of the whole run."""
+    """The parts of one rank. num_parameters: of the network; total_steps: of the whole run.
+
+    left_out: a line about weights of `train.init_from` that do not fit.
+    """
 
     config: Config
     family: Family
@@ -33,6 +39,7 @@ class Parts:
     engine: Engine
     num_parameters: int
     total_steps: int
+    left_out: str | None
 
     def train(self, host_batch: Batch, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Do optimizer step number `step` (the first is 0) on a batch; return as `train_step`."""
@@ -41,8 +48,13 @@ class Parts:
         return train_step(self.engine, batch, images, self.config, step)
 
 
-def build_parts(config: Config, *, rank: int, world_size: int, device: torch.device) -> Parts:
+def build_parts(
+    config: Config, *, rank: int, world_size: int, device: torch.device, init_from: Path | None = None
+) -> Parts:
     """Return the parts of rank `rank`; every rank calls it with the same configuration.
+
+    init_from: a checkpoint, in a folder of rank 0, whose weights the network starts from; other ranks get
+    them from rank 0.
 
     Raises:
         DataError, ConfigError, RunError: as `capsdist.train.run_training`.
@@ -72,6 +84,7 @@ def build_parts(config: Config, *, rank: int, world_size: int, device: torch.dev
     )
     torch.manual_seed(train.seed)
     model = build_model(config.model, config.routing)
+    left_out = take_weights(model, read_checkpoint(init_from).engine.model, config) if init_from else None
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     return Parts(
         config=config,
@@ -84,4 +97,5 @@ def build_parts(config: Config, *, rank: int, world_size: int, device: torch.dev
         engine=build_engine(config, model, rank=rank, world_size=world_size, device=device),
         num_parameters=num_parameters,
         total_steps=total_steps(config, stream.split.index.num_samples),
+        left_out=left_out,
     )

@@ -82,11 +82,12 @@ def run_small(
     stop_at: int | None = None,
     die_at: int | None = None,
     record: RunRecord | None = None,
+    init_from: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Run the loop, checkpoints below `checkpoints`, and return the events of rank 0.
 
     `stop_at`: ask for a stop after that step; `die_at`: kill the process after it, as a crash would;
-    `record`: gets events and pictures.
+    `record`: gets events and pictures; `init_from`: a checkpoint whose weights a new run starts from.
     """
     rank, world_size = own_rank()
     rows: list[dict[str, Any]] = []
@@ -115,6 +116,7 @@ def run_small(
         events=events,
         save=save,
         resume_from=resume_from,
+        init_from=init_from,
         should_stop=should_stop,
         picture=record and record.image,
     )

@@ -1,0 +1,63 @@
+"""The checkpoint whose weights a new run starts from, found by its small files: without torch."""
+
+from __future__ import annotations
+
+from capsdist.config import Config
+from capsdist.errors import ConfigError, DocumentError, Problem
+from capsdist.runs.files import Warn, open_files, read_document
+from capsdist.runs.retention import (
+    checkpoint_step,
+    finished_checkpoints,
+    found_checkpoints,
+    newest_state,
+    ranked,
+    read_state,
+)
+from capsdist.storage.place import is_url
+from capsdist.train.manifest import STATE, State, parse_state
+
+__all__ = ["initial_state"]
+
+
+def initial_state(config: Config, warn: Warn) -> State | None:
+    """Return the state.json of what `train.init_from` names, None if it names nothing.
+
+    Of a run it is the newest finished checkpoint, with `train.init_best` the one with the lowest validated
+    error. Its weights are not read: a worker verifies them.
+
+    Raises:
+        ConfigError: there is no such checkpoint. DataError, RunError: the storage cannot be read.
+    """
+    if (place := config.train.init_from) is None:
+        return None
+    if is_url(place) and not place.startswith("file://"):
+        from capsdist.storage import check_readable  # late: local runs need no client
+
+        check_readable(place, thing="run or checkpoint")
+    try:
+        state = _state(place, config.train.init_best, warn)
+    except DocumentError as error:
+        raise _refused(place, f"cannot be used: {error}") from None
+    if state is None:
+        best = " that was validated" if config.train.init_best else ""
+        raise _refused(place, f"holds no checkpoint{best}")
+    return state
+
+
+def _state(place: str, best: bool, warn: Warn) -> State | None:
+    address, mark, query = place.partition("?")
+    parent, _, name = address.rstrip("/").rpartition("/")
+    if (step := checkpoint_step(name)) is not None:
+        return read_state(open_files(f"{parent or '.'}{mark}{query}"), step)
+    files = open_files(place)
+    if not found_checkpoints(files):  # a checkpoint under any name
+        return read_document(files, STATE, parse_state)
+    if not best:
+        return newest_state(files)
+    saved = ranked(finished_checkpoints(files, warn))
+    return read_state(files, saved[0].step) if saved else None
+
+
+def _refused(place: str, rule: str) -> ConfigError:
+    fix = "name a checkpoint, or a run that has trained"
+    return ConfigError([Problem("train.init_from", place, rule, fix)])
