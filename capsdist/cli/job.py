@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from capsdist.cli.config_files import overlaid, read_values, to_yaml
+from capsdist.cli.flags import with_flags
 from capsdist.config import PRESETS, Config, NetworkConfig, get_preset
 from capsdist.config.models import find_family
 from capsdist.console import DONE, INVALID, STOPPED, run_program
@@ -103,7 +104,7 @@ def parse_options(
     title = (description or "Train a network.").strip().splitlines()[0]
     command = tyro.cli(
         _command_type(presets, base.preset if base.preset in presets else presets[0], base, more),
-        args=list(argv),
+        args=with_flags(argv, base),
         prog=Path(sys.argv[0]).name,
         description=f"{title}\n\n{_describe(presets)}",
     )
@@ -295,6 +296,8 @@ def _train(config: Config) -> int:
     with Display() as display:
         rows = _HoldEnd(display)
         summary = launch(config, display=rows)
+        if config.train.dry_run:
+            return DONE if summary.status == "done" else STOPPED
         if summary.status == "done":
             with StopSignals():
                 _draw(RunFolder(run_place(absolute(config))), display, anew=rows.trained)

@@ -167,5 +167,8 @@ def _batch_problems(config: Config) -> Iterator[Problem]:
             f"exceeds cluster.max_workers={cluster.max_workers}",
             "ask for fewer workers or declare a larger cluster",
         )
+    if train.dry_run and train.profile:
+        rule = f"would leave no trace behind with train.dry_run={train.dry_run}"
+        yield Problem("train.profile", train.profile, rule, "set one of them")
     if train.precision == "fp16" and train.device == "cpu":
         yield Problem("train.precision", "fp16", "is for GPUs", "use fp32 or bf16 on a CPU")

@@ -115,6 +115,10 @@ class Train(Section):
     """Checkpoints of lowest validated error_percent kept besides; 0: none."""
     log_every_steps: Annotated[Count, MAY_CHANGE] = 10
     """Steps between two lines of metrics; validations and checkpoints begin anew."""
+    profile: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 0
+    """Steps that torch's profiler traces, after 3 of warm-up, in profile/rank-R.json of the run; 0: none."""
+    dry_run: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 0
+    """Only do this many steps, print their time and memory by phase, and leave no run behind; 0: train."""
     loggers: Annotated[tuple[str, ...], MAY_CHANGE] = ("jsonl", "tensorboard")
     """Where metrics go: jsonl, tensorboard, wandb, mlflow, or an import path package.module:CLASS."""
 

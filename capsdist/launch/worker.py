@@ -34,6 +34,7 @@ from capsdist.runs.record import RunRecord, open_record
 from capsdist.runs.retention import checkpoint_name, clean, prune
 from capsdist.runs.rundir import run_place
 from capsdist.storage.temporary import remove_leftovers
+from capsdist.train.dry_run import dry_run
 from capsdist.train.engine.build import prepare_engine
 from capsdist.train.loop import Events, run_training
 from capsdist.train.metrics import Row
@@ -63,35 +64,60 @@ def train_worker(settings: dict[str, Any]) -> Row:
 
     `settings`: the fields of a `Job`.
     """
-    job = Job(**settings)
-    config = Config.model_validate(job.config)
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(job.threads)
-    send = EventSender(job.mailbox)
+    return _Worker(Job(**settings)).run()
 
-    def warn(text: str) -> None:
-        send({"kind": "note", "message": text})
 
-    def say(text: str) -> None:
-        send({"kind": "status", "message": text})
+class _Worker:
+    """One rank: its place in the group, and its line to the driver."""
 
-    with contextlib.ExitStack() as stack:
-        sign = stack.enter_context(watched(job.mailbox, rank))  # before anything that may wait for a mount
-        remove_leftovers()  # on this node; the driver may run on another one
-        files = _files(config)
-        poll = StopPoll(job.mailbox, rank=rank, world_size=world_size, device=device)
-        prepare_engine(config, world_size=world_size, device=device, say=say, sign=sign)
+    def __init__(self, job: Job) -> None:
+        self.job, self.config = job, Config.model_validate(job.config)
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        if self.device.type == "cpu":
+            torch.set_num_threads(job.threads)
+        self.send = EventSender(job.mailbox)
 
-        def should_stop(step: int) -> bool:
-            sign()
-            if job.fault is not None:
-                job.fault(rank, step)
-            return poll(step)
+    def warn(self, text: str) -> None:
+        """Send a line that stays."""
+        self.send({"kind": "note", "message": text})
 
-        with announced(say, "reading the newest checkpoint") if rank == 0 else contextlib.nullcontext():
+    def say(self, text: str) -> None:
+        """Send a line about what takes long."""
+        self.send({"kind": "status", "message": text})
+
+    def run(self) -> Row:
+        """Train, or do a dry run; return the end row."""
+        job, config = self.job, self.config
+        with contextlib.ExitStack() as stack:
+            # before anything that may wait for a mount
+            sign = stack.enter_context(watched(job.mailbox, self.rank))
+            remove_leftovers()  # on this node; the driver may run on another one
+            files = _files(config)
+            place: dict[str, Any] = {"world_size": self.world_size, "device": self.device}
+            poll = StopPoll(job.mailbox, rank=self.rank, **place)
+            prepare_engine(config, say=self.say, sign=sign, **place)
+
+            def should_stop(step: int) -> bool:
+                sign()
+                if job.fault is not None:
+                    job.fault(self.rank, step)
+                return poll(step)
+
+            if config.train.dry_run:
+                events = self.send if self.rank == 0 else _nowhere
+                with _enough_memory():
+                    end = dry_run(config, rank=self.rank, events=events, should_stop=should_stop, **place)
+            else:
+                end = self._train(files, should_stop, stack)
+        self.send.flush()  # the driver has all rows when the run is over
+        return end
+
+    def _train(self, files: RunFiles, should_stop: Callable[[int], bool], stack: contextlib.ExitStack) -> Row:
+        config, rank, warn = self.config, self.rank, self.warn
+        reading = "reading the newest checkpoint"
+        with announced(self.say, reading) if rank == 0 else contextlib.nullcontext():
             whole = stack.enter_context(resume_from(files, warn))
             start = stack.enter_context(_start(config, warn)) if rank == 0 and whole is None else None
         record: RunRecord | None = None
@@ -99,23 +125,30 @@ def train_worker(settings: dict[str, Any]) -> Row:
         if rank == 0:
             clean(files, whole.step if whole else None)
             record = stack.enter_context(open_record(files, config, warn))
-            events = _everywhere(record, Gauges(config.train.name), send)
+            events = _everywhere(record, Gauges(config.train.name), self.send)
+        observer = self.job.observer
         with _enough_memory():
-            end = run_training(
+            return run_training(
                 config,
                 rank=rank,
-                world_size=world_size,
-                device=device,
+                world_size=self.world_size,
+                device=self.device,
                 events=events,
                 save=_Saver(config, files, record, warn),
                 resume_from=whole.folder if whole else None,
                 init_from=start,
                 should_stop=should_stop,
-                observe=job.observer and functools.partial(job.observer, rank),
+                observe=observer and functools.partial(observer, rank),
                 picture=record and record.image,
+                keep=functools.partial(_keep, files),
             )
-    send.flush()  # the driver has all rows when the run is over
-    return end
+
+
+def _keep(files: RunFiles, name: str, content: bytes) -> None:
+    """Write a file in a folder of the run."""
+    if files.local is not None:
+        (files.local / name).parent.mkdir(exist_ok=True)
+    files.write(name, content)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ Path of an image: `TrainStream` (uint8, gathered ahead by a thread) -> device ->
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
@@ -25,7 +26,8 @@ from capsdist.train.evaluate import Evaluation, evaluate
 from capsdist.train.finite import check_state, not_finite
 from capsdist.train.metrics import Row
 from capsdist.train.optim import learning_rate_at
-from capsdist.train.parts import Parts, build_parts
+from capsdist.train.parts import Parts, build_parts, start_row
+from capsdist.train.phases import Keep, StepProfiler
 from capsdist.train.pictures import reconstruction_picture
 from capsdist.train.splits import check_trained_classes
 from capsdist.train.window import Window
@@ -67,6 +69,7 @@ def run_training(
     should_stop: Callable[[int], bool] | None = None,
     observe: Observe | None = None,
     picture: Picture | None = None,
+    keep: Keep | None = None,
 ) -> Row:
     """Train as `config` says, and return the `end` row (on every rank).
 
@@ -78,7 +81,8 @@ def run_training(
     `init_from`: a checkpoint folder that rank 0 can read; a run that does not resume starts from its weights.
     `should_stop(step)` is asked on every rank after every step and must answer alike on all; on yes a
     checkpoint is saved and the run ends with `stopped` true. `observe` is called before that.
-    `picture` gets the reconstructions of a few test images at each validation.
+    `picture` gets the reconstructions of a few test images at each validation; `keep`, on every rank, the
+    trace of `train.profile`.
 
     Raises:
         RunError: loss, gradients, weights or optimizer state are not finite; no process group; DeepSpeed
@@ -91,7 +95,7 @@ def run_training(
     start = None if resume_from else init_from
     parts = build_parts(config, rank=rank, world_size=world_size, device=device, init_from=start)
     try:
-        loop = _Loop(parts, events=events, save=save, picture=picture)
+        loop = _Loop(parts, events=events, save=save, picture=picture, keep=keep)
         if resume_from is not None:
             loop.resume(read_checkpoint(resume_from))
         if parts.left_out:
@@ -104,12 +108,15 @@ def run_training(
 class _Loop:
     """State of a run between its events: counters, and sums of the metrics since the last log row."""
 
-    def __init__(self, parts: Parts, *, events: Events, save: Save, picture: Picture | None) -> None:
+    def __init__(
+        self, parts: Parts, *, events: Events, save: Save, picture: Picture | None, keep: Keep | None
+    ) -> None:
         self.parts, self.config, self.family, self.device = parts, parts.config, parts.family, parts.device
         self.engine, self.stream, self.total_steps = parts.engine, parts.stream, parts.total_steps
         self.rank, self.world_size = parts.engine.rank, parts.engine.world_size
         self.data = parts.stream.split.index
-        self._events, self._save, self._picture = events, save, picture
+        self._events, self._save, self._picture, self._keep = events, save, picture, keep
+        self._profiler: StepProfiler | None = None
         self.step = 0  # optimizer steps done since the run began
         self.resumed_step = 0
         self.checkpoint_name: str | None = None
@@ -131,21 +138,32 @@ class _Loop:
         self._begin()
         observe(self.step, torch.empty(0, dtype=torch.int64))
         stopped = False
-        while self.step < self.total_steps and not stopped:
-            for batch in self.stream.epoch(*self.stream.steps.locate(self.step)):
-                self._train(batch)
-                observe(self.step, batch.sample_ids[batch.weights > 0])
-                # asked on every rank, and void after the last step: that run is done
-                stopped = should_stop(self.step) and self.step < self.total_steps
-                self._after_step(stopped)
-                if stopped or self.step == self.total_steps:
-                    break
+        with contextlib.ExitStack() as stack:
+            if self.config.train.profile and self._keep:
+                self._profiler = StepProfiler(self.config.train.profile, self.rank, self._keep)
+                stack.callback(self._profiler.close)
+            while self.step < self.total_steps and not stopped:
+                for batch in self.stream.epoch(*self.stream.steps.locate(self.step)):
+                    self._train(batch)
+                    observe(self.step, batch.sample_ids[batch.weights > 0])
+                    # asked on every rank, and void after the last step: that run is done
+                    stopped = should_stop(self.step) and self.step < self.total_steps
+                    self._after_step(stopped)
+                    if self._profiler:
+                        self._profiler.phase("data")
+                    if stopped or self.step == self.total_steps:
+                        break
         if self.validation is None and not stopped:  # the checkpoint was already the last
             self._validate()
         return self._end(stopped)
 
     def _train(self, batch: Batch) -> None:
-        self._window.add(*self.parts.train(batch, self.step))
+        if self._profiler is None:
+            done = self.parts.train(batch, self.step)
+        else:
+            done = self.parts.train(batch, self.step, self._profiler.phase)
+            self._profiler.step()
+        self._window.add(*done)
         self.step += 1
 
     def _after_step(self, stopped: bool) -> None:
@@ -165,26 +183,7 @@ class _Loop:
             self._open_window()
 
     def _begin(self) -> None:
-        train = self.config.train
-        self._emit(
-            "start",
-            run=train.name,
-            preset=self.config.preset,
-            data=self.config.data.name,
-            test_split=self.config.data.test_split,
-            model=self.config.model.kind,
-            network=self.family.title,
-            num_parameters=self.parts.num_parameters,
-            precision=self.engine.precision,
-            engine=self.engine.name,
-            device=_device_name(self.device),
-            world_size=self.world_size,
-            torch_threads=torch.get_num_threads(),
-            global_batch=train.global_batch,
-            steps_per_epoch=self.stream.steps.before(1),
-            total_steps=self.total_steps,
-            resumed_step=self.resumed_step,
-        )
+        self._send(start_row(self.parts, resumed_step=self.resumed_step))
         self._began = time.perf_counter()
         self._train_s, self._num_trained = 0.0, 0
         self._open_window()
@@ -309,6 +308,9 @@ class _Loop:
     def _emit(self, kind: str, **values: Any) -> Row:
         epoch = self.stream.steps.epochs(self.step)
         row: Row = {"kind": kind, "step": self.step, "epoch": epoch, **values}
+        return self._send(row)
+
+    def _send(self, row: Row) -> Row:
         if self.rank == 0:
             self._events(row)
         return row
@@ -316,7 +318,3 @@ class _Loop:
 
 def _due(step: int, every: int | None, epoch_end: bool) -> bool:
     return epoch_end if every is None else step % every == 0
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -16,10 +16,12 @@ from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.engine.base import Engine
 from capsdist.train.engine.build import build_engine
 from capsdist.train.initial import take_weights
+from capsdist.train.metrics import Row
+from capsdist.train.phases import Phase, no_phase
 from capsdist.train.splits import check_splits, split_folders
 from capsdist.train.step import train_step
 
-__all__ = ["Parts", "build_parts"]
+__all__ = ["Parts", "build_parts", "start_row"]
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,39 @@ class Parts:
     total_steps: int
     left_out: str | None
 
-    def train(self, host_batch: Batch, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def train(
+        self, host_batch: Batch, step: int, phase: Phase = no_phase
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Do optimizer step number `step` (the first is 0) on a batch; return as `train_step`."""
         batch = host_batch.to(self.device)
         images = self.transform(batch.images, batch.sample_ids, self.config.train.seed, batch.epoch)
-        return train_step(self.engine, batch, images, self.config, step)
+        return train_step(self.engine, batch, images, self.config, step, phase)
+
+
+def start_row(parts: Parts, *, resumed_step: int) -> Row:
+    """Return the row that begins an attempt, after `resumed_step` steps."""
+    config, engine, device = parts.config, parts.engine, parts.device
+    return {
+        "kind": "start",
+        "step": resumed_step,
+        "epoch": parts.stream.steps.epochs(resumed_step),
+        "run": config.train.name,
+        "preset": config.preset,
+        "data": config.data.name,
+        "test_split": config.data.test_split,
+        "model": config.model.kind,
+        "network": parts.family.title,
+        "num_parameters": parts.num_parameters,
+        "precision": engine.precision,
+        "engine": engine.name,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "world_size": engine.world_size,
+        "torch_threads": torch.get_num_threads(),
+        "global_batch": config.train.global_batch,
+        "steps_per_epoch": parts.stream.steps.before(1),
+        "total_steps": parts.total_steps,
+        "resumed_step": resumed_step,
+    }
 
 
 def build_parts(

@@ -18,6 +18,7 @@ from capsdist.config.models import find_family
 from capsdist.data import Batch
 from capsdist.train.engine.base import Engine
 from capsdist.train.optim import learning_rate_at
+from capsdist.train.phases import Phase, no_phase
 
 __all__ = ["metric_names", "metric_sums", "microbatch_seed", "train_step"]
 
@@ -28,14 +29,14 @@ def metric_names(family: Family) -> tuple[str, ...]:
 
 
 def train_step(
-    engine: Engine, batch: Batch, images: Tensor, config: Config, step: int
+    engine: Engine, batch: Batch, images: Tensor, config: Config, step: int, phase: Phase = no_phase
 ) -> tuple[Tensor, Tensor]:
     """Do optimizer step number `step` (the first is 0) on this rank's `batch`.
 
     images: float [b, C, H, W], the batch's after the transform, on the engine's device like the batch.
     Returns (sums, grad_norm): float64, this rank's contribution to the metrics in the order of
     `metric_names`, and the global gradient norm before clipping. Both stay on the device: the step waits for
-    nothing.
+    nothing. `phase` hears where forward, backward and optimizer begin.
     """
     family = find_family(config.model.kind)
     sums = torch.zeros(len(metric_names(family)), dtype=torch.float64, device=images.device)
@@ -43,12 +44,15 @@ def train_step(
     parts = list(zip(*(t.chunk(count) for t in (images, batch.labels, batch.weights)), strict=True))
     for number, (part, labels, weights) in enumerate(parts):
         torch.manual_seed(microbatch_seed(config.train.seed, step, number, engine.rank))
+        phase("forward")
         with engine.microbatch(last=number == len(parts) - 1):
             output = engine.forward(part, labels)
             losses = family.losses(output, part, labels, config.loss)
+            phase("backward")
             # The engine averages over ranks and sums over microbatches.
             engine.backward((weights * losses["loss"]).sum() * (engine.world_size / batch.num_global))
         sums += metric_sums(family, losses, output.scores, labels, weights)
+    phase("optimizer")
     return sums, engine.step(learning_rate_at(step, config.optim))
 
 

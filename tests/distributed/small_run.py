@@ -83,11 +83,13 @@ def run_small(
     die_at: int | None = None,
     record: RunRecord | None = None,
     init_from: Path | None = None,
+    keep: Callable[[str, bytes], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Run the loop, checkpoints below `checkpoints`, and return the events of rank 0.
 
     `stop_at`: ask for a stop after that step; `die_at`: kill the process after it, as a crash would;
-    `record`: gets events and pictures; `init_from`: a checkpoint whose weights a new run starts from.
+    `record`: gets events and pictures; `init_from`: a checkpoint whose weights a new run starts from;
+    `keep`: gets traces.
     """
     rank, world_size = own_rank()
     rows: list[dict[str, Any]] = []
@@ -119,6 +121,7 @@ def run_small(
         init_from=init_from,
         should_stop=should_stop,
         picture=record and record.image,
+        keep=keep,
     )
     return rows
 

@@ -19,51 +19,7 @@ from capsdist.runs.files import open_files
 from capsdist.runs.loggers import names
 from capsdist.runs.record import open_record
 from capsdist.runs.rundir import changed_fields
-
-OWN = """
-import json
-from pathlib import Path
-from capsdist.runs.loggers import Logger
-
-class Lines(Logger):
-    def __init__(self, run):
-        self.path = run.folder / "own.txt"
-
-    def log(self, row):
-        with self.path.open("a") as file:
-            print(row["kind"], row["step"], file=file)
-
-class Failing(Logger):
-    method = "log"
-
-    def __init__(self, run):
-        self.fail("init")
-
-    def fail(self, method):
-        if method == self.method:
-            raise OSError(f"no {method}\\ntoday")
-
-    def log(self, row):
-        self.fail("log")
-
-    def image(self, name, pixels, step):
-        self.fail("image")
-
-    def close(self):
-        self.fail("close")
-
-class Init(Failing): method = "init"
-class Image(Failing): method = "image"
-class Close(Failing): method = "close"
-
-class Least(Logger):
-    def log(self, row): pass
-
-class NoLogger:
-    def log(self, row): pass
-
-NUMBER = 3
-"""
+from logger_classes import LOGGER_CLASSES
 
 
 @pytest.fixture
@@ -71,7 +27,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The name of a module of the user, outside the repository."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
-    (folder / "own_loggers.py").write_text(OWN)
+    (folder / "own_loggers.py").write_text(LOGGER_CLASSES)
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "own_loggers", raising=False)
     return "own_loggers"

@@ -40,9 +40,9 @@ FIELDS = [
 ]
 FREE = {
     "data.root", "routing.form", "routing.recompute", "train.accumulation", "train.checkpoint_every_steps",
-    "train.device", "train.engine", "train.keep_best", "train.keep_checkpoints", "train.log_every_steps",
-    "train.loggers", "train.name", "train.storage", "train.validate_every_steps", "train.workers",
-    "train.zero_stage",
+    "train.device", "train.dry_run", "train.engine", "train.keep_best", "train.keep_checkpoints",
+    "train.log_every_steps", "train.loggers", "train.name", "train.profile", "train.storage",
+    "train.validate_every_steps", "train.workers", "train.zero_stage",
     *(name for name in FIELDS if name.startswith("cluster.")),
 }  # fmt: skip
 ENDS = {"train.epochs", "train.max_steps"}
