@@ -1,6 +1,6 @@
 """What every command shares: output that no terminal can break, an end by Ctrl-C, a line while one waits.
 
-Ours. Used by the jobs, the packing commands and the displays, and by nothing that computes.
+Used by the jobs, the packing commands and the displays, and by nothing that computes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def run_program(main: Callable[[], int]) -> int:
         return FAILED
 
 
-def tell(text: str) -> None:
+def log(text: str) -> None:
     """Say on stderr what a command is at, where it takes longer."""
     print(text, file=sys.stderr, flush=True)
 
@@ -73,12 +73,12 @@ def print_to(file: TextIO, text: str) -> None:
 
 
 @contextlib.contextmanager
-def announced(tell: Callable[[str], None], message: str, *, after_s: float = _QUIET_S) -> Iterator[None]:
+def announced(log: Callable[[str], None], message: str, *, after_s: float = _QUIET_S) -> Iterator[None]:
     """Call `tell(message)`, from another thread, if the context stays open for longer than `after_s` seconds.
 
-    `tell` has returned, or will not be called any more, when the context ends.
+    `log` has returned, or will not be called any more, when the context ends.
     """
-    timer = threading.Timer(after_s, tell, [message])
+    timer = threading.Timer(after_s, log, [message])
     timer.daemon = True
     timer.start()
     try:

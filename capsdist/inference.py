@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.config import Config
+from capsdist.console import Log
 from capsdist.data import Transform
 from capsdist.errors import ConfigError, DataError, Problem, ShapeError
 from capsdist.models import Output
@@ -164,12 +165,12 @@ def load(
     *,
     best: bool = False,
     device: Literal["auto", "cpu", "gpu"] = "auto",
-    warn: Callable[[str], None] = print,
+    log: Log = print,
 ) -> Predictor:
     """Return the network of a run or checkpoint, ready to predict.
 
     place: path or s3:// URL of a run, which stands for its newest verified checkpoint (`best`: the one with
-    the lowest validated error), or of a checkpoint. `warn` is told of checkpoints that were passed over.
+    the lowest validated error), or of a checkpoint. `log` is told of checkpoints that were passed over.
 
     Raises:
         CheckpointError: there is none, or it is damaged. ConfigError: no GPU where one is asked for.
@@ -183,7 +184,7 @@ def load(
     gpu = torch.cuda.is_available()
     if device == "gpu" and not gpu:
         raise ConfigError([Problem("device", device, "is not there: torch finds no GPU", "use cpu or auto")])
-    with opened_checkpoint(os.fspath(place), lowest_error=best, warn=warn) as (source, folder):
+    with opened_checkpoint(os.fspath(place), lowest_error=best, log=log) as (source, folder):
         saved = read_checkpoint(folder)
     known = saved.classes or ()
     classes = (*known, *map(str, range(len(known), saved.config.model.num_classes)))

@@ -1,9 +1,9 @@
 """Several Ray nodes on this machine: to see spreading, lost nodes and jobs without a cluster.
 
-Ours, with Ray's own `ray.cluster_utils`. A head that trains nothing and `nodes` workers, each a raylet with
+Uses Ray's own `ray.cluster_utils`. A head that trains nothing and `nodes` workers, each a raylet with
 `cpus` CPUs, all on the loopback interface, with a token of their own.
 
-    python cluster/local.py --nodes 2 -- python jobs/train_mnist.py --train.workers 2
+    python cluster/local.py --nodes 2 -- python jobs/train_mnist.py --train.num-workers 2
     python cluster/local.py            # stays until Ctrl-C; prints what another shell needs to use it
 """
 

@@ -41,14 +41,14 @@ def main(faults: int = 12, seed: int = 0, goals: bool = False, record: bool = Fa
     log: list[str] = []
     began = time.monotonic()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         log.append(f"{time.monotonic() - began:6.1f} s  {text}")
         print(log[-1], flush=True)
 
-    figures = fault_figures(scripts, say)
+    figures = fault_figures(scripts, log)
     last_lines = [*(f"{name} {figures[name]}" for name in GOALS), last_line(figures)]
     if record:
-        config = {"seed": None if goals else seed, "workers": WORKERS, "scripts": scripts}
+        config = {"seed": None if goals else seed, "num_workers": WORKERS, "scripts": scripts}
         what, text = "faults" if goals else "faults-campaign", "\n".join([*log, *last_lines, ""])
         folder = write_record(RECORDS, what, config=config, figures=figures, log=text)
         print("recorded in", folder)

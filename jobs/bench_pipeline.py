@@ -1,4 +1,4 @@
-"""Measure how many images a second one rank reads from local shards, against copying and stock webdataset."""
+"""Measure how many images per second one rank reads from local shards, against copying and stock webdataset."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ RECORDS = Path(__file__).parent / "records"
 
 
 def main(
-    global_batch: int = 128, num: int = 60_000, repeats: int = 25, goals: bool = False, record: bool = False
+    global_batch_size: int = 128,
+    num: int = 60_000,
+    repeats: int = 25,
+    goals: bool = False,
+    record: bool = False,
 ) -> None:
     """Measure the input pipeline on random images of MNIST's size; the last line is one JSON object.
 
     Args:
-        global_batch: Images of a step.
+        global_batch_size: Images of a step.
         num: Images of the split.
         repeats: Epochs read, of which the median counts.
         goals: Only 5 epochs, a few seconds in all.
         record: Write a record below jobs/records.
     """
     torch.set_num_threads(1)
-    config = {"num": num, "global_batch": global_batch, "repeats": 5 if goals else repeats}
+    config = {"num": num, "global_batch_size": global_batch_size, "repeats": 5 if goals else repeats}
     figures = {name: float(f"{value:.4g}") for name, value in pipeline_figures(**config).items()}
     line = last_line(figures)
     if record:

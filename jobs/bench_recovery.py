@@ -31,11 +31,11 @@ def main(repeats: int = 3, goals: bool = False, record: bool = False) -> int:
     log: list[str] = []
     began = time.monotonic()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         log.append(f"{time.monotonic() - began:6.1f} s  {text}")
         print(log[-1], flush=True)
 
-    found = recovery_figures(repeats=1 if goals else repeats, say=say)
+    found = recovery_figures(repeats=1 if goals else repeats, log=log)
     counts = {name: value for name, value in found.items() if isinstance(value, int)}
     seconds = {name: value for name, value in found.items() if isinstance(value, list)}
     figures = {

@@ -1,4 +1,4 @@
-"""Measure the forms of routing side by side: time, share of what the device can do, memory."""
+"""Measure the backends of routing side by side: time, share of what the device can do, memory."""
 
 from __future__ import annotations
 

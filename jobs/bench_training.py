@@ -1,4 +1,4 @@
-"""Measure whole training steps: images a second, the share of routing, and what more iterations cost.
+"""Measure whole training steps: images per second, the share of routing, and what more iterations cost.
 
 With --goals, the MNIST network only; without, every preset.
 """

@@ -13,7 +13,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = [*map(str, sorted(ROOT.glob("tests/unit/test_fused_*.py"))), "tests/oracle/test_laws.py"]
+TESTS = [
+    *map(str, sorted(ROOT.glob("tests/unit/test_fused_*.py"))),
+    "tests/reference/test_routing_properties.py",
+]
 
 
 def main() -> int:

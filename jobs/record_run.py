@@ -34,8 +34,8 @@ def main(
         whole_s: Seconds that the whole command took, installation included, if it was timed.
         note: What a reader should know of the circumstances.
     """
-    warn = functools.partial(print, file=sys.stderr)
-    record = write_run_record(RECORDS, run, what, command=command, warn=warn, whole_s=whole_s, note=note)
+    log = functools.partial(print, file=sys.stderr)
+    record = write_run_record(RECORDS, run, what, command=command, log=log, whole_s=whole_s, note=note)
     print(record)
     return 0
 

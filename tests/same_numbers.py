@@ -48,7 +48,7 @@ def train(tree: Path, preset: str, data: Path, runs: Path) -> tuple[list[float],
     command = [
         sys.executable, str(tree / "jobs" / JOBS.get(name, f"train_{name}.py")), "--preset", preset,
         "--train.storage", str(runs), "--train.name", preset, "--data.root", str(data), "--data.lanes", "2",
-        "--train.max-steps", str(STEPS), "--train.global-batch", str(BATCH), "--train.workers", "1",
+        "--train.max-steps", str(STEPS), "--train.global-batch-size", str(BATCH), "--train.num-workers", "1",
         "--train.device", "cpu", "--train.precision", "fp32", "--train.log-every-steps", "1",
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
@@ -94,7 +94,7 @@ def main(base: str, record: bool = False) -> int:
                 print(f"{figures[preset]} differ", flush=True)
         finally:
             subprocess.run([*git, "remove", "--force", str(tree)], check=True)
-    config = {"base": base, "steps": STEPS, "global_batch": BATCH, "threads": 1}
+    config = {"base": base, "steps": STEPS, "global_batch_size": BATCH, "threads": 1}
     if record:
         where = write_record(
             ROOT / "jobs" / "records", "same-numbers", config=config, figures=dict(figures), log=""

@@ -87,7 +87,7 @@ def headline(rows: Sequence[Row]) -> str:
     if "num_parameters" in start:
         parts.append(f"{start['num_parameters'] / 1e6:.1f} M parameters")
     if "world_size" in start:
-        workers = "worker" if start["world_size"] == 1 else "workers"
+        workers = "worker" if start["world_size"] == 1 else "num_workers"
         parts.append(
             f"{start['world_size']} {workers}, {start.get('device', '')} {start.get('precision', '')}"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from capsdist.analysis.drawing import COLUMNS, Samples, draw_overview
 from capsdist.config import Config
+from capsdist.console import Log
 from capsdist.data import Transform, eval_batches, read_index
 from capsdist.errors import RunError
-from capsdist.runs.checkpoints import newest_whole
+from capsdist.runs.checkpoints import newest_verified
 from capsdist.runs.files import open_files
 from capsdist.storage import join
 from capsdist.storage.durable import replacing
@@ -24,23 +25,21 @@ NUM_MISREAD = 2
 """Misread test images to show, as in the paper's figure 3; each is decoded twice where there is a decoder."""
 
 
-def overview(
-    run_dir: str | Path, *, data_root: str | Path | None = None, warn: Callable[[str], None] = print
-) -> Path:
+def overview(run_dir: str | Path, *, data_root: str | Path | None = None, log: Log = print) -> Path:
     """Draw `run_dir`/overview.png: curves, test images beside their reconstructions, and confusions.
 
-    Ours, after the paper's figure 3. Runs on the CPU. `data_root` replaces the run's data.root. The newest
-    whole checkpoint is taken; `warn` is told of damaged ones, and of damaged lines of metrics.
+    After the paper's figure 3. Runs on the CPU. `data_root` replaces the run's data.root. The newest
+    whole checkpoint is taken; `log` is told of damaged ones, and of damaged lines of metrics.
 
     Raises:
         RunError: the folder holds no metrics or no checkpoint.
         CheckpointError, DataError: the checkpoint or the test split cannot be read.
     """
     run_dir = Path(run_dir)
-    rows = read_metrics(run_dir / METRICS_NAME, warn)
+    rows = read_metrics(run_dir / METRICS_NAME, log)
     if not rows:
         raise RunError(f"{run_dir} holds no {METRICS_NAME}; give the folder of a run that has trained")
-    with newest_whole(open_files(run_dir), warn) as whole:
+    with newest_verified(open_files(run_dir), log) as whole:
         if whole is None:
             raise RunError(f"{run_dir} has no checkpoint; give the folder of a run that has trained")
         config, network = load_model(whole.folder)

@@ -15,7 +15,7 @@ def route_full_shape(
 ) -> Tensor:
     """Return the parent poses with the reference's numbers, but with E equal copies of every logit.
 
-    Ours, after the common PyTorch layers: their logits start as zeros of the shape of the votes
+    After the common PyTorch layers: their logits start as zeros of the shape of the votes
     [B, I, J, E] and receive an agreement that broadcasts over E, so that softmax and weighted sum work (and
     autograd saves) E times as much as needed. Their other frequent defects, a softmax over the children
     and weights expanded over the batch, are left out: they would make this baseline wrong, or slower still.

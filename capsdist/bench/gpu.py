@@ -56,17 +56,17 @@ def measure(device: str) -> Row:
 def figures(found: Row) -> Row:
     """Return the named figures of what `measure` has found, as far as they are there; its rows below `rows`.
 
-    speedup_vs_reference, share_of_roofline, imagenet_ms: of the faster fused form, forward and backward, in
+    speedup_vs_reference, share_of_roofline, imagenet_ms: of the faster fused backend, forward and backward, in
     bf16: at MNIST's shape with the largest batch and R = 3; of a layer of 6,272 to 1,000 capsules, B = 256.
     images_per_s, step_r3_over_r1: of a whole training step at the largest batch.
     """
     times: dict[str, dict[str, Row]] = {}
     for row in found["routing"]:
         if "microseconds" in row:
-            form = row["form"].partition(",")[0]
-            best = times.setdefault(row["sizes"], {}).get(form)
+            backend = row["backend"].partition(",")[0]
+            best = times.setdefault(row["sizes"], {}).get(backend)
             if best is None or row["microseconds"] < best["microseconds"]:
-                times[row["sizes"]][form] = row
+                times[row["sizes"]][backend] = row
     named: Row = {}
     mnist, imagenet = times.get(_MNIST, {}), times.get(_IMAGENET, {})
     if {"fused", "reference"} <= mnist.keys():
@@ -122,17 +122,17 @@ def routing_cases(device: str) -> list[routing.Case]:
 
 
 def routing_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
-    """Yield a row for each shape and form, forward and backward: time and share of roofline, or an error."""
+    """Yield a row for each shape and backend, forward and backward: time and share of roofline, or an error."""
     ceilings = None if device == "cpu" else measure_ceilings(device, "bfloat16")
     for case in routing_cases(device):
         early = ["fused, launched early"] if device != "cpu" else []
         for name in ("fused", *early, "reference"):
-            form = name.split(",")[0]
+            backend = name.split(",")[0]
             sizes = f"B={case.num_images} I={case.num_children} J={case.num_parents} R={case.iterations}"
-            row: Row = {"sizes": sizes, "form": name, "dtype": case.dtype}
+            row: Row = {"sizes": sizes, "backend": name, "dtype": case.dtype}
             os.environ["CAPSDIST_EARLY_LAUNCH"] = str(int(name in early))
             try:
-                median_s = _graph_seconds(routing.forward_backward(case, form), device, budget_s)
+                median_s = _graph_seconds(routing.forward_backward(case, backend), device, budget_s)
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 yield row | {"error": "out of memory"}
@@ -163,13 +163,13 @@ class _Step:
 
     def __init__(self, num_images: int, iterations: int, device: str, small: bool = False) -> None:
         torch.manual_seed(0)
-        # The form is named, so that a refusal is an error here and not another form's time.
+        # The backend is named, so that a refusal is an error here and not another backend's time.
         if small:
             network = CapsNet(
-                conv_channels=4, primary_types=1, iterations=iterations, decoder=False, form="fused"
+                conv_channels=4, primary_types=1, iterations=iterations, decoder=False, backend="fused"
             )
         else:
-            network = CapsNet(iterations=iterations, form="fused")
+            network = CapsNet(iterations=iterations, backend="fused")
         self.network = network.to(device)
         on_gpu = device != "cpu"
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3, capturable=on_gpu, fused=on_gpu)

@@ -19,7 +19,7 @@ from capsdist.storage.temporary import temporary_folder
 __all__ = ["pipeline_figures"]
 
 
-def pipeline_figures(*, num: int, global_batch: int, repeats: int) -> dict[str, float]:
+def pipeline_figures(*, num: int, global_batch_size: int, repeats: int) -> dict[str, float]:
     """Return the figures of one rank that reads `num` random images of MNIST's size from local shards.
 
     Medians of `repeats` epochs, each in an order not computed before; the shards are in the page cache.
@@ -34,15 +34,16 @@ def pipeline_figures(*, num: int, global_batch: int, repeats: int) -> dict[str, 
     shuffled, epochs = np.random.default_rng(1).permutation(num), itertools.count()
     with temporary_folder() as folder:
         index = write_split(folder, images, shuffled % 10, classes=list("0123456789"))
-        stream = TrainStream(folder, seed=0, global_batch=global_batch)
+        stream = TrainStream(folder, seed=0, global_batch_size=global_batch_size)
         stock = WebDataset([f"{folder}/{shard.name}" for shard in index.shards], shardshuffle=False).decode()
-        unheld = TrainStream(folder, seed=0, global_batch=global_batch)
+        unheld = TrainStream(folder, seed=0, global_batch_size=global_batch_size)
         unheld.split.memory_bytes = 0
         files = [Path(folder, shard.name) for shard in index.shards]
         contents = [path.read_bytes() for path in files]
         figures = {
             "images_per_s": num / _seconds(lambda: list(map(id, stream.epoch(next(epochs)))), repeats),
-            "first_epoch_images_per_s": num / _seconds(lambda: _first_epoch(folder, global_batch), repeats),
+            "first_epoch_images_per_s": num
+            / _seconds(lambda: _first_epoch(folder, global_batch_size), repeats),
             "unheld_images_per_s": num / _seconds(lambda: list(map(id, unheld.epoch(next(epochs)))), 3),
             "read_s": _seconds(lambda: [path.read_bytes() for path in files], repeats),
             "checksum_s": _seconds(lambda: list(map(xxhash.xxh3_128_digest, contents)), repeats),
@@ -53,8 +54,8 @@ def pipeline_figures(*, num: int, global_batch: int, repeats: int) -> dict[str, 
     return figures | {"share_of_gather_rate": figures["images_per_s"] / figures["gather_images_per_s"]}
 
 
-def _first_epoch(folder: Path, global_batch: int) -> None:
-    for _ in TrainStream(folder, seed=0, global_batch=global_batch).epoch(0):
+def _first_epoch(folder: Path, global_batch_size: int) -> None:
+    for _ in TrainStream(folder, seed=0, global_batch_size=global_batch_size).epoch(0):
         pass
 
 

@@ -1,4 +1,4 @@
-"""Records: one folder a measurement, with everything that someone needs to repeat or doubt it.
+"""Records: one folder per measurement, with everything that someone needs to repeat or doubt it.
 
 `jobs/records/<date>_<what>_<hardware>/` holds `record.json` (command, commit, versions, hardware,
 configuration, figures) and `log.txt` (what the job printed). They are committed; README tables cite them.
@@ -13,7 +13,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib import metadata
@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 
 import capsdist
+from capsdist.console import Log
 from capsdist.errors import RunError
 from capsdist.storage.documents import dump_json
 from capsdist.storage.durable import write_durably
@@ -99,12 +100,12 @@ def write_run_record(
     what: str,
     *,
     command: str,
-    warn: Callable[[str], None],
+    log: Log,
     **circumstances: object,
 ) -> Path:
     """Write a record of the finished training run in the folder `run` and return the record's folder.
 
-    `circumstances` stand beside its figures; `warn` is told of damaged files of the run.
+    `circumstances` stand beside its figures; `log` is told of damaged files of the run.
 
     Raises:
         RunError: there is no such folder, or the run is not done.
@@ -114,11 +115,11 @@ def write_run_record(
 
     if not run.is_dir():
         raise RunError(f"{run}: is no folder of this machine; copy the run here first")
-    folder = RunFolder(run, warn)
+    folder = RunFolder(run, log)
     result, stored = folder.read_result(), folder.read_config()
     if result is None or result.status != "done" or stored is None:
         raise RunError(f"{run}: the run is not done (result.json); start it again")
-    rows = read_metrics(run / METRICS_NAME, warn)
+    rows = read_metrics(run / METRICS_NAME, log)
     config = stored.model_dump(mode="json")
     for section, field in (("data", "root"), ("train", "storage")):  # where it lay says nothing to others
         config[section][field] = Path(config[section][field]).name

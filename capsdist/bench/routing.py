@@ -1,4 +1,4 @@
-"""What is measured of routing: time and memory of each form, side by side, on random operands.
+"""What is measured of routing: time and memory of each backend, side by side, on random operands.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """
@@ -20,8 +20,19 @@ from capsdist.bench.timer import Timing, time_side_by_side
 from capsdist.routing import explain, route_packed, route_reference, unpack_weights
 
 __all__ = [
-    "CIFAR10", "FORMS", "IMAGENET", "MNIST", "MULTIMNIST", "SHAPES", "Case", "Shape", "cases", "describe",
-    "goals", "table", "try_goals",
+    "BACKENDS",
+    "CIFAR10",
+    "IMAGENET",
+    "MNIST",
+    "MULTIMNIST",
+    "SHAPES",
+    "Case",
+    "Shape",
+    "cases",
+    "describe",
+    "goals",
+    "table",
+    "try_goals",
 ]  # fmt: skip
 
 Figures = dict[str, float]
@@ -51,7 +62,7 @@ class Case:
 
     @property
     def flop(self) -> int:
-        """FLOP of the streamed form's matrix products, forward and backward (its docstring counts them)."""
+        """FLOP of the streamed backend's matrix products, forward and backward (its docstring counts them)."""
         return self.forward_flop + (5 * self.iterations - 3) * self._product_flop
 
     @property
@@ -68,7 +79,7 @@ class Case:
         return self.num_children * self.num_parents * self.child_dim * self.parent_dim
 
     def least_bytes(self, passes: str) -> int:
-        """Return the bytes that must cross the memory bus: every operand and result once a pass."""
+        """Return the bytes that must cross the memory bus: every operand and result once per pass."""
         poses = self.num_images * self.num_children * self.child_dim
         parents = self.num_images * self.num_parents * self.parent_dim
         forward = poses + self._num_weights + parents
@@ -119,13 +130,13 @@ def cases(
     return [replace(case, device=device, dtype=dtype) for dtype in dtypes for case in found]
 
 
-def _unpacked(form: Route, **settings: Any) -> Route:
-    return lambda poses, packed, iterations: form(poses, unpack_weights(packed), iterations, **settings)
+def _unpacked(backend: Route, **settings: Any) -> Route:
+    return lambda poses, packed, iterations: backend(poses, unpack_weights(packed), iterations, **settings)
 
 
-FORMS: dict[str, Route] = {
-    "fused": partial(route_packed, form="fused"),
-    "streamed": partial(route_packed, form="streamed"),
+BACKENDS: dict[str, Route] = {
+    "fused": partial(route_packed, backend="fused"),
+    "streamed": partial(route_packed, backend="streamed"),
     "reference": _unpacked(route_reference),
     "full_shape": _unpacked(route_full_shape),
     "detached": _unpacked(route_reference, gradient="last"),
@@ -134,24 +145,24 @@ FORMS: dict[str, Route] = {
 a gradient through its last iteration only: less work, for another gradient."""
 
 
-def forward(case: Case, form: str) -> Callable[[], Tensor]:
-    """Return the forward pass of a form without autograd, as a call without arguments."""
+def forward(case: Case, backend: str) -> Callable[[], Tensor]:
+    """Return the forward pass of a backend without autograd, as a call without arguments."""
     poses, weights, _ = (operand.detach() for operand in case.operands())
-    return lambda: FORMS[form](poses, weights, case.iterations)
+    return lambda: BACKENDS[backend](poses, weights, case.iterations)
 
 
-def forward_backward(case: Case, form: str) -> Callable[[], tuple[Tensor, ...]]:
-    """Return forward and backward pass of a form as a call; it returns result and gradients."""
+def forward_backward(case: Case, backend: str) -> Callable[[], tuple[Tensor, ...]]:
+    """Return forward and backward pass of a backend as a call; it returns result and gradients."""
     poses, weights, grad = case.operands()
 
     def run() -> tuple[Tensor, ...]:
-        parent_poses = FORMS[form](poses, weights, case.iterations)
+        parent_poses = BACKENDS[backend](poses, weights, case.iterations)
         return (parent_poses.detach(), *torch.autograd.grad(parent_poses, (poses, weights), grad))
 
     return run
 
 
-# What a form that does not fit ends with: torch reports a full CPU memory as a RuntimeError.
+# What a backend that does not fit ends with: torch reports a full CPU memory as a RuntimeError.
 FAILURES = (RuntimeError, MemoryError)
 _PASSES = {"forward": forward, "forward+backward": forward_backward}
 
@@ -164,7 +175,7 @@ def goals(case: Case = MNIST, budget_s: float = 40.0) -> Figures:
         budget_s: seconds for all times.
 
     Returns:
-        speedup_vs_reference, speedup_vs_full_shape: ratios of median times of the form that `auto` takes.
+        speedup_vs_reference, speedup_vs_full_shape: ratios of median times of the backend that `auto` takes.
         share_of_gemm_rate: its FLOP over its time, against a plain matrix product's rate.
         saved_bytes_per_image: live between forward and backward pass, layout copies included, weights not;
             at `case.iterations`, and `saved_bytes_per_image_r10` at 10.
@@ -177,12 +188,12 @@ def goals(case: Case = MNIST, budget_s: float = 40.0) -> Figures:
     from capsdist.bench.training import step_figures, step_rows  # needs more packages than routing does
 
     poses, weights, _ = case.operands()
-    ours = explain(poses, unpack_weights(weights), case.iterations).form
+    ours = explain(poses, unpack_weights(weights), case.iterations).backend
     product, product_flop = matrix_product(case.device, case.dtype)
-    runs = {form: forward_backward(case, form) for form in (ours, "reference", "full_shape")}
+    runs = {backend: forward_backward(case, backend) for backend in (ours, "reference", "full_shape")}
     times = time_side_by_side({**runs, "matrix_product": product}, budget_s=0.7 * budget_s)
     median_s = {name: timing.median_s for name, timing in times.items()}
-    peak = {form: peak_bytes(runs[form], case.device) for form in (ours, "reference")}
+    peak = {backend: peak_bytes(runs[backend], case.device) for backend in (ours, "reference")}
     gemm_rate = product_flop / median_s["matrix_product"]
     cifar10 = replace(case, num_children=CIFAR10.num_children)
     precision = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}[case.dtype]
@@ -203,7 +214,7 @@ def goals(case: Case = MNIST, budget_s: float = 40.0) -> Figures:
         "memory_ratio_vs_reference": peak["reference"] / peak[ours],
         "cifar10_peak_bytes": peak_bytes(forward_backward(cifar10, ours), case.device),
         "step_r3_over_r1": step_figures(steps)["step_r3_over_r1"],
-        **{f"{form}_ms": 1e3 * median_s[form] for form in runs},
+        **{f"{backend}_ms": 1e3 * median_s[backend] for backend in runs},
         "reference_peak_bytes": peak["reference"],
         "gemm_gflop_per_s": gemm_rate / 1e9,
         "num_runs": len(times[ours].seconds),
@@ -220,12 +231,12 @@ def try_goals(case: Case, budget_s: float) -> Row:
 
 
 def table(
-    cases: Iterable[Case], budget_s: float = 15.0, forms: Iterable[str] = tuple(FORMS)
+    cases: Iterable[Case], budget_s: float = 15.0, backends: Iterable[str] = tuple(BACKENDS)
 ) -> Iterator[Row]:
-    """Yield a row for each case, pass and form: sizes, times, memory; a form that fails has an `error`.
+    """Yield a row for each case, pass and backend: sizes, times, memory; a backend that fails has an `error`.
 
-    `budget_s`: seconds for the times of all forms in one pass of one case. `forms`: of `FORMS`.
-    `share_of_roofline`: the least time that the streamed form's FLOP and one pass over operands and results
+    `budget_s`: seconds for the times of all backends in one pass of one case. `backends`: of `BACKENDS`.
+    `share_of_roofline`: the least time that the streamed backend's FLOP and one pass over operands and results
     take on this device (`ceilings`), over the median.
     """
     ceilings: dict[tuple[str, str], Ceilings] = {}
@@ -234,17 +245,17 @@ def table(
         if kind not in ceilings:
             ceilings[kind] = measure_ceilings(*kind)
         for name, make in _PASSES.items():
-            runs = {form: make(case, form) for form in _forms(case.device, forms)}
-            memory: dict[str, Row] = {form: _memory(case, form, run) for form, run in runs.items()}
-            fit = {form: run for form, run in runs.items() if "error" not in memory[form]}
+            runs = {backend: make(case, backend) for backend in _backends(case.device, backends)}
+            memory: dict[str, Row] = {backend: _memory(case, backend, run) for backend, run in runs.items()}
+            fit = {backend: run for backend, run in runs.items() if "error" not in memory[backend]}
             times = _times(fit, memory, budget_s)
             flop = case.forward_flop if name == "forward" else case.flop
             floor_s = ceilings[kind].floor_s(flop, case.least_bytes(name))
-            for form in runs:
-                row: Row = {"form": form, "pass": name, **asdict(case), **memory[form]}
-                if form in times:
-                    row |= times[form].summary()
-                    row["share_of_roofline"] = floor_s / times[form].median_s
+            for backend in runs:
+                row: Row = {"backend": backend, "pass": name, **asdict(case), **memory[backend]}
+                if backend in times:
+                    row |= times[backend].summary()
+                    row["share_of_roofline"] = floor_s / times[backend].median_s
                 yield row
 
 
@@ -254,7 +265,7 @@ def describe(row: Row) -> str:
         f"B={row['num_images']} I={row['num_children']} J={row['num_parents']} r={row['iterations']} "
         f"{row['dtype']}"
     )
-    head = f"{sizes:<37} {row['pass']:<17} {row['form']:<10}"
+    head = f"{sizes:<37} {row['pass']:<17} {row['backend']:<10}"
     if "error" in row:
         return f"{head} failed: {row['error']}"
     return (
@@ -263,8 +274,8 @@ def describe(row: Row) -> str:
     )
 
 
-def _forms(device: str, forms: Iterable[str]) -> list[str]:
-    return [form for form in forms if form != "fused" or torch.device(device).type != "cpu"]
+def _backends(device: str, backends: Iterable[str]) -> list[str]:
+    return [backend for backend in backends if backend != "fused" or torch.device(device).type != "cpu"]
 
 
 def _first_line(error: BaseException) -> str:
@@ -274,37 +285,37 @@ def _first_line(error: BaseException) -> str:
 def _times(
     runs: dict[str, Callable[[], object]], found: dict[str, Row], budget_s: float
 ) -> dict[str, Timing]:
-    """Time forms side by side; of one that fails now, note its error in `found` and go on without."""
+    """Time backends side by side; of one that fails now, note its error in `found` and go on without."""
 
-    def run(form: str) -> object:
+    def run(backend: str) -> object:
         try:
-            return runs[form]()
+            return runs[backend]()
         except FAILURES as error:
-            found[form] = {"error": _first_line(error)}
+            found[backend] = {"error": _first_line(error)}
             raise
 
     while runs:
         try:
-            calls = {form: partial(run, form) for form in runs}
+            calls = {backend: partial(run, backend) for backend in runs}
             return time_side_by_side(calls, budget_s=budget_s, max_rounds=15)
         except FAILURES:
-            left = {form: call for form, call in runs.items() if "error" not in found[form]}
+            left = {backend: call for backend, call in runs.items() if "error" not in found[backend]}
             if left == runs:
                 raise
             runs = left
     return {}
 
 
-def _memory(case: Case, form: str, run: Callable[[], object]) -> Row:
+def _memory(case: Case, backend: str, run: Callable[[], object]) -> Row:
     try:
         peak = peak_bytes(run, case.device)
     except FAILURES as error:
         return {"error": _first_line(error)}
-    return {"peak_mb": peak / 1e6, "saved_mb_per_image": _saved_bytes_per_image(case, form) / 1e6}
+    return {"peak_mb": peak / 1e6, "saved_mb_per_image": _saved_bytes_per_image(case, backend) / 1e6}
 
 
-def _saved_bytes_per_image(case: Case, form: str) -> float:
+def _saved_bytes_per_image(case: Case, backend: str) -> float:
     """Bytes an image that autograd keeps, the weights aside: they exist once, whatever the batch."""
     poses, weights, _ = case.operands()
-    kept = saved_bytes(lambda: FORMS[form](poses, weights, case.iterations), exclude=[weights])
+    kept = saved_bytes(lambda: BACKENDS[backend](poses, weights, case.iterations), exclude=[weights])
     return kept / case.num_images

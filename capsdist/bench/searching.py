@@ -1,6 +1,6 @@
 """A search that is killed in its middle and started again: what it keeps, and how long the whole takes.
 
-Ours. What is checked is read from the files of the search and of its trials' runs, as anybody could, not with
+What is checked is read from the files of the search and of its trials' runs, as anybody could, not with
 the code that wrote them. It is killed as by a power cut: the driver and every process of its Ray.
 """
 
@@ -63,7 +63,7 @@ def killed_search(
         command = [
             sys.executable, str(job), "--preset", PRESET, *(SMALL if small else []), *SPACE,
             "--search.trials", str(num_trials), "--search.max-parameters", str(most),
-            "--train.name", _NAME, "--train.workers", "2", "--train.keep-checkpoints", "1",
+            "--train.name", _NAME, "--train.num-workers", "2", "--train.keep-checkpoints", "1",
         ]  # fmt: skip
         files = Files(place / "runs" / _NAME)
         began = time.monotonic()

@@ -48,7 +48,7 @@ def time_side_by_side(
 ) -> dict[str, Timing]:
     """Run every candidate once a round, after one round that is not counted.
 
-    Ours: a ratio of two medians taken this way is steady on a machine that others use too.
+    A ratio of two medians taken this way is steady on a machine that others use too.
 
     Args:
         candidates: what to run, by name; a GPU is waited for after each.

@@ -35,7 +35,9 @@ class _Step:
     ) -> None:
         base = get_preset(preset)
         routing = base.routing.model_copy(update={"iterations": iterations})
-        train = base.train.model_copy(update={"accumulation": 1, "global_batch": num_images})
+        train = base.train.model_copy(
+            update={"gradient_accumulation_steps": 1, "global_batch_size": num_images}
+        )
         self.config: Config = base.model_copy(update={"routing": routing, "train": train})
         torch.manual_seed(0)
         self.model = build_model(self.config.model, self.config.routing)

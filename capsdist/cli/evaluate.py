@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from capsdist.console import DONE, announced, tell
+from capsdist.console import DONE, announced, log
 
 __all__ = ["evaluate"]
 
@@ -22,20 +22,20 @@ def evaluate(
     """Measure the error of a checkpoint on a packed split; the last line is `error_percent X`.
 
     Args:
-        checkpoint: Path or s3:// URL of a checkpoint, or of a run: its newest whole checkpoint.
+        checkpoint: Path or s3:// URL of a checkpoint, or of a run: its newest verified checkpoint.
         split: Path or s3:// URL of the split; default: the test split of the run.
         best: Of a run, the checkpoint with the lowest validated error_percent.
         device: auto: the GPU if there is one.
         batch_size: Images at a time.
     """
     with contextlib.ExitStack() as stack:
-        with announced(tell, f"reading {checkpoint}"):  # and importing torch, which takes seconds
+        with announced(log, f"reading {checkpoint}"):  # and importing torch, which takes seconds
             from capsdist.runs.checkpoints import opened_checkpoint
             from capsdist.train.evaluate import evaluate_checkpoint
 
-            opened = opened_checkpoint(checkpoint, lowest_error=best, warn=print)
+            opened = opened_checkpoint(checkpoint, lowest_error=best, log=print)
             name, folder = stack.enter_context(opened)
-        options = {"device": device, "batch_size": batch_size, "tell": tell}
+        options = {"device": device, "batch_size": batch_size, "tell": log}
         config, result = evaluate_checkpoint(folder, split, **options)
     print(f"{name}: {config.model.kind} of preset {config.preset}, run {config.train.name}")
     for label, row in enumerate(result["confusion"]):

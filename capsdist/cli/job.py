@@ -1,6 +1,6 @@
 """The command line of the training jobs: preset, typed overrides, `--check`, launch, exit status.
 
-Ours. Neither torch nor Ray is imported before a configuration is valid, so that a typing error costs a
+Neither torch nor Ray is imported before a configuration is valid, so that a typing error costs a
 fraction of a second.
 
 Exit status: 0 the run finished (or `--check` found the configuration valid); 1 it failed, or data, storage or
@@ -35,7 +35,7 @@ from capsdist.storage.place import is_url
 __all__ = ["check_config", "parse_command", "parse_options", "run_job", "with_environment"]
 
 _OVERVIEW = "overview.png"
-_DECIDE_PLACES = {"train.workers", "train.device", "cluster.cpus_per_worker", "cluster.max_workers"}
+_DECIDE_PLACES = {"train.num_workers", "train.device", "launch.cpus_per_worker", "launch.max_workers"}
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
@@ -332,7 +332,7 @@ def _draw(run: RunFolder, show: Callable[[dict[str, Any]], None], *, anew: bool)
             from capsdist.runs.checkpoints import viewed
 
             show({"kind": "status", "message": f"drawing {_OVERVIEW}"})
-            with viewed(run.files, warn=lambda text: None) as folder:
+            with viewed(run.files, log=lambda text: None) as folder:
                 drawn = overview(folder)
                 if run.files.local is None:
                     run.files.write(_OVERVIEW, drawn.read_bytes())

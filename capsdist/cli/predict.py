@@ -30,7 +30,7 @@ def predict(
     with announced(lambda text: print(text, file=sys.stderr), f"reading {run}"):  # and importing torch
         from capsdist.inference import load
 
-        network = load(run, best=best, device=device, warn=lambda text: print(text, file=sys.stderr))
+        network = load(run, best=best, device=device, log=lambda text: print(text, file=sys.stderr))
     found = network.predict(files)
     for path, name, scores in zip(files, found.names, found.scores, strict=True):
         print(f"{path}: {name} ({scores.max():.3f})")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatch
 from pathlib import Path
 
-from capsdist.console import announced, tell
+from capsdist.console import announced, log
 from capsdist.data.format.checks import verify_split
 from capsdist.data.format.index import INDEX_NAME
 from capsdist.data.sets.pack import summary
@@ -39,7 +39,7 @@ def verify(folder: str = "data", /) -> None:
     damaged = []
     for split in found:
         try:
-            with announced(tell, f"reading {split}"):
+            with announced(log, f"reading {split}"):
                 index = verify_split(split)
             print(f"intact: {summary(split, index)}")
         except DataError as error:

@@ -11,17 +11,17 @@ from capsdist.config.models import (
 )
 from capsdist.config.presets import PRESETS, get_preset
 from capsdist.config.rules import problems, validate
-from capsdist.config.schema import Cluster, Config, Data, Optim, Train
+from capsdist.config.schema import Config, Data, Launch, Optim, Train
 from capsdist.config.sections import Section
 
 __all__ = [
     "PRESETS",
     "BaselineCNNConfig",
     "CapsNetConfig",
-    "Cluster",
     "Config",
     "Data",
     "Family",
+    "Launch",
     "Loss",
     "NetworkConfig",
     "NoOptions",

@@ -57,19 +57,19 @@ def _network_problems(model: CapsNetConfig, *, standardise: bool) -> Iterator[Pr
 
 
 def _routing_problems(routing: Routing, *, device: str) -> Iterator[Problem]:
-    if routing.form in ("fused", "streamed") and routing.recompute != "streamed":
+    if routing.backend in ("fused", "streamed") and routing.recompute != "streamed":
         yield Problem(
             "routing.recompute",
             routing.recompute,
-            f"is for autograd, and routing.form={routing.form} has its own backward pass",
-            "set --routing.form reference",
+            f"is for autograd, and routing.backend={routing.backend} has its own backward pass",
+            "set --routing.backend reference",
         )
-    if routing.form == "fused" and routing.gradient == "last":
+    if routing.backend == "fused" and routing.gradient == "last":
         yield Problem(
             "routing.gradient",
             "last",
-            "is not in the kernels of routing.form=fused",
-            "set --routing.form auto",
+            "is not in the kernels of routing.backend=fused",
+            "set --routing.backend auto",
         )
-    if routing.form == "fused" and device == "cpu":
-        yield Problem("routing.form", "fused", "needs a GPU", "set --routing.form auto")
+    if routing.backend == "fused" and device == "cpu":
+        yield Problem("routing.backend", "fused", "needs a GPU", "set --routing.backend auto")

@@ -105,7 +105,7 @@ class Routing(Section):
     """Iterations that the gradient goes through: `full` all (paper); `last` one (some public code)."""
     recompute: Annotated[Literal["streamed", "iterations", "none"], MAY_CHANGE] = "streamed"
     """What the backward pass builds again; with `iterations` and `none` autograd keeps the votes."""
-    form: Annotated[Literal["auto", "fused", "streamed", "reference"], MAY_CHANGE] = "auto"
+    backend: Annotated[Literal["auto", "fused", "streamed", "reference"], MAY_CHANGE] = "auto"
     """How it is computed: `fused` on a GPU, `streamed` without votes, `reference` with; same numbers."""
 
 
@@ -116,9 +116,9 @@ class Loss(Section):
     """Length that the capsule of a present class must reach; paper: 0.9."""
     m_minus: Annotated[float, Bounds(ge=0, lt=1)] = 0.1
     """Length that the capsule of an absent class may have; paper: 0.1."""
-    downweight: NonNegative = 0.5
+    absent_weight: NonNegative = 0.5
     """Weight lambda of absent classes; paper: 0.5."""
-    margin_form: Literal["paper", "official"] = "paper"
+    margin_reduction: Literal["paper", "official"] = "paper"
     """`paper`: sum over classes; `official`: mean over classes of half of it, 20 times smaller for 10."""
     reconstruction_weight: NonNegative = 0.0005
     """Weight of the sum of squared pixel errors of the reconstruction; paper: 0.0005; 0 switches it off."""

@@ -61,7 +61,7 @@ def _range_problems(config: Config) -> Iterator[Problem]:
         "train.max_steps",
         "train.validate_every_steps",
         "train.checkpoint_every_steps",
-        "cluster.max_workers",
+        "launch.max_workers",
     ):
         section, name = field.split(".")
         value = getattr(getattr(config, section), name)
@@ -145,26 +145,26 @@ def _image_problems(config: Config) -> Iterator[Problem]:
 
 
 def _batch_problems(config: Config) -> Iterator[Problem]:
-    train, cluster = config.train, config.cluster
-    if train.global_batch < train.workers * train.accumulation:
+    train, launch = config.train, config.launch
+    if train.global_batch_size < train.num_workers * train.gradient_accumulation_steps:
         yield Problem(
-            "train.global_batch",
-            train.global_batch,
-            f"must be at least workers x accumulation = {train.workers * train.accumulation}",
-            "raise the batch or lower train.workers or train.accumulation",
+            "train.global_batch_size",
+            train.global_batch_size,
+            f"must be at least num_workers x gradient_accumulation_steps = {train.num_workers * train.gradient_accumulation_steps}",
+            "raise the batch or lower train.num_workers or train.gradient_accumulation_steps",
         )
-    if config.data.lanes >= 1 and train.global_batch % config.data.lanes:
+    if config.data.lanes >= 1 and train.global_batch_size % config.data.lanes:
         yield Problem(
             "data.lanes",
             config.data.lanes,
-            f"must divide train.global_batch={train.global_batch}",
+            f"must divide train.global_batch_size={train.global_batch_size}",
             "set --data.lanes to a divisor",
         )
-    if cluster.max_workers is not None and 1 <= cluster.max_workers < train.workers:
+    if launch.max_workers is not None and 1 <= launch.max_workers < train.num_workers:
         yield Problem(
-            "train.workers",
-            train.workers,
-            f"exceeds cluster.max_workers={cluster.max_workers}",
+            "train.num_workers",
+            train.num_workers,
+            f"exceeds launch.max_workers={launch.max_workers}",
             "ask for fewer workers or declare a larger cluster",
         )
     if train.dry_run and train.profile:

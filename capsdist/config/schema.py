@@ -22,7 +22,7 @@ class Data(Section):
     """Where the images come from and how they are shown."""
 
     name: str = "mnist"
-    """Name of the packed data set: a folder below `root` that holds one folder a split."""
+    """Name of the packed data set: a folder below `root` that holds one folder per split."""
     root: Annotated[str, MAY_CHANGE] = "data"
     """Folder of the packed data sets, as the data_prep scripts write it."""
     train_split: str = "train"
@@ -30,7 +30,7 @@ class Data(Section):
     test_split: str = "test"
     """Split to validate on."""
     lanes: Count = 8
-    """Lanes that an epoch's order is cut into; divides `train.global_batch`, best not below the workers."""
+    """Lanes that an epoch's order is cut into; divides `train.global_batch_size`, best not below the workers."""
     window: Count = 8192
     """Window of the shuffle inside a lane, in samples."""
     last_batch: Literal["short", "carry"] = "short"
@@ -78,8 +78,8 @@ class Train(Section):
     name: Annotated[str, MAY_CHANGE] = "mnist"
     """Name of the run; starting the same name again continues it from its newest checkpoint."""
     storage: Annotated[str, MAY_CHANGE] = "runs"
-    """Folder that holds one folder a run, shared by all machines of a cluster, or s3://bucket/prefix."""
-    workers: Annotated[Count, MAY_CHANGE] = 1
+    """Folder that holds one folder per run, shared by all machines of a cluster, or s3://bucket/prefix."""
+    num_workers: Annotated[Count, MAY_CHANGE] = 1
     """Ray Train workers, one rank each."""
     device: Annotated[Literal["auto", "cpu", "gpu"], MAY_CHANGE] = "auto"
     """Device of every worker; auto: gpu if the Ray cluster has one, else cpu."""
@@ -87,9 +87,9 @@ class Train(Section):
     """Passes over the training split."""
     max_steps: Annotated[int | None, END_OF_RUN] = None
     """Stop after this many optimizer steps even if epochs are left."""
-    global_batch: Count = 128
+    global_batch_size: Count = 128
     """Images an optimizer step over all workers; official: 128."""
-    accumulation: Annotated[Count, MAY_CHANGE] = 1
+    gradient_accumulation_steps: Annotated[Count, MAY_CHANGE] = 1
     """Microbatches that a worker's share of a step is split into."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU or a CPU that multiplies bf16 in hardware; else fp32. Routing sums in fp32."""
@@ -123,7 +123,7 @@ class Train(Section):
     """Where metrics go: jsonl, tensorboard, wandb, mlflow, or an import path package.module:CLASS."""
 
 
-class Cluster(Section):
+class Launch(Section):
     """What is asked of Ray, and how long to wait for it."""
 
     cpus_per_worker: NonNegative = 0.0
@@ -165,7 +165,7 @@ class Config(Section):
     """Optimizer and schedule."""
     train: Train = Train()
     """One run of training."""
-    cluster: Annotated[Cluster, MAY_CHANGE] = Cluster()
+    launch: Annotated[Launch, MAY_CHANGE] = Launch()
     """What is asked of Ray."""
 
     @field_validator("model", "routing", "loss", mode="wrap")

@@ -14,23 +14,23 @@ LastBatch = Literal["short", "carry"]
 
 @dataclass(frozen=True)
 class EpochSteps:
-    """The optimizer steps of a run over `num_samples` images, `global_batch` a step.
+    """The optimizer steps of a run over `num_samples` images, `global_batch_size` a step.
 
     A step belongs to the epoch of its first image. last_batch: with ``"short"`` an epoch's last step takes
-    the images that are left, so every epoch has ceil(num_samples / global_batch) steps. With ``"carry"`` it
-    is filled from the next epoch: step s takes images s * global_batch .. (s + 1) * global_batch - 1 of all
+    the images that are left, so every epoch has ceil(num_samples / global_batch_size) steps. With ``"carry"`` it
+    is filled from the next epoch: step s takes images s * global_batch_size .. (s + 1) * global_batch_size - 1 of all
     epochs one after the other, and epochs may differ by one step.
     """
 
     num_samples: int
-    global_batch: int
+    global_batch_size: int
     last_batch: LastBatch = "short"
 
     def before(self, epoch: int) -> int:
         """Return the number of steps that show all images of the epochs before `epoch`."""
         if self.last_batch == "carry":
-            return -(-epoch * self.num_samples // self.global_batch)
-        return epoch * -(-self.num_samples // self.global_batch)
+            return -(-epoch * self.num_samples // self.global_batch_size)
+        return epoch * -(-self.num_samples // self.global_batch_size)
 
     def inside(self, epoch: int) -> int:
         """Return the number of steps that belong to `epoch`."""
@@ -39,7 +39,7 @@ class EpochSteps:
     def locate(self, step: int) -> tuple[int, int]:
         """Return the epoch that step number `step` (the first is 0) belongs to, and its number in there."""
         if self.last_batch == "carry":
-            epoch = step * self.global_batch // self.num_samples
+            epoch = step * self.global_batch_size // self.num_samples
         else:
             epoch = step // self.before(1)
         return epoch, step - self.before(epoch)
@@ -51,13 +51,13 @@ class EpochSteps:
     def epochs(self, done: int) -> float:
         """Return how many epochs `done` steps are, as a fraction."""
         if self.last_batch == "carry":
-            return done * self.global_batch / self.num_samples
+            return done * self.global_batch_size / self.num_samples
         return done / self.before(1)
 
 
 def steps_of(config: Config, num_samples: int) -> EpochSteps:
     """Return the steps of a run with `num_samples` training images."""
-    return EpochSteps(num_samples, config.train.global_batch, config.data.last_batch)
+    return EpochSteps(num_samples, config.train.global_batch_size, config.data.last_batch)
 
 
 def total_steps(config: Config, num_samples: int) -> int:

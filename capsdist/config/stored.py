@@ -16,7 +16,7 @@ _ALL_OF_0_1 = {
     BaselineCNNConfig: CapsNetConfig.model_fields.keys() - BaselineCNNConfig.model_fields.keys(),
     NoOptions: Routing.model_fields.keys() | Loss.model_fields.keys(),
 }
-_MARKS = ({"dropout", "conv_channels"}, {"iterations", "form"}, {"m_plus", "m_minus"})
+_MARKS = ({"dropout", "conv_channels"}, {"iterations", "backend"}, {"m_plus", "m_minus"})
 
 
 def as_read(shape: type[Section], values: Mapping[str, Any]) -> Mapping[str, Any]:

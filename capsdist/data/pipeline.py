@@ -1,6 +1,6 @@
 """Batches of a rank, gathered by a background thread: shuffled for training, in storage order for evaluation.
 
-Ours. Images stay uint8 until they are on the device (`Transform` converts them there). A batch of n real
+Images stay uint8 until they are on the device (`Transform` converts them there). A batch of n real
 samples is padded to the size that all ranks share, with weight 0, so that ranks take equal steps.
 """
 
@@ -72,7 +72,7 @@ class TrainStream:
     gather into pinned memory, for copies to a GPU.
 
     Raises:
-        DataError: a split that cannot be read, or `lanes` that does not divide `global_batch`.
+        DataError: a split that cannot be read, or `lanes` that does not divide `global_batch_size`.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class TrainStream:
         folder: str | os.PathLike[str],
         *,
         seed: int,
-        global_batch: int,
+        global_batch_size: int,
         lanes: int = 8,
         window: int = 8192,
         rank: int = 0,
@@ -89,8 +89,8 @@ class TrainStream:
         pin: bool = False,
     ) -> None:
         self.split = Split(folder)
-        self.order = Order(self.split.index, seed, global_batch, lanes, window)
-        self.steps = EpochSteps(self.split.index.num_samples, global_batch, last_batch)
+        self.order = Order(self.split.index, seed, global_batch_size, lanes, window)
+        self.steps = EpochSteps(self.split.index.num_samples, global_batch_size, last_batch)
         self.rank, self.world_size, self.pin = rank, world_size, pin
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
@@ -109,7 +109,7 @@ class TrainStream:
             seed=order.seed,
             epoch=epoch,
             step=step,
-            global_batch=order.global_batch,
+            global_batch_size=order.global_batch_size,
             lanes=order.lanes,
             window=order.window,
             last_batch=self.steps.last_batch,
@@ -126,7 +126,7 @@ class TrainStream:
         for name, remedy in (
             ("digest", "continue with the data set it was trained on, or start a new run"),
             ("seed", "use the old seed"),
-            ("global_batch", "use the old batch"),
+            ("global_batch_size", "use the old batch"),
             ("lanes", "use the old lanes"),
             ("window", "use the old window"),
             ("last_batch", "use the old data.last_batch"),
@@ -142,7 +142,7 @@ class TrainStream:
     def _plans(self, epoch: int, start_step: int) -> Iterator[_Plan]:
         """Yield the samples of all ranks for a chunk of steps at a time."""
         order = self.order
-        per_step = -(-order.global_batch // self.world_size)
+        per_step = -(-order.global_batch_size // self.world_size)
         size = min(_CHUNK_STEPS, max(1, _CHUNK_BYTES // (per_step * order.index.image_bytes)))
         if self.steps.last_batch == "carry":
             begin, end = self.steps.before(epoch), self.steps.before(epoch + 1)
@@ -158,7 +158,7 @@ class TrainStream:
 
     def _full_steps(self, first: int, last: int) -> _Plan:
         """Return the run's steps first .. last - 1, cut out of all epochs one after the other."""
-        batch, total = self.order.global_batch, self.order.index.num_samples
+        batch, total = self.order.global_batch_size, self.order.index.num_samples
         begin, end = first * batch, last * batch
         epochs = range(begin // total, (end - 1) // total + 1)
         parts = [

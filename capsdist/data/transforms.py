@@ -22,7 +22,7 @@ _SHIFT_Y, _SHIFT_X, _CROP_Y, _CROP_X, _FLIP, _BRIGHTNESS, _CONTRAST = range(7)
 
 
 def uniform(sample_ids: Tensor, draw: int, seed: int, epoch: int | Tensor) -> Tensor:
-    """Return float64 [b] in [0, 1): one number a sample, a pure function of the four arguments.
+    """Return float64 [b] in [0, 1): one number per sample, a pure function of the four arguments.
 
     sample_ids int64 [b], on any device; epoch: of all samples, or int64 [b]; 53 random bits a number.
     """

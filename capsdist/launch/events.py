@@ -1,6 +1,6 @@
 """The line between driver and workers: rows go up, the wish to stop goes down, through an actor without CPU.
 
-Ours. `ray.train.report` is a barrier of all ranks that waits for the controller, so it carries checkpoints
+`ray.train.report` is a barrier of all ranks that waits for the controller, so it carries checkpoints
 only; rows travel here, and training never waits for them.
 """
 
@@ -17,10 +17,10 @@ from capsdist.launch.failure import one_line, root_of_many
 from capsdist.launch.watch import WorkerProcess
 from capsdist.train.metrics import Row
 
-__all__ = ["EventSender", "FailureReporter", "Mailbox", "open_mailbox"]
+__all__ = ["EventChannel", "EventSender", "FailureReporter", "open_event_channel"]
 
 
-class Mailbox:
+class EventChannel:
     """What the actor holds: rows not yet taken, workers to watch, whether training runs and shall stop."""
 
     def __init__(self) -> None:
@@ -68,22 +68,22 @@ class Mailbox:
         return self._stop
 
 
-def open_mailbox() -> Any:
+def open_event_channel() -> Any:
     """Start the actor on the driver's own node, so that no other node takes it along when it is lost."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(Mailbox).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(EventChannel).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 class EventSender:
     """The training side: call it with a row."""
 
-    def __init__(self, mailbox: Any) -> None:
-        self._mailbox = mailbox
+    def __init__(self, channel: Any) -> None:
+        self._channel = channel
         self._last: Any = None
 
     def __call__(self, row: Row) -> None:
         """Send `row` and do not wait."""
-        self._last = self._mailbox.put.remote(row)
+        self._last = self._channel.put.remote(row)
 
     def flush(self) -> None:
         """Wait until every row has arrived: rows of one sender stay in order."""
@@ -98,8 +98,8 @@ class FailureReporter(ray.train.UserCallback):
     is raised instead of counted against `max_failures`.
     """
 
-    def __init__(self, mailbox: Any) -> None:
-        self._send = EventSender(mailbox)
+    def __init__(self, channel: Any) -> None:
+        self._send = EventSender(channel)
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Send a row of kind "failure"; raise our own errors, which makes Ray give up."""

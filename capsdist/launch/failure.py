@@ -1,6 +1,6 @@
 """From a failed Ray run to the one line that says why: the root cause among the errors of all workers.
 
-Ours. When one worker fails, the others fail too, because their collective operations lose a partner;
+When one worker fails, the others fail too, because their collective operations lose a partner;
 those errors are consequences and come last. Imports no Ray: its exceptions are known by their attributes.
 """
 
@@ -65,8 +65,8 @@ def one_line(rank: int | None, error: BaseException) -> str:
         )
         return (
             f"{where}Ray's memory monitor killed {killed or 'a worker'}, because node {monitored['ip']} had "
-            f"{monitored['used']} GB of {monitored['limit']} GB in use; use fewer workers a node, or raise "
-            "--train.accumulation"
+            f"{monitored['used']} GB of {monitored['limit']} GB in use; use fewer workers per node, or raise "
+            "--train.gradient-accumulation-steps"
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, CapsdistError):

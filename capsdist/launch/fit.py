@@ -12,11 +12,11 @@ from ray.train.torch import TorchTrainer
 from ray.train.v2.api.config import LoggingConfig
 
 from capsdist.config import Config
-from capsdist.launch.events import FailureReporter, open_mailbox
+from capsdist.launch.events import FailureReporter, open_event_channel
 from capsdist.launch.fitting import FitThread
 from capsdist.launch.group import GroupConfig
 from capsdist.launch.preflight import Placement, storage_for_ray
-from capsdist.launch.signals import StopSignals, patience_s
+from capsdist.launch.signals import StopSignals, grace_period_s
 from capsdist.launch.watch import Watchdog
 from capsdist.launch.worker import Fault, Job, Observer, train_worker
 from capsdist.runs.files import open_files
@@ -24,7 +24,7 @@ from capsdist.runs.locks import Lock
 from capsdist.runs.rundir import run_place
 from capsdist.train.metrics import Row
 
-__all__ = ["fit", "room"]
+__all__ = ["cluster_resources", "fit"]
 
 _WAIT_S = 0.2  # between two looks into the mailbox
 _PATIENCE_S = 45.0  # without a sign of life from the workers
@@ -47,37 +47,37 @@ def fit(
         RunError: another process has taken the run over.
         ray.train.TrainingFailedError, ray.exceptions.RayError: as Ray's `fit`.
     """
-    mailbox = open_mailbox()
+    channel = open_event_channel()
     job = Job(
         config=config.model_dump(mode="json"),
         threads=placement.threads,
-        mailbox=mailbox,
+        channel=channel,
         fault=fault,
         observer=observer,
     )
     thread = FitThread(_trainer(config, placement, job).fit)
     patience = time.monotonic() + _PATIENCE_S
-    watchdog = Watchdog(mailbox, config.cluster.step_timeout_s, open_files(run_place(config)), show)
+    watchdog = Watchdog(channel, config.launch.step_timeout_s, open_files(run_place(config)), show)
 
     def show_rows() -> None:
         nonlocal patience
-        for row in ray.get(mailbox.take.remote()):
+        for row in ray.get(channel.take.remote()):
             show(row)
             patience = math.inf
 
-    with signals.training() as wish:
+    with signals.training() as stop_event:
         thread.start()
-        while thread.is_alive() and not wish.is_set():
+        while thread.is_alive() and not stop_event.is_set():
             lock.check()
             show_rows()
             watchdog.look()
             if time.monotonic() > patience:
-                message = f"still waiting for {placement}; the cluster has {room()} now"
+                message = f"still waiting for {placement}; the cluster has {cluster_resources()} now"
                 show({"kind": "status", "message": message})
                 patience = math.inf
-            wish.wait(_WAIT_S)
+            stop_event.wait(_WAIT_S)
         if thread.is_alive():
-            limit_s = patience_s(config.cluster.stop_timeout_s) if ray.get(mailbox.stop.remote()) else 0.0
+            limit_s = grace_period_s(config.launch.stop_timeout_s) if ray.get(channel.stop.remote()) else 0.0
             if limit_s:
                 show({"kind": "note", "message": f"stopping: a last checkpoint, within {limit_s:g} s"})
             deadline = time.monotonic() + limit_s
@@ -90,7 +90,7 @@ def fit(
     return thread.result().return_value
 
 
-def room() -> str:
+def cluster_resources() -> str:
     """Return what the cluster has now, in words."""
     have = ray.cluster_resources()
     return f"{have.get('CPU', 0):g} CPU and {have.get('GPU', 0):g} GPU"
@@ -105,10 +105,10 @@ def _trainer(config: Config, placement: Placement, job: Job) -> TorchTrainer:
         train_loop_config=vars(job),
         torch_config=GroupConfig(
             backend="nccl" if placement.device == "gpu" else "gloo",
-            timeout_s=int(config.cluster.collective_timeout_s),
+            timeout_s=int(config.launch.collective_timeout_s),
         ),
         scaling_config=ScalingConfig(
-            num_workers=placement.workers,
+            num_workers=placement.num_workers,
             use_gpu=placement.device == "gpu",
             resources_per_worker=resources,
         ),
@@ -116,10 +116,10 @@ def _trainer(config: Config, placement: Placement, job: Job) -> TorchTrainer:
             name=config.train.name,
             storage_path=storage_for_ray(config.train.storage),
             failure_config=FailureConfig(
-                max_failures=config.cluster.max_failures,
-                controller_failure_limit=config.cluster.controller_failure_limit,
+                max_failures=config.launch.max_failures,
+                controller_failure_limit=config.launch.controller_failure_limit,
             ),
-            callbacks=[FailureReporter(job.mailbox)],
+            callbacks=[FailureReporter(job.channel)],
             logging_config=LoggingConfig(log_level="WARNING"),
         ),
     )

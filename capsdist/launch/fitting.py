@@ -1,6 +1,6 @@
 """A call of Ray Train or Ray Tune in a thread of its own.
 
-Ours. In the main thread `fit` would install its own SIGINT handler and abort the workers at once; here the
+In the main thread `fit` would install its own SIGINT handler and abort the workers at once; here the
 main thread shows rows, and decides what a signal means.
 """
 

@@ -2,7 +2,7 @@
 
 Of the data: that the indexes are unaltered, what they say, and that every shard is there with its size.
 
-Ours. The same is compared again, and more, when a run starts (`preflight.check_data`).
+The same is compared again, and more, when a run starts (`preflight.check_data`).
 """
 
 from __future__ import annotations
@@ -119,9 +119,12 @@ def _head_problems(config: Config, field: str, head: _Head) -> Iterator[Problem]
         yield Problem(
             "model.num_classes", model.num_classes, rule, f"set --model.num-classes {len(head.classes)}"
         )
-    batch = config.train.global_batch
+    batch = config.train.global_batch_size
     if field == "data.train_split" and batch > head.num_samples:
         rule = f"is more than the {head.num_samples:,} images of {split!r}"
         yield Problem(
-            "train.global_batch", batch, rule, f"set --train.global-batch {head.num_samples} or less"
+            "train.global_batch_size",
+            batch,
+            rule,
+            f"set --train.global-batch-size {head.num_samples} or less",
         )

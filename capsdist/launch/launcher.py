@@ -1,6 +1,6 @@
 """Launch a run: check everything, start or join Ray, train on its workers, show what happens.
 
-Ours, on Ray Train's own means: `TorchTrainer` restarts failed workers from the newest checkpoint and finds
+Built on Ray Train's own means: `TorchTrainer` restarts failed workers from the newest checkpoint and finds
 it again when the same name is started again. `fit` blocks, so it runs in a thread; the main thread shows
 rows and owns the signals.
 """
@@ -23,7 +23,7 @@ from capsdist.launch.preflight import Machine, Placement
 from capsdist.launch.session import prepare_ray, ray_session
 from capsdist.launch.signals import StopSignals, job_warning
 from capsdist.runs.locks import Lock
-from capsdist.runs.rundir import STORY, RunFolder, RunSummary, Status, run_place
+from capsdist.runs.rundir import FAILURE_LOG, RunFolder, RunSummary, Status, run_place
 from capsdist.runs.stale import remove_left_behind, removed_if_unbegun
 from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, Row, parse_metrics
 
@@ -144,7 +144,7 @@ class _Attempt:
             self._status(f"starting Ray on {machine.cores} cores")
         with contextlib.ExitStack() as stack:
             with signals.starting():
-                resources = stack.enter_context(ray_session(self.config, machine, tell=self._status))
+                resources = stack.enter_context(ray_session(self.config, machine, log=self._status))
             placement = placement or preflight.place_on_cluster(self.config, resources)
             note = f" ({placement.note})" if placement.note else ""
             self._status(f"starting {placement}{note}")
@@ -170,7 +170,7 @@ class _Attempt:
         import ray.exceptions
         import ray.train
 
-        from capsdist.launch.fit import fit, room
+        from capsdist.launch.fit import cluster_resources, fit
 
         try:
             return fit(self.config, placement, self.display, signals, lock, self.fault, self.observer)
@@ -179,18 +179,18 @@ class _Attempt:
             if self.config.train.dry_run:  # its folder does not stay
                 self._note(str(error))
             with contextlib.suppress(RunError):
-                self.run.files.write(STORY, f"{error}\n".encode(errors="backslashreplace"))
+                self.run.files.write(FAILURE_LOG, f"{error}\n".encode(errors="backslashreplace"))
             if isinstance(cause, CapsdistError):
                 raise cause from None
             if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
-                raise RunError(_not_enough(self.config, placement, room())) from None
+                raise RunError(_not_enough(self.config, placement, cluster_resources())) from None
             if self.config.train.dry_run:
                 raise RunError(
                     f"the dry run failed: {one_line(rank, cause)}; its traceback is above"
                 ) from None
             raise RunError(
                 f"run {self.run.name!r} failed: {one_line(rank, cause)}; the whole story is in "
-                f"{self.run.files.path(STORY)}, the same command goes on from the newest checkpoint"
+                f"{self.run.files.path(FAILURE_LOG)}, the same command goes on from the newest checkpoint"
             ) from None
 
     def _status(self, message: str) -> None:
@@ -200,10 +200,10 @@ class _Attempt:
         self.display({"kind": "note", "message": message})
 
 
-def _not_enough(config: Config, placement: Placement, room: str) -> str:
-    attempts, seconds = config.cluster.controller_failure_limit + 1, config.cluster.worker_start_timeout_s
+def _not_enough(config: Config, placement: Placement, cluster_resources: str) -> str:
+    attempts, seconds = config.launch.controller_failure_limit + 1, config.launch.worker_start_timeout_s
     return (
-        f"train.workers={placement.workers}: the cluster did not bring up {placement} in {attempts} x "
-        f"{seconds:g} s, and has {room} now; lower --train.workers, let it grow, or raise "
-        "--cluster.worker-start-timeout-s"
+        f"train.num_workers={placement.num_workers}: the cluster did not bring up {placement} in {attempts} x "
+        f"{seconds:g} s, and has {cluster_resources} now; lower --train.num-workers, let it grow, or raise "
+        "--launch.worker-start-timeout-s"
     )

@@ -1,17 +1,18 @@
 """What is checked before Ray starts, each fault one line with value and remedy: data, machine, engine.
 
-Ours. A refusal costs a second here and a minute once workers start. Nothing here imports Ray.
+A refusal costs a second here and a minute once workers start. Nothing here imports Ray.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config, problems
+from capsdist.console import Log
 from capsdist.data.sets.spec import DATASETS
 from capsdist.errors import ConfigError, DataError, DocumentError, Problem, RunError
 from capsdist.runs.initial import initial_state
@@ -56,7 +57,7 @@ class Placement:
     """What every worker gets: its device, how many there are, cores each; and what to tell the user."""
 
     device: Literal["cpu", "gpu"]
-    workers: int
+    num_workers: int
     cores: float
     note: str | None = None
 
@@ -67,9 +68,9 @@ class Placement:
 
     def __str__(self) -> str:
         """Return it in words."""
-        each = "" if self.workers == 1 else " each"
+        each = "" if self.num_workers == 1 else " each"
         gpu = " and 1 GPU" if self.device == "gpu" else ""
-        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        workers = "1 worker" if self.num_workers == 1 else f"{self.num_workers} workers"
         return f"{workers} with {self.cores:g} CPU{gpu}{each}"
 
 
@@ -162,7 +163,7 @@ def check_data(config: Config) -> Index:
     Raises:
         DataError: a split is missing, damaged, or not what the network takes; the splits number their
             classes differently.
-        ConfigError: `train.global_batch` is more than the training images.
+        ConfigError: `train.global_batch_size` is more than the training images.
     """
     from capsdist.data import check_split
     from capsdist.train.splits import check_splits, split_folders
@@ -213,38 +214,38 @@ def place_on_machine(config: Config, machine: Machine) -> Placement:
     Raises:
         ConfigError: a GPU is asked for where none is, more workers than GPUs, or more cores than there are.
     """
-    wish, workers, note = config.train.device, config.train.workers, None
-    if wish == "gpu" and machine.gpus == 0:
+    requested, workers, note = config.train.device, config.train.num_workers, None
+    if requested == "gpu" and machine.gpus == 0:
         raise ConfigError(
             [Problem("train.device", "gpu", "there is no GPU on this machine", "set --train.device cpu")]
         )
-    device = "gpu" if machine.gpus and wish != "cpu" else "cpu"
+    device = "gpu" if machine.gpus and requested != "cpu" else "cpu"
     if device == "gpu" and workers > machine.gpus:
-        if wish == "gpu":
+        if requested == "gpu":
             rule = f"needs {workers} GPUs, this machine has {machine.gpus}"
             raise ConfigError(
-                [Problem("train.workers", workers, rule, f"set --train.workers {machine.gpus}")]
+                [Problem("train.num_workers", workers, rule, f"set --train.num-workers {machine.gpus}")]
             )
         note = f"{machine.gpus} instead of {workers} workers: one a GPU"
         workers = machine.gpus
-    cores = config.cluster.cpus_per_worker or max(1, machine.cores // workers)
+    cores = config.launch.cpus_per_worker or max(1, machine.cores // workers)
     if workers * cores > machine.cores:
         rule = f"needs {workers * cores:g} cores, {cores:g} a worker, and this machine has {machine.cores}"
         most = int(machine.cores / cores)
-        fix = f"set --train.workers {most}" if most else f"set --cluster.cpus-per-worker {machine.cores}"
-        raise ConfigError([Problem("train.workers", workers, rule, fix)])
+        fix = f"set --train.num-workers {most}" if most else f"set --launch.cpus-per-worker {machine.cores}"
+        raise ConfigError([Problem("train.num_workers", workers, rule, fix)])
     return Placement(device, workers, cores, note)
 
 
 def place_on_cluster(config: Config, resources: Mapping[str, float]) -> Placement:
     """Return where the workers run on a cluster that has `resources` now.
 
-    More than it has now may be asked for: Ray waits for it, within `cluster.controller_failure_limit`.
+    More than it has now may be asked for: Ray waits for it, within `launch.controller_failure_limit`.
     Device "auto" is a GPU if the cluster has one now; ask for "gpu" where GPU nodes are still to come.
     """
-    wish = config.train.device
-    device = "gpu" if wish == "gpu" or (wish == "auto" and resources.get("GPU", 0)) else "cpu"
-    return Placement(device, config.train.workers, config.cluster.cpus_per_worker or 1)
+    requested = config.train.device
+    device = "gpu" if requested == "gpu" or (requested == "auto" and resources.get("GPU", 0)) else "cpu"
+    return Placement(device, config.train.num_workers, config.launch.cpus_per_worker or 1)
 
 
 def check_engine(config: Config, placement: Placement) -> None:
@@ -261,13 +262,13 @@ def check_engine(config: Config, placement: Placement) -> None:
         raise RunError(lacking)
 
 
-def check_initial(config: Config, warn: Callable[[str], None]) -> None:
+def check_initial(config: Config, log: Log) -> None:
     """Check that there are weights to start from and that they fit the network, without reading them.
 
     Raises:
         ConfigError: naming all that do not fit. DataError, RunError: the storage cannot be read.
     """
-    if (state := initial_state(config, warn)) is None:
+    if (state := initial_state(config, log)) is None:
         return
     from capsdist.models.counts import weight_shapes
     from capsdist.train.initial import check_fit

@@ -1,6 +1,6 @@
 """Ray around one run: started quietly on this machine, or the cluster that RAY_ADDRESS names.
 
-Ours. A local Ray listens on the loopback interface only, has no dashboard, and ends with the run; a cluster
+A local Ray listens on the loopback interface only, has no dashboard, and ends with the run; a cluster
 is joined and left as it is. Settings of Ray Train travel as environment variables, so they are set here.
 """
 
@@ -12,17 +12,17 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
 
 from capsdist.config import Config
-from capsdist.console import announced
+from capsdist.console import Log, announced
 from capsdist.errors import RunError
 from capsdist.launch.failure import first_line
 from capsdist.launch.preflight import Machine
-from capsdist.storage.temporary import remove_leftovers, temporary_folder
+from capsdist.storage.temporary import remove_stale_folders, temporary_folder
 
 __all__ = ["API_ADDRESS", "names_cluster", "prepare_ray", "ray_session"]
 
@@ -92,12 +92,12 @@ def ray_session(
     machine: Machine | None,
     *,
     dashboard: bool = False,
-    tell: Callable[[str], None] = lambda text: None,
+    log: Log = lambda text: None,
 ) -> Iterator[Mapping[str, float]]:
     """Start a Ray of `machine`'s size, or join a cluster (None); yield the resources it has now.
 
     A Ray that was joined before stays joined, one that is joined here is left at the end. `dashboard`: a Ray
-    that is started here gets one, on the loopback interface. `tell` hears of a second attempt.
+    that is started here gets one, on the loopback interface. `log` hears of a second attempt.
 
     Raises:
         RunError: Ray does not start here in two attempts, or the cluster does not answer or let us in.
@@ -105,9 +105,9 @@ def ray_session(
     settings = {
         # report() waits for the controller's next poll, 2 s by default
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"),
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(config.cluster.worker_start_timeout_s),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(config.launch.worker_start_timeout_s),
         # Ray's own barriers, of report() and of resuming, wait for ever by default
-        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(config.cluster.collective_timeout_s),
+        "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(config.launch.collective_timeout_s),
     }
     if machine is not None:  # nobody takes this machine away: no watcher process
         settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
@@ -118,7 +118,7 @@ def ray_session(
         if not ray.is_initialized():
             folder = stack.enter_context(_ray_folder()) if machine is not None else None
             stack.callback(ray.shutdown)
-            url = _join(tell) if machine is None else _start(machine, dashboard, folder, tell)
+            url = _join(log) if machine is None else _start(machine, dashboard, folder, log)
             if machine is not None and url:
                 stack.enter_context(_environment({API_ADDRESS: f"http://{url}"}))
         yield ray.cluster_resources()
@@ -136,18 +136,18 @@ def _ray_folder() -> Iterator[Path | None]:
     parent = Path(tempfile.gettempdir())
     if len(str(parent)) > _LONGEST_PARENT:
         parent = Path("/tmp")
-    remove_leftovers(parent)
+    remove_stale_folders(parent)
     with temporary_folder(parent=parent) as folder:
         yield folder
 
 
-def _start(machine: Machine, dashboard: bool, folder: Path | None, tell: Callable[[str], None]) -> str | None:
+def _start(machine: Machine, dashboard: bool, folder: Path | None, log: Log) -> str | None:
     """Start Ray; return host and port of its dashboard. folder: for its files, None for Ray's own."""
     import ray
 
     def again(state: RetryCallState) -> None:
         assert state.outcome is not None
-        tell(f"Ray did not start ({first_line(state.outcome.exception())}); trying once more")
+        log(f"Ray did not start ({first_line(state.outcome.exception())}); trying once more")
         for name, seconds in _WAITS.items():
             os.environ[name] = str(max(seconds, _seconds(name)))
 
@@ -198,15 +198,15 @@ def _seconds(name: str) -> float:
         return 0.0
 
 
-def _join(tell: Callable[[str], None]) -> str | None:
+def _join(log: Log) -> str | None:
     """Join the cluster that RAY_ADDRESS names; return host and port of its dashboard."""
     import ray
     from ray.exceptions import RayError
 
     address = os.environ["RAY_ADDRESS"]
     try:
-        with announced(tell, f"joining the Ray cluster at {address}"):
-            _knock(address)
+        with announced(log, f"joining the Ray cluster at {address}"):
+            _probe(address)
             return ray.init(log_to_driver=False, logging_level=logging.ERROR).dashboard_url
     except (OSError, RuntimeError, ValueError, RayError) as error:
         if "InvalidAuthToken" in _whole_story(error) or type(error).__name__ == "AuthenticationError":
@@ -244,7 +244,7 @@ def _whole_story(error: BaseException | None) -> str:
     return "\n".join(texts)
 
 
-def _knock(address: str) -> None:
+def _probe(address: str) -> None:
     """Connect to HOST:PORT, because Ray waits minutes where nobody listens; other addresses are Ray's matter.
 
     Raises:

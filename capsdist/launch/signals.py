@@ -1,8 +1,8 @@
 """How a run is stopped: a signal in the driver, a wish in the mailbox, a last checkpoint, a clean end.
 
-Ours. Left alone, Ray ends a driver at SIGTERM and aborts the workers at SIGINT, and nothing is saved, however
+Left alone, Ray ends a driver at SIGTERM and aborts the workers at SIGINT, and nothing is saved, however
 long one waits. Here the main thread owns the signals while `fit` runs in another; rank 0 asks the mailbox
-about once a second and tells all ranks, so that they leave the loop after the same step.
+about once per second and tells all ranks, so that they leave the loop after the same step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["StopPoll", "StopSignals", "job_warning", "patience_s"]
+__all__ = ["StopPoll", "StopSignals", "grace_period_s", "job_warning"]
 
 _POLL_S = 1.0  # between two questions of rank 0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -33,7 +33,7 @@ _SHORT_S = 15.0
 class StopSignals:
     """SIGINT, SIGTERM and SIGHUP in the main thread while the context is open; elsewhere nothing changes.
 
-    They raise KeyboardInterrupt, except inside `training()`, where the first one sets an event. SIGHUP, which
+    They raise KeyboardInterrupt, except inside `training()`, where the first one sets per event. SIGHUP, which
     a closed terminal sends, stays ignored where it was, as `nohup` has it.
     """
 
@@ -92,17 +92,17 @@ class StopSignals:
     @contextlib.contextmanager
     def training(self) -> Iterator[threading.Event]:
         """Yield an event that the first signal sets; a second one raises KeyboardInterrupt."""
-        wish = threading.Event()
+        stop_event = threading.Event()
 
         def handle(number: int, frame: object) -> None:
             _leave_lost_terminal()
-            wish.set()
+            stop_event.set()
             self.take()
 
         for number in self._before:
             signal.signal(number, handle)
         try:
-            yield wish
+            yield stop_event
         finally:
             self.take()
 
@@ -139,11 +139,11 @@ class StopPoll:
     """The workers' side, on every rank: call it after every step; all ranks get the same answer.
 
     Rank 0 asks at steps that it announces with the answer before: about a second apart, however long each is.
-    Cost: a comparison of integers a step; a call of an actor and a broadcast of 16 bytes a second.
+    Cost: a comparison of integers a step; a call of an actor and a broadcast of 16 bytes per second.
     """
 
-    def __init__(self, mailbox: Any, *, rank: int, world_size: int, device: torch.device) -> None:
-        self._mailbox, self._rank, self._world_size, self._device = mailbox, rank, world_size, device
+    def __init__(self, channel: Any, *, rank: int, world_size: int, device: torch.device) -> None:
+        self._channel, self._rank, self._world_size, self._device = channel, rank, world_size, device
         self._next_step, self._interval = 0, 1
         self._asked_at = time.monotonic()
 
@@ -169,10 +169,10 @@ class StopPoll:
         step_s = max((now - self._asked_at) / self._interval, 1e-6)
         self._asked_at = now
         interval = min(max(int(_POLL_S / step_s), 1), 2 * self._interval)  # grows slowly: step times vary
-        return int(ray.get(self._mailbox.poll.remote())), interval
+        return int(ray.get(self._channel.poll.remote())), interval
 
 
-def patience_s(stop_timeout_s: float) -> float:
+def grace_period_s(stop_timeout_s: float) -> float:
     """Return the seconds to wait for the last checkpoint: in a Ray job, less than its server waits for us."""
     if _IN_JOB not in os.environ:
         return stop_timeout_s

@@ -1,6 +1,6 @@
 """A watchdog over the workers: where no step is done for too long, all are killed, and Ray starts them again.
 
-Ours. A process that was stopped (SIGSTOP) or that waits for a dead mount ends in no error. Workers tell the
+A process that was stopped (SIGSTOP) or that waits for a dead mount ends in no error. Workers tell the
 mailbox of their steps, the driver looks how old the last sign is. Before workers are killed, a signal makes
 each write the stacks of its threads, in C, without Python's lock; one that cannot is told by its state.
 """
@@ -60,7 +60,7 @@ class _Found:
 
 
 @contextlib.contextmanager
-def watched(mailbox: Any, rank: int) -> Iterator[Callable[[], None]]:
+def watched(channel: Any, rank: int) -> Iterator[Callable[[], None]]:
     """In a worker: be watched while the context is open; call what is yielded after every step,
     and often where something else takes long.
 
@@ -72,26 +72,26 @@ def watched(mailbox: Any, rank: int) -> Iterator[Callable[[], None]]:
         nonlocal last
         if (now := time.monotonic()) - last >= _SIGN_S:
             last = now
-            mailbox.sign.remote()
+            channel.sign.remote()
 
     with temporary_folder() as folder, (folder / STACKS).open("w") as file:
         faulthandler.register(_SIGNAL, file)
         node_id = ray.get_runtime_context().get_node_id()
         started = _started(os.getpid())
         worker = WorkerProcess(rank, os.getpid(), started, socket.gethostname(), node_id, file.name)
-        ray.get(mailbox.join.remote(worker))  # has arrived: what follows may freeze this process
+        ray.get(channel.join.remote(worker))  # has arrived: what follows may freeze this process
         try:
             yield sign
         finally:
-            mailbox.leave.remote(rank)
+            channel.leave.remote(rank)
             faulthandler.unregister(_SIGNAL)
 
 
 class Watchdog:
     """The driver's side: call `look` often. timeout_s: without a sign of any worker, 0 for no limit."""
 
-    def __init__(self, mailbox: Any, timeout_s: float, files: RunFiles, show: Callable[[Row], None]) -> None:
-        self._mailbox, self._timeout_s, self._files, self._show = mailbox, timeout_s, files, show
+    def __init__(self, channel: Any, timeout_s: float, files: RunFiles, show: Callable[[Row], None]) -> None:
+        self._channel, self._timeout_s, self._files, self._show = channel, timeout_s, files, show
         self._seen: object = None
         self._looked, self._silent_s = time.monotonic(), 0.0
 
@@ -101,7 +101,7 @@ class Watchdog:
         if not self._timeout_s or since < _SIGN_S:
             return
         self._looked += since
-        workers, _ = seen = ray.get(self._mailbox.watch.remote())
+        workers, _ = seen = ray.get(self._channel.watch.remote())
         if seen != self._seen or not workers:
             self._seen, self._silent_s = seen, 0.0
             return
@@ -118,7 +118,7 @@ class Watchdog:
         message = f"warning: no step for {self._timeout_s:g} s: {_frozen(workers, found)}"
         message += "; killed all workers to start them again from the newest checkpoint"
         with contextlib.suppress(CapsdistError):  # the storage may be what has failed
-            story = _story(message, workers, found)
+            story = _stacks_of(message, workers, found)
             self._files.write(STACKS, story.encode(errors="backslashreplace"))
             message += f"; their stacks are in {self._files.path(STACKS)}"
         self._show({"kind": "note", "message": message})
@@ -201,7 +201,7 @@ def _frozen(workers: list[WorkerProcess], found: list[_Found]) -> str:
     return " and ".join(silent) or "all workers answer, their stacks show what they wait for"
 
 
-def _story(message: str, workers: list[WorkerProcess], found: list[_Found]) -> str:
+def _stacks_of(message: str, workers: list[WorkerProcess], found: list[_Found]) -> str:
     """Return what is kept in the run's folder."""
     stacks = {each.worker.rank: each.stacks for each in found}
     parts = [f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n"]

@@ -1,6 +1,6 @@
 """What runs in every Ray Train worker: find the place in the group, then the ordinary training loop.
 
-Ours. The loop knows no Ray; it gets a rank, a device and callbacks: where rows go, how a checkpoint gets to
+The loop knows no Ray; it gets a rank, a device and callbacks: where rows go, how a checkpoint gets to
 where the run lies and becomes known to Ray, and whether to stop.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from capsdist.config import Config
-from capsdist.console import announced
+from capsdist.console import Log, announced
 from capsdist.errors import CheckpointError, MemoryExhaustedError, RunError
 from capsdist.launch.events import EventSender
 from capsdist.launch.failure import is_out_of_memory, one_line
@@ -29,11 +29,11 @@ from capsdist.launch.resume import resume_from
 from capsdist.launch.signals import StopPoll
 from capsdist.launch.watch import watched
 from capsdist.runs.checkpoints import opened_checkpoint
-from capsdist.runs.files import RunFiles, Warn, open_files
+from capsdist.runs.files import RunFiles, open_files
 from capsdist.runs.record import RunRecord, open_record
 from capsdist.runs.retention import checkpoint_name, clean, prune
 from capsdist.runs.rundir import run_place
-from capsdist.storage.temporary import remove_leftovers
+from capsdist.storage.temporary import remove_stale_folders
 from capsdist.train.dry_run import dry_run
 from capsdist.train.engine.build import prepare_engine
 from capsdist.train.loop import Events, run_training
@@ -54,13 +54,13 @@ class Job:
 
     config: dict[str, Any]
     threads: int
-    mailbox: Any
+    channel: Any
     fault: Fault | None
     observer: Observer | None
 
 
 def train_worker(settings: dict[str, Any]) -> Row:
-    """Train as one rank and return the loop's end row; go on from the newest whole checkpoint.
+    """Train as one rank and return the loop's end row; go on from the newest verified checkpoint.
 
     `settings`: the fields of a `Job`.
     """
@@ -77,13 +77,13 @@ class _Worker:
         self.device = ray.train.torch.get_device()
         if self.device.type == "cpu":
             torch.set_num_threads(job.threads)
-        self.send = EventSender(job.mailbox)
+        self.send = EventSender(job.channel)
 
-    def warn(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Send a line that stays."""
         self.send({"kind": "note", "message": text})
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
         """Send a line about what takes long."""
         self.send({"kind": "status", "message": text})
 
@@ -92,12 +92,12 @@ class _Worker:
         job, config = self.job, self.config
         with contextlib.ExitStack() as stack:
             # before anything that may wait for a mount
-            sign = stack.enter_context(watched(job.mailbox, self.rank))
-            remove_leftovers()  # on this node; the driver may run on another one
+            sign = stack.enter_context(watched(job.channel, self.rank))
+            remove_stale_folders()  # on this node; the driver may run on another one
             files = _files(config)
             place: dict[str, Any] = {"world_size": self.world_size, "device": self.device}
-            poll = StopPoll(job.mailbox, rank=self.rank, **place)
-            prepare_engine(config, say=self.say, sign=sign, **place)
+            poll = StopPoll(job.channel, rank=self.rank, **place)
+            prepare_engine(config, log=self.log, sign=sign, **place)
 
             def should_stop(step: int) -> bool:
                 sign()
@@ -107,7 +107,7 @@ class _Worker:
 
             if config.train.dry_run:
                 events = self.send if self.rank == 0 else _nowhere
-                with _enough_memory():
+                with _translated_memory_errors():
                     end = dry_run(config, rank=self.rank, events=events, should_stop=should_stop, **place)
             else:
                 end = self._train(files, should_stop, stack)
@@ -115,27 +115,27 @@ class _Worker:
         return end
 
     def _train(self, files: RunFiles, should_stop: Callable[[int], bool], stack: contextlib.ExitStack) -> Row:
-        config, rank, warn = self.config, self.rank, self.warn
+        config, rank, log = self.config, self.rank, self.log
         reading = "reading the newest checkpoint"
-        with announced(self.say, reading) if rank == 0 else contextlib.nullcontext():
-            whole = stack.enter_context(resume_from(files, warn))
-            start = stack.enter_context(_start(config, warn)) if rank == 0 and whole is None else None
+        with announced(self.log, reading) if rank == 0 else contextlib.nullcontext():
+            checkpoint = stack.enter_context(resume_from(files, log))
+            start = stack.enter_context(_start(config, log)) if rank == 0 and checkpoint is None else None
         record: RunRecord | None = None
         events: Events = _nowhere
         if rank == 0:
-            clean(files, whole.step if whole else None)
-            record = stack.enter_context(open_record(files, config, warn))
+            clean(files, checkpoint.step if checkpoint else None)
+            record = stack.enter_context(open_record(files, config, log))
             events = _everywhere(record, Gauges(config.train.name), self.send)
         observer = self.job.observer
-        with _enough_memory():
+        with _translated_memory_errors():
             return run_training(
                 config,
                 rank=rank,
                 world_size=self.world_size,
                 device=self.device,
                 events=events,
-                save=_Saver(config, files, record, warn),
-                resume_from=whole.folder if whole else None,
+                save=_Saver(config, files, record, log),
+                resume_from=checkpoint.folder if checkpoint else None,
                 init_from=start,
                 should_stop=should_stop,
                 observe=observer and functools.partial(observer, rank),
@@ -152,18 +152,18 @@ def _keep(files: RunFiles, name: str, content: bytes) -> None:
 
 
 @contextlib.contextmanager
-def _start(config: Config, warn: Warn) -> Iterator[Path | None]:
+def _start(config: Config, log: Log) -> Iterator[Path | None]:
     """Yield the checkpoint, in a local folder, whose weights a new run starts from, None without one."""
     if config.train.init_from is None:
         yield None
         return
     best = config.train.init_best
-    with opened_checkpoint(config.train.init_from, lowest_error=best, warn=warn) as (_, folder):
+    with opened_checkpoint(config.train.init_from, lowest_error=best, log=log) as (_, folder):
         yield folder
 
 
 @contextlib.contextmanager
-def _enough_memory() -> Iterator[None]:
+def _translated_memory_errors() -> Iterator[None]:
     """Make of an allocation that fails an error of ours, which is not tried again: it would fail again."""
     try:
         yield
@@ -171,8 +171,8 @@ def _enough_memory() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise MemoryExhaustedError(
-            f"out of memory on {socket.gethostname()} ({one_line(None, error)}); raise --train.accumulation "
-            "or --train.workers, or choose a smaller network"
+            f"out of memory on {socket.gethostname()} ({one_line(None, error)}); raise --train.gradient-accumulation-steps "
+            "or --train.num-workers, or choose a smaller network"
         ) from error
 
 
@@ -206,8 +206,8 @@ class _Saver:
     Ray's own upload leaves the order of the files open; ours ends with the manifest, within a deadline.
     """
 
-    def __init__(self, config: Config, files: RunFiles, record: RunRecord | None, warn: Warn) -> None:
-        self._train, self._files, self._record, self._warn = config.train, files, record, warn
+    def __init__(self, config: Config, files: RunFiles, record: RunRecord | None, log: Log) -> None:
+        self._train, self._files, self._record, self._log = config.train, files, record, log
 
     def __call__(self, write: Callable[[Path], None], step: int, metrics: dict[str, float]) -> str:
         """Return the checkpoint's name once it is on storage and all ranks have come here."""
@@ -235,7 +235,5 @@ class _Saver:
                 checkpoint_dir_name=name,
                 checkpoint_upload_fn=upload,
             )
-        prune(
-            self._files, self._warn, keep_last=self._train.keep_checkpoints, keep_best=self._train.keep_best
-        )
+        prune(self._files, self._log, keep_last=self._train.keep_checkpoints, keep_best=self._train.keep_best)
         return name

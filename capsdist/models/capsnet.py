@@ -21,7 +21,7 @@ from capsdist.models.layers import (
 )
 from capsdist.ops import lengths
 from capsdist.ops.checks import check_tensor
-from capsdist.routing import Form, Gradient, Recompute
+from capsdist.routing import Backend, Gradient, Recompute
 from capsdist.routing.common.checks import check_flag, one_of
 
 Initialisation = Literal["default", "truncated_normal"]
@@ -93,7 +93,7 @@ class CapsNet(nn.Module):
         initialisation: Initialisation = "default",
         gradient: Gradient = "full",
         recompute: Recompute = "streamed",
-        form: Form = "auto",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         if initialisation not in get_args(Initialisation):
@@ -128,7 +128,7 @@ class CapsNet(nn.Module):
             none_of_the_above=none_of_the_above,
             gradient=gradient,
             recompute=recompute,
-            form=form,
+            backend=backend,
         )
         self.decoder = Decoder(num_classes, class_dim, self.image_shape, decoder_hidden) if decoder else None
         if initialisation == "truncated_normal":

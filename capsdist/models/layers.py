@@ -17,7 +17,7 @@ from torch.nn import functional
 from capsdist.errors import ShapeError
 from capsdist.ops import squash
 from capsdist.ops.checks import check_tensor
-from capsdist.routing import Form, Gradient, Recompute, route_packed, unpack_weights
+from capsdist.routing import Backend, Gradient, Recompute, route_packed, unpack_weights
 from capsdist.routing.common.checks import check_flag, is_count
 from capsdist.routing.dynamic.api import check_options
 
@@ -27,7 +27,7 @@ Padding = Literal["valid", "same"]
 class Conv2d(nn.Conv2d):
     """Convolution whose padding is ``"valid"`` or ``"same"`` at any stride, as in TensorFlow.
 
-    Ours, because torch refuses ``"same"`` at stride 2, where it is not symmetric: the output has
+    Needed because torch refuses ``"same"`` at stride 2, where it is not symmetric: the output has
     ``ceil(size / stride)`` pixels, and the odd row of zeros, if there is one, goes below and to the
     right. The authors' CIFAR-10 network depends on it.
 
@@ -229,7 +229,7 @@ class ClassCapsules(PackedCapsules):
     `weights` is a view of it as the paper writes W_ij. `bias` (the authors' code has one) is added to
     the totals before squash. With `none_of_the_above` a child may also choose none of the parents
     (paper, section 7). With `log_priors` the logits start from a parameter [I, J], not from 0: how likely
-    a child belongs to a parent whatever the image (paper, section 2). `gradient`, `recompute` and `form`
+    a child belongs to a parent whatever the image (paper, section 2). `gradient`, `recompute` and `backend`
     are those of `route`.
 
     Initialisation (ours; the paper gives none): bias and priors zero, weights normal with standard deviation
@@ -260,7 +260,7 @@ class ClassCapsules(PackedCapsules):
         none_of_the_above: bool = False,
         gradient: Gradient = "full",
         recompute: Recompute = "streamed",
-        form: Form = "auto",
+        backend: Backend = "auto",
     ) -> None:
         super().__init__(
             num_children,
@@ -271,9 +271,9 @@ class ClassCapsules(PackedCapsules):
             none_of_the_above=none_of_the_above,
             gradient=gradient,
         )
-        check_options(iterations, recompute=recompute, form=form)
+        check_options(iterations, recompute=recompute, backend=backend)
         self.recompute: Recompute = recompute
-        self.form: Form = form
+        self.backend: Backend = backend
         self.add_parameters(num_children, bias=bias, log_priors=log_priors)
 
     def forward(self, child_poses: Tensor) -> Tensor:
@@ -288,7 +288,7 @@ class ClassCapsules(PackedCapsules):
             none_of_the_above=self.none_of_the_above,
             gradient=self.gradient,
             recompute=self.recompute,
-            form=self.form,
+            backend=self.backend,
         )
 
     def extra_repr(self) -> str:
@@ -297,7 +297,7 @@ class ClassCapsules(PackedCapsules):
             f"{self.num_children} x {self.child_dim}D -> {self.num_parents} x {self.parent_dim}D, "
             f"iterations={self.iterations}, bias={self.bias is not None}, "
             f"log_priors={self.log_priors is not None}, none_of_the_above={self.none_of_the_above}, "
-            f"gradient={self.gradient!r}, recompute={self.recompute!r}, form={self.form!r}"
+            f"gradient={self.gradient!r}, recompute={self.recompute!r}, backend={self.backend!r}"
         )
 
 

@@ -43,7 +43,7 @@ def _build_capsnet(model: CapsNetConfig, routing: Routing) -> nn.Module:
         initialisation=model.initialisation,
         gradient=routing.gradient,
         recompute=routing.recompute,
-        form=routing.form,
+        backend=routing.backend,
     )
 
 
@@ -61,8 +61,8 @@ def _capsnet_losses(output: Output, images: Tensor, labels: Tensor, loss: Loss) 
         labels,
         m_plus=loss.m_plus,
         m_minus=loss.m_minus,
-        downweight=loss.downweight,
-        form=loss.margin_form,
+        absent_weight=loss.absent_weight,
+        backend=loss.margin_reduction,
     )
     if output.reconstructions is None:
         return {"loss": margin, "margin_loss": margin, "reconstruction_loss": torch.zeros_like(margin)}

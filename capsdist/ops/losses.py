@@ -1,4 +1,4 @@
-"""Losses of the capsule network, one value an image: margin loss of lengths, error of reconstructions."""
+"""Losses of the capsule network, one value per image: margin loss of lengths, error of reconstructions."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def margin_loss(
     *,
     m_plus: float = 0.9,
     m_minus: float = 0.1,
-    downweight: float = 0.5,
+    absent_weight: float = 0.5,
     form: Literal["paper", "official"] = "paper",
 ) -> Tensor:
     """Return the margin loss of each image.
 
     Paper, equation 4: the sum over classes of max(0, m_plus - |v|)^2 for the class that is present, and of
-    downweight max(0, |v| - m_minus)^2 for the others. `official` (the authors' code) is the mean over classes
+    absent_weight max(0, |v| - m_minus)^2 for the others. `official` (the authors' code) is the mean over classes
     of half of that, 2 J times smaller. The lengths enter as they are: a softmax before this loss, a common
     mistake, lets no right answer have a loss of 0.
 
@@ -35,7 +35,7 @@ def margin_loss(
             neither in compilers nor in torch.func; elsewhere torch's own error tells of one out of range.
         m_plus: length that the present class must reach.
         m_minus: length that an absent class may have.
-        downweight: weight of the absent classes (lambda).
+        absent_weight: weight of the absent classes (lambda).
         form: `paper` or `official`.
 
     Returns:
@@ -58,7 +58,7 @@ def margin_loss(
     check_class_numbers("targets", targets, lengths.shape[1])
     wide = lengths.to(torch.promote_types(lengths.dtype, torch.float32))
     present = torch.relu(m_plus - wide).square()
-    absent = downweight * torch.relu(wide - m_minus).square()
+    absent = absent_weight * torch.relu(wide - m_minus).square()
     own = targets[:, None]
     # The scatter replaces the absent term of an image's own class by its present term.
     terms = absent.scatter(1, own, present.gather(1, own))

@@ -29,7 +29,7 @@ def squash(totals: Tensor, dim: int = -1) -> Tensor:
     Range: value and gradient are accurate for lengths from 1.1e-19 to 1e19 in fp32, 1.5e-154 to 1e154 in
     fp64: their squares are normal numbers. Shorter vectors give a value below the smallest normal number, and
     a gradient below 1.1e-19 of the incoming one with an error below 1e-21 of it (fp32). From 1.8e19 on, where
-    the square overflows, the result is not valid. Every form of routing has the same range.
+    the square overflows, the result is not valid. Every backend of routing has the same range.
 
     Raises:
         ShapeError: it is no tensor.
@@ -45,7 +45,7 @@ def squash(totals: Tensor, dim: int = -1) -> Tensor:
 def squash_backward(totals: Tensor, grad: Tensor) -> Tensor:
     """Return the gradient for `totals`, given `grad` for `squash(totals)`, along the last dimension.
 
-    Ours, for hand-written backwards: with n = |s|, f = n / (1 + n^2) and the unit vector z = s / n (0 at
+    For hand-written backwards: with n = |s|, f = n / (1 + n^2) and the unit vector z = s / n (0 at
     s = 0), ds = f g + n (1 - n^2) / (1 + n^2)^2 z (z . g). No quotient of two vanishing numbers is formed.
     The range is that of `squash`.
 

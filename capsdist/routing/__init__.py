@@ -1,15 +1,15 @@
-"""Routing by agreement: one function in several forms."""
+"""Routing by agreement: one function in several backends."""
 
 from capsdist.routing.dynamic.api import explain, route, route_packed
-from capsdist.routing.dynamic.backends import Explanation, Form, Recompute
+from capsdist.routing.dynamic.backends import Backend, Explanation, Recompute
 from capsdist.routing.dynamic.packing import pack_weights, unpack_weights
 from capsdist.routing.dynamic.reference import route_reference
 from capsdist.routing.dynamic.streamed_passes import Gradient
 from capsdist.routing.dynamic.trace import Trace, trace_routing
 
 __all__ = [
+    "Backend",
     "Explanation",
-    "Form",
     "Gradient",
     "Recompute",
     "Trace",

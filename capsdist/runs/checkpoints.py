@@ -1,6 +1,6 @@
 """Find a checkpoint of a run that is whole: the newest to go on from, the best to use.
 
-Ours. Ray hands out the newest checkpoint that was registered with it, damaged or not, and does not know one
+Ray hands out the newest checkpoint that was registered with it, damaged or not, and does not know one
 that was whole on storage but not yet registered when the driver died. Here its manifest makes a checkpoint.
 """
 
@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from capsdist.console import Log
 from capsdist.errors import CheckpointError
-from capsdist.runs.files import RunFiles, Warn, open_files
+from capsdist.runs.files import RunFiles, open_files
 from capsdist.runs.retention import (
     checkpoint_name,
     checkpoint_step,
@@ -24,11 +25,11 @@ from capsdist.storage.place import is_url
 from capsdist.storage.temporary import temporary_folder
 from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME
 
-__all__ = ["Whole", "best_whole", "newest_whole", "opened_checkpoint", "viewed"]
+__all__ = ["VerifiedCheckpoint", "best_verified", "newest_verified", "opened_checkpoint", "viewed"]
 
 
 @dataclass(frozen=True)
-class Whole:
+class VerifiedCheckpoint:
     """A verified checkpoint in a local folder."""
 
     step: int
@@ -36,10 +37,10 @@ class Whole:
 
 
 @contextlib.contextmanager
-def newest_whole(files: RunFiles, warn: Warn) -> Iterator[Whole | None]:
-    """Yield the newest whole checkpoint, None without one, while the context is open.
+def newest_verified(files: RunFiles, log: Log) -> Iterator[VerifiedCheckpoint | None]:
+    """Yield the newest verified checkpoint, None without one, while the context is open.
 
-    Every file of it is read and compared with its digest; `warn` is told of each that was passed over.
+    Every file of it is read and compared with its digest; `log` is told of each that was passed over.
 
     Raises:
         CheckpointError: there are finished checkpoints and all are damaged: nothing is begun anew unasked.
@@ -48,9 +49,9 @@ def newest_whole(files: RunFiles, warn: Warn) -> Iterator[Whole | None]:
     with contextlib.ExitStack() as stack:
         for step in sorted(found, reverse=True):
             if not found[step]:
-                warn(f"warning: passed over {files.path(checkpoint_name(step))}: it is half written")
-            elif folder := _opened(files, step, warn, stack):
-                yield Whole(step, folder)
+                log(f"warning: passed over {files.path(checkpoint_name(step))}: it is half written")
+            elif folder := _opened(files, step, log, stack):
+                yield VerifiedCheckpoint(step, folder)
                 return
         if any(found.values()):
             names = ", ".join(checkpoint_name(step) for step in sorted(found))
@@ -62,19 +63,19 @@ def newest_whole(files: RunFiles, warn: Warn) -> Iterator[Whole | None]:
 
 
 @contextlib.contextmanager
-def best_whole(files: RunFiles, warn: Warn) -> Iterator[Whole]:
-    """Yield, of the whole checkpoints that were validated, the one with the lowest error.
+def best_verified(files: RunFiles, log: Log) -> Iterator[VerifiedCheckpoint]:
+    """Yield, of the verified checkpoints that were validated, the one with the lowest error.
 
     Raises:
         CheckpointError: there is none.
     """
-    validated = ranked(finished_checkpoints(files, warn))
+    validated = ranked(finished_checkpoints(files, log))
     if not validated:
         raise CheckpointError(f"{files}: no checkpoint was validated; take the newest, without --best")
     with contextlib.ExitStack() as stack:
         for saved in validated:
-            if folder := _opened(files, saved.step, warn, stack):
-                yield Whole(saved.step, folder)
+            if folder := _opened(files, saved.step, log, stack):
+                yield VerifiedCheckpoint(saved.step, folder)
                 return
     names = ", ".join(checkpoint_name(saved.step) for saved in validated)
     raise CheckpointError(
@@ -82,17 +83,17 @@ def best_whole(files: RunFiles, warn: Warn) -> Iterator[Whole]:
     )
 
 
-def _opened(files: RunFiles, step: int, warn: Warn, stack: contextlib.ExitStack) -> Path | None:
+def _opened(files: RunFiles, step: int, log: Log, stack: contextlib.ExitStack) -> Path | None:
     """Return the checkpoint as a local folder that lives as long as `stack`, None if it is damaged."""
     try:
         return _verified(files, checkpoint_name(step), stack)
     except CheckpointError as error:
-        warn(f"warning: passed over a checkpoint: {str(error).partition(';')[0]}")
+        log(f"warning: passed over a checkpoint: {str(error).partition(';')[0]}")
         return None
 
 
 def _verified(files: RunFiles, name: str, stack: contextlib.ExitStack) -> Path:
-    """Return the whole checkpoint `name` as a local folder that lives as long as `stack`.
+    """Return the verified checkpoint `name` as a local folder that lives as long as `stack`.
 
     Raises:
         CheckpointError: it is damaged; names where it lies.
@@ -112,8 +113,8 @@ def _verified(files: RunFiles, name: str, stack: contextlib.ExitStack) -> Path:
 
 
 @contextlib.contextmanager
-def opened_checkpoint(place: str, *, lowest_error: bool = False, warn: Warn) -> Iterator[tuple[str, Path]]:
-    """Yield what `place` means, by name and as a local folder: a checkpoint, or one of a run, path or URL.
+def opened_checkpoint(place: str, *, lowest_error: bool = False, log: Log) -> Iterator[tuple[str, Path]]:
+    """Yield what `place` means, by name and as a local folder: a checkpoint, or one of per run, path or URL.
 
     Of a run it is the newest whole one, or with `lowest_error` the one with the lowest validated error.
 
@@ -138,19 +139,19 @@ def opened_checkpoint(place: str, *, lowest_error: bool = False, warn: Warn) -> 
             raise CheckpointError(
                 f"no checkpoint below {files}; give a checkpoint, or a run that has trained"
             )
-        chosen = best_whole(files, warn) if lowest_error else newest_whole(files, warn)
+        chosen = best_verified(files, log) if lowest_error else newest_verified(files, log)
         if not (whole := stack.enter_context(chosen)):
-            raise CheckpointError(f"{files}: holds no whole checkpoint; give a run that has trained")
+            raise CheckpointError(f"{files}: holds no verified checkpoint; give a run that has trained")
         yield files.path(checkpoint_name(whole.step)), whole.folder
 
 
 @contextlib.contextmanager
-def viewed(files: RunFiles, warn: Warn) -> Iterator[Path]:
-    """Yield a local folder with what `overview` reads: metrics, and the newest whole checkpoint."""
+def viewed(files: RunFiles, log: Log) -> Iterator[Path]:
+    """Yield a local folder with what `overview` reads: metrics, and the newest verified checkpoint."""
     if files.local:
         yield files.local
         return
-    with temporary_folder() as folder, newest_whole(files, warn) as whole:
+    with temporary_folder() as folder, newest_verified(files, log) as whole:
         rows = files.read(METRICS_NAME, max_bytes=MAX_RECORD_BYTES)
         (folder / METRICS_NAME).write_bytes(rows or b"")
         if whole:

@@ -1,6 +1,6 @@
 """Where the files of a run lie: a folder that all machines see, or a prefix in object storage.
 
-Ours. `open_files` chooses; `remote.py` has the other kind, and nothing above knows which one it is. A
+`open_files` chooses; `remote.py` has the other kind, and nothing above knows which one it is. A
 checkpoint is a folder whose manifest appears last: here by a rename of the whole, there as the last write.
 """
 
@@ -16,8 +16,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from capsdist.console import Log
 from capsdist.errors import DocumentError, RunError
-from capsdist.runs.locks import LOCK_NAME, Lock, Tell, file_lock
+from capsdist.runs.locks import LOCK_NAME, Lock, file_lock
 from capsdist.storage.documents import MAX_BYTES, read_file
 from capsdist.storage.durable import (
     flush_folder,
@@ -29,11 +30,9 @@ from capsdist.storage.durable import (
 from capsdist.storage.place import is_url
 from capsdist.train.manifest import MANIFEST
 
-__all__ = ["LocalFiles", "RunFiles", "Warn", "open_files", "read_document"]
+__all__ = ["LocalFiles", "RunFiles", "open_files", "read_document"]
 
 T = TypeVar("T")
-Warn = Callable[[str], None]
-"""Called with one line for each file that is passed over."""
 
 _PARTIAL = ".partial-"
 _PROBE_BYTES = 65536  # more than a full disk takes
@@ -59,8 +58,8 @@ class RunFiles(Protocol):
         """Make the place and prove that it can be written."""
         ...
 
-    def lock(self, tell: Tell) -> AbstractContextManager[Lock]:
-        """Hold the run for this process; `tell` hears why it takes a while."""
+    def lock(self, log: Log) -> AbstractContextManager[Lock]:
+        """Hold the run for this process; `log` hears why it takes a while."""
         ...
 
     def path(self, name: str) -> str:
@@ -125,10 +124,10 @@ def read_document(files: RunFiles, name: str, parse: Callable[[bytes], T]) -> T 
         raise DocumentError(f"{files.path(name)} {error}") from None
 
 
-def open_files(place: str | os.PathLike[str], warn: Warn = lambda text: None) -> RunFiles:
+def open_files(place: str | os.PathLike[str], log: Log = lambda text: None) -> RunFiles:
     """Return the files of the run at `place`: a local path or an s3:// URL.
 
-    `warn` is told of each folder that lies in the place of a file and is moved aside.
+    `log` is told of each folder that lies in the place of a file and is moved aside.
 
     Raises:
         RunError: a URL of another kind, or one with credentials.
@@ -138,15 +137,15 @@ def open_files(place: str | os.PathLike[str], warn: Warn = lambda text: None) ->
         from capsdist.runs.object_files import ObjectFiles  # late: local runs need no client
 
         return ObjectFiles(text)
-    return LocalFiles(Path(text.removeprefix("file://")), warn)
+    return LocalFiles(Path(text.removeprefix("file://")), log)
 
 
 class LocalFiles:
-    """A run in a folder. Methods: see `RunFiles`; `warn`: see `open_files`."""
+    """A run in a folder. Methods: see `RunFiles`; `log`: see `open_files`."""
 
-    def __init__(self, folder: Path, warn: Warn = lambda text: None) -> None:
+    def __init__(self, folder: Path, log: Log = lambda text: None) -> None:
         self.local, self.name = folder, folder.name
-        self._warn = warn
+        self._log = log
 
     def __str__(self) -> str:
         return str(self.local)
@@ -171,7 +170,7 @@ class LocalFiles:
                 "choose a writable folder with --train.storage"
             ) from None
 
-    def lock(self, tell: Tell) -> AbstractContextManager[Lock]:
+    def lock(self, log: Log) -> AbstractContextManager[Lock]:
         """Lock a file."""
         return file_lock(self.local / LOCK_NAME, self.name)
 
@@ -267,7 +266,7 @@ class LocalFiles:
         """Move a folder in the place of a file aside, with what is in it."""
         path = self.local / name
         if path.is_dir() and not path.is_symlink():
-            self._warn(f"warning: {path} is a folder; moved it to {move_aside(path).name}")
+            self._log(f"warning: {path} is a folder; moved it to {move_aside(path).name}")
 
     @contextlib.contextmanager
     def _changing(self, name: str) -> Iterator[None]:

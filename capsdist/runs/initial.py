@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from capsdist.config import Config
+from capsdist.console import Log
 from capsdist.errors import ConfigError, DocumentError, Problem
-from capsdist.runs.files import Warn, open_files, read_document
+from capsdist.runs.files import open_files, read_document
 from capsdist.runs.retention import (
     checkpoint_step,
     finished_checkpoints,
@@ -19,7 +20,7 @@ from capsdist.train.manifest import STATE, State, parse_state
 __all__ = ["initial_state"]
 
 
-def initial_state(config: Config, warn: Warn) -> State | None:
+def initial_state(config: Config, log: Log) -> State | None:
     """Return the state.json of what `train.init_from` names, None if it names nothing.
 
     Of a run it is the newest finished checkpoint, with `train.init_best` the one with the lowest validated
@@ -35,7 +36,7 @@ def initial_state(config: Config, warn: Warn) -> State | None:
 
         check_readable(place, thing="run or checkpoint")
     try:
-        state = _state(place, config.train.init_best, warn)
+        state = _state(place, config.train.init_best, log)
     except DocumentError as error:
         raise _refused(place, f"cannot be used: {error}") from None
     if state is None:
@@ -44,7 +45,7 @@ def initial_state(config: Config, warn: Warn) -> State | None:
     return state
 
 
-def _state(place: str, best: bool, warn: Warn) -> State | None:
+def _state(place: str, best: bool, log: Log) -> State | None:
     address, mark, query = place.partition("?")
     parent, _, name = address.rstrip("/").rpartition("/")
     if (step := checkpoint_step(name)) is not None:
@@ -54,7 +55,7 @@ def _state(place: str, best: bool, warn: Warn) -> State | None:
         return read_document(files, STATE, parse_state)
     if not best:
         return newest_state(files)
-    saved = ranked(finished_checkpoints(files, warn))
+    saved = ranked(finished_checkpoints(files, log))
     return read_state(files, saved[0].step) if saved else None
 
 

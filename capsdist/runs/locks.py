@@ -1,6 +1,6 @@
 """One process at a time trains a run: a locked file on a disk, in object storage an object kept alive.
 
-Ours. The system drops a file's lock with its process. Object storage has no locks, but it writes an object on
+The system drops a file's lock with its process. Object storage has no locks, but it writes an object on
 condition that there is none, for one writer only; its holder counts in it every few seconds, so that others
 see whether it lives. No clocks are compared.
 """
@@ -15,13 +15,14 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, NonNegativeInt
 
+from capsdist.console import Log
 from capsdist.errors import DocumentError, RunError
 from capsdist.storage.documents import dump_json, parse_document
 from capsdist.storage.durable import names, open_lock_file
@@ -29,7 +30,7 @@ from capsdist.storage.durable import names, open_lock_file
 if TYPE_CHECKING:
     from capsdist.storage import ObjectFolder
 
-__all__ = ["LOCK_NAME", "Lock", "Tell", "file_lock", "object_lock"]
+__all__ = ["LOCK_NAME", "Lock", "file_lock", "object_lock"]
 
 LOCK_NAME = ".lock"
 """Name of the file or object that holds a run."""
@@ -40,9 +41,6 @@ _SETTLE_S = 1.0  # of two that take over at a time, it belongs to the one that w
 _SHOWN = 200  # characters of a lock file in a message
 _LOCK_BYTES = 4096  # of an object that holds a run
 _TOO_LARGE = b"x" * (_LOCK_BYTES + 1)  # stands for what was not read: damaged, and always the same
-
-
-Tell = Callable[[str], None]
 
 
 class Lock:
@@ -104,14 +102,14 @@ def _take(descriptor: int, path: Path, run: str) -> None:
 
 
 @contextlib.contextmanager
-def object_lock(objects: ObjectFolder, name: str, run: str, tell: Tell) -> Iterator[Lock]:
-    """Hold `run` by the object `name`; where a dead holder has left it this takes 16 s, and `tell` is told.
+def object_lock(objects: ObjectFolder, name: str, run: str, log: Log) -> Iterator[Lock]:
+    """Hold `run` by the object `name`; where a dead holder has left it this takes 16 s, and `log` is told.
 
     Raises:
         RunError: another process holds it, or the storage does not answer.
     """
     lease = _Lease(objects, name)
-    if holder := lease.take(tell):
+    if holder := lease.take(log):
         raise _held(run, holder)
     lock, ended = Lock(run), threading.Event()
 
@@ -150,13 +148,13 @@ class _Lease:
         self._objects, self._name = objects, name
         self._id, self._beats = uuid.uuid4().hex, 0
 
-    def take(self, tell: Tell) -> str | None:
+    def take(self, log: Log) -> str | None:
         """Write the object if there is none, or none that lives; return who holds it otherwise."""
         if self._objects.write(self._name, self._content(), new=True):
             return None
         found, until = self._content_now(), time.monotonic() + _SILENT_S
         if found is not None:
-            tell(self._wait_notice(found))
+            log(self._wait_notice(found))
         while found is not None and time.monotonic() < until:
             time.sleep(_SETTLE_S)
             if (now := self._content_now()) != found:

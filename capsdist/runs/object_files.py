@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from capsdist.console import Log
 from capsdist.errors import CheckpointError, DocumentError, RunError
-from capsdist.runs.locks import LOCK_NAME, Lock, Tell, object_lock
+from capsdist.runs.locks import LOCK_NAME, Lock, object_lock
 from capsdist.storage import ObjectFolder, check_storage
 from capsdist.storage.documents import MAX_BYTES
 from capsdist.storage.temporary import temporary_folder
@@ -34,9 +35,9 @@ class ObjectFiles:
         """List, write, read and delete an object, in under 10 seconds."""
         check_storage(self._url, error=RunError)
 
-    def lock(self, tell: Tell) -> AbstractContextManager[Lock]:
+    def lock(self, log: Log) -> AbstractContextManager[Lock]:
         """Keep an object alive."""
-        return object_lock(self._objects, LOCK_NAME, self.name, tell)
+        return object_lock(self._objects, LOCK_NAME, self.name, log)
 
     def path(self, name: str) -> str:
         """Return the URL."""

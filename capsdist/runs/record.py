@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from capsdist.config import Config
-from capsdist.runs.files import RunFiles, Warn
+from capsdist.console import Log
+from capsdist.runs.files import RunFiles
 from capsdist.runs.loggers.base import LoggedRun, Logger
 from capsdist.runs.loggers.jsonl import JsonlLogger
 from capsdist.runs.loggers.names import find_logger
@@ -94,12 +95,12 @@ class RunRecord:
                 with contextlib.suppress(Exception):
                     failed.close()
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            self._run.warn(f"warning: logger {name!r} failed and is left out from now on ({reason})")
+            self._run.log(f"warning: logger {name!r} failed and is left out from now on ({reason})")
 
 
 @contextlib.contextmanager
-def open_record(files: RunFiles, config: Config, warn: Warn) -> Iterator[RunRecord]:
-    """Yield the record of the run, its earlier rows included; `warn` is told of damage and failed loggers."""
+def open_record(files: RunFiles, config: Config, log: Log) -> Iterator[RunRecord]:
+    """Yield the record of the run, its earlier rows included; `log` is told of damage and failed loggers."""
     with contextlib.ExitStack() as stack:
         folder: Path | None = files.local
         if folder is None:
@@ -108,7 +109,7 @@ def open_record(files: RunFiles, config: Config, warn: Warn) -> Iterator[RunReco
             (folder / METRICS_NAME).write_bytes(rows or b"")
         with contextlib.suppress(OSError):  # each logger says by itself what it cannot write
             folder.mkdir(parents=True, exist_ok=True)
-        record = RunRecord(LoggedRun(files.name, folder, config, files, warn))
+        record = RunRecord(LoggedRun(files.name, folder, config, files, log))
         try:
             yield record
         finally:

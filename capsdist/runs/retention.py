@@ -1,6 +1,6 @@
 """Which checkpoints a run keeps: the policy, as pure functions of what is there, and what carries it out.
 
-Ours. Ray keeps the newest or the best ones, and forgets what a crash has left; a run wants the newest to go
+Ray keeps the newest or the best ones, and forgets what a crash has left; a run wants the newest to go
 on from, the best to use, and nothing else. So the folder is the record, and Ray's own is not consulted.
 """
 
@@ -10,13 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from capsdist.console import Log
 from capsdist.errors import DocumentError
-from capsdist.runs.files import RunFiles, Warn, read_document
+from capsdist.runs.files import RunFiles, read_document
 from capsdist.train.manifest import MANIFEST, STATE, State, digest_of, parse_manifest, parse_state
 
 __all__ = [
     "Saved", "checkpoint_name", "checkpoint_step", "clean", "finished_checkpoints", "found_checkpoints",
-    "leftovers", "newest_state", "prune", "ranked", "read_state", "superfluous",
+    "leftovers", "newest_state", "prune", "ranked", "read_state", "to_delete",
 ]  # fmt: skip
 
 _NAME = re.compile(r"step_([0-9]{8,})")
@@ -41,7 +42,7 @@ def checkpoint_step(name: str) -> int | None:
     return int(found[1]) if found and checkpoint_name(int(found[1])) == name else None
 
 
-def superfluous(saved: Sequence[Saved], *, keep_last: int, keep_best: int) -> list[int]:
+def to_delete(saved: Sequence[Saved], *, keep_last: int, keep_best: int) -> list[int]:
     """Return, in order, the steps of those that are neither among the newest nor among the best.
 
     Of equally good ones the newer is better; those that were not validated are kept by age only.
@@ -72,17 +73,17 @@ def found_checkpoints(files: RunFiles) -> dict[int, bool]:
     return {step: finished for name, finished in folders if (step := checkpoint_step(name)) is not None}
 
 
-def finished_checkpoints(files: RunFiles, warn: Warn) -> list[Saved]:
+def finished_checkpoints(files: RunFiles, log: Log) -> list[Saved]:
     """Return all checkpoints that were written to their end, by step.
 
-    One whose state.json is damaged counts as not validated; `warn` is told of it.
+    One whose state.json is damaged counts as not validated; `log` is told of it.
     """
     saved: list[Saved] = []
     for step in _finished(files):
         try:
             saved.append(Saved(step, read_state(files, step).error_percent))
         except DocumentError as error:
-            warn(f"warning: the error of {checkpoint_name(step)} is unknown: {error}")
+            log(f"warning: the error of {checkpoint_name(step)} is unknown: {error}")
             saved.append(Saved(step))
     return saved
 
@@ -128,12 +129,12 @@ def clean(files: RunFiles, resumed: int | None) -> None:
         files.remove(checkpoint_name(step))
 
 
-def prune(files: RunFiles, warn: Warn, *, keep_last: int, keep_best: int) -> None:
-    """Remove the checkpoints that are not to be kept; see `superfluous`.
+def prune(files: RunFiles, log: Log, *, keep_last: int, keep_best: int) -> None:
+    """Remove the checkpoints that are not to be kept; see `to_delete`.
 
     Of a checkpoint that is a symbolic link the link goes; what it points to stays.
     """
-    for step in superfluous(finished_checkpoints(files, warn), keep_last=keep_last, keep_best=keep_best):
+    for step in to_delete(finished_checkpoints(files, log), keep_last=keep_last, keep_best=keep_best):
         files.remove(checkpoint_name(step))
 
 

@@ -1,6 +1,6 @@
 """The folder of a run: configuration, result and lock, and what may change when a run is started again.
 
-Ours. The files themselves, on a disk or in object storage, are the subject of `files.py` and `remote.py`, the
+The files themselves, on a disk or in object storage, are the subject of `files.py` and `remote.py`, the
 checkpoints among them of `retention.py`.
 """
 
@@ -19,20 +19,27 @@ from capsdist.config import Config
 from capsdist.config.earlier import as_begun
 from capsdist.config.sections import Change, Section
 from capsdist.config.steps import total_steps
+from capsdist.console import Log
 from capsdist.errors import CheckpointError, ConfigError, DocumentError, Problem
-from capsdist.runs.files import Warn, open_files, read_document
-from capsdist.runs.locks import Lock, Tell
+from capsdist.runs.files import open_files, read_document
+from capsdist.runs.locks import Lock
 from capsdist.runs.retention import checkpoint_name, newest_state
 from capsdist.storage.documents import dump_json, parse_document, parse_json, printable, seal
 from capsdist.storage.place import join
 from capsdist.train.manifest import State
 
 __all__ = [
-    "STACKS", "STORY", "RunFolder", "RunSummary", "Status", "changed_fields", "parse_config",
+    "FAILURE_LOG",
+    "STACKS",
+    "RunFolder",
+    "RunSummary",
+    "Status",
+    "changed_fields",
+    "parse_config",
     "run_place",
 ]  # fmt: skip
 
-STORY = "failure.txt"
+FAILURE_LOG = "failure.txt"
 """All tracebacks of a failure."""
 STACKS = "stacks.txt"
 """The stacks of all workers when no step had been done for too long."""
@@ -69,15 +76,15 @@ def run_place(config: Config) -> str:
 class RunFolder:
     """The folder of one run: a local path or an s3:// URL; nothing is created before `create`.
 
-    files: what is in it, for those who need more than the methods here. `warn` is told of each file that is
+    files: what is in it, for those who need more than the methods here. `log` is told of each file that is
     damaged and passed over.
     """
 
-    def __init__(self, place: str | os.PathLike[str], warn: Warn = lambda text: None) -> None:
-        self.files = open_files(place, warn)
+    def __init__(self, place: str | os.PathLike[str], log: Log = lambda text: None) -> None:
+        self.files = open_files(place, log)
         self.name = self.files.name
         self._told: set[str] = set()
-        self._tell = warn
+        self._log = log
 
     def __str__(self) -> str:
         return str(self.files)
@@ -88,11 +95,11 @@ class RunFolder:
         assert self.files.local is not None, self
         return self.files.local
 
-    def _warn(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         """Tell of a damaged file once, however often it is read."""
         if text not in self._told:
             self._told.add(text)
-            self._tell(text)
+            self._log(text)
 
     def create(self) -> None:
         """Make the folder and prove that it can be written, in under 10 seconds.
@@ -102,13 +109,13 @@ class RunFolder:
         """
         self.files.create()
 
-    def lock(self, tell: Tell = lambda text: None) -> AbstractContextManager[Lock]:
-        """Hold the run for this process, so that it is not started twice at a time; `tell` hears of a wait.
+    def lock(self, log: Log = lambda text: None) -> AbstractContextManager[Lock]:
+        """Hold the run for this process, so that it is not started twice at a time; `log` hears of a wait.
 
         Raises:
             RunError: another process trains it.
         """
-        return self.files.lock(tell)
+        return self.files.lock(log)
 
     def read_config(self) -> Config | None:
         """Return the configuration that decides what the run computes, None for a new run.
@@ -129,7 +136,7 @@ class RunFolder:
             stored = self._config_of(state)
         if damage:
             instead = f"took that of {checkpoint_name(state.step)}" if state else "the run has no checkpoint"
-            self._warn(f"warning: passed over a configuration: {damage}; {instead}")
+            self._log(f"warning: passed over a configuration: {damage}; {instead}")
         return stored
 
     def _config_of(self, state: State) -> Config:
@@ -147,7 +154,7 @@ class RunFolder:
         Ray's record too: Ray refuses to start where that names checkpoints that are gone.
         """
         self.files.write(_CONFIG, dump_json(config.model_dump(mode="json")))
-        for name in (_RESULT, STORY, STACKS, _RAYS_RECORD):
+        for name in (_RESULT, FAILURE_LOG, STACKS, _RAYS_RECORD):
             self.files.delete(name)
 
     def read_result(self) -> RunSummary | None:
@@ -158,14 +165,14 @@ class RunFolder:
         try:
             result = read_document(self.files, _RESULT, _parse_result)
         except DocumentError as error:
-            self._warn(f"warning: passed over a result: {error}")
+            self._log(f"warning: passed over a result: {error}")
             return None
         if result is None or result.error_percent is None or (state := newest_state(self.files)) is None:
             return result
         measured = state.error_percent
         if state.step != result.steps or measured is None or measured == result.error_percent:
             return result
-        self._warn(
+        self._log(
             f"warning: passed over a result: {self.files.path(_RESULT)} says error_percent "
             f"{result.error_percent:g}, {checkpoint_name(state.step)} says {measured:g}"
         )

@@ -13,7 +13,7 @@ from pathlib import Path
 from capsdist.runs.files import RunFiles
 from capsdist.runs.locks import LOCK_NAME
 from capsdist.storage.durable import open_regular
-from capsdist.storage.temporary import remove_leftovers
+from capsdist.storage.temporary import remove_stale_folders
 
 __all__ = ["remove_left_behind", "removed_if_unbegun"]
 
@@ -23,7 +23,7 @@ _YOUNG_S = 60.0  # its process may be about to lock it
 
 def remove_left_behind(files: RunFiles) -> None:
     """Remove the temporary folders of killed processes, and runs beside `files` that have not begun."""
-    remove_leftovers()
+    remove_stale_folders()
     if files.local is None:  # in object storage a lock costs a request to see, and is taken over
         return
     with contextlib.suppress(OSError), os.scandir(files.local.parent) as entries:

@@ -1,6 +1,6 @@
 """A node's cache of objects, by content: a file is named by its sha256, verified when filled, never changed.
 
-Ours. All processes of a node share it: one of them downloads an object, the others wait for it. The least
+All processes of a node share it: one of them downloads an object, the others wait for it. The least
 recently used objects are removed to stay within a budget, but none that a process has open or mapped.
 """
 

@@ -1,6 +1,6 @@
 """Is a place in object storage usable? Asked before a run starts workers, answered in under 10 seconds.
 
-Ours, on botocore directly and in a thread that is left behind when time is up: looking up a host's name and
+Built on botocore directly and in a thread that is left behind when time is up: looking up a host's name and
 waiting for a server that sends a byte now and then have no limit of their own.
 """
 

@@ -1,6 +1,6 @@
 """Whole objects below an s3:// URL, read or written within a deadline, tried again where that may help.
 
-Ours, on s3fs. Its own retries are switched off: they know no total deadline (an endless 503 takes 40 s) and
+Built on s3fs. Its own retries are switched off: they know no total deadline (an endless 503 takes 40 s) and
 do not cover damaged bytes. Whole objects only: ranges are not covered by S3's checksums.
 """
 

@@ -1,6 +1,6 @@
 """What a URL names: a prefix in a bucket, or a local folder. Credentials are refused in it.
 
-Ours. A URL is taken literally, as S3 tools do: `%20` in it is three characters. Ray has pyarrow decode it, so
+A URL is taken literally, as S3 tools do: `%20` in it is three characters. Ray has pyarrow decode it, so
 Ray gets `Place.uri`; what no encoding makes equal for both is refused. The options behind `?` are those of
 pyarrow. URLs end up in configurations, records and logs, hence no credentials.
 """

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from capsdist.storage.durable import names, remove_tree
 
-__all__ = ["remove_leftovers", "temporary_folder"]
+__all__ = ["remove_stale_folders", "temporary_folder"]
 
 # Version 0.1 did not lock its folders, and named them without the suffix: they may be in use, and stay.
 _PREFIX, _SUFFIX = "capsdist-", ".tmp"
@@ -42,7 +42,7 @@ def temporary_folder(at: Path | None = None, *, parent: Path | None = None) -> I
         os.close(descriptor)
 
 
-def remove_leftovers(parent: Path | None = None) -> None:
+def remove_stale_folders(parent: Path | None = None) -> None:
     """Remove the temporary folders that processes of this user, which were killed, have left in `parent`.
 
     A folder that is locked, or that cannot be locked or removed, stays.

@@ -88,7 +88,7 @@ class Checkpoint:
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` into `folder`, which is created; all is flushed to disk, the manifest last.
 
-    Cost: 12 bytes a parameter written and hashed, 0.1-0.3 s for the MNIST network.
+    Cost: 12 bytes per parameter written and hashed, 0.1-0.3 s for the MNIST network.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
@@ -123,7 +123,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
 
 
 def verify_checkpoint(folder: Path) -> State:
-    """Check that `folder` holds a whole checkpoint of this format and return its state.json.
+    """Check that `folder` holds a verified checkpoint of this format and return its state.json.
 
     Every file is there, has its size and digest, and holds values that a run can use: tensors and numbers
     are finite.
@@ -137,7 +137,7 @@ def verify_checkpoint(folder: Path) -> State:
 def read_checkpoint(folder: str | Path) -> Checkpoint:
     """Verify and read the checkpoint in `folder`.
 
-    Cost: the memory of its tensors, 12 bytes a parameter, and while a file is read that of the file as well.
+    Cost: the memory of its tensors, 12 bytes per parameter, and while a file is read that of the file as well.
     Nothing is mapped: a file that is cut or overwritten meanwhile is an error, not a signal.
 
     Raises:
@@ -259,7 +259,7 @@ def first_unfit(slots: Mapping[str, torch.Tensor]) -> str | None:
 
 
 def _verified(folder: Path) -> tuple[State, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """Return what the files of a whole checkpoint hold: state, weights, optimizer state."""
+    """Return what the files of a verified checkpoint hold: state, weights, optimizer state."""
     expected = _manifest(folder).files
     try:
         state = parse_state(_content(folder, STATE, expected[STATE]))

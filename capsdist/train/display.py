@@ -66,7 +66,9 @@ class Display(Screen):
         self.close()
         self._start = row
         self._print(f"[bold]{_literal(row['run'])}[/]  {_network(row)} on {_literal(row['data'])}")
-        self._print(f"[dim]{_hardware(row)}; {row['total_steps']:,} steps of {row['global_batch']} images[/]")
+        self._print(
+            f"[dim]{_hardware(row)}; {row['total_steps']:,} steps of {row['global_batch_size']} images[/]"
+        )
         if row["resumed_step"]:
             self._print(f"[dim]continues after step {row['resumed_step']:,}[/]")
         if not self._plain:

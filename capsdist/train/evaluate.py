@@ -15,7 +15,7 @@ from torch import Tensor
 
 from capsdist.config import Config
 from capsdist.config.models import find_family
-from capsdist.console import announced
+from capsdist.console import Log, announced
 from capsdist.data import Transform, check_split, eval_batches, read_index
 from capsdist.errors import CheckpointError, ConfigError, Problem
 from capsdist.models import Output
@@ -107,14 +107,14 @@ def evaluate_checkpoint(
     *,
     device: Literal["auto", "cpu", "gpu"] = "auto",
     batch_size: int = 128,
-    warn: Callable[[str], None] = print,
-    tell: Callable[[str], None] = lambda text: None,
+    log: Log = print,
+    log: Log = lambda text: None,
 ) -> tuple[Config, Evaluation]:
     """Return the configuration of a checkpoint and what its network makes of the split in `folder`.
 
     Default: the test split that the run was validated on. Runs on one device, `auto` the GPU if there is one,
-    in the precision that the configuration means there, `batch_size` images at a time. `warn` is told where
-    the checkpoint does not say which classes it was trained on; `tell` gets a line about every 5 seconds.
+    in the precision that the configuration means there, `batch_size` images at a time. `log` is told where
+    the checkpoint does not say which classes it was trained on; `log` gets a line about every 5 seconds.
 
     Raises:
         CheckpointError: see `read_checkpoint`; or the loss is not finite.
@@ -130,7 +130,7 @@ def evaluate_checkpoint(
     model, data = config.model, config.data
     folder = folder or join(data.root, data.name, data.test_split)
     side = None if data.crop else model.image_size
-    with announced(tell, f"reading {folder}"):
+    with announced(log, f"reading {folder}"):
         index = check_split(
             folder,
             image_shape=(model.in_channels, side, side),
@@ -138,7 +138,7 @@ def evaluate_checkpoint(
             crop=data.crop,
             remedy="give the folder of a packed split",
         )
-    check_trained_classes(saved, index, folder, warn)
+    check_trained_classes(saved, index, folder, log)
     network.to(place)
     precision = resolve_precision(config.train.precision, place)
 
@@ -147,7 +147,7 @@ def evaluate_checkpoint(
             return network(images)
 
     def progress(done: int, total: int) -> None:
-        tell(f"evaluated {done:,} of {total:,} images")
+        log(f"evaluated {done:,} of {total:,} images")
 
     result = evaluate(forward, folder, config, device=place, batch_size=batch_size, progress=progress)
     if not math.isfinite(result["loss"]):

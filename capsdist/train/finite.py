@@ -1,6 +1,6 @@
 """Numbers that are not finite end a run: what is checked, on all ranks alike, and what the error says.
 
-Ours. NaN or infinity in a loss, a gradient, a weight or Adam's state does not go away by itself, and a
+NaN or infinity in a loss, a gradient, a weight or Adam's state does not go away by itself, and a
 checkpoint that holds one is worthless. fp16's own loss scale skips steps whose gradients overflow; those are
 no fault.
 """

@@ -222,7 +222,7 @@ class _Loop:
             self.parts.test_folder,
             self.config,
             device=self.device,
-            batch_size=-(-train.global_batch // (self.world_size * train.accumulation)),
+            batch_size=-(-train.global_batch_size // (self.world_size * train.gradient_accumulation_steps)),
             rank=self.rank,
             world_size=self.world_size,
             progress=self._validating if self.rank == 0 else None,

@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
 
+from capsdist.console import Log
 from capsdist.errors import DocumentError, RunError
 from capsdist.storage.documents import parse_document, read_file
 
@@ -57,7 +58,7 @@ class _Shape(BaseModel):
     num_parameters: NonNegativeInt = 0
     world_size: NonNegativeInt = 0
     torch_threads: NonNegativeInt = 0
-    global_batch: NonNegativeInt = 0
+    global_batch_size: NonNegativeInt = 0
     steps_per_epoch: NonNegativeInt = 0
     total_steps: NonNegativeInt = 0
     resumed_step: NonNegativeInt = 0
@@ -86,32 +87,30 @@ class _Shape(BaseModel):
         return self
 
 
-def read_metrics(path: Path, warn: Callable[[str], None] = lambda text: None) -> list[Row]:
+def read_metrics(path: Path, log: Log = lambda text: None) -> list[Row]:
     """Return the rows of a `metrics.jsonl`, [] without one; see `parse_metrics`.
 
     Raises:
         RunError: it is not a regular file.
     """
-    return _rows(read_lines(path, warn))
+    return _rows(read_lines(path, log))
 
 
-def read_lines(path: Path, warn: Callable[[str], None]) -> list[tuple[bytes, Row | None]]:
+def read_lines(path: Path, log: Log) -> list[tuple[bytes, Row | None]]:
     """Return the whole lines of a `metrics.jsonl`, [] without one, each with its row; None: it is damaged.
 
     Raises:
         RunError: it is not a regular file.
     """
-    return _lines(_content(path), str(path), warn)
+    return _lines(_content(path), str(path), log)
 
 
-def parse_metrics(
-    content: bytes, name: str = METRICS_NAME, warn: Callable[[str], None] = lambda text: None
-) -> list[Row]:
+def parse_metrics(content: bytes, name: str = METRICS_NAME, log: Log = lambda text: None) -> list[Row]:
     """Return the rows that the `content` of a `metrics.jsonl` holds, without a last line that was cut off.
 
-    Damaged lines are passed over; `warn` is told how many, and of the first of them in the file `name`.
+    Damaged lines are passed over; `log` is told how many, and of the first of them in the file `name`.
     """
-    return _rows(_lines(content, name, warn))
+    return _rows(_lines(content, name, log))
 
 
 def _rows(lines: list[tuple[bytes, Row | None]]) -> list[Row]:
@@ -127,7 +126,7 @@ def _content(path: Path) -> bytes:
         raise RunError(f"{path} {error}; move it away and start again") from None
 
 
-def _lines(content: bytes, name: str, warn: Callable[[str], None]) -> list[tuple[bytes, Row | None]]:
+def _lines(content: bytes, name: str, log: Log) -> list[tuple[bytes, Row | None]]:
     found: list[tuple[bytes, Row | None]] = []
     damaged: list[str] = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
@@ -139,7 +138,7 @@ def _lines(content: bytes, name: str, warn: Callable[[str], None]) -> list[tuple
         found.append((line + b"\n", row))
     if damaged:
         others = f", and {len(damaged) - 1:,} more lines" if len(damaged) > 1 else ""
-        warn(f"warning: passed over {damaged[0]}{others}")
+        log(f"warning: passed over {damaged[0]}{others}")
     return found
 
 

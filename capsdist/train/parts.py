@@ -71,7 +71,7 @@ def start_row(parts: Parts, *, resumed_step: int) -> Row:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "world_size": engine.world_size,
         "torch_threads": torch.get_num_threads(),
-        "global_batch": config.train.global_batch,
+        "global_batch_size": config.train.global_batch_size,
         "steps_per_epoch": parts.stream.steps.before(1),
         "total_steps": parts.total_steps,
         "resumed_step": resumed_step,
@@ -94,7 +94,7 @@ def build_parts(
     stream = TrainStream(
         train_folder,
         seed=train.seed,
-        global_batch=train.global_batch,
+        global_batch_size=train.global_batch_size,
         lanes=data.lanes,
         window=data.window,
         last_batch=data.last_batch,

@@ -1,6 +1,6 @@
 """Where rows are shown: a terminal whose lower part may be live, else plain lines (a pipe, a log, a Ray job).
 
-Ours; what is shown of a run is the subject of `display.py`, of a search that of `capsdist.tune.display`.
+What is shown of a run is the subject of `display.py`, of a search that of `capsdist.tune.display`.
 """
 
 from __future__ import annotations

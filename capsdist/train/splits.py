@@ -1,14 +1,14 @@
 """What a run asks of its splits beyond their files: enough images, and classes that agree.
 
-Ours. Checked before a run by the index alone, and again where training begins.
+Checked before a run by the index alone, and again where training begins.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 from capsdist.config import Config
+from capsdist.console import Log
 from capsdist.data.format.checks import check_num_classes
 from capsdist.data.format.classes import check_same_classes
 from capsdist.data.format.index import Index
@@ -30,7 +30,7 @@ def check_splits(config: Config, train: Index, test: Index) -> None:
 
     Raises:
         DataError: a split has more classes than the network, or both number their classes differently.
-        ConfigError: `train.global_batch` is more than the images there are.
+        ConfigError: `train.global_batch_size` is more than the images there are.
     """
     places = split_folders(config)
     for place, index in zip(places, (train, test), strict=True):
@@ -38,26 +38,26 @@ def check_splits(config: Config, train: Index, test: Index) -> None:
     check_same_classes(
         train.classes, test.classes, where=places, remedy="pack both with the same list of classes"
     )
-    batch, num = config.train.global_batch, train.num_samples
+    batch, num = config.train.global_batch_size, train.num_samples
     if batch > num:
         rule = f"is more than the {num:,} images of {places[0]}"
         raise ConfigError(
-            [Problem("train.global_batch", batch, rule, f"set --train.global-batch {num} or less")]
+            [Problem("train.global_batch_size", batch, rule, f"set --train.global-batch-size {num} or less")]
         )
 
 
 def check_trained_classes(
-    checkpoint: Checkpoint, index: Index, place: str | os.PathLike[str], warn: Callable[[str], None]
+    checkpoint: Checkpoint, index: Index, place: str | os.PathLike[str], log: Log
 ) -> None:
     """Check that the split `index` at `place` has the classes that `checkpoint` was trained on.
 
-    `warn` is told if the checkpoint does not name them.
+    `log` is told if the checkpoint does not name them.
 
     Raises:
         DataError: naming the first label whose names differ.
     """
     if checkpoint.classes is None:
-        warn(
+        log(
             "warning: the checkpoint is of version 0.1 and does not name its classes; "
             f"make sure that {os.fspath(place)} numbers them as its training data did"
         )

@@ -40,7 +40,7 @@ def train_step(
     """
     family = find_family(config.model.kind)
     sums = torch.zeros(len(metric_names(family)), dtype=torch.float64, device=images.device)
-    count = config.train.accumulation
+    count = config.train.gradient_accumulation_steps
     parts = list(zip(*(t.chunk(count) for t in (images, batch.labels, batch.weights)), strict=True))
     for number, (part, labels, weights) in enumerate(parts):
         torch.manual_seed(microbatch_seed(config.train.seed, step, number, engine.rank))

@@ -1,6 +1,6 @@
 """How many trials run at a time, and what each of their workers gets. Imports no Ray.
 
-Ours. Workers x concurrency never exceeds the cores (or GPUs), and what drives a trial takes none of them, so
+Workers x concurrency never exceeds the cores (or GPUs), and what drives a trial takes none of them, so
 that every trial that has begun can get its workers: trials cannot wait for each other for ever.
 """
 
@@ -23,19 +23,19 @@ class Budget:
     """Trials at a time; workers of each, their device and cores."""
 
     concurrency: int
-    workers: int
+    num_workers: int
     device: Literal["cpu", "gpu"]
     cores: float
 
     def lay(self, config: Config) -> Config:
         """Return `config` for one of the trials."""
-        train = config.train.model_copy(update={"workers": self.workers, "device": self.device})
-        cluster = config.cluster.model_copy(update={"cpus_per_worker": self.cores})
-        return config.model_copy(update={"train": train, "cluster": cluster})
+        train = config.train.model_copy(update={"num_workers": self.num_workers, "device": self.device})
+        launch = config.launch.model_copy(update={"cpus_per_worker": self.cores})
+        return config.model_copy(update={"train": train, "launch": launch})
 
     def __str__(self) -> str:
         """Return it in words."""
-        workers = "1 worker" if self.workers == 1 else f"{self.workers} workers"
+        workers = "1 worker" if self.num_workers == 1 else f"{self.num_workers} workers"
         gpu = " and 1 GPU" if self.device == "gpu" else ""
         return f"{self.concurrency} at a time, {workers} each with {self.cores:g} CPU{gpu}"
 
@@ -47,38 +47,38 @@ def on_machine(config: Config, search: Search, machine: Machine) -> Budget:
         ConfigError: one trial alone, or `search.concurrency` of them, need more than there is.
     """
     placement = place_on_machine(config, machine)
-    wish = config.cluster.cpus_per_worker
+    wish = config.launch.cpus_per_worker
     cores = wish or 1.0
-    slots = int(machine.cores // (placement.workers * cores))
+    slots = int(machine.cores // (placement.num_workers * cores))
     if placement.device == "gpu":
-        slots = min(slots, machine.gpus // placement.workers)
+        slots = min(slots, machine.gpus // placement.num_workers)
     there = f"{machine.gpus} GPUs" if placement.device == "gpu" else f"{machine.cores} cores"
-    budget = _budget(search, slots, Budget(1, placement.workers, placement.device, cores), there)
-    shared = machine.cores // (budget.workers * budget.concurrency)
+    budget = _budget(search, slots, Budget(1, placement.num_workers, placement.device, cores), there)
+    shared = machine.cores // (budget.num_workers * budget.concurrency)
     return budget if wish else replace(budget, cores=max(1, shared))
 
 
 def on_cluster(config: Config, search: Search, resources: Mapping[str, float]) -> Budget:
-    """Return what trials get of a cluster with `resources` now, or with `cluster.max_workers` when grown.
+    """Return what trials get of a cluster with `resources` now, or with `launch.max_workers` when grown.
 
     Raises:
         ConfigError: `search.concurrency` trials need more than that.
     """
     placement = place_on_cluster(config, resources)
-    if (most := config.cluster.max_workers) is None:
+    if (most := config.launch.max_workers) is None:
         most = resources.get("CPU", 0) // placement.cores
         if placement.device == "gpu":
             most = min(most, resources.get("GPU", 0))
-    there = f"{int(most)} workers; --cluster.max-workers says to how many it can grow"
-    budget = Budget(1, placement.workers, placement.device, placement.cores)
-    return _budget(search, max(1, int(most) // placement.workers), budget, there)
+    there = f"{int(most)} workers; --launch.max-workers says to how many it can grow"
+    budget = Budget(1, placement.num_workers, placement.device, placement.cores)
+    return _budget(search, max(1, int(most) // placement.num_workers), budget, there)
 
 
 def _budget(search: Search, slots: int, one: Budget, there: str) -> Budget:
     if search.concurrency is None:
         return replace(one, concurrency=slots)
     if search.concurrency > slots:
-        rule = f"x {one.workers} workers with {one.cores:g} CPU each need more than there is: {there}"
+        rule = f"x {one.num_workers} workers with {one.cores:g} CPU each need more than there is: {there}"
         problem = Problem("search.concurrency", search.concurrency, rule, f"set --search.concurrency {slots}")
         raise ConfigError([problem])
     return replace(one, concurrency=search.concurrency)

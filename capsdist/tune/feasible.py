@@ -48,9 +48,9 @@ def worker_bytes(config: Config) -> int:
     state = training_state_bytes(
         config,
         zero_stage=train.zero_stage if divided else 0,
-        num_ranks=train.workers,
+        num_ranks=train.num_workers,
     )
-    images = -(-train.global_batch // (train.workers * train.accumulation))
+    images = -(-train.global_batch_size // (train.num_workers * train.gradient_accumulation_steps))
     outputs = output_bytes(config) * images
     # under autocast most outputs take half
     return PROCESS_BYTES + state + (outputs if train.precision == "fp32" else outputs // 2)

@@ -1,11 +1,11 @@
 """The folder of a search: what it is a search over, its journal, its trials' runs, and its result.
 
-Ours. A search is continued by its name; what decides its result may not change in between.
+A search is continued by its name; what decides its result may not change in between.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -13,9 +13,10 @@ from pydantic import BaseModel, ConfigDict
 
 from capsdist.config import Config
 from capsdist.config.earlier import as_begun
+from capsdist.console import Log
 from capsdist.errors import ConfigError, DocumentError, Problem, RunError
 from capsdist.runs.files import open_files, read_document
-from capsdist.runs.locks import Lock, Tell
+from capsdist.runs.locks import Lock
 from capsdist.runs.rundir import changed_fields, run_place
 from capsdist.storage import join
 from capsdist.storage.documents import dump_json, parse_document, seal
@@ -44,13 +45,13 @@ class _Definition(BaseModel):
 class SearchFolder:
     """The folder `storage`/`name` of a search, a local path or an s3:// URL; nothing is made before `create`.
 
-    files: what is in it; trials: storage of the trials' runs. `warn` is told of what is damaged and passed
+    files: what is in it; trials: storage of the trials' runs. `log` is told of what is damaged and passed
     over.
     """
 
-    def __init__(self, config: Config, warn: Callable[[str], None] = lambda text: None) -> None:
-        place, self._warn = run_place(config), warn
-        self.files = open_files(place, warn)
+    def __init__(self, config: Config, log: Log = lambda text: None) -> None:
+        place, self._log = run_place(config), log
+        self.files = open_files(place, log)
         self.name = config.train.name
         self.trials = join(place, TRIALS_NAME)
 
@@ -62,9 +63,9 @@ class SearchFolder:
         """
         self.files.create()
 
-    def lock(self, tell: Tell = lambda text: None) -> AbstractContextManager[Lock]:
+    def lock(self, log: Log = lambda text: None) -> AbstractContextManager[Lock]:
         """Hold the search for this process; as `RunFolder.lock`."""
-        return self.files.lock(tell)
+        return self.files.lock(log)
 
     def journal(self) -> Journal:
         """Open the journal.
@@ -74,7 +75,7 @@ class SearchFolder:
         """
         names = open_files(self.trials).folders("trial-")
         numbers = (name.removeprefix("trial-") for name in names)
-        return Journal(self.files, self._warn, [int(each) for each in numbers if each.isdecimal()])
+        return Journal(self.files, self._log, [int(each) for each in numbers if each.isdecimal()])
 
     def check_continues(self, config: Config, space: Space, search: Search) -> tuple[Config, str | None]:
         """Check that this search may continue what the folder holds; a new one always may.
@@ -132,7 +133,7 @@ class SearchFolder:
         try:
             return read_document(self.files, _RESULT, _parse_result)
         except DocumentError as error:
-            self._warn(f"warning: passed over a result: {error}")
+            self._log(f"warning: passed over a result: {error}")
             return None
 
     def write_result(self, result: SearchResult) -> None:

@@ -8,7 +8,7 @@ each event the file is replaced, as object storage allows too; there are a few h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -23,6 +23,7 @@ from pydantic import (
     RootModel,
 )  # fmt: skip
 
+from capsdist.console import Log
 from capsdist.errors import DocumentError, RunError
 from capsdist.runs.files import RunFiles
 from capsdist.storage.documents import dump_json, parse_document, seal
@@ -193,9 +194,7 @@ class Journal:
         RunError: the file cannot be read.
     """
 
-    def __init__(
-        self, files: RunFiles, warn: Callable[[str], None] = lambda text: None, taken: Iterable[int] = ()
-    ) -> None:
+    def __init__(self, files: RunFiles, log: Log = lambda text: None, taken: Iterable[int] = ()) -> None:
         self._files, self._closed = files, False
         try:
             content = files.read(JOURNAL_NAME) or b""
@@ -208,7 +207,7 @@ class Journal:
             try:
                 self.history.add(parse_document(line, _Line).model_dump())
             except DocumentError as error:
-                warn(f"warning: passed over line {number} of {files.path(JOURNAL_NAME)}: it {error}")
+                log(f"warning: passed over line {number} of {files.path(JOURNAL_NAME)}: it {error}")
 
     def append(self, event: str, **values: Any) -> None:
         """Write an event down and take it in; without effect once closed.

@@ -1,4 +1,4 @@
-"""What a search found: a row a trial, the best one, the Pareto front, and the command that trains it again.
+"""What a search found: a row per trial, the best one, the Pareto front, and the command that trains it again.
 
 Pure but for reading the trials' metrics. `error_percent` is of the split the trials were compared on, so the
 best one's is a little too good: measure it again on images that no trial has seen.
@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shlex
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
 from capsdist.config import PRESETS, Config, get_preset
+from capsdist.console import Log
 from capsdist.errors import DocumentError, RunError
 from capsdist.models.counts import num_parameters
 from capsdist.runs.files import RunFiles
@@ -89,11 +90,11 @@ class SearchResult:
 
 
 def rows_of(
-    history: History, config: Config, files: RunFiles, warn: Callable[[str], None] = lambda text: None
+    history: History, config: Config, files: RunFiles, log: Log = lambda text: None
 ) -> list[TrialRow]:
     """Return a row for every trial of `history`; `config` is what the points are laid over.
 
-    `warn` is told of metrics that are damaged and passed over.
+    `log` is told of metrics that are damaged and passed over.
     """
     return [
         TrialRow(
@@ -103,7 +104,7 @@ def rows_of(
             reason=trial.reason,
             step=trial.step,
             error_percent=trial.error_percent,
-            images_per_s=_speed(files, f"{TRIALS_NAME}/{trial.name}/{METRICS_NAME}", warn),
+            images_per_s=_speed(files, f"{TRIALS_NAME}/{trial.name}/{METRICS_NAME}", log),
             num_parameters=num_parameters(with_values(config, trial.values)),
         )
         for trial in history.trials.values()
@@ -116,14 +117,14 @@ def sum_up(
     files: RunFiles,
     total_steps: int,
     max_trials: int,
-    warn: Callable[[str], None] = lambda text: None,
+    log: Log = lambda text: None,
 ) -> SearchResult:
     """Return the result of a search around `config`, whose trials have ended and lie among its `files`.
 
     Raises:
         RunError: none has finished; the message says what became of the last one.
     """
-    rows = rows_of(history, config, files, warn)
+    rows = rows_of(history, config, files, log)
     best = best_row(rows)
     if best is None or best.error_percent is None:
         last = rows[-1]
@@ -151,14 +152,14 @@ def sum_up(
     )
 
 
-def _speed(files: RunFiles, name: str, warn: Callable[[str], None]) -> float | None:
+def _speed(files: RunFiles, name: str, log: Log) -> float | None:
     """Return the median images/s of a trial's metrics, None without any."""
     try:
         content = files.read(name, max_bytes=MAX_RECORD_BYTES) or b""
     except DocumentError as error:
-        warn(f"warning: passed over the metrics of a trial: {error}")
+        log(f"warning: passed over the metrics of a trial: {error}")
         return None
-    rows = parse_metrics(content, files.path(name), warn)
+    rows = parse_metrics(content, files.path(name), log)
     speeds = [row["images_per_s"] for row in rows if row["kind"] == "train" and row.get("images_per_s")]
     return statistics.median(speeds) if speeds else None
 

@@ -1,6 +1,6 @@
 """A search from its options to its result: check, price, start or join Ray, try points, sum up.
 
-Ours. Everything that can be refused is refused before Ray starts; Ray Tune itself is behind `search.py`.
+Everything that can be refused is refused before Ray starts; Ray Tune itself is behind `search.py`.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
     if found := [*preflight.all_problems(config), *search_problems(config, space, search)]:
         raise ConfigError(found)
     config = preflight.absolute(config)
-    warn = lambda text: show({"kind": "note", "message": text})  # noqa: E731
-    folder = SearchFolder(config, warn)
+    log = lambda text: show({"kind": "note", "message": text})  # noqa: E731
+    folder = SearchFolder(config, log)
 
-    def tell(text: str) -> None:
+    def log(text: str) -> None:
         show({"kind": "status", "message": text})
 
-    with announced(tell, "reading all images once, to compare their checksums"):
+    with announced(log, "reading all images once, to compare their checksums"):
         num_samples = preflight.check_data(config).num_samples
     total, grace = _milestones(config, search, num_samples)
-    with announced(tell, f"trying to write to {folder.files}"):
+    with announced(log, f"trying to write to {folder.files}"):
         folder.create()
-    with folder.lock(tell) as lock:
+    with folder.lock(log) as lock:
         config, note = folder.check_continues(config, space, search)
         if note:
             show({"kind": "note", "message": f"search {folder.name} {note}"})
@@ -80,7 +80,7 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
         start = _Start(config, space, search, folder, folder.journal(), lock, total, grace)
         if not start.run(show):
             return None
-        result = sum_up(asked, start.journal.history, folder.files, total, search.trials, warn)
+        result = sum_up(asked, start.journal.history, folder.files, total, search.trials, log)
         folder.write_result(result)
         return result
 
@@ -140,7 +140,7 @@ def _pricing(config: Config, search: Search, budget: Budget | None) -> Refuse:
 
             num_bytes = torch.cuda.get_device_properties(0).total_memory
         else:
-            num_bytes = memory_here() // (budget.concurrency * budget.workers)
+            num_bytes = memory_here() // (budget.concurrency * budget.num_workers)
     limits, base = Limits(search.max_parameters, num_bytes), config if budget is None else budget.lay(config)
     return lambda values: refusal(with_values(base, values), limits)
 
@@ -195,14 +195,14 @@ class _Start:
     def _in_ray(
         self, machine: Machine | None, budget: Budget | None, source: Optuna | RandomOrder, show: Show
     ) -> bool:
-        def tell(text: str) -> None:
+        def log(text: str) -> None:
             show({"kind": "status", "message": text})
 
         if machine is not None:
-            tell(f"starting Ray on {machine.cores} cores")
+            log(f"starting Ray on {machine.cores} cores")
         with StopSignals() as signals, contextlib.ExitStack() as stack:
             with signals.starting():
-                resources = stack.enter_context(ray_session(self.config, machine, dashboard=True, tell=tell))
+                resources = stack.enter_context(ray_session(self.config, machine, dashboard=True, log=log))
             budget = budget or on_cluster(self.config, self.search, resources)
             from capsdist.tune.search import Plan, run_trials  # late: it imports Ray Tune
 

@@ -1,6 +1,6 @@
 """Trials on Ray Tune, each a training run of its own, begun and stopped by Tune. Ray Tune is here only.
 
-Ours, on Tune's own means: a `Searcher` that gives points, a scheduler, a callback that keeps the journal. A
+Built on Tune's own means: a `Searcher` that gives points, a scheduler, a callback that keeps the journal. A
 trial's driver sits on the head node and takes no CPU; it calls the same `launch` as the training jobs, so the
 loop, its workers, checkpoints and failures are those of any run.
 """
@@ -218,7 +218,7 @@ class _Keeper(tune.Callback):
             raise RunError("the search was stopped")  # Tune ends its trials and passes it on
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-        self._tell(trial, "trial_start")
+        self._log(trial, "trial_start")
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
         if result.get("error_percent") is None:
@@ -227,7 +227,7 @@ class _Keeper(tune.Callback):
         self._journal.append(
             "report", number=number, step=result["step"], error_percent=result["error_percent"]
         )
-        self._tell(trial, "trial_report")
+        self._log(trial, "trial_report")
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         last = trial.last_result
@@ -242,9 +242,9 @@ class _Keeper(tune.Callback):
         number = trial.config["number"]
         self._journal.append("end", number=number, status=status, reason=reason)
         self._source.tell(self._journal.history.trials[number])
-        self._tell(trial, "trial_end")
+        self._log(trial, "trial_end")
 
-    def _tell(self, trial: Any, kind: str) -> None:
+    def _log(self, trial: Any, kind: str) -> None:
         self._show({"kind": kind, "trial": self._journal.history.trials[trial.config["number"]]})
 
     def __getstate__(self) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Where the next point comes from: a random order, or Optuna, both without points that cannot be trained.
 
-Ours. Optuna (Akiba et al. 2019, its TPE sampler) is asked and told directly, not through Ray's wrapper, which
+Optuna (Akiba et al. 2019, its TPE sampler) is asked and told directly, not through Ray's wrapper, which
 would spend trials on infeasible points and on repetitions, and begins anew when a search is resumed.
 """
 
@@ -35,7 +35,7 @@ class Source(Protocol):
         """Return a new feasible point, None if there is none."""
         ...
 
-    def tell(self, trial: Trial) -> None:
+    def log(self, trial: Trial) -> None:
         """Take in how a trial ended."""
         ...
 
@@ -65,7 +65,7 @@ class RandomOrder:
                 return None
         return None
 
-    def tell(self, trial: Trial) -> None:
+    def log(self, trial: Trial) -> None:
         """Nothing is learned."""
 
 
@@ -106,12 +106,12 @@ class Optuna:
             self._note(values, reason)
         return self._random.ask()
 
-    def tell(self, trial: Trial) -> None:
+    def log(self, trial: Trial) -> None:
         """Let later points depend on how `trial` ended."""
         self._add(trial)
 
     def _suggestion(self) -> dict[str, Any]:
-        """Return what Optuna would try; it counts as failed until `tell` adds it under its own name."""
+        """Return what Optuna would try; it counts as failed until `log` adds it under its own name."""
         asked = self._study.ask(self._distributions)
         self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)
         values = {field: asked.params[field] for field in FIELDS.values() if field in asked.params}

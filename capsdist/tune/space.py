@@ -1,6 +1,6 @@
 """What a search varies, and how: typed options, and all their problems at once. Imports no torch, no Ray.
 
-Ours. A point of the space is a mapping of dotted configuration fields to values, so that it can be laid over
+A point of the space is a mapping of dotted configuration fields to values, so that it can be laid over
 any configuration, stored as JSON, and printed as options of a command.
 """
 
@@ -81,7 +81,7 @@ class Search(_Options):
     trials: int = 16
     """Trials, at most; a search that is done can be started again with more."""
     concurrency: int | None = None
-    """Trials at a time, each with train.workers workers; default: as many as there are cores or GPUs for."""
+    """Trials at a time, each with train.num_workers workers; default: as many as there are cores or GPUs for."""
     searcher: Literal["random", "optuna"] = "random"
     """random: distinct points in random order; optuna: its TPE sampler learns from ended trials."""
     scheduler: Literal["asha", "none", "pbt", "pb2"] = "asha"
@@ -93,7 +93,7 @@ class Search(_Options):
     max_parameters: int | None = None
     """Refuse networks with more trainable parameters, without spending a trial."""
     worker_memory_gib: float | None = None
-    """Refuse networks that take more memory a worker, in GiB; default: this machine's, shared out."""
+    """Refuse networks that take more memory per worker, in GiB; default: this machine's, shared out."""
     seed: int = 0
     """Seed of the order of points."""
     record: bool = False

@@ -4,7 +4,7 @@ Four hosts out of namespaces: a laptop that launches, a head, and two workers wi
 shipped one with the addresses and the user filled in. The machines have Python and the packages already
 (~/.capsdist), for they have no way to the internet; everything else of the file happens as it stands there.
 
-Needs root, openssh-server, openssh-client and rsync. Prints a line a step; ends with 0 if all was well.
+Needs root, openssh-server, openssh-client and rsync. Prints a line per step; ends with 0 if all was well.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from capsdist.bench.record import write_record
 
 UP = "RAY_UP_enable_autoscaler_v2=0 ray up -y --no-config-cache ~/cluster.yaml"
 JOB = (
-    "jobs/train_mnist.py --data.name digits --train.name drill --train.workers 2 --train.device cpu"
-    " --train.precision fp32 --train.max-steps 6 --train.global-batch 16 --model.conv-channels 8"
+    "jobs/train_mnist.py --data.name digits --train.name drill --train.num-workers 2 --train.device cpu"
+    " --train.precision fp32 --train.max-steps 6 --train.global-batch-size 16 --model.conv-channels 8"
     " --model.primary-types 2"
 )
 CLIENT = {"RAY_AUTH_MODE": "token", "RAY_API_SERVER_ADDRESS": "http://127.0.0.1:8265"}
@@ -47,7 +47,7 @@ def main() -> int:
             bring_up(nodes, laptop)
             train(shared, nodes, laptop)
             take_down(nodes, laptop)
-    say("the drill is over: all was well")
+    log("the drill is over: all was well")
     if sys.argv[1:] == ["--record"]:
         figures, log = {"whole_s": round(time.monotonic() - started, 1)}, "\n".join(said) + "\n"
         config = {"file": "cluster/onprem.yaml", "job": JOB}
@@ -72,15 +72,15 @@ def prepare(shared: Path, nodes: list[Host], laptop: Host) -> None:
     text = re.sub(r"192\.0\.2\.(\d)", lambda found: nodes[int(found[1]) - 1].ip, text)
     (shared / "cluster.yaml").write_text(text)
     laptop.run(f"cp {shared}/cluster.yaml . && cd {ROOT} && python -m capsdist check-cluster ~/cluster.yaml")
-    say("three machines answer to ssh, and check-cluster has no objection")
+    log("three machines answer to ssh, and check-cluster has no objection")
 
 
 def bring_up(nodes: list[Host], laptop: Host) -> None:
     """`ray up`, until all machines are there; then what must be closed is closed."""
     laptop.run(f"cd {ROOT} && {UP}")
-    say("ray up has set up the head")
+    log("ray up has set up the head")
     wait_until(lambda: cpus(laptop) is not None, "both workers joined", 120)
-    say(f"both workers have joined: {cpus(laptop):g} CPUs")
+    log(f"both workers have joined: {cpus(laptop):g} CPUs")
     modes = {node.run("stat -c %a .ray/auth_token").strip() for node in nodes}
     expect(modes == {"600"}, "the token is private on every machine")
     dashboard = f"python -c 'import socket; socket.create_connection((\"{nodes[0].ip}\", 8265), 2)'"
@@ -93,11 +93,11 @@ def bring_up(nodes: list[Host], laptop: Host) -> None:
 def train(shared: Path, nodes: list[Host], laptop: Host) -> None:
     """Submit a training job that needs both workers, from the laptop, through `ray dashboard`."""
     each = (cpus(laptop) or 0) / 2  # a rank takes a whole machine
-    command = f"ray job submit -- python {JOB} --cluster.cpus-per-worker {each:g}"
+    command = f"ray job submit -- python {JOB} --launch.cpus-per-worker {each:g}"
     with forwarded(shared, laptop):
         printed = laptop.run(command, env=CLIENT)
     [last] = re.findall(r"^error_percent .*", printed, flags=re.MULTILINE)
-    say(f"the job has trained: {last}")
+    log(f"the job has trained: {last}")
     run = shared / "runs" / "drill"
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     expect([row["world_size"] for row in rows if row["kind"] == "start"] == [2], "it had two workers")
@@ -153,10 +153,10 @@ def expect(met: bool, what: str) -> None:
     """Say `what` was seen; end the drill if it was not."""
     if not met:
         raise SystemExit(f"error: not so: {what}")
-    say(what)
+    log(what)
 
 
-def say(what: str) -> None:
+def log(what: str) -> None:
     """Print a step with the seconds since the start."""
     said.append(f"{time.monotonic() - started:6.1f} s  {what}")
     print(said[-1], flush=True)

@@ -54,9 +54,9 @@ CLUSTER = {
     "cluster_synced_files": [],
 }
 TRAIN = [
-    "python", "jobs/train_mnist.py", "--data.name=digits", "--train.name=scaled", "--train.workers=2",
-    "--train.device=cpu", "--train.precision=fp32", "--train.max-steps=6", "--train.global-batch=16",
-    "--model.conv-channels=8", "--model.primary-types=2", "--cluster.worker-start-timeout-s=600",
+    "python", "jobs/train_mnist.py", "--data.name=digits", "--train.name=scaled", "--train.num-workers=2",
+    "--train.device=cpu", "--train.precision=fp32", "--train.max-steps=6", "--train.global-batch-size=16",
+    "--model.conv-channels=8", "--model.primary-types=2", "--launch.worker-start-timeout-s=600",
 ]  # fmt: skip
 
 

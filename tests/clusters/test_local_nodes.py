@@ -19,8 +19,8 @@ pytestmark = [
 LISTENING = "0A"  # in /proc/net/tcp
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 JOB = (
-    "python jobs/train_mnist.py --data.name digits --train.name local --train.workers 2 --train.device cpu"
-    " --train.precision fp32 --train.max-steps 3 --train.global-batch 16 --model.conv-channels 8"
+    "python jobs/train_mnist.py --data.name digits --train.name local --train.num-workers 2 --train.device cpu"
+    " --train.precision fp32 --train.max-steps 3 --train.global-batch-size 16 --model.conv-channels 8"
     " --model.primary-types 2"
 )
 
@@ -31,7 +31,7 @@ def open_addresses(table: str) -> set[str]:
     return {row[1].partition(":")[0] for row in rows if len(row) > 3 and row[3] == LISTENING}
 
 
-def test_the_law_sees_an_open_port() -> None:
+def test_the_check_sees_an_open_port() -> None:
     assert open_addresses("0: 00000000:1F90 00000000:0000 0A") == {"00000000"}
 
 

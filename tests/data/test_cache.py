@@ -133,7 +133,7 @@ def test_what_is_in_use_stays(tmp_path, monkeypatch, as_map):
     del used
     for number in (2, 3):
         read(cache, number)
-    assert name not in held(tmp_path)  # twin: once closed it goes
+    assert name not in held(tmp_path)  # mutant: once closed it goes
 
 
 def test_no_room_is_an_error_after_the_deadline(tmp_path, monkeypatch):
@@ -186,7 +186,7 @@ def test_processes_share_one_download(tmp_path):
     assert sorted((tmp_path / "fetches").read_text().split()) == ["0", "1", "2"]
 
 
-def test_twin_without_locks_processes_download_again(tmp_path, monkeypatch):
+def test_mutant_without_locks_processes_download_again(tmp_path, monkeypatch):
     """Each with a cache of its own, which is what no lock would amount to."""
     with multiprocessing.get_context("fork").Pool(2) as pool:
         folders = [tmp_path / "a", tmp_path / "b"]

@@ -76,7 +76,7 @@ def test_a_run_on_a_set_larger_than_its_memory_ends_in_mid_epoch(make_split, cha
     monkeypatch.setattr("capsdist.data.pipeline._CHUNK_STEPS", 1)
     made = make_split()
     age(made.folder)
-    stream = TrainStream(made.folder, seed=0, global_batch=3, lanes=3, window=16)
+    stream = TrainStream(made.folder, seed=0, global_batch_size=3, lanes=3, window=16)
     stream.split.memory_bytes = 0
     list(stream.epoch(0))
     batches = stream.epoch(1)

@@ -1,4 +1,4 @@
-"""The order of samples: laws for every world size, each with a known-bad twin that breaks it."""
+"""The order of samples: properties for every world size, each with a mutant that breaks it."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ Sampler = Callable[[Order, int, int], Ranks]
 
 
 def make(case, *, seed: int = 0, digest: str = "set") -> Order:
-    sizes, global_batch, lanes, window = case
+    sizes, global_batch_size, lanes, window = case
     shards = tuple(Shard(f"shard-{n:05d}.tar", 0, size, "", "", ()) for n, size in enumerate(sizes))
-    return Order(Index((1, 2, 2), ("a", "b"), 4, shards, digest), seed, global_batch, lanes, window)
+    return Order(Index((1, 2, 2), ("a", "b"), 4, shards, digest), seed, global_batch_size, lanes, window)
 
 
 def steps_of(order: Order, epoch: int) -> list[np.ndarray]:
@@ -63,9 +63,9 @@ def same_steps_for_any_world(sampler: Sampler, order: Order, world_size: int) ->
 
 @pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("law", [every_sample_once, equal_steps, same_steps_for_any_world])
-def test_laws(law, case, world_size):
-    assert law(ours, make(case), world_size)
+@pytest.mark.parametrize("property", [every_sample_once, equal_steps, same_steps_for_any_world])
+def test_properties(property, case, world_size):
+    assert property(ours, make(case), world_size)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -84,15 +84,15 @@ def test_later_epochs_are_permutations_too(case, epoch):
 
 
 def interleaved_drop_tail(order: Order, epoch: int, world_size: int) -> Ranks:
-    """Twin: every rank takes each W-th sample and drops what does not fill its batch."""
+    """Mutant: every rank takes each W-th sample and drops what does not fill its batch."""
     shuffled = permutation(order.index.num_samples, order.seed, epoch)
-    share = order.global_batch // world_size
+    share = order.global_batch_size // world_size
     ranks = [shuffled[rank::world_size] for rank in range(world_size)]
     return [list(ids[: len(ids) // share * share].reshape(-1, share)) for ids in ranks]
 
 
 def shuffled_a_rank(order: Order, epoch: int, world_size: int) -> Ranks:
-    """Twin: every rank shuffles with a seed of its own and reads its part of that."""
+    """Mutant: every rank shuffles with a seed of its own and reads its part of that."""
     parts = []
     for rank in range(world_size):
         shuffled = permutation(order.index.num_samples, order.seed, epoch, rank)
@@ -102,7 +102,7 @@ def shuffled_a_rank(order: Order, epoch: int, world_size: int) -> Ranks:
 
 
 def split_by_shard(order: Order, epoch: int, world_size: int) -> Ranks:
-    """Twin: shards are dealt to ranks, as webdataset's split_by_node does."""
+    """Mutant: shards are dealt to ranks, as webdataset's split_by_node does."""
     starts = order.index.shard_starts
     ranks = []
     for rank in range(world_size):
@@ -113,12 +113,12 @@ def split_by_shard(order: Order, epoch: int, world_size: int) -> Ranks:
 
 
 def keyed_by_world(order: Order, epoch: int, world_size: int) -> Ranks:
-    """Twin: the world size enters the shuffle."""
+    """Mutant: the world size enters the shuffle."""
     return ours(make(CASES[1], seed=world_size), epoch, world_size)
 
 
 @pytest.mark.parametrize(
-    ("law", "twin"),
+    ("property", "mutant"),
     [
         (every_sample_once, interleaved_drop_tail),
         (every_sample_once, shuffled_a_rank),
@@ -127,8 +127,8 @@ def keyed_by_world(order: Order, epoch: int, world_size: int) -> Ranks:
         (same_steps_for_any_world, shuffled_a_rank),
     ],
 )
-def test_twins_break_the_laws(law, twin):
-    assert not law(twin, make(CASES[1]), 3)
+def test_mutants_break_the_properties(property, mutant):
+    assert not property(mutant, make(CASES[1]), 3)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -204,9 +204,9 @@ def specified_permutation(num: int, *key) -> list[int]:
 @pytest.mark.parametrize("case", CASES)
 def test_the_specification_says_the_same(case):
     """An independent, slow implementation of the README's five rules."""
-    sizes, global_batch, lanes, window = case
-    epoch, num, share = 3, sum(sizes), global_batch // lanes
-    key = ("set", 11, global_batch, lanes, window)
+    sizes, global_batch_size, lanes, window = case
+    epoch, num, share = 3, sum(sizes), global_batch_size // lanes
+    key = ("set", 11, global_batch_size, lanes, window)
     starts = [sum(sizes[:n]) for n in range(len(sizes))]
     shards = specified_permutation(len(sizes), *key, "shards", epoch)
     sequence = [starts[n] + place for n in shards for place in range(sizes[n])]
@@ -218,9 +218,9 @@ def test_the_specification_says_the_same(case):
             order = specified_permutation(len(held), *key, "window", epoch, lane, number)
             windows[number] = [held[i] for i in order]
         shuffled.append([i for held in windows for i in held])
-    full = num // global_batch
+    full = num // global_batch_size
     steps = [[i for lane in shuffled for i in lane[s * share : (s + 1) * share]] for s in range(full)]
-    steps += [[i for lane in shuffled for i in lane[full * share :]]] if num % global_batch else []
+    steps += [[i for lane in shuffled for i in lane[full * share :]]] if num % global_batch_size else []
     assert [step.tolist() for step in steps_of(make(case, seed=11), epoch)] == steps
 
 
@@ -230,12 +230,13 @@ def test_the_order_does_not_drift():
     assert flat(make(([6, 5], 4, 2, 3)), epoch=2) == [2, 1, 7, 6, 0, 4, 5, 9, 3, 10, 8]
 
 
-@pytest.mark.parametrize(("global_batch", "lanes"), [(21, 2), (8, 0), (4, 8)])
-def test_lanes_must_divide_the_batch(global_batch, lanes):
+@pytest.mark.parametrize(("global_batch_size", "lanes"), [(21, 2), (8, 0), (4, 8)])
+def test_lanes_must_divide_the_batch(global_batch_size, lanes):
     with pytest.raises(
-        DataError, match=f"lanes={lanes} does not divide global_batch={global_batch}; choose a divisor"
+        DataError,
+        match=f"lanes={lanes} does not divide global_batch_size={global_batch_size}; choose a divisor",
     ):
-        make(([50], global_batch, lanes, 5))
+        make(([50], global_batch_size, lanes, 5))
 
 
 @pytest.mark.parametrize(("num", "world_size"), [(128, 7), (5, 7), (0, 3), (9, 1)])

@@ -267,7 +267,7 @@ def test_no_code_of_a_pickle_runs(tmp_path):
     ):
         unpickle_batch(evil, "batch")
     assert not (tmp_path / "ran").exists()
-    pickle.loads(evil)  # the twin, an ordinary unpickler, runs it
+    pickle.loads(evil)  # the mutant, an ordinary unpickler, runs it
     assert (tmp_path / "ran").exists()
 
 

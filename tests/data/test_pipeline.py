@@ -16,7 +16,7 @@ WORLDS = [1, 2, 3, 4, 7]
 
 
 def stream(made, rank: int = 0, world_size: int = 1, **changes) -> TrainStream:
-    options = {"seed": 3, "global_batch": 21, "lanes": 3, "window": 16} | changes
+    options = {"seed": 3, "global_batch_size": 21, "lanes": 3, "window": 16} | changes
     return TrainStream(made.folder, rank=rank, world_size=world_size, **options)
 
 
@@ -77,7 +77,7 @@ CARRIED = [(103, 21, 3), (84, 21, 3), (10, 7, 7), (5, 12, 3), (5, 4, 1)]
 @pytest.mark.parametrize(("num", "batch", "lanes"), CARRIED)
 def test_carried_steps_are_full_and_show_every_epoch_once(make_split, world_size, num, batch, lanes):
     made = make_split(num)
-    ranks = carried(made, world_size, 5, global_batch=batch, lanes=lanes)
+    ranks = carried(made, world_size, 5, global_batch_size=batch, lanes=lanes)
     shown: dict[int, list[int]] = {}
     epochs: list[int] = []
     for parts in zip(*ranks, strict=True):
@@ -94,7 +94,7 @@ def test_carried_steps_are_full_and_show_every_epoch_once(make_split, world_size
     if rest := [sample for epoch in sorted(shown) if epoch >= 5 for sample in shown[epoch]]:
         assert len(rest) == -(-5 * num // batch) * batch - 5 * num
     # the samples of an epoch stand in the order that they have with a short last step
-    alone = stream(made, global_batch=batch, lanes=lanes)
+    alone = stream(made, global_batch_size=batch, lanes=lanes)
     for epoch in range(5):
         assert shown[epoch] == [i for part in alone.epoch(epoch) for i in real_ids(part)]
 
@@ -110,8 +110,8 @@ def test_a_carried_step_is_the_same_for_any_world(make_split, world_size):
 @pytest.mark.parametrize(("num", "batch", "lanes"), CARRIED)
 def test_a_carried_run_resumes_at_any_step_of_any_epoch(make_split, num, batch, lanes):
     made = make_split(num)
-    options = {"global_batch": batch, "lanes": lanes, "last_batch": "carry"}
-    [whole] = carried(made, 1, 4, global_batch=batch, lanes=lanes)
+    options = {"global_batch_size": batch, "lanes": lanes, "last_batch": "carry"}
+    [whole] = carried(made, 1, 4, global_batch_size=batch, lanes=lanes)
     for done in range(len(whole)):
         fresh = stream(made, **options)
         epoch, step = fresh.steps.locate(done)
@@ -188,7 +188,7 @@ def test_position_goes_there_and_back(make_split):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"global_batch": 42}, "global_batch=21, this run has 42; use the old batch"),
+        ({"global_batch_size": 42}, "global_batch_size=21, this run has 42; use the old batch"),
         ({"lanes": 7}, "lanes=3, this run has 7; use the old lanes"),
         ({"seed": 4}, "seed=3, this run has 4; use the old seed"),
         ({"window": 17}, "window=16, this run has 17; use the old window"),
@@ -247,7 +247,7 @@ def test_an_exhausted_epoch_leaves_no_thread(make_split):
 
 def test_a_closed_iterator_leaves_no_thread(make_split, monkeypatch):
     monkeypatch.setattr("capsdist.data.pipeline._CHUNK_STEPS", 1)
-    batches = stream(make_split(), global_batch=3).epoch(0)
+    batches = stream(make_split(), global_batch_size=3).epoch(0)
     next(batches)
     assert len(threads()) == 1
     batches.close()
@@ -256,7 +256,7 @@ def test_a_closed_iterator_leaves_no_thread(make_split, monkeypatch):
 
 def test_a_forgotten_iterator_leaves_no_thread(make_split, monkeypatch):
     monkeypatch.setattr("capsdist.data.pipeline._CHUNK_STEPS", 1)
-    batches = stream(make_split(), global_batch=3).epoch(0)
+    batches = stream(make_split(), global_batch_size=3).epoch(0)
     next(batches)
     del batches
     gc.collect()

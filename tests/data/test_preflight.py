@@ -188,5 +188,6 @@ def test_verification_compares_sha256_too(make_split, monkeypatch):
 
 def test_a_stream_refuses_what_is_not_there(tmp_path):
     refused(
-        lambda: TrainStream(tmp_path / "no", seed=0, global_batch=2, lanes=1), "there is no such data set"
+        lambda: TrainStream(tmp_path / "no", seed=0, global_batch_size=2, lanes=1),
+        "there is no such data set",
     )

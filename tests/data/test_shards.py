@@ -78,7 +78,7 @@ def test_the_tar_command_and_numpy_read_it(make_split, tmp_path):
 
 
 def plain_headers(data: bytes) -> bool:
-    """Law: every header is plain USTAR with time 0, and members start on 512 bytes right behind it."""
+    """Property: every header is plain USTAR with time 0, and members start on 512 bytes right behind it."""
     with tarfile.open(fileobj=io.BytesIO(data)) as tar:
         members = tar.getmembers()
     magic = all(data[m.offset_data - 512 :][257:263] == b"ustar\0" for m in members)
@@ -91,7 +91,7 @@ def test_headers_are_plain_ustar(make_split):
     assert all(plain_headers((made.folder / shard.name).read_bytes()) for shard in made.index.shards)
 
 
-def test_twin_default_time_is_not_plain():
+def test_mutant_default_time_is_not_plain():
     stream = io.BytesIO()
     with TarWriter(stream, encoder=False) as writer:
         writer.write({"__key__": "000000", "x.npy": npy_bytes(np.zeros(3, np.uint8))})

@@ -73,7 +73,7 @@ def share(step: int, rank: int, world_size: int, dtype: torch.dtype) -> tuple[Te
 def train(
     network: nn.Module, optimizer: torch.optim.Optimizer, steps: range, max_norm: float, fault: str = ""
 ) -> list[float]:
-    """Do `steps` on this rank's share of the images; return the norms. `fault` names a known-bad twin."""
+    """Do `steps` on this rank's share of the images; return the norms. `fault` names a mutant."""
     rank, world_size = own_rank()
     dtype, norms = next(network.parameters()).dtype, []
     for step in steps:
@@ -201,14 +201,14 @@ def properties() -> dict[str, Any]:
     split = parallelize(network, mesh_of(2) if dist.get_world_size() == 4 else None)
     layer = split.class_capsules
     copied = deepcopy(split)
-    alone = parallelize(ClassCapsules(5, 2, 3, 4, iterations=2, form="streamed", none_of_the_above=True))
+    alone = parallelize(ClassCapsules(5, 2, 3, 4, iterations=2, backend="streamed", none_of_the_above=True))
     assert isinstance(layer, ParallelClassCapsules)
     assert isinstance(alone, ParallelClassCapsules)
     return {
         "the same network": split is network,
         "evaluation": not layer.training,
         "frozen": not layer.packed_weights.requires_grad and layer.log_priors.requires_grad,
-        "own weights": torch.equal(layer.weights, weights[layer.own_children]),
+        "own weights": torch.equal(layer.weights, weights[layer.local_children]),
         "dtype": layer.packed_weights.dtype == torch.float64,
         "copies": same_bits(copied.state_dict(), split.state_dict()),
         "apart": copied.class_capsules.packed_weights is not layer.packed_weights,
@@ -297,7 +297,7 @@ def refusal(name: str) -> str:
         "whole network": lambda: split_state(whole, whole.state_dict()),
         "no state": lambda: split_state(split, (whole.state_dict(),)),  # pyright: ignore[reportArgumentType]
         "no capsules": lambda: parallelize(nn.Linear(2, 3)),
-        "form": lambda: parallelize(ClassCapsules(4, 2, 3, 4, form="reference")),
+        "backend": lambda: parallelize(ClassCapsules(4, 2, 3, 4, backend="reference")),
         "recompute": lambda: parallelize(ClassCapsules(4, 2, 3, 4, recompute="none")),
         "subclass": lambda: parallelize(Tempered(4, 2, 3, 4)),
         "tied layers": lambda: parallelize(tied(ClassCapsules(4, 2, 3, 4))),

@@ -92,11 +92,11 @@ def run_split(setup: Setup, num_replicas: int = 1) -> dict[str, Tensor]:
         setup.num_children, CHILD_DIM, PARENTS, PARENT_DIM, group=mesh, **setup.options
     ).to(setup.dtype)
     with torch.no_grad():
-        layer.packed_weights.copy_(whole.packed_weights[..., layer.own_children])
+        layer.packed_weights.copy_(whole.packed_weights[..., layer.local_children])
         if layer.bias is not None and whole.bias is not None:
             layer.bias.copy_(whole.bias)
         if layer.log_priors is not None and whole.log_priors is not None:
-            layer.log_priors.copy_(whole.log_priors[layer.own_children])
+            layer.log_priors.copy_(whole.log_priors[layer.local_children])
     network = nn.Sequential(setup.stem(), layer, setup.head())
     own = setup.images().tensor_split(num_ranks)[dist.get_rank()]
     parent_poses = step(network, own, setup.num_images)
@@ -105,7 +105,7 @@ def run_split(setup: Setup, num_replicas: int = 1) -> dict[str, Tensor]:
 
 
 def run_split_with_dv_reduced(setup: Setup) -> dict[str, Tensor]:
-    """The known-bad twin: all ranks add up dV, not its increment, and count what they carry once each."""
+    """The mutant: all ranks add up dV, not its increment, and count what they carry once each."""
     plain = streamed_passes._carry
 
     def carry(d_state: Tensor, increment: Tensor, reduce) -> None:
@@ -192,7 +192,7 @@ def run_compiled(setup: Setup) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def run_penalty(setup: Setup, squared: bool, cut: bool) -> str:
-    """What is said of a penalty on the gradient; the known-bad twin cuts the graph where gradients travel."""
+    """What is said of a penalty on the gradient; the mutant cuts the graph where gradients travel."""
     layer = ParallelClassCapsules(setup.num_children, CHILD_DIM, PARENTS, PARENT_DIM, **setup.options)
     poses = torch.randn(2, setup.num_children, CHILD_DIM, requires_grad=True)
     plain = parallel.way

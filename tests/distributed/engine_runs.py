@@ -21,7 +21,7 @@ def build_toy(
     name: str,
     *,
     clip: float = 0.5,
-    accumulation: int = 2,
+    gradient_accumulation_steps: int = 2,
     precision: str = "fp32",
     tensorflow_epsilon: float | None = None,
 ) -> Engine:
@@ -36,7 +36,7 @@ def build_toy(
         kind,
         stage,
         clip=clip,
-        accumulation=accumulation,
+        gradient_accumulation_steps=accumulation,
         precision=precision,
         tensorflow_epsilon=tensorflow_epsilon,
     )
@@ -46,12 +46,17 @@ def build_toy(
     if kind == "ddp":
         return PlainEngine(network, config.optim, **where)
     return ZeroEngine(
-        network, config.optim, stage=stage, microbatch_size=2, accumulation=accumulation, **where
+        network,
+        config.optim,
+        stage=stage,
+        microbatch_size=2,
+        gradient_accumulation_steps=accumulation,
+        **where,
     )
 
 
 def toy_steps(
-    engine: Engine, first: int, last: int, *, accumulation: int = 2, factor: float = 1.0
+    engine: Engine, first: int, last: int, *, gradient_accumulation_steps: int = 2, factor: float = 1.0
 ) -> list[float]:
     """Do steps first .. last - 1 on 7 images shared out unevenly; return the gradient norms."""
     size = -(-7 // engine.world_size)

@@ -1,7 +1,7 @@
 """Run functions on N gloo ranks, each a process of its own, without Ray.
 
     with Ranks(2) as ranks:
-        results = ranks.run(function, argument)  # a list, one result a rank
+        results = ranks.run(function, argument)  # a list, one result per rank
 
 The processes start once and serve any number of calls, because starting torch costs seconds. They meet
 through a file, so no port is taken. A rank that raises or dies ends all of them, and the error holds the

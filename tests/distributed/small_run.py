@@ -57,7 +57,7 @@ def small_config(root: Path, *, kind: str = "capsnet", **train: Any) -> Config:
     settings = {
         "name": "small",
         "epochs": 3,
-        "global_batch": 8,
+        "global_batch_size": 8,
         "precision": "fp32",
         "seed": 3,
         "log_every_steps": 1,

@@ -57,7 +57,7 @@ SETUPS = [
 ]
 
 
-@pytest.mark.law("parallel", "children split over ranks give the parents and all gradients of one rank")
+@pytest.mark.property("parallel", "children split over ranks give the parents and all gradients of one rank")
 @pytest.mark.parametrize("world_size", [2, 4])
 @pytest.mark.parametrize("setup", SETUPS)
 def test_parents_and_all_gradients_are_those_of_one_rank(ranks, world_size: int, setup: Setup) -> None:
@@ -84,7 +84,7 @@ def test_children_that_ranks_cannot_share_evenly(ranks) -> None:
     assert error(joined(results), run_single(replace(setup, num_images=6))) < 1e-10
 
 
-@pytest.mark.law("parallel")
+@pytest.mark.property("parallel")
 def test_a_mesh_of_replicas_and_children(ranks) -> None:
     setup = Setup(num_images=8, log_priors=True, seed=3)
     results = ranks(4).run(run_split, setup, 2)
@@ -101,7 +101,7 @@ def test_low_precision(ranks, dtype: torch.dtype) -> None:
     assert error(found, exact) < (1e-5 if dtype == torch.float32 else 0.05)
 
 
-@pytest.mark.law("traffic", "ranks exchange poses and one sum an iteration, never weights")
+@pytest.mark.property("traffic", "ranks exchange poses and one sum per iteration, never weights")
 def test_one_all_reduce_an_iteration_and_no_weights_travel(ranks) -> None:
     setup = Setup(iterations=4)
     parents = setup.num_images * PARENTS * PARENT_DIM

@@ -35,7 +35,7 @@ def alone() -> tuple[Trained, Trained]:
     return train_alone(FIRST), train_alone(range(6))
 
 
-@pytest.mark.law(
+@pytest.mark.property(
     "parallel states", "a state goes to any number of ranks that share children and back, bit for bit"
 )
 @pytest.mark.parametrize(("world_size", "num_replicas"), [(2, 1), (3, 1), (4, 2)])
@@ -46,7 +46,7 @@ def test_what_is_split_and_gathered_is_what_was(ranks, world_size: int, num_repl
     assert all(each == {} for each, receives in zip(found, first, strict=True) if not receives)
 
 
-@pytest.mark.law("parallel states")
+@pytest.mark.property("parallel states")
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_checkpoints_with_adams_state_go_to_ranks_and_back(ranks, alone, world_size: int) -> None:
     network = capsnet()
@@ -165,10 +165,13 @@ def test_what_would_be_lost_is_refused(ranks, name: str, message: str) -> None:
         ("whole network", "ValueError: CapsNet has no ParallelClassCapsules; call parallelize first"),
         ("no state", "ValueError: state is of type tuple; pass tensors by name, as of state_dict()"),
         ("no capsules", "ValueError: Linear has no ClassCapsules to split; pass a network with some"),
-        ("form", "ShapeError: class capsules of form='reference', recompute='streamed' cannot be split"),
+        (
+            "backend",
+            "ShapeError: class capsules of backend='reference', recompute='streamed' cannot be split",
+        ),
         (
             "recompute",
-            "ShapeError: class capsules of form='auto', recompute='none' cannot be split over ranks",
+            "ShapeError: class capsules of backend='auto', recompute='none' cannot be split over ranks",
         ),
         ("few children", "ShapeError: 1 children cannot be split over 2 ranks; use at most 1"),
         ("size", "ShapeError: num_parents=0 must be a whole number of at least 1"),

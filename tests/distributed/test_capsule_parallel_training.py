@@ -19,7 +19,7 @@ def distance(found: Trained, expected: Trained) -> float:
     return max(float((one - other).abs().max() / other.abs().max()) for one, other in pairs)
 
 
-@pytest.mark.law(
+@pytest.mark.property(
     "parallel training", "steps of a network split over ranks are those of one rank on all images"
 )
 @pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-6), (torch.float32, 1e-5)])

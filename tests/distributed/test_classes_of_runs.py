@@ -51,8 +51,10 @@ def test_a_run_refuses_more_classes_than_the_network_has(shapes: Path, tmp_path:
 
 
 def test_a_run_refuses_a_batch_larger_than_its_data(shapes: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"train\.global_batch=28: is more than the 26 images of .*train"):
-        run_small(small_config(shapes, global_batch=28), tmp_path)
+    with pytest.raises(
+        ConfigError, match=r"train\.global_batch_size=28: is more than the 26 images of .*train"
+    ):
+        run_small(small_config(shapes, global_batch_size=28), tmp_path)
 
 
 def test_evaluation_compares_the_names_with_those_of_the_checkpoint(

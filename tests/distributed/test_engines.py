@@ -48,7 +48,7 @@ def test_a_loaded_state_is_the_saved_one_and_goes_on_alike() -> None:
     assert same_bits(untouched.model, state.model)
     assert same_bits(untouched.optimizer, state.optimizer)
     assert continued == norms
-    # the twin: without Adam's step count the same moments give other steps
+    # the mutant: without Adam's step count the same moments give other steps
     steps = {name: torch.zeros(()) for name in state.optimizer if name.endswith("/step")}
     amnesiac = EngineState(state.model, state.optimizer | steps)
     assert continue_toy("ddp", amnesiac, 4)[1][1:] != norms[1:]

@@ -1,4 +1,4 @@
-"""The number of ranks and microbatches changes nothing but rounding: laws of the step and the loop.
+"""The number of ranks and microbatches changes nothing but rounding: properties of the step and the loop.
 
 The data has 26 images in steps of 8: slices of 4+4 and 3+3+2 images, and a last step of 2 images that
 leaves one of three ranks without any.
@@ -37,7 +37,7 @@ def distance(first: Path, second: Path) -> float:
 
 
 def run_unweighted(config: Config, checkpoints: Path) -> list[dict[str, Any]]:
-    """The known-bad twin: each rank takes the plain mean over its slice, padding included."""
+    """The mutant: each rank takes the plain mean over its slice, padding included."""
     true_epoch = TrainStream.epoch
 
     def epoch(self: TrainStream, number: int, start_step: int = 0):
@@ -52,12 +52,14 @@ def run_unweighted(config: Config, checkpoints: Path) -> list[dict[str, Any]]:
         TrainStream.epoch = true_epoch
 
 
-@pytest.mark.parametrize(("world_size", "accumulation"), [(1, 3), (2, 1), (2, 2), (3, 1), (3, 2)])
+@pytest.mark.parametrize(
+    ("world_size", "gradient_accumulation_steps"), [(1, 3), (2, 1), (2, 2), (3, 1), (3, 2)]
+)
 def test_losses_and_weights_are_those_of_one_rank(
-    on_ranks, shapes: Path, single, tmp_path: Path, world_size: int, accumulation: int
+    on_ranks, shapes: Path, single, tmp_path: Path, world_size: int, gradient_accumulation_steps: int
 ) -> None:
     rows, folder = single
-    config = small_config(shapes, max_grad_norm=0.5, accumulation=accumulation)
+    config = small_config(shapes, max_grad_norm=0.5, gradient_accumulation_steps=accumulation)
     found = on_ranks(world_size, run_small, config, tmp_path)
     assert losses(found) == pytest.approx(losses(rows), rel=1e-5)
     assert distance(tmp_path / FINAL, folder / FINAL) < 1e-5
@@ -66,7 +68,9 @@ def test_losses_and_weights_are_those_of_one_rank(
         assert error[0] == error[1]
 
 
-def test_a_plain_mean_on_every_rank_breaks_the_law(on_ranks, shapes: Path, single, tmp_path: Path) -> None:
+def test_a_plain_mean_on_every_rank_breaks_the_property(
+    on_ranks, shapes: Path, single, tmp_path: Path
+) -> None:
     rows, folder = single
     found = on_ranks(3, run_unweighted, small_config(shapes, max_grad_norm=0.5), tmp_path)
     assert losses(found) != pytest.approx(losses(rows), rel=1e-4)

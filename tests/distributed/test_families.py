@@ -87,7 +87,7 @@ def test_a_family_of_the_user_is_one_file(linear: str, tmp_path: Path) -> None:
         "9",
         "--model.num-classes",
         str(len(CLASSES)),
-        "--train.global-batch",
+        "--train.global-batch-size",
         "8",
     ]
     flags += ["--data.name", "shapes", "--data.root", str(tmp_path), "--data.lanes", "2", "--data.shift", "0"]

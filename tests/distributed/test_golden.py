@@ -28,7 +28,7 @@ def official(config: Config) -> Config:
         update={
             "model": config.model.model_copy(update=model),
             "routing": config.routing.model_copy(update={"none_of_the_above": True}),
-            "loss": config.loss.model_copy(update={"margin_form": "official"}),
+            "loss": config.loss.model_copy(update={"margin_reduction": "official"}),
             "data": config.data.model_copy(update=data),
         }
     )
@@ -36,7 +36,7 @@ def official(config: Config) -> Config:
 
 def figures(name: str, root: Path) -> dict[str, list[float]]:
     """The curves of the tiny run `name` on the data in `root`."""
-    config = small_config(root, accumulation=2, max_grad_norm=0.5)
+    config = small_config(root, gradient_accumulation_steps=2, max_grad_norm=0.5)
     rows = run_small(official(config) if name == "official" else config, root / "checkpoints" / name)
     train = [row for row in rows if row["kind"] == "train"]
     names = ("loss", "margin_loss", "reconstruction_loss", "learning_rate", "grad_norm")

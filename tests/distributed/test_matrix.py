@@ -29,8 +29,8 @@ STEPS = 3
 def save(name: str, folder: Path) -> None:
     """Train a few steps and save; another number of steps on other numbers of ranks, so that all differ."""
     rank, world_size = own_rank()
-    engine = build_toy(name, accumulation=1)
-    toy_steps(engine, 0, STEPS + world_size, accumulation=1)
+    engine = build_toy(name, gradient_accumulation_steps=1)
+    toy_steps(engine, 0, STEPS + world_size, gradient_accumulation_steps=1)
     state = engine.state()
     engine.close()
     if rank == 0:
@@ -39,7 +39,7 @@ def save(name: str, folder: Path) -> None:
 
 def load_all(name: str, folder: Path) -> tuple[list[str], float]:
     """Load every checkpoint; return those that did not come back, and the gradient norm after the first."""
-    engine = build_toy(name, accumulation=1)
+    engine = build_toy(name, gradient_accumulation_steps=1)
     changed = []
     paths = sorted(folder.iterdir())
     for path in paths:
@@ -48,7 +48,7 @@ def load_all(name: str, folder: Path) -> tuple[list[str], float]:
         if not equal(engine.state(), state):
             changed.append(path.name)
     engine.load(read_checkpoint(paths[0]).engine)
-    [norm] = toy_steps(engine, STEPS, STEPS + 1, accumulation=1)
+    [norm] = toy_steps(engine, STEPS, STEPS + 1, gradient_accumulation_steps=1)
     engine.close()
     return changed, norm
 
@@ -75,7 +75,7 @@ def test_all_savers_store_the_same_names_and_shapes_and_other_numbers(saved: Pat
         for s in states.values()
     }
     assert len(forms) == 1
-    for size in SIZES:  # a law about equal states would say nothing
+    for size in SIZES:  # a property of equal states would say nothing
         assert not any(equal(states[f"ddp on {size}"], states[f"ddp on {o}"]) for o in SIZES if o != size)
 
 
@@ -95,7 +95,7 @@ def test_every_checkpoint_loads_to_the_last_bit(ranks, saved: Path, norms, name:
 
 
 def test_one_bit_would_be_seen(saved: Path) -> None:
-    """The twin of the law."""
+    """The mutant of the property."""
     state = read_checkpoint(next(saved.iterdir())).engine
     for key in ("model", "optimizer"):
         tensors = dict(getattr(state, key))

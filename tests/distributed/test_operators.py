@@ -31,8 +31,8 @@ TRAIN = """
 import sys
 from pathlib import Path
 from engine_runs import build_toy, toy_steps
-engine = build_toy("zero-1", accumulation=1)
-print("norms", *toy_steps(engine, 0, 2, accumulation=1))
+engine = build_toy("zero-1", gradient_accumulation_steps=1)
+print("norms", *toy_steps(engine, 0, 2, gradient_accumulation_steps=1))
 engine.close()
 """
 

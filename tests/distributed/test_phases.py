@@ -64,7 +64,9 @@ def test_a_run_that_ends_before_keeps_what_was_traced(shapes: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_a_dry_run_tells_time_and_memory_of_each_phase(world_size: int, shapes: Path, on_ranks: Any) -> None:
-    end, (start, row) = on_ranks(world_size, phases_of, small_config(shapes, max_steps=6, accumulation=2))
+    end, (start, row) = on_ranks(
+        world_size, phases_of, small_config(shapes, max_steps=6, gradient_accumulation_steps=2)
+    )
     assert (start["kind"], start["world_size"], start["total_steps"]) == ("start", world_size, 6)
     assert (row["kind"], row["step"], row["num_steps"]) == ("phases", 6, 5)
     assert list(row["seconds"]) == list(row["peak_bytes"]) == list(PHASES)

@@ -35,7 +35,7 @@ def test_dropout_continues_as_well(shapes: Path, tmp_path: Path) -> None:
     whole = run_small(config, tmp_path)
     rest = run_small(config, tmp_path / "rest", tmp_path / "step-0002")
     assert losses(rest) == losses(whole)[2:]
-    # the twin: draws of dropout that do not follow the step give another loss
+    # the mutant: draws of dropout that do not follow the step give another loss
     other = config.model_copy(update={"model": config.model.model_copy(update={"dropout": 0.6})})
     assert losses(run_small(other, tmp_path / "other", tmp_path / "step-0002")) != losses(whole)[2:]
 
@@ -88,8 +88,8 @@ def test_a_checkpoint_of_another_network_is_refused(shapes: Path, tmp_path: Path
 def test_a_checkpoint_of_other_data_order_is_refused(shapes: Path, tmp_path: Path) -> None:
     config = small_config(shapes, max_steps=1)
     run_small(config, tmp_path)
-    other = config.model_copy(update={"train": config.train.model_copy(update={"global_batch": 10})})
-    with pytest.raises(DataError, match="global_batch=8, this run has 10"):
+    other = config.model_copy(update={"train": config.train.model_copy(update={"global_batch_size": 10})})
+    with pytest.raises(DataError, match="global_batch_size=8, this run has 10"):
         run_small(other, tmp_path, tmp_path / "step-0001")
 
 

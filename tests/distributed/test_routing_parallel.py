@@ -14,7 +14,7 @@ def test_a_step_with_split_children_compiles_whole(ranks) -> None:
             torch.testing.assert_close(compiled[name], expected)
 
 
-@pytest.mark.law("derivatives")
+@pytest.mark.property("derivatives")
 @pytest.mark.parametrize("squared", [False, True])  # whether the gradient that is exchanged depends on poses
 def test_a_penalty_on_the_gradient_is_refused(ranks, squared: bool) -> None:
     for said in ranks(2).run(run_penalty, Setup(), squared, False):

@@ -62,7 +62,7 @@ def test_it_goes_on_unchanged(run: RunFolder, tmp_path: Path, monkeypatch: pytes
     assert losses(rows) == pytest.approx(EXPECTED["losses"], rel=1e-4)
 
 
-def test_the_twin_todays_preset_would_go_on_otherwise(run: RunFolder) -> None:
+def test_the_mutant_todays_preset_would_go_on_otherwise(run: RunFolder) -> None:
     with pytest.raises(ConfigError, match="primary_coupling False -> True"):
         run.check_continues(todays(run), 26)
 

@@ -45,10 +45,10 @@ def tensorflow_adam(num_steps: int, *, learning_rate: float = 0.01) -> dict[str,
 
 def train(name: str, first: int, last: int, state: EngineState | None = None) -> EngineState:
     """Do steps first .. last - 1, from the start or from `state`."""
-    engine = build_toy(name, clip=0.0, accumulation=1, tensorflow_epsilon=EPSILON)
+    engine = build_toy(name, clip=0.0, gradient_accumulation_steps=1, tensorflow_epsilon=EPSILON)
     if state is not None:
         engine.load(state)
-    toy_steps(engine, first, last, accumulation=1)
+    toy_steps(engine, first, last, gradient_accumulation_steps=1)
     state = engine.state()
     engine.close()
     return state
@@ -65,7 +65,7 @@ def test_every_engine_does_tensorflows_adam_and_goes_on_with_it_after_a_resume(r
     end = two.run(train, name, 3, 6, middle, timeout_s=COMPILES_S)[0]
     assert largest_error(middle, tensorflow_adam(3)) < 1e-6
     assert largest_error(end, tensorflow_adam(6)) < 1e-6
-    # the twin: with its epsilon counted from 1 again, or PyTorch's, the end is another
+    # the mutant: with its epsilon counted from 1 again, or PyTorch's, the end is another
     steps = {key: torch.zeros(()) for key in middle.optimizer if key.endswith("/step")}
     assert (
         largest_error(train("ddp", 3, 6, EngineState(middle.model, middle.optimizer | steps)), end.model)

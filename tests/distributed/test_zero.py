@@ -43,7 +43,7 @@ def saved(two: Ranks, ddp) -> dict[str, EngineState]:
 
 @pytest.mark.parametrize("name", ZERO)
 @pytest.mark.parametrize(
-    "options", [{}, {"clip": 0.0, "accumulation": 1}], ids=["clip, accumulate", "neither"]
+    "options", [{}, {"clip": 0.0, "gradient_accumulation_steps": 1}], ids=["clip, accumulate", "neither"]
 )
 def test_steps_are_those_of_ddp(two: Ranks, name: str, options: dict[str, float]) -> None:
     norms, state = two.run(train_toy, "ddp", 5, options)[0]
@@ -147,7 +147,9 @@ def load_unequal_steps() -> str:
 def ddp_run(two: Ranks, shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> list[float]:
     """Losses of the capsule network with DDP."""
     folder = tmp_path_factory.mktemp("ddp")
-    return losses(two.run(run_small, small_config(shapes, accumulation=2, max_grad_norm=0.5), folder)[0])
+    return losses(
+        two.run(run_small, small_config(shapes, gradient_accumulation_steps=2, max_grad_norm=0.5), folder)[0]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +162,12 @@ def whole_runs(two: Ranks, shapes: Path, tmp_path_factory: pytest.TempPathFactor
 
 def zero_config(shapes: Path, stage: int):
     return small_config(
-        shapes, engine="zero", zero_stage=stage, accumulation=2, max_grad_norm=0.5, checkpoint_every_steps=6
+        shapes,
+        engine="zero",
+        zero_stage=stage,
+        gradient_accumulation_steps=2,
+        max_grad_norm=0.5,
+        checkpoint_every_steps=6,
     )
 
 
@@ -185,7 +192,12 @@ def test_bf16_losses_are_near_those_of_fp32_and_equal_in_all_engines(
     two: Ranks, shapes: Path, ddp_run, tmp_path: Path, engine: str
 ) -> None:
     config = small_config(
-        shapes, engine=engine, zero_stage=3, precision="bf16", accumulation=2, max_grad_norm=0.5
+        shapes,
+        engine=engine,
+        zero_stage=3,
+        precision="bf16",
+        gradient_accumulation_steps=2,
+        max_grad_norm=0.5,
     )
     rows = two.run(run_small, config, tmp_path)[0]
     assert rows[0]["precision"] == "bf16"

@@ -29,7 +29,7 @@ OWN = {"class_capsules.log_priors": (27, 3), "class_capsules.bias": (3, 5)}
 def config_of(shapes: Path, engine: str) -> Config:
     """12 steps, a checkpoint in the middle."""
     config = small_config(
-        shapes, accumulation=2, max_grad_norm=0.5, checkpoint_every_steps=6, **ENGINES[engine]
+        shapes, gradient_accumulation_steps=2, max_grad_norm=0.5, checkpoint_every_steps=6, **ENGINES[engine]
     )
     model = config.model.model_copy(update={"log_priors": True, "capsule_bias": True})
     return config.model_copy(update={"model": model})

@@ -48,19 +48,19 @@ def toy_config(
     stage: int = 1,
     *,
     clip: float = 0.0,
-    accumulation: int = 1,
+    gradient_accumulation_steps: int = 1,
     precision: str = "fp32",
     tensorflow_epsilon: float | None = None,
 ) -> Config:
     """A configuration that sends the toy network through `engine`, on request with TensorFlow's Adam."""
-    train = {"engine": engine, "zero_stage": stage, "precision": precision, "global_batch": 7}
+    train = {"engine": engine, "zero_stage": stage, "precision": precision, "global_batch_size": 7}
     optim = Optim(learning_rate=0.01, max_grad_norm=clip)
     if tensorflow_epsilon is not None:
         adam = {"epsilon": tensorflow_epsilon, "epsilon_placement": "tensorflow"}
         optim = Optim.model_validate(optim.model_dump() | adam)
     return Config(
         optim=optim,
-        train=Train.model_validate(train | {"accumulation": accumulation}),
+        train=Train.model_validate(train | {"gradient_accumulation_steps": gradient_accumulation_steps}),
     )
 
 

@@ -14,7 +14,7 @@ from limits import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
-TINY = ["--data.name", "digits", "--train.max-steps", "2", "--train.global-batch", "16"]
+TINY = ["--data.name", "digits", "--train.max-steps", "2", "--train.global-batch-size", "16"]
 TINY += ["--model.conv-channels", "8", "--model.primary-types", "2"]
 
 

@@ -17,7 +17,7 @@ PRESET = 'get_preset("digits_quickstart")'
 TINY = f"""{PRESET}
 config = config.model_copy(update={{
     "model": config.model.model_copy(update={{"conv_channels": 4, "primary_types": 2, "decoder": False}}),
-    "train": config.train.model_copy(update={{"max_steps": 2, "global_batch": 8}}),
+    "train": config.train.model_copy(update={{"max_steps": 2, "global_batch_size": 8}}),
 }})
 """
 

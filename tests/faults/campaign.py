@@ -73,14 +73,14 @@ class Bench:
     folder: Path
     references: Mapping[str, Callable[[], Path]]
 
-    def run(self, name: str, faults: Sequence[Fault], say: Callable[[str], None]) -> Verdict:
+    def run(self, name: str, faults: Sequence[Fault], log: Callable[[str], None]) -> Verdict:
         """Train the run `name` with `faults` to its end, started again as often as it is stopped."""
         engine = _engine(faults)
         config = campaign_config(
             self.folder / "data", self.folder / "runs", name, max_failures=len(faults), engine=engine
         )
         recordings, marks = (self.folder / kind / name for kind in ("recordings", "marks"))
-        start = _Start(config, tuple(faults), recordings, marks, say)
+        start = _Start(config, tuple(faults), recordings, marks, log)
         alone = any(fault.kind == "driver" for fault in faults)
         finished = False
         for _ in range(1 + sum(fault.kind in _ENDING for fault in faults)):
@@ -120,7 +120,7 @@ def verdict(recordings: Path, marks: Path, newest: Path, reference: Path, *, fin
     return Verdict(read_marks(marks), attempts, lost, doubled, differing_tensors(newest, reference), finished)
 
 
-def fault_figures(scripts: Sequence[Sequence[Fault]], say: Callable[[str], None]) -> dict[str, object]:
+def fault_figures(scripts: Sequence[Sequence[Fault]], log: Callable[[str], None]) -> dict[str, object]:
     """Run every script as a run of its own in one Ray session, and return what they add up to.
 
     Returns:
@@ -142,8 +142,8 @@ def fault_figures(scripts: Sequence[Sequence[Fault]], say: Callable[[str], None]
         with ray_session(config, Machine(WORKERS, 0)):
             verdicts = []
             for number, script in enumerate(scripts):
-                verdicts.append(bench.run(f"run-{number}", script, say))
-                say(describe(verdicts[-1]))
+                verdicts.append(bench.run(f"run-{number}", script, log))
+                log(describe(verdicts[-1]))
     return {
         "faults_injected": sum(len(each.marks) for each in verdicts),
         "samples_lost": sum(each.lost for each in verdicts),
@@ -187,7 +187,7 @@ class _Start:
     faults: tuple[Fault, ...]
     recordings: Path
     marks: Path
-    say: Callable[[str], None]
+    log: Callable[[str], None]
 
     def __call__(self) -> bool:
         """Launch; return whether the run is done."""
@@ -202,7 +202,7 @@ class _Start:
                 self.config, display=self._show, fault=script, observer=Recorder(self.recordings)
             )
         except CapsdistError as error:
-            self.say(f"  {error}")
+            self.log(f"  {error}")
             return False
         return summary.status == "done"
 
@@ -211,20 +211,20 @@ class _Start:
         import ray
 
         os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-        process = get_context("spawn").Process(target=_exit_status, args=(replace(self, say=print),))
+        process = get_context("spawn").Process(target=_exit_status, args=(replace(self, log=print),))
         process.start()
         os.environ["RAY_ADDRESS"] = "local"
         process.join()
         if process.exitcode == -signal.SIGKILL:
-            self.say("  the driver was killed")
+            self.log("  the driver was killed")
         return process.exitcode == 0
 
     def _show(self, row: Row) -> None:
         match row["kind"]:
             case "start":
-                self.say(f"  training from step {row['resumed_step']}")
+                self.log(f"  training from step {row['resumed_step']}")
             case "failure" | "note":
-                self.say(f"  {row['message']}")
+                self.log(f"  {row['message']}")
 
 
 def _exit_status(start: _Start) -> None:

@@ -1,6 +1,6 @@
 """Which samples a run was trained on in the end, from what its workers wrote down, whatever attempts it took.
 
-Ours. Every worker writes the step it goes on from, and then the samples of every step; an attempt is one
+Every worker writes the step it goes on from, and then the samples of every step; an attempt is one
 worker's file. Of an attempt that died, the steps up to the checkpoint that the next one took survive: they
 are in its weights. Nothing here is derived from how the order of samples is meant to be.
 """
@@ -44,7 +44,7 @@ class Attempt:
 
 
 class Recorder:
-    """The observer of a launch: writes a file a worker into `folder`, a line a step, on disk at once.
+    """The observer of a launch: writes a file a worker into `folder`, a line per step, on disk at once.
 
     The folder is made if it is missing; the first line of a file says on which host, in which process.
     """

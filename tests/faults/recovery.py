@@ -1,7 +1,7 @@
 """How long a run stands still when a worker crashes, or when a machine is lost and another one takes over.
 
-Ours. Several Ray nodes on this machine, as `cluster/local.py` has them: a head that trains nothing, one node
-of one core a worker, and a spare. A machine is lost by SIGKILL of its raylet and all its processes at once; a
+Several Ray nodes on this machine, as `cluster/local.py` has them: a head that trains nothing, one node
+of one core per worker, and a spare. A machine is lost by SIGKILL of its raylet and all its processes at once; a
 pulled cable, which takes longer to notice, is what tests/multihost tries on hosts of their own.
 """
 
@@ -25,7 +25,7 @@ FAULTS = (Fault("kill", 1, 18), Fault("host", 1, 43))
 _OBJECT_STORE_BYTES = 100_000_000
 
 
-def recovery_figures(*, repeats: int, say: Callable[[str], None]) -> dict[str, list[float] | int]:
+def recovery_figures(*, repeats: int, log: Callable[[str], None]) -> dict[str, list[float] | int]:
     """Return the seconds from each fault to the next optimizer step, of `repeats` runs that have both.
 
     Returns:
@@ -37,12 +37,12 @@ def recovery_figures(*, repeats: int, say: Callable[[str], None]) -> dict[str, l
     with open_bench() as bench:
         for number in range(repeats):
             with _nodes():
-                verdicts.append(bench.run(f"run-{number}", FAULTS, say))
-            say(describe(verdicts[-1]))
+                verdicts.append(bench.run(f"run-{number}", FAULTS, log))
+            log(describe(verdicts[-1]))
             for mark in verdicts[-1].marks:
                 name = "worker_s" if mark.fault.kind == "kill" else "host_s"
                 found[name].append(standstill_s(mark, verdicts[-1].attempts))
-                say(f"  {name} {found[name][-1]:.1f}")
+                log(f"  {name} {found[name][-1]:.1f}")
     return found | {
         "samples_lost": sum(each.lost for each in verdicts),
         "samples_doubled": sum(each.doubled for each in verdicts),

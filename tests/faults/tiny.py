@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from capsdist.config import CapsNetConfig, Cluster, Config, Data, Train
+from capsdist.config import CapsNetConfig, Config, Data, Launch, Train
 from capsdist.data import write_split
 from capsdist.storage import join
 from limits import PATIENCE_S
@@ -57,7 +57,7 @@ def tiny_config(
     storage: Path | str,
     name: str,
     *,
-    cluster: Cluster | None = None,
+    launch: Launch | None = None,
     cores: float = 1,
     **train: object,
 ) -> Config:
@@ -66,8 +66,8 @@ def tiny_config(
     cluster, train: its section, and fields of that one.
     """
     settings = {
-        "name": name, "storage": str(storage), "workers": WORKERS, "device": "cpu", "epochs": 2,
-        "global_batch": BATCH, "precision": "fp32", "checkpoint_every_steps": 3, "log_every_steps": 3,
+        "name": name, "storage": str(storage), "num_workers": WORKERS, "device": "cpu", "epochs": 2,
+        "global_batch_size": BATCH, "precision": "fp32", "checkpoint_every_steps": 3, "log_every_steps": 3,
     }  # fmt: skip
     return Config(
         model=CapsNetConfig(
@@ -76,7 +76,7 @@ def tiny_config(
         ),
         data=Data(name="tiny", root=str(root), lanes=4, window=16),
         train=Train.model_validate(settings | train),
-        cluster=cluster or Cluster(cpus_per_worker=cores),
+        launch=launch or Launch(cpus_per_worker=cores),
     )  # fmt: skip
 
 
@@ -88,7 +88,7 @@ def campaign_config(
         root,
         storage,
         name,
-        cluster=Cluster(cpus_per_worker=1, max_failures=max_failures, step_timeout_s=STEP_TIMEOUT_S),
+        launch=Launch(cpus_per_worker=1, max_failures=max_failures, step_timeout_s=STEP_TIMEOUT_S),
         engine=engine,
         keep_checkpoints=3,
         epochs=CAMPAIGN_EPOCHS,
@@ -108,7 +108,7 @@ def run_undisturbed(config: Config, recorder: Recorder) -> Callable[[], Path]:
     folder.mkdir(parents=True)
     processes = [
         get_context("fork").Process(target=_train, args=(config, rank, recorder))
-        for rank in range(config.train.workers)
+        for rank in range(config.train.num_workers)
     ]
     for process in processes:
         process.start()
@@ -133,7 +133,7 @@ def _train(config: Config, rank: int, recorder: Recorder) -> None:
 
     os.environ["LOCAL_RANK"] = str(rank)
     torch.set_num_threads(1)
-    folder, world_size = Path(config.train.storage, config.train.name), config.train.workers
+    folder, world_size = Path(config.train.storage, config.train.name), config.train.num_workers
     with on_loopback():
         dist.init_process_group("gloo", f"file://{folder}/ranks", rank=rank, world_size=world_size)
 

@@ -28,7 +28,7 @@ TINY_FLAGS = [
     "--model.image-size=12", "--model.conv-channels=4", "--model.conv-kernel=3", "--model.primary-kernel=3",
     "--model.primary-types=2", "--model.primary-dim=4", "--model.class-dim=4",
     "--model.decoder-hidden", "8", "9",
-    f"--train.global-batch={BATCH}", "--data.lanes=4", "--data.window=16", "--train.precision=fp32",
+    f"--train.global-batch-size={BATCH}", "--data.lanes=4", "--data.window=16", "--train.precision=fp32",
     "--data.name=tiny", "--train.log-every-steps=3", "--optim.epsilon-placement=pytorch",
 ]  # fmt: skip
 
@@ -60,7 +60,7 @@ def save_tiny(
     validated_step: int | None = None,
     config: Config = NETWORK,
 ) -> Path:
-    """Write a whole checkpoint of an untrained network, validated at `validated_step`, else `step`.
+    """Write a verified checkpoint of an untrained network, validated at `validated_step`, else `step`.
 
     config: what it says that the run was; its network is always that of NETWORK.
     """

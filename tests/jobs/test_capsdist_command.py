@@ -122,7 +122,7 @@ def test_a_data_set_of_the_user_is_one_file(capsys, tmp_path, monkeypatch):
         "--data.shift",
         "0",
     ]
-    small = ["--model.conv-kernel", "3", "--model.primary-kernel", "3", "--train.global-batch", "8"]
+    small = ["--model.conv-kernel", "3", "--model.primary-kernel", "3", "--train.global-batch-size", "8"]
     assert main(["train", "mnist_paper", *options, *small, "--check"]) == DONE
     assert main(["pack", "nothing"]) == INVALID
     assert "dataset='nothing': is not a data set; choose one of mnist, digits" in capsys.readouterr().err

@@ -106,12 +106,12 @@ def test_an_unknown_option_suggests_the_nearest(capsys):
     text = capsys.readouterr().err
     assert exit_.value.code == 2
     assert "--train.wrokers" in text
-    assert "--train.workers" in text
+    assert "--train.num-workers" in text
 
 
 def test_a_value_of_another_type_is_named(capsys):
     with pytest.raises(SystemExit) as exit_:
-        parse("--train.workers", "two")
+        parse("--train.num-workers", "two")
     assert exit_.value.code == 2
     assert "two" in capsys.readouterr().err
 
@@ -235,10 +235,14 @@ def test_a_configuration_file_that_is_not_there(capsys):
 
 def test_check_names_problems_of_data_machine_and_values_together(capsys):
     write_tiny(Path("data"), name="digits")
-    argv = ["--check", "--routing.iterations=0", "--train.workers=99", "--train.global-batch=4096"]
+    argv = ["--check", "--routing.iterations=0", "--train.num-workers=99", "--train.global-batch-size=4096"]
     assert run_job("A job.", ["digits_quickstart"], argv=argv) == INVALID
     shown = capsys.readouterr().err
-    for part in ("routing.iterations=0", "train.workers=99: needs", "train.global_batch=4096: is more than"):
+    for part in (
+        "routing.iterations=0",
+        "train.num_workers=99: needs",
+        "train.global_batch_size=4096: is more than",
+    ):
         assert f"error: {part}" in shown
 
 
@@ -252,12 +256,12 @@ def test_check_accepts_and_warns_of_what_is_missing(capsys):
 
 
 def test_check_prints_every_problem(capsys):
-    argv = ["--check", "--train.workers", "0", "--optim.learning-rate=-1", "--data.lanes", "7"]
+    argv = ["--check", "--train.num-workers", "0", "--optim.learning-rate=-1", "--data.lanes", "7"]
     assert run_job("A job.", MNIST, argv=argv) == INVALID
     shown = capsys.readouterr()
     errors = [line for line in shown.err.splitlines() if line.startswith("error: ")]
     assert [error.split("=")[0] for error in errors] == [
-        "error: optim.learning_rate", "error: train.workers", "error: data.lanes",
+        "error: optim.learning_rate", "error: train.num_workers", "error: data.lanes",
     ]  # fmt: skip
     assert "valid" not in shown.out
 

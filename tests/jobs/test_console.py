@@ -96,13 +96,13 @@ def test_a_picture_is_not_missing_because_its_path_cannot_be_printed(tmp_path):
 def test_a_line_comes_only_where_one_waits():
     told, waiting = [], threading.Event()
 
-    def tell(text: str) -> None:
+    def log(text: str) -> None:
         told.append(text)
         waiting.set()
 
-    with announced(tell, "soon done", after_s=100):
+    with announced(log, "soon done", after_s=100):
         pass
-    with announced(tell, "still at it", after_s=0.01):
+    with announced(log, "still at it", after_s=0.01):
         assert waiting.wait(60)
     time.sleep(0.05)
     assert told == ["still at it"]
@@ -144,6 +144,6 @@ def test_an_evaluation_that_takes_longer_says_how_far_it_is(tiny_root, tmp_path,
     monkeypatch.setattr("capsdist.train.evaluate._QUIET_S", 0.0)
     folder = save_tiny(tmp_path / "run", 3, config=tiny_config(tiny_root, tmp_path, "run"))
     told: list[str] = []
-    evaluate_checkpoint(folder, tiny_root / "tiny" / "test", device="cpu", batch_size=10, tell=told.append)
+    evaluate_checkpoint(folder, tiny_root / "tiny" / "test", device="cpu", batch_size=10, log=told.append)
     lines = [line for line in told if line.startswith("evaluated")]
     assert lines == ["evaluated 0 of 23 images", "evaluated 10 of 23 images", "evaluated 20 of 23 images"]

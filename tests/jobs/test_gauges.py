@@ -106,7 +106,7 @@ class Scraper(Rows):
 def test_rays_endpoint_shows_what_the_run_does(tiny_root, tmp_path):
     script = Script([Fault("wait", 0, 9)], tmp_path / "marks", tmp_path / "scraped")
     rows = Scraper("scraped", script)
-    config = tiny_config(tiny_root, tmp_path, "scraped", workers=1, epochs=2)
+    config = tiny_config(tiny_root, tmp_path, "scraped", num_workers=1, epochs=2)
     launch(config, display=rows, fault=script)
     assert rows.samples.keys() == WANTED
     validation = rows.of("validation")[0]

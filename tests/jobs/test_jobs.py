@@ -110,7 +110,7 @@ def forever(name: str) -> list[str | Path]:
     """A run that only a signal ends, without a checkpoint before."""
     return [
         sys.executable, ROOT / "jobs" / TRAIN[0], *TRAIN[1:], f"--train.name={name}",
-        "--train.epochs=100000", "--train.checkpoint-every-steps=1000000", "--train.workers=2",
+        "--train.epochs=100000", "--train.checkpoint-every-steps=1000000", "--train.num-workers=2",
         "--train.validate-every-steps=1000000",
     ]  # fmt: skip
 
@@ -200,8 +200,19 @@ def test_every_preset_trains_in_small(preset, tmp_path):
     channels = PRESETS[preset]().model.in_channels
     side = 32 if channels == 3 else 28
     write_tiny(tmp_path, name=name, shape=(channels, side, side), num_train=8, num_test=10)
-    flags = ["--preset", preset, f"--data.root={tmp_path}", "--train.max-steps=2", "--train.global-batch=4"]
-    flags += ["--data.lanes=2", "--train.workers=1", "--train.precision=fp32", "--train.log-every-steps=1"]
+    flags = [
+        "--preset",
+        preset,
+        f"--data.root={tmp_path}",
+        "--train.max-steps=2",
+        "--train.global-batch-size=4",
+    ]
+    flags += [
+        "--data.lanes=2",
+        "--train.num-workers=1",
+        "--train.precision=fp32",
+        "--train.log-every-steps=1",
+    ]
     config, _ = parse_command(None, list(PRESETS), None, flags)
     rows: list[dict] = []
     end = run_training(

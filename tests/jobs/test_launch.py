@@ -20,7 +20,7 @@ from job_helpers import (
     tiny_config,
 )
 
-from capsdist.config import Cluster, Config
+from capsdist.config import Config, Launch
 from capsdist.errors import CapsdistError, CheckpointError, ConfigError, RunError
 from capsdist.launch import RunFolder, RunSummary, launch
 from capsdist.train.checkpoint import read_checkpoint
@@ -86,7 +86,7 @@ def test_a_run_cut_in_mid_epoch_and_killed_later_equals_the_undisturbed_one(
         row["step"] for row in read_metrics(Path(second.run_dir, "metrics.jsonl")) if row["kind"] == "train"
     ]
     assert steps == sorted(set(steps))
-    # the law has teeth: one step less is another state
+    # the check can fail: one step less is another state
     with pytest.raises(AssertionError):
         assert_same_state(Path(undisturbed.run_dir), Path(second.run_dir), back=1)
 
@@ -168,7 +168,7 @@ def test_weights_that_do_not_fit_are_refused_before_ray_starts(whole, tiny_root,
 
 def test_a_foreign_error_is_told_in_one_line_and_in_full(tiny_root, storage, tmp_path):
     script = Script([Fault("error", 0, 1)], tmp_path / "marks", Path(storage, "failing"))
-    config = tiny_config(tiny_root, storage, "failing", cluster=Cluster(cpus_per_worker=1, max_failures=0))
+    config = tiny_config(tiny_root, storage, "failing", launch=Launch(cpus_per_worker=1, max_failures=0))
     with pytest.raises(
         RunError, match=r"run 'failing' failed: worker 0: RuntimeError: a scripted error at step 1"
     ) as caught:
@@ -180,7 +180,7 @@ def test_a_foreign_error_is_told_in_one_line_and_in_full(tiny_root, storage, tmp
 
 
 def test_a_run_whose_numbers_are_not_finite_fails_and_the_remedy_works_as_printed(tiny_root, storage):
-    config = tiny_config(tiny_root, storage, "infinite", max_steps=1, workers=1)
+    config = tiny_config(tiny_root, storage, "infinite", max_steps=1, num_workers=1)
     wild = config.model_copy(update={"optim": config.optim.model_copy(update={"learning_rate": 1e39})})
     rows = Rows()
     with pytest.raises(RunError, match=r"at step 1; start again with a lower --optim.learning-rate than 1e"):
@@ -207,7 +207,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_tried_again(tiny_root, small_dis
     with pytest.raises(
         CapsdistError, match=r"cannot be written \(.*No space left on device.*make room"
     ) as caught:
-        launch(tiny_config(tiny_root, small_disk, "full", workers=1), display=rows)
+        launch(tiny_config(tiny_root, small_disk, "full", num_workers=1), display=rows)
     assert "\n" not in str(caught.value)
     assert len(rows.of("start")) == 1
     assert rows.of("failure") == []
@@ -249,9 +249,9 @@ def test_the_newest_whole_checkpoint_is_taken_and_what_is_passed_over_is_named(w
 
 
 def test_workers_that_never_come_end_the_wait(tiny_root, storage):
-    cluster = Cluster(cpus_per_worker=2, controller_failure_limit=0, worker_start_timeout_s=3)
+    launch = Launch(cpus_per_worker=2, controller_failure_limit=0, worker_start_timeout_s=3)
     with pytest.raises(
         RunError,
-        match=r"train.workers=2: .* 2 workers with 2 CPU each in 1 x 3 s, and has 2 CPU and 0 GPU now; lower",
+        match=r"train.num_workers=2: .* 2 workers with 2 CPU each in 1 x 3 s, and has 2 CPU and 0 GPU now; lower",
     ):
-        launch(tiny_config(tiny_root, storage, "waiting", cluster=cluster), display=Rows())
+        launch(tiny_config(tiny_root, storage, "waiting", launch=launch), display=Rows())

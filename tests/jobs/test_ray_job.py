@@ -128,7 +128,7 @@ def told(env: dict[str, str], submission: str) -> dict:
 def test_a_checkout_is_submitted_trains_and_tells_how_it_ended(cluster, tiny_root, tmp_path):
     flags = [
         f"--data.root={tiny_root}", f"--train.storage={tmp_path}", "--train.name=job", "--train.epochs=1",
-        "--train.workers=2",
+        "--train.num-workers=2",
     ]  # fmt: skip
     printed = ray_job(cluster, "submit", "--working-dir", ".", "--", *MNIST, *flags)
     assert re.search(r"^error_percent ", printed, flags=re.MULTILINE)
@@ -173,7 +173,7 @@ def cifar10(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.mark.usefixtures("cifar10")
 def test_a_cluster_with_the_project_installed_needs_no_upload(cluster, storage):
     flags = [
-        "--train.workers=2", "--train.max-steps=4", "--train.global-batch=8", "--data.lanes=4",
+        "--train.num-workers=2", "--train.max-steps=4", "--train.global-batch-size=8", "--data.lanes=4",
         "--model.conv-channels=4", "--model.primary-types=2", "--train.precision=fp32",
     ]  # fmt: skip
     printed = ray_job(cluster, "submit", "--", "python", "jobs/train_cifar.py", *flags)
@@ -185,7 +185,7 @@ def test_a_cluster_with_the_project_installed_needs_no_upload(cluster, storage):
 
 @slow
 def test_a_stopped_job_has_a_last_checkpoint_and_goes_on_when_submitted_again(cluster, storage):
-    flags = ["--train.name=stopped", "--train.workers=2", "--train.checkpoint-every-steps=1000000"]
+    flags = ["--train.name=stopped", "--train.num-workers=2", "--train.checkpoint-every-steps=1000000"]
     forever = ["--train.epochs=1000000", "--train.validate-every-steps=1000000"]
     first = ["submit", "--no-wait", "--submission-id=first", *WAIT, "--", *MNIST, *flags, *forever]
     ray_job(cluster, *first)

@@ -12,7 +12,7 @@ import pytest
 from job_helpers import ROOT, TINY_FLAGS, run_job_file, save_tiny, tiny_config, write_tiny
 
 from capsdist.cli import run_job
-from capsdist.config import Cluster, Config
+from capsdist.config import Config, Launch
 from capsdist.console import FAILED, INVALID
 from capsdist.data import write_split
 from capsdist.errors import ConfigError, RunError
@@ -31,7 +31,7 @@ TWO_GPUS = Machine(cores=8, gpus=2)
 
 
 def wanting(cores: float = 0.0, **train: object) -> Config:
-    return tiny_config(Path("data"), Path("runs"), "tiny", cluster=Cluster(cpus_per_worker=cores), **train)
+    return tiny_config(Path("data"), Path("runs"), "tiny", launch=Launch(cpus_per_worker=cores), **train)
 
 
 def refused(
@@ -92,8 +92,12 @@ def test_more_classes_than_the_network_has(capsys, tiny_root):
 
 
 def test_a_batch_larger_than_the_split_does_not_take_the_name(capsys, tiny_root, tmp_path):
-    flags = [f"--train.storage={tmp_path / 'runs'}", "--train.global-batch=100000000"]
-    parts = ("train.global_batch=100000000", "the 92 images of", "set --train.global-batch 92 or less")
+    flags = [f"--train.storage={tmp_path / 'runs'}", "--train.global-batch-size=100000000"]
+    parts = (
+        "train.global_batch_size=100000000",
+        "the 92 images of",
+        "set --train.global-batch-size 92 or less",
+    )
     refused(capsys, tiny_root, flags, INVALID, *parts)
     assert not (tmp_path / "runs").exists()
 
@@ -140,10 +144,13 @@ def test_an_invalid_configuration(capsys, tiny_root):
             ["--model.num-classes=9"],
             "model.num_classes=9: 'train' has 10 classes; set --model.num-classes 10",
         ),
-        (["--train.global-batch=9600"], "train.global_batch=9600: is more than the 92 images of 'train'"),
         (
-            ["--train.workers=9999", "--train.global-batch=99990", "--data.lanes=10"],
-            "train.workers=9999: needs",
+            ["--train.global-batch-size=9600"],
+            "train.global_batch_size=9600: is more than the 92 images of 'train'",
+        ),
+        (
+            ["--train.num-workers=9999", "--train.global-batch-size=99990", "--data.lanes=10"],
+            "train.num_workers=9999: needs",
         ),
     ],
 )
@@ -156,11 +163,11 @@ def test_check_compares_data_and_machine(capsys, tiny_root, tmp_path, monkeypatc
 
 def test_check_compares_with_no_cluster(capsys, tiny_root, tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    flags = ["--train.workers=90", "--train.global-batch=90", "--data.lanes=10"]
+    flags = ["--train.num-workers=90", "--train.global-batch-size=90", "--data.lanes=10"]
     argv = [*TINY_FLAGS, f"--data.root={tiny_root}", f"--train.storage={tmp_path}", "--check", *flags]
     assert run_job("A job.", ["mnist_paper"], argv=argv) == 0
     shown = capsys.readouterr()
-    assert "warning: train.workers=90: needs 90 cores" in shown.err
+    assert "warning: train.num_workers=90: needs 90 cores" in shown.err
     assert shown.out.endswith("images and labels, the content of checkpoints, what the cluster has\n")
 
 
@@ -210,30 +217,34 @@ def test_a_password_in_the_address_of_a_server(capsys, monkeypatch, more):
 
 
 def test_workers_take_the_cores_of_the_machine():
-    assert place_on_machine(wanting(workers=1), SMALL) == Placement("cpu", 1, 4)
-    assert place_on_machine(wanting(workers=3), SMALL) == Placement("cpu", 3, 1)
-    assert place_on_machine(wanting(workers=4, cores=1), SMALL).threads == 1
-    assert place_on_machine(wanting(workers=2, cores=1.5), SMALL) == Placement("cpu", 2, 1.5)
+    assert place_on_machine(wanting(num_workers=1), SMALL) == Placement("cpu", 1, 4)
+    assert place_on_machine(wanting(num_workers=3), SMALL) == Placement("cpu", 3, 1)
+    assert place_on_machine(wanting(num_workers=4, cores=1), SMALL).threads == 1
+    assert place_on_machine(wanting(num_workers=2, cores=1.5), SMALL) == Placement("cpu", 2, 1.5)
 
 
 @pytest.mark.parametrize(
-    ("workers", "cores", "fix"),
-    [(5, 0.0, "--train.workers 4"), (3, 2.0, "--train.workers 2"), (1, 5.0, "--cluster.cpus-per-worker 4")],
+    ("num_workers", "cores", "fix"),
+    [
+        (5, 0.0, "--train.num-workers 4"),
+        (3, 2.0, "--train.num-workers 2"),
+        (1, 5.0, "--launch.cpus-per-worker 4"),
+    ],
 )
 def test_more_than_the_cores_of_the_machine(workers, cores, fix):
-    with pytest.raises(ConfigError, match=rf"train.workers={workers}: needs .* cores.*has 4; set {fix}"):
-        place_on_machine(wanting(workers=workers, cores=cores), SMALL)
+    with pytest.raises(ConfigError, match=rf"train.num_workers={workers}: needs .* cores.*has 4; set {fix}"):
+        place_on_machine(wanting(num_workers=workers, cores=cores), SMALL)
 
 
 def test_gpus_are_used_where_they_are():
-    assert place_on_machine(wanting(workers=2, device="auto"), TWO_GPUS) == Placement("gpu", 2, 4)
-    assert place_on_machine(wanting(workers=2, device="cpu"), TWO_GPUS).device == "cpu"
-    assert place_on_machine(wanting(workers=2, device="auto"), SMALL).device == "cpu"
+    assert place_on_machine(wanting(num_workers=2, device="auto"), TWO_GPUS) == Placement("gpu", 2, 4)
+    assert place_on_machine(wanting(num_workers=2, device="cpu"), TWO_GPUS).device == "cpu"
+    assert place_on_machine(wanting(num_workers=2, device="auto"), SMALL).device == "cpu"
 
 
 def test_auto_takes_as_many_workers_as_gpus():
-    placement = place_on_machine(wanting(workers=3, device="auto"), TWO_GPUS)
-    assert (placement.workers, placement.note) == (2, "2 instead of 3 workers: one a GPU")
+    placement = place_on_machine(wanting(num_workers=3, device="auto"), TWO_GPUS)
+    assert (placement.num_workers, placement.note) == (2, "2 instead of 3 workers: one a GPU")
 
 
 def test_a_gpu_where_none_is():
@@ -244,12 +255,14 @@ def test_a_gpu_where_none_is():
 
 
 def test_more_workers_than_gpus():
-    with pytest.raises(ConfigError, match=r"train.workers=3: needs 3 GPUs.*has 2; set --train.workers 2"):
-        place_on_machine(wanting(workers=3, device="gpu"), TWO_GPUS)
+    with pytest.raises(
+        ConfigError, match=r"train.num_workers=3: needs 3 GPUs.*has 2; set --train.num-workers 2"
+    ):
+        place_on_machine(wanting(num_workers=3, device="gpu"), TWO_GPUS)
 
 
 def test_a_cluster_may_grow():
-    assert place_on_cluster(wanting(workers=99, device="auto"), {"CPU": 1}) == Placement("cpu", 99, 1)
+    assert place_on_cluster(wanting(num_workers=99, device="auto"), {"CPU": 1}) == Placement("cpu", 99, 1)
     assert place_on_cluster(wanting(device="auto"), {"GPU": 1}).device == "gpu"
     assert place_on_cluster(wanting(device="gpu", cores=3), {}) == Placement("gpu", 2, 3)
 
@@ -270,7 +283,7 @@ def test_deepspeed_without_a_compiler(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "status", "line"),
     [
-        (["--train.workers=90", "--train.global-batch=92"], INVALID, "error: train.workers=90: needs"),
+        (["--train.num-workers=90", "--train.global-batch-size=92"], INVALID, "error: train.num_workers=90: needs"),
         (["--train.device=gpu"], INVALID, "error: train.device='gpu': there is no GPU on this machine"),
     ],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, which one is gone on from, and what a crash leaves: laws, then real folders."""
+"""Which checkpoints are kept, which one is gone on from, and what a crash leaves: properties, then real folders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from job_helpers import save_tiny
 
 from capsdist.errors import CheckpointError, RunError
-from capsdist.runs.checkpoints import newest_whole, opened_checkpoint, viewed
+from capsdist.runs.checkpoints import newest_verified, opened_checkpoint, viewed
 from capsdist.runs.files import LocalFiles, open_files
 from capsdist.runs.retention import (
     Saved,
@@ -22,7 +22,7 @@ from capsdist.runs.retention import (
     leftovers,
     prune,
     ranked,
-    superfluous,
+    to_delete,
 )
 from capsdist.train.checkpoint import MODEL
 from faults.strikes import flip_bit
@@ -37,7 +37,7 @@ def drawn(seed: int) -> tuple[list[Saved], int, int]:
 
 
 def kept(saved: list[Saved], keep_last: int, keep_best: int) -> set[int]:
-    gone = superfluous(saved, keep_last=keep_last, keep_best=keep_best)
+    gone = to_delete(saved, keep_last=keep_last, keep_best=keep_best)
     assert gone == sorted(set(gone))
     return {each.step for each in saved} - set(gone)
 
@@ -71,8 +71,8 @@ def test_what_is_kept_does_not_depend_on_when_one_looks(seed):
 
 def test_a_policy_by_age_alone_would_lose_the_best():
     saved = [Saved(1, 2.0), Saved(2, 5.0), Saved(3, 4.0)]
-    assert superfluous(saved, keep_last=1, keep_best=1) == [2]
-    assert superfluous(saved, keep_last=1, keep_best=0) == [1, 2]  # the twin
+    assert to_delete(saved, keep_last=1, keep_best=1) == [2]
+    assert to_delete(saved, keep_last=1, keep_best=0) == [1, 2]  # the mutant
     assert ranked(saved) == [Saved(1, 2.0), Saved(3, 4.0), Saved(2, 5.0)]
     assert ranked([Saved(1), Saved(2)]) == []
     assert ranked([Saved(1, 2.0), Saved(2, 2.0)]) == [Saved(2, 2.0), Saved(1, 2.0)]
@@ -111,7 +111,7 @@ def test_names_of_checkpoints(name, step):
 
 def newest(run: Path) -> tuple[int | None, list[str]]:
     warnings: list[str] = []
-    with newest_whole(LocalFiles(run), warnings.append) as whole:
+    with newest_verified(LocalFiles(run), warnings.append) as whole:
         assert whole is None or whole.folder == run / checkpoint_name(whole.step)
         return (whole.step if whole else None), warnings
 
@@ -166,7 +166,7 @@ def test_an_error_counts_for_the_weights_that_were_validated(tmp_path):
 
 
 def opened(place: str, **options: bool) -> str:
-    with opened_checkpoint(place, warn=lambda text: None, **options) as (name, folder):
+    with opened_checkpoint(place, log=lambda text: None, **options) as (name, folder):
         assert (folder / "manifest.json").exists()
         return name
 

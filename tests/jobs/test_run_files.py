@@ -14,7 +14,7 @@ from job_helpers import NETWORK, reseal, save_tiny
 from safetensors.torch import save_file
 
 from capsdist.errors import CheckpointError, RunError
-from capsdist.runs.checkpoints import newest_whole, opened_checkpoint
+from capsdist.runs.checkpoints import newest_verified, opened_checkpoint
 from capsdist.runs.files import LocalFiles
 from capsdist.runs.loggers import LoggedRun
 from capsdist.runs.loggers.jsonl import JsonlLogger
@@ -38,7 +38,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def archived(run: Path, step: int) -> Path:
-    """Move a whole checkpoint out of the run and leave a link to it."""
+    """Move a verified checkpoint out of the run and leave a link to it."""
     made = save_tiny(run, step, 5.0)
     archive = run.parent / "archive" / made.name
     archive.parent.mkdir(exist_ok=True)
@@ -51,7 +51,7 @@ def test_retention_takes_a_link_away_and_not_what_it_points_to(run: Path) -> Non
     archive = archived(run, 2)
     before = contents(archive)
     files = LocalFiles(run)
-    with newest_whole(files, print) as whole:
+    with newest_verified(files, print) as whole:
         assert whole is not None  # a link may be read
         assert whole.step == 2
     for step in (4, 6):
@@ -230,11 +230,11 @@ def test_a_damaged_newest_checkpoint_is_passed_over_by_name_everywhere(run: Path
     damaged = save_tiny(run, 4, 1.0)
     mangle(damaged, kind)
     files, warnings = LocalFiles(run), list[str]()
-    with newest_whole(files, warnings.append) as whole:
+    with newest_verified(files, warnings.append) as whole:
         assert whole is not None
         assert whole.step == 2
     for best in (False, True):
-        with opened_checkpoint(str(run), lowest_error=best, warn=warnings.append) as (name, _):
+        with opened_checkpoint(str(run), lowest_error=best, log=warnings.append) as (name, _):
             assert name.endswith("step_00000002")
     assert all(line.startswith("warning: ") and "step_00000004" in line for line in warnings)
     assert all("\n" not in line and len(line) < 700 for line in warnings)

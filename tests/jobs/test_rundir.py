@@ -39,11 +39,11 @@ FIELDS = [
     for name in type(getattr(Config(), section)).model_fields
 ]
 FREE = {
-    "data.root", "routing.form", "routing.recompute", "train.accumulation", "train.checkpoint_every_steps",
+    "data.root", "routing.backend", "routing.recompute", "train.gradient_accumulation_steps", "train.checkpoint_every_steps",
     "train.device", "train.dry_run", "train.engine", "train.keep_best", "train.keep_checkpoints",
     "train.log_every_steps", "train.loggers", "train.name", "train.profile", "train.storage",
-    "train.validate_every_steps", "train.workers", "train.zero_stage",
-    *(name for name in FIELDS if name.startswith("cluster.")),
+    "train.validate_every_steps", "train.num_workers", "train.zero_stage",
+    *(name for name in FIELDS if name.startswith("launch.")),
 }  # fmt: skip
 ENDS = {"train.epochs", "train.max_steps"}
 
@@ -100,7 +100,7 @@ def test_the_end_may_move_but_not_before_the_newest_checkpoint(tmp_path, name, v
     (run.path / "step_00000032" / "manifest.json").unlink()  # half written
     (run.path / "step_00000040" / "state.json").write_bytes(b"\xff")  # damaged
     config = with_field(name, value)
-    num_samples = 8 * config.train.global_batch - 3
+    num_samples = 8 * config.train.global_batch_size - 3
     if allowed:
         run.check_continues(config, num_samples)
         return
@@ -135,7 +135,7 @@ DAMAGE = {
     "a list": b"[]",
     "nested": b"[" * 100_000,
     "of another version": b'{"optim": {"momentum": 0.9}, "steps": -1}',
-    "a type": b'{"train": {"workers": "2"}, "steps": "7"}',
+    "a type": b'{"train": {"num_workers": "2"}, "steps": "7"}',
 }
 
 

@@ -13,7 +13,7 @@ import pytest
 from job_helpers import Rows, tiny_config
 
 from capsdist.launch import RunFolder, launch
-from capsdist.launch.signals import StopPoll, job_warning, patience_s
+from capsdist.launch.signals import StopPoll, grace_period_s, job_warning
 
 NUMBERS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 IN_JOB, JOB_WAIT = "RAY_JOB_CONFIG_JSON_ENV_VAR", "RAY_JOB_STOP_WAIT_TIME_S"
@@ -119,13 +119,13 @@ def test_a_job_waits_less_than_its_server(monkeypatch, wait, timeout_s, patience
     monkeypatch.delenv(JOB_WAIT, raising=False)
     if wait is not None:
         monkeypatch.setenv(JOB_WAIT, wait)
-    assert patience_s(timeout_s) == patience
+    assert grace_period_s(timeout_s) == patience
 
 
 def test_elsewhere_one_waits_as_configured(monkeypatch):
     monkeypatch.delenv(IN_JOB, raising=False)
     monkeypatch.setenv(JOB_WAIT, "3")
-    assert patience_s(77.0) == 77.0
+    assert grace_period_s(77.0) == 77.0
     assert job_warning() is None
 
 
@@ -145,9 +145,9 @@ def test_a_job_without_time_to_stop_is_warned(monkeypatch):
 def test_a_worker_asks_often_enough_and_not_at_every_step():
     import torch
 
-    from capsdist.launch.events import open_mailbox
+    from capsdist.launch.events import open_event_channel
 
-    poll = StopPoll(open_mailbox(), rank=0, world_size=1, device=torch.device("cpu"))
+    poll = StopPoll(open_event_channel(), rank=0, world_size=1, device=torch.device("cpu"))
     asked = []
     for step in range(1, 5000):
         before = poll._next_step
@@ -181,5 +181,5 @@ def test_a_run_that_waits_for_workers_stops_at_once(tiny_root, tmp_path):
     finally:
         signal.signal(signal.SIGALRM, before)
     assert (summary.status, summary.steps) == ("stopped", 0)
-    assert time.monotonic() - struck[0] < config.cluster.worker_start_timeout_s
+    assert time.monotonic() - struck[0] < config.launch.worker_start_timeout_s
     assert RunFolder(tmp_path / "waiting").read_result() == summary

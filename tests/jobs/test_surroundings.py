@@ -59,7 +59,7 @@ def test_a_read_only_tarball_with_little_shared_memory_few_files_and_a_strict_um
     work = tmp_path / "work"
     work.mkdir()
     job = [sys.executable, str(tarball / "jobs/train_mnist.py"), *TINY_FLAGS]
-    job += [f"--data.root={tiny_root}", "--train.workers=1", "--train.max-steps=3", "--train.name=strict"]
+    job += [f"--data.root={tiny_root}", "--train.num-workers=1", "--train.max-steps=3", "--train.name=strict"]
     env = {
         "PATH": "/usr/bin:/bin:/usr/sbin:/sbin", "HOME": str(tmp_path), "PYTHONPATH": str(tarball),
         "RAY_USAGE_STATS_ENABLED": "0", "TMPDIR": str(short_tmp),

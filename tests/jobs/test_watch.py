@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from job_helpers import FrozenAtStart, Rows, tiny_config
 
-from capsdist.config import Cluster
-from capsdist.launch import launch
+from capsdist.config import Launch
 from capsdist.train.metrics import read_metrics
 from faults.script import Fault, Script, read_marks
 
@@ -23,12 +22,12 @@ LIMIT_S = 12.0
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_root, tmp_path, workers):
     fault = Script([Fault("frozen_worker", workers - 1, 7)], tmp_path / "marks", tmp_path / "frozen-run")
-    cluster = Cluster(cpus_per_worker=1, max_failures=9, step_timeout_s=LIMIT_S)
+    launch = Launch(cpus_per_worker=1, max_failures=9, step_timeout_s=LIMIT_S)
     rows = Rows()
-    config = tiny_config(tiny_root, tmp_path, "frozen-run", cluster=cluster, workers=workers)
+    config = tiny_config(tiny_root, tmp_path, "frozen-run", launch=launch, num_workers=workers)
     summary = launch(config, display=rows, fault=fault)
 
     assert (summary.status, summary.steps) == ("done", 16)
@@ -54,10 +53,10 @@ def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_roo
 def test_a_worker_that_freezes_before_it_has_read_anything_is_found(tiny_root, tmp_path):
     """The only one of the run: no other waits for it."""
     fault = FrozenAtStart(tmp_path / "frozen-start" / "config.json", tmp_path / "mark")
-    cluster = Cluster(cpus_per_worker=1, max_failures=9, step_timeout_s=LIMIT_S)
+    launch = Launch(cpus_per_worker=1, max_failures=9, step_timeout_s=LIMIT_S)
     rows = Rows()
     summary = launch(
-        tiny_config(tiny_root, tmp_path, "frozen-start", cluster=cluster, workers=1),
+        tiny_config(tiny_root, tmp_path, "frozen-start", launch=launch, num_workers=1),
         display=rows,
         fault=fault,
     )

@@ -13,7 +13,7 @@ from typing import Any
 from hosts import FAST_HEALTH, Host, Lab, start_ray
 from job_helpers import tiny_config, write_tiny
 
-from capsdist.config import Cluster, Config
+from capsdist.config import Config, Launch
 from capsdist.train.metrics import Row, read_metrics
 from faults.lineage import Attempt, read_attempts
 from faults.script import Fault, Script
@@ -183,7 +183,7 @@ class RayCluster:
         folder.mkdir()
         config = tiny_config(
             self.place / "data", folder, "run", epochs=1, log_every_steps=1,
-            cluster=Cluster.model_validate({"cpus_per_worker": cores} | (cluster or {})), **train,
+            launch=Launch.model_validate({"cpus_per_worker": cores} | (cluster or {})), **train,
         )  # fmt: skip
         order = self.place / "orders" / f"{self.num_runs}.json"
         self.num_runs += 1

@@ -185,7 +185,7 @@ class Lab:
             holder.wait()
 
     def switch(self, *command: str) -> None:
-        """Run a command in the network of the switch, which sees one port a host."""
+        """Run a command in the network of the switch, which sees one port per host."""
         subprocess.run(["nsenter", f"--target={self._switch_pid}", "-n", *command], check=True)
 
     def _add(self, number: int, name: str) -> Host:

@@ -47,7 +47,7 @@ def test_ddp_on_two_hosts_equals_one_host_to_the_last_bit(one_host: Run, undistu
     assert first != second
     assert losses(undisturbed) == losses(one_host)
     assert_same_state(undisturbed.folder, one_host.folder)
-    with pytest.raises(AssertionError):  # the law has teeth: an earlier checkpoint is another state
+    with pytest.raises(AssertionError):  # the check can fail: an earlier checkpoint is another state
         assert_same_state(undisturbed.folder, one_host.folder, back=1)
 
 

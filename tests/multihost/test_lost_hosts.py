@@ -61,14 +61,16 @@ def assert_recovered(run: Run, undisturbed: Run, *, resumed: list[int]) -> None:
     assert trained(run) == trained(undisturbed)
 
 
-def assert_not_enough(run: Run, *, workers: int, have: int) -> None:
+def assert_not_enough(run: Run, *, num_workers: int, have: int) -> None:
     """The run ended with one line that names what it needs and what there is."""
     end = run.end()
     assert (end["kind"], end.get("type")) == ("error", "RunError"), end
-    limits = run.config.cluster
+    limits = run.config.launch
     times = f"{limits.controller_failure_limit + 1} x {limits.worker_start_timeout_s:g} s"
     need = f"the cluster did not bring up {workers} workers with 1.5 CPU each in {times}"
-    said = f"train.workers={workers}: {need}, and has {have} CPU and 0 GPU now; lower --train.workers, "
+    said = (
+        f"train.num_workers={workers}: {need}, and has {have} CPU and 0 GPU now; lower --train.num-workers, "
+    )
     assert end["message"].startswith(said), end
     assert "\n" not in end["message"]
     result = RunFolder(run.folder).read_result()
@@ -128,7 +130,7 @@ def test_a_host_lost_without_a_spare_ends_the_run(started_cluster: RayCluster) -
     run = started_cluster.launch("no-spare", Fault("wait", 1, 5), cluster=TWO_TRIES)
     name, _ = run.reached()
     started_cluster.host(name).run("pkill -KILL -x raylet")
-    assert_not_enough(run, workers=2, have=HOST_CPUS)
+    assert_not_enough(run, num_workers=2, have=HOST_CPUS)
     assert run.recorded("checkpoint")[-1]["step"] == 3
 
 
@@ -141,8 +143,8 @@ def test_more_workers_than_there_will_ever_be_are_waited_for_as_long_as_allowed(
     started_cluster: RayCluster,
 ) -> None:
     have = started_cluster.num_cpus()
-    run = started_cluster.launch("too-many", workers=7, cluster=ONE_TRY)
-    assert_not_enough(run, workers=7, have=have)
+    run = started_cluster.launch("too-many", num_workers=7, cluster=ONE_TRY)
+    assert_not_enough(run, num_workers=7, have=have)
 
 
 def test_a_write_would_be_seen(tmp_path: Path) -> None:

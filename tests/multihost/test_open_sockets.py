@@ -61,7 +61,7 @@ def sockets_in_training(run: Run, hosts: Sequence[Host]) -> dict[str, list[Socke
     return found
 
 
-def test_the_law_sees_an_open_socket(one_host: OneHost, tmp_path: Path) -> None:
+def test_the_check_sees_an_open_socket(one_host: OneHost, tmp_path: Path) -> None:
     assert one_host.head.run("getent hosts box").split()[0] == one_host.head.ip
     with (tmp_path / "log").open("w") as log:
         server = one_host.head.start(f"exec {sys.executable} -m http.server 8123", log)
@@ -74,7 +74,7 @@ def test_the_law_sees_an_open_socket(one_host: OneHost, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("workers", "engine"),
+    ("num_workers", "engine"),
     [
         (2, "ddp"),
         pytest.param(
@@ -84,9 +84,11 @@ def test_the_law_sees_an_open_socket(one_host: OneHost, tmp_path: Path) -> None:
         ),
     ],
 )
-def test_a_run_on_one_machine_listens_on_loopback_only(one_host: OneHost, workers: int, engine: str) -> None:
+def test_a_run_on_one_machine_listens_on_loopback_only(
+    one_host: OneHost, num_workers: int, engine: str
+) -> None:
     run = one_host.launch(
-        f"{engine}-{workers}", Fault("wait", 0, 4), cores=HALF_A_HOST, workers=workers, engine=engine
+        f"{engine}-{workers}", Fault("wait", 0, 4), cores=HALF_A_HOST, num_workers=workers, engine=engine
     )
     [found] = sockets_in_training(run, one_host.lab.hosts).values()
     assert [each for each in found if not each.on_loopback] == []

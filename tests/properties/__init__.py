@@ -1,1 +1,1 @@
-"""Laws that hold for whatever happens to files: damaged in random ways, read by what reads them in truth."""
+"""Properties that hold for whatever happens to files: damaged in random ways, read by what reads them in truth."""

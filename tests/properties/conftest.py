@@ -1,4 +1,4 @@
-"""Helpers of other areas, and how many cases a law is tried with."""
+"""Helpers of other areas, and how many cases a property is tried with."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
 """Those of hypothesis that are of use: accidents are small as they are."""
 CASES = [250, pytest.param(5000, marks=pytest.mark.slow)]
-"""How many accidents a law is tried with, as values of a test's parameter."""
+"""How many accidents a property is tried with, as values of a test's parameter."""
 _JUNK: list[Any] = [None, True, -1, 2**70, 1e308, 0.5, "", "..", "/etc/passwd", [], {}, [[1]], {"a": 1}]
 _NOT_JSON = (b"NaN", b"Infinity", b"-Infinity", b"[" * 5000, b"9" * 5000, b"1e999", b"\xff", b"\x00")
 
@@ -112,7 +112,7 @@ def _zero_block(content: bytes, where: float, rng: random.Random) -> bytes:
 
 
 def _in_json(change: Callable[[str, random.Random], str]) -> Callable[[bytes, float, random.Random], bytes]:
-    """Apply a change of text to a JSON file, or to a line of one with a document a line; else flip a bit."""
+    """Apply a change of text to a JSON file, or to a line of one with per document a line; else flip a bit."""
 
     def apply(content: bytes, where: float, rng: random.Random) -> bytes:
         lines = content.splitlines(keepends=True)

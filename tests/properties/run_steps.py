@@ -11,7 +11,7 @@ from job_helpers import NETWORK, save_tiny
 
 from capsdist.config import Config
 from capsdist.errors import CapsdistError
-from capsdist.runs.checkpoints import newest_whole, opened_checkpoint, viewed
+from capsdist.runs.checkpoints import newest_verified, opened_checkpoint, viewed
 from capsdist.runs.files import RunFiles, open_files
 from capsdist.runs.record import open_record
 from capsdist.runs.retention import clean, prune
@@ -19,7 +19,7 @@ from capsdist.runs.rundir import RunFolder, RunSummary
 from capsdist.train.checkpoint import load_model, read_checkpoint
 from capsdist.train.metrics import METRICS_NAME, parse_metrics, read_metrics
 
-NUM_SAMPLES = 48 * NETWORK.train.global_batch
+NUM_SAMPLES = 48 * NETWORK.train.global_batch_size
 ERRORS = {8: 30.5, 16: 12.25, 24: 20.75}
 """Validated error of each checkpoint, by step: the best is not the newest."""
 
@@ -103,7 +103,7 @@ def start(place: str, truth: Truth, config: Config = NETWORK) -> Start:
         run.check_continues(config, NUM_SAMPLES)
         done.result = run.read_result()
         run.begin(config)
-        with newest_whole(run.files, done.warnings.append) as whole:
+        with newest_verified(run.files, done.warnings.append) as whole:
             if whole is not None:
                 done.step = truth.check(whole.folder)
                 assert done.step == whole.step
@@ -140,12 +140,12 @@ def look(place: str, truth: Truth, warnings: list[str]) -> int:
     """
     files = open_files(place)
     parse_metrics(files.read(METRICS_NAME) or b"", METRICS_NAME, warnings.append)
-    with opened_checkpoint(place, warn=warnings.append) as (_, folder):
+    with opened_checkpoint(place, log=warnings.append) as (_, folder):
         truth.check(folder)
         load_model(folder)
     with viewed(files, warnings.append) as folder:
         read_metrics(folder / METRICS_NAME, warnings.append)
-    with opened_checkpoint(place, lowest_error=True, warn=warnings.append) as (_, folder):
+    with opened_checkpoint(place, lowest_error=True, log=warnings.append) as (_, folder):
         return truth.check(folder)
 
 

@@ -1,4 +1,4 @@
-"""A run whose files were damaged goes on from its newest whole checkpoint, or stops with one line.
+"""A run whose files were damaged goes on from its newest verified checkpoint, or stops with one line.
 
 What `launch`, a worker, `evaluate.py` and `overview` read is read here in their order, without Ray. Not held:
 numbers in `metrics.jsonl`, whose lines have no digest, and on which nothing that is computed depends.

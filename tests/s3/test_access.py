@@ -191,7 +191,7 @@ def test_credentials_in_a_url_are_refused_and_not_repeated(place: Place, kind, c
 
 
 def test_the_server_is_real(place: Place):
-    """Twin: the keys of this server matter, so the refusals above are its own."""
+    """Mutant: the keys of this server matter, so the refusals above are its own."""
     client = place.server.client(Key(place.server.full.access_key, "wrong"))
     with pytest.raises(client.exceptions.ClientError, match="SignatureDoesNotMatch"):
         client.list_objects_v2(Bucket=BUCKET)

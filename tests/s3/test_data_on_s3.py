@@ -1,4 +1,4 @@
-"""A data set on S3 is the same data set: same bytes, same order, each shard downloaded once a node."""
+"""A data set on S3 is the same data set: same bytes, same order, each shard downloaded once per node."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_training_batches_are_those_of_a_local_copy(place: Place, tmp_path, rank
     data = random_set(3, num=211)
     options = {
         "seed": 5,
-        "global_batch": 12,
+        "global_batch_size": 12,
         "lanes": 4,
         "window": 16,
         "rank": rank,
@@ -87,7 +87,7 @@ def test_evaluation_sees_every_sample_once(place: Place):
 def test_a_shard_is_downloaded_once(place: Place, proxy: FaultProxy):
     index = random_set(5).write(place.url)
     for epoch in range(2):
-        assert len(list(TrainStream(place.url, seed=0, global_batch=20, lanes=4).epoch(epoch))) == 6
+        assert len(list(TrainStream(place.url, seed=0, global_batch_size=20, lanes=4).epoch(epoch))) == 6
     assert shard_reads(proxy) == Counter(shard.name for shard in index.shards)
     assert {path.name for path in place.cache.iterdir()} - {".room"} == {s.sha256 for s in index.shards}
 

@@ -46,7 +46,7 @@ def test_a_fault_that_passes_is_healed(place: Place, proxy: FaultProxy, fault, t
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_that_stays_is_a_loud_failure_in_time(place: Place, proxy: FaultProxy, monkeypatch, fault):
     shard = random_set(1).write(place.url).shards[2]
-    stream = TrainStream(place.url, seed=0, global_batch=50, lanes=1)
+    stream = TrainStream(place.url, seed=0, global_batch_size=50, lanes=1)
     Split(place.url).gather(np.array([0, 30, 100]))  # the other shards, so that nothing else can be late
     monkeypatch.setenv("CAPSDIST_S3_DEADLINE_S", str(SHORT_S))
     proxy.spoil(fault, shard.name)
@@ -65,7 +65,7 @@ def test_a_fault_that_stays_is_a_loud_failure_in_time(place: Place, proxy: Fault
 def test_a_spoiled_index_is_healed(place: Place, proxy: FaultProxy, fault):
     index = random_set(2).write(place.url)
     proxy.spoil(fault, "index.json", times=1)
-    stream = TrainStream(place.url, seed=0, global_batch=50, lanes=1)
+    stream = TrainStream(place.url, seed=0, global_batch_size=50, lanes=1)
     assert stream.split.index == index
     assert proxy.num_faults == 1
 
@@ -97,7 +97,7 @@ def test_verification_heals_too(place: Place, proxy: FaultProxy):
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_the_proxy_spoils(place: Place, proxy: FaultProxy, fault):
-    """Twin: a reader without deadline, retry and checksum fails, or reads other bytes, under each fault."""
+    """Mutant: a reader without deadline, retry and checksum fails, or reads other bytes, under each fault."""
     import http.client
     from urllib.parse import urlsplit
 

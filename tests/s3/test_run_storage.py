@@ -14,7 +14,7 @@ from places import Place
 
 from capsdist.errors import RunError
 from capsdist.runs import locks
-from capsdist.runs.checkpoints import newest_whole, opened_checkpoint
+from capsdist.runs.checkpoints import newest_verified, opened_checkpoint
 from capsdist.runs.files import RunFiles, open_files
 from capsdist.runs.retention import checkpoint_name, clean, prune
 from capsdist.runs.rundir import RunFolder
@@ -117,7 +117,7 @@ def test_a_holder_that_was_taken_for_dead_learns_of_it(place: Place):
 def put_checkpoint(
     files: RunFiles, tmp_path: Path, step: int, error_percent: float, *, spoil: bool = False
 ) -> None:
-    """Store a whole checkpoint, or one with a bit flipped."""
+    """Store a verified checkpoint, or one with a bit flipped."""
     with files.staging(checkpoint_name(step)) as staged:
         made = save_tiny(tmp_path, step, error_percent)
         if spoil:
@@ -135,7 +135,7 @@ def test_checkpoints_are_chosen_cleaned_and_pruned_as_on_a_disk(place: Place, tm
     place.put("run/step_00000012/model.safetensors", b"cut")
     assert files.folders("step_")["step_00000012"] is False
     warnings: list[str] = []
-    with newest_whole(files, warnings.append) as whole:
+    with newest_verified(files, warnings.append) as whole:
         assert whole is not None
         assert (whole.step, len(list(whole.folder.iterdir()))) == (8, 4)
         folder = whole.folder
@@ -145,10 +145,10 @@ def test_checkpoints_are_chosen_cleaned_and_pruned_as_on_a_disk(place: Place, tm
     clean(files, resumed=8)
     prune(files, print, keep_last=1, keep_best=1)
     assert {name.split("/")[1] for name in place.objects()} == {"step_00000004", "step_00000008"}
-    with opened_checkpoint(f"{place.url}/run", lowest_error=True, warn=print) as (name, folder):
+    with opened_checkpoint(f"{place.url}/run", lowest_error=True, log=print) as (name, folder):
         assert name == f"{place.url}/run/step_00000004"
         assert (folder / "manifest.json").exists()
-    with opened_checkpoint(f"{place.url}/run/step_00000004", warn=print) as (name, folder):
+    with opened_checkpoint(f"{place.url}/run/step_00000004", log=print) as (name, folder):
         assert (folder / "manifest.json").exists()
 
 
@@ -163,10 +163,10 @@ def test_foreign_objects_among_checkpoints_stop_nothing(place: Place, tmp_path):
     place.put("run/result.json", b"\x80")
     place.put("run/config.json", b"{")
     warnings: list[str] = []
-    with newest_whole(files, warnings.append) as whole:
+    with newest_verified(files, warnings.append) as whole:
         assert whole is not None
         assert (whole.step, len(list(whole.folder.iterdir()))) == (4, 4)
-    with opened_checkpoint(f"{place.url}/run", lowest_error=True, warn=warnings.append) as (name, _):
+    with opened_checkpoint(f"{place.url}/run", lowest_error=True, log=warnings.append) as (name, _):
         assert name == f"{place.url}/run/step_00000004"
     folder = RunFolder(f"{place.url}/run", warnings.append)
     assert folder.read_result() is None
@@ -190,7 +190,7 @@ def test_a_checkpoint_with_an_object_that_is_too_large_is_passed_over(place: Pla
         put_checkpoint(files, tmp_path, step, 1.0)
     place.put(f"run/step_00000004/{name}", bytes((64 << 20) + 1))
     warnings: list[str] = []
-    with newest_whole(files, warnings.append) as whole:
+    with newest_verified(files, warnings.append) as whole:
         assert whole is not None
         assert whole.step == 2
     (warning,) = warnings

@@ -11,7 +11,7 @@ from planted import holding
 
 pytestmark = pytest.mark.s3
 FLAGS = [
-    *TINY_FLAGS, "--train.name=search", "--train.workers=1", "--train.device=cpu", "--train.epochs=2",
+    *TINY_FLAGS, "--train.name=search", "--train.num-workers=1", "--train.device=cpu", "--train.epochs=2",
     "--search.scheduler=none", "--space.class-dim", "3", "5",
 ]  # fmt: skip
 

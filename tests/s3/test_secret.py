@@ -47,7 +47,7 @@ def spell(folder: Path, form: str) -> None:
     "form", ["plain", "url", "utf-16", "gzip", "zip", "base64 0", "base64 1", "base64 2"]
 )
 def test_the_search_finds_a_planted_secret(tmp_path, form):
-    """Twin: what the tests below do not find would be found."""
+    """Mutant: what the tests below do not find would be found."""
     (tmp_path / "clean").mkdir()
     (tmp_path / "clean" / "log").write_text("nothing here")
     spell(tmp_path / "run" / "deep", form)
@@ -66,7 +66,7 @@ def test_nothing_about_data_holds_the_secret(place: Place, tmp_path, monkeypatch
     index = random_set(0).write(place.url)
     check_storage(place.url)
     check_split(place.url)
-    stream = TrainStream(place.url, seed=0, global_batch=10, lanes=2)
+    stream = TrainStream(place.url, seed=0, global_batch_size=10, lanes=2)
     list(stream.epoch(0))
     verify_split(place.url)
     monkeypatch.setenv("CAPSDIST_S3_DEADLINE_S", "0.5")

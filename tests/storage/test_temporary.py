@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from capsdist.storage.temporary import remove_leftovers, temporary_folder
+from capsdist.storage.temporary import remove_stale_folders, temporary_folder
 
 HOLDER = """
 import sys, time
@@ -37,11 +37,11 @@ def test_the_folder_of_a_living_process_stays_and_that_of_a_killed_one_goes(tmp_
     ) as holder:
         assert holder.stdout is not None
         folder = Path(holder.stdout.readline().strip())
-        remove_leftovers(tmp_path)
+        remove_stale_folders(tmp_path)
         assert (folder / "weights").exists()
         holder.send_signal(signal.SIGKILL)
     assert (folder / "weights").exists()
-    remove_leftovers(tmp_path)
+    remove_stale_folders(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -55,7 +55,7 @@ def test_only_folders_with_such_a_name_are_removed_and_no_link_is_followed(tmp_p
     left = parent / "capsdist-00000000.tmp"
     left.mkdir()
     (left / "link").symlink_to(target)
-    remove_leftovers(parent)
+    remove_stale_folders(parent)
     names = {"capsdist-01234567", "capsdist-0123456789.tmp", "capsdist-abcdefgh.tmp", "capsdist-abcdefg_.tmp"}
     assert set(os.listdir(parent)) == names
     assert os.listdir(target) == ["kept"]
@@ -68,6 +68,6 @@ def test_a_folder_can_be_had_under_the_path_of_another_machine(tmp_path: Path) -
             pass
     with temporary_folder(at=path) as folder:
         assert folder == path
-        remove_leftovers(tmp_path)
+        remove_stale_folders(tmp_path)
         assert path.exists()
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,7 @@ import job_helpers
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     """A tiny network on the data set `tiny`, which need not exist; trials of 16 steps, 8 an epoch."""
-    return job_helpers.tiny_config(tmp_path / "data", tmp_path / "runs", "tune-tiny", workers=1)
+    return job_helpers.tiny_config(tmp_path / "data", tmp_path / "runs", "tune-tiny", num_workers=1)
 
 
 @pytest.fixture

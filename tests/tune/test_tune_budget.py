@@ -6,16 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from capsdist.config import Cluster, Config, Train
+from capsdist.config import Config, Launch, Train
 from capsdist.errors import ConfigError
 from capsdist.launch.preflight import Machine
 from capsdist.tune.budget import Budget, on_cluster, on_machine
 from capsdist.tune.space import Search
 
 
-def config_of(workers: int, *, device: str = "auto", cpus: float = 0.0, most: int | None = None) -> Config:
-    train = Train.model_validate({"workers": workers, "device": device})
-    return Config(train=train, cluster=Cluster(cpus_per_worker=cpus, max_workers=most))
+def config_of(
+    num_workers: int, *, device: str = "auto", cpus: float = 0.0, most: int | None = None
+) -> Config:
+    train = Train.model_validate({"num_workers": workers, "device": device})
+    return Config(train=train, launch=Launch(cpus_per_worker=cpus, max_workers=most))
 
 
 ON_MACHINE = [
@@ -34,7 +36,7 @@ ON_MACHINE = [
 def test_on_this_machine(config, concurrency, machine, expected):
     budget = on_machine(config, Search(concurrency=concurrency), machine)
     assert budget == expected
-    assert budget.concurrency * budget.workers * budget.cores <= machine.cores
+    assert budget.concurrency * budget.num_workers * budget.cores <= machine.cores
 
 
 ON_CLUSTER = [
@@ -57,18 +59,18 @@ def test_more_trials_at_a_time_than_there_is_room_for_are_refused():
     ):
         on_machine(config_of(1), Search(concurrency=3), Machine(2, 0))
     with pytest.raises(
-        ConfigError, match=r"search.concurrency=3: x 2 workers .* 4 workers; --cluster.max-work"
+        ConfigError, match=r"search.concurrency=3: x 2 workers .* 4 workers; --launch.max-work"
     ):
         on_cluster(config_of(2, most=4), Search(concurrency=3), {"CPU": 99.0})
 
 
 def test_a_trial_that_does_not_fit_alone_is_refused_as_a_run_is():
-    with pytest.raises(ConfigError, match=r"train.workers=3: needs 3 cores"):
+    with pytest.raises(ConfigError, match=r"train.num_workers=3: needs 3 cores"):
         on_machine(config_of(3), Search(), Machine(2, 0))
 
 
 def test_a_trial_gets_its_share():
     config = Budget(2, 1, "cpu", 3).lay(config_of(4))
-    assert (config.train.workers, config.train.device, config.cluster.cpus_per_worker) == (1, "cpu", 3)
+    assert (config.train.num_workers, config.train.device, config.launch.cpus_per_worker) == (1, "cpu", 3)
     assert str(Budget(2, 1, "gpu", 3)) == "2 at a time, 1 worker each with 3 CPU and 1 GPU"
     assert str(replace(Budget(1, 2, "cpu", 1))) == "1 at a time, 2 workers each with 1 CPU"

@@ -101,7 +101,7 @@ def test_another_configuration_is_refused_by_name(done, field, old, new):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("train.workers", 2), ("train.log_every_steps", 9), ("cluster.max_failures", 0)]
+    ("field", "value"), [("train.num_workers", 2), ("train.log_every_steps", 9), ("launch.max_failures", 0)]
 )
 def test_where_and_how_fast_it_computes_may_change(done, field, value):
     assert run_search(changed(done, field, value), SPACE, SEARCH, print) is not None

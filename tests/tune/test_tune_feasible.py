@@ -14,7 +14,7 @@ SMALL = Config(
     model=CapsNetConfig(image_size=12, conv_channels=4, conv_kernel=3, primary_kernel=3, primary_types=2,
                 primary_dim=4, class_dim=4, decoder_hidden=(8, 9)),
     data=Data(lanes=4),
-    train=Train(global_batch=12, precision="fp32"),
+    train=Train(global_batch_size=12, precision="fp32"),
 )  # fmt: skip
 
 
@@ -63,18 +63,22 @@ def test_memory_is_a_floor_of_what_training_holds(types, class_dim):
     for module in network.modules():
         if type(module).__name__ in ("Conv2d", "Linear", "ClassCapsules"):
             module.register_forward_hook(lambda _m, _i, output: held.append(output.nbytes))
-    network(torch.rand(config.train.global_batch, 1, 12, 12))
+    network(torch.rand(config.train.global_batch_size, 1, 12, 12))
     state = sum(p.nbytes for p in network.parameters()) * 4
     assert worker_bytes(config) == PROCESS_BYTES + state + sum(held)
 
 
 def test_more_workers_need_less_each_and_zero_less_again():
     def need(**train: object) -> int:
-        return worker_bytes(Config(train=Train.model_validate({"global_batch": 64, **train})))
+        return worker_bytes(Config(train=Train.model_validate({"global_batch_size": 64, **train})))
 
-    one, two = need(device="cpu"), need(device="cpu", workers=2)
+    one, two = need(device="cpu"), need(device="cpu", num_workers=2)
     assert two < one
-    assert need(workers=2, engine="zero", zero_stage=3) < need(workers=2, engine="zero", zero_stage=1) < two
+    assert (
+        need(num_workers=2, engine="zero", zero_stage=3)
+        < need(num_workers=2, engine="zero", zero_stage=1)
+        < two
+    )
     assert need(device="cpu", precision="fp32") > one
 
 

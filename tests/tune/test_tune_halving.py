@@ -72,7 +72,7 @@ def test_a_search_that_was_killed_decides_like_the_undisturbed_one(seed, cut):
     assert before + decide(again, left, {number for number, _, _ in seen}) == whole
 
 
-def test_the_law_has_teeth():
+def test_the_check_can_fail():
     """Without replay, as Tune restores a search, some that are stopped in the undisturbed search go on."""
     differs = 0
     for seed in range(4):

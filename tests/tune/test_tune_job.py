@@ -22,7 +22,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_check_says_what_can_be_trained_and_leaves_nothing_behind(place):
     flags = ["--check", "--space.class-dim", "4", "300", "--search.max-parameters", "9000"]
-    done = run_job_file(JOB, *TINY_FLAGS, "--train.workers=1", *flags, cwd=place)
+    done = run_job_file(JOB, *TINY_FLAGS, "--train.num-workers=1", *flags, cwd=place)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith("configuration is valid: preset digits_quickstart, run 'tune-quickstart'; ")
@@ -34,18 +34,18 @@ def test_check_says_what_can_be_trained_and_leaves_nothing_behind(place):
 def test_check_does_without_ray(place, tmp_path):
     (tmp_path / "ray.py").write_text("raise ImportError('Ray was imported')")
     env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    flags = [*TINY_FLAGS, "--train.workers=1", "--space.iterations", "1", "3"]
+    flags = [*TINY_FLAGS, "--train.num-workers=1", "--space.iterations", "1", "3"]
     done = run_job_file(JOB, *flags, "--check", cwd=place, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     assert "Ray was imported" in run_job_file(JOB, *flags, cwd=place, env=env).stderr  # a search needs it
 
 
 def test_check_prints_every_problem_of_both_kinds(place):
-    flags = ["--check", "--train.workers=0", "--search.scheduler=pb2", "--space.iterations", "3", "3"]
+    flags = ["--check", "--train.num-workers=0", "--search.scheduler=pb2", "--space.iterations", "3", "3"]
     done = run_job_file(JOB, *flags, cwd=place)
     assert (done.returncode, done.stdout) == (2, "")
     fields = [line.split("=")[0] for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert fields == ["error: train.workers", "error: search.scheduler", "error: space.iterations"]
+    assert fields == ["error: train.num_workers", "error: search.scheduler", "error: space.iterations"]
 
 
 def test_a_search_that_cannot_be_is_refused_in_one_line(place):

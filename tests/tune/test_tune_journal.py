@@ -77,7 +77,7 @@ def test_a_journal_cut_at_any_byte_keeps_all_whole_lines_and_goes_on(tmp_path):
         assert Journal(files).history.trials[9].status == RUNNING
 
 
-def test_the_law_has_teeth(tmp_path):
+def test_the_check_can_fail(tmp_path):
     """A journal that only appended would glue the next event to the half line before it."""
     path, warnings = tmp_path / JOURNAL_NAME, []
     written(tmp_path)

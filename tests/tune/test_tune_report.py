@@ -73,9 +73,9 @@ def test_the_front_of_random_trials_is_that_of_its_definition(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_is_finished_and_of_equal_errors_the_fastest_then_the_smallest(seed):
-    twin = row("good and small", 1.0, 20.0, size=2)
+    mutant = row("good and small", 1.0, 20.0, size=2)
     names = ["good and small", "good", "small", "slow"]
-    rows = random.Random(seed).sample([*ROWS, twin], len(ROWS) + 1)
+    rows = random.Random(seed).sample([*ROWS, mutant], len(ROWS) + 1)
     for name in names:
         best = best_row(rows)
         assert best is not None
@@ -179,8 +179,8 @@ def test_a_command_gives_the_same_configuration(preset, seed):
             "name": "a-best",
             "max_steps": 7,
             "storage": "a folder/runs",
-            "workers": 3,
-            "global_batch": 96,
+            "num_workers": 3,
+            "global_batch_size": 96,
         }
     )
     base = base.model_copy(update={"train": train})
@@ -193,7 +193,7 @@ def test_a_command_gives_the_same_configuration(preset, seed):
 ODD: list[dict[str, Any]] = [
     {"model": {"decoder": False, "decoder_hidden": (3, 4), "padding": "same"}},
     {"data": {"contrast": (0.25, 1.75), "flip": True, "standardise": True}},
-    {"train": {"validate_every_steps": 5, "precision": "bf16"}, "cluster": {"max_workers": 4}},
+    {"train": {"validate_every_steps": 5, "precision": "bf16"}, "launch": {"max_workers": 4}},
     {"optim": {"learning_rate": 1.5e-07, "epsilon": 1e-30}},
 ]
 

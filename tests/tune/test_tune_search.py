@@ -24,7 +24,7 @@ from limits import PATIENCE_S
 pytestmark = pytest.mark.slow
 
 FLAGS = [
-    *TINY_FLAGS, "--train.workers=1", "--train.device=cpu", "--train.epochs=400",
+    *TINY_FLAGS, "--train.num-workers=1", "--train.device=cpu", "--train.epochs=400",
     "--train.validate-every-steps=160", "--train.checkpoint-every-steps=160", "--search.grace-steps=640",
     "--search.max-parameters=9000", "--search.concurrency=2", "--train.name=killed",
 ]  # fmt: skip
@@ -184,7 +184,7 @@ def test_the_printed_command_trains_what_was_found(killed, place, env):
     words = shlex.split(lines[-2])
     checked = run_job_file(Path(words[1]).name, *words[2:], "--check", cwd=place)
     assert (checked.returncode, checked.stderr) == (0, "")
-    threads = "--cluster.cpus-per-worker=1"  # as a trial has: equal threads repeat a CPU run bit for bit
+    threads = "--launch.cpus-per-worker=1"  # as a trial has: equal threads repeat a CPU run bit for bit
     trained = run_job_file(Path(words[1]).name, *words[2:], threads, cwd=place, env=env)
     assert trained.returncode == 0, trained.stderr
     best = json.loads((place / "runs" / "killed" / "result.json").read_text())
@@ -214,9 +214,9 @@ def neighbour(env: dict[str, str]) -> Iterator[None]:
 @pytest.mark.usefixtures("neighbour")
 def test_stopped_trials_leave_their_workers_to_the_next_though_there_is_another_ray(place, env):
     flags = [
-        "--train.name=beside", "--train.workers=2", "--train.epochs=64", "--search.concurrency=1",
+        "--train.name=beside", "--train.num-workers=2", "--train.epochs=64", "--search.concurrency=1",
         "--search.grace-steps=8", "--train.validate-every-steps=8", "--train.checkpoint-every-steps=8",
-        "--cluster.worker-start-timeout-s=60",
+        "--launch.worker-start-timeout-s=60",
     ]  # fmt: skip
     space = ["--space.learning-rate", "0.001", "0.002", "0.003", "0.004"]
     done = run_job_file("tune_routing.py", *FLAGS, *flags, *space, cwd=place, env=env)

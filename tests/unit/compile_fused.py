@@ -1,4 +1,4 @@
-"""Compile the fused form's kernels for a GPU, as they would be launched, where there need be no GPU.
+"""Compile the fused backend's kernels for a GPU, as they would be launched, where there need be no GPU.
 
 Prints one line for each program: kernel, bytes of shared memory. Run without TRITON_INTERPRET, with the word
 "few" for every kernel once and "many" for networks' shapes, both on an H100, or "smaller" for an RTX 4090.

@@ -1,4 +1,4 @@
-"""Operands for the tests of the fused form, and the two sides that they compare."""
+"""Operands for the tests of the fused backend, and the two sides that they compare."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def operands(sizes: Sizes, seed: int, bias: bool = False, priors: bool = False) 
 
 
 def fused(child_poses: Tensor, weights: Tensor, iterations: int, **options: Any) -> Tensor:
-    """The fused form, of weights [I, J, D, E] as the reference has them."""
+    """The fused backend, of weights [I, J, D, E] as the reference has them."""
     return route_fused(child_poses, pack_weights(weights), iterations, **options)
 
 
@@ -81,7 +81,7 @@ def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> floa
 
 
 def error_of_fused(given: Operands, iterations: int, **options: object) -> float:
-    """Return how far the fused form in fp32 is from the reference in float64."""
+    """Return how far the fused backend in fp32 is from the reference in float64."""
     expected = run(route_reference, given, iterations, **options)
     return largest_error(run(fused, given.to(torch.float32), iterations, **options), expected)
 

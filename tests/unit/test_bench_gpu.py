@@ -12,8 +12,13 @@ from capsdist.bench.gpu import figures, routing_cases
 MNIST, IMAGENET = "B=1024 I=1152 J=10 R=3", "B=256 I=6272 J=1000 R=3"
 
 
-def row(sizes: str, form: str, microseconds: float) -> dict:
-    return {"sizes": sizes, "form": form, "microseconds": microseconds, "share_of_roofline": 1 / microseconds}
+def row(sizes: str, backend: str, microseconds: float) -> dict:
+    return {
+        "sizes": sizes,
+        "backend": backend,
+        "microseconds": microseconds,
+        "share_of_roofline": 1 / microseconds,
+    }
 
 
 FOUND = {
@@ -23,13 +28,13 @@ FOUND = {
         row(MNIST, "fused, launched early", 8.0),
         row(MNIST, "reference", 160.0),
         row(IMAGENET, "fused", 5000.0),
-        {"sizes": IMAGENET, "form": "reference", "error": "out of memory"},
+        {"sizes": IMAGENET, "backend": "reference", "error": "out of memory"},
     ],
     "training_step": [{"images_per_s": 1.0}, {"images_per_s": 2.0, "step_r3_over_r1": 1.25}],
 }
 
 
-def test_figures_are_those_of_the_faster_fused_form_and_the_largest_batch() -> None:
+def test_figures_are_those_of_the_faster_fused_backend_and_the_largest_batch() -> None:
     found = figures(FOUND)
     rows = found.pop("rows")
     assert rows is FOUND

@@ -71,7 +71,9 @@ def test_no_graph_outlives_its_measurement() -> None:
 
 def test_streamed_routing_needs_an_eighth_of_the_references_memory() -> None:
     case = Case(num_images=100, num_children=288)
-    streamed, reference = (peak_bytes(forward_backward(case, form)) for form in ("streamed", "reference"))
+    streamed, reference = (
+        peak_bytes(forward_backward(case, backend)) for backend in ("streamed", "reference")
+    )
     assert 8 * streamed < reference
 
 

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from capsdist.bench.full_shape import route_full_shape
 from capsdist.bench.routing import (
-    FORMS,
+    BACKENDS,
     MNIST,
     Case,
     cases,
@@ -48,10 +48,10 @@ def test_the_full_shape_baseline_has_the_references_numbers(iterations: int) -> 
     torch.testing.assert_close(found, expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.parametrize("form", SAME)
-def test_all_forms_that_are_compared_compute_the_same(form: str) -> None:
+@pytest.mark.parametrize("backend", SAME)
+def test_all_forms_that_are_compared_compute_the_same(backend: str) -> None:
     expected = forward_backward(TINY, "reference")()
-    for found, wanted in zip(forward_backward(TINY, form)(), expected, strict=True):
+    for found, wanted in zip(forward_backward(TINY, backend)(), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
@@ -60,7 +60,7 @@ def in_place_product(total: list[int], left: list[int], right: list[int], **_: o
     return 2 * math.prod(left) * right[-1]
 
 
-def test_the_detached_form_has_the_same_poses_and_another_gradient() -> None:
+def test_the_detached_backend_has_the_same_poses_and_another_gradient() -> None:
     [poses, *gradients], [expected, *whole] = (forward_backward(TINY, f)() for f in ("detached", "reference"))
     torch.testing.assert_close(poses, expected, atol=0, rtol=0)
     assert not any(torch.allclose(found, full) for found, full in zip(gradients, whole, strict=True))
@@ -85,10 +85,10 @@ def test_goals_name_all_figures() -> None:
     assert all(value > 0 for value in figures.values())
 
 
-def test_table_has_a_row_for_each_case_pass_and_form() -> None:
+def test_table_has_a_row_for_each_case_pass_and_backend() -> None:
     rows = list(table([TINY, replace(TINY, iterations=1)], budget_s=0))
-    assert len(rows) == 2 * 2 * (len(FORMS) - 1)  # no kernels on a CPU
-    assert len({(row["iterations"], row["pass"], row["form"]) for row in rows}) == len(rows)
+    assert len(rows) == 2 * 2 * (len(BACKENDS) - 1)  # no kernels on a CPU
+    assert len({(row["iterations"], row["pass"], row["backend"]) for row in rows}) == len(rows)
     assert all(row["median_s"] > 0 and row["share_of_roofline"] > 0 for row in rows)
     assert all("ms" in describe(row) for row in rows)
 
@@ -109,28 +109,28 @@ def test_the_whole_table_has_every_network_and_many_iterations() -> None:
     assert {case.dtype for case in found} == {"float32", "bfloat16"}
 
 
-def test_a_form_that_runs_out_of_memory_keeps_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_backend_that_runs_out_of_memory_keeps_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     def too_large(*_: object) -> torch.Tensor:
         return torch.empty(2**60)
 
-    monkeypatch.setitem(FORMS, "reference", too_large)
+    monkeypatch.setitem(BACKENDS, "reference", too_large)
     failed = [row for row in table([TINY], budget_s=0) if "error" in row]
-    assert [(row["form"], row["pass"]) for row in failed] == [
+    assert [(row["backend"], row["pass"]) for row in failed] == [
         ("reference", "forward"),
         ("reference", "forward+backward"),
     ]
     assert all("failed: " in describe(row) for row in failed)
 
 
-def test_a_form_that_fails_while_it_is_timed_keeps_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    reference, calls = FORMS["reference"], []
+def test_a_backend_that_fails_while_it_is_timed_keeps_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, calls = BACKENDS["reference"], []
 
     def too_large_in_time(*arguments: Any) -> torch.Tensor:
         calls.append(arguments)
         return torch.empty(2**60) if len(calls) > 3 else reference(*arguments)
 
-    monkeypatch.setitem(FORMS, "reference", too_large_in_time)
-    rows = list(table([TINY], budget_s=0, forms=["streamed", "reference"]))
+    monkeypatch.setitem(BACKENDS, "reference", too_large_in_time)
+    rows = list(table([TINY], budget_s=0, backends=["streamed", "reference"]))
     assert [("error" in row, "median_s" in row) for row in rows] == [(False, True), (True, False)] * 2
 
 
@@ -154,16 +154,16 @@ def test_large_weights_exist_once() -> None:
     assert replace(TINY, iterations=1).operands()[1] is not first
 
 
-def test_a_table_may_be_of_a_few_shapes_and_forms() -> None:
+def test_a_table_may_be_of_a_few_shapes_and_backends() -> None:
     assert {case.num_children for case in cases(4, "cpu", ["float32"], ["cifar10", "multimnist"])} == {
         9216, 3200,
     }  # fmt: skip
-    assert {row["form"] for row in table([TINY], 0, ["streamed", "fused"])} == {"streamed"}
+    assert {row["backend"] for row in table([TINY], 0, ["streamed", "fused"])} == {"streamed"}
 
 
 def test_figures_that_fail_leave_the_table_its_record(monkeypatch: pytest.MonkeyPatch) -> None:
     def too_large(*_: object) -> torch.Tensor:
         return torch.empty(2**60)
 
-    monkeypatch.setitem(FORMS, "reference", too_large)
+    monkeypatch.setitem(BACKENDS, "reference", too_large)
     assert set(try_goals(TINY, budget_s=0)) == {"error"}

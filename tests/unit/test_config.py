@@ -71,7 +71,7 @@ def test_every_range_is_held_at_its_edges(field: str, value: float, allowed: boo
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
-@pytest.mark.parametrize("field", ["optim__learning_rate", "loss__downweight", "cluster__cpus_per_worker"])
+@pytest.mark.parametrize("field", ["optim__learning_rate", "loss__absent_weight", "launch__cpus_per_worker"])
 def test_numbers_must_be_finite(field: str, value: float) -> None:
     name = field.replace("__", ".")
     assert [p.field for p in problems(changed(**{field: value}))] == [name]
@@ -81,7 +81,7 @@ RULES = [
     ("train.max_steps", 0, {"train__max_steps": 0}, "at least 1"),
     ("train.validate_every_steps", -3, {"train__validate_every_steps": -3}, "at least 1"),
     ("train.checkpoint_every_steps", 0, {"train__checkpoint_every_steps": 0}, "at least 1"),
-    ("cluster.max_workers", 0, {"cluster__max_workers": 0}, "at least 1"),
+    ("launch.max_workers", 0, {"launch__max_workers": 0}, "at least 1"),
     ("train.name", "a/b", {"train__name": "a/b"}, "names a folder"),
     ("train.name", "", {"train__name": ""}, "names a folder"),
     ("data.name", "../mnist", {"data__name": "../mnist"}, "names a folder"),
@@ -99,27 +99,32 @@ RULES = [
     ("model.image_size", 16, {"model__image_size": 16}, "too small for valid kernels 9 and 9"),
     ("model.image_size", 9, {"model__image_size": 9, "model__conv_kernel": 10}, "kernels 10 and 9"),
     (
-        "train.global_batch",
+        "train.global_batch_size",
         8,
-        {"train__global_batch": 8, "train__workers": 3, "train__accumulation": 3},
-        "at least workers x accumulation = 9",
+        {"train__global_batch_size": 8, "train__num_workers": 3, "train__gradient_accumulation_steps": 3},
+        "at least num_workers x gradient_accumulation_steps = 9",
     ),
-    ("data.lanes", 7, {"data__lanes": 7}, "must divide train.global_batch=128"),
-    ("train.workers", 5, {"train__workers": 5, "cluster__max_workers": 4}, "exceeds cluster.max_workers=4"),
+    ("data.lanes", 7, {"data__lanes": 7}, "must divide train.global_batch_size=128"),
+    (
+        "train.num_workers",
+        5,
+        {"train__num_workers": 5, "launch__max_workers": 4},
+        "exceeds launch.max_workers=4",
+    ),
     ("train.precision", "fp16", {"train__precision": "fp16", "train__device": "cpu"}, "is for GPUs"),
     (
         "routing.recompute",
         "none",
-        {"routing__recompute": "none", "routing__form": "streamed"},
-        "is for autograd, and routing.form=streamed has its own backward pass",
+        {"routing__recompute": "none", "routing__backend": "streamed"},
+        "is for autograd, and routing.backend=streamed has its own backward pass",
     ),
     (
         "routing.gradient",
         "last",
-        {"routing__gradient": "last", "routing__form": "fused"},
-        "not in the kernels of routing.form=fused",
+        {"routing__gradient": "last", "routing__backend": "fused"},
+        "not in the kernels of routing.backend=fused",
     ),
-    ("routing.form", "fused", {"routing__form": "fused", "train__device": "cpu"}, "needs a GPU"),
+    ("routing.backend", "fused", {"routing__backend": "fused", "train__device": "cpu"}, "needs a GPU"),
 ]
 
 
@@ -133,7 +138,7 @@ def test_every_rule_names_field_and_value(field: str, value: object, fields: dic
 
 
 ALLOWED = [
-    {"train__max_steps": 1, "cluster__max_workers": 1},
+    {"train__max_steps": 1, "launch__max_workers": 1},
     {"data__crop": 28},
     {"data__shift": 27},
     {"model__image_size": 17},
@@ -142,12 +147,17 @@ ALLOWED = [
     {"data__standardise": True, "model__kind": "baseline_cnn"},
     {"model__image_size": 9, "model__kind": "baseline_cnn", "model__dropout": 0.1},
     {"train__precision": "fp16", "train__device": "gpu"},
-    {"train__global_batch": 9, "train__workers": 3, "train__accumulation": 3, "data__lanes": 3},
+    {
+        "train__global_batch_size": 9,
+        "train__num_workers": 3,
+        "train__gradient_accumulation_steps": 3,
+        "data__lanes": 3,
+    },
     {"train__name": "a.b_c-9"},
     {"routing__recompute": "iterations", "routing__gradient": "last"},
-    {"routing__recompute": "none", "routing__form": "reference"},
-    {"routing__gradient": "last", "routing__form": "streamed"},
-    {"routing__form": "fused", "train__device": "gpu"},
+    {"routing__recompute": "none", "routing__backend": "reference"},
+    {"routing__gradient": "last", "routing__backend": "streamed"},
+    {"routing__backend": "fused", "train__device": "gpu"},
 ]
 
 

@@ -15,7 +15,7 @@ START: dict[str, Any] = {
     "data": "digits", "test_split": "test", "model": "capsnet", "network": "capsule network",
     "num_parameters": 8215568,
     "precision": "bf16", "engine": "ddp", "device": "cpu", "world_size": 2, "torch_threads": 1,
-    "global_batch": 64, "steps_per_epoch": 63, "total_steps": 252, "resumed_step": 0,
+    "global_batch_size": 64, "steps_per_epoch": 63, "total_steps": 252, "resumed_step": 0,
 }  # fmt: skip
 TRAIN: dict[str, Any] = {
     "kind": "train", "step": 10, "epoch": 0.16, "loss": 0.2312, "margin_loss": 0.2,

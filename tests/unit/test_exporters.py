@@ -1,4 +1,4 @@
-"""What tools make of a network of the default form: torch.export, torch.jit.trace, ONNX, torch.fx."""
+"""What tools make of a network of the default backend: torch.export, torch.jit.trace, ONNX, torch.fx."""
 
 from __future__ import annotations
 
@@ -61,9 +61,9 @@ print(torch.ops.capsdist.route_fused, [each for each in sys.meta_path if "_After
     assert done.stdout == "capsdist.route_fused []\n"
 
 
-@pytest.mark.parametrize("form", ["streamed", "reference"])
-def test_an_exported_layer_can_be_trained_on(form: Any) -> None:
-    layer = ClassCapsules(5, 2, 4, 6, bias=True, log_priors=True, form=form).double()
+@pytest.mark.parametrize("backend", ["streamed", "reference"])
+def test_an_exported_layer_can_be_trained_on(backend: Any) -> None:
+    layer = ClassCapsules(5, 2, 4, 6, bias=True, log_priors=True, backend=backend).double()
     poses = torch.randn(3, 5, 2, dtype=torch.float64)
     program = torch.export.export(layer, (poses,)).module()
     grads = []
@@ -76,7 +76,7 @@ def test_an_exported_layer_can_be_trained_on(form: Any) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-def test_a_traced_network_is_that_of_the_default_form_for_other_batches_too() -> None:
+def test_a_traced_network_is_that_of_the_default_backend_for_other_batches_too() -> None:
     network = CapsNet(**SMALL).eval()
     traced = torch.jit.trace(network, (images_of(2),))
     for found, expected in zip(traced(images_of(5)), network(images_of(5)), strict=True):
@@ -84,7 +84,7 @@ def test_a_traced_network_is_that_of_the_default_form_for_other_batches_too() ->
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-def test_a_traced_layer_has_the_gradients_of_the_default_form() -> None:
+def test_a_traced_layer_has_the_gradients_of_the_default_backend() -> None:
     layer, poses = ClassCapsules(5, 2, 4, 6).double(), torch.randn(3, 5, 2, dtype=torch.float64)
     traced = torch.jit.trace(layer, (poses,))
     grads = [
@@ -94,15 +94,15 @@ def test_a_traced_layer_has_the_gradients_of_the_default_form() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
-def test_trace_refuses_the_streamed_form_by_name() -> None:
-    layer = ClassCapsules(5, 2, 4, 6, form="streamed")
-    message = f"^form='streamed' cannot be taken: {RECORDED}; choose form='auto'$"
+def test_trace_refuses_the_streamed_backend_by_name() -> None:
+    layer = ClassCapsules(5, 2, 4, 6, backend="streamed")
+    message = f"^backend='streamed' cannot be taken: {RECORDED}; choose backend='auto'$"
     with pytest.raises(ShapeError, match=message):
         torch.jit.trace(layer, (torch.randn(3, 5, 2),))
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
-def test_onnx_computes_the_default_form_for_batches_of_all_sizes() -> None:
+def test_onnx_computes_the_default_backend_for_batches_of_all_sizes() -> None:
     pytest.importorskip("onnxscript", reason="torch.onnx.export needs it: pip install onnxscript")
     from onnx.reference import ReferenceEvaluator
 
@@ -140,7 +140,7 @@ TRACED = {
     "network": (lambda: CapsNet(**SMALL), "images"),
     "a network with capsule layers": (Mixed, "input"),
     "layer": (lambda: ClassCapsules(5, 2, 4, 6), "child_poses"),
-    "reference": (lambda: ClassCapsules(5, 2, 4, 6, form="reference"), "child_poses"),
+    "reference": (lambda: ClassCapsules(5, 2, 4, 6, backend="reference"), "child_poses"),
     "squash": (lambda: lambda x: squash(x), "totals"),
     "lengths": (lambda: lambda x: lengths(x), "poses"),
     "margin loss": (lambda: lambda x, y: margin_loss(x, y), "lengths"),

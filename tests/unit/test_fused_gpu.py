@@ -1,4 +1,4 @@
-"""What only a GPU can show of the fused form: CUDA graphs, and the search for the fastest plan."""
+"""What only a GPU can show of the fused backend: CUDA graphs, and the search for the fastest plan."""
 
 from __future__ import annotations
 

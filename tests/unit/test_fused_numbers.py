@@ -1,4 +1,4 @@
-"""The fused form has the reference's numbers: results and every gradient, odd sizes, the same each time."""
+"""The fused backend has the reference's numbers: results and every gradient, odd sizes, the same each time."""
 
 from __future__ import annotations
 
@@ -216,11 +216,11 @@ def test_no_buffer_has_both_children_and_parents() -> None:
     sizes = num_images, num_children, num_parents, _, _ = (3, 150, 6, 1, 2)
     given = operands(sizes, seed=6).to(torch.float32)
     call = Call.prepare(given.child_poses, pack_weights(given.weights), None, False, torch.float32)
-    with Allocations() as fused_form:
+    with Allocations() as fused_backend:
         _, totals = route_forward(call, None, 2, torch.float32)
         route_backward(
             call, totals, given.grad, poses_dtype=torch.float32, weights_dtype=None, want_bias=False
         )
     with Allocations() as reference:
         route_reference(given.child_poses, given.weights, 2)
-    assert fused_form.largest < num_images * num_children * num_parents <= reference.largest
+    assert fused_backend.largest < num_images * num_children * num_parents <= reference.largest

@@ -1,4 +1,4 @@
-"""The fused form as an operator: compilers, exporters, autograd and autocast see what it promises."""
+"""The fused backend as an operator: compilers, exporters, autograd and autocast see what it promises."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_an_empty_batch_gives_an_empty_result() -> None:
 def test_a_second_derivative_is_refused_at_once(wanted: int) -> None:
     operands_ = leaves()
     result = route_fused(operands_[0], operands_[1], 2).sum()
-    message = "fused routing is differentiable once; for create_graph=True choose form='reference'"
+    message = "fused routing is differentiable once; for create_graph=True choose backend='reference'"
     with pytest.raises(NotImplementedError, match=re.escape(message)):
         torch.autograd.grad(result, operands_[wanted], create_graph=True)
 

@@ -93,7 +93,7 @@ def test_outputs_of_the_baseline() -> None:
 
 
 def plain_squash(totals: Tensor) -> Tensor:
-    """The known-bad twin of squash: the norm as a square root has no gradient at zero."""
+    """The mutant of squash: the norm as a square root has no gradient at zero."""
     norm = totals.square().sum(-1, keepdim=True).sqrt()
     return totals * norm / (1 + norm**2)
 
@@ -108,7 +108,7 @@ def test_zero_poses_give_finite_gradients() -> None:
     assert finite_gradients(network)
 
 
-def test_an_unguarded_squash_breaks_that_law() -> None:
+def test_an_unguarded_squash_breaks_that_property() -> None:
     totals = torch.zeros(2, 3, requires_grad=True)
     plain_squash(totals).sum().backward()
     assert totals.grad is not None
@@ -187,7 +187,7 @@ def test_initialise_draws_what_a_network_is_built_with(initialisation: str, devi
     assert all(torch.equal(tensor, expected[name]) for name, tensor in network.state_dict().items())
 
 
-def test_resetting_each_module_breaks_that_law() -> None:
+def test_resetting_each_module_breaks_that_property() -> None:
     expected = small(7, initialisation="truncated_normal").state_dict()
     network = small(8, initialisation="truncated_normal")
     torch.manual_seed(7)
@@ -230,11 +230,11 @@ def test_totals_start_at_the_same_length_whatever_the_sizes(sizes: tuple[int, in
     assert length_of_first_totals(ClassCapsules(*sizes, iterations=1)) == pytest.approx(0.4, rel=0.25)
 
 
-def test_one_standard_deviation_for_all_sizes_breaks_that_law() -> None:
-    twins = [ClassCapsules(*sizes, iterations=1) for sizes in SIZES]
-    for twin in twins:
-        nn.init.normal_(twin.packed_weights, std=0.03)
-    lengths = [length_of_first_totals(twin) for twin in twins]
+def test_one_standard_deviation_for_all_sizes_breaks_that_property() -> None:
+    mutants = [ClassCapsules(*sizes, iterations=1) for sizes in SIZES]
+    for mutant in mutants:
+        nn.init.normal_(mutant.packed_weights, std=0.03)
+    lengths = [length_of_first_totals(mutant) for mutant in mutants]
     assert max(lengths) > 2 * min(lengths)
 
 

@@ -1,4 +1,4 @@
-"""Capsule layers: what a capsule is, SAME padding, routing as configured, messages; laws with twins."""
+"""Capsule layers: what a capsule is, SAME padding, routing as configured, messages; properties with mutants."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from capsdist.routing import route_reference
 
 
 class CutFromPixels(nn.Module):
-    """The known-bad twin: its capsules are `dim` neighbouring values of one channel."""
+    """The mutant: its capsules are `dim` neighbouring values of one channel."""
 
     def __init__(self, good: PrimaryCapsules) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ def children_touched_by_a_pixel(layer: nn.Module, channels: int, side: int, seed
     return (layer(features) != layer(other)).any(-1)[0].nonzero().flatten().tolist()
 
 
-@pytest.mark.law("channels", "a primary capsule is channels at one position")
+@pytest.mark.property("channels", "a primary capsule is channels at one position")
 @pytest.mark.parametrize("seed", range(3))
 def test_a_capsule_is_channels_at_one_position(seed: int) -> None:
     torch.manual_seed(seed)
@@ -48,10 +48,10 @@ def test_a_capsule_is_channels_at_one_position(seed: int) -> None:
 
 @pytest.mark.defect("channels", "capsules cut from neighbouring pixels")
 @pytest.mark.parametrize("seed", range(3))
-def test_capsules_cut_from_pixels_break_that_law(seed: int) -> None:
+def test_capsules_cut_from_pixels_break_that_property(seed: int) -> None:
     torch.manual_seed(seed)
-    twin = CutFromPixels(PrimaryCapsules(5, types=3, dim=4, kernel_size=1, stride=1))
-    assert len(children_touched_by_a_pixel(twin, 5, 6, seed)) > 3
+    mutant = CutFromPixels(PrimaryCapsules(5, types=3, dim=4, kernel_size=1, stride=1))
+    assert len(children_touched_by_a_pixel(mutant, 5, 6, seed)) > 3
 
 
 @pytest.mark.parametrize(("types", "dim", "side", "stride"), [(3, 8, 11, 2), (1, 5, 7, 1), (4, 1, 9, 3)])
@@ -100,9 +100,9 @@ def test_same_padding_is_tensorflows(side: int, kernel: int, stride: int) -> Non
 
 def test_symmetric_padding_is_not_same_padding() -> None:
     layer, image = Conv2d(1, 1, 9, 2, padding="same"), torch.randn(1, 1, 24, 24)
-    twin = functional.conv2d(image, layer.weight, layer.bias, 2, padding=4)
-    assert twin.shape == layer(image).shape
-    assert not torch.allclose(twin, layer(image))
+    mutant = functional.conv2d(image, layer.weight, layer.bias, 2, padding=4)
+    assert mutant.shape == layer(image).shape
+    assert not torch.allclose(mutant, layer(image))
 
 
 def test_unknown_padding_is_refused() -> None:
@@ -117,9 +117,9 @@ def test_unknown_padding_is_refused() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"form": "streamed"},
-        {"form": "streamed", "gradient": "last"},
-        {"form": "reference"},
+        {"backend": "streamed"},
+        {"backend": "streamed", "gradient": "last"},
+        {"backend": "reference"},
         {"recompute": "iterations"},
     ],
 )
@@ -173,7 +173,7 @@ def copied_bytes(layer: ClassCapsules) -> int:
 
 
 class Restrided(ClassCapsules):
-    """The known-bad twin: it lets `to` change the layout, as every module does."""
+    """The mutant: it lets `to` change the layout, as every module does."""
 
     _apply = nn.Module._apply
 
@@ -190,8 +190,8 @@ def test_channels_last_is_for_images_and_leaves_weights_as_they_are() -> None:
 
 
 def test_a_layer_that_lets_it_restride_them_copies_all_weights_at_every_call() -> None:
-    twin = Restrided(7, 3, 5, 4)
-    assert copied_bytes(twin) == twin.packed_weights.nbytes
+    mutant = Restrided(7, 3, 5, 4)
+    assert copied_bytes(mutant) == mutant.packed_weights.nbytes
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -214,7 +214,7 @@ def gradient_by_class(decoder: nn.Module, poses: Tensor, labels: Tensor) -> Tens
 
 
 class Unmasked(Decoder):
-    """The known-bad twin: it sees every capsule."""
+    """The mutant: it sees every capsule."""
 
     def forward(self, parent_poses: Tensor, mask_labels: Tensor) -> Tensor:
         return self.layers(parent_poses.flatten(1)).sigmoid().unflatten(1, self.image_shape)
@@ -230,9 +230,9 @@ def test_only_the_masked_class_is_decoded_and_trained(seed: int) -> None:
     assert torch.equal(decoder(poses, labels), decoder(others, labels))  # not even NaN elsewhere gets through
 
 
-def test_a_decoder_without_mask_breaks_that_law() -> None:
-    twin, poses, labels = Unmasked(5, 3, (2, 4, 3), (6, 7)), torch.randn(4, 5, 3), torch.randint(5, (4,))
-    assert not (gradient_by_class(twin, poses, labels) == functional.one_hot(labels, 5).bool()).all()
+def test_a_decoder_without_mask_breaks_that_property() -> None:
+    mutant, poses, labels = Unmasked(5, 3, (2, 4, 3), (6, 7)), torch.randn(4, 5, 3), torch.randint(5, (4,))
+    assert not (gradient_by_class(mutant, poses, labels) == functional.one_hot(labels, 5).bool()).all()
 
 
 def test_images_of_the_decoder_have_their_shape_and_range() -> None:
@@ -304,7 +304,7 @@ def test_wrong_shapes_are_refused_in_one_line(call, message: str) -> None:
         ({"none_of_the_above": "no"}, "none_of_the_above='no' must be True or False"),
         ({"gradient": "Last"}, "gradient='Last' is unknown; choose 'full' or 'last'"),
         ({"recompute": "x"}, "recompute='x' is unknown; choose 'streamed', 'iterations' or 'none'"),
-        ({"form": "bogus"}, "form='bogus' is no form of routing; choose 'auto', 'fused', "),
+        ({"backend": "bogus"}, "backend='bogus' is no backend of routing; choose 'auto', 'fused', "),
     ],
 )
 def test_wrong_options_are_refused_when_a_layer_is_built(option: dict, message: str) -> None:

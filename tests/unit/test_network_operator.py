@@ -27,9 +27,9 @@ def small_network(**changes: Any) -> CapsNet:
     return CapsNet(**{**sizes, **primary, "decoder_hidden": (5, 7), **changes})
 
 
-@pytest.mark.parametrize("form", ["auto", "reference"])
-def test_dynamic_shapes_are_compiled_once(form: Any) -> None:
-    network = small_network(form=form)
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_dynamic_shapes_are_compiled_once(backend: Any) -> None:
+    network = small_network(backend=backend)
     backend = CompileCounterWithBackend("aot_eager")
     step = torch.compile(network, dynamic=True, fullgraph=True, backend=backend)
     for num_images in (3, 5, 2, 9):

@@ -45,7 +45,7 @@ def test_primary_capsules_are_conv_over_types_plus_bias(types: int, none: bool, 
         for poses in (found, expected)
     ]
     torch.testing.assert_close(*grads)
-    # the twins: without the factor, and with the bias divided as well
+    # the mutants: without the factor, and with the bias divided as well
     assert not torch.allclose(found, literal(network.primary_capsules, features, 1.0), rtol=0.1)
     plain = CapsNet(**options, decoder=False).double()  # pyright: ignore[reportArgumentType]
     plain.load_state_dict(network.state_dict())  # the factor is no part of the state
@@ -134,8 +134,8 @@ def test_official_networks_start_far_from_saturation(
 ) -> None:
     config, images = get_preset(name), draw(num, seed)
     assert start(config, images, seed) == pytest.approx(expected, rel=0.25)
-    twin = config.model_copy(update={"model": config.model.model_copy(update={"primary_coupling": False})})
-    assert start(twin, images, seed) == pytest.approx(saturated, rel=0.1)
+    mutant = config.model_copy(update={"model": config.model.model_copy(update={"primary_coupling": False})})
+    assert start(mutant, images, seed) == pytest.approx(saturated, rel=0.1)
 
 
 def losses_on_a_fixed_batch(config: Config, images: Images, steps: int) -> list[float]:
@@ -157,7 +157,7 @@ def test_the_official_cifar10_network_learns_a_fixed_batch() -> None:
     config, images = get_preset("cifar10_official"), blotches(4, 0)
     losses = losses_on_a_fixed_batch(config, images, 6)
     assert losses[-1] < 0.1 * losses[0], losses
-    # the twin of 0.1, without the factor, stays where it started
+    # the mutant of 0.1, without the factor, stays where it started
     model = config.model.model_copy(update={"primary_coupling": False})
     losses = losses_on_a_fixed_batch(config.model_copy(update={"model": model}), images, 3)
     assert losses[-1] > 0.9 * losses[0], losses

@@ -22,7 +22,7 @@ def test_margin_loss_by_hand() -> None:
 
 def test_margins_and_downweight_by_hand() -> None:
     found = margin_loss(
-        torch.tensor([[0.5, 0.5]]), torch.tensor([0]), m_plus=0.8, m_minus=0.3, downweight=2.0
+        torch.tensor([[0.5, 0.5]]), torch.tensor([0]), m_plus=0.8, m_minus=0.3, absent_weight=2.0
     )
     torch.testing.assert_close(found, torch.tensor([0.3**2 + 2 * 0.2**2]))
 

@@ -59,7 +59,7 @@ def by_autograd(totals: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def squash_of_0_1(totals: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
-    """The known-bad twin: autograd squares the divisor 1 + n^2, which overflows."""
+    """The mutant: autograd squares the divisor 1 + n^2, which overflows."""
     given = totals.detach().requires_grad_()
     norm = torch.linalg.vector_norm(given, dim=-1, keepdim=True)
     value = given * (norm / (1 + norm * norm))

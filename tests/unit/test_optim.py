@@ -19,7 +19,7 @@ def test_the_rate_decays_continuously_down_to_the_floor(step: int, rate: float) 
     assert learning_rate_at(step, Optim()) == pytest.approx(rate, rel=1e-12)
 
 
-def test_a_staircase_breaks_the_continuous_law() -> None:
+def test_a_staircase_breaks_the_continuous_property() -> None:
     optim = Optim()
     staircase = optim.learning_rate * optim.decay_rate ** (1000 // optim.decay_steps)
     assert staircase != pytest.approx(learning_rate_at(1000, optim), rel=1e-3)

@@ -140,7 +140,7 @@ def test_the_newest_whole_checkpoint_is_taken(tmp_path: Path) -> None:
     with (run / "metrics.jsonl").open("ab") as file:
         file.write(b"\xff\n")
     warnings: list[str] = []
-    assert overview(run, warn=warnings.append).exists()
+    assert overview(run, log=warnings.append).exists()
     line, checkpoint = warnings
     assert re.match(rf"warning: passed over line \d+ of {run}/metrics.jsonl: it is not UTF-8", line)
     assert f"passed over a checkpoint: checkpoint {newer} is damaged: manifest" in checkpoint

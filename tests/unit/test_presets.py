@@ -37,8 +37,8 @@ def test_official_presets_follow_the_authors_code(name: str) -> None:
     config = get_preset(name)
     assert config.model.capsule_bias
     assert config.model.initialisation == "truncated_normal"
-    assert config.loss.margin_form == "official"
-    assert config.train.global_batch == 128
+    assert config.loss.margin_reduction == "official"
+    assert config.train.global_batch_size == 128
     optim = config.optim
     assert (optim.learning_rate, optim.learning_rate_floor) == (1e-3, 1e-6)
     assert (optim.decay_rate, optim.decay_steps) == (0.96, 2000)
@@ -47,7 +47,7 @@ def test_official_presets_follow_the_authors_code(name: str) -> None:
 def test_the_paper_presets_differ_from_official_ones_where_the_sources_do() -> None:
     config = get_preset("mnist_paper")
     assert not config.model.capsule_bias
-    assert config.loss.margin_form == "paper"
+    assert config.loss.margin_reduction == "paper"
     assert config.data.shift == 2
     assert config.loss.reconstruction_weight == 0.0005
 

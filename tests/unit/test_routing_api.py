@@ -42,23 +42,23 @@ def test_packing_moves_every_weight_and_unpacking_is_a_view() -> None:
     assert pack_weights(unpack_weights(packed)).data_ptr() == packed.data_ptr()
 
 
-@pytest.mark.parametrize("form", ["auto", "streamed", "reference"])
-def test_both_layouts_give_the_same(form) -> None:
+@pytest.mark.parametrize("backend", ["auto", "streamed", "reference"])
+def test_both_layouts_give_the_same(backend) -> None:
     poses, weights, bias = draw(3, 7, 4), draw(7, 5, 4, 6, seed=1), draw(5, 6, seed=2)
-    plain = route(poses, weights, 2, bias=bias, none_of_the_above=True, form=form)
-    packed = route_packed(poses, pack_weights(weights), 2, bias=bias, none_of_the_above=True, form=form)
+    plain = route(poses, weights, 2, bias=bias, none_of_the_above=True, backend=backend)
+    packed = route_packed(poses, pack_weights(weights), 2, bias=bias, none_of_the_above=True, backend=backend)
     assert plain.shape == (3, 5, 6)
     torch.testing.assert_close(plain, packed)
 
 
-@pytest.mark.parametrize("form", ["streamed", "reference"])
+@pytest.mark.parametrize("backend", ["streamed", "reference"])
 @pytest.mark.parametrize("poses_dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("weights_dtype", [torch.float32, torch.bfloat16])
-def test_results_and_gradients_have_the_dtype_of_their_operand(form, poses_dtype, weights_dtype) -> None:
+def test_results_and_gradients_have_the_dtype_of_their_operand(backend, poses_dtype, weights_dtype) -> None:
     poses = draw(2, 5, 3, dtype=poses_dtype).requires_grad_()
     weights = draw(5, 4, 3, 6, dtype=weights_dtype).requires_grad_()
     bias = draw(4, 6).requires_grad_()
-    parent_poses = route(poses, weights, bias=bias, form=form)
+    parent_poses = route(poses, weights, bias=bias, backend=backend)
     parent_poses.sum().backward()
     assert parent_poses.dtype == poses_dtype
     for operand in (poses, weights, bias):
@@ -66,51 +66,51 @@ def test_results_and_gradients_have_the_dtype_of_their_operand(form, poses_dtype
         assert operand.grad.dtype == operand.dtype
 
 
-@pytest.mark.parametrize("form", ["streamed", "reference"])
-def test_an_empty_batch_gives_an_empty_result(form) -> None:
+@pytest.mark.parametrize("backend", ["streamed", "reference"])
+def test_an_empty_batch_gives_an_empty_result(backend) -> None:
     poses, weights = torch.zeros(0, 5, 3, requires_grad=True), draw(5, 4, 3, 6).requires_grad_()
-    parent_poses = route(poses, weights, form=form)
+    parent_poses = route(poses, weights, backend=backend)
     parent_poses.sum().backward()
     assert parent_poses.shape == (0, 4, 6)
     assert weights.grad is not None
     assert (weights.grad == 0).all()
 
 
-@pytest.mark.parametrize("form", ["streamed", "reference"])
-def test_iterations_are_any_integer(form) -> None:
+@pytest.mark.parametrize("backend", ["streamed", "reference"])
+def test_iterations_are_any_integer(backend) -> None:
     poses, weights = draw(2, 5, 3), draw(5, 4, 3, 6)
-    expected = route(poses, weights, 2, form=form)
+    expected = route(poses, weights, 2, backend=backend)
     for iterations in (np.int64(2), np.uint8(2), torch.tensor(2)):
-        assert torch.equal(route(poses, weights, iterations, form=form), expected)  # pyright: ignore[reportArgumentType]
+        assert torch.equal(route(poses, weights, iterations, backend=backend), expected)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("form", ["streamed", "reference"])
+@pytest.mark.parametrize("backend", ["streamed", "reference"])
 @pytest.mark.parametrize("none", [False, True])
-def test_truth_values_are_of_any_type(form, none: bool) -> None:
+def test_truth_values_are_of_any_type(backend, none: bool) -> None:
     poses, weights = draw(2, 5, 3), draw(5, 4, 3, 6)
-    expected = route(poses, weights, none_of_the_above=none, form=form)
-    assert torch.equal(route(poses, weights, none_of_the_above=np.bool_(none), form=form), expected)  # pyright: ignore[reportArgumentType]
+    expected = route(poses, weights, none_of_the_above=none, backend=backend)
+    assert torch.equal(route(poses, weights, none_of_the_above=np.bool_(none), backend=backend), expected)  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("form", ["streamed", "reference"])
-def test_without_numbers_there_are_shapes(form) -> None:
+@pytest.mark.parametrize("backend", ["streamed", "reference"])
+def test_without_numbers_there_are_shapes(backend) -> None:
     poses, weights = POSES.to("meta").requires_grad_(), WEIGHTS.to("meta")
-    parent_poses = route(poses, weights, form=form)
+    parent_poses = route(poses, weights, backend=backend)
     (grad,) = torch.autograd.grad(parent_poses.sum(), poses)
     assert (parent_poses.shape, grad.shape) == ((2, 4, 6), (2, 5, 3))
 
 
-@pytest.mark.parametrize("form", ["streamed", "reference"])
-def test_options_reach_the_form(form) -> None:
+@pytest.mark.parametrize("backend", ["streamed", "reference"])
+def test_options_reach_the_backend(backend) -> None:
     poses, weights = draw(3, 7, 4).double(), draw(7, 5, 4, 6, seed=1).double()
     priors = draw(7, 5, seed=2).double().requires_grad_()
     options = {"log_priors": priors, "none_of_the_above": True, "gradient": "last"}
     expected = route_reference(poses, weights, 3, **options)
-    found = route(poses, weights, 3, form=form, **options)
+    found = route(poses, weights, 3, backend=backend, **options)
     torch.testing.assert_close(found, expected)
     grads = [torch.autograd.grad(result.sum(), priors)[0] for result in (found, expected)]
     torch.testing.assert_close(*grads)
-    packed = route_packed(poses, pack_weights(weights), 3, form=form, **options)
+    packed = route_packed(poses, pack_weights(weights), 3, backend=backend, **options)
     torch.testing.assert_close(packed, expected)
 
 
@@ -139,7 +139,7 @@ EXPLAINED = [
         id="auto",
     ),
     pytest.param(
-        {"gradient": "last", "form": "reference"},
+        {"gradient": "last", "backend": "reference"},
         """
         fused      refused: gradient='last' is not in its kernels
         streamed   not needed: never stores votes, and has its own backward pass
@@ -150,8 +150,8 @@ EXPLAINED = [
     pytest.param(
         {"recompute": "iterations"},
         """
-        fused      refused: recompute='iterations' is for autograd, and this form has its own backward pass
-        streamed   refused: recompute='iterations' is for autograd, and this form has its own backward pass
+        fused      refused: recompute='iterations' is for autograd, and this backend has its own backward pass
+        streamed   refused: recompute='iterations' is for autograd, and this backend has its own backward pass
         reference  taken: Procedure 1 as it is written, which keeps all votes
         """,
         id="recompute",
@@ -160,25 +160,25 @@ EXPLAINED = [
 
 
 @pytest.mark.parametrize(("options", "text"), EXPLAINED)
-def test_the_explanation_has_a_line_for_each_form(options: dict, text: str) -> None:
+def test_the_explanation_has_a_line_for_each_backend(options: dict, text: str) -> None:
     assert str(explain(POSES, WEIGHTS, **options)) == inspect.cleandoc(text)
 
 
 @pytest.mark.parametrize("options", [example.values[0] for example in EXPLAINED])
-def test_the_form_that_is_explained_is_the_one_that_runs(
+def test_the_backend_that_is_explained_is_the_one_that_runs(
     monkeypatch: pytest.MonkeyPatch, options: dict
 ) -> None:
     ran: list[str] = []
-    for form in ("streamed", "reference"):
-        function = getattr(api, f"route_{form}")
-        spied = partial(_spied, ran, form, function)
-        monkeypatch.setattr(api, f"route_{form}", spied)
+    for backend in ("streamed", "reference"):
+        function = getattr(api, f"route_{backend}")
+        spied = partial(_spied, ran, backend, function)
+        monkeypatch.setattr(api, f"route_{backend}", spied)
     route(POSES, WEIGHTS, **options)
-    assert ran == [explain(POSES, WEIGHTS, **options).form]
+    assert ran == [explain(POSES, WEIGHTS, **options).backend]
 
 
-def _spied(ran: list[str], form: str, function, *args, **options) -> Tensor:
-    ran.append(form)
+def _spied(ran: list[str], backend: str, function, *args, **options) -> Tensor:
+    ran.append(backend)
     return function(*args, **options)
 
 
@@ -188,10 +188,10 @@ def test_on_the_cpu_kernels_run_by_name_and_interpreted_only(monkeypatch: pytest
         ShapeError,
         match="cannot be taken: the operands are on cpu; it runs on an NVIDIA GPU, or for tests with TRITON",
     ):
-        explain(POSES, WEIGHTS, form="fused")
+        explain(POSES, WEIGHTS, backend="fused")
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert explain(POSES, WEIGHTS, form="fused").form == "fused"
-    assert explain(POSES, WEIGHTS).form == "streamed"
+    assert explain(POSES, WEIGHTS, backend="fused").backend == "fused"
+    assert explain(POSES, WEIGHTS).backend == "streamed"
 
 
 def test_on_another_device_the_kernels_are_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,16 +201,16 @@ def test_on_another_device_the_kernels_are_asked(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "capsdist.routing.dynamic.fused", kernels)
     poses, weights = POSES.to("meta"), WEIGHTS.to("meta")
     refused = explain(poses, weights)
-    assert (refused.form, refused.others["fused"]) == ("streamed", "refused: they know no meta device")
+    assert (refused.backend, refused.others["fused"]) == ("streamed", "refused: they know no meta device")
     answers.clear()
     taken = explain(poses, weights)
-    assert (taken.form, taken.others["streamed"]) == ("fused", f"not needed: {NEVER_STORED}")
+    assert (taken.backend, taken.others["streamed"]) == ("fused", f"not needed: {NEVER_STORED}")
 
 
 def test_the_reference_has_a_second_derivative() -> None:
     poses, weights = draw(2, 3, 2).double(), draw(3, 4, 2, 3).double()
     assert torch.autograd.gradgradcheck(
-        lambda u, w: route(u, w, form="reference"), (poses.requires_grad_(), weights.requires_grad_())
+        lambda u, w: route(u, w, backend="reference"), (poses.requires_grad_(), weights.requires_grad_())
     )
 
 

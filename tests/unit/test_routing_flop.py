@@ -28,7 +28,7 @@ def operator(poses: torch.Tensor, weights: torch.Tensor, iterations: int) -> tor
 def fused(poses: torch.Tensor, weights: torch.Tensor, iterations: int) -> torch.Tensor:
     if find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("kernels are interpreted on a CPU only")
-    return route_packed(poses, weights, iterations, form="fused")
+    return route_packed(poses, weights, iterations, backend="fused")
 
 
 @pytest.mark.parametrize("route", [route_packed, operator, fused])

@@ -32,12 +32,12 @@ def test_many_parents_have_the_numbers_of_the_reference() -> None:
     assert plan_tiles(
         2, torch.Size([1000, 16, 8, 70]), rows=2, itemsize=4, poses_itemsize=4, device="cpu"
     ).parents < 1000  # fmt: skip
-    found, expected = (forward_backward(case, form)() for form in ("streamed", "reference"))
+    found, expected = (forward_backward(case, backend)() for backend in ("streamed", "reference"))
     for one, other in zip(found, expected, strict=True):
         assert error(one, other) < 1e-4  # fp32
 
 
-@pytest.mark.law("scratch")
+@pytest.mark.property("scratch")
 @pytest.mark.parametrize("case", SHAPES)
 def test_scratch_stays_below_64_mb(case: Case) -> None:
     kept = 4 * case.iterations * case.num_images * case.num_parents * case.parent_dim
@@ -77,7 +77,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.mark.law("scratch")
+@pytest.mark.property("scratch")
 @pytest.mark.slow  # half a minute on a quiet machine, and up to 8 GB
 @pytest.mark.usefixtures("two_threads")
 def test_a_layer_of_imagenet_size_stays_below_64_mb() -> None:
@@ -93,13 +93,13 @@ def test_a_layer_of_imagenet_size_stays_below_64_mb() -> None:
     found: list[Tensor] = []
 
     def run() -> None:
-        parent_poses = route_packed(poses, packed, form="streamed")
+        parent_poses = route_packed(poses, packed, backend="streamed")
         found.extend(
             (parent_poses.detach(), *torch.autograd.grad(parent_poses.square().sum(), (poses, packed)))
         )
 
     assert peak_bytes(run, warm=False) < LIMIT_BYTES  # what it found lives on, and does not count
     with torch.no_grad():
-        expected = route_packed(poses[:1], packed, form="reference")
+        expected = route_packed(poses[:1], packed, backend="reference")
     assert error(found[0][:1], expected) < 1e-4
     assert all(bool(tensor.norm().isfinite()) and bool(tensor.norm() > 0) for tensor in found)

@@ -1,4 +1,4 @@
-"""The streamed form as an operator: what compilers, autocast and torch.func make of it."""
+"""The streamed backend as an operator: what compilers, autocast and torch.func make of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from capsdist.routing.dynamic.streamed import route_streamed
 
 B, I, J, D, E = 3, 5, 4, 2, 6  # noqa: E741
 ONCE = (
-    "streamed routing is differentiable once, backward; for other derivatives choose form='reference', "
+    "streamed routing is differentiable once, backward; for other derivatives choose backend='reference', "
     "with no children split over ranks"
 )
 COMPILER = "inside of a compiler torch.func and forward mode differentiate the reference only"
@@ -50,7 +50,7 @@ def loss(*operands: Tensor, **options: Any) -> Tensor:
 
 
 def reference(*operands: Tensor, **options: Any) -> Tensor:
-    return loss(*operands, form="reference", **options)
+    return loss(*operands, backend="reference", **options)
 
 
 def compiled(function: Any, backend: Any = "aot_eager") -> Any:
@@ -74,11 +74,11 @@ def test_opcheck_of_the_backward_operator(wanted: tuple[bool, ...]) -> None:
     torch.library.opcheck(operator, (grad, *operands, totals, False, "full", None, *wanted))
 
 
-@pytest.mark.parametrize("form", ["auto", "streamed", "reference"])
+@pytest.mark.parametrize("backend", ["auto", "streamed", "reference"])
 @pytest.mark.parametrize("options", [{}, {"gradient": "last", "none_of_the_above": True, "iterations": 2}])
-def test_compiles_whole(form: str, options: dict[str, Any]) -> None:
+def test_compiles_whole(backend: str, options: dict[str, Any]) -> None:
     def step(*operands: Tensor) -> Tensor:
-        return loss(*operands, form=form, **options)
+        return loss(*operands, backend=backend, **options)
 
     operands = leaves()
     expected, found = step(*operands), compiled(step)(*operands)
@@ -121,11 +121,11 @@ def test_autocast_takes_nothing_away_from_compiled_routing() -> None:
 
 
 def test_explaining_and_checking_compile_too() -> None:
-    def form_of(poses: Tensor, weights: Tensor) -> str:
+    def backend_of(poses: Tensor, weights: Tensor) -> str:
         return str(explain(poses, unpack_weights(weights)))
 
     poses, weights, _, _ = drawn()
-    assert compiled(form_of)(poses, weights) == form_of(poses, weights)
+    assert compiled(backend_of)(poses, weights) == backend_of(poses, weights)
 
 
 def test_one_program_for_batches_of_all_sizes() -> None:
@@ -154,10 +154,10 @@ def test_gradients_by_torch_func(options: dict[str, Any]) -> None:
 def test_rows_of_the_jacobian_by_torch_func() -> None:
     poses, weights, _, _ = drawn()
 
-    def parents(poses: Tensor, form: Any) -> Tensor:
-        return route_packed(poses, weights, form=form)
+    def parents(poses: Tensor, backend: Any) -> Tensor:
+        return route_packed(poses, weights, backend=backend)
 
-    found, expected = (torch.func.jacrev(parents)(poses, form) for form in ("streamed", "reference"))
+    found, expected = (torch.func.jacrev(parents)(poses, backend) for backend in ("streamed", "reference"))
     torch.testing.assert_close(found, expected)
     pull = torch.func.vjp(lambda poses: parents(poses, "streamed"), poses)[1]
     torch.testing.assert_close(pull(torch.ones(B, J, E).double())[0], expected.sum((0, 1, 2)))
@@ -203,15 +203,15 @@ def test_a_vmap_over_nothing_is_empty(in_dims: tuple[int | None, ...]) -> None:
 def test_the_gradient_of_a_vmap() -> None:
     operands = torch.stack([drawn(seed)[0] for seed in range(3)]), *drawn()[1:]
 
-    def total(*operands: Tensor, form: str) -> Tensor:
-        return torch.vmap(lambda poses: loss(poses, *operands[1:], form=form))(operands[0]).sum()
+    def total(*operands: Tensor, backend: str) -> Tensor:
+        return torch.vmap(lambda poses: loss(poses, *operands[1:], backend=backend))(operands[0]).sum()
 
-    grads = [torch.func.grad(total, (0, 1, 2, 3))(*operands, form=f) for f in ("streamed", "reference")]
+    grads = [torch.func.grad(total, (0, 1, 2, 3))(*operands, backend=f) for f in ("streamed", "reference")]
     for one, other in zip(*grads, strict=True):
         torch.testing.assert_close(one, other)
 
 
-@pytest.mark.law(
+@pytest.mark.property(
     "derivatives", "a derivative that `streamed` does not have is refused, and never passes for 0"
 )
 @pytest.mark.parametrize("wanted", range(4))
@@ -227,7 +227,7 @@ def test_there_is_no_second_derivative(wanted: int, constant: bool) -> None:
         grad.sum().backward()
 
 
-@pytest.mark.law("derivatives")
+@pytest.mark.property("derivatives")
 def test_torch_func_has_no_second_derivative_either() -> None:
     operands = drawn()
     with pytest.raises(NotImplementedError, match=f"^{re.escape(ONCE)}$"):
@@ -255,16 +255,18 @@ def test_forward_mode_takes_the_reference(derivative: Any, place: int) -> None:
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.law("derivatives")
+@pytest.mark.property("derivatives")
 def test_streamed_refuses_forward_mode() -> None:
     poses, weights, _, _ = drawn()
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(poses, poses)
         expected = "refused: forward mode differentiates the reference only"
         assert explain(dual, unpack_weights(weights)).others["streamed"] == expected
-        assert explain(poses, unpack_weights(weights)).form == "streamed"  # a constant
-        with pytest.raises(ShapeError, match="form='streamed' cannot be taken: forward mode differentiates"):
-            route_packed(dual, weights, form="streamed")
+        assert explain(poses, unpack_weights(weights)).backend == "streamed"  # a constant
+        with pytest.raises(
+            ShapeError, match="backend='streamed' cannot be taken: forward mode differentiates"
+        ):
+            route_packed(dual, weights, backend="streamed")
         with pytest.raises(
             NotImplementedError, match="forward mode differentiates the reference only; choose"
         ):
@@ -290,7 +292,7 @@ def test_inside_of_a_compiler_torch_func_takes_the_reference(derivative: Any) ->
     found = compiled(derivative(loss))(*operands)
     torch.testing.assert_close(found, derivative(reference)(*operands))
     with pytest.raises(Exception, match=COMPILER):
-        compiled(derivative(lambda *given: loss(*given, form="streamed")))(*operands)
+        compiled(derivative(lambda *given: loss(*given, backend="streamed")))(*operands)
 
 
 def test_inside_of_a_compiler_forward_mode_takes_the_reference() -> None:

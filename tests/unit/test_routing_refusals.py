@@ -83,19 +83,19 @@ REFUSED = [
         {"none_of_the_above": 2}, "none_of_the_above=2 must be True or False", id="none-of-the-above"
     ),
     pytest.param(
-        {"form": "triton"},
-        "form='triton' is no form of routing; choose 'auto', 'fused', 'streamed' or 'reference'",
-        id="form",
+        {"backend": "triton"},
+        "backend='triton' is no backend of routing; choose 'auto', 'fused', 'streamed' or 'reference'",
+        id="backend",
     ),
     pytest.param(
-        {"form": "streamed", "recompute": "none"},
-        "form='streamed' cannot be taken: recompute='none' is for autograd, and this form has its own "
-        "backward pass; choose form='auto'",
-        id="form-that-cannot",
+        {"backend": "streamed", "recompute": "none"},
+        "backend='streamed' cannot be taken: recompute='none' is for autograd, and this backend has its own "
+        "backward pass; choose backend='auto'",
+        id="backend-that-cannot",
     ),
     pytest.param(
-        {"form": "fused", "gradient": "last"},
-        "form='fused' cannot be taken: gradient='last' is not in its kernels; choose form='auto'",
+        {"backend": "fused", "gradient": "last"},
+        "backend='fused' cannot be taken: gradient='last' is not in its kernels; choose backend='auto'",
         id="kernels-that-cannot",
     ),
     pytest.param(

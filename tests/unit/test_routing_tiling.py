@@ -43,17 +43,19 @@ def plan(
 
 def scratch_bytes(plan: Plan, shape: torch.Size, poses_itemsize: int, fit: bool) -> int:
     """Bytes of all buffers of a backward pass in fp32: it needs more than the forward pass."""
-    num_parents, dim_parent, dim_child, num_children = shape
+    num_parents, parent_dim, child_dim, num_children = shape
     n, m, j, b = plan.images, plan.children, plan.parents, plan.block
-    chunk = n * m * (3 * (num_parents + 1) + 2 * j * dim_child) + n * j * 3 * dim_parent
-    small = n * m * (dim_child + 1) + 2 * num_parents * m  # gradient of poses, a sum; priors
-    copies = 2 * j * dim_parent * dim_child * m if m < num_children or not fit else 0
-    poses = b * dim_child * (2 * m + (num_children if poses_itemsize < 4 else 0))
-    states = 5 * b * num_parents * dim_parent + 6 * tiling.SQUASH_NUMBERS
+    chunk = n * m * (3 * (num_parents + 1) + 2 * j * child_dim) + n * j * 3 * parent_dim
+    small = n * m * (child_dim + 1) + 2 * num_parents * m  # gradient of poses, a sum; priors
+    copies = 2 * j * parent_dim * child_dim * m if m < num_children or not fit else 0
+    poses = b * child_dim * (2 * m + (num_children if poses_itemsize < 4 else 0))
+    states = 5 * b * num_parents * parent_dim + 6 * tiling.SQUASH_NUMBERS
     return 4 * (chunk + small + copies + poses + states)
 
 
-@pytest.mark.law("scratch", "scratch stays below 64 MB whatever the shape, gradients of 16-bit weights aside")
+@pytest.mark.property(
+    "scratch", "scratch stays below 64 MB whatever the shape, gradients of 16-bit weights aside"
+)
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("num_images", [1, 7, 128, 4096])
 @pytest.mark.parametrize("poses_itemsize", [2, 4])

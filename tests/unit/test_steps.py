@@ -49,6 +49,6 @@ def test_steps_are_those_counted_one_by_one(num: int, batch: int, epochs: int, l
 )
 def test_official_runs_have_the_authors_steps(preset: str, num_samples: int, steps: int) -> None:
     config = get_preset(preset)
-    assert (config.train.global_batch, config.data.last_batch) == (128, "carry")
+    assert (config.train.global_batch_size, config.data.last_batch) == (128, "carry")
     assert total_steps(config, num_samples) == steps
     assert steps * 128 == config.train.epochs * num_samples

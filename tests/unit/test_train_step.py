@@ -22,15 +22,15 @@ def outputs(seed: int, batch: int = 5) -> tuple[Output, torch.Tensor, torch.Tens
 @pytest.mark.parametrize("seed", [0, 1])
 def test_the_total_is_margin_plus_weighted_reconstruction(seed: int) -> None:
     output, images, labels = outputs(seed)
-    options = Loss(reconstruction_weight=0.02, m_plus=0.8, m_minus=0.2, downweight=0.3)
+    options = Loss(reconstruction_weight=0.02, m_plus=0.8, m_minus=0.2, absent_weight=0.3)
     losses = CAPSNET.losses(output, images, labels, options)
-    margin = margin_loss(output.scores, labels, m_plus=0.8, m_minus=0.2, downweight=0.3)
+    margin = margin_loss(output.scores, labels, m_plus=0.8, m_minus=0.2, absent_weight=0.3)
     assert output.reconstructions is not None
     error = (output.reconstructions - images).square().sum((1, 2, 3))
     torch.testing.assert_close(losses["margin_loss"], margin)
     torch.testing.assert_close(losses["reconstruction_loss"], error)
     torch.testing.assert_close(losses["loss"], margin + 0.02 * error)
-    # the twin: a mean over pixels is another loss
+    # the mutant: a mean over pixels is another loss
     assert not torch.allclose(losses["loss"], margin + 0.02 * error / 9)
 
 

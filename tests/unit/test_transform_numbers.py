@@ -1,4 +1,4 @@
-"""The random numbers of transforms: published values, laws, and known-bad twins."""
+"""The random numbers of transforms: published values, properties, and mutants."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_scalar_hash_is_splitmix64():
 
 
 def looks_uniform(values: torch.Tensor) -> bool:
-    """Law: mean, variance and 20 bins as of independent uniform numbers, within about 5 sigma."""
+    """Property: mean, variance and 20 bins as of independent uniform numbers, within about 5 sigma."""
     num = len(values)
     bins = torch.histc(values.float(), 20, 0, 1)
     chi2 = ((bins - num / 20) ** 2 / (num / 20)).sum()
@@ -52,7 +52,7 @@ def looks_uniform(values: torch.Tensor) -> bool:
 
 
 def look_independent(first: torch.Tensor, second: torch.Tensor) -> bool:
-    """Law: no correlation, and pairs fill 8 x 8 cells alike (chi-square, 63 degrees of freedom)."""
+    """Property: no correlation, and pairs fill 8 x 8 cells alike (chi-square, 63 degrees of freedom)."""
     num = len(first)
     cells = torch.bincount((first * 8).long() * 8 + (second * 8).long(), minlength=64)
     chi2 = ((cells - num / 64) ** 2 / (num / 64)).sum()
@@ -88,12 +88,12 @@ def test_numbers_over_epochs_are_uniform(seed):
     assert looks_uniform(torch.cat([uniform(sample, 0, seed + n, 3) for n in range(2000)]))
 
 
-def test_twin_a_sequence_without_mixing_is_not_independent():
-    """Twin: multiples of the golden ratio are uniform, but each follows from the one before."""
+def test_mutant_a_sequence_without_mixing_is_not_independent():
+    """Mutant: multiples of the golden ratio are uniform, but each follows from the one before."""
     values = (torch.arange(20_000).double() * 0.6180339887498949) % 1
     assert not look_independent(values[:-1], values[1:])
 
 
-def test_twin_the_same_numbers_again_are_not_independent():
+def test_mutant_the_same_numbers_again_are_not_independent():
     values = uniform(torch.arange(20_000), 0, 1, 2)
     assert not look_independent(values, values)

@@ -1,4 +1,4 @@
-"""Transforms: laws of every change, with known-bad twins; of the numbers: test_transform_numbers.py."""
+"""Transforms: properties of every change, with mutants; of the numbers: test_transform_numbers.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ TRANSFORMS = {
 
 
 def depends_on_nothing_else(transform, images: torch.Tensor, ids: torch.Tensor) -> bool:
-    """Law: an image's result is the same in any batch, in any order, alone."""
+    """Property: an image's result is the same in any batch, in any order, alone."""
     whole = transform(images, ids, 3, 4)
     backwards = transform(images.flip(0), ids.flip(0), 3, 4).flip(0)
     parts = torch.cat(
@@ -70,14 +70,14 @@ def test_each_image_of_a_step_may_have_its_own_epoch(options):
 
 
 def twin_one_shift_a_batch(images, sample_ids, seed, epoch):
-    """Twin: the whole batch is moved alike."""
+    """Mutant: the whole batch is moved alike."""
     generator = torch.Generator().manual_seed(hash((seed, epoch, int(sample_ids[0]))) % 2**31)
     top, left = torch.randint(0, 5, (2,), generator=generator).tolist()
     padded = F.pad(images, [2] * 4)
     return padded[:, :, top : top + images.shape[2], left : left + images.shape[3]].float() / 255
 
 
-def test_twin_one_shift_a_batch_depends_on_the_batch():
+def test_mutant_one_shift_a_batch_depends_on_the_batch():
     assert not depends_on_nothing_else(twin_one_shift_a_batch, *make_images(0))
 
 
@@ -102,7 +102,7 @@ def shifts_of(images: torch.Tensor, moved: torch.Tensor, limit: int) -> list[tup
     return found
 
 
-@pytest.mark.law("shift", "each image has a shift of its own")
+@pytest.mark.property("shift", "each image has a shift of its own")
 @pytest.mark.parametrize("limit", [1, 2])
 def test_shift_moves_each_image_by_itself(limit):
     images, ids = make_images(limit, num=300)
@@ -114,13 +114,13 @@ def test_shift_moves_each_image_by_itself(limit):
     assert min(counts) > 0
 
 
-def test_twin_rolled_images_have_no_zeros_outside():
+def test_mutant_rolled_images_have_no_zeros_outside():
     images, _ = make_images(3)
     assert shifts_of(images, torch.roll(images, (1, 1), (2, 3)).float() / 255, 2) is None
 
 
 @pytest.mark.defect("shift", "one random shift for a whole batch")
-def test_twin_one_shift_a_batch_moves_all_alike():
+def test_mutant_one_shift_a_batch_moves_all_alike():
     images, ids = make_images(4)
     found = shifts_of(images, twin_one_shift_a_batch(images, ids, 0, 0), 2)
     assert found is not None
@@ -205,7 +205,7 @@ def test_standardisation_is_tensorflows(train):
     assert torch.allclose(result.double(), reference_standardised(images), atol=1e-5)
 
 
-def test_a_flat_image_stays_finite_and_its_twin_does_not():
+def test_a_flat_image_stays_finite_and_its_mutant_does_not():
     """The adjusted deviation is at least 1/sqrt(n); dividing by the plain one gives NaN."""
     images = torch.full((2, 3, 4, 4), 77, dtype=torch.uint8)
     assert torch.equal(

@@ -1,4 +1,4 @@
-"""Presets: one function a published row, by name. `paper` and `official` differ where the sources do."""
+"""Presets: one function per published row, by name. `paper` and `official` differ where the sources do."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def cifar10_official() -> Config:
             initialisation="truncated_normal",
         ),
         routing=Routing(none_of_the_above=True),
-        loss=Loss(margin_form="official"),
+        loss=Loss(margin_reduction="official"),
         data=Data(
             name="cifar10",
             shift=0,

@@ -19,7 +19,7 @@ def mnist_official() -> Config:
     """The authors' released code: conv / 32, truncated normal start, biases, 20 times the reconstruction."""
     return Config(
         model=CapsNetConfig(primary_coupling=True, capsule_bias=True, initialisation="truncated_normal"),
-        loss=Loss(margin_form="official"),
+        loss=Loss(margin_reduction="official"),
         data=Data(name="mnist", last_batch="carry"),
         optim=Optim(epsilon_placement="tensorflow"),
         train=Train(name="mnist-official", epochs=640, precision="fp32"),  # 300,000 steps of 128
@@ -43,7 +43,7 @@ def digits_quickstart() -> Config:
         routing=Routing(),
         data=Data(name="digits"),
         optim=Optim(decay_rate=0.85, decay_steps=63),
-        train=Train(name="quickstart", workers=2, epochs=4, global_batch=64),
+        train=Train(name="quickstart", num_workers=2, epochs=4, global_batch_size=64),
     )
 
 

@@ -1,4 +1,4 @@
-"""Checks of a whole split: `check_split` before a run, `verify_split` after packing. Ours."""
+"""Checks of a whole split: `check_split` before a run, `verify_split` after packing."""
 
 from __future__ import annotations
 

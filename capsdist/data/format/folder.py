@@ -1,6 +1,6 @@
 """Where the files of a split lie: a local folder, or a prefix in object storage, behind one set of methods.
 
-Ours. `open_folder` chooses; `remote.py` has the other kind. Nothing above knows which one it is.
+`open_folder` chooses; `remote.py` has the other kind. Nothing above knows which one it is.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The index of a split: what its shards hold, byte for byte, and the digest that names the data set.
 
-Ours. One JSON document a split, published after its shards. README.md in this folder is the format
+One JSON document a split, published after its shards. README.md in this folder is the format
 specification. A file is read by what it must say: types and ranges, and offsets that follow from the
 shape of the images, so that a forged one cannot lead a reader to other bytes or to files outside the folder.
 """

@@ -1,6 +1,6 @@
 """Where the arrays of a shard lie: one answer for the writer and for whoever checks an index.
 
-Ours. A shard's bytes are a function of its arrays (README.md in this folder), so offsets that an index
+A shard's bytes are a function of its arrays (README.md in this folder), so offsets that an index
 names are compared with what they must be instead of being trusted.
 """
 

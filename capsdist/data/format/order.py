@@ -1,6 +1,6 @@
 """The order of samples: a pure function of (data set digest, seed, epoch, global batch, lanes, window).
 
-Ours. World size, threads and prefetch never enter, so any number of ranks sees the same steps:
+World size, threads and prefetch never enter, so any number of ranks sees the same steps:
 
 1. the shards of the split are permuted, an epoch each time anew;
 2. the resulting sequence is cut by sample count into C lanes of equal length (to one sample);
@@ -47,41 +47,41 @@ class Order:
     """The order of all epochs of one split.
 
     Raises:
-        DataError: `lanes` does not divide `global_batch`.
+        DataError: `lanes` does not divide `global_batch_size`.
     """
 
     index: Index
     seed: int
-    global_batch: int
+    global_batch_size: int
     lanes: int
     window: int
     _cache: OrderedDict[tuple[int, ...], np.ndarray] = field(default_factory=OrderedDict, repr=False)
 
     def __post_init__(self) -> None:
-        if self.lanes < 1 or self.global_batch % self.lanes:
+        if self.lanes < 1 or self.global_batch_size % self.lanes:
             raise DataError(
-                f"lanes={self.lanes} does not divide global_batch={self.global_batch}; choose a divisor"
+                f"lanes={self.lanes} does not divide global_batch_size={self.global_batch_size}; choose a divisor"
             )
 
     @property
     def num_full_steps(self) -> int:
-        """Steps of `global_batch` samples in an epoch."""
-        return self.index.num_samples // self.global_batch
+        """Steps of `global_batch_size` samples in an epoch."""
+        return self.index.num_samples // self.global_batch_size
 
     @property
     def num_short(self) -> int:
         """Samples of the short step that ends an epoch; 0 if there is none."""
-        return self.index.num_samples % self.global_batch
+        return self.index.num_samples % self.global_batch_size
 
     def steps(self, epoch: int, first: int, last: int) -> np.ndarray:
         """Return the sample ids of full steps first .. last - 1 over all ranks, int64 [last - first, B]."""
-        share = self.global_batch // self.lanes
+        share = self.global_batch_size // self.lanes
         parts = [self._lane_samples(epoch, lane, first * share, last * share) for lane in range(self.lanes)]
         return np.concatenate([part.reshape(last - first, share) for part in parts], axis=1)
 
     def short_step(self, epoch: int) -> np.ndarray:
         """Return the sample ids of the short last step over all ranks, int64 [num_short]."""
-        done = self.num_full_steps * (self.global_batch // self.lanes)
+        done = self.num_full_steps * (self.global_batch_size // self.lanes)
         ends = [stop - start for start, stop in map(self._lane, range(self.lanes))]
         return np.concatenate([self._lane_samples(epoch, lane, done, end) for lane, end in enumerate(ends)])
 
@@ -90,7 +90,7 @@ class Order:
 
         int64 [last - first]; the places 0 .. num_samples - 1 are every sample once.
         """
-        size, full = self.global_batch, self.num_full_steps
+        size, full = self.global_batch_size, self.num_full_steps
         begin, end = first // size, min(-(-last // size), full)
         parts = [self.steps(epoch, begin, end).reshape(-1)] if begin < end else []
         if last > full * size:
@@ -131,4 +131,4 @@ class Order:
         return places - (ends - sizes)[which] + self.index.shard_starts[:-1][order][which]
 
     def _key(self) -> tuple[object, ...]:
-        return (self.index.digest, self.seed, self.global_batch, self.lanes, self.window)
+        return (self.index.digest, self.seed, self.global_batch_size, self.lanes, self.window)

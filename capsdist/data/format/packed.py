@@ -1,6 +1,6 @@
 """What the index of a packed split says before anything else: that it is one, and that it is unaltered.
 
-Ours. Shared by those who read the data (`capsdist.data`) and by `--check`, which imports no numpy.
+Shared by those who read the data (`capsdist.data`) and by `--check`, which imports no numpy.
 """
 
 from __future__ import annotations

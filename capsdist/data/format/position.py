@@ -1,6 +1,6 @@
 """The position of a run in its data: enough to continue at exactly the next sample, and nothing else.
 
-Ours. World size, prefetch depth and threads are not part of it: none of them enters the order.
+World size, prefetch depth and threads are not part of it: none of them enters the order.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Position:
     seed: int
     epoch: int
     step: int
-    global_batch: int
+    global_batch_size: int
     lanes: int
     window: int
     last_batch: str = "short"  # positions of version 0.1 have no such field, and this meaning

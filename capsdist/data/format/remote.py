@@ -1,6 +1,6 @@
-"""A split in object storage, read through the cache of the node: whole shards, each downloaded once a node.
+"""A split in object storage, read through the cache of the node: whole shards, each downloaded once per node.
 
-Ours. A shard's sha256 is compared when it enters the cache, its xxh3 whenever a process reads it whole.
+A shard's sha256 is compared when it enters the cache, its xxh3 whenever a process reads it whole.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Read a split: shards read into memory on first use, checked once, gathered by sample id. Ours."""
+"""Read a split: shards read into memory on first use, checked once, gathered by sample id."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ import numpy as np
 from capsdist.errors import DataError
 from capsdist.storage import is_remote
 from capsdist.storage.durable import flush_folder
-from capsdist.storage.temporary import remove_leftovers, temporary_folder
+from capsdist.storage.temporary import remove_stale_folders, temporary_folder
 
 __all__ = ["Original", "Splits", "content", "download", "find", "opened", "originals_folder"]
 
@@ -144,7 +144,7 @@ def download(urls: Sequence[str], target: Path, check: Callable[[Path], object],
         print(f"downloading {url}", flush=True)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(target.parent)
+            remove_stale_folders(target.parent)
             with temporary_folder(parent=target.parent) as folder:
                 _fetch(url, folder / target.name)
                 check(folder / target.name)

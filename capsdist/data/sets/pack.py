@@ -8,7 +8,7 @@ from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from capsdist.console import DONE, announced, run_program, tell
+from capsdist.console import DONE, announced, log, run_program
 from capsdist.data.format.checks import check_split
 from capsdist.data.format.index import Index
 from capsdist.data.format.shards import write_split
@@ -48,7 +48,7 @@ def pack(
     remedy = "it is written anew"
     folders = {split: join(root, name, split) for split in splits}
     try:
-        with announced(tell, f"reading what is packed below {root}"):
+        with announced(log, f"reading what is packed below {root}"):
             packed = [summary(folder, check_split(folder, remedy=remedy)) for folder in folders.values()]
         for line in packed:
             print(f"already packed: {line}")
@@ -56,10 +56,10 @@ def pack(
     except DataError as error:
         if is_remote(root) or any(Path(folder).exists() for folder in folders.values()):
             print(f"packing: {error}")
-    with announced(tell, f"fetching and reading the original files of {name}"):
+    with announced(log, f"fetching and reading the original files of {name}"):
         loaded = load()
     for split, (images, labels) in loaded.items():
-        with announced(tell, f"writing {folders[split]}"):
+        with announced(log, f"writing {folders[split]}"):
             index = write_split(folders[split], images, labels, classes=classes)
         print(f"packed: {summary(folders[split], index)}")
 

@@ -14,9 +14,9 @@ PARAMETERS = ("packed_weights", "bias", "log_priors")
 
 def check_plain(layer: ClassCapsules) -> None:
     """Raise ShapeError unless a new layer of the same options and values does what `layer` does."""
-    if layer.form not in ("auto", "streamed") or layer.recompute != "streamed":
+    if layer.backend not in ("auto", "streamed") or layer.recompute != "streamed":
         raise ShapeError(
-            f"class capsules of form={layer.form!r}, recompute={layer.recompute!r} cannot be split over "
+            f"class capsules of backend={layer.backend!r}, recompute={layer.recompute!r} cannot be split over "
             "ranks, which compute as 'streamed'; build them without both"
         )
     if type(layer) is not ClassCapsules:

@@ -43,7 +43,7 @@ def parallelize(network: nn.Module, group: Group = None) -> nn.Module:
         group: as for `ParallelClassCapsules`.
 
     Raises:
-        ShapeError: a layer has fewer children than there are ranks, computes in a form that cannot be split,
+        ShapeError: a layer has fewer children than there are ranks, computes in a backend that cannot be split,
             shares a parameter with another module, or is not plain: a subclass, with hooks, parametrized,
             with parameters, buffers, modules or a forward of others. Nothing was changed or exchanged.
         ValueError: there are no class capsules, or some are split already.
@@ -185,7 +185,7 @@ def _fill(layer: ParallelClassCapsules, whole: ClassCapsules) -> None:
     for name, parameter in whole.named_parameters():
         value = parameter.detach()
         if name in split:
-            own = layer.own_children
+            own = layer.local_children
             value = value.narrow(split[name].dim, own.start, own.stop - own.start)
             value = value.clone(memory_format=torch.contiguous_format)
         setattr(layer, name, nn.Parameter(value, parameter.requires_grad))
@@ -226,7 +226,7 @@ def _cut(key: str, value: Any, split: SplitParameter | None) -> Any:
             f"state has {key!r} of shape {list(value.shape)}, the whole network {list(split.whole_shape)}; "
             "pass the state of a whole network of these sizes"
         )
-    own = split.layer.own_children
+    own = split.layer.local_children
     return value.narrow(split.dim, own.start, own.stop - own.start).clone(
         memory_format=torch.contiguous_format
     )

@@ -28,7 +28,7 @@ class ParallelClassCapsules(PackedCapsules):
 
     A drop-in for data-parallel networks: each rank passes all children of its own images and gets the parents
     of its own images. `packed_weights` is [J, E, D, I_p] and `log_priors` [I_p, J], of the children
-    `own_children`; `bias` is the same on every rank. Divide each rank's loss by the images of ALL ranks, and
+    `local_children`; `bias` is the same on every rank. Divide each rank's loss by the images of ALL ranks, and
     call `sum_gradients` after the backward pass (DistributedDataParallel would mix up the ranks' weights).
 
     `group`: the ranks that share the children: a process group, a device mesh of one dimension, or None for
@@ -77,10 +77,10 @@ class ParallelClassCapsules(PackedCapsules):
             gradient=gradient,
         )
         self.group, self.replicas = split_groups(group)
-        self.own_children = children_of_rank(num_children, self.group)
+        self.local_children = children_of_rank(num_children, self.group)
         level = dist.get_debug_level()  # pyright: ignore[reportPrivateImportUsage]
         self._checks_images = level.name != "OFF"
-        num_own = self.own_children.stop - self.own_children.start
+        num_own = self.local_children.stop - self.local_children.start
         self.add_parameters(num_own, bias=bias, log_priors=log_priors)
 
     @torch.no_grad()
@@ -91,7 +91,7 @@ class ParallelClassCapsules(PackedCapsules):
             children = children_of_rank(self.num_children, self.group, rank)
             drawn = self.packed_weights.new_empty(*shape, children.stop - children.start)
             draw(drawn)
-            if children == self.own_children:
+            if children == self.local_children:
                 self.packed_weights.copy_(drawn)
 
     def forward(self, child_poses: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class ParallelClassCapsules(PackedCapsules):
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
         return (
-            f"children {self.own_children.start} to {self.own_children.stop} of {self.num_children} "
+            f"children {self.local_children.start} to {self.local_children.stop} of {self.num_children} "
             f"x {self.child_dim}D -> {self.num_parents} x {self.parent_dim}D, iterations={self.iterations}, "
             f"bias={self.bias is not None}, log_priors={self.log_priors is not None}, "
             f"none_of_the_above={self.none_of_the_above}, gradient={self.gradient!r}"

@@ -22,13 +22,13 @@ __all__ = [
 ]
 
 RECORDED = "torch.jit.trace and ONNX record the reference only"
-"""Why a form with an own backward pass is not taken where `is_recorded`."""
+"""Why a backend with an own backward pass is not taken where `is_recorded`."""
 
 
 def refuse(ctx: Any, *gradients: Any) -> Any:
     """Refuse other derivatives: all operands of a backward pass lead here, so that none passes for 0."""
     raise NotImplementedError(
-        "streamed routing is differentiable once, backward; for other derivatives choose form='reference', "
+        "streamed routing is differentiable once, backward; for other derivatives choose backend='reference', "
         "with no children split over ranks"
     )
 

@@ -20,7 +20,7 @@ SYSFS = Path("/sys/devices/system/cpu/cpu0/cache")
 def cache_bytes_per_thread(folder: Path = SYSFS) -> int:
     """Return the bytes of buffers that stay in the cache while one thread works through them.
 
-    Ours: half of a core's share of the second and third level, because operands pass through as well; from
+    Half of a core's share of the second and third level, because operands pass through as well; from
     1 to 4 MiB. A virtual machine may report a cache that it shares with strangers: hence the upper limit.
 
     Args:

@@ -1,4 +1,4 @@
-"""How the streamed form cuts its work so that it stays in the cache, and the buffers that it works in.
+"""How the streamed backend cuts its work so that it stays in the cache, and the buffers that it works in.
 
 Four cuts, from the outside in: a block of images (bounds the repacked poses and what has images and parents),
 a tile of children (bounds everything that has children and parents), a chunk of images (fills the cache), and
@@ -88,7 +88,7 @@ def plan_tiles(
         device: type of the device, "cpu" or another.
         weights_fit: whether a product takes the weights as they are, all children at once.
     """
-    num_parents, dim_parent, dim_child, num_children = weights_shape
+    num_parents, parent_dim, child_dim, num_children = weights_shape
     cost = _Cost(rows, itemsize, *weights_shape[:3])
     budget = chunk_bytes(device)
     fewest = max(1, min(MIN_IMAGES, num_images))
@@ -107,7 +107,7 @@ def plan_tiles(
             parents = max(1, min(most, budget // (children * cost.copies), num_parents))
         children = _even(num_children, children, ALIGN_CHILDREN)
     wide = num_children if poses_itemsize < itemsize else 0
-    image_bytes = itemsize * (dim_child * (2 * children + wide) + NUM_STATES * num_parents * dim_parent)
+    image_bytes = itemsize * (child_dim * (2 * children + wide) + NUM_STATES * num_parents * parent_dim)
     block = _even(num_images, max(1, BLOCK_BYTES // image_bytes), 1)
     fixed = cost.chunk(0, children, parents)
     most = (budget - fixed) // (cost.chunk(1, children, parents) - fixed)
@@ -118,13 +118,13 @@ def plan_tiles(
 class _Cost:
     """Bytes of the buffers of a chunk, by what their number is proportional to."""
 
-    def __init__(self, rows: int, itemsize: int, num_parents: int, dim_parent: int, dim_child: int) -> None:
+    def __init__(self, rows: int, itemsize: int, num_parents: int, parent_dim: int, child_dim: int) -> None:
         # An image and child: dot products and coupling, one sum over parents, a gradient of poses.
-        self.planes = ((rows + 1) * (num_parents + 1) + 1 + dim_child) * itemsize
+        self.planes = ((rows + 1) * (num_parents + 1) + 1 + child_dim) * itemsize
         self.priors = 2 * num_parents * itemsize  # a child: priors and their gradient
-        self.products = rows * dim_child * itemsize  # an image, child and parent
-        self.sides = (rows + 1) * dim_parent * itemsize  # an image and parent: operands, a sum
-        self.copies = 2 * dim_parent * dim_child * itemsize  # a child and parent: weights, their gradient
+        self.products = rows * child_dim * itemsize  # an image, child and parent
+        self.sides = (rows + 1) * parent_dim * itemsize  # an image and parent: operands, a sum
+        self.copies = 2 * parent_dim * child_dim * itemsize  # a child and parent: weights, their gradient
 
     def chunk(self, images: int, children: int, parents: int) -> int:
         per_image = children * (self.planes + parents * self.products) + parents * self.sides

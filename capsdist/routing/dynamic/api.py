@@ -1,4 +1,4 @@
-"""One function for every form of routing: checks its arguments, takes a form by name, runs it.
+"""One function for every backend of routing: checks its arguments, takes a backend by name, runs it.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """
@@ -12,7 +12,7 @@ from torch import Tensor
 from capsdist.errors import ShapeError
 from capsdist.routing.common.checks import check_dims, check_flag, check_iterations, check_kind, check_name
 from capsdist.routing.common.precision import wide_dtype, without_autocast
-from capsdist.routing.dynamic.backends import Call, Explanation, Form, Recompute, check_form, choose
+from capsdist.routing.dynamic.backends import Backend, Call, Explanation, Recompute, check_backend, choose
 from capsdist.routing.dynamic.packing import unpack_weights
 from capsdist.routing.dynamic.reference import route_reference
 from capsdist.routing.dynamic.streamed import route_streamed
@@ -31,7 +31,7 @@ def route(
     none_of_the_above: bool = False,
     gradient: Gradient = "full",
     recompute: Recompute = "streamed",
-    form: Form = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Return the poses of the parents that children agree on: Procedure 1 of the paper (section 2).
 
@@ -48,9 +48,9 @@ def route(
             iterations add to the logits for a constant, as some public code does; log priors and bias
             then have the gradient of the last iteration.
         recompute: what the backward pass builds again. `streamed`: everything, in the own backward passes of
-            the forms `fused` and `streamed`. `iterations` and `none` are there to compare with: autograd
+            the backends `fused` and `streamed`. `iterations` and `none` are there to compare with: autograd
             runs the reference, and keeps the votes, or all that every iteration computes.
-        form: `fused` are GPU kernels, `streamed` never stores votes (both: own backward, differentiable
+        backend: `fused` are GPU kernels, `streamed` never stores votes (both: own backward, differentiable
             once), `reference` keeps all votes; `auto` takes the first of them that can be, see `explain`,
             whatever the size: memory is then bounded, though for fewer than some thousand votes the
             reference is faster. All give the same numbers, `fused` to the rounding of its operands in bf16
@@ -76,7 +76,7 @@ def route(
     """
     packed = _packed_view(child_poses, weights)
     call = Call(child_poses, packed, iterations, bias, log_priors, none_of_the_above, gradient, recompute)
-    return _run(call, form)
+    return _run(call, backend)
 
 
 def route_packed(
@@ -89,14 +89,14 @@ def route_packed(
     none_of_the_above: bool = False,
     gradient: Gradient = "full",
     recompute: Recompute = "streamed",
-    form: Form = "auto",
+    backend: Backend = "auto",
 ) -> Tensor:
     """Do as `route`, with weights in the fast layout [J, E, D, I] (see `packing`), which nothing copies."""
     check_layout(child_poses, packed_weights, packed=True)
     call = Call(
         child_poses, packed_weights, iterations, bias, log_priors, none_of_the_above, gradient, recompute
     )
-    return _run(call, form)
+    return _run(call, backend)
 
 
 def explain(
@@ -109,9 +109,9 @@ def explain(
     none_of_the_above: bool = False,
     gradient: Gradient = "full",
     recompute: Recompute = "streamed",
-    form: Form = "auto",
+    backend: Backend = "auto",
 ) -> Explanation:
-    """Say which form `route` takes for these arguments, and why not the others; computes nothing.
+    """Say which backend `route` takes for these arguments, and why not the others; computes nothing.
 
     Args: as `route`; weights [I, J, D, E]. Of packed weights pass `unpack_weights(packed_weights)`.
     Raises: ShapeError as `route`.
@@ -125,7 +125,7 @@ def explain(
     packed = _packed_view(child_poses, weights)
     call = Call(child_poses, packed, iterations, bias, log_priors, none_of_the_above, gradient, recompute)
     check_call(call)
-    return choose(form, call)
+    return choose(backend, call)
 
 
 def _packed_view(child_poses: Tensor, weights: Tensor) -> Tensor:
@@ -151,10 +151,10 @@ def check_layout(child_poses: Tensor, weights: Tensor, *, packed: bool) -> None:
         )
 
 
-def _run(call: Call, form: str) -> Tensor:
+def _run(call: Call, backend: str) -> Tensor:
     """Run one call."""
     check_call(call)
-    chosen = choose(form, call).form
+    chosen = choose(backend, call).backend
     operands = {"bias": call.bias, "log_priors": call.log_priors}
     if chosen == "reference":
         return _reference(call, operands)
@@ -190,21 +190,21 @@ def check_call(call: Call) -> None:
     check_dims("child_poses", call.child_poses, "[B, I, D]", 3)
     check_dims("packed_weights", call.packed_weights, "[J, E, D, I]", 4)
     shape = list(unpack_weights(call.packed_weights).shape)
-    num_children, num_parents, dim_child, dim_parent = shape
+    num_children, num_parents, child_dim, parent_dim = shape
     poses, bias, log_priors = call.child_poses, call.bias, call.log_priors
     operands = {"child_poses": poses, "weights": call.packed_weights, "bias": bias, "log_priors": log_priors}
     for name, tensor in operands.items():
         if tensor is not None:
             check_kind(name, tensor, poses)
-    if poses.shape[1:] != (num_children, dim_child):
+    if poses.shape[1:] != (num_children, child_dim):
         raise ShapeError(
             f"child_poses {list(poses.shape)} do not fit weights [I, J, D, E] = {shape}; "
-            f"pass [B, I, D] = [B, {num_children}, {dim_child}] or other weights"
+            f"pass [B, I, D] = [B, {num_children}, {child_dim}] or other weights"
         )
     if 0 in shape:
         raise ShapeError(f"weights [I, J, D, E] = {shape} are empty; give all sizes at least 1")
-    if bias is not None and bias.shape != (num_parents, dim_parent):
-        raise ShapeError(f"bias has shape {list(bias.shape)}; pass [J, E] = [{num_parents}, {dim_parent}]")
+    if bias is not None and bias.shape != (num_parents, parent_dim):
+        raise ShapeError(f"bias has shape {list(bias.shape)}; pass [J, E] = [{num_parents}, {parent_dim}]")
     if log_priors is not None and log_priors.shape != (num_children, num_parents):
         raise ShapeError(
             f"log_priors has shape {list(log_priors.shape)}; pass [I, J] = [{num_children}, {num_parents}]"
@@ -217,7 +217,7 @@ def check_options(
     none_of_the_above: object = False,
     gradient: object = "full",
     recompute: object = "streamed",
-    form: object = "auto",
+    backend: object = "auto",
 ) -> None:
     """Refuse options that no call can have, in layers before there is any call.
 
@@ -227,4 +227,4 @@ def check_options(
     check_flag("none_of_the_above", none_of_the_above)
     check_name("gradient", gradient, get_args(Gradient))
     check_name("recompute", recompute, get_args(Recompute))
-    check_form(form)
+    check_backend(backend)

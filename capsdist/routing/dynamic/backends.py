@@ -1,4 +1,4 @@
-"""The forms of routing, and which of them a call can take, or why not.
+"""The backends of routing, and which of them a call can take, or why not.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """
@@ -17,17 +17,17 @@ from capsdist.routing.common.checks import one_of
 from capsdist.routing.dynamic.streamed import streamed_refusal
 from capsdist.routing.dynamic.streamed_passes import Gradient
 
-__all__ = ["FORMS", "Call", "Explanation", "Form", "Recompute", "check_form", "choose"]
+__all__ = ["BACKENDS", "Backend", "Call", "Explanation", "Recompute", "check_backend", "choose"]
 
-Form = Literal["auto", "fused", "streamed", "reference"]
+Backend = Literal["auto", "fused", "streamed", "reference"]
 Recompute = Literal["streamed", "iterations", "none"]
 
-FORMS = {
+BACKENDS = {
     "fused": "kernels for a GPU, which store nothing between an iteration's start and its end",
     "streamed": "never stores votes, and has its own backward pass",
     "reference": "Procedure 1 as it is written, which keeps all votes",
 }
-"""What each form is, in the order of preference: the fastest first, but for tiny layers."""
+"""What each backend is, in the order of preference: the fastest first, but for tiny layers."""
 
 
 @dataclass(frozen=True)
@@ -45,56 +45,56 @@ class Call:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What all forms are asked for besides operands, in Python's own types."""
+        """What all backends are asked for besides operands, in Python's own types."""
         return {"iterations": index(self.iterations), "none_of_the_above": bool(self.none_of_the_above)}
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which form a call takes, and why it does not take each of the others; `str` is a line for each form."""
+    """Which backend a call takes, and why it does not take each of the others; `str` is a line for each backend."""
 
-    form: str
+    backend: str
     others: dict[str, str]
 
     def __str__(self) -> str:
-        """Return one line for each form, in the order of preference."""
-        reasons = {self.form: f"taken: {FORMS[self.form]}", **self.others}
-        return "\n".join(f"{form:<9}  {reasons[form]}" for form in FORMS)
+        """Return one line for each backend, in the order of preference."""
+        reasons = {self.backend: f"taken: {BACKENDS[self.backend]}", **self.others}
+        return "\n".join(f"{backend:<9}  {reasons[backend]}" for backend in BACKENDS)
 
 
-def choose(form: str, call: Call) -> Explanation:
-    """Return the form that `form` stands for: `auto` is the first that the call can take.
+def choose(backend: str, call: Call) -> Explanation:
+    """Return the backend that `backend` stands for: `auto` is the first that the call can take.
 
     Raises:
-        ShapeError: there is no form of that name, or the call cannot take it.
+        ShapeError: there is no backend of that name, or the call cannot take it.
     """
-    check_form(form)
-    taken = None if form == "auto" else form
+    check_backend(backend)
+    taken = None if backend == "auto" else backend
     others: dict[str, str] = {}
-    for name in FORMS:
-        refusal = _refusal(name, call, asked=name == form)
-        if refusal is not None and name == form:
-            raise ShapeError(f"form={form!r} cannot be taken: {refusal}; choose form='auto'")
+    for name in BACKENDS:
+        refusal = _refusal(name, call, asked=name == backend)
+        if refusal is not None and name == backend:
+            raise ShapeError(f"backend={backend!r} cannot be taken: {refusal}; choose backend='auto'")
         if refusal is None and taken is None:
             taken = name
         elif name != taken:
-            others[name] = f"refused: {refusal}" if refusal else f"not needed: {FORMS[name]}"
+            others[name] = f"refused: {refusal}" if refusal else f"not needed: {BACKENDS[name]}"
     assert taken is not None  # the reference refuses nothing
     return Explanation(taken, others)
 
 
-def check_form(form: object) -> None:
-    """Raise ShapeError unless there is a form of that name, `auto` included."""
-    if form not in get_args(Form):
-        raise ShapeError(f"form={form!r} is no form of routing; choose {one_of(get_args(Form))}")
+def check_backend(backend: object) -> None:
+    """Raise ShapeError unless there is a backend of that name, `auto` included."""
+    if backend not in get_args(Backend):
+        raise ShapeError(f"backend={backend!r} is no backend of routing; choose {one_of(get_args(Backend))}")
 
 
 def _refusal(name: str, call: Call, *, asked: bool) -> str | None:
-    """Return in a few words why a call cannot take a form, or None."""
+    """Return in a few words why a call cannot take a backend, or None."""
     if name == "reference":
         return None
     if call.recompute != "streamed":
-        return f"recompute={call.recompute!r} is for autograd, and this form has its own backward pass"
+        return f"recompute={call.recompute!r} is for autograd, and this backend has its own backward pass"
     if name == "streamed":
         return streamed_refusal(call.child_poses, call.packed_weights, call.bias, call.log_priors)
     if call.gradient != "full":

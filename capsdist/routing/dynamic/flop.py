@@ -1,6 +1,6 @@
 """FLOP of routing's operators, for torch's FlopCounterMode: importing this module tells it of them.
 
-Compiled and exported routing needs that, and the form `fused`. Outside of compilers the counter sees the
+Compiled and exported routing needs that, and the backend `fused`. Outside of compilers the counter sees the
 matrix products of `streamed` and `reference` by itself. A module of its own, because the counter's own module
 imports Triton.
 

@@ -65,7 +65,7 @@ def route_parallel(
     Raises:
         ShapeError: shapes that do not fit, on all ranks before they exchange anything.
 
-    Cost, in numbers a rank exchanges: forward an all-to-all of b I D, and B J E all-reduced an iteration;
+    Cost, in numbers per rank exchanges: forward an all-to-all of b I D, and B J E all-reduced an iteration;
     backward B J E gathered, B J E all-reduced an iteration but the first, and the all-to-all.
     """
     check_dims("child_poses", child_poses, "[b, I, D]", 3)
@@ -134,12 +134,12 @@ def exchange_children(child_poses: Tensor, group: Group = None) -> Tensor:
 
 def _exchange(poses: Tensor, group: dist.ProcessGroup | None) -> Tensor:
     """All-to-all of poses [b, D, I] to [B, D, I_p]."""
-    num_images, dim_child, num_children = poses.shape
+    num_images, child_dim, num_children = poses.shape
     ranks = range(dist.get_world_size(group))
     slices = [children_of_rank(num_children, group, rank) for rank in ranks]
     parts = [poses[..., children].flatten() for children in slices]
     own = slices[dist.get_rank(group)]
-    found = poses.new_empty(len(ranks) * num_images, dim_child, own.stop - own.start)
+    found = poses.new_empty(len(ranks) * num_images, child_dim, own.stop - own.start)
     each = [found.numel() // len(ranks)] * len(ranks)
     dist.all_to_all_single(found.view(-1), torch.cat(parts), each, [len(p) for p in parts], group=group)
     return found

@@ -1,4 +1,4 @@
-"""Routing by agreement exactly as the paper writes it, votes and all: the oracle, never optimised.
+"""Routing by agreement exactly as the paper writes it, votes and all: the reference, never optimised.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """

@@ -22,7 +22,7 @@ gradient of the result and dV the gradient that V carries back (0 at the end):
 With log priors b0_ij, learned logits to start from, b_ij = b0_ij + votes_ij . V_j, the first iteration is
 like every other, and db0_ij = db_ij summed over images and iterations.
 
-Ours; exact through all iterations. The passes are in `stream`; here is what autograd, compilers and
+Exact through all iterations. The passes are in `stream`; here is what autograd, compilers and
 torch.func see of them.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension, R iterations.
@@ -106,14 +106,14 @@ def route_streamed(
     operands = child_poses, packed_weights, bias, log_priors
     refusal = streamed_refusal(*operands)
     if refusal is not None:
-        raise NotImplementedError(f"{refusal}; choose form='reference'")
+        raise NotImplementedError(f"{refusal}; choose backend='reference'")
     run = _operator if torch.compiler.is_compiling() else way(_Route, _forward)
     parent_poses, _ = run(*operands, iterations, none_of_the_above, gradient, group_name)
     return parent_poses
 
 
 def streamed_refusal(*operands: Tensor | None) -> str | None:
-    """Return in a few words why the form cannot be taken here for these operands, or None."""
+    """Return in a few words why the backend cannot be taken here for these operands, or None."""
     if is_recorded():
         return RECORDED
     if torch.compiler.is_compiling():
@@ -160,11 +160,11 @@ def _(
 
 def _empty(child_poses: Tensor, packed_weights: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
     """Return memory for the results, in the dtypes that they have: float64 in float64, sums else in fp32."""
-    num_images, (num_parents, dim_parent) = child_poses.shape[0], packed_weights.shape[:2]
+    num_images, (num_parents, parent_dim) = child_poses.shape[0], packed_weights.shape[:2]
     return (
-        child_poses.new_empty((num_images, num_parents, dim_parent)),
+        child_poses.new_empty((num_images, num_parents, parent_dim)),
         child_poses.new_empty(
-            (iterations, num_parents, num_images, dim_parent), dtype=wide_dtype(child_poses)
+            (iterations, num_parents, num_images, parent_dim), dtype=wide_dtype(child_poses)
         ),
     )
 

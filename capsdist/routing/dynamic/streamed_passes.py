@@ -1,4 +1,4 @@
-"""The passes of the streamed form: all iterations forward, and all of them backward, for one block of images.
+"""The passes of the streamed backend: all iterations forward, and all of them backward, for one block of images.
 
 The mathematics is at the head of `streamed`; names follow it. Children are innermost in every buffer, so that
 element-wise work runs along contiguous memory; buffers are allocated once a call and written in place,
@@ -53,7 +53,7 @@ class Stream:
         rows: int,
     ) -> None:
         self.options = options
-        self.num_parents, self.dim_parent = packed_weights.shape[:2]
+        self.num_parents, self.parent_dim = packed_weights.shape[:2]
         self.num_logits = self.num_parents + options.none_of_the_above
         self.scratch = Scratch(dtype, child_poses.device)
         self.plan = plan_tiles(
@@ -146,10 +146,10 @@ def add_squashed(target: Tensor, totals: Tensor) -> None:
 
 def parts(states: Tensor) -> Iterator[tuple[slice, slice]]:
     """Cut the parents and images of states [J, b, E], so that temporaries of a squash stay small."""
-    num_parents, num_images, dim_parent = states.shape
-    parents = min(num_parents, max(1, SQUASH_NUMBERS // dim_parent))
+    num_parents, num_images, parent_dim = states.shape
+    parents = min(num_parents, max(1, SQUASH_NUMBERS // parent_dim))
     for part in slices(num_parents, parents):
-        for images in slices(num_images, max(1, SQUASH_NUMBERS // (parents * dim_parent))):
+        for images in slices(num_images, max(1, SQUASH_NUMBERS // (parents * parent_dim))):
             yield part, images
 
 
@@ -192,10 +192,10 @@ def _carry(d_state: Tensor, increment: Tensor, reduce: Callable[[Tensor], None] 
 def _add_uniform_total(stream: Stream, tile: slice, poses: Tensor, total: Tensor) -> None:
     """Add what the children of one tile give to total [J, b, E] with a constant coupling."""
     for parents, weights in stream.pieces(tile):
-        num_parents, dim_parent, _ = weights.shape
-        sums = stream.scratch.take("sums", len(poses), num_parents * dim_parent)
+        num_parents, parent_dim, _ = weights.shape
+        sums = stream.scratch.take("sums", len(poses), num_parents * parent_dim)
         torch.mm(poses.flatten(1), weights.flatten(0, 1).mT, out=sums)
-        by_parent = sums.view(len(poses), num_parents, dim_parent).transpose(0, 1)
+        by_parent = sums.view(len(poses), num_parents, parent_dim).transpose(0, 1)
         total[parents].add_(by_parent, alpha=1 / stream.num_logits)
 
 
@@ -208,18 +208,18 @@ def _add_coupled_total(
     """
     take = stream.scratch.take
     for chunk, u in stream.chunks(poses):
-        num_images, dim_child, num_children = u.shape
+        num_images, child_dim, num_children = u.shape
         logits, coupling = take("factors", 2, stream.num_logits, num_images, num_children)
         if state is None:
             logits.zero_()
         else:
             for parents, weights in stream.pieces(tile):
-                products = take("products", len(weights), num_images, dim_child * num_children)
+                products = take("products", len(weights), num_images, child_dim * num_children)
                 torch.bmm(state[parents, chunk], weights, out=products)
                 dot(products.view(len(weights), *u.shape), u, out=logits[parents])
         stream.couple(tile, logits, out=coupling)
         for parents, weights in stream.pieces(tile):
-            products = take("products", len(weights), num_images, dim_child * num_children)
+            products = take("products", len(weights), num_images, child_dim * num_children)
             torch.mul(coupling[parents].unsqueeze(2), u, out=products.view(len(weights), *u.shape))
             _add_product(total[parents, chunk], products, weights.mT, stream.scratch)
 
@@ -234,8 +234,8 @@ def _add_uniform_gradients(
 ) -> None:
     """Add the gradients of a first iteration whose coupling is a constant."""
     for parents, weights in stream.pieces(tile):
-        num_parents, dim_parent, _ = weights.shape
-        rows = stream.scratch.take("sums", len(poses), num_parents, dim_parent)
+        num_parents, parent_dim, _ = weights.shape
+        rows = stream.scratch.take("sums", len(poses), num_parents, parent_dim)
         torch.div(d_total[parents].transpose(0, 1), stream.num_logits, out=rows)
         if d_u is not None:
             sums = d_u.flatten(1)
@@ -290,8 +290,8 @@ def _add_coupled_gradients(
 
 def pair_products(stream: Stream, first: Tensor, second: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Return two operands [j, n, E] as one of [j, 2n, E], and its product with weights [j, E, D * m]."""
-    num_parents, num_images, dim_parent = first.shape
-    sides = stream.scratch.take("sides", num_parents, 2, num_images, dim_parent)
+    num_parents, num_images, parent_dim = first.shape
+    sides = stream.scratch.take("sides", num_parents, 2, num_images, parent_dim)
     torch.stack((first, second), dim=1, out=sides)
     products = stream.scratch.take("products", num_parents, 2 * num_images, weights.shape[2])
     return sides.flatten(1, 2), torch.bmm(sides.flatten(1, 2), weights, out=products)
@@ -308,7 +308,7 @@ def dot(products: Tensor, poses: Tensor, out: Tensor) -> None:
 
 
 def _add_product(target: Tensor, left: Tensor, right: Tensor, scratch: Scratch) -> None:
-    """Add left @ right to target, one product a parent; `baddbmm_` would not batch them for a slice."""
+    """Add left @ right to target, one product per parent; `baddbmm_` would not batch them for a slice."""
     target += torch.bmm(left, right, out=scratch.take("sums", *target.shape))
 
 

@@ -55,7 +55,7 @@ def trace_routing(
 ) -> Trace:
     """Route as `route_packed` does and return what each iteration did, in fp32 (float64 in float64).
 
-    A function of its own, so that routing itself pays nothing for it. Ours: after an iteration one more pass
+    A function of its own, so that routing itself pays nothing for it. After an iteration one more pass
     over the tiles rebuilds its coupling and its agreement, by one product with both as rows.
 
     Args:
@@ -70,7 +70,7 @@ def trace_routing(
         ShapeError: as `route_packed`.
         NotImplementedError: under torch.func or forward mode, where what it returns would pass for constant.
 
-    Cost: 4 R - 1 matrix products of 2 B I J D E FLOP, no gradients; memory as the streamed form.
+    Cost: 4 R - 1 matrix products of 2 B I J D E FLOP, no gradients; memory as the streamed backend.
 
     Example:
         >>> trace = trace_routing(torch.zeros(2, 6, 8), torch.zeros(10, 16, 8, 6), iterations=3)
@@ -106,8 +106,8 @@ def _add_block(stream: Stream, poses: Tensor, bias: Tensor | None, sums: Tensor)
     The first row is the agreement's, over all parents too, then the entropy's, then one for each parent.
     """
     iterations, _, num_images = sums.shape
-    dim_parent = stream.dim_parent
-    totals = sums.new_zeros((iterations, stream.num_parents, num_images, dim_parent))
+    parent_dim = stream.parent_dim
+    totals = sums.new_zeros((iterations, stream.num_parents, num_images, parent_dim))
     add_totals(stream, poses, bias, totals)
     state = torch.zeros_like(totals[0])  # V before the iteration
     for total, found in zip(totals, sums, strict=True):

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from capsdist.config import Config, Section
+from capsdist.console import Log
 from capsdist.errors import DocumentError
-from capsdist.runs.files import RunFiles, Warn, read_document
+from capsdist.runs.files import RunFiles, read_document
 from capsdist.storage.documents import dump_json, parse_document
 from capsdist.storage.durable import move_aside
 from capsdist.train.metrics import Row
@@ -73,7 +74,7 @@ class LoggedRun:
     folder: Path
     config: Config
     files: RunFiles
-    warn: Warn
+    log: Log
 
     def identifier(self, service: str, start: Row, create: Callable[[], str]) -> str:
         """Return what `service` calls this run: as before if the run goes on, else what `create` returns.
@@ -84,7 +85,7 @@ class LoggedRun:
         try:
             known = read_document(self.files, _IDENTIFIERS, _parse) or {}
         except DocumentError as error:
-            self.warn(f"warning: passed over identifiers of loggers: {error}")
+            self.log(f"warning: passed over identifiers of loggers: {error}")
         if not start["resumed_step"] or service not in known:
             known = {**known, service: create()}
             self.files.write(_IDENTIFIERS, dump_json(known))
@@ -95,10 +96,10 @@ def _parse(content: bytes) -> dict[str, str]:
     return parse_document(content, dict[str, str])
 
 
-def make_way(path: Path, *, fits: bool, wanted: str, warn: Warn) -> None:
-    """Move aside what lies in the place of `path`, unless it `fits`; `warn` is told what was `wanted`."""
+def make_way(path: Path, *, fits: bool, wanted: str, log: Log) -> None:
+    """Move aside what lies in the place of `path`, unless it `fits`; `log` is told what was `wanted`."""
     if os.path.lexists(path) and not fits:
-        warn(f"warning: {path} is not {wanted}; moved it to {move_aside(path).name}")
+        log(f"warning: {path} is not {wanted}; moved it to {move_aside(path).name}")
 
 
 def curves(row: Row) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The run's own record: `metrics.jsonl`, one event a line."""
+"""The run's own record: `metrics.jsonl`, one event per line."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class JsonlLogger(Logger):
 
     def __init__(self, run: LoggedRun) -> None:
         self.path = run.folder / METRICS_NAME
-        self._warn = run.warn
+        self._log = run.log
         self._file: TextIO | None = None
         self.num_starts = 0
 
@@ -47,10 +47,10 @@ class JsonlLogger(Logger):
     def _start(self, resumed_step: int) -> None:
         if self._file:
             self._file.close()
-        make_way(self.path, fits=self.path.is_file(), wanted="a file", warn=self._warn)
+        make_way(self.path, fits=self.path.is_file(), wanted="a file", log=self._log)
         kept: list[bytes] = []
         self.num_starts = 1
-        for line, row in read_lines(self.path, self._warn):
+        for line, row in read_lines(self.path, self._log):
             if row is None or row["step"] <= resumed_step:  # a damaged line stays: somebody may mend it
                 kept.append(line)
                 self.num_starts += row is not None and row["kind"] == "start"

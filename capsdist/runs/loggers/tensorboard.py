@@ -46,7 +46,7 @@ class TensorBoardLogger(Logger):
 
         self.close()
         folder = self._run.folder / _FOLDER
-        make_way(folder, fits=folder.is_dir(), wanted="a folder", warn=self._run.warn)
+        make_way(folder, fits=folder.is_dir(), wanted="a folder", log=self._run.log)
         self._writer = SummaryWriter(str(folder), purge_step=resumed_step + 1)
         # `add_hparams` would begin a run of TensorBoard of its own
         file_writer = self._writer.file_writer

@@ -13,9 +13,10 @@ import torch.distributed as dist
 from torch import nn
 
 from capsdist.config import Config
+from capsdist.console import Log
 from capsdist.errors import RunError
 from capsdist.train.engine.base import Engine
-from capsdist.train.engine.operators import Say, Sign, prepare_operators
+from capsdist.train.engine.operators import Sign, prepare_operators
 from capsdist.train.engine.plain import PlainEngine
 from capsdist.train.engine.zero import ZeroEngine
 from capsdist.train.precision import resolve_precision
@@ -51,10 +52,10 @@ def zero_requirements() -> str | None:
     return f"train.engine='zero' on a CPU needs {' and '.join(lacking)}; or use --train.engine ddp"
 
 
-def prepare_engine(config: Config, *, world_size: int, device: torch.device, say: Say, sign: Sign) -> None:
+def prepare_engine(config: Config, *, world_size: int, device: torch.device, log: Log, sign: Sign) -> None:
     """Do what may take minutes before an engine can be built, without a collective's time limit. Collective.
 
-    That is the compilation of DeepSpeed's operator on a CPU; `say` is told of it, and `sign` is
+    That is the compilation of DeepSpeed's operator on a CPU; `log` is told of it, and `sign` is
     called often meanwhile.
 
     Raises:
@@ -65,7 +66,7 @@ def prepare_engine(config: Config, *, world_size: int, device: torch.device, say
         return
     if lacking := zero_requirements():
         raise RunError(lacking)
-    prepare_operators(say, sign)
+    prepare_operators(log, sign)
 
 
 def build_engine(
@@ -91,7 +92,7 @@ def build_engine(
     if device.type == "cpu" and (lacking := zero_requirements()):
         raise RunError(lacking)
     # DeepSpeed is given the largest microbatch; slices of a step may be uneven and the last step short.
-    share = -(-train.global_batch // world_size)
+    share = -(-train.global_batch_size // world_size)
     return ZeroEngine(
         model,
         config.optim,
@@ -100,8 +101,8 @@ def build_engine(
         world_size=world_size,
         device=device,
         precision=precision,
-        microbatch_size=-(-share // train.accumulation),
-        accumulation=train.accumulation,
+        microbatch_size=-(-share // train.gradient_accumulation_steps),
+        gradient_accumulation_steps=train.gradient_accumulation_steps,
     )
 
 

@@ -33,14 +33,13 @@ import torch
 import torch.distributed as dist
 from tenacity import RetryError, Retrying, retry_if_result, stop_after_delay, wait_fixed
 
+from capsdist.console import Log
 from capsdist.errors import RunError
 from capsdist.storage.durable import open_lock_file, open_regular, remove_file, write_durably
 from capsdist.storage.settings import positive_from_environment
 
-__all__ = ["Say", "Sign", "build_operators", "import_deepspeed", "load_operators", "prepare_operators"]
+__all__ = ["Sign", "build_operators", "import_deepspeed", "load_operators", "prepare_operators"]
 
-Say = Callable[[str], None]
-"""Called with one line about what takes long."""
 
 Sign = Callable[[], None]
 """Called often while something takes long, by the process that waits for its end or its deadline."""
@@ -65,23 +64,23 @@ def _no_sign() -> None:
     """Give no sign."""
 
 
-def prepare_operators(say: Say = _silent, sign: Sign = _no_sign) -> None:
+def prepare_operators(log: Log = _silent, sign: Sign = _no_sign) -> None:
     """Have every rank load the operator, and wait for all: collective, without a collective's time limit.
 
     Raises:
         RunError: as `load_operators`.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
-        load_operators(say, sign)
+        load_operators(log, sign)
         return
     # A group of its own, whose limit is longer: that of the ordinary group is meant for ranks that compute.
     group: Any = dist.new_group(timeout=timedelta(seconds=_deadline_s() + 60.0), backend="gloo")
-    load_operators(say, sign)
+    load_operators(log, sign)
     dist.barrier(group)
     dist.destroy_process_group(group)
 
 
-def load_operators(say: Say = _silent, sign: Sign = _no_sign) -> None:
+def load_operators(log: Log = _silent, sign: Sign = _no_sign) -> None:
     """Load DeepSpeed's CPU operator into this process, where DeepSpeed finds it; build it before if need be.
 
     Raises:
@@ -95,18 +94,18 @@ def load_operators(say: Say = _silent, sign: Sign = _no_sign) -> None:
     accelerator: Any = get_accelerator()
     builder = accelerator.create_op_builder("ShareMemCommBuilder")
     if builder.name not in builder._loaded_ops:
-        with _built(say, sign), contextlib.redirect_stdout(io.StringIO()):
+        with _built(log, sign), contextlib.redirect_stdout(io.StringIO()):
             builder.load()
 
 
-def build_operators(say: Say = _silent) -> None:
+def build_operators(log: Log = _silent) -> None:
     """Build DeepSpeed's CPU operator, unless it is there; this process imports no DeepSpeed.
 
     Raises:
         RunError: as `load_operators`.
     """
     if sys.platform == "linux":
-        with _built(say, _no_sign):
+        with _built(log, _no_sign):
             pass
 
 
@@ -134,7 +133,7 @@ def _environment(device: torch.device) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _built(say: Say, sign: Sign) -> Iterator[None]:
+def _built(log: Log, sign: Sign) -> Iterator[None]:
     """Hold the lock of the build folder, with the operator in it, while the context is open."""
     until = time.monotonic() + _deadline_s()
     with _one_line_errors():
@@ -143,10 +142,10 @@ def _built(say: Say, sign: Sign) -> Iterator[None]:
         descriptor = open_lock_file(folder / _LOCK)
         try:
             what = f"another process builds it in {folder}"
-            _wait(lambda: not _take(descriptor), until, say, sign, what)
-            _remove_stale_lock(folder, until, say, sign)
+            _wait(lambda: not _take(descriptor), until, log, sign, what)
+            _remove_stale_lock(folder, until, log, sign)
             if not _is_built(folder):
-                say(f"building DeepSpeed's CPU operator on {socket.gethostname()}, about a minute")
+                log(f"building DeepSpeed's CPU operator on {socket.gethostname()}, about a minute")
                 _build(folder, until, sign)
             yield
         finally:
@@ -184,12 +183,12 @@ def _take(descriptor: int) -> bool:
     return True
 
 
-def _remove_stale_lock(folder: Path, until: float, say: Say, sign: Sign) -> None:
+def _remove_stale_lock(folder: Path, until: float, log: Log, sign: Sign) -> None:
     """Remove the file that tells PyTorch's loader of a build, once no process of this machine builds."""
     path = folder / _TORCHS_LOCK
     if not path.exists():
         return
-    _wait(lambda: _builders(folder), until, say, sign, f"another program builds it in {folder}")
+    _wait(lambda: _builders(folder), until, log, sign, f"another program builds it in {folder}")
     try:
         remove_file(path)
     except OSError as error:
@@ -260,10 +259,10 @@ def _build(folder: Path, until: float, sign: Sign) -> None:
     write_durably(folder / _STAMP, _stamp())
 
 
-def _wait(busy: Callable[[], object], until: float, say: Say, sign: Sign, what: str) -> None:
+def _wait(busy: Callable[[], object], until: float, log: Log, sign: Sign, what: str) -> None:
     """Wait while `busy()`, and say why if it takes longer than a moment."""
     if busy():
-        say(f"waiting for DeepSpeed's CPU operator on {socket.gethostname()}: {what}")
+        log(f"waiting for DeepSpeed's CPU operator on {socket.gethostname()}: {what}")
         _poll(busy, until, sign, what)
 
 

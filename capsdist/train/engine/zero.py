@@ -74,7 +74,7 @@ class ZeroEngine:
         device: torch.device,
         precision: Precision,
         microbatch_size: int,
-        accumulation: int,
+        gradient_accumulation_steps: int,
     ) -> None:
         self.name = f"zero-{stage}"
         self.model, self.stage = model.to(device), stage
@@ -88,7 +88,7 @@ class ZeroEngine:
         num_parameters = sum(shape.numel() for shape in self._shapes.values())
         config = {
             "train_micro_batch_size_per_gpu": microbatch_size,
-            "gradient_accumulation_steps": accumulation,
+            "gradient_accumulation_steps": gradient_accumulation_steps,
             # at stage 0 the gradients are whole and clipped here, as in the plain engine
             "gradient_clipping": optim.max_grad_norm if stage else 0.0,
             "zero_optimization": {

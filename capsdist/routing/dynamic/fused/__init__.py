@@ -1,4 +1,4 @@
-"""The fused form: routing by Triton kernels, votes in registers only. Importing it needs torch alone."""
+"""The fused backend: routing by Triton kernels, votes in registers only. Importing it needs torch alone."""
 
 from capsdist.routing.dynamic.fused.operators import route_fused
 from capsdist.routing.dynamic.fused.refusal import fused_refusal

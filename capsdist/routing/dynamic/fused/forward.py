@@ -8,7 +8,7 @@ With V the sum of the parent poses so far, tile by tile, nothing of it written t
 
 A program takes BT images and one of `splits` ranges of children, and writes its part of the totals to
 [splits, J, B, E]; `finish_totals` adds the parts in their order, so that results are the same every time.
-Where J parents do not fit into registers, `normalise` goes over all j first and keeps one number a child,
+Where J parents do not fit into registers, `normalise` goes over all j first and keeps one number per child,
 log sum_j exp(b_ij), and `sum_totals` takes PARENTS of the parents a program.
 """
 

@@ -1,4 +1,4 @@
-"""The fused form as torch operators: what compilers, exporters, autograd and autocast see of it.
+"""The fused backend as torch operators: what compilers, exporters, autograd and autocast see of it.
 
 Importing this module needs torch only; Triton is imported when the first kernel is launched.
 """
@@ -137,7 +137,7 @@ def _keep(ctx: Any, inputs: tuple, output: tuple[Tensor, Tensor]) -> None:
 def _gradients(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     if torch.is_grad_enabled():
         raise NotImplementedError(
-            "fused routing is differentiable once; for create_graph=True choose form='reference'"
+            "fused routing is differentiable once; for create_graph=True choose backend='reference'"
         )
     if grad is None:
         return (None,) * 7

@@ -106,7 +106,7 @@ def fits_whole(sizes: Sizes) -> bool:
 def default_plan(kernel: str, sizes: Sizes, multiprocessors: int) -> Plan:
     """Choose tiles from the shape alone.
 
-    16 images a warp: a warp then has its own rows of every product, and chained products stay in its
+    16 images per warp: a warp then has its own rows of every product, and chained products stay in its
     registers; 4 warps are the fewest that Hopper's warp-group products take. A program uses most of the
     registers of half a multiprocessor, so that two run on each.
 

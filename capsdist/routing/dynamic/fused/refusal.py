@@ -1,4 +1,4 @@
-"""Whether the fused form can be taken, decided without importing Triton."""
+"""Whether the fused backend can be taken, decided without importing Triton."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ MIN_CAPABILITY = (8, 0)
 
 
 def fused_refusal(child_poses: Tensor, packed_weights: Tensor, *, interpreter: bool = False) -> str | None:
-    """Return why the fused form cannot route these operands here, in one line; None if it can.
+    """Return why the fused backend cannot route these operands here, in one line; None if it can.
 
     Args:
         child_poses: [B, I, D].
         packed_weights: [J, E, D, I].
         interpreter: accept a CPU where Triton interprets kernels (TRITON_INTERPRET=1). That is for tests,
-            thousands of times slower than any other form.
+            thousands of times slower than any other backend.
     """
     if child_poses.dtype not in DTYPES or packed_weights.dtype not in DTYPES:
         dtypes = f"child_poses are {child_poses.dtype}, weights {packed_weights.dtype}"

@@ -1,6 +1,6 @@
-"""Known-bad twins: the defects of public capsule code, one a switch, so that each law is seen to fail once.
+"""Mutants: the defects of public capsule code, one a switch, so that each property is seen to fail once.
 
-With every switch off, `route_twin` is Procedure 1 (a test holds it against the reference).
+With every switch off, `route_mutant` is Procedure 1 (a test holds it against the reference).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 from capsdist.ops import margin_loss, squash
 
 
-def route_twin(
+def route_mutant(
     child_poses: Tensor,
     weights: Tensor,
     iterations: int = 3,
@@ -53,5 +53,5 @@ def margin_loss_of_softmax(lengths: Tensor, targets: Tensor) -> Tensor:
 
 def pack_by_reshape(weights: Tensor) -> Tensor:
     """Weights [I, J, D, E] brought to the packed shape without moving a number."""
-    num_children, num_parents, dim_child, dim_parent = weights.shape
-    return weights.reshape(num_parents, dim_parent, dim_child, num_children)
+    num_children, num_parents, child_dim, parent_dim = weights.shape
+    return weights.reshape(num_parents, parent_dim, child_dim, num_children)

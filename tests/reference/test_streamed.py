@@ -1,4 +1,4 @@
-"""The streamed form has the reference's numbers: results, every gradient, odd sizes, however it is cut."""
+"""The streamed backend has the reference's numbers: results, every gradient, odd sizes, however it is cut."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def error_of_streamed(given: Operands, iterations: int, **options: object) -> fl
     return largest_error(found, values_and_gradients(route_reference, given, iterations, **options))
 
 
-@pytest.mark.law("procedure-1")
+@pytest.mark.property("procedure-1")
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("iterations", [1, 2, 3, 5])
 @pytest.mark.parametrize("none", [False, True])
@@ -37,7 +37,7 @@ def test_float64_agrees_to_1e10(
     assert error_of_streamed(given, iterations, none_of_the_above=none) < 1e-10
 
 
-@pytest.mark.law("last")
+@pytest.mark.property("last")
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("iterations", [1, 2, 4])
 @pytest.mark.parametrize("none", [False, True])
@@ -60,7 +60,7 @@ CUTS = [
 ]
 
 
-@pytest.mark.law("cuts", "how the work is cut changes no number")
+@pytest.mark.property("cuts", "how the work is cut changes no number")
 @pytest.mark.parametrize(("chunk_bytes", "block_bytes", "cuts"), CUTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("priors", [False, True])
@@ -86,7 +86,7 @@ def test_cuts_do_not_change_the_numbers(
     assert largest_error(cut, whole) < (1e-10 if dtype == torch.float64 else 2**-7)
 
 
-@pytest.mark.law("procedure-1")
+@pytest.mark.property("procedure-1")
 @pytest.mark.parametrize("iterations", [1, 3])
 @pytest.mark.parametrize("none", [False, True])
 @pytest.mark.parametrize("priors", [False, True])
@@ -121,7 +121,7 @@ def test_any_subset_of_gradients(
             assert leaf.grad is None
 
 
-@pytest.mark.law("rounding", "the error is at most twice that of plain torch in the same dtype")
+@pytest.mark.property("rounding", "the error is at most twice that of plain torch in the same dtype")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_error_is_at_most_twice_that_of_plain_torch(dtype: torch.dtype, seed: int) -> None:
@@ -135,7 +135,7 @@ def test_error_is_at_most_twice_that_of_plain_torch(dtype: torch.dtype, seed: in
         assert rms_error(found[name], expected) <= 2 * rms_error(plain[name], expected) + slack, name
 
 
-@pytest.mark.law("autocast", "autocast takes no precision away")
+@pytest.mark.property("autocast", "autocast takes no precision away")
 @pytest.mark.defect("autocast", "votes in bf16 under autocast")
 @pytest.mark.parametrize("poses_dtype", [torch.float32, torch.bfloat16])  # the second: from a convolution
 def test_autocast_takes_nothing_away(poses_dtype: torch.dtype) -> None:
@@ -144,16 +144,16 @@ def test_autocast_takes_nothing_away(poses_dtype: torch.dtype) -> None:
     plain = values_and_gradients(streamed, given, 3)
     with torch.autocast("cpu", torch.bfloat16):
         under_autocast = values_and_gradients(streamed, given, 3)
-        twin = values_and_gradients(route_reference, given, 3)  # plain torch, left to autocast
+        mutant = values_and_gradients(route_reference, given, 3)  # plain torch, left to autocast
     assert largest_error(under_autocast, plain) == 0
-    assert largest_error(twin, plain) > 1e-3
+    assert largest_error(mutant, plain) > 1e-3
 
 
-def test_the_reference_form_is_computed_in_fp32_under_autocast_too() -> None:
+def test_the_reference_backend_is_computed_in_fp32_under_autocast_too() -> None:
     given = operands((4, 31, 5, 3, 8), seed=1).to(torch.float32)
-    plain = route(given.child_poses, given.weights, form="reference")
+    plain = route(given.child_poses, given.weights, backend="reference")
     with torch.autocast("cpu", torch.bfloat16):
-        under_autocast = route(given.child_poses, given.weights, form="reference")
+        under_autocast = route(given.child_poses, given.weights, backend="reference")
     assert torch.equal(under_autocast, plain)
 
 

@@ -1,6 +1,6 @@
-"""The laws of routing as numbers: how far a form, or a twin with a known defect, is from obeying each.
+"""The properties of routing as numbers: how far a backend, or a mutant with a known defect, is from obeying each.
 
-`LAWS` are measured on any function with the signature of `route`; `DEFECTS` are the twins. The tables of
+`PROPERTIES` are measured on any function with the signature of `route`; `DEFECTS` are the mutants. The tables of
 capsdist/routing/README.md are made of them by `scoreboard`.
 """
 
@@ -13,8 +13,8 @@ from importlib.util import find_spec
 
 import torch
 from cases import Operands, largest_error, operands, values_and_gradients
+from mutants import pack_by_reshape, route_mutant, squash_unguarded
 from torch import Tensor
-from twins import pack_by_reshape, route_twin, squash_unguarded
 
 from capsdist.ops import squash
 from capsdist.routing import route, route_reference
@@ -25,10 +25,10 @@ SIZES = (5, 23, 4, 3, 6)  # B, I, J, D, E
 
 
 @dataclass(frozen=True)
-class Law:
+class Property:
     """A sentence, a number that is 0 where it is obeyed exactly, and how large rounding may make it.
 
-    `limit` is for what computes in float64, `limit_fp32` for the kernels of the fused form.
+    `limit` is for what computes in float64, `limit_fp32` for the kernels of the fused backend.
     """
 
     sentence: str
@@ -36,9 +36,11 @@ class Law:
     limit: float
     limit_fp32: float
 
-    def obeyed_by(self, form: str, seed: int) -> bool:
-        """Measure one of `FORMS`."""
-        return self.distance(FORMS[form], seed) < (self.limit_fp32 if form == "fused" else self.limit)
+    def obeyed_by(self, backend: str, seed: int) -> bool:
+        """Measure one of `BACKENDS`."""
+        return self.distance(BACKENDS[backend], seed) < (
+            self.limit_fp32 if backend == "fused" else self.limit
+        )
 
 
 def error_against_procedure_1(route: Route, seed: int) -> float:
@@ -127,14 +129,16 @@ def not_numbers_at_zero_poses(route: Route, seed: int) -> float:
     return not_numbers(route, given.with_(child_poses=torch.zeros_like(given.child_poses)))
 
 
-LAWS = {
-    "numbers": Law("the numbers and gradients of Procedure 1", error_against_procedure_1, 1e-10, 1e-4),
-    "sharing": Law("parents share each child exactly once", lost_by_coupling, 1e-9, 1e-3),
-    "company": Law("an image is routed as if alone", change_by_company, 1e-12, 1e-4),
-    "iterations": Law("r iterations are r softmax passes", error_of_one_and_two_iterations, 1e-12, 1e-4),
-    "order": Law("children and parents have no order", change_by_permutation, 1e-12, 1e-4),
-    "gradient": Law("the gradient is that of all iterations", error_of_directional_derivative, 1e-6, 1e-2),
-    "zero": Law("gradients are finite at zero poses", not_numbers_at_zero_poses, 0.5, 0.5),
+PROPERTIES = {
+    "numbers": Property("the numbers and gradients of Procedure 1", error_against_procedure_1, 1e-10, 1e-4),
+    "sharing": Property("parents share each child exactly once", lost_by_coupling, 1e-9, 1e-3),
+    "company": Property("an image is routed as if alone", change_by_company, 1e-12, 1e-4),
+    "iterations": Property("r iterations are r softmax passes", error_of_one_and_two_iterations, 1e-12, 1e-4),
+    "order": Property("children and parents have no order", change_by_permutation, 1e-12, 1e-4),
+    "gradient": Property(
+        "the gradient is that of all iterations", error_of_directional_derivative, 1e-6, 1e-2
+    ),
+    "zero": Property("gradients are finite at zero poses", not_numbers_at_zero_poses, 0.5, 0.5),
 }
 
 
@@ -143,22 +147,24 @@ def _reshaped(child_poses: Tensor, weights: Tensor, iterations: int, **options: 
 
 
 def _fused(child_poses: Tensor, weights: Tensor, iterations: int, *, bias: Tensor | None = None) -> Tensor:
-    """The fused form in fp32, of and to float64; on a GPU if there is one, else interpreted."""
+    """The fused backend in fp32, of and to float64; on a GPU if there is one, else interpreted."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     given = [None if t is None else t.to(device, torch.float32) for t in (child_poses, weights, bias)]
-    found = route(given[0], given[1], iterations, bias=given[2], form="fused")  # pyright: ignore[reportArgumentType]
+    found = route(given[0], given[1], iterations, bias=given[2], backend="fused")  # pyright: ignore[reportArgumentType]
     return found.to(child_poses.device, torch.float64)
 
 
-FORMS: dict[str, Route] = {form: partial(route, form=form) for form in ("reference", "streamed")}
-if find_spec("triton") is not None:
-    FORMS["fused"] = _fused
-DEFECTS: dict[str, tuple[Route, str]] = {
-    "softmax over the children": (partial(route_twin, softmax_dim=1), "sharing"),
-    "logits averaged over the batch": (partial(route_twin, mean_over_batch=True), "company"),
-    "r that means r + 1": (partial(route_twin, extra_passes=1), "iterations"),
-    "weights reshaped, not transposed": (_reshaped, "order"),
-    "votes detached": (partial(route_twin, detach_votes=True), "gradient"),
-    "squash with 0/0": (partial(route_twin, squash=squash_unguarded), "zero"),
+BACKENDS: dict[str, Route] = {
+    backend: partial(route, backend=backend) for backend in ("reference", "streamed")
 }
-"""Defects of public code: the twin that has it, and the law that is there to notice it."""
+if find_spec("triton") is not None:
+    BACKENDS["fused"] = _fused
+DEFECTS: dict[str, tuple[Route, str]] = {
+    "softmax over the children": (partial(route_mutant, softmax_dim=1), "sharing"),
+    "logits averaged over the batch": (partial(route_mutant, mean_over_batch=True), "company"),
+    "r that means r + 1": (partial(route_mutant, extra_passes=1), "iterations"),
+    "weights reshaped, not transposed": (_reshaped, "order"),
+    "votes detached": (partial(route_mutant, detach_votes=True), "gradient"),
+    "squash with 0/0": (partial(route_mutant, squash=squash_unguarded), "zero"),
+}
+"""Defects of public code: the mutant that has it, and the property that is there to notice it."""

@@ -68,7 +68,7 @@ def trace_of(logits: list[Tensor], none: bool) -> Trace:
     return Trace(torch.stack(changes), torch.stack(entropies), torch.stack(shares))
 
 
-@pytest.mark.law("trace", "the trace tells of the logits of Procedure 1")
+@pytest.mark.property("trace", "the trace tells of the logits of Procedure 1")
 @pytest.mark.parametrize("sizes", SIZES)
 @pytest.mark.parametrize("iterations", [1, 2, 4])
 @pytest.mark.parametrize("none", [False, True])

@@ -1,4 +1,4 @@
-"""The tables of laws in the guides name tests that exist."""
+"""The tables of properties in the guides name tests that exist."""
 
 from __future__ import annotations
 

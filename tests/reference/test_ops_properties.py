@@ -1,4 +1,4 @@
-"""The laws of squash, lengths and margin loss, each broken by a twin with a known defect of public code."""
+"""The properties of squash, lengths and margin loss, each broken by a mutant with a known defect of public code."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from mutants import margin_loss_of_softmax, squash_unguarded
 from torch import Tensor
-from twins import margin_loss_of_softmax, squash_unguarded
 
 from capsdist.ops import lengths, margin_loss, squash
 
@@ -22,7 +22,7 @@ def gradient_at_zero(function: Callable[[Tensor], Tensor]) -> Tensor:
     return vectors.grad
 
 
-@pytest.mark.law("squash", "the gradient of squash and lengths is 0 at a zero vector")
+@pytest.mark.property("squash", "the gradient of squash and lengths is 0 at a zero vector")
 @pytest.mark.parametrize("function", [squash, lengths])
 def test_gradient_is_zero_at_zero_and_finite_elsewhere(function: Callable[[Tensor], Tensor]) -> None:
     grad = gradient_at_zero(function)
@@ -47,7 +47,7 @@ def loss_of_a_perfect_answer(loss: Callable[[Tensor, Tensor], Tensor], num_class
     return float(loss(perfect, torch.arange(num_classes)).max())
 
 
-@pytest.mark.law("margin", "a perfect answer has no margin loss")
+@pytest.mark.property("margin", "a perfect answer has no margin loss")
 @pytest.mark.parametrize("num_classes", [2, 10])
 def test_a_perfect_answer_costs_nothing(num_classes: int) -> None:
     assert loss_of_a_perfect_answer(margin_loss, num_classes) == 0

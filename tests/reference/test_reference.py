@@ -1,4 +1,4 @@
-"""The oracle itself: against Procedure 1 in plain Python loops, and against the switchable twin."""
+"""The reference itself: against Procedure 1 in plain Python loops, and against the switchable mutant."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 import torch
 from cases import largest_error, operands, values_and_gradients
+from mutants import route_mutant
 from torch import Tensor
-from twins import route_twin
 
 from capsdist.bench.memory import saved_bytes
 from capsdist.errors import ShapeError
@@ -31,11 +31,11 @@ def softmax(logits: list[float]) -> list[float]:
 
 def procedure_1(poses: Tensor, weights: Tensor, priors: Tensor, iterations: int, none: bool) -> Matrix:
     """Procedure 1 for one image, poses [I, D], weights [I, J, D, E], priors [I, J], number by number."""
-    num_children, num_parents, dim_child, dim_parent = weights.shape
-    children, parents, dims = range(num_children), range(num_parents), range(dim_parent)
+    num_children, num_parents, child_dim, parent_dim = weights.shape
+    children, parents, dims = range(num_children), range(num_parents), range(parent_dim)
     u, w = poses.tolist(), weights.tolist()
     votes = [
-        [[sum(u[i][d] * w[i][j][d][e] for d in range(dim_child)) for e in dims] for j in parents]
+        [[sum(u[i][d] * w[i][j][d][e] for d in range(child_dim)) for e in dims] for j in parents]
         for i in children
     ]
     logits = [row + [0.0] * none for row in priors.tolist()]
@@ -51,7 +51,7 @@ def procedure_1(poses: Tensor, weights: Tensor, priors: Tensor, iterations: int,
     return v
 
 
-@pytest.mark.law(
+@pytest.mark.property(
     "procedure-1", "the reference is Procedure 1 in plain loops; `streamed` agrees with it to 1e-10"
 )
 @pytest.mark.parametrize("iterations", [1, 2, 3, 5])
@@ -73,9 +73,9 @@ def test_reference_is_procedure_1_number_by_number(iterations: int, none: bool, 
 
 
 @pytest.mark.parametrize("iterations", [1, 2, 3, 5])
-def test_twin_without_defects_is_the_reference(iterations: int) -> None:
+def test_mutant_without_defects_is_the_reference(iterations: int) -> None:
     given = operands((3, 7, 4, 2, 5), seed=10 + iterations, bias=True)
-    found = values_and_gradients(route_twin, given, iterations)
+    found = values_and_gradients(route_mutant, given, iterations)
     assert largest_error(found, values_and_gradients(route_reference, given, iterations)) < 1e-12
 
 
@@ -100,11 +100,13 @@ def test_recomputed_iterations_keep_less() -> None:
     assert votes <= iterations < none
 
 
-@pytest.mark.law("last", "`gradient=last` is the public form with detached votes, and not the full gradient")
+@pytest.mark.property(
+    "last", "`gradient=last` is the public form with detached votes, and not the full gradient"
+)
 @pytest.mark.parametrize("iterations", [2, 3])
 def test_the_gradient_of_the_last_iteration_is_that_of_detached_votes(iterations: int) -> None:
     given = operands((3, 7, 4, 2, 5), seed=20 + iterations)
-    public = values_and_gradients(route_twin, given, iterations, detach_votes=True)
+    public = values_and_gradients(route_mutant, given, iterations, detach_votes=True)
     last = values_and_gradients(route_reference, given, iterations, gradient="last")
     assert largest_error(last, public) < 1e-12
     full = values_and_gradients(route_reference, given, iterations)

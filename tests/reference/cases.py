@@ -1,4 +1,4 @@
-"""Random operands of routing, and what is compared between two forms of it."""
+"""Random operands of routing, and what is compared between two backends of it."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ def operands(
     sizes: tuple[int, int, int, int, int], seed: int, *, bias: bool = False, priors: bool = False
 ) -> Operands:
     """Draw operands of sizes B, I, J, D, E in float64, of a scale at which couplings are far from uniform."""
-    num_images, num_children, num_parents, dim_child, dim_parent = sizes
+    num_images, num_children, num_parents, child_dim, parent_dim = sizes
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     return Operands(
-        child_poses=draw(num_images, num_children, dim_child) / dim_child**0.5,
-        weights=draw(num_children, num_parents, dim_child, dim_parent),
-        grad=draw(num_images, num_parents, dim_parent),
-        bias=draw(num_parents, dim_parent) if bias else None,
+        child_poses=draw(num_images, num_children, child_dim) / child_dim**0.5,
+        weights=draw(num_children, num_parents, child_dim, parent_dim),
+        grad=draw(num_images, num_parents, parent_dim),
+        bias=draw(num_parents, parent_dim) if bias else None,
         log_priors=draw(num_children, num_parents) if priors else None,
     )
 

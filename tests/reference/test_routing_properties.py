@@ -1,4 +1,4 @@
-"""The laws of routing, each held by every form, and broken by a twin with a known defect of public code."""
+"""The properties of routing, each held by every backend, and broken by a mutant with a known defect of public code."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from cases import operands
-from laws import DEFECTS, FORMS, LAWS, SIZES, not_numbers
+from routing_properties import BACKENDS, DEFECTS, PROPERTIES, SIZES, not_numbers
 from torch import Tensor
 
 from capsdist.routing import pack_weights, route
@@ -16,17 +16,17 @@ from capsdist.routing.dynamic.reference import couple
 from capsdist.routing.dynamic.streamed import route_streamed
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("property", PROPERTIES)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_form_obeys(law: str, form: str, seed: int) -> None:
-    assert LAWS[law].obeyed_by(form, seed)
+def test_every_backend_obeys(property: str, backend: str, seed: int) -> None:
+    assert PROPERTIES[property].obeyed_by(backend, seed)
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_each_defect_is_noticed(defect: str) -> None:
-    twin, law = DEFECTS[defect]
-    assert LAWS[law].distance(twin, 0) > 1000 * LAWS[law].limit
+    mutant, property = DEFECTS[defect]
+    assert PROPERTIES[property].distance(mutant, 0) > 1000 * PROPERTIES[property].limit
 
 
 @pytest.mark.parametrize("none", [False, True])
@@ -34,13 +34,13 @@ def test_coupling_sums_to_1_over_parents_or_less_with_none_of_the_above(none: bo
     logits = 3 * torch.randn(4, 9, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     sums = couple(logits, none).sum(2)
     assert (sums < 1).all() if none else torch.allclose(sums, torch.ones_like(sums))
-    assert not torch.allclose(logits.softmax(1).sum(2), torch.ones_like(sums), atol=0.1)  # the twin
+    assert not torch.allclose(logits.softmax(1).sum(2), torch.ones_like(sums), atol=0.1)  # the mutant
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_large_votes_do_not_overflow(form: str) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_large_votes_do_not_overflow(backend: str) -> None:
     given = operands(SIZES, seed=6).to(torch.float32)
-    assert not_numbers(FORMS[form], given.with_(weights=1e4 * given.weights)) == 0
+    assert not_numbers(BACKENDS[backend], given.with_(weights=1e4 * given.weights)) == 0
 
 
 # What is kept for the backward pass has no votes in it.
@@ -61,7 +61,7 @@ def largest_saved(route: Callable[[Tensor, Tensor], Tensor]) -> int:
     return max(sizes)
 
 
-@pytest.mark.law(
+@pytest.mark.property(
     "kept", "`streamed` keeps no votes for the backward pass, and of weights the parameter itself"
 )
 def test_streamed_keeps_no_votes() -> None:
@@ -71,15 +71,15 @@ def test_streamed_keeps_no_votes() -> None:
 
 @pytest.mark.defect("kept", "votes kept several times over")
 def test_the_reference_keeps_votes() -> None:
-    num_images, num_children, num_parents, _, dim_parent = SIZES
+    num_images, num_children, num_parents, _, parent_dim = SIZES
 
     def reference(poses: Tensor, packed: Tensor) -> Tensor:
-        return route(poses, packed.permute(3, 0, 2, 1), form="reference")
+        return route(poses, packed.permute(3, 0, 2, 1), backend="reference")
 
-    assert largest_saved(reference) >= num_images * num_children * num_parents * dim_parent
+    assert largest_saved(reference) >= num_images * num_children * num_parents * parent_dim
 
 
-@pytest.mark.law("kept")
+@pytest.mark.property("kept")
 def test_the_weights_are_kept_as_the_parameter_itself() -> None:
     given = operands(SIZES, seed=8)
     parameter = torch.nn.Parameter(pack_weights(given.weights))
