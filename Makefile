@@ -56,7 +56,7 @@ lint: $(VENV)/.install  ## ruff, pyright, import-linter
 	@PYTHONPATH=. $(BIN)/lint-imports
 
 test: lint  ## everything that CI runs: lint, the quick suite, real DeepSpeed on two ranks, S3, several hosts
-	@$(BIN)/pytest -q
+	@$(BIN)/pytest -q -n 2 --dist loadfile
 	@$(BIN)/pytest -q -m zero
 	@$(BIN)/pytest -q -m 's3 and not slow'
 	@$(BIN)/pytest -q -m multihost

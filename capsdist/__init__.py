@@ -30,18 +30,9 @@ _HOME = {
 }
 
 __all__ = [
-    "CapsNet",
-    "ClassCapsules",
-    "Config",
-    "PrimaryCapsules",
-    "__version__",
-    "build_model",
-    "get_preset",
-    "load",
-    "margin_loss",
-    "route",
-    "squash",
-]
+    "CapsNet", "ClassCapsules", "Config", "PrimaryCapsules", "__version__", "build_model", "get_preset",
+    "load", "margin_loss", "route", "squash",
+]  # fmt: skip
 
 
 _MODULES = ("config", "data", "models", "ops", "routing", "train", "tune")

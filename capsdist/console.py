@@ -1,4 +1,4 @@
-"""What every command shares: output that no terminal can break, an end by Ctrl-C, a line while one waits.
+"""Shared parts of all commands: safe output, exit statuses, Ctrl-C, and progress lines.
 
 Used by the jobs, the packing commands and the displays, and by nothing that computes.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -16,9 +17,12 @@ from typing import TextIO
 from capsdist.errors import CapsdistError, ConfigError
 
 __all__ = [
-    "DONE", "FAILED", "INVALID", "STOPPED", "announced", "print_error", "print_to", "run_program",
-    "tell",
+    "DONE", "FAILED", "INVALID", "STOPPED", "Log", "announced", "command_line", "log", "print_error",
+    "print_to", "run_program",
 ]  # fmt: skip
+
+Log = Callable[[str], None]
+"""Called with one line about what is going on: progress, a warning."""
 
 DONE, FAILED, INVALID, STOPPED = 0, 1, 2, 130
 """Exit statuses of all commands: see `capsdist.cli`."""
@@ -51,8 +55,13 @@ def run_program(main: Callable[[], int]) -> int:
 
 
 def log(text: str) -> None:
-    """Say on stderr what a command is at, where it takes longer."""
+    """Print a line on stderr: what a command is doing, or a warning."""
     print(text, file=sys.stderr, flush=True)
+
+
+def command_line(words: str) -> str:
+    """Return `capsdist words` as this machine can run it: the console command is not installed everywhere."""
+    return f"{'capsdist' if shutil.which('capsdist') else 'python -m capsdist'} {words}"
 
 
 def print_error(error: CapsdistError) -> int:

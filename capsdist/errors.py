@@ -9,16 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 __all__ = [
-    "CapsdistError",
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "DocumentError",
-    "MissingDataError",
-    "Problem",
-    "RunError",
-    "ShapeError",
-]
+    "CapsdistError", "CheckpointError", "ConfigError", "DataError", "DocumentError", "MissingDataError",
+    "Problem", "RunError", "ShapeError",
+]  # fmt: skip
 
 
 class CapsdistError(Exception):

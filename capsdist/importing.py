@@ -1,4 +1,4 @@
-"""Find what a user names: one of the package's own by a word, anything else by its import path."""
+"""Find an object that a user names: a built-in name, or an import path."""
 
 from __future__ import annotations
 

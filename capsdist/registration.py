@@ -1,4 +1,4 @@
-"""Makes `import capsdist` enough to load an exported network, without importing torch for it.
+"""Register the operators of routing when torch is imported, so that exported networks load.
 
 `torch.export.load` finds operators and the network's `Output` only where they are registered, which importing
 the modules that define them does.

@@ -38,18 +38,18 @@ def main(faults: int = 12, seed: int = 0, goals: bool = False, record: bool = Fa
         scripts = list(SAMPLES)
     else:
         scripts = random_faults(seed, faults, ranks=WORKERS, checkpoint_every=CHECKPOINT_EVERY)
-    log: list[str] = []
+    lines: list[str] = []
     began = time.monotonic()
 
     def log(text: str) -> None:
-        log.append(f"{time.monotonic() - began:6.1f} s  {text}")
-        print(log[-1], flush=True)
+        lines.append(f"{time.monotonic() - began:6.1f} s  {text}")
+        print(lines[-1], flush=True)
 
     figures = fault_figures(scripts, log)
     last_lines = [*(f"{name} {figures[name]}" for name in GOALS), last_line(figures)]
     if record:
         config = {"seed": None if goals else seed, "num_workers": WORKERS, "scripts": scripts}
-        what, text = "faults" if goals else "faults-campaign", "\n".join([*log, *last_lines, ""])
+        what, text = "faults" if goals else "faults-campaign", "\n".join([*lines, *last_lines, ""])
         folder = write_record(RECORDS, what, config=config, figures=figures, log=text)
         print("recorded in", folder)
     print("\n".join(last_lines))

@@ -1,4 +1,4 @@
-"""Measure how many images per second one rank reads from local shards, against copying and stock webdataset."""
+"""Measure the images per second that one rank reads from local shards, beside a copy and stock webdataset."""
 
 from __future__ import annotations
 

@@ -28,12 +28,12 @@ def main(repeats: int = 3, goals: bool = False, record: bool = False) -> int:
         goals: One run only.
         record: Write a record below jobs/records.
     """
-    log: list[str] = []
+    lines: list[str] = []
     began = time.monotonic()
 
     def log(text: str) -> None:
-        log.append(f"{time.monotonic() - began:6.1f} s  {text}")
-        print(log[-1], flush=True)
+        lines.append(f"{time.monotonic() - began:6.1f} s  {text}")
+        print(lines[-1], flush=True)
 
     found = recovery_figures(repeats=1 if goals else repeats, log=log)
     counts = {name: value for name, value in found.items() if isinstance(value, int)}
@@ -45,7 +45,7 @@ def main(repeats: int = 3, goals: bool = False, record: bool = False) -> int:
     }
     line = last_line(figures)
     if record:
-        config, text = {"faults": FAULTS, "repeats": len(seconds["host_s"])}, "\n".join([*log, line, ""])
+        config, text = {"faults": FAULTS, "repeats": len(seconds["host_s"])}, "\n".join([*lines, line, ""])
         folder = write_record(RECORDS, "recovery", config=config, figures=figures, log=text)
         print("recorded in", folder)
     print(line)

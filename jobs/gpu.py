@@ -13,10 +13,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-TESTS = [
-    *map(str, sorted(ROOT.glob("tests/unit/test_fused_*.py"))),
-    "tests/reference/test_routing_properties.py",
-]
+PROPERTIES = "tests/reference/test_routing_properties.py"
+TESTS = [*map(str, sorted(ROOT.glob("tests/unit/test_fused_*.py"))), PROPERTIES]
 
 
 def main() -> int:
@@ -28,18 +26,17 @@ def main() -> int:
     if (flags := parser.parse_args()).interpret:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
     device = "cpu" if flags.interpret else _gpu()
-    if not flags.no_tests:
-        marks = "not slow" if flags.interpret else ""
-        if subprocess.run([sys.executable, "-m", "pytest", "-q", "-m", marks, *TESTS], cwd=ROOT).returncode:
-            raise SystemExit("kernel tests failed")
+    marks = "not slow" if flags.interpret else ""
+    tests = [sys.executable, "-m", "pytest", "-q", "-m", marks, *TESTS]
+    if not flags.no_tests and subprocess.run(tests, cwd=ROOT).returncode:
+        raise SystemExit("kernel tests failed")
     from capsdist.bench.gpu import figures, measure
     from capsdist.bench.record import last_line, write_record
 
-    found = figures(measure(device))
+    line = last_line(found := figures(measure(device)))
     if flags.record:
-        folder, log = ROOT / "jobs/records", last_line(found) + "\n"
-        print(write_record(folder, "gpu", config={}, figures=found, log=log))
-    print(last_line(found))
+        print(write_record(ROOT / "jobs/records", "gpu", config={}, figures=found, log=line + "\n"))
+    print(line)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Write the results table of the README from the records, or check that it is the one they give.
+"""Write the tables of results from the records, or check that they are those that the records give.
 
 Command: python jobs/tables.py
 """
@@ -10,30 +10,28 @@ from pathlib import Path
 
 import tyro
 
-from capsdist.bench.tables import results_table, with_table
+from capsdist.bench.tables import documents_of_results
 from capsdist.console import run_program
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main(check: bool = False) -> int:
-    """Write the results table of the README.
+    """Write the tables of README.md and jobs/records/README.md.
 
     Args:
-        check: Change nothing; exit 1 if the table is not the one that the records give.
+        check: Change nothing; exit 1 if a table is not the one that the records give.
     """
-    readme = ROOT / "README.md"
-    text = readme.read_text()
-    fresh = with_table(text, results_table(ROOT / "jobs" / "records"))
-    if check:
-        print(
-            "README.md agrees with the records"
-            if fresh == text
-            else "README.md is stale: run python jobs/tables.py"
-        )
-        return int(fresh != text)
-    readme.write_text(fresh)
-    return 0
+    stale = False
+    for document, text in documents_of_results(ROOT).items():
+        same = document.read_text() == text
+        stale = stale or not same
+        if check:
+            state = "agrees with the records" if same else "is stale: run python jobs/tables.py"
+            print(f"{document.relative_to(ROOT)} {state}")
+        elif not same:
+            document.write_text(text)
+    return int(check and stale)
 
 
 if __name__ == "__main__":

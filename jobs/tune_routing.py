@@ -1,6 +1,6 @@
 """Search over routing depth and capsule capacity with Ray Tune; every trial is a distributed training run.
 
-Command: python jobs/tune_routing.py --space.iterations 1 2 3 5 --space.class-dim 8 16 32 --train.num-workers 1
+Command: python jobs/tune_routing.py --space.iterations 1 2 3 5 --space.class-dim 8 16 32
 Expected time: that of the trials' training, and 10 to 20 s each, divided by the trials at a time.
 Expected error_percent: not above that of the preset, if its values are in the space.
 """

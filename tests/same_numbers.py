@@ -45,10 +45,11 @@ def write_images(root: Path) -> None:
 def train(tree: Path, preset: str, data: Path, runs: Path) -> tuple[list[float], dict[str, np.ndarray]]:
     """Return the losses of all steps and of the validation, and the last weights, of `preset` by `tree`."""
     name = PRESETS[preset]().data.name
+    # options have the names of the earlier commit, which the later one accepts
     command = [
         sys.executable, str(tree / "jobs" / JOBS.get(name, f"train_{name}.py")), "--preset", preset,
         "--train.storage", str(runs), "--train.name", preset, "--data.root", str(data), "--data.lanes", "2",
-        "--train.max-steps", str(STEPS), "--train.global-batch-size", str(BATCH), "--train.num-workers", "1",
+        "--train.max-steps", str(STEPS), "--train.global-batch", str(BATCH), "--train.workers", "1",
         "--train.device", "cpu", "--train.precision", "fp32", "--train.log-every-steps", "1",
     ]  # fmt: skip
     env = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}

@@ -1,1 +1,1 @@
-"""What a finished run looks like: figures and reports."""
+"""Figures and reports of finished runs."""

@@ -1,4 +1,4 @@
-"""One figure that shows a run at a glance: curves, test images beside their reconstructions, confusions.
+"""Draw the overview of a run: learning curves, reconstructions of test images, confusions.
 
 Pure: from rows and arrays to a matplotlib figure, without files and without pyplot's global state.
 Colours are of Okabe and Ito's palette, which colour-blind readers can tell apart.
@@ -87,7 +87,7 @@ def headline(rows: Sequence[Row]) -> str:
     if "num_parameters" in start:
         parts.append(f"{start['num_parameters'] / 1e6:.1f} M parameters")
     if "world_size" in start:
-        workers = "worker" if start["world_size"] == 1 else "num_workers"
+        workers = "worker" if start["world_size"] == 1 else "workers"
         parts.append(
             f"{start['world_size']} {workers}, {start.get('device', '')} {start.get('precision', '')}"
         )

@@ -1,1 +1,1 @@
-"""Benchmarks: how fast, how large, and a record of what was found."""
+"""Benchmarks and their records."""

@@ -1,4 +1,4 @@
-"""What a device can do at most, measured: rates of a matrix product and of a copy; the roofline of both."""
+"""Measure the ceilings of a device: the rates of a matrix product and of a copy, and their roofline."""
 
 from __future__ import annotations
 

@@ -1,18 +1,20 @@
-"""What is measured on a GPU: routing and whole training steps, each replayed as a CUDA graph.
+"""Benchmarks on a GPU: routing, replayed as a CUDA graph, and training steps as the loop runs them.
 
-At these sizes a kernel takes a few microseconds and its launch from Python takes longer, so that without a
-graph the launches would be timed. Needs torch and Triton only. Without a GPU the same code runs interpreted,
-at sizes that mean nothing, so that it is known to work.
+A kernel of routing takes a few microseconds and its launch from Python takes longer, so that without a graph
+the launches would be timed. Needs torch and Triton only. Without a GPU the same code runs interpreted, at
+sizes that mean nothing, so that it is known to work.
 
 Shape letters: B images, I children, J parents.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -20,15 +22,19 @@ from torch import Tensor
 
 from capsdist.bench import routing
 from capsdist.bench.ceilings import measure_ceilings
+from capsdist.bench.step import Step
 from capsdist.bench.timer import time_side_by_side
-from capsdist.models.capsnet import CapsNet
-from capsdist.ops import margin_loss, reconstruction_loss
+from capsdist.models.capsnet import CapsNet, Output, capsnet_losses
+from capsdist.train.step import metric_names
 
-__all__ = ["as_graph", "figures", "measure", "routing_cases", "routing_rows", "step_rows", "train_briefly"]
+__all__ = [
+    "FAMILY", "as_graph", "figures", "measure", "preset_step", "routing_cases", "routing_rows", "step_rows",
+    "train_briefly",
+]  # fmt: skip
 
 Row = dict[str, Any]
-# Replays of a graph between two looks at the clock.
-REPLAYS = 20
+# Calls between two looks at the clock.
+CALLS = 20
 _MNIST, _IMAGENET = "B=1024 I=1152 J=10 R=3", "B=256 I=6272 J=1000 R=3"
 # Error that a short training must get below; a guess is wrong in 90 %.
 MAX_ERROR_PERCENT = 5.0
@@ -56,7 +62,7 @@ def measure(device: str) -> Row:
 def figures(found: Row) -> Row:
     """Return the named figures of what `measure` has found, as far as they are there; its rows below `rows`.
 
-    speedup_vs_reference, share_of_roofline, imagenet_ms: of the faster fused backend, forward and backward, in
+    speedup_vs_reference, share_of_roofline, imagenet_ms: of `fused`, forward and backward, in
     bf16: at MNIST's shape with the largest batch and R = 3; of a layer of 6,272 to 1,000 capsules, B = 256.
     images_per_s, step_r3_over_r1: of a whole training step at the largest batch.
     """
@@ -122,7 +128,7 @@ def routing_cases(device: str) -> list[routing.Case]:
 
 
 def routing_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
-    """Yield a row for each shape and backend, forward and backward: time and share of roofline, or an error."""
+    """Yield a row per shape and backend, forward and backward: time and share of roofline, or an error."""
     ceilings = None if device == "cpu" else measure_ceilings(device, "bfloat16")
     for case in routing_cases(device):
         early = ["fused, launched early"] if device != "cpu" else []
@@ -132,7 +138,9 @@ def routing_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
             row: Row = {"sizes": sizes, "backend": name, "dtype": case.dtype}
             os.environ["CAPSDIST_EARLY_LAUNCH"] = str(int(name in early))
             try:
-                median_s = _graph_seconds(routing.forward_backward(case, backend), device, budget_s)
+                median_s = _seconds(
+                    as_graph(routing.forward_backward(case, backend), device), device, budget_s
+                )
             except torch.OutOfMemoryError:
                 torch.cuda.empty_cache()
                 yield row | {"error": "out of memory"}
@@ -146,56 +154,57 @@ def routing_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
             yield row
 
 
-def _graph_seconds(run: Callable[[], object], device: str, budget_s: float) -> float:
-    """Return the median time of one replay of `run`, in seconds."""
-    replay = as_graph(run, device)
-    replays = REPLAYS if device != "cpu" else 1
+def _seconds(run: Callable[[], object], device: str, budget_s: float) -> float:
+    """Return the median time of one call of `run`, in seconds."""
+    calls = CALLS if device != "cpu" else 1
 
     def several() -> None:
-        for _ in range(replays):
-            replay()
+        for _ in range(calls):
+            run()
 
-    return time_side_by_side({"run": several}, budget_s=budget_s)["run"].median_s / replays
+    return time_side_by_side({"run": several}, budget_s=budget_s)["run"].median_s / calls
 
 
-class _Step:
-    """A whole training step of the paper's MNIST network: bf16 products, Adam, data already on the device."""
+def _config() -> Any:
+    """Return the preset `mnist_paper`, read without pydantic; a test compares the file with the preset."""
+    text = Path(__file__).with_name("mnist_paper.json").read_text()
+    return json.loads(text, object_hook=lambda values: SimpleNamespace(**values))
 
-    def __init__(self, num_images: int, iterations: int, device: str, small: bool = False) -> None:
-        torch.manual_seed(0)
-        # The backend is named, so that a refusal is an error here and not another backend's time.
-        if small:
-            network = CapsNet(
-                conv_channels=4, primary_types=1, iterations=iterations, decoder=False, backend="fused"
-            )
-        else:
-            network = CapsNet(iterations=iterations, backend="fused")
-        self.network = network.to(device)
-        on_gpu = device != "cpu"
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3, capturable=on_gpu, fused=on_gpu)
-        self.autocast = torch.autocast(device, torch.bfloat16) if on_gpu else nullcontext()
-        self.images = torch.rand(num_images, 1, 28, 28, device=device)
-        self.labels = torch.arange(num_images, device=device) % 10
-        self.error = torch.zeros((), device=device)
 
-    def __call__(self) -> None:
-        self.optimizer.zero_grad(set_to_none=False)
-        with self.autocast:
-            output = self.network(self.images, self.labels)
-        loss = margin_loss(output.scores, self.labels).mean()
-        if output.reconstructions is not None:
-            loss = loss + 0.0005 * reconstruction_loss(output.reconstructions, self.images).mean()
-        loss.backward()
-        self.optimizer.step()
-        self.error.copy_((output.scores.argmax(1) != self.labels).float().mean())
+def _losses(output: Output, images: Tensor, labels: Tensor, loss: SimpleNamespace) -> dict[str, Tensor]:
+    return capsnet_losses(output, images, labels, **vars(loss))
+
+
+FAMILY: Any = SimpleNamespace(losses=_losses, loss_names=("loss", "margin_loss", "reconstruction_loss"))
+"""What a step needs of the family `capsnet`, without pydantic."""
+
+
+def preset_step(num_images: int, iterations: int, device: str) -> Step:
+    """Return the training step of `mnist_paper` on random images; in bf16 on a GPU, small on a CPU."""
+    config = _config()
+    # The backend is named, so that a refusal is an error here and not another backend's time.
+    options = vars(config.model) | vars(config.routing) | {"iterations": iterations, "backend": "fused"}
+    if device == "cpu":
+        options |= {"conv_channels": 4, "primary_types": 1, "decoder": False}
+    del options["kind"]
+    channels, side, num_classes = map(options.pop, ("in_channels", "image_size", "num_classes"))
+    torch.manual_seed(config.train.seed)
+    network = CapsNet((channels, side, side), num_classes, **options)
+    images = torch.rand(num_images, channels, side, side, device=device)
+    labels = torch.arange(num_images, device=device) % num_classes
+    precision = "fp32" if device == "cpu" else "bf16"
+    return Step(network, FAMILY, config, images=images, labels=labels, precision=precision)
 
 
 def step_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
-    """Yield a row for each batch: images a second of a training step, and R = 3 over R = 1."""
+    """Yield a row for each batch: images a second of a training step, and R = 3 over R = 1.
+
+    Steps run as the loop runs them: their kernels are launched from Python.
+    """
     small = device == "cpu"
     for num_images in (2,) if small else (128, 1024):
         seconds = {
-            r: _graph_seconds(_Step(num_images, r, device, small), device, budget_s)
+            r: _seconds(preset_step(num_images, r, device), device, budget_s)
             for r in ((1,) if small else (1, 3))
         }
         row: Row = {"num_images": num_images, "images_per_s_r1": num_images / seconds[1]}
@@ -207,24 +216,19 @@ def step_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
 def train_briefly(device: str, num_steps: int = 300) -> Row:
     """Train on drawn images of ten classes, a pattern each under noise; return the error before and after.
 
-    The whole loop is replays of one CUDA graph, with the images drawn on the device.
+    Images are drawn on the device.
     """
     small = device == "cpu"
-    step = _Step(4 if small else 128, 3, device, small)
-    patterns = (torch.rand(10, 1, 28, 28, device=device) < 0.15).float()
-
-    def draw() -> None:
-        step.labels.random_(10)
-        noise = torch.rand_like(step.images)
-        step.images.copy_((0.6 * patterns[step.labels] + 0.4 * noise).clamp_(0, 1))
-
-    draw()
-    replay = as_graph(step, device)
+    step = preset_step(4 if small else 128, 3, device)
+    labels = step.batch.labels
+    patterns = (torch.rand(10, *step.images.shape[1:], device=device) < 0.15).float()
     errors: list[Tensor] = []
     for _ in range(2 if small else num_steps):
-        draw()
-        replay()
-        errors.append(step.error.clone())
+        labels.random_(10)
+        noise = torch.rand_like(step.images)
+        step.images.copy_((0.6 * patterns[labels] + 0.4 * noise).clamp_(0, 1))
+        sums = dict(zip(metric_names(FAMILY), step(), strict=True))
+        errors.append(sums["num_wrong"] / sums["num_images"])
     percent = 100 * torch.stack(errors)
     return {
         "num_steps": len(errors),

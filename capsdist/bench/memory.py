@@ -1,4 +1,4 @@
-"""Memory that a computation needs above its inputs and outputs, as torch's own allocators report it."""
+"""Measure the memory of a computation above its inputs and outputs with torch's own allocators."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rate of the input pipeline, beside a plain permuted copy and stock webdataset on the same shards."""
+"""Benchmark the input pipeline beside a plain permuted copy and stock webdataset on the same shards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records: one folder per measurement, with everything that someone needs to repeat or doubt it.
+"""Write records: one folder per measurement, with everything that is needed to repeat it.
 
 `jobs/records/<date>_<what>_<hardware>/` holds `record.json` (command, commit, versions, hardware,
 configuration, figures) and `log.txt` (what the job printed). They are committed; README tables cite them.
@@ -126,8 +126,8 @@ def write_run_record(
     starts = [row for row in rows if row["kind"] == "start"]
     summary = {name: value for name, value in asdict(result).items() if name not in {"run_dir", "reason"}}
     figures = {**summary, **circumstances, "starts": starts}
-    log = "\n".join(last_line({k: v for k, v in row.items() if k != "confusion"}) for row in rows)
-    return write_record(records, what, config=config, figures=figures, log=log + "\n", command=command)
+    text = "\n".join(last_line({k: v for k, v in row.items() if k != "confusion"}) for row in rows)
+    return write_record(records, what, config=config, figures=figures, log=text + "\n", command=command)
 
 
 def commit() -> str:

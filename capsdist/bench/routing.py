@@ -1,4 +1,4 @@
-"""What is measured of routing: time and memory of each backend, side by side, on random operands.
+"""Benchmark routing: time and memory of each backend, side by side, on random operands.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """
@@ -62,7 +62,7 @@ class Case:
 
     @property
     def flop(self) -> int:
-        """FLOP of the streamed backend's matrix products, forward and backward (its docstring counts them)."""
+        """FLOP of the matrix products of `streamed`, forward and backward (its docstring counts them)."""
         return self.forward_flop + (5 * self.iterations - 3) * self._product_flop
 
     @property
@@ -236,7 +236,7 @@ def table(
     """Yield a row for each case, pass and backend: sizes, times, memory; a backend that fails has an `error`.
 
     `budget_s`: seconds for the times of all backends in one pass of one case. `backends`: of `BACKENDS`.
-    `share_of_roofline`: the least time that the streamed backend's FLOP and one pass over operands and results
+    `share_of_roofline`: the least time that the FLOP of `streamed` and one pass over operands and results
     take on this device (`ceilings`), over the median.
     """
     ceilings: dict[tuple[str, str], Ceilings] = {}

@@ -1,4 +1,4 @@
-"""A search that is killed in its middle and started again: what it keeps, and how long the whole takes.
+"""Benchmark a search that is killed once and continued: what it keeps, and how long it takes.
 
 What is checked is read from the files of the search and of its trials' runs, as anybody could, not with
 the code that wrote them. It is killed as by a power cut: the driver and every process of its Ray.

@@ -1,4 +1,4 @@
-"""How long a user waits before anything happens: the import of the package, and a job's `--check`."""
+"""Benchmark start-up: the import of the package, and a job's `--check`."""
 
 from __future__ import annotations
 

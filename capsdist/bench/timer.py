@@ -1,4 +1,4 @@
-"""Timing side by side: candidates take turns, so that a busy minute of the machine hits all of them alike."""
+"""Time candidates in turns, so that other load on the machine slows all of them alike."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is measured of training: whole optimizer steps with few and many routing iterations, side by side.
+"""Benchmark training: whole optimizer steps with few and many routing iterations, side by side.
 
 Data lie on the device from the start, so the input pipeline (`pipeline.py`) is not part of the figures.
 """
@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from capsdist.bench.step import Step
 from capsdist.bench.timer import time_side_by_side
-from capsdist.config import Config, get_preset
-from capsdist.data import Batch
+from capsdist.config import get_preset
+from capsdist.config.models import find_family
 from capsdist.models import ClassCapsules, build_model
-from capsdist.train.engine.plain import PlainEngine
 from capsdist.train.precision import Precision, autocast, resolve_precision
-from capsdist.train.step import train_step
 
 __all__ = ["ITERATIONS", "PRESETS", "describe_step", "step_figures", "step_rows"]
 
@@ -27,7 +26,7 @@ PRESETS = ("mnist_paper", "cifar10_official")
 Row = dict[str, Any]
 
 
-class _Step:
+class _Step(Step):
     """A preset's network with `iterations`, its optimizer, one batch of random images: call it to train."""
 
     def __init__(
@@ -35,28 +34,15 @@ class _Step:
     ) -> None:
         base = get_preset(preset)
         routing = base.routing.model_copy(update={"iterations": iterations})
-        train = base.train.model_copy(
-            update={"gradient_accumulation_steps": 1, "global_batch_size": num_images}
-        )
-        self.config: Config = base.model_copy(update={"routing": routing, "train": train})
+        changes = {"gradient_accumulation_steps": 1, "global_batch_size": num_images}
+        train = base.train.model_copy(update=changes)
+        config = base.model_copy(update={"routing": routing, "train": train})
         torch.manual_seed(0)
-        self.model = build_model(self.config.model, self.config.routing)
-        self.engine = PlainEngine(
-            self.model, self.config.optim, rank=0, world_size=1, device=device, precision=precision
-        )
-        model = self.config.model
-        shape = (num_images, model.in_channels, model.image_size, model.image_size)
-        self._images = torch.rand(shape).to(device)
-        labels = torch.randint(model.num_classes, (num_images,))
-        ids, weights = torch.arange(num_images), torch.ones(num_images)
-        empty = torch.empty(0, dtype=torch.uint8)  # the step takes transformed images
-        self._batch = Batch(empty, labels, weights, ids, num_images).to(device)
-        self._number = 0
-
-    def __call__(self) -> Tensor:
-        sums, norm = train_step(self.engine, self._batch, self._images, self.config, self._number)
-        self._number += 1
-        return sums.sum() + norm
+        self.model = build_model(config.model, config.routing)
+        images = torch.rand(num_images, config.model.in_channels, *[config.model.image_size] * 2).to(device)
+        labels = torch.randint(config.model.num_classes, (num_images,))
+        family = find_family(config.model.kind)
+        super().__init__(self.model, family, config, images=images, labels=labels, precision=precision)
 
     def routing_alone(self) -> Callable[[], object]:
         """Return forward and backward pass of this network's routing as a call, on random poses.
@@ -66,8 +52,8 @@ class _Step:
         layer = next(m for m in self.model.modules() if isinstance(m, ClassCapsules))
         parameters = list(layer.parameters())
         # [B, D, I] in memory, as in the step
-        shape = (len(self._images), layer.child_dim, layer.num_children)
-        place = self._images.device
+        shape = (len(self.images), layer.child_dim, layer.num_children)
+        place = self.images.device
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.engine.precision]
         poses = torch.randn(shape, device=place).mul_(0.3).to(dtype).requires_grad_()
 

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from capsdist.config import Config, Section
+from capsdist.config.stored import SECTIONS, renamed
 from capsdist.errors import ConfigError, DocumentError, Problem
 from capsdist.runs.rundir import parse_config
 from capsdist.storage.documents import parse_json, read_file
@@ -58,8 +59,11 @@ def overlaid(base: Config, values: Mapping[str, Any]) -> Config:
     """
     merged = base.model_dump(mode="json")
     for name, value in values.items():
+        name = SECTIONS.get(name, name)
         known = merged.get(name)
-        merged[name] = {**known, **value} if isinstance(known, dict) and isinstance(value, dict) else value
+        if isinstance(known, dict) and isinstance(value, dict):
+            value = {**known, **renamed(name, value)}
+        merged[name] = value
     try:
         return parse_config(json.dumps(merged, default=str).encode())
     except DocumentError as error:  # a number that is not finite

@@ -33,9 +33,9 @@ def evaluate(
             from capsdist.runs.checkpoints import opened_checkpoint
             from capsdist.train.evaluate import evaluate_checkpoint
 
-            opened = opened_checkpoint(checkpoint, lowest_error=best, log=print)
+            opened = opened_checkpoint(checkpoint, lowest_error=best, log=log)
             name, folder = stack.enter_context(opened)
-        options = {"device": device, "batch_size": batch_size, "tell": log}
+        options = {"device": device, "batch_size": batch_size, "log": log}
         config, result = evaluate_checkpoint(folder, split, **options)
     print(f"{name}: {config.model.kind} of preset {config.preset}, run {config.train.name}")
     for label, row in enumerate(result["confusion"]):

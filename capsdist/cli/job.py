@@ -22,6 +22,7 @@ from typing import Annotated, Any, Literal
 
 from capsdist.cli.config_files import overlaid, read_values, to_yaml
 from capsdist.cli.flags import with_flags
+from capsdist.cli.old_options import with_new_names
 from capsdist.config import PRESETS, Config, NetworkConfig, get_preset
 from capsdist.config.models import find_family
 from capsdist.console import DONE, INVALID, STOPPED, run_program
@@ -53,15 +54,15 @@ def run_job(
         >>> sys.exit(run_job(__doc__, ["mnist_paper", "mnist_official"]))
     """
 
-    def act() -> int:
+    def run_command() -> int:
         arguments = sys.argv[1:] if argv is None else argv
         config, command = parse_options(description, presets, default, arguments)
         if command.print_config:
             print(to_yaml(config), end="")
             return DONE
-        return check_config(config) if command.check else _train(config)
+        return check_config(config) if command.check else _train_and_draw(config)
 
-    return run_program(act)
+    return run_program(run_command)
 
 
 def parse_command(
@@ -94,6 +95,7 @@ def parse_options(
     import tyro
 
     more = more or {}
+    argv = with_new_names(argv)
     file = _option(argv, "--config")
     values = read_values(file) if file else {}
     base = _base(presets, default or presets[0], _option(argv, "--preset"), values)
@@ -288,7 +290,7 @@ def _unusable(run: RunFolder, storage: str) -> str | None:
     return f"train.storage={storage!r}: {place} is not a writable folder"
 
 
-def _train(config: Config) -> int:
+def _train_and_draw(config: Config) -> int:
     from capsdist.launch import launch
     from capsdist.launch.signals import StopSignals
     from capsdist.train.display import Display

@@ -15,13 +15,14 @@ from capsdist.storage import ObjectFolder, check_readable, is_remote, join
 __all__ = ["verify"]
 
 _NAMES = (INDEX_NAME, "shard-*.tar")
+_REMEDY = "pack one (capsdist pack)"
 
 
 def _splits(folder: str) -> list[str]:
     """Return every folder at or below `folder` that holds a shard or an index."""
     if not is_remote(folder):
         return sorted({str(path.parent) for name in _NAMES for path in Path(folder).rglob(name)})
-    check_readable(folder, remedy="pack one with a script of data_prep/")
+    check_readable(folder, remedy=_REMEDY)
     keys = (name.rpartition("/") for name in ObjectFolder(folder).sizes())
     parents = {parent for parent, _, name in keys if any(fnmatch(name, pattern) for pattern in _NAMES)}
     return sorted(join(folder, parent) if parent else folder for parent in parents)
@@ -35,7 +36,7 @@ def verify(folder: str = "data", /) -> None:
     """
     found = _splits(folder)
     if not found:
-        raise DataError(f"{folder}: holds no packed data set; pack one with a script of data_prep/")
+        raise DataError(f"{folder}: holds no packed data set; {_REMEDY}")
     damaged = []
     for split in found:
         try:

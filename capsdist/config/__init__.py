@@ -15,21 +15,7 @@ from capsdist.config.schema import Config, Data, Launch, Optim, Train
 from capsdist.config.sections import Section
 
 __all__ = [
-    "PRESETS",
-    "BaselineCNNConfig",
-    "CapsNetConfig",
-    "Config",
-    "Data",
-    "Family",
-    "Launch",
-    "Loss",
-    "NetworkConfig",
-    "NoOptions",
-    "Optim",
-    "Routing",
-    "Section",
-    "Train",
-    "get_preset",
-    "problems",
+    "PRESETS", "BaselineCNNConfig", "CapsNetConfig", "Config", "Data", "Family", "Launch", "Loss",
+    "NetworkConfig", "NoOptions", "Optim", "Routing", "Section", "Train", "get_preset", "problems",
     "validate",
-]
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a configuration of the capsule network must fulfil beyond types and ranges of single fields."""
+"""Rules for the capsule network across fields of its configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What presets of version 0.1 meant, so that a run which was begun with one goes on as it began."""
+"""Presets of version 0.1: a run that began with one continues with the values of that version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Network families: one configuration class per family, and what describes a family to the rest.
+"""Network families: a configuration class per family, and the description that other modules use.
 
 `model.kind` names the family: a built-in name, or the import path ``package.module:OBJECT`` of a `Family`. It
 decides the types of the sections `model`, `routing` and `loss`, so that no section has fields that the

@@ -146,11 +146,12 @@ def _image_problems(config: Config) -> Iterator[Problem]:
 
 def _batch_problems(config: Config) -> Iterator[Problem]:
     train, launch = config.train, config.launch
-    if train.global_batch_size < train.num_workers * train.gradient_accumulation_steps:
+    least = train.num_workers * train.gradient_accumulation_steps
+    if train.global_batch_size < least:
         yield Problem(
             "train.global_batch_size",
             train.global_batch_size,
-            f"must be at least num_workers x gradient_accumulation_steps = {train.num_workers * train.gradient_accumulation_steps}",
+            f"must be at least num_workers x gradient_accumulation_steps = {least}",
             "raise the batch or lower train.num_workers or train.gradient_accumulation_steps",
         )
     if config.data.lanes >= 1 and train.global_batch_size % config.data.lanes:

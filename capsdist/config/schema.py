@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import AliasChoices, Field, SerializeAsAny, ValidationInfo, field_validator
 
 from capsdist.config.models import CapsNetConfig, Family, NetworkConfig, find_family
 from capsdist.config.sections import END_OF_RUN, MAY_CHANGE, Bounds, Count, NonNegative, Positive, Section
@@ -30,7 +30,7 @@ class Data(Section):
     test_split: str = "test"
     """Split to validate on."""
     lanes: Count = 8
-    """Lanes that an epoch's order is cut into; divides `train.global_batch_size`, best not below the workers."""
+    """Lanes that an epoch's order is cut into; divides `train.global_batch_size`, at least the workers."""
     window: Count = 8192
     """Window of the shuffle inside a lane, in samples."""
     last_batch: Literal["short", "carry"] = "short"
@@ -165,17 +165,20 @@ class Config(Section):
     """Optimizer and schedule."""
     train: Train = Train()
     """One run of training."""
-    launch: Annotated[Launch, MAY_CHANGE] = Launch()
+    launch: Annotated[Launch, MAY_CHANGE, Field(validation_alias=AliasChoices("launch", "cluster"))] = (
+        Launch()
+    )
     """What is asked of Ray."""
 
-    @field_validator("model", "routing", "loss", mode="wrap")
+    @field_validator("model", "routing", "loss", "train", mode="wrap")
     @classmethod
-    def _read_by_family(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
-        """Read a section as the type that the family gives it; the annotation knows only the base class."""
-        family = _family({"model": value} if info.field_name == "model" else info.data)
-        shape = getattr(family, str(info.field_name))
+    def _read_section(cls, value: Any, handler: Any, info: ValidationInfo) -> Any:
+        """Read a section of any version as the type that the family gives it."""
+        section = str(info.field_name)
+        family = _family({"model": value} if section == "model" else info.data)
+        shape: type[Section] = getattr(family, section, Train)  # `train` is of no family
         if isinstance(value, Mapping):
-            value = as_read(shape, value)
+            value = as_read(section, shape, value)
         if info.mode == "json":  # of a file: types are strict, and a list stands for a tuple
             return shape.model_validate_json(json.dumps(value), strict=True)
         return shape.model_validate(value)

@@ -1,4 +1,4 @@
-"""What the sections of a configuration share: frozen pydantic models, unknown fields refused, ranges."""
+"""Shared parts of the configuration sections: frozen pydantic models, unknown fields refused, ranges."""
 
 from __future__ import annotations
 

@@ -17,9 +17,9 @@ class EpochSteps:
     """The optimizer steps of a run over `num_samples` images, `global_batch_size` a step.
 
     A step belongs to the epoch of its first image. last_batch: with ``"short"`` an epoch's last step takes
-    the images that are left, so every epoch has ceil(num_samples / global_batch_size) steps. With ``"carry"`` it
-    is filled from the next epoch: step s takes images s * global_batch_size .. (s + 1) * global_batch_size - 1 of all
-    epochs one after the other, and epochs may differ by one step.
+    the images that are left, so every epoch has ceil(num_samples / B) steps, B = `global_batch_size`. With
+    ``"carry"`` it is filled from the next epoch: step s takes images s * B .. (s + 1) * B - 1 of all epochs
+    one after the other, and epochs may differ by one step.
     """
 
     num_samples: int

@@ -8,7 +8,21 @@ from typing import Any
 from capsdist.config.models import BaselineCNNConfig, CapsNetConfig, Loss, NoOptions, Routing
 from capsdist.config.sections import Section
 
-__all__ = ["as_read"]
+__all__ = ["RENAMED", "SECTIONS", "as_read", "renamed"]
+
+SECTIONS: Mapping[str, str] = {"cluster": "launch"}
+"""Names of sections in version 0.1, and their names today."""
+
+RENAMED: Mapping[str, Mapping[str, str]] = {
+    "routing": {"form": "backend"},
+    "loss": {"margin_form": "margin_reduction", "downweight": "absent_weight"},
+    "train": {
+        "global_batch": "global_batch_size",
+        "accumulation": "gradient_accumulation_steps",
+        "workers": "num_workers",
+    },
+}
+"""Names of fields in version 0.1, by section, and their names today."""
 
 # Version 0.1 stored the fields of both networks, and `routing` and `loss` with either.
 _ALL_OF_0_1 = {
@@ -19,11 +33,18 @@ _ALL_OF_0_1 = {
 _MARKS = ({"dropout", "conv_channels"}, {"iterations", "backend"}, {"m_plus", "m_minus"})
 
 
-def as_read(shape: type[Section], values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a stored section without fields that version 0.1 stored although the network did not read them.
+def renamed(section: str, values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields of `section` by their names of today; one that has both names keeps them."""
+    new = RENAMED.get(section, {})
+    return {name if new.get(name, name) in values else new[name]: value for name, value in values.items()}
 
-    A section of this version, which has no such fields, is returned as it is.
+
+def as_read(section: str, shape: type[Section], values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a stored section with today's names, and without fields that its network does not read.
+
+    Version 0.1 stored the fields of all networks. A section of this version is returned as it is.
     """
+    values = renamed(section, values)
     if not any(marks <= values.keys() for marks in _MARKS):
         return values
     foreign = _ALL_OF_0_1.get(shape, frozenset())

@@ -6,17 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from capsdist.data.batch import Batch
     from capsdist.data.format.checks import check_split, verify_split
     from capsdist.data.format.index import Index
     from capsdist.data.format.position import Position
     from capsdist.data.format.shards import write_split
     from capsdist.data.format.split import Split, read_index
-    from capsdist.data.pipeline import Batch, TrainStream, eval_batches
+    from capsdist.data.pipeline import TrainStream, eval_batches
     from capsdist.data.transforms import Transform
 
 # Names load on first use (PEP 562): an index is read without torch.
 _HOME = {
-    "Batch": "pipeline",
+    "Batch": "batch",
     "Index": "format.index",
     "Position": "format.position",
     "Split": "format.split",

@@ -11,20 +11,19 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from capsdist.config.steps import EpochSteps, LastBatch
+from capsdist.data.batch import Batch
 from capsdist.data.format.order import Order, rank_slice
 from capsdist.data.format.position import Position
 from capsdist.data.format.split import Split
 from capsdist.errors import DataError
 
-__all__ = ["Batch", "TrainStream", "eval_batches"]
+__all__ = ["TrainStream", "eval_batches"]
 
 _CHUNK_BYTES = 2 << 20  # images gathered at once: enough to spread the cost of touching a shard
 _CHUNK_STEPS = 64
@@ -39,28 +38,6 @@ class _Plan(NamedTuple):
 
     ids: np.ndarray
     epochs: int | np.ndarray
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One rank's part of one step.
-
-    images uint8 [b,C,H,W]; labels int64 [b]; weights float32 [b]: 1 for a real sample, 0 for padding;
-    sample_ids int64 [b]; num_global: real samples of the step over all ranks; epoch: of all samples, or int64
-    [b] in a step that has samples of several epochs.
-    """
-
-    images: Tensor
-    labels: Tensor
-    weights: Tensor
-    sample_ids: Tensor
-    num_global: int
-    epoch: int | Tensor = 0
-
-    def to(self, device: torch.device | str) -> Batch:
-        """Return the batch on `device`; from pinned memory the copy does not wait."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
 
 
 class TrainStream:

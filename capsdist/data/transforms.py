@@ -1,9 +1,12 @@
-"""What happens to images on the device: shift, crop, flip, brightness, contrast, conversion to float.
+"""Transform images on the device: shift, crop, flip, brightness, contrast, conversion to float.
 
 Sources: the paper, section 4 (shift up to 2 pixels with zeros outside); the official code's CIFAR-10
-input (random crop, flip, brightness, contrast, per-image standardisation, in this order); ours: random
-numbers that are a pure function of (seed, epoch, sample id, which draw), by a counter-based hash
-(splitmix64) vectorised in int64. So every image has its own, and batch and world size change nothing.
+input (random crop, flip, brightness, contrast, per-image standardisation, in this order).
+
+Random numbers are a pure function of (seed, epoch, sample id, draw), so neither batch nor world size matters.
+With k = mix(mix(mix(seed + G) ^ epoch) ^ draw), `uniform` is the upper 53 bits of mix(k + (id + 1) * G). Here
+mix is the finaliser of splitmix64 and G = 0x9E3779B97F4A7C15, all modulo 2^64. Draws: 0, 1 shift down and
+right; 2, 3 crop; 4 flip; 5 brightness; 6 contrast.
 """
 
 from __future__ import annotations

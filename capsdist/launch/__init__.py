@@ -1,4 +1,4 @@
-"""Training on Ray: launch, workers, and what is checked before and explained after. Ray is imported late."""
+"""Training on Ray: launch, workers, checks before a start. Ray is imported late."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The line between driver and workers: rows go up, the wish to stop goes down, through an actor without CPU.
+"""Events between workers and driver: rows go up, requests to stop go down, through a Ray actor.
 
 `ray.train.report` is a barrier of all ranks that waits for the controller, so it carries checkpoints
 only; rows travel here, and training never waits for them.

@@ -1,4 +1,4 @@
-"""From a failed Ray run to the one line that says why: the root cause among the errors of all workers.
+"""Explain a failed Ray run in one line: the root cause among the errors of all workers.
 
 When one worker fails, the others fail too, because their collective operations lose a partner;
 those errors are consequences and come last. Imports no Ray: its exceptions are known by their attributes.

@@ -1,6 +1,6 @@
-"""What a run does, for Prometheus: Ray exports it on every node beside its own metrics, with `ray_` before.
+"""Metrics of a run for Prometheus; Ray exports them on every node with the prefix `ray_`.
 
-Ours, through `ray.util.metrics`. cluster/grafana/capsdist.json draws them.
+Exported through `ray.util.metrics`; cluster/grafana/capsdist.json draws them.
 """
 
 from __future__ import annotations

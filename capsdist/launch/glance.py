@@ -1,4 +1,4 @@
-"""What `--check` sees of data and machine in a fraction of a second: no image, no torch, no numpy.
+"""Check data and machine for `--check` in a fraction of a second: without images, torch or numpy.
 
 Of the data: that the indexes are unaltered, what they say, and that every shard is there with its size.
 

@@ -1,4 +1,4 @@
-"""The process group of the workers: its store, gloo and NCCL listen on one address, not on all interfaces.
+"""The process group of the workers: its store, gloo and NCCL listen on one address only.
 
 On Ray Train's means: the configuration and backend of `TorchTrainer`, whose own store listens on every
 interface. Nothing here asks a peer for a token, so the address decides who may connect: the loopback

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from capsdist.config import Config
@@ -70,7 +70,7 @@ def launch(
     with StopSignals() as signals, dry as config:
         attempt = _Attempt(config, display, fault, observer)
         try:
-            return attempt.launch(signals)
+            return attempt.start(signals)
         except KeyboardInterrupt:
             return attempt.summary or attempt.summarise("stopped")
 
@@ -84,7 +84,7 @@ class _Attempt:
         self.summary: RunSummary | None = None
         self._began = time.monotonic()
 
-    def launch(self, signals: StopSignals) -> RunSummary:
+    def start(self, signals: StopSignals) -> RunSummary:
         """Check, train unless the run is done already, and return the summary."""
         remove_left_behind(self.run.files)
         with announced(self._status, "reading all images once, to compare their checksums"):
@@ -107,7 +107,7 @@ class _Attempt:
                 self._show_again(result)
                 return result
             try:
-                return self._train(machine, placement, signals, lock)
+                return self._in_ray(machine, placement, signals, lock)
             except KeyboardInterrupt:
                 if self.summary is None:  # Ray was about to start
                     self.summary = self.summarise("stopped")
@@ -136,7 +136,7 @@ class _Attempt:
         for row in [row for row in rows if row["kind"] == "end"][-1:]:
             self.display(row | {"step": result.steps, "error_percent": result.error_percent})
 
-    def _train(
+    def _in_ray(
         self, machine: Machine | None, placement: Placement | None, signals: StopSignals, lock: Lock
     ) -> RunSummary:
         """Start or join Ray and train; the summary is on storage before Ray ends, which takes seconds."""
@@ -151,8 +151,11 @@ class _Attempt:
             if warning := job_warning():
                 self._note(warning)
             self.run.begin(self.config)
+            from capsdist.launch.fit import fit  # late: it imports Ray Train
+
             try:
-                end = self._fit(placement, signals, lock)
+                with self._errors_of_ray(placement):
+                    end = fit(self.config, placement, self.display, signals, lock, self.fault, self.observer)
             except KeyboardInterrupt:
                 end = None
             except CapsdistError as error:
@@ -165,15 +168,16 @@ class _Attempt:
             self.run.write_result(self.summary)
         return self.summary
 
-    def _fit(self, placement: Placement, signals: StopSignals, lock: Lock) -> Row | None:
-        """Train; turn whatever Ray raises into one line, with the whole story in a file of the run."""
+    @contextlib.contextmanager
+    def _errors_of_ray(self, placement: Placement) -> Iterator[None]:
+        """Turn what Ray raises into one line; a file of the run gets all tracebacks."""
         import ray.exceptions
         import ray.train
 
-        from capsdist.launch.fit import cluster_resources, fit
+        from capsdist.launch.fit import cluster_resources
 
         try:
-            return fit(self.config, placement, self.display, signals, lock, self.fault, self.observer)
+            yield
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
             rank, cause = root_cause(error)
             if self.config.train.dry_run:  # its folder does not stay
@@ -189,7 +193,7 @@ class _Attempt:
                     f"the dry run failed: {one_line(rank, cause)}; its traceback is above"
                 ) from None
             raise RunError(
-                f"run {self.run.name!r} failed: {one_line(rank, cause)}; the whole story is in "
+                f"run {self.run.name!r} failed: {one_line(rank, cause)}; all tracebacks are in "
                 f"{self.run.files.path(FAILURE_LOG)}, the same command goes on from the newest checkpoint"
             ) from None
 
@@ -200,10 +204,10 @@ class _Attempt:
         self.display({"kind": "note", "message": message})
 
 
-def _not_enough(config: Config, placement: Placement, cluster_resources: str) -> str:
+def _not_enough(config: Config, placement: Placement, resources: str) -> str:
     attempts, seconds = config.launch.controller_failure_limit + 1, config.launch.worker_start_timeout_s
     return (
-        f"train.num_workers={placement.num_workers}: the cluster did not bring up {placement} in {attempts} x "
-        f"{seconds:g} s, and has {cluster_resources} now; lower --train.num-workers, let it grow, or raise "
-        "--launch.worker-start-timeout-s"
+        f"train.num_workers={placement.num_workers}: the cluster did not bring up {placement} in "
+        f"{attempts} x {seconds:g} s, and has {resources} now; lower --train.num-workers, let it grow, "
+        "or raise --launch.worker-start-timeout-s"
     )

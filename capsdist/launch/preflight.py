@@ -1,4 +1,4 @@
-"""What is checked before Ray starts, each fault one line with value and remedy: data, machine, engine.
+"""Check data, machine and engine before Ray starts; each problem is one line with value and remedy.
 
 A refusal costs a second here and a minute once workers start. Nothing here imports Ray.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config, problems
-from capsdist.console import Log
+from capsdist.console import Log, command_line
 from capsdist.data.sets.spec import DATASETS
 from capsdist.errors import ConfigError, DataError, DocumentError, Problem, RunError
 from capsdist.runs.initial import initial_state
@@ -24,24 +24,14 @@ if TYPE_CHECKING:
     from capsdist.data import Index
 
 __all__ = [
-    "Machine",
-    "Placement",
-    "absolute",
-    "all_problems",
-    "check_data",
-    "check_engine",
-    "check_initial",
-    "machine_at_a_glance",
-    "missing_data",
-    "place_on_cluster",
-    "place_on_machine",
-    "storage_for_ray",
+    "Machine", "Placement", "absolute", "all_problems", "check_data", "check_engine", "check_initial",
+    "machine_at_a_glance", "missing_data", "place_on_cluster", "place_on_machine", "storage_for_ray",
     "this_machine",
-]
+]  # fmt: skip
 
 _SHARED = "a folder that all machines see, or s3://bucket/prefix"
 _OTHER_GPUS = ("/dev/kfd", "/dev/dxg")  # AMD's driver, and Windows' for Linux: without a file for each GPU
-_PACKED = ("train", "test")  # the splits that a script makes
+_PACKED = ("train", "test")  # the splits that the packing command makes
 
 
 @dataclass(frozen=True)
@@ -152,9 +142,9 @@ def _remedy(config: Config, split: str) -> str:
     if name not in DATASETS:
         return "pack it, or set --data.root and --data.name to a packed set"
     if split not in _PACKED:
-        return f"pack it yourself (data_prep/pack_{name}.py makes {' and '.join(_PACKED)})"
+        return f"pack it yourself (`{command_line(f'pack {name}')}` makes {' and '.join(_PACKED)})"
     where = "" if root == os.path.abspath("data") else f" --root {root}"
-    return f"pack it with `python data_prep/pack_{name}.py{where}`"
+    return f"pack it with `{command_line(f'pack {name}{where}')}`"
 
 
 def check_data(config: Config) -> Index:

@@ -1,4 +1,4 @@
-"""From which checkpoint an attempt goes on: the newest whole one, for all ranks, fetched once per node."""
+"""Choose the checkpoint that an attempt continues from, for all ranks; a node fetches it once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray around one run: started quietly on this machine, or the cluster that RAY_ADDRESS names.
+"""Start Ray on this machine for one run, or join the cluster that RAY_ADDRESS names.
 
 A local Ray listens on the loopback interface only, has no dashboard, and ends with the run; a cluster
 is joined and left as it is. Settings of Ray Train travel as environment variables, so they are set here.

@@ -1,7 +1,7 @@
-"""How a run is stopped: a signal in the driver, a wish in the mailbox, a last checkpoint, a clean end.
+"""Stop a run: a signal in the driver sets a stop event; the workers write a last checkpoint and end.
 
 Left alone, Ray ends a driver at SIGTERM and aborts the workers at SIGINT, and nothing is saved, however
-long one waits. Here the main thread owns the signals while `fit` runs in another; rank 0 asks the mailbox
+long one waits. Here the main thread owns the signals while `fit` runs in another; rank 0 asks the channel
 about once per second and tells all ranks, so that they leave the loop after the same step.
 """
 
@@ -33,7 +33,7 @@ _SHORT_S = 15.0
 class StopSignals:
     """SIGINT, SIGTERM and SIGHUP in the main thread while the context is open; elsewhere nothing changes.
 
-    They raise KeyboardInterrupt, except inside `training()`, where the first one sets per event. SIGHUP, which
+    They raise KeyboardInterrupt, except inside `training()`, where the first one sets an event. SIGHUP, which
     a closed terminal sends, stays ignored where it was, as `nohup` has it.
     """
 
@@ -162,7 +162,7 @@ class StopPoll:
         return bool(stop)
 
     def _ask(self) -> tuple[int, int]:
-        """Return the wish (0 or 1) and in how many steps to ask again."""
+        """Return whether to stop (0 or 1), and in how many steps to ask again."""
         import ray
 
         now = time.monotonic()

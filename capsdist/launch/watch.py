@@ -1,8 +1,8 @@
-"""A watchdog over the workers: where no step is done for too long, all are killed, and Ray starts them again.
+"""Watch the workers: if no step is done for too long, all are killed, and Ray starts them again.
 
 A process that was stopped (SIGSTOP) or that waits for a dead mount ends in no error. Workers tell the
-mailbox of their steps, the driver looks how old the last sign is. Before workers are killed, a signal makes
-each write the stacks of its threads, in C, without Python's lock; one that cannot is told by its state.
+event channel of their steps, the driver looks how old the last sign is. Before workers are killed, a signal
+makes each write the stacks of its threads, in C, without Python's lock; one that cannot is told by its state.
 """
 
 from __future__ import annotations

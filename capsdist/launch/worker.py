@@ -1,4 +1,4 @@
-"""What runs in every Ray Train worker: find the place in the group, then the ordinary training loop.
+"""The function that every Ray Train worker runs: find the place in the group, then train.
 
 The loop knows no Ray; it gets a rank, a device and callbacks: where rows go, how a checkpoint gets to
 where the run lies and becomes known to Ray, and whether to stop.
@@ -50,7 +50,7 @@ Observer = Callable[[int, int, Tensor], None]
 
 @dataclass(frozen=True)
 class Job:
-    """What the driver hands to every worker; threads: torch threads without a GPU; mailbox: its actor."""
+    """What the driver hands to every worker. threads: torch threads without a GPU; channel: of events."""
 
     config: dict[str, Any]
     threads: int
@@ -83,7 +83,7 @@ class _Worker:
         """Send a line that stays."""
         self.send({"kind": "note", "message": text})
 
-    def log(self, text: str) -> None:
+    def status(self, text: str) -> None:
         """Send a line about what takes long."""
         self.send({"kind": "status", "message": text})
 
@@ -97,7 +97,7 @@ class _Worker:
             files = _files(config)
             place: dict[str, Any] = {"world_size": self.world_size, "device": self.device}
             poll = StopPoll(job.channel, rank=self.rank, **place)
-            prepare_engine(config, log=self.log, sign=sign, **place)
+            prepare_engine(config, log=self.status, sign=sign, **place)
 
             def should_stop(step: int) -> bool:
                 sign()
@@ -117,7 +117,7 @@ class _Worker:
     def _train(self, files: RunFiles, should_stop: Callable[[int], bool], stack: contextlib.ExitStack) -> Row:
         config, rank, log = self.config, self.rank, self.log
         reading = "reading the newest checkpoint"
-        with announced(self.log, reading) if rank == 0 else contextlib.nullcontext():
+        with announced(self.status, reading) if rank == 0 else contextlib.nullcontext():
             checkpoint = stack.enter_context(resume_from(files, log))
             start = stack.enter_context(_start(config, log)) if rank == 0 and checkpoint is None else None
         record: RunRecord | None = None
@@ -171,8 +171,8 @@ def _translated_memory_errors() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise MemoryExhaustedError(
-            f"out of memory on {socket.gethostname()} ({one_line(None, error)}); raise --train.gradient-accumulation-steps "
-            "or --train.num-workers, or choose a smaller network"
+            f"out of memory on {socket.gethostname()} ({one_line(None, error)}); raise "
+            "--train.gradient-accumulation-steps or --train.num-workers, or choose a smaller network"
         ) from error
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from capsdist.models.build import build_model
     from capsdist.models.capsnet import CapsNet, Output
     from capsdist.models.decoder import Decoder
-    from capsdist.models.layers import ClassCapsules, PrimaryCapsules
+    from capsdist.models.layers import ClassCapsules, PackedCapsules, PrimaryCapsules
 
 # Names load on first use (PEP 562): `registry` is read without torch.
 _HOME = {
@@ -19,11 +19,15 @@ _HOME = {
     "ClassCapsules": "layers",
     "Decoder": "decoder",
     "Output": "capsnet",
+    "PackedCapsules": "layers",
     "PrimaryCapsules": "layers",
     "build_model": "build",
 }
 
-__all__ = ["BaselineCNN", "CapsNet", "ClassCapsules", "Decoder", "Output", "PrimaryCapsules", "build_model"]
+__all__ = [
+    "BaselineCNN", "CapsNet", "ClassCapsules", "Decoder", "Output", "PackedCapsules", "PrimaryCapsules",
+    "build_model",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Unpack, get_args
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils import _pytree
@@ -19,9 +20,10 @@ from capsdist.models.layers import (
     check_images,
     truncated_normal_,
 )
-from capsdist.ops import lengths
+from capsdist.ops import lengths, margin_loss, reconstruction_loss
 from capsdist.ops.checks import check_tensor
-from capsdist.routing import Backend, Gradient, Recompute
+from capsdist.ops.losses import MarginReduction
+from capsdist.routing import RoutingKeywords
 from capsdist.routing.common.checks import check_flag, one_of
 
 Initialisation = Literal["default", "truncated_normal"]
@@ -58,6 +60,8 @@ class CapsNet(nn.Module):
     `none_of_the_above` conv / (types + 1) + bias, see `PrimaryCapsules`; in the paper conv + bias. Their
     initialisation goes with it: without the factor all capsules start near length 1, where squash is flat.
 
+    `iterations` and `options` are those of `route`.
+
     Shapes: images [B, C, H, W] float, labels int64 [B] or None -> `Output`.
     The decoder sees the capsule of the label where labels are given (training), else the longest.
     Raises: ShapeError if images are not [B, *image_shape], image_shape is too small for the kernels, or a
@@ -85,15 +89,12 @@ class CapsNet(nn.Module):
         padding: Padding = "valid",
         class_dim: int = 16,
         iterations: int = 3,
-        none_of_the_above: bool = False,
         capsule_bias: bool = False,
         log_priors: bool = False,
         decoder: bool = True,
         decoder_hidden: tuple[int, int] = (512, 1024),
         initialisation: Initialisation = "default",
-        gradient: Gradient = "full",
-        recompute: Recompute = "streamed",
-        backend: Backend = "auto",
+        **options: Unpack[RoutingKeywords],
     ) -> None:
         super().__init__()
         if initialisation not in get_args(Initialisation):
@@ -107,7 +108,8 @@ class CapsNet(nn.Module):
         self.image_shape = channels, height, width
         self.conv = Conv2d(channels, conv_channels, conv_kernel, padding=padding)
         # the softmax of one iteration over the types, from logits of zero
-        coupling = 1 / (primary_types + none_of_the_above) if primary_coupling else None
+        choices = primary_types + options.get("none_of_the_above", False)
+        coupling = 1 / choices if primary_coupling else None
         self.primary_capsules = PrimaryCapsules(
             conv_channels, primary_types, primary_dim, primary_kernel, primary_stride, padding, coupling
         )
@@ -125,10 +127,7 @@ class CapsNet(nn.Module):
             iterations=iterations,
             bias=capsule_bias,
             log_priors=log_priors,
-            none_of_the_above=none_of_the_above,
-            gradient=gradient,
-            recompute=recompute,
-            backend=backend,
+            **options,
         )
         self.decoder = Decoder(num_classes, class_dim, self.image_shape, decoder_hidden) if decoder else None
         if initialisation == "truncated_normal":
@@ -167,3 +166,42 @@ class CapsNet(nn.Module):
                 self.class_capsules.draw_weights(partial(truncated_normal_, sd=0.1))
             elif not name.endswith("log_priors"):
                 truncated_normal_(parameter, 0.05 if name == "conv.weight" else 0.1)
+
+
+def capsnet_losses(
+    output: Output,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    m_plus: float,
+    m_minus: float,
+    absent_weight: float,
+    margin_reduction: MarginReduction,
+    reconstruction_weight: float,
+) -> dict[str, Tensor]:
+    """Return named losses per image, [B] each: margin loss, reconstruction loss, and `loss`, their sum.
+
+    Args:
+        output: of a `CapsNet`.
+        images: [B, C, H, W] as the network saw them, and so what the decoder has to draw.
+        labels: [B] int64.
+        m_plus, m_minus, absent_weight, margin_reduction: see `margin_loss` (paper, section 3).
+        reconstruction_weight: weight of the reconstruction loss (section 4.1) in the sum.
+
+    Raises:
+        ShapeError: as `margin_loss` and `reconstruction_loss`.
+    """
+    margin = margin_loss(
+        output.scores,
+        labels,
+        m_plus=m_plus,
+        m_minus=m_minus,
+        absent_weight=absent_weight,
+        reduction=margin_reduction,
+    )
+    if output.reconstructions is None:
+        return {"loss": margin, "margin_loss": margin, "reconstruction_loss": torch.zeros_like(margin)}
+    reconstruction = reconstruction_loss(output.reconstructions, images)
+    # Also with weight 0: DDP and ZeRO expect a gradient of every parameter in every step.
+    total = margin + reconstruction_weight * reconstruction
+    return {"loss": total, "margin_loss": margin, "reconstruction_loss": reconstruction}

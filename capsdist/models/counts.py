@@ -1,4 +1,4 @@
-"""Parameters and bytes of a network, from its configuration, on torch's meta device: no memory is taken.
+"""Count parameters and bytes of a network from its configuration, on torch's meta device.
 
 So a configuration can be priced before a machine is asked for.
 """

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, Self
+from dataclasses import asdict
+from typing import Literal, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -17,9 +18,10 @@ from torch.nn import functional
 from capsdist.errors import ShapeError
 from capsdist.ops import squash
 from capsdist.ops.checks import check_tensor
-from capsdist.routing import Backend, Gradient, Recompute, route_packed, unpack_weights
+from capsdist.routing import RoutingKeywords, RoutingOptions, unpack_weights
 from capsdist.routing.common.checks import check_flag, is_count
-from capsdist.routing.dynamic.api import check_options
+from capsdist.routing.dynamic.backends import route_call
+from capsdist.routing.dynamic.options import RoutingCall
 
 Padding = Literal["valid", "same"]
 
@@ -158,37 +160,27 @@ class PrimaryCapsules(nn.Module):
 
 
 class PackedCapsules(nn.Module):
-    """What class capsules, whole or split over ranks, do alike with their parameters: start, move, show.
+    """The parameters of capsules with one matrix per child and parent, and how they are initialised.
 
-    `packed_weights` is [J, E, D, I], or what a rank owns of it; no layer by itself.
+    The base class of layers, which knows no routing algorithm: a subclass calls `add_parameters` when it is
+    built, and an algorithm in its `forward`. `packed_weights` is [J, E, D, I], or what a rank owns of it.
+
+    Raises: ShapeError if a size is no whole number of at least 1.
     """
 
     packed_weights: nn.Parameter
     bias: nn.Parameter | None
     log_priors: nn.Parameter | None
 
-    def __init__(
-        self,
-        num_children: int,
-        child_dim: int,
-        num_parents: int,
-        parent_dim: int,
-        *,
-        iterations: int,
-        none_of_the_above: bool,
-        gradient: Gradient,
-    ) -> None:
+    def __init__(self, num_children: int, child_dim: int, num_parents: int, parent_dim: int) -> None:
         super().__init__()
         check_sizes(
             num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
         )
-        check_options(iterations, none_of_the_above, gradient)
         self.num_children, self.child_dim = num_children, child_dim
         self.num_parents, self.parent_dim = num_parents, parent_dim
-        self.iterations, self.none_of_the_above = iterations, none_of_the_above
-        self.gradient: Gradient = gradient
 
-    def add_parameters(self, num_own: int, *, bias: bool, log_priors: bool) -> None:
+    def add_parameters(self, num_own: int, *, bias: bool = False, log_priors: bool = False) -> None:
         """Make the parameters, of `num_own` children, and draw them."""
         check_flag("bias", bias)
         check_flag("log_priors", log_priors)
@@ -229,8 +221,8 @@ class ClassCapsules(PackedCapsules):
     `weights` is a view of it as the paper writes W_ij. `bias` (the authors' code has one) is added to
     the totals before squash. With `none_of_the_above` a child may also choose none of the parents
     (paper, section 7). With `log_priors` the logits start from a parameter [I, J], not from 0: how likely
-    a child belongs to a parent whatever the image (paper, section 2). `gradient`, `recompute` and `backend`
-    are those of `route`.
+    a child belongs to a parent whatever the image (paper, section 2). `iterations` and `options`, among them
+    `none_of_the_above`, are those of `route`; the layer keeps them as `routing`, a `RoutingOptions`.
 
     Initialisation (ours; the paper gives none): bias and priors zero, weights normal with standard deviation
     ``0.4 J / sqrt(I E)``, so that children of length 1 start with totals of length 0.4 whatever the
@@ -257,48 +249,29 @@ class ClassCapsules(PackedCapsules):
         iterations: int = 3,
         bias: bool = False,
         log_priors: bool = False,
-        none_of_the_above: bool = False,
-        gradient: Gradient = "full",
-        recompute: Recompute = "streamed",
-        backend: Backend = "auto",
+        **options: Unpack[RoutingKeywords],
     ) -> None:
-        super().__init__(
-            num_children,
-            child_dim,
-            num_parents,
-            parent_dim,
-            iterations=iterations,
-            none_of_the_above=none_of_the_above,
-            gradient=gradient,
-        )
-        check_options(iterations, recompute=recompute, backend=backend)
-        self.recompute: Recompute = recompute
-        self.backend: Backend = backend
+        super().__init__(num_children, child_dim, num_parents, parent_dim)
+        self.routing = RoutingOptions(iterations, **options)
         self.add_parameters(num_children, bias=bias, log_priors=log_priors)
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
         check_child_poses(child_poses, self.num_children, self.child_dim)
-        return route_packed(
-            child_poses,
-            self.packed_weights,
-            self.iterations,
-            bias=self.bias,
-            log_priors=self.log_priors,
-            none_of_the_above=self.none_of_the_above,
-            gradient=self.gradient,
-            recompute=self.recompute,
-            backend=self.backend,
-        )
+        call = RoutingCall(child_poses, self.packed_weights, self.routing, self.bias, self.log_priors)
+        return route_call(call)
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
-        return (
-            f"{self.num_children} x {self.child_dim}D -> {self.num_parents} x {self.parent_dim}D, "
-            f"iterations={self.iterations}, bias={self.bias is not None}, "
-            f"log_priors={self.log_priors is not None}, none_of_the_above={self.none_of_the_above}, "
-            f"gradient={self.gradient!r}, recompute={self.recompute!r}, backend={self.backend!r}"
-        )
+        return describe(self, self.routing)
+
+
+def describe(layer: PackedCapsules, routing: RoutingOptions) -> str:
+    """Return sizes and options of a layer with dynamic routing, for its `repr`."""
+    sizes = f"{layer.num_children} x {layer.child_dim}D -> {layer.num_parents} x {layer.parent_dim}D"
+    parameters = f"bias={layer.bias is not None}, log_priors={layer.log_priors is not None}"
+    iterations, *others = (f"{name}={value!r}" for name, value in asdict(routing).items())
+    return ", ".join([sizes, iterations, parameters, *others])
 
 
 def check_sizes(**sizes: object) -> None:

@@ -1,4 +1,4 @@
-"""The built-in families of networks: how each is built, and what training minimises.
+"""The built-in families of networks: how to build them, and their losses.
 
 A new family is one `capsdist.config.Family`, here or in any module that `model.kind` names. torch is imported
 when a network is built.
@@ -9,7 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from capsdist.config.capsnet_rules import capsnet_problems
-from capsdist.config.models import BaselineCNNConfig, CapsNetConfig, Family, Loss, NoOptions, Routing
+from capsdist.config.models import (
+    BaselineCNNConfig,
+    CapsNetConfig,
+    Family,
+    Loss,
+    NetworkConfig,
+    NoOptions,
+    Routing,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -22,54 +30,15 @@ __all__ = ["BASELINE_CNN", "CAPSNET"]
 def _build_capsnet(model: CapsNetConfig, routing: Routing) -> nn.Module:
     from capsdist.models.capsnet import CapsNet
 
-    return CapsNet(
-        (model.in_channels, model.image_size, model.image_size),
-        model.num_classes,
-        conv_channels=model.conv_channels,
-        conv_kernel=model.conv_kernel,
-        primary_types=model.primary_types,
-        primary_dim=model.primary_dim,
-        primary_kernel=model.primary_kernel,
-        primary_stride=model.primary_stride,
-        primary_coupling=model.primary_coupling,
-        padding=model.padding,
-        class_dim=model.class_dim,
-        iterations=routing.iterations,
-        none_of_the_above=routing.none_of_the_above,
-        capsule_bias=model.capsule_bias,
-        log_priors=model.log_priors,
-        decoder=model.decoder,
-        decoder_hidden=model.decoder_hidden,
-        initialisation=model.initialisation,
-        gradient=routing.gradient,
-        recompute=routing.recompute,
-        backend=routing.backend,
-    )
+    image_shape = (model.in_channels, model.image_size, model.image_size)
+    options = model.model_dump(exclude=set(NetworkConfig.model_fields)) | routing.model_dump()
+    return CapsNet(image_shape, model.num_classes, **options)
 
 
 def _capsnet_losses(output: Output, images: Tensor, labels: Tensor, loss: Loss) -> dict[str, Tensor]:
-    """Return margin loss (paper, section 3), reconstruction loss (section 4.1, not weighted) and their sum.
+    from capsdist.models.capsnet import capsnet_losses
 
-    images [B, C, H, W] are what the network saw, and so what the decoder has to draw.
-    """
-    import torch
-
-    from capsdist.ops import margin_loss, reconstruction_loss
-
-    margin = margin_loss(
-        output.scores,
-        labels,
-        m_plus=loss.m_plus,
-        m_minus=loss.m_minus,
-        absent_weight=loss.absent_weight,
-        backend=loss.margin_reduction,
-    )
-    if output.reconstructions is None:
-        return {"loss": margin, "margin_loss": margin, "reconstruction_loss": torch.zeros_like(margin)}
-    reconstruction = reconstruction_loss(output.reconstructions, images)
-    # Also with weight 0: DDP and ZeRO expect a gradient of every parameter in every step.
-    total = margin + loss.reconstruction_weight * reconstruction
-    return {"loss": total, "margin_loss": margin, "reconstruction_loss": reconstruction}
+    return capsnet_losses(output, images, labels, **dict(loss))
 
 
 def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:

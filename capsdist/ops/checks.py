@@ -1,4 +1,4 @@
-"""What every function asks of its tensors; refusals are one line."""
+"""Checks of tensors that all functions share; a refusal is one line."""
 
 from __future__ import annotations
 

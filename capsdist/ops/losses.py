@@ -10,7 +10,9 @@ from torch import Tensor
 from capsdist.errors import ShapeError
 from capsdist.ops.checks import check_class_numbers, check_tensor
 
-__all__ = ["margin_loss", "reconstruction_loss"]
+__all__ = ["MarginReduction", "margin_loss", "reconstruction_loss"]
+
+MarginReduction = Literal["paper", "official"]
 
 
 def margin_loss(
@@ -20,14 +22,14 @@ def margin_loss(
     m_plus: float = 0.9,
     m_minus: float = 0.1,
     absent_weight: float = 0.5,
-    form: Literal["paper", "official"] = "paper",
+    reduction: MarginReduction = "paper",
 ) -> Tensor:
     """Return the margin loss of each image.
 
     Paper, equation 4: the sum over classes of max(0, m_plus - |v|)^2 for the class that is present, and of
-    absent_weight max(0, |v| - m_minus)^2 for the others. `official` (the authors' code) is the mean over classes
-    of half of that, 2 J times smaller. The lengths enter as they are: a softmax before this loss, a common
-    mistake, lets no right answer have a loss of 0.
+    absent_weight max(0, |v| - m_minus)^2 for the others. `official` (the authors' code) is the mean over
+    classes of half of that, 2 J times smaller. The lengths enter as they are: a softmax before this loss, a
+    common mistake, lets no right answer have a loss of 0.
 
     Args:
         lengths: [B, J] lengths of the class capsules, any floating dtype; computed in at least fp32.
@@ -36,14 +38,14 @@ def margin_loss(
         m_plus: length that the present class must reach.
         m_minus: length that an absent class may have.
         absent_weight: weight of the absent classes (lambda).
-        form: `paper` or `official`.
+        reduction: `paper` or `official`.
 
     Returns:
         [B] loss of each image.
 
     Raises:
         ShapeError: an argument is no tensor, shapes do not fit, targets are not int64 or out of range, or
-            the form is unknown.
+            the reduction is unknown.
     """
     check_tensor("lengths", lengths)
     check_tensor("targets", targets)
@@ -53,8 +55,8 @@ def margin_loss(
         )
     if targets.dtype != torch.int64:
         raise ShapeError(f"targets have dtype {targets.dtype}; convert the class numbers with .long()")
-    if form not in ("paper", "official"):
-        raise ShapeError(f"form={form!r} is no margin loss; choose 'paper' or 'official'")
+    if reduction not in ("paper", "official"):
+        raise ShapeError(f"reduction={reduction!r} is no margin loss; choose 'paper' or 'official'")
     check_class_numbers("targets", targets, lengths.shape[1])
     wide = lengths.to(torch.promote_types(lengths.dtype, torch.float32))
     present = torch.relu(m_plus - wide).square()
@@ -62,7 +64,7 @@ def margin_loss(
     own = targets[:, None]
     # The scatter replaces the absent term of an image's own class by its present term.
     terms = absent.scatter(1, own, present.gather(1, own))
-    return terms.sum(1) if form == "paper" else 0.5 * terms.mean(1)
+    return terms.sum(1) if reduction == "paper" else 0.5 * terms.mean(1)
 
 
 def reconstruction_loss(reconstructions: Tensor, images: Tensor) -> Tensor:

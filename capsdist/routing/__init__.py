@@ -1,23 +1,13 @@
 """Routing by agreement: one function in several backends."""
 
 from capsdist.routing.dynamic.api import explain, route, route_packed
-from capsdist.routing.dynamic.backends import Backend, Explanation, Recompute
+from capsdist.routing.dynamic.backends import Explanation
+from capsdist.routing.dynamic.options import Backend, Gradient, Recompute, RoutingKeywords, RoutingOptions
 from capsdist.routing.dynamic.packing import pack_weights, unpack_weights
 from capsdist.routing.dynamic.reference import route_reference
-from capsdist.routing.dynamic.streamed_passes import Gradient
 from capsdist.routing.dynamic.trace import Trace, trace_routing
 
 __all__ = [
-    "Backend",
-    "Explanation",
-    "Gradient",
-    "Recompute",
-    "Trace",
-    "explain",
-    "pack_weights",
-    "route",
-    "route_packed",
-    "route_reference",
-    "trace_routing",
-    "unpack_weights",
-]
+    "Backend", "Explanation", "Gradient", "Recompute", "RoutingKeywords", "RoutingOptions", "Trace",
+    "explain", "pack_weights", "route", "route_packed", "route_reference", "trace_routing", "unpack_weights",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Find a checkpoint of a run that is whole: the newest to go on from, the best to use.
+"""Find a verified checkpoint of a run: the newest to continue from, the best to use.
 
 Ray hands out the newest checkpoint that was registered with it, damaged or not, and does not know one
 that was whole on storage but not yet registered when the driver died. Here its manifest makes a checkpoint.
@@ -114,7 +114,7 @@ def _verified(files: RunFiles, name: str, stack: contextlib.ExitStack) -> Path:
 
 @contextlib.contextmanager
 def opened_checkpoint(place: str, *, lowest_error: bool = False, log: Log) -> Iterator[tuple[str, Path]]:
-    """Yield what `place` means, by name and as a local folder: a checkpoint, or one of per run, path or URL.
+    """Yield what `place` means, by name and as a local folder: a checkpoint, or one of a run, path or URL.
 
     Of a run it is the newest whole one, or with `lowest_error` the one with the lowest validated error.
 

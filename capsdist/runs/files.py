@@ -1,4 +1,4 @@
-"""Where the files of a run lie: a folder that all machines see, or a prefix in object storage.
+"""The files of a run: a folder that all machines see, or a prefix in object storage.
 
 `open_files` chooses; `remote.py` has the other kind, and nothing above knows which one it is. A
 checkpoint is a folder whose manifest appears last: here by a rename of the whole, there as the last write.

@@ -1,4 +1,4 @@
-"""Rank 0's events on their way to the loggers, whose files lie in the run's folder or are uploaded to it.
+"""Hand the rows of rank 0 to the loggers, whose files are in the run's folder or are uploaded to it.
 
 An object cannot be appended to, so in object storage the files of loggers are written whole again: before a
 checkpoint is reported, so that a resumed run finds all rows up to it, after it, and at the end.
@@ -33,7 +33,7 @@ _UPLOADED_AFTER = {"checkpoint", "end"}
 class RunRecord:
     """Call it with each row; `publish` brings what is new to where the run lies.
 
-    A logger that fails is left out from then on, and `LoggedRun.warn` is told so; the run goes on.
+    A logger that fails is left out from then on, and `LoggedRun.log` gets a line; the run goes on.
     """
 
     def __init__(self, run: LoggedRun) -> None:

@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: the policy, as pure functions of what is there, and what carries it out.
+"""Choose which checkpoints a run keeps, and remove the others.
 
 Ray keeps the newest or the best ones, and forgets what a crash has left; a run wants the newest to go
 on from, the best to use, and nothing else. So the folder is the record, and Ray's own is not consulted.

@@ -95,7 +95,7 @@ class RunFolder:
         assert self.files.local is not None, self
         return self.files.local
 
-    def _log(self, text: str) -> None:
+    def _log_once(self, text: str) -> None:
         """Tell of a damaged file once, however often it is read."""
         if text not in self._told:
             self._told.add(text)
@@ -136,7 +136,7 @@ class RunFolder:
             stored = self._config_of(state)
         if damage:
             instead = f"took that of {checkpoint_name(state.step)}" if state else "the run has no checkpoint"
-            self._log(f"warning: passed over a configuration: {damage}; {instead}")
+            self._log_once(f"warning: passed over a configuration: {damage}; {instead}")
         return stored
 
     def _config_of(self, state: State) -> Config:
@@ -165,14 +165,14 @@ class RunFolder:
         try:
             result = read_document(self.files, _RESULT, _parse_result)
         except DocumentError as error:
-            self._log(f"warning: passed over a result: {error}")
+            self._log_once(f"warning: passed over a result: {error}")
             return None
         if result is None or result.error_percent is None or (state := newest_state(self.files)) is None:
             return result
         measured = state.error_percent
         if state.step != result.steps or measured is None or measured == result.error_percent:
             return result
-        self._log(
+        self._log_once(
             f"warning: passed over a result: {self.files.path(_RESULT)} says error_percent "
             f"{result.error_percent:g}, {checkpoint_name(state.step)} says {measured:g}"
         )

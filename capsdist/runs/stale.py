@@ -1,4 +1,4 @@
-"""What killed starts of runs have left: temporary folders, and runs that hold nothing but a lock."""
+"""Remove what killed starts of runs have left: temporary folders, and runs that hold only a lock."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is a place in object storage usable? Asked before a run starts workers, answered in under 10 seconds.
+"""Check whether a place in object storage is usable, within 10 seconds, before workers start.
 
 Built on botocore directly and in a thread that is left behind when time is up: looking up a host's name and
 waiting for a server that sends a byte now and then have no limit of their own.

@@ -23,15 +23,8 @@ if TYPE_CHECKING:  # loaded late: a machine that only writes records has none
     from pydantic import TypeAdapter
 
 __all__ = [
-    "MAX_BYTES",
-    "dump_json",
-    "parse_document",
-    "parse_json",
-    "parse_lines",
-    "printable",
-    "read_file",
-    "seal",
-]
+    "MAX_BYTES", "dump_json", "parse_document", "parse_json", "parse_lines", "printable", "read_file", "seal",
+]  # fmt: skip
 
 MAX_BYTES = 64 << 20
 """Default limit of a file's size, in bytes: 30 times the largest file that the project writes."""
@@ -89,14 +82,15 @@ def parse_json(content: bytes, *, max_bytes: int = MAX_BYTES) -> Any:
         raise DocumentError(f"is not JSON ({_shortened(str(error))})") from None
 
 
-def parse_document(content: bytes, shape: type[T], *, max_bytes: int = MAX_BYTES) -> T:
+def parse_document(content: bytes, shape: type[T], *, max_bytes: int = MAX_BYTES, sealed: bool = False) -> T:
     """Return `content` as a `shape`: a pydantic model, a dataclass, or any other type that pydantic knows.
 
-    Types are strict: the text "3" is no number, and true is no integer. A checksum of `seal` is compared.
+    Types are strict: the text "3" is no number, and true is no integer. A checksum of `seal` is compared;
+    `sealed`: it must be there.
 
     Raises:
-        DocumentError: as `parse_json`; the checksum is another; or fields are missing, unknown, of another
-            type or out of range, all of them named.
+        DocumentError: as `parse_json`; the checksum is another or missing; or fields are missing, unknown, of
+            another type or out of range, all of them named.
     """
     from pydantic import ValidationError
 
@@ -108,6 +102,8 @@ def parse_document(content: bytes, shape: type[T], *, max_bytes: int = MAX_BYTES
         if found != seal(value)[_SEAL]:
             raise DocumentError("was changed: its checksum is another")
         content = dump_json(value)
+    elif sealed:
+        raise DocumentError("has no checksum")
     try:
         return cast(T, _adapter(shape).validate_json(content, strict=True))
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Write, replace and remove files so that neither a crash nor a symbolic link turns it into damage.
+"""Write, replace and remove files so that neither a crash nor a symbolic link damages anything.
 
 A file appears under its name whole and on disk, or not at all: it is written beside it, flushed, renamed,
 and the folder is flushed (a rename is atomic, but not durable before that). Symbolic links in the place of a

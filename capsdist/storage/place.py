@@ -1,4 +1,4 @@
-"""What a URL names: a prefix in a bucket, or a local folder. Credentials are refused in it.
+"""Parse URLs: a prefix in a bucket, or a local folder. Credentials in a URL are refused.
 
 A URL is taken literally, as S3 tools do: `%20` in it is three characters. Ray has pyarrow decode it, so
 Ray gets `Place.uri`; what no encoding makes equal for both is refused. The options behind `?` are those of
@@ -17,15 +17,8 @@ from urllib.parse import parse_qsl, quote
 from capsdist.errors import CapsdistError, DataError
 
 __all__ = [
-    "Fault",
-    "Place",
-    "has_credentials",
-    "in_uploaded_package",
-    "is_remote",
-    "is_url",
-    "join",
-    "url_fault",
-]
+    "Fault", "Place", "has_credentials", "in_uploaded_package", "is_remote", "is_url", "join", "url_fault",
+]  # fmt: skip
 
 _OPTIONS = frozenset({"endpoint_override", "scheme", "region"})
 _SECRETS = frozenset({"access_key", "secret_key", "session_token"})

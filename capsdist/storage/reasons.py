@@ -1,4 +1,4 @@
-"""What went wrong with a request to object storage: in words, with a remedy, and whether trying again helps.
+"""Explain a failed request to object storage: reason, remedy, and whether a retry may help.
 
 The codes are those of Amazon's S3 error list, which other servers answer with as well:
 https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html

@@ -1,4 +1,4 @@
-"""What the environment says about storage, so that it differs from node to node and is part of no record."""
+"""Settings of storage from the environment; they differ from node to node and are in no record."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from pathlib import Path
 from capsdist.errors import DataError
 
 __all__ = [
-    "cache_budget_from_environment",
-    "cache_folder_from_environment",
-    "deadline_from_environment",
+    "cache_budget_from_environment", "cache_folder_from_environment", "deadline_from_environment",
     "positive_from_environment",
-]
+]  # fmt: skip
 
 
 def deadline_from_environment() -> float:

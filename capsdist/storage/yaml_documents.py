@@ -74,7 +74,7 @@ def parse_yaml(text: str, name: str = "file") -> tuple[list[Any], list[Problem]]
 
 
 def _expanded(node: yaml.Node, known: dict[int, int | None]) -> int:
-    """Return how many characters and values per node stands for, each alias of it counted again.
+    """Return how many characters and values a node stands for, each alias of it counted again.
 
     Raises:
         DocumentError: it holds itself.

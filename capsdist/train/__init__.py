@@ -1,4 +1,4 @@
-"""Training: the loop and what it stands on. Names load on first use, so that importing is light."""
+"""Training: loop, step, checkpoints, engines. Names load on first use, so that importing is light."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints that no engine owns: written by DDP or any ZeRO stage, read by any other, and without either.
+"""Checkpoints that depend on no engine: written by DDP or any ZeRO stage, read by any other.
 
 A checkpoint is a folder of four files; README.md of this package specifies them. The manifest holds size and
 digest of the other three and is written last: a folder without it is half written, one that does not match
@@ -7,7 +7,6 @@ it is damaged, and both are refused. Nothing is pickled.
 
 from __future__ import annotations
 
-import math
 import os
 import platform
 from collections.abc import Mapping
@@ -39,31 +38,18 @@ from capsdist.train.manifest import (
     parse_manifest,
     parse_state,
 )
+from capsdist.train.state import EngineState, check_tensors, first_not_finite, first_unfit
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Checkpoint", "EngineState", "build_network", "check_tensors", "first_not_finite", "first_unfit",
-    "load_model", "read_checkpoint", "verify_checkpoint", "write_checkpoint",
+    "Checkpoint", "EngineState", "build_network", "load_model", "read_checkpoint", "verify_checkpoint",
+    "write_checkpoint",
 ]  # fmt: skip
 
 _OLDER = "take an older checkpoint"
 _DTYPES = {torch.float32, torch.float64}
-
-
-@dataclass(frozen=True)
-class EngineState:
-    """What an engine holds, in the one form that all engines share; tensors on the CPU.
-
-    model: every parameter (fp32 master weights) and persistent buffer by its name in the network.
-    optimizer: `<parameter>/<slot>`: `exp_avg` and `exp_avg_sq` shaped like the parameter, `step` a scalar.
-    loss_scale: of fp16 (`scale`, `growth_tracker`), else empty.
-    """
-
-    model: dict[str, torch.Tensor]
-    optimizer: dict[str, torch.Tensor]
-    loss_scale: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -137,7 +123,7 @@ def verify_checkpoint(folder: Path) -> State:
 def read_checkpoint(folder: str | Path) -> Checkpoint:
     """Verify and read the checkpoint in `folder`.
 
-    Cost: the memory of its tensors, 12 bytes per parameter, and while a file is read that of the file as well.
+    Cost: the memory of its tensors, 12 bytes per parameter, and that of the file that is read.
     Nothing is mapped: a file that is cut or overwritten meanwhile is an error, not a signal.
 
     Raises:
@@ -214,48 +200,6 @@ def _checkpoint_folder(place: object) -> Path:
             f"checkpoint {folder}: is a run; give one of its checkpoints, such as {found[-1]}"
         )
     return folder
-
-
-def check_tensors(tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Size]) -> None:
-    """Check that a state holds exactly the `expected` names and shapes.
-
-    Raises:
-        CheckpointError: naming the first tensor that is missing, left over, or of another shape.
-    """
-    for name, shape in expected.items():
-        if name not in tensors:
-            raise CheckpointError(f"checkpoint lacks {name!r}; resume with the configuration that wrote it")
-        if tensors[name].shape != shape:
-            raise CheckpointError(
-                f"checkpoint has {name!r} of shape {list(tensors[name].shape)}, the network "
-                f"{list(shape)}; resume with the configuration that wrote it"
-            )
-    if unknown := next((name for name in tensors if name not in expected), None):
-        raise CheckpointError(
-            f"checkpoint has {unknown!r}, the network has no such tensor; "
-            "resume with the configuration that wrote it"
-        )
-
-
-def first_not_finite(tensors: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the name of the first tensor that holds NaN or infinity, None if all numbers are finite."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.numel():
-            low, high = torch.aminmax(tensor.detach())  # both are NaN if any value is
-            if not (math.isfinite(low) and math.isfinite(high)):
-                return name
-    return None
-
-
-def first_unfit(slots: Mapping[str, torch.Tensor]) -> str | None:
-    """Return the name of the first slot that holds what Adam never leaves, None if there is none."""
-    for name, tensor in slots.items():
-        kind = name.rpartition("/")[2]
-        if kind == "step" and not (tensor.numel() == 1 and tensor >= 0 and float(tensor).is_integer()):
-            return name
-        if kind == "exp_avg_sq" and tensor.numel() and not tensor.min() >= 0:  # NaN too
-            return name
-    return None
 
 
 def _verified(folder: Path) -> tuple[State, dict[str, torch.Tensor], dict[str, torch.Tensor]]:

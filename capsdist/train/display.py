@@ -1,4 +1,4 @@
-"""What a person sees of a run: it is fed with the run's event rows and knows nothing else.
+"""Show a run to a person from its event rows.
 
 On a terminal a progress line that stays at the bottom, with one line a validation above it; elsewhere (a
 pipe, a log file, a Ray job) plain lines without control codes. Both end with a table and one last line that

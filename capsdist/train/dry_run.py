@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 
 from capsdist.config import Config
+from capsdist.train.loop import train_on
 from capsdist.train.metrics import Row
 from capsdist.train.parts import build_parts, start_row
 from capsdist.train.phases import PhaseMeter
@@ -43,7 +44,7 @@ def dry_run(
         while step < parts.total_steps and not stopped:
             meter("data")
             for batch in stream.epoch(*stream.steps.locate(step)):
-                parts.train(batch, step, meter)
+                train_on(parts, batch, step, meter)
                 meter("data")
                 step += 1
                 timed, measured = timed + 1, measured + batch.num_global

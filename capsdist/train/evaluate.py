@@ -108,13 +108,12 @@ def evaluate_checkpoint(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     batch_size: int = 128,
     log: Log = print,
-    log: Log = lambda text: None,
 ) -> tuple[Config, Evaluation]:
     """Return the configuration of a checkpoint and what its network makes of the split in `folder`.
 
     Default: the test split that the run was validated on. Runs on one device, `auto` the GPU if there is one,
-    in the precision that the configuration means there, `batch_size` images at a time. `log` is told where
-    the checkpoint does not say which classes it was trained on; `log` gets a line about every 5 seconds.
+    in the precision that the configuration means there, `batch_size` images at a time. `log` gets a line
+    where the checkpoint does not name the classes that it was trained on, and about every 5 seconds.
 
     Raises:
         CheckpointError: see `read_checkpoint`; or the loss is not finite.

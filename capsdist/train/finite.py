@@ -1,4 +1,4 @@
-"""Numbers that are not finite end a run: what is checked, on all ranks alike, and what the error says.
+"""End a run whose numbers are not finite, on all ranks alike.
 
 NaN or infinity in a loss, a gradient, a weight or Adam's state does not go away by itself, and a
 checkpoint that holds one is worthless. fp16's own loss scale skips steps whose gradients overflow; those are
@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from capsdist.config import Config
 from capsdist.errors import RunError
-from capsdist.train.checkpoint import EngineState, first_not_finite
+from capsdist.train.state import EngineState, first_not_finite
 
 __all__ = ["check_state", "not_finite"]
 

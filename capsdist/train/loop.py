@@ -27,12 +27,13 @@ from capsdist.train.finite import check_state, not_finite
 from capsdist.train.metrics import Row
 from capsdist.train.optim import learning_rate_at
 from capsdist.train.parts import Parts, build_parts, start_row
-from capsdist.train.phases import Keep, StepProfiler
+from capsdist.train.phases import Keep, Phase, StepProfiler, no_phase
 from capsdist.train.pictures import reconstruction_picture
 from capsdist.train.splits import check_trained_classes
+from capsdist.train.step import train_step
 from capsdist.train.window import Window
 
-__all__ = ["Events", "Observe", "Picture", "Save", "run_training"]
+__all__ = ["Events", "Observe", "Picture", "Save", "run_training", "train_on"]
 
 Events = Callable[[Row], None]
 """Called on rank 0 with every event; README.md lists the rows."""
@@ -105,6 +106,13 @@ def run_training(
         parts.engine.close()
 
 
+def train_on(parts: Parts, host_batch: Batch, step: int, phase: Phase = no_phase) -> tuple[Tensor, Tensor]:
+    """Do optimizer step number `step` (the first is 0) on a batch; return as `train_step`."""
+    batch = host_batch.to(parts.device)
+    images = parts.transform(batch.images, batch.sample_ids, parts.config.train.seed, batch.epoch)
+    return train_step(parts.engine, batch, images, parts.family, parts.config, step, phase)
+
+
 class _Loop:
     """State of a run between its events: counters, and sums of the metrics since the last log row."""
 
@@ -144,7 +152,7 @@ class _Loop:
                 stack.callback(self._profiler.close)
             while self.step < self.total_steps and not stopped:
                 for batch in self.stream.epoch(*self.stream.steps.locate(self.step)):
-                    self._train(batch)
+                    self._step(batch)
                     observe(self.step, batch.sample_ids[batch.weights > 0])
                     # asked on every rank, and void after the last step: that run is done
                     stopped = should_stop(self.step) and self.step < self.total_steps
@@ -157,11 +165,11 @@ class _Loop:
             self._validate()
         return self._end(stopped)
 
-    def _train(self, batch: Batch) -> None:
+    def _step(self, batch: Batch) -> None:
         if self._profiler is None:
-            done = self.parts.train(batch, self.step)
+            done = train_on(self.parts, batch, self.step)
         else:
-            done = self.parts.train(batch, self.step, self._profiler.phase)
+            done = train_on(self.parts, batch, self.step, self._profiler.phase)
             self._profiler.step()
         self._window.add(*done)
         self.step += 1

@@ -1,4 +1,4 @@
-"""What the JSON files of a checkpoint hold: its manifest and its state. Needs no torch.
+"""The JSON files of a checkpoint: its manifest and its state. Needs no torch.
 
 README.md of this package specifies the format. A file that matches its digest may still have been written by
 somebody else, so both documents are checked for types and ranges before anybody uses them.

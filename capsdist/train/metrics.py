@@ -1,4 +1,4 @@
-"""The events of a run, and `metrics.jsonl`, which holds one per line. Needs no torch.
+"""Read the rows of a run: `metrics.jsonl`, one event per line. Needs no torch.
 
 `capsdist.runs.loggers` writes them.
 """
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from capsdist.console import Log
 from capsdist.errors import DocumentError, RunError
@@ -58,7 +58,10 @@ class _Shape(BaseModel):
     num_parameters: NonNegativeInt = 0
     world_size: NonNegativeInt = 0
     torch_threads: NonNegativeInt = 0
-    global_batch_size: NonNegativeInt = 0
+    global_batch_size: NonNegativeInt = Field(
+        default=0,
+        validation_alias=AliasChoices("global_batch_size", "global_batch"),  # version 0.1
+    )
     steps_per_epoch: NonNegativeInt = 0
     total_steps: NonNegativeInt = 0
     resumed_step: NonNegativeInt = 0

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 
-from capsdist.config.schema import Optim
+if TYPE_CHECKING:  # a machine with torch alone runs steps
+    from capsdist.config.schema import Optim
 
 __all__ = ["SLOTS", "build_optimizer", "epsilon_at", "learning_rate_at", "set_step"]
 

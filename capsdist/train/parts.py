@@ -10,16 +10,14 @@ import torch
 from capsdist.config import Config, Family
 from capsdist.config.models import find_family
 from capsdist.config.steps import total_steps
-from capsdist.data import Batch, TrainStream, Transform, read_index
+from capsdist.data import TrainStream, Transform, read_index
 from capsdist.models import build_model
 from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.engine.base import Engine
 from capsdist.train.engine.build import build_engine
 from capsdist.train.initial import take_weights
 from capsdist.train.metrics import Row
-from capsdist.train.phases import Phase, no_phase
 from capsdist.train.splits import check_splits, split_folders
-from capsdist.train.step import train_step
 
 __all__ = ["Parts", "build_parts", "start_row"]
 
@@ -42,14 +40,6 @@ class Parts:
     num_parameters: int
     total_steps: int
     left_out: str | None
-
-    def train(
-        self, host_batch: Batch, step: int, phase: Phase = no_phase
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Do optimizer step number `step` (the first is 0) on a batch; return as `train_step`."""
-        batch = host_batch.to(self.device)
-        images = self.transform(batch.images, batch.sample_ids, self.config.train.seed, batch.epoch)
-        return train_step(self.engine, batch, images, self.config, step, phase)
 
 
 def start_row(parts: Parts, *, resumed_step: int) -> Row:

@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import torch
 import torch.distributed as dist
 from torch.profiler import profile, record_function, schedule
@@ -75,6 +74,8 @@ def _peak_bytes(device: torch.device) -> float:
         lines = (_OWN / "status").read_text().splitlines()
         return 1024.0 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
     except (OSError, StopIteration):  # no Linux
+        import psutil  # late: `step.py` runs on a machine with torch alone
+
         return psutil.Process().memory_info().rss
 
 

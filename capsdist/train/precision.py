@@ -1,4 +1,4 @@
-"""Numeric precision: which one a device is good at, the autocast it means, and loss scaling for fp16.
+"""Numeric precision: the default of a device, autocast, and loss scaling for fp16.
 
 Weights, gradients and optimizer state are fp32 in every engine; lower precision enters by autocast only,
 so that all engines compute the same numbers. Routing sums in fp32 by itself (`capsdist.routing`).

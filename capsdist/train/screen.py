@@ -1,6 +1,6 @@
-"""Where rows are shown: a terminal whose lower part may be live, else plain lines (a pipe, a log, a Ray job).
+"""Show rows: on a terminal with a live part, else as plain lines (a pipe, a log, a Ray job).
 
-What is shown of a run is the subject of `display.py`, of a search that of `capsdist.tune.display`.
+What is shown of a run is the subject of `display.py`, of a search that of `capsdist.tune.progress`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run asks of its splits beyond their files: enough images, and classes that agree.
+"""Check that the splits of a run have enough images and classes that agree.
 
 Checked before a run by the index alone, and again where training begins.
 """

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from capsdist.config import Config, Family
-from capsdist.config.models import find_family
-from capsdist.data import Batch
 from capsdist.train.engine.base import Engine
 from capsdist.train.optim import learning_rate_at
 from capsdist.train.phases import Phase, no_phase
+
+if TYPE_CHECKING:  # a machine with torch alone runs steps
+    from capsdist.config import Config, Family
+    from capsdist.data import Batch
 
 __all__ = ["metric_names", "metric_sums", "microbatch_seed", "train_step"]
 
@@ -29,16 +31,22 @@ def metric_names(family: Family) -> tuple[str, ...]:
 
 
 def train_step(
-    engine: Engine, batch: Batch, images: Tensor, config: Config, step: int, phase: Phase = no_phase
+    engine: Engine,
+    batch: Batch,
+    images: Tensor,
+    family: Family,
+    config: Config,
+    step: int,
+    phase: Phase = no_phase,
 ) -> tuple[Tensor, Tensor]:
     """Do optimizer step number `step` (the first is 0) on this rank's `batch`.
 
     images: float [b, C, H, W], the batch's after the transform, on the engine's device like the batch.
+    family: that of `config.model.kind`.
     Returns (sums, grad_norm): float64, this rank's contribution to the metrics in the order of
     `metric_names`, and the global gradient norm before clipping. Both stay on the device: the step waits for
     nothing. `phase` hears where forward, backward and optimizer begin.
     """
-    family = find_family(config.model.kind)
     sums = torch.zeros(len(metric_names(family)), dtype=torch.float64, device=images.device)
     count = config.train.gradient_accumulation_steps
     parts = list(zip(*(t.chunk(count) for t in (images, batch.labels, batch.weights)), strict=True))

@@ -1,4 +1,4 @@
-"""How many trials run at a time, and what each of their workers gets. Imports no Ray.
+"""Choose how many trials run at a time, and what each of their workers gets. Imports no Ray.
 
 Workers x concurrency never exceeds the cores (or GPUs), and what drives a trial takes none of them, so
 that every trial that has begun can get its workers: trials cannot wait for each other for ever.
@@ -47,15 +47,15 @@ def on_machine(config: Config, search: Search, machine: Machine) -> Budget:
         ConfigError: one trial alone, or `search.concurrency` of them, need more than there is.
     """
     placement = place_on_machine(config, machine)
-    wish = config.launch.cpus_per_worker
-    cores = wish or 1.0
+    asked = config.launch.cpus_per_worker
+    cores = asked or 1.0
     slots = int(machine.cores // (placement.num_workers * cores))
     if placement.device == "gpu":
         slots = min(slots, machine.gpus // placement.num_workers)
     there = f"{machine.gpus} GPUs" if placement.device == "gpu" else f"{machine.cores} cores"
     budget = _budget(search, slots, Budget(1, placement.num_workers, placement.device, cores), there)
     shared = machine.cores // (budget.num_workers * budget.concurrency)
-    return budget if wish else replace(budget, cores=max(1, shared))
+    return budget if asked else replace(budget, cores=max(1, shared))
 
 
 def on_cluster(config: Config, search: Search, resources: Mapping[str, float]) -> Budget:

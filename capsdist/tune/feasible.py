@@ -1,6 +1,6 @@
-"""Which points of a space cannot be trained, found by formula: no network is built, no trial is spent.
+"""Refuse points that cannot be trained, by formula: no network is built, no trial is spent.
 
-Ours, on `capsdist.models.counts`. Memory is a floor (weights, gradients, Adam's moments, every layer's
+Built on `capsdist.models.counts`. Memory is a floor (weights, gradients, Adam's moments, every layer's
 output, the process): a point refused for it could not have run, one that is let through may still fail.
 """
 

@@ -128,7 +128,7 @@ class SearchFolder:
     def read_result(self) -> SearchResult | None:
         """Return the result of a search that has ended, None before.
 
-        A damaged one is passed over: it is summed up anew from the journal.
+        A damaged one, or one of version 0.1 (without a checksum), is passed over: it is summed up anew.
         """
         try:
             return read_document(self.files, _RESULT, _parse_result)
@@ -149,7 +149,7 @@ def _parse_definition(content: bytes) -> _Definition:
 
 
 def _parse_result(content: bytes) -> SearchResult:
-    return parse_document(content, SearchResult)
+    return parse_document(content, SearchResult, sealed=True)
 
 
 def _differing(

@@ -1,14 +1,15 @@
-"""The memory of a search: one line of JSON an event, appended as it happens; what is known is read from it.
+"""The journal of a search: one line of JSON per event, from which its history is read.
 
-Ours, in place of `Tuner.restore`, which brings ASHA back without its past results, reads a state that is not
+Replaces `Tuner.restore`, which brings ASHA back without its past results, reads a state that is not
 written atomically, and silently begins anew where it cannot. Here a line is whole or it is not there: with
 each event the file is replaced, as object storage allows too; there are a few hundred of them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -30,16 +31,9 @@ from capsdist.storage.documents import dump_json, parse_document, seal
 from capsdist.tune.space import checked_values
 
 __all__ = [
-    "FAILED",
-    "FINISHED",
-    "JOURNAL_NAME",
-    "OUT_OF_MEMORY",
-    "RUNNING",
-    "STOPPED",
-    "History",
-    "Journal",
+    "FAILED", "FINISHED", "JOURNAL_NAME", "OUT_OF_MEMORY", "RUNNING", "STOPPED", "History", "Journal",
     "Trial",
-]
+]  # fmt: skip
 
 JOURNAL_NAME = "journal.jsonl"
 RUNNING: Final = "running"
@@ -203,9 +197,12 @@ class Journal:
         before, newline, _ = content.rpartition(b"\n")
         self._content = before + newline
         self.history = History(taken=set(taken))
-        for number, line in enumerate(self._content.split(b"\n")[:-1], 1):
+        lines = self._content.split(b"\n")[:-1]
+        unsealed = _num_unsealed(lines)
+        for number, line in enumerate(lines, 1):
             try:
-                self.history.add(parse_document(line, _Line).model_dump())
+                event = parse_document(line, _Line, sealed=number > unsealed)
+                self.history.add(event.model_dump())
             except DocumentError as error:
                 log(f"warning: passed over line {number} of {files.path(JOURNAL_NAME)}: it {error}")
 
@@ -225,3 +222,15 @@ class Journal:
     def close(self) -> None:
         """Take no more events: what comes after a stop are consequences of it."""
         self._closed = True
+
+
+def _num_unsealed(lines: Sequence[bytes]) -> int:
+    """Return how many lines are of version 0.1, without checksums: those before the first start of today's.
+
+    Of all others, one without its checksum is damaged.
+    """
+    for number, line in enumerate(lines):
+        with contextlib.suppress(DocumentError):
+            event = parse_document(line, _Line, sealed=True).root.event
+            return number if event == "attempt" else 0
+    return len(lines)

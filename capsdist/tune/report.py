@@ -1,4 +1,4 @@
-"""What a search found: a row per trial, the best one, the Pareto front, and the command that trains it again.
+"""Report a search: a row per trial, the best one, the Pareto front, and a command to train it again.
 
 Pure but for reading the trials' metrics. `error_percent` is of the split the trials were compared on, so the
 best one's is a little too good: measure it again on images that no trial has seen.
@@ -24,18 +24,9 @@ from capsdist.tune.journal import FINISHED, History, Percent, Point, Status
 from capsdist.tune.space import FIELDS, with_values
 
 __all__ = [
-    "TRIALS_NAME",
-    "SearchResult",
-    "TrialRow",
-    "best_row",
-    "command",
-    "in_words",
-    "pareto",
-    "rows_of",
-    "short_values",
-    "sum_up",
-    "table",
-]
+    "TRIALS_NAME", "SearchResult", "TrialRow", "best_row", "command", "in_words", "pareto", "rows_of",
+    "short_values", "sum_up", "table",
+]  # fmt: skip
 
 TRIALS_NAME = "trials"
 """The runs of the trials, in the folder of a search."""

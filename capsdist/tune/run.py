@@ -1,4 +1,4 @@
-"""A search from its options to its result: check, price, start or join Ray, try points, sum up.
+"""Run a search: check, price, start or join Ray, try points, sum up.
 
 Everything that can be refused is refused before Ray starts; Ray Tune itself is behind `search.py`.
 """
@@ -30,7 +30,7 @@ from capsdist.tune.feasible import GIB, Limits, memory_here, refusal
 from capsdist.tune.folder import SearchFolder
 from capsdist.tune.journal import JOURNAL_NAME, Journal
 from capsdist.tune.report import SearchResult, in_words, sum_up, table
-from capsdist.tune.source import Optuna, RandomOrder, Refuse
+from capsdist.tune.source import Refuse, Source
 from capsdist.tune.space import Search, Space, Values, chosen, points, search_problems, with_values
 
 __all__ = ["preview", "run_search"]
@@ -57,25 +57,27 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
     if found := [*preflight.all_problems(config), *search_problems(config, space, search)]:
         raise ConfigError(found)
     config = preflight.absolute(config)
-    log = lambda text: show({"kind": "note", "message": text})  # noqa: E731
-    folder = SearchFolder(config, log)
 
     def log(text: str) -> None:
+        show({"kind": "note", "message": text})
+
+    def status(text: str) -> None:
         show({"kind": "status", "message": text})
 
-    with announced(log, "reading all images once, to compare their checksums"):
+    folder = SearchFolder(config, log)
+    with announced(status, "reading all images once, to compare their checksums"):
         num_samples = preflight.check_data(config).num_samples
     total, grace = _milestones(config, search, num_samples)
-    with announced(log, f"trying to write to {folder.files}"):
+    with announced(status, f"trying to write to {folder.files}"):
         folder.create()
-    with folder.lock(log) as lock:
+    with folder.lock(status) as lock:
         config, note = folder.check_continues(config, space, search)
         if note:
-            show({"kind": "note", "message": f"search {folder.name} {note}"})
+            log(f"search {folder.name} {note}")
             total, grace = _milestones(config, search, num_samples)
         done = folder.read_result()
         if done is not None and done.max_trials >= search.trials:
-            show({"kind": "note", "message": f"search {folder.name} is done already"})
+            log(f"search {folder.name} is done already")
             return done
         start = _Start(config, space, search, folder, folder.journal(), lock, total, grace)
         if not start.run(show):
@@ -186,15 +188,13 @@ class _Start:
             return False
         reasons = [reason for _, reason in history.infeasible]
         note = lambda _, reason: reasons.append(reason)  # noqa: E731
-        if RandomOrder(self.space, self.search.seed, history, refuse, note).ask() is not None:
+        if Source(self.space, self.search.seed, history, refuse, note).ask() is not None:
             return True
         if not history.trials:
             raise _none_feasible(self.space, reasons[0])
         return False
 
-    def _in_ray(
-        self, machine: Machine | None, budget: Budget | None, source: Optuna | RandomOrder, show: Show
-    ) -> bool:
+    def _in_ray(self, machine: Machine | None, budget: Budget | None, source: Source, show: Show) -> bool:
         def log(text: str) -> None:
             show({"kind": "status", "message": text})
 
@@ -233,13 +233,13 @@ class _Start:
             "ended": len(self.journal.history.ended()),
         }
 
-    def _source(self, refuse: Refuse, show: Show) -> Optuna | RandomOrder:
+    def _source(self, refuse: Refuse, show: Show) -> Source:
         def note(values: Values, reason: str) -> None:
             self.journal.append("infeasible", values=values, reason=reason)
             show({"kind": "infeasible", "values": values, "reason": reason})
 
-        kind = Optuna if self.search.searcher == "optuna" else RandomOrder
-        return kind(self.space, self.search.seed, self.journal.history, refuse, note)
+        search = self.search
+        return Source(self.space, search.seed, self.journal.history, refuse, note, search.searcher)
 
 
 def _given(space: Space) -> dict[str, object]:
@@ -257,8 +257,8 @@ def run_and_show(config: Config, space: Space, search: Search, records: Path) ->
 
     `records`: where `search.record` writes to.
     """
-    from capsdist.tune.display import SearchDisplay
-    from capsdist.tune.drawing import save_figure
+    from capsdist.tune.figure import save_figure
+    from capsdist.tune.progress import SearchDisplay
 
     with SearchDisplay() as display:
         try:

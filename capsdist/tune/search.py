@@ -1,4 +1,4 @@
-"""Trials on Ray Tune, each a training run of its own, begun and stopped by Tune. Ray Tune is here only.
+"""Trials on Ray Tune, each a training run of its own. Only this module imports Ray Tune.
 
 Built on Tune's own means: a `Searcher` that gives points, a scheduler, a callback that keeps the journal. A
 trial's driver sits on the head node and takes no CPU; it calls the same `launch` as the training jobs, so the

@@ -1,4 +1,4 @@
-"""Where the next point comes from: a random order, or Optuna, both without points that cannot be trained.
+"""Choose the next point: in random order, or by Optuna, both without points that cannot be trained.
 
 Optuna (Akiba et al. 2019, its TPE sampler) is asked and told directly, not through Ray's wrapper, which
 would spend trials on infeasible points and on repetitions, and begins anew when a search is resumed.
@@ -7,7 +7,8 @@ would spend trials on infeasible points and on repetitions, and begins anew when
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any, Literal
 
 from capsdist.errors import ConfigError, Problem
 from capsdist.tune.journal import FINISHED, STOPPED, History, Trial
@@ -16,7 +17,7 @@ from capsdist.tune.space import FIELDS, RATE, Space, Values, points, rounded
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["Optuna", "RandomOrder", "Refuse", "Source"]
+__all__ = ["Refuse", "Source"]
 
 Refuse = Callable[[Values], str | None]
 """Why a point cannot be trained, None if it can."""
@@ -28,32 +29,36 @@ _MAX_REFUSED = 1000  # in a row, after which the rest of the space counts as inf
 _MAX_ASKED = 30  # suggestions of Optuna without a new point, before a random one is taken
 
 
-class Source(Protocol):
-    """Gives points and hears what became of them."""
+class Source:
+    """Gives distinct feasible points: suggestions of Optuna (`searcher`), then those in random order.
+
+    `history` is read at every call: no point of an earlier start is given again, and Optuna learns from all
+    ended trials. The random order is that of `capsdist.tune.space.points`.
+
+    Raises:
+        ConfigError: optuna is not installed.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        seed: int,
+        history: History,
+        refuse: Refuse,
+        note: Note,
+        searcher: Literal["random", "optuna"] = "random",
+    ) -> None:
+        self._history, self._refuse, self._note = history, refuse, note
+        self._random: Iterator[dict[str, Any]] = points(space, seed)
+        self._sampler = _Sampler(space, seed) if searcher == "optuna" else None
+        for trial in history.ended():
+            self.tell(trial)
 
     def ask(self) -> dict[str, Any] | None:
         """Return a new feasible point, None if there is none."""
-        ...
-
-    def log(self, trial: Trial) -> None:
-        """Take in how a trial ended."""
-        ...
-
-
-class RandomOrder:
-    """Distinct feasible points in the order of `capsdist.tune.space.points`, without those known already.
-
-    `history` is read at every call, so that a point which came from elsewhere is not given again.
-    """
-
-    def __init__(self, space: Space, seed: int, history: History, refuse: Refuse, note: Note) -> None:
-        self._points: Iterator[dict[str, Any]] = points(space, seed)
-        self._history, self._refuse, self._note = history, refuse, note
-
-    def ask(self) -> dict[str, Any] | None:
-        """Return the next point, None at the end of the space."""
+        suggested = islice(iter(self._sampler.suggest, None), _MAX_ASKED) if self._sampler else ()
         refused = 0
-        for values in self._points:
+        for values in chain(suggested, self._random):
             if _known(values, self._history):
                 continue
             reason = self._refuse(values)
@@ -65,53 +70,29 @@ class RandomOrder:
                 return None
         return None
 
-    def log(self, trial: Trial) -> None:
-        """Nothing is learned."""
+    def tell(self, trial: Trial) -> None:
+        """Let later suggestions depend on how `trial` ended."""
+        if self._sampler:
+            self._sampler.add(trial)
 
 
-class Optuna:
-    """Points that Optuna's TPE expects to be good, from all trials so far, those of earlier starts included.
+class _Sampler:
+    """Optuna's TPE sampler."""
 
-    An infeasible or repeated suggestion is answered at once, without a trial; after too many of them the next
-    point in random order is taken.
-
-    Raises:
-        ConfigError: optuna is not installed.
-    """
-
-    def __init__(self, space: Space, seed: int, history: History, refuse: Refuse, note: Note) -> None:
+    def __init__(self, space: Space, seed: int) -> None:
         try:
             import optuna
         except ImportError:
             rule, fix = "the package optuna is not installed", "pip install 'capsdist[tune]', or set random"
             raise ConfigError([Problem("search.searcher", "optuna", rule, fix)]) from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._optuna, self._history, self._refuse, self._note = optuna, history, refuse, note
+        self._optuna = optuna
         self._distributions, self._bounds = _distributions(space), space.learning_rate_range
-        self._random = RandomOrder(space, seed, history, refuse, note)
         sampler = optuna.samplers.TPESampler(seed=seed)
         self._study = optuna.create_study(direction="minimize", sampler=sampler)
-        for trial in history.ended():
-            self._add(trial)
 
-    def ask(self) -> dict[str, Any] | None:
-        """Return a new point, None if the space has no other."""
-        for _ in range(_MAX_ASKED):
-            values = self._suggestion()
-            if _known(values, self._history):
-                continue
-            reason = self._refuse(values)
-            if reason is None:
-                return values
-            self._note(values, reason)
-        return self._random.ask()
-
-    def log(self, trial: Trial) -> None:
-        """Let later points depend on how `trial` ended."""
-        self._add(trial)
-
-    def _suggestion(self) -> dict[str, Any]:
-        """Return what Optuna would try; it counts as failed until `log` adds it under its own name."""
+    def suggest(self) -> dict[str, Any]:
+        """Return what Optuna would try; it counts as failed until `add` adds it under its own name."""
         asked = self._study.ask(self._distributions)
         self._study.tell(asked, state=self._optuna.trial.TrialState.FAIL)
         values = {field: asked.params[field] for field in FIELDS.values() if field in asked.params}
@@ -119,7 +100,7 @@ class Optuna:
             values[RATE] = rounded(values[RATE], *self._bounds)
         return values
 
-    def _add(self, trial: Trial) -> None:
+    def add(self, trial: Trial) -> None:
         """Add an ended trial: TPE ranks a stopped one by the step that it reached."""
         states = self._optuna.trial.TrialState
         state = {FINISHED: states.COMPLETE, STOPPED: states.PRUNED}.get(trial.status, states.FAIL)

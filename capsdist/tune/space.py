@@ -1,4 +1,4 @@
-"""What a search varies, and how: typed options, and all their problems at once. Imports no torch, no Ray.
+"""The space of a search: typed options, and all their problems at once. Imports no torch, no Ray.
 
 A point of the space is a mapping of dotted configuration fields to values, so that it can be laid over
 any configuration, stored as JSON, and printed as options of a command.
@@ -18,18 +18,9 @@ from capsdist.config import CapsNetConfig, Config, Loss, problems
 from capsdist.errors import Problem
 
 __all__ = [
-    "FIELDS",
-    "RATE",
-    "Search",
-    "Space",
-    "Values",
-    "checked_values",
-    "chosen",
-    "points",
-    "rounded",
-    "search_problems",
-    "with_values",
-]
+    "FIELDS", "RATE", "Search", "Space", "Values", "checked_values", "chosen", "points", "rounded",
+    "search_problems", "with_values",
+]  # fmt: skip
 
 Values = Mapping[str, int | float | bool]
 """A point: value by dotted field of the configuration, in the order of `FIELDS`."""
@@ -81,7 +72,7 @@ class Search(_Options):
     trials: int = 16
     """Trials, at most; a search that is done can be started again with more."""
     concurrency: int | None = None
-    """Trials at a time, each with train.num_workers workers; default: as many as there are cores or GPUs for."""
+    """Trials at a time, each with train.num_workers workers; default: as many as cores or GPUs allow."""
     searcher: Literal["random", "optuna"] = "random"
     """random: distinct points in random order; optuna: its TPE sampler learns from ended trials."""
     scheduler: Literal["asha", "none", "pbt", "pb2"] = "asha"

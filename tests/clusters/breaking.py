@@ -6,6 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-DELETE = object()
+DELETE = "(deleted)"
 Break = Callable[[str, str, Any], Path]
 """Name of a shipped file, place in it, and what to put there, or DELETE; returns the file that has it."""

@@ -49,9 +49,9 @@ def main() -> int:
             take_down(nodes, laptop)
     log("the drill is over: all was well")
     if sys.argv[1:] == ["--record"]:
-        figures, log = {"whole_s": round(time.monotonic() - started, 1)}, "\n".join(said) + "\n"
+        figures, text = {"whole_s": round(time.monotonic() - started, 1)}, "\n".join(said) + "\n"
         config = {"file": "cluster/onprem.yaml", "job": JOB}
-        print(write_record(ROOT / "jobs/records", "cluster-drill", config=config, figures=figures, log=log))
+        print(write_record(ROOT / "jobs/records", "cluster-drill", config=config, figures=figures, log=text))
     return 0
 
 
@@ -111,8 +111,8 @@ def train(shared: Path, nodes: list[Host], laptop: Host) -> None:
 @contextlib.contextmanager
 def forwarded(shared: Path, laptop: Host) -> Iterator[None]:
     """Hold `ray dashboard`, which forwards the head's port 8265 over ssh to the laptop's own."""
-    with (shared / "dashboard.log").open("w") as log:
-        laptop.start(f"cd {ROOT}; exec ray dashboard ~/cluster.yaml", log)
+    with (shared / "dashboard.log").open("w") as output:
+        laptop.start(f"cd {ROOT}; exec ray dashboard ~/cluster.yaml", output)
     port = "python -c 'import socket; socket.create_connection((\"127.0.0.1\", 8265), 1)' 2> /dev/null"
     laptop.run(f"until {port}; do sleep 0.5; done")
     yield

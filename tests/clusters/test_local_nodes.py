@@ -19,8 +19,9 @@ pytestmark = [
 LISTENING = "0A"  # in /proc/net/tcp
 LOOPBACK = {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
 JOB = (
-    "python jobs/train_mnist.py --data.name digits --train.name local --train.num-workers 2 --train.device cpu"
-    " --train.precision fp32 --train.max-steps 3 --train.global-batch-size 16 --model.conv-channels 8"
+    "python jobs/train_mnist.py --data.name digits --train.name local --train.num-workers 2"
+    " --train.device cpu --train.precision fp32 --train.max-steps 3"
+    " --train.global-batch-size 16 --model.conv-channels 8"
     " --model.primary-types 2"
 )
 

@@ -63,9 +63,9 @@ def same_steps_for_any_world(sampler: Sampler, order: Order, world_size: int) ->
 
 @pytest.mark.parametrize("world_size", WORLDS)
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("property", [every_sample_once, equal_steps, same_steps_for_any_world])
-def test_properties(property, case, world_size):
-    assert property(ours, make(case), world_size)
+@pytest.mark.parametrize("holds", [every_sample_once, equal_steps, same_steps_for_any_world])
+def test_properties(holds, case, world_size):
+    assert holds(ours, make(case), world_size)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -118,7 +118,7 @@ def keyed_by_world(order: Order, epoch: int, world_size: int) -> Ranks:
 
 
 @pytest.mark.parametrize(
-    ("property", "mutant"),
+    ("holds", "mutant"),
     [
         (every_sample_once, interleaved_drop_tail),
         (every_sample_once, shuffled_a_rank),
@@ -127,8 +127,8 @@ def keyed_by_world(order: Order, epoch: int, world_size: int) -> Ranks:
         (same_steps_for_any_world, shuffled_a_rank),
     ],
 )
-def test_mutants_break_the_properties(property, mutant):
-    assert not property(mutant, make(CASES[1]), 3)
+def test_mutants_break_the_properties(holds, mutant):
+    assert not holds(mutant, make(CASES[1]), 3)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -194,7 +194,7 @@ def test_permutations_are_uniform(seed):
 
 
 def specified_permutation(num: int, *key) -> list[int]:
-    """README.md of capsdist/data, "Order, exactly", in plain Python."""
+    """The permutation as the docstring of capsdist.data.format.order specifies it, in plain Python."""
     text = "/".join(str(part) for part in key)
     philox = np.random.Philox(key=int(xxhash.xxh3_128_hexdigest(text.encode()), 16))
     outputs = [int(philox.random_raw()) for _ in range(num)]
@@ -203,7 +203,7 @@ def specified_permutation(num: int, *key) -> list[int]:
 
 @pytest.mark.parametrize("case", CASES)
 def test_the_specification_says_the_same(case):
-    """An independent, slow implementation of the README's five rules."""
+    """An independent, slow implementation of the five rules of that docstring."""
     sizes, global_batch_size, lanes, window = case
     epoch, num, share = 3, sum(sizes), global_batch_size // lanes
     key = ("set", 11, global_batch_size, lanes, window)

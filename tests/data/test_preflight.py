@@ -57,7 +57,7 @@ def test_a_split_of_another_name_is_told_which_there_are(make_split, tmp_path):
 
 
 def test_missing_folder_without_a_remedy(tmp_path):
-    refused(lambda: check_split(tmp_path / "no"), "no: there is no such data set; pack it", "data_prep/")
+    refused(lambda: check_split(tmp_path / "no"), "no: there is no such data set; pack it", "capsdist pack")
 
 
 def test_missing_index(make_split):

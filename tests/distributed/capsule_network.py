@@ -26,6 +26,7 @@ from capsdist.models.parallel import (
     sum_gradients,
 )
 from capsdist.ops import margin_loss, reconstruction_loss
+from capsdist.routing import RoutingOptions
 from capsdist.train.checkpoint import EngineState
 from capsdist.train.engine.replicated import load_replicated, replicated_state
 
@@ -214,7 +215,7 @@ def properties() -> dict[str, Any]:
         "apart": copied.class_capsules.packed_weights is not layer.packed_weights,
         "groups": copied.class_capsules.group is layer.group,
         "names": [*split.state_dict()] == [*capsnet().state_dict()],
-        "options": (alone.iterations, alone.none_of_the_above, alone.bias) == (2, True, None),
+        "options": (alone.routing, alone.bias) == (RoutingOptions(2, True, backend="streamed"), None),
         "layout": copied.to(memory_format=torch.channels_last).class_capsules.packed_weights.is_contiguous(),
         "alone": [*gather_state(alone)] in ([], ["packed_weights"]),
     }

@@ -155,11 +155,12 @@ def drawn_weights(num_children: int) -> tuple[Tensor, float]:
 def refusal(num_children: int, num_own: int) -> str:
     """What this rank says of weights of `num_own` children."""
     from capsdist.errors import ShapeError
+    from capsdist.routing import RoutingOptions
     from capsdist.routing.dynamic.parallel import route_parallel
 
     poses, packed = torch.zeros(2, num_children, 3), torch.zeros(4, 5, 3, num_own)
     try:
-        route_parallel(poses, packed)
+        route_parallel(poses, packed, RoutingOptions())
     except ShapeError as error:
         return str(error)
     return ""

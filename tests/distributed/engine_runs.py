@@ -36,7 +36,7 @@ def build_toy(
         kind,
         stage,
         clip=clip,
-        gradient_accumulation_steps=accumulation,
+        gradient_accumulation_steps=gradient_accumulation_steps,
         precision=precision,
         tensorflow_epsilon=tensorflow_epsilon,
     )
@@ -50,7 +50,7 @@ def build_toy(
         config.optim,
         stage=stage,
         microbatch_size=2,
-        gradient_accumulation_steps=accumulation,
+        gradient_accumulation_steps=gradient_accumulation_steps,
         **where,
     )
 
@@ -63,7 +63,7 @@ def toy_steps(
     own = slice(engine.rank * size, (engine.rank + 1) * size)
     norms = []
     for step in range(first, last):
-        parts = [tensor[own].chunk(accumulation) for tensor in toy_batch(step)]
+        parts = [tensor[own].chunk(gradient_accumulation_steps) for tensor in toy_batch(step)]
         for number, (images, targets) in enumerate(zip(*parts, strict=True)):
             with engine.microbatch(last=number == len(parts[0]) - 1):
                 error = (engine.forward(images).scores - targets).square().sum() / 7

@@ -17,7 +17,7 @@ from capsdist.data import write_split
 from capsdist.errors import RunError
 from capsdist.runs.record import RunRecord
 from capsdist.train.checkpoint import read_checkpoint
-from capsdist.train.loop import run_training
+from capsdist.train.loop import Observe, run_training
 
 CLASSES = ("bar", "dot", "ring")
 
@@ -81,6 +81,7 @@ def run_small(
     resume_from: Path | None = None,
     stop_at: int | None = None,
     die_at: int | None = None,
+    observe: Observe | None = None,
     record: RunRecord | None = None,
     init_from: Path | None = None,
     keep: Callable[[str, bytes], None] | None = None,
@@ -120,6 +121,7 @@ def run_small(
         resume_from=resume_from,
         init_from=init_from,
         should_stop=should_stop,
+        observe=observe,
         picture=record and record.image,
         keep=keep,
     )

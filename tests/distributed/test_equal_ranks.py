@@ -59,7 +59,7 @@ def test_losses_and_weights_are_those_of_one_rank(
     on_ranks, shapes: Path, single, tmp_path: Path, world_size: int, gradient_accumulation_steps: int
 ) -> None:
     rows, folder = single
-    config = small_config(shapes, max_grad_norm=0.5, gradient_accumulation_steps=accumulation)
+    config = small_config(shapes, max_grad_norm=0.5, gradient_accumulation_steps=gradient_accumulation_steps)
     found = on_ranks(world_size, run_small, config, tmp_path)
     assert losses(found) == pytest.approx(losses(rows), rel=1e-5)
     assert distance(tmp_path / FINAL, folder / FINAL) < 1e-5

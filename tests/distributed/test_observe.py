@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
-import torch
-from small_run import own_rank, small_config
+from small_run import run_small, small_config
 
 from capsdist.config import Config
-from capsdist.train.loop import run_training
 
 NUM_TRAIN, STEPS_PER_EPOCH = 26, 4  # the last step has 2 images
 
@@ -18,16 +16,11 @@ def observed(
     config: Config, checkpoints: Path, resume_from: Path | None = None
 ) -> list[tuple[int, list[int]]]:
     """Run the loop and return what the observer of this rank was called with."""
-    rank, world_size = own_rank()
     seen: list[tuple[int, list[int]]] = []
-    run_training(
+    run_small(
         config,
-        rank=rank,
-        world_size=world_size,
-        device=torch.device("cpu"),
-        events=lambda row: None,
-        save=lambda write, step, metrics: write(checkpoints / f"step-{step:04d}"),
-        resume_from=resume_from,
+        checkpoints,
+        resume_from,
         observe=lambda step, sample_ids: seen.append((step, sample_ids.tolist())),
     )
     return seen

@@ -20,7 +20,7 @@ def test_a_penalty_on_the_gradient_is_refused(ranks, squared: bool) -> None:
     for said in ranks(2).run(run_penalty, Setup(), squared, False):
         assert said == (
             "streamed routing is differentiable once, backward; for other derivatives choose "
-            "form='reference', with no children split over ranks"
+            "backend='reference', with no children split over ranks"
         )
 
 

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from limits import PATIENCE_S
 
@@ -29,14 +31,24 @@ def commands() -> list[str]:
     return [command for line in lines if (command := line.partition("#")[0].strip())]
 
 
-def test_the_map_shows_every_folder_of_tests() -> None:
+def test_the_tree_shows_every_folder_of_tests() -> None:
     folders = {path.parent.name for path in ROOT.glob("tests/*/*.py")}
-    assert {name for name in folders if f"tests/{name}" not in README} == set()
+    [tree] = [block for block in blocks("text") if block.startswith("capsdist/")]
+    assert folders - set(re.findall(r"\w+", tree)) == set()
 
 
 def run(folder: Path, words: list[str], *, status: int = 0) -> str:
-    """Run a script of the checkout from `folder`; return what it printed, both streams."""
-    words = [sys.executable, str(ROOT / words[1]), *words[2:]]
+    """Run a script of the checkout or the command `capsdist` from `folder`; return both streams."""
+    match words:
+        case ["python", script, *rest]:
+            words = [sys.executable, str(ROOT / script), *rest]
+        case ["capsdist", *rest]:
+            words = [
+                sys.executable,
+                "-c",
+                "import sys; from capsdist.cli.main import main; sys.exit(main())",
+                *rest,
+            ]
     done = subprocess.run(
         words,
         cwd=folder,
@@ -54,21 +66,15 @@ def run(folder: Path, words: list[str], *, status: int = 0) -> str:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory with the packed digits, shared like that of a reader who types all commands."""
     path = tmp_path_factory.mktemp("readme")
-    run(path, ["python", "data_prep/pack_digits.py"])
+    run(path, ["capsdist", "pack", "digits"])
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(path / "IMAGE.png")
     return path
 
 
 def test_readme_is_short_and_the_first_command_comes_early() -> None:
     lines = README.splitlines()
-    assert len(lines) <= 200
+    assert len(lines) <= 160
     assert any(line.startswith("make quickstart") for line in lines[:25])
-
-
-def test_python_block_has_six_lines_that_run() -> None:
-    [block] = blocks("python")
-    assert len(block.splitlines()) == 6
-    done = subprocess.run([sys.executable, "-c", block], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
 
 
 def test_make_targets_exist() -> None:
@@ -82,18 +88,29 @@ def test_make_targets_exist() -> None:
 def test_command(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = shlex.split(command)
     match words:
-        case ["python", "data_prep/pack_mnist.py", "--source", "FOLDER"]:  # real files: tests/data
+        case ["capsdist", "pack", "mnist", "--source", "FOLDER"]:  # real files: tests/data
             assert "idx" in run(folder, [*words[:-1], str(folder)], status=1)
-        case ["python", str(job), *rest] if job.startswith("jobs/train_"):
+        case ["capsdist", "train", *rest]:
             printed = run(folder, [*words, *([] if "--check" in rest else TINY)])
             assert "valid" in printed if "--check" in rest else "error_percent" in printed
-        case ["python", "jobs/evaluate.py", *_]:
+        case ["capsdist", "evaluate" | "runs", *_]:
             assert "error_percent" in run(folder, words)
-        case ["python", str(job), "--goals"] if job.startswith("jobs/bench_"):
-            assert (ROOT / job).exists()  # measured, not tested
+        case ["capsdist", "predict", *_]:
+            assert "IMAGE.png: " in run(folder, words)
         case ["ray", "job", "submit", *options] if "--" in options:  # really submitted in tests/jobs
             entrypoint = options[options.index("--") + 1 :]
             monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # no bucket of anybody's
             assert "valid" in run(folder, [*entrypoint, "--check"])
         case _:
             pytest.fail(f"README.md has a command that this test does not know: {command}")
+
+
+def test_the_python_runs(folder: Path) -> None:
+    """After the commands: the second block loads the run that they trained."""
+    library, predict = blocks("python")
+    assert len(library.splitlines()) == 6
+    code = library + predict + "assert len(found.names) == 1"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -44,7 +44,7 @@ class Attempt:
 
 
 class Recorder:
-    """The observer of a launch: writes a file a worker into `folder`, a line per step, on disk at once.
+    """The observer of a launch: writes a file per worker into `folder`, a line per step, on disk at once.
 
     The folder is made if it is missing; the first line of a file says on which host, in which process.
     """

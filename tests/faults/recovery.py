@@ -1,7 +1,7 @@
 """How long a run stands still when a worker crashes, or when a machine is lost and another one takes over.
 
 Several Ray nodes on this machine, as `cluster/local.py` has them: a head that trains nothing, one node
-of one core per worker, and a spare. A machine is lost by SIGKILL of its raylet and all its processes at once; a
+of one core per worker, and a spare. A machine is lost by SIGKILL of its raylet and all its processes; a
 pulled cable, which takes longer to notice, is what tests/multihost tries on hosts of their own.
 """
 

@@ -20,7 +20,7 @@ from capsdist.runs.rundir import RunFolder
 from capsdist.train.checkpoint import load_model
 from capsdist.train.display import Display
 from capsdist.train.evaluate import evaluate_checkpoint
-from capsdist.tune.display import SearchDisplay
+from capsdist.tune.progress import SearchDisplay
 
 ASCII = {**os.environ, "PYTHONIOENCODING": "ascii"}
 

@@ -52,7 +52,7 @@ def own_root(tmp_path: Path) -> Path:
 
 
 def test_a_data_set_that_is_not_packed_names_the_command(capsys, tmp_path):
-    command = f"`python data_prep/pack_cifar10.py --root {tmp_path}`"
+    command = f"capsdist pack cifar10 --root {tmp_path}`"
     refused(capsys, tmp_path, ["--data.name=cifar10"], FAILED, "cifar10/train", command)
     assert not (tmp_path / "runs").exists()
 
@@ -231,9 +231,11 @@ def test_workers_take_the_cores_of_the_machine():
         (1, 5.0, "--launch.cpus-per-worker 4"),
     ],
 )
-def test_more_than_the_cores_of_the_machine(workers, cores, fix):
-    with pytest.raises(ConfigError, match=rf"train.num_workers={workers}: needs .* cores.*has 4; set {fix}"):
-        place_on_machine(wanting(num_workers=workers, cores=cores), SMALL)
+def test_more_than_the_cores_of_the_machine(num_workers, cores, fix):
+    with pytest.raises(
+        ConfigError, match=rf"train.num_workers={num_workers}: needs .* cores.*has 4; set {fix}"
+    ):
+        place_on_machine(wanting(num_workers=num_workers, cores=cores), SMALL)
 
 
 def test_gpus_are_used_where_they_are():
@@ -283,7 +285,10 @@ def test_deepspeed_without_a_compiler(monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "status", "line"),
     [
-        (["--train.num-workers=90", "--train.global-batch-size=92"], INVALID, "error: train.num_workers=90: needs"),
+        (
+            ["--train.num-workers=90", "--train.global-batch-size=92"], INVALID,
+            "error: train.num_workers=90: needs",
+        ),
         (["--train.device=gpu"], INVALID, "error: train.device='gpu': there is no GPU on this machine"),
     ],
 )  # fmt: skip

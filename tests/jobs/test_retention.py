@@ -1,4 +1,4 @@
-"""Which checkpoints are kept, which one is gone on from, and what a crash leaves: properties, then real folders."""
+"""Which checkpoints are kept, which one a run continues from, what a crash leaves: rules, then folders."""
 
 from __future__ import annotations
 

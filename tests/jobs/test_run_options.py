@@ -76,13 +76,13 @@ def test_a_dry_run_tells_what_steps_take_and_leaves_nothing_behind(tiny_root: Pa
 def test_a_dry_run_that_fails_leaves_nothing_behind(tiny_root: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()
     script = Script([Fault("error", 0, 2)], tmp_path / "marks", tmp_path / "runs/dry")
-    launch = Launch(cpus_per_worker=1, max_failures=0)
+    once = Launch(cpus_per_worker=1, max_failures=0)
     rows = Rows()
     with pytest.raises(
         RunError, match=r"the dry run failed: worker 0: RuntimeError: a scripted error at step 2"
     ):
         launch(
-            tiny_config(tiny_root, tmp_path / "runs", "dry", launch=launch, dry_run=5),
+            tiny_config(tiny_root, tmp_path / "runs", "dry", launch=once, dry_run=5),
             display=rows,
             fault=script,
         )

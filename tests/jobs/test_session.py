@@ -24,7 +24,7 @@ START = (
     "prepare_ray()\n"
     "machine = None if names_cluster() else Machine(1, 0)\n"
     "try:\n"
-    "  with ray_session(Config(), machine, tell=lambda text: print('told:', text)) as have:\n"
+    "  with ray_session(Config(), machine, log=lambda text: print('told:', text)) as have:\n"
     "    print('cores:', have['CPU'])\n"
     "except RunError as error: print('error:', error)\n"
 )
@@ -33,10 +33,11 @@ START = (
 def start(tmp: Path, **env: str) -> list[str]:
     """Start or join Ray, with these settings; return the lines that were printed."""
     tmp.mkdir(exist_ok=True)
-    names = {"RAY_TMPDIR": str(tmp), **env}
+    # a Ray in this process, that of another module's fixture, leaves its way of authentication behind
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     done = subprocess.run(
         [sys.executable, "-c", START],
-        env={**os.environ, **names},
+        env={**inherited, "RAY_TMPDIR": str(tmp), **env},
         capture_output=True,
         text=True,
         check=False,

@@ -31,8 +31,8 @@ def signalled(number: int, body: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("number", NUMBERS)
 def test_in_training_the_first_signal_is_a_wish_and_the_second_an_end(number):
     body = (
-        "with signals, signals.training() as wish:\n"
-        "  strike(); print(wish.wait(5))\n"
+        "with signals, signals.training() as stop_event:\n"
+        "  strike(); print(stop_event.wait(5))\n"
         "  try: strike()\n"
         "  except KeyboardInterrupt: print('interrupted')\n"
     )
@@ -67,7 +67,7 @@ def test_outside_signals_are_what_they_were(number):
 def test_nohup_stays():
     body = (
         "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "with signals, signals.training() as wish: strike(); print(wish.is_set())\n"
+        "with signals, signals.training() as stop_event: strike(); print(stop_event.is_set())\n"
     )
     assert signalled(signal.SIGHUP, body).stdout == "False\n"
 
@@ -104,7 +104,7 @@ def test_a_thread_may_not_take_signals():
     body = (
         "import threading\n"
         "def work():\n"
-        "  with signals, signals.training() as wish: print(wish.is_set())\n"
+        "  with signals, signals.training() as stop_event: print(stop_event.is_set())\n"
         "thread = threading.Thread(target=work); thread.start(); thread.join()\n"
     )
     assert signalled(signal.SIGINT, body).stdout == "False\n"

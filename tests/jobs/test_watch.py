@@ -13,6 +13,7 @@ import pytest
 from job_helpers import FrozenAtStart, Rows, tiny_config
 
 from capsdist.config import Launch
+from capsdist.launch import launch
 from capsdist.train.metrics import read_metrics
 from faults.script import Fault, Script, read_marks
 
@@ -23,17 +24,19 @@ LIMIT_S = 12.0
 
 @pytest.mark.usefixtures("ray_cluster")
 @pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_root, tmp_path, workers):
-    fault = Script([Fault("frozen_worker", workers - 1, 7)], tmp_path / "marks", tmp_path / "frozen-run")
-    launch = Launch(cpus_per_worker=1, max_failures=9, step_timeout_s=LIMIT_S)
+def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_root, tmp_path, num_workers):
+    fault = Script([Fault("frozen_worker", num_workers - 1, 7)], tmp_path / "marks", tmp_path / "frozen-run")
+    limits = Launch(cpus_per_worker=1, max_failures=9, step_timeout_s=LIMIT_S)
     rows = Rows()
-    config = tiny_config(tiny_root, tmp_path, "frozen-run", launch=launch, num_workers=workers)
+    config = tiny_config(tiny_root, tmp_path, "frozen-run", launch=limits, num_workers=num_workers)
     summary = launch(config, display=rows, fault=fault)
 
     assert (summary.status, summary.steps) == ("done", 16)
     run = Path(summary.run_dir)
     [mark] = read_marks(tmp_path / "marks")
-    frozen = f"warning: no step for {LIMIT_S:g} s: worker {workers - 1} (process {mark.pid} on {mark.host})"
+    frozen = (
+        f"warning: no step for {LIMIT_S:g} s: worker {num_workers - 1} (process {mark.pid} on {mark.host})"
+    )
     [note] = [row["message"] for row in rows.of("note") if row["message"].startswith(frozen)]
     assert "does not answer, it is stopped; killed all workers" in note
     assert note.endswith(f"their stacks are in {run}/stacks.txt")
@@ -44,8 +47,8 @@ def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_roo
     assert steps[-1] == 16
     stacks = (run / "stacks.txt").read_text()
     assert stacks.count("no answer") == 1
-    assert stacks.count("most recent call first") >= workers - 1
-    if workers == 2:  # where the other one waits
+    assert stacks.count("most recent call first") >= num_workers - 1
+    if num_workers == 2:  # where the other one waits
         assert "train_step" in stacks
 
 
@@ -53,10 +56,10 @@ def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_roo
 def test_a_worker_that_freezes_before_it_has_read_anything_is_found(tiny_root, tmp_path):
     """The only one of the run: no other waits for it."""
     fault = FrozenAtStart(tmp_path / "frozen-start" / "config.json", tmp_path / "mark")
-    launch = Launch(cpus_per_worker=1, max_failures=9, step_timeout_s=LIMIT_S)
+    limits = Launch(cpus_per_worker=1, max_failures=9, step_timeout_s=LIMIT_S)
     rows = Rows()
     summary = launch(
-        tiny_config(tiny_root, tmp_path, "frozen-start", launch=launch, num_workers=1),
+        tiny_config(tiny_root, tmp_path, "frozen-start", launch=limits, num_workers=1),
         display=rows,
         fault=fault,
     )

@@ -193,12 +193,12 @@ class RayCluster:
             folder / "recordings",
             order.with_suffix(".rows"),
         )
-        wish = {
+        entry = {
             "config": config.model_dump(mode="json"),
             "faults": faults,
             "marks": str(run.script.marks),
             "recordings": str(run.recordings),
         }
-        order.with_suffix(".partial").write_text(json.dumps(wish))
+        order.with_suffix(".partial").write_text(json.dumps(entry))
         order.with_suffix(".partial").rename(order)
         return run

@@ -26,17 +26,17 @@ from faults.script import Fault, Script, send_by_value
 
 def carry_out(order: Path) -> None:
     """Launch the run of one order; the last row, of kind "result" or "error", says how it ended."""
-    wish = json.loads(order.read_text())
+    entry = json.loads(order.read_text())
     with order.with_suffix(".rows").open("w", buffering=1) as file:
 
         def show(row: dict[str, Any]) -> None:
             file.write(json.dumps(row) + "\n")
 
         try:
-            config = Config.model_validate(wish["config"])
-            faults = [Fault(*fault) for fault in wish["faults"]]
-            script = Script(faults, Path(wish["marks"]), Path(config.train.storage, config.train.name))
-            recorder = Recorder(Path(wish["recordings"]))
+            config = Config.model_validate(entry["config"])
+            faults = [Fault(*fault) for fault in entry["faults"]]
+            script = Script(faults, Path(entry["marks"]), Path(config.train.storage, config.train.name))
+            recorder = Recorder(Path(entry["recordings"]))
             summary = launch(config, display=show, fault=script, observer=recorder)
             show({"kind": "result", **vars(summary)})
         except CapsdistError as error:

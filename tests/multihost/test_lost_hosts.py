@@ -67,9 +67,10 @@ def assert_not_enough(run: Run, *, num_workers: int, have: int) -> None:
     assert (end["kind"], end.get("type")) == ("error", "RunError"), end
     limits = run.config.launch
     times = f"{limits.controller_failure_limit + 1} x {limits.worker_start_timeout_s:g} s"
-    need = f"the cluster did not bring up {workers} workers with 1.5 CPU each in {times}"
+    need = f"the cluster did not bring up {num_workers} workers with 1.5 CPU each in {times}"
     said = (
-        f"train.num_workers={workers}: {need}, and has {have} CPU and 0 GPU now; lower --train.num-workers, "
+        f"train.num_workers={num_workers}: {need}, and has {have} CPU and 0 GPU now; lower "
+        "--train.num-workers, "
     )
     assert end["message"].startswith(said), end
     assert "\n" not in end["message"]

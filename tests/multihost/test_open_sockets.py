@@ -88,13 +88,17 @@ def test_a_run_on_one_machine_listens_on_loopback_only(
     one_host: OneHost, num_workers: int, engine: str
 ) -> None:
     run = one_host.launch(
-        f"{engine}-{workers}", Fault("wait", 0, 4), cores=HALF_A_HOST, num_workers=workers, engine=engine
+        f"{engine}-{num_workers}",
+        Fault("wait", 0, 4),
+        cores=HALF_A_HOST,
+        num_workers=num_workers,
+        engine=engine,
     )
     [found] = sockets_in_training(run, one_host.lab.hosts).values()
     assert [each for each in found if not each.on_loopback] == []
     assert {"gcs_server", "raylet"} <= {each.process for each in found}
     # Ray's own socket of each worker process, and gloo's
-    assert len([each for each in found if each.process.startswith(WORKER)]) > workers, found
+    assert len([each for each in found if each.process.startswith(WORKER)]) > num_workers, found
 
 
 ONE_RANK = """

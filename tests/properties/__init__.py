@@ -1,1 +1,1 @@
-"""Properties that hold for whatever happens to files: damaged in random ways, read by what reads them in truth."""
+"""Properties of whatever happens to files: damaged at random, read by the code that reads them in a run."""

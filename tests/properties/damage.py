@@ -26,17 +26,9 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 __all__ = [
-    "CONTENT",
-    "MEMORY",
-    "PHASES",
-    "Accident",
-    "accidents",
-    "copied",
-    "damaged",
-    "fingerprint",
-    "has_files",
+    "CONTENT", "MEMORY", "PHASES", "Accident", "accidents", "copied", "damaged", "fingerprint", "has_files",
     "make_outside",
-]
+]  # fmt: skip
 
 T = TypeVar("T")
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
@@ -112,7 +104,7 @@ def _zero_block(content: bytes, where: float, rng: random.Random) -> bytes:
 
 
 def _in_json(change: Callable[[str, random.Random], str]) -> Callable[[bytes, float, random.Random], bytes]:
-    """Apply a change of text to a JSON file, or to a line of one with per document a line; else flip a bit."""
+    """Apply a change of text to a JSON file, or to a line of one with many documents; else flip a bit."""
 
     def apply(content: bytes, where: float, rng: random.Random) -> bytes:
         lines = content.splitlines(keepends=True)

@@ -1,7 +1,7 @@
-"""The properties of routing as numbers: how far a backend, or a mutant with a known defect, is from obeying each.
+"""Properties of routing as numbers: how far a backend, or a mutant with a known defect, is from each.
 
-`PROPERTIES` are measured on any function with the signature of `route`; `DEFECTS` are the mutants. The tables of
-capsdist/routing/README.md are made of them by `scoreboard`.
+`PROPERTIES` are measured on any function with the signature of `route`; `DEFECTS` are the mutants.
+`scoreboard` makes the tables of README.md from them.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from functools import partial
 from importlib.util import find_spec
 
 import torch
-from cases import Operands, largest_error, operands, values_and_gradients
 from mutants import pack_by_reshape, route_mutant, squash_unguarded
 from torch import Tensor
 
 from capsdist.ops import squash
-from capsdist.routing import route, route_reference
-from capsdist.routing.dynamic.streamed import route_streamed
+from capsdist.routing import route, route_packed, route_reference
+from routing_cases import Operands, largest_error, operands, values_and_gradients
 
 Route = Callable[..., Tensor]
 SIZES = (5, 23, 4, 3, 6)  # B, I, J, D, E
@@ -143,7 +142,8 @@ PROPERTIES = {
 
 
 def _reshaped(child_poses: Tensor, weights: Tensor, iterations: int, **options: object) -> Tensor:
-    return route_streamed(child_poses, pack_by_reshape(weights), iterations, **options)  # pyright: ignore[reportArgumentType]
+    packed = pack_by_reshape(weights)
+    return route_packed(child_poses, packed, iterations, backend="streamed", **options)  # pyright: ignore[reportArgumentType]
 
 
 def _fused(child_poses: Tensor, weights: Tensor, iterations: int, *, bias: Tensor | None = None) -> Tensor:

@@ -1,7 +1,7 @@
-"""The correctness scoreboard of capsdist/routing/README.md, made from the tests themselves.
+"""The correctness scoreboard in README.md, made from the tests themselves.
 
-The first table is measured: every property of `routing_properties` on every backend and on every mutant with a known defect. The
-second is read from marks of tests in all folders: `property(key, sentence)` on a test that holds a property (further
+The first table is measured: every property of `routing_properties` on every backend and on every mutant. The
+second is read from marks of tests in all folders: `property(key, sentence)` on a test of a property (further
 ones need the key alone), and `defect(key, defect)` on a test that shows that a known defect breaks it.
 
 Command: python tests/reference/scoreboard.py (needs Triton, as the measured column of `fused` does)
@@ -21,13 +21,13 @@ os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
 from routing_properties import BACKENDS, DEFECTS, PROPERTIES
 
 ROOT = Path(__file__).resolve().parents[2]
-README = ROOT / "capsdist" / "routing" / "README.md"
+README = ROOT / "tests" / "reference" / "README.md"
 _MARKS = re.compile(r"(<!-- properties -->\n).*?(<!-- /properties -->)", flags=re.DOTALL)
 
 
 @dataclass
 class Marked:
-    """A property as the marks tell it: its sentence, the tests that hold it, and (defect, test) that break it."""
+    """A property as marks tell it: its sentence, the tests that hold it, and (defect, test) that break it."""
 
     sentence: str = ""
     held_by: list[str] = field(default_factory=list)
@@ -35,26 +35,24 @@ class Marked:
 
 
 def measured_table() -> str:
-    """Return the table of `PROPERTIES` against backends and defects: a cell says whether the property is held."""
+    """Return the table of `PROPERTIES` against backends and defects: a cell says whether it holds."""
     names = [*(f"`{backend}`" for backend in BACKENDS), *DEFECTS]
     lines = [f"| property | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for property in PROPERTIES.values():
-        held = [property.obeyed_by(backend, 0) for backend in BACKENDS]
-        held += [property.distance(mutant, 0) < property.limit for mutant, _ in DEFECTS.values()]
-        lines.append(f"| {property.sentence} | {' | '.join('yes' if each else '**no**' for each in held)} |")
+    for each in PROPERTIES.values():
+        held = [each.obeyed_by(backend, 0) for backend in BACKENDS]
+        held += [each.distance(mutant, 0) < each.limit for mutant, _ in DEFECTS.values()]
+        lines.append(f"| {each.sentence} | {' | '.join('yes' if fine else '**no**' for fine in held)} |")
     return "\n".join(lines)
 
 
 def marked_table() -> str:
     """Return the table of the properties that marks tell of."""
     lines = ["| property | held by | known defect | shown by |", "|---|---|---|---|"]
-    for property in marked_properties().values():
-        defects, tests = zip(*property.broken_by, strict=True) if property.broken_by else ((), ())
-        held_by = ", ".join(f"`{test}`" for test in property.held_by)
+    for each in marked_properties().values():
+        defects, tests = zip(*each.broken_by, strict=True) if each.broken_by else ((), ())
+        held_by = ", ".join(f"`{test}`" for test in each.held_by)
         shown_by = ", ".join(f"`{test}`" for test in tests)
-        lines.append(
-            f"| {property.sentence} | {held_by} | {', '.join(dict.fromkeys(defects))} | {shown_by} |"
-        )
+        lines.append(f"| {each.sentence} | {held_by} | {', '.join(dict.fromkeys(defects))} | {shown_by} |")
     return "\n".join(lines)
 
 
@@ -66,16 +64,16 @@ def marked_properties(tests: Path = ROOT / "tests") -> dict[str, Marked]:
     """
     properties: dict[str, Marked] = {}
     for name, kind, (key, *words) in _marks(tests):
-        property = properties.setdefault(key, Marked())
+        each = properties.setdefault(key, Marked())
         if kind == "defect":
-            property.broken_by.append((words[0], name))
+            each.broken_by.append((words[0], name))
         else:
-            property.held_by.append(name)
-            if words and property.sentence:
+            each.held_by.append(name)
+            if words and each.sentence:
                 raise ValueError(f"property {key!r} has two sentences; leave one to mark {name}")
-            property.sentence = property.sentence or "".join(words)
-    for key, property in properties.items():
-        if not property.sentence or not property.held_by:
+            each.sentence = each.sentence or "".join(words)
+    for key, each in properties.items():
+        if not each.sentence or not each.held_by:
             raise ValueError(f"property {key!r} has no sentence; give it where the first test holds it")
     return properties
 

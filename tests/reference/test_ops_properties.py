@@ -1,4 +1,4 @@
-"""The properties of squash, lengths and margin loss, each broken by a mutant with a known defect of public code."""
+"""Properties of squash, lengths and margin loss, each broken by a mutant with a known defect."""
 
 from __future__ import annotations
 

@@ -8,13 +8,13 @@ from functools import partial
 
 import pytest
 import torch
-from cases import largest_error, operands, values_and_gradients
 from mutants import route_mutant
 from torch import Tensor
 
 from capsdist.bench.memory import saved_bytes
 from capsdist.errors import ShapeError
 from capsdist.routing import route_reference
+from routing_cases import largest_error, operands, values_and_gradients
 
 Matrix = list[list[float]]
 

@@ -1,32 +1,32 @@
-"""The properties of routing, each held by every backend, and broken by a mutant with a known defect of public code."""
+"""The properties of routing, each held by every backend, and broken by a mutant with a known defect."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
-from cases import operands
 from routing_properties import BACKENDS, DEFECTS, PROPERTIES, SIZES, not_numbers
 from torch import Tensor
 
-from capsdist.routing import pack_weights, route
+from capsdist.routing import pack_weights, route, route_packed
 from capsdist.routing.dynamic.reference import couple
-from capsdist.routing.dynamic.streamed import route_streamed
+from routing_cases import kept_for_backward, operands
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("property", PROPERTIES)
+@pytest.mark.parametrize("name", PROPERTIES)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_every_backend_obeys(property: str, backend: str, seed: int) -> None:
-    assert PROPERTIES[property].obeyed_by(backend, seed)
+def test_every_backend_obeys(name: str, backend: str, seed: int) -> None:
+    assert PROPERTIES[name].obeyed_by(backend, seed)
 
 
 @pytest.mark.parametrize("defect", DEFECTS)
 def test_each_defect_is_noticed(defect: str) -> None:
-    mutant, property = DEFECTS[defect]
-    assert PROPERTIES[property].distance(mutant, 0) > 1000 * PROPERTIES[property].limit
+    mutant, name = DEFECTS[defect]
+    assert PROPERTIES[name].distance(mutant, 0) > 1000 * PROPERTIES[name].limit
 
 
 @pytest.mark.parametrize("none", [False, True])
@@ -49,16 +49,9 @@ def test_large_votes_do_not_overflow(backend: str) -> None:
 def largest_saved(route: Callable[[Tensor, Tensor], Tensor]) -> int:
     """Return the numbers of the largest tensor that autograd keeps."""
     given = operands(SIZES, seed=7)
-    sizes: list[int] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        sizes.append(tensor.untyped_storage().nbytes() // tensor.itemsize)
-        return tensor
-
     poses, weights = (t.clone().requires_grad_() for t in (given.child_poses, pack_weights(given.weights)))
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        route(poses, weights)
-    return max(sizes)
+    kept = kept_for_backward(lambda: route(poses, weights))
+    return max(tensor.untyped_storage().nbytes() // tensor.itemsize for tensor in kept)
 
 
 @pytest.mark.property(
@@ -66,7 +59,7 @@ def largest_saved(route: Callable[[Tensor, Tensor], Tensor]) -> int:
 )
 def test_streamed_keeps_no_votes() -> None:
     _, *sizes_of_weights = SIZES
-    assert largest_saved(route_streamed) == math.prod(sizes_of_weights)
+    assert largest_saved(partial(route_packed, backend="streamed")) == math.prod(sizes_of_weights)
 
 
 @pytest.mark.defect("kept", "votes kept several times over")
@@ -84,14 +77,7 @@ def test_the_weights_are_kept_as_the_parameter_itself() -> None:
     given = operands(SIZES, seed=8)
     parameter = torch.nn.Parameter(pack_weights(given.weights))
     poses = given.child_poses.clone().requires_grad_()
-    kept: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        route_streamed(poses, parameter)
+    kept = kept_for_backward(lambda: route_packed(poses, parameter, backend="streamed"))
     assert any(tensor is parameter for tensor in kept)
     assert [list(tensor.shape) for tensor in kept] == [[5, 23, 3], [4, 6, 3, 23], [3, 4, 5, 6]]
     assert kept[0].data_ptr() == poses.data_ptr()

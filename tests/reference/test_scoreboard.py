@@ -15,7 +15,7 @@ def test_the_guide_has_the_tables_that_the_tests_give() -> None:
 
 
 def test_every_property_has_a_defect_that_breaks_it() -> None:
-    assert {property for _, property in DEFECTS.values()} == set(PROPERTIES) - {"numbers"}
+    assert {name for _, name in DEFECTS.values()} == set(PROPERTIES) - {"numbers"}
 
 
 def put_tests(folder: Path, *decorated: str) -> Path:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
-from cases import Operands, largest_error, operands, rms_error, values_and_gradients
 from torch import Tensor
 
 from capsdist.routing import pack_weights, route, route_reference
-from capsdist.routing.common import tiling
-from capsdist.routing.dynamic.streamed import route_streamed
+from capsdist.routing.dynamic import cuts as tiling
+from routing_cases import Operands, largest_error, operands, rms_error, values_and_gradients
 
 SIZES = [(1, 1, 1, 1, 1), (2, 5, 3, 4, 7), (19, 37, 5, 3, 6), (7, 33, 2, 9, 1)]  # B, I, J, D, E
 
 
-def streamed(child_poses: Tensor, weights: Tensor, iterations: int = 3, **options) -> Tensor:
-    return route_streamed(child_poses, pack_weights(weights), iterations, **options)
+streamed = partial(route, backend="streamed")
 
 
 def error_of_streamed(given: Operands, iterations: int, **options: object) -> float:

@@ -9,14 +9,13 @@ import re
 
 import pytest
 import torch
-from cases import Operands, operands
 from torch import Tensor
 
 from capsdist.errors import ShapeError
 from capsdist.routing import pack_weights, route_reference, trace_routing
-from capsdist.routing.common import tiling
-from capsdist.routing.dynamic import reference, trace
+from capsdist.routing.dynamic import cuts, reference, trace
 from capsdist.routing.dynamic.trace import Trace
+from routing_cases import Operands, operands
 
 SIZES = [(1, 1, 1, 1, 1), (3, 7, 5, 4, 2), (11, 21, 6, 3, 6)]  # B, I, J, D, E
 
@@ -90,8 +89,8 @@ def test_the_trace_is_that_of_the_references_logits(
 def test_cuts_do_not_change_the_trace(monkeypatch: pytest.MonkeyPatch, chunk_bytes: int) -> None:
     given = operands((11, 21, 6, 3, 6), seed=chunk_bytes, bias=True, priors=True)
     whole = traced(given, 3, none=True)
-    monkeypatch.setattr(tiling, "chunk_bytes", lambda device: chunk_bytes)
-    monkeypatch.setattr(tiling, "BLOCK_BYTES", 10_000)
+    monkeypatch.setattr(cuts, "chunk_bytes", lambda device: chunk_bytes)
+    monkeypatch.setattr(cuts, "BLOCK_BYTES", 10_000)
     for found, wanted in zip(traced(given, 3, none=True), whole, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-12, rtol=0)
 

@@ -14,8 +14,8 @@ from faults.script import Fault, Script
 if __name__ == "__main__":
     *place, marks = sys.argv[1:]
     rows = Rows()
-    launch = Launch(cpus_per_worker=1, step_timeout_s=12, max_failures=9)
-    config = tiny_config(*place, launch=launch, num_workers=1)
+    limits = Launch(cpus_per_worker=1, step_timeout_s=12, max_failures=9)
+    config = tiny_config(*place, launch=limits, num_workers=1)
     script = Script([Fault("frozen_worker", 0, 7)], Path(marks), Path(marks))
     summary = launch(config, display=rows, fault=script)
     print(summary.status, summary.steps, *(row["message"] for row in rows.of("note")), sep="\n")

@@ -20,9 +20,9 @@ class Place:
     prefix: str
     cache: Path
 
-    def objects(self) -> dict[str, bytes]:
-        """Return all objects here, by their names below the prefix."""
-        found = self.server.objects(self.bucket, f"{self.prefix}/")
+    def objects(self, below: str = "") -> dict[str, bytes]:
+        """Return the objects whose names begin with `below` (at most 1,000), by name below the prefix."""
+        found = self.server.objects(self.bucket, f"{self.prefix}/{below}")
         return {key.removeprefix(f"{self.prefix}/"): content for key, content in found.items()}
 
     def put(self, name: str, content: bytes) -> None:

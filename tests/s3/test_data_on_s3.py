@@ -340,7 +340,7 @@ def test_the_commands(place: Place, capsys):
 
 def test_verify_finds_nothing(place: Place, capsys):
     assert command("verify.py", place.url) == 1
-    assert "there is no such data set; pack one with a script of data_prep/" in capsys.readouterr().err
+    assert "there is no such data set; pack one (capsdist pack)" in capsys.readouterr().err
 
 
 def test_the_shard_in_the_cache_is_named_by_its_content(place: Place):

@@ -200,9 +200,7 @@ def test_a_run_on_a_server_that_is_away_is_refused_in_time(job, place, tmp_path)
 def test_check_warns_of_storage_and_data_and_leaves_nothing(place, monkeypatch, capsys):
     argv = ["--check", f"--data.root={place.url}/data", f"--train.storage={place.url}/runs"]
     assert run_job("A job.", ["mnist_paper"], argv=argv) == 0
-    assert (
-        "there is no such data set; pack it with `python data_prep/pack_mnist.py" in capsys.readouterr().err
-    )
+    assert "capsdist pack mnist" in capsys.readouterr().err
     assert place.objects() == {}
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     assert run_job("A job.", ["mnist_paper"], argv=argv) == 0

@@ -16,7 +16,7 @@ from capsdist.tune.space import Search
 def config_of(
     num_workers: int, *, device: str = "auto", cpus: float = 0.0, most: int | None = None
 ) -> Config:
-    train = Train.model_validate({"num_workers": workers, "device": device})
+    train = Train.model_validate({"num_workers": num_workers, "device": device})
     return Config(train=train, launch=Launch(cpus_per_worker=cpus, max_workers=most))
 
 

@@ -94,6 +94,33 @@ def test_lines_without_a_checksum_as_version_0_1_wrote_them_are_read(tmp_path):
     assert Journal(LocalFiles(tmp_path)).history.trials[1].values == {"routing.iterations": 3}
 
 
+def test_a_line_that_has_lost_its_checksum_is_damaged(tmp_path):
+    """Its other values may have been changed by what took the checksum away."""
+    written(tmp_path)
+    path, warnings = tmp_path / JOURNAL_NAME, []
+    lines = [json.loads(line) for line in path.read_bytes().splitlines()]
+    for line in lines:
+        whole, crc = dict(line), line.pop("crc32")
+        path.write_text("".join(json.dumps(each) + "\n" for each in lines))
+        Journal(LocalFiles(tmp_path), warnings.append)
+        place = lines.index(line) + 1
+        assert f"warning: passed over line {place} of {path}: it has no checksum" in warnings, whole
+        line["crc32"] = crc
+        warnings.clear()
+
+
+def test_a_journal_of_version_0_1_goes_on_with_checksums(tmp_path):
+    row = {"event": "trial", "time": 1.5, "number": 1, "values": {"routing.iterations": 3}}
+    (tmp_path / JOURNAL_NAME).write_text(json.dumps(row) + "\n")
+    warnings: list[str] = []
+    journal = Journal(LocalFiles(tmp_path), warnings.append)
+    journal.append("attempt")
+    journal.append("end", number=1, status=FINISHED, reason="")
+    again = Journal(LocalFiles(tmp_path), warnings.append)
+    assert (again.history.trials[1].values, again.history.trials[1].status) == (row["values"], FINISHED)
+    assert warnings == []
+
+
 DAMAGED = {
     "a flipped digit": (b"5.5", b"4.5", "it was changed: its checksum is another"),
     "not UTF-8": (b'"report"', b'"rep\xffrt"', "it is not UTF-8 at byte"),

@@ -19,9 +19,9 @@ from capsdist.errors import RunError
 from capsdist.models.counts import num_parameters
 from capsdist.runs.files import LocalFiles
 from capsdist.storage.documents import dump_json, parse_document, seal
-from capsdist.tune.display import SearchDisplay
-from capsdist.tune.drawing import draw_search, save_figure
+from capsdist.tune.figure import draw_search, save_figure
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal
+from capsdist.tune.progress import SearchDisplay
 from capsdist.tune.report import (
     JOBS,
     SearchResult,
@@ -73,9 +73,9 @@ def test_the_front_of_random_trials_is_that_of_its_definition(seed):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_is_finished_and_of_equal_errors_the_fastest_then_the_smallest(seed):
-    mutant = row("good and small", 1.0, 20.0, size=2)
+    tied = row("good and small", 1.0, 20.0, size=2)
     names = ["good and small", "good", "small", "slow"]
-    rows = random.Random(seed).sample([*ROWS, mutant], len(ROWS) + 1)
+    rows = random.Random(seed).sample([*ROWS, tied], len(ROWS) + 1)
     for name in names:
         best = best_row(rows)
         assert best is not None

@@ -242,7 +242,7 @@ def test_a_trial_without_memory_is_recorded_and_the_search_goes_on(place, env):
     ends = [(t.values["model.class_dim"], t.status) for t in history.trials.values()]
     assert ends == [(1_000_000_000, OUT_OF_MEMORY), (4, FINISHED)]
     assert "can't allocate memory" in history.trials[1].reason
-    assert "out of memory (out of memory on " in done.stdout
+    assert "out of memory: out of memory on " in done.stdout
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -256,4 +256,5 @@ def test_a_signal_stops_a_search_which_then_goes_on(place, env, number):
     assert errors == "stopped: the same command goes on\n"
     history = Journal(LocalFiles(place / "runs" / name)).history
     assert history.running()
-    assert all(trial.status == FAILED and "learning_rate" in trial.reason for trial in history.ended())
+    ended = history.ended()
+    assert all(trial.status == FAILED and "--optim.learning-rate" in trial.reason for trial in ended)

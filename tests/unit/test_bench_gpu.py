@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-from capsdist.bench.gpu import figures, routing_cases
+import pytest
+import torch
+
+from capsdist.bench import gpu
+from capsdist.bench import step as steps
+from capsdist.bench.gpu import figures, preset_step, routing_cases, train_briefly
+from capsdist.config import get_preset
+from capsdist.models.registry import CAPSNET
 
 MNIST, IMAGENET = "B=1024 I=1152 J=10 R=3", "B=256 I=6272 J=1000 R=3"
 
@@ -58,6 +66,38 @@ def test_the_shapes_of_the_figures_are_measured() -> None:
         for case in routing_cases("cuda")
     }
     assert {MNIST, IMAGENET} <= sizes
+
+
+def test_its_configuration_is_the_preset() -> None:
+    """It is stored, because the machine has no pydantic."""
+    file = Path(gpu.__file__).with_name("mnist_paper.json")
+    stored, preset = json.loads(file.read_text()), get_preset("mnist_paper").model_dump(mode="json")
+    train = {name: preset["train"][name] for name in ("gradient_accumulation_steps", "seed")}
+    sections = {name: preset[name] for name in ("model", "routing", "loss", "optim")}
+    assert stored == sections | {"train": train}
+    assert CAPSNET.loss_names == gpu.FAMILY.loss_names
+
+
+def test_its_step_is_that_of_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv("CAPSDIST_TUNE", "0")
+    step, stepped = preset_step(2, 1, "cpu"), []
+    train_step = steps.train_step
+    monkeypatch.setattr(steps, "train_step", lambda *given: stepped.append(given) or train_step(*given))
+    before = [parameter.detach().clone() for parameter in step.engine.model.parameters()]
+    sums = step()
+    assert [(given[0], given[-1]) for given in stepped] == [(step.engine, 0)]
+    assert sums[-1] == 2
+    after = step.engine.model.parameters()
+    assert not any(torch.equal(*pair) for pair in zip(before, after, strict=True))
+
+
+def test_a_short_training_runs_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setenv("CAPSDIST_TUNE", "0")
+    row = train_briefly("cpu")
+    assert row["num_steps"] == 2
+    assert 0 <= row["error_percent"] <= 100
 
 
 def test_a_python_without_torch_is_told_in_one_line(repo: Path, tmp_path: Path) -> None:

@@ -91,9 +91,11 @@ def test_a_machine_with_torch_and_triton_alone_writes_records(tmp_path: Path) ->
     """That is where `jobs/gpu.py` runs."""
     code = (
         "import sys\n"
-        "for name in ('pydantic', 'tyro', 'ray', 'deepspeed', 'psutil', 'xxhash', 's3fs', 'safetensors'):\n"
+        "for name in ('pydantic', 'tyro', 'ray', 'deepspeed', 'psutil', 'xxhash', 's3fs', 'safetensors',"
+        " 'rich', 'webdataset', 'fsspec', 'tenacity', 'tensorboard', 'yaml'):\n"
         "  sys.modules[name] = None\n"
         "import capsdist.console, capsdist.bench.gpu\n"
+        "step = capsdist.bench.gpu.preset_step(1, 1, 'cpu')\n"
         "from capsdist.bench.record import write_record\nfrom pathlib import Path\n"
         "write_record(Path(sys.argv[1]), 'gpu', config={}, figures={'ratio': 2.0}, log='')\n"
     )

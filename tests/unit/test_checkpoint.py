@@ -107,8 +107,8 @@ def test_load_model_gives_the_network_in_evaluation_mode(folder: Path) -> None:
     assert not network.training
     images = torch.rand(2, 1, 9, 9)
     torch.manual_seed(0)
-    mutant = build_model(CONFIG.model, CONFIG.routing).eval()
-    assert torch.equal(network(images).scores, mutant(images).scores)
+    rebuilt = build_model(CONFIG.model, CONFIG.routing).eval()
+    assert torch.equal(network(images).scores, rebuilt(images).scores)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

@@ -201,7 +201,7 @@ def test_an_unknown_section_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("section", "name", "value"), [
-    ("routing", "form", "votes"), ("model", "kind", "resnet"), ("train", "zero_stage", 4),
+    ("routing", "backend", "votes"), ("model", "kind", "resnet"), ("train", "zero_stage", 4),
     ("data", "contrast", [1.0]), ("train", "epochs", 1.5),
 ])  # fmt: skip
 def test_values_of_the_wrong_type_are_refused(section: str, name: str, value: object) -> None:

@@ -12,10 +12,11 @@ import torch
 
 pytest.importorskip("triton")
 
-from fused_cases import DEVICE, fused, largest_error, operands, run
+from fused_cases import DEVICE, fused, fused_packed, largest_error, operands
 
 from capsdist.routing import pack_weights, route_reference
-from capsdist.routing.dynamic.fused import fused_refusal, plan, route_fused
+from capsdist.routing.dynamic.fused import fused_refusal, plan
+from routing_cases import values_and_gradients
 
 pytestmark = pytest.mark.skipif(DEVICE == "cpu", reason="needs an NVIDIA GPU")
 
@@ -39,7 +40,7 @@ def test_a_cuda_graph_replays_it_on_new_operands(
     weights, grad = pack_weights(given.weights).requires_grad_(), given.grad.clone()
 
     def step() -> tuple[torch.Tensor, ...]:
-        result = route_fused(poses, weights, 3)
+        result = fused_packed(poses, weights, 3)
         return result.detach(), *torch.autograd.grad(result, (poses, weights), grad)
 
     stream = torch.cuda.Stream()
@@ -65,8 +66,8 @@ def test_a_search_is_made_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.delenv("CAPSDIST_TUNE", raising=False)
     monkeypatch.setattr(plan, "_plans", None)
     given = operands((70, 130, 3, 8, 16), seed=3).to(torch.float32)
-    expected = run(route_reference, given.to(torch.float64), 3)
-    assert largest_error(run(fused, given, 3), expected) < 3e-5
+    expected = values_and_gradients(route_reference, given.to(torch.float64), 3)
+    assert largest_error(values_and_gradients(fused, given, 3), expected) < 3e-5
     (file,) = (tmp_path / "capsdist").iterdir()
     kept = json.loads(file.read_text())
     searched = {key.split("/")[1] for key in kept}
@@ -74,7 +75,7 @@ def test_a_search_is_made_once_and_kept(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert searched in (whole, {"totals", "normalise", "poses", "state", "weights"})  # by its shared memory
     monkeypatch.setattr(plan, "_plans", None)
     monkeypatch.setattr(plan, "_fastest", None)  # a second search would call it
-    assert largest_error(run(fused, given, 3), expected) < 3e-5
+    assert largest_error(values_and_gradients(fused, given, 3), expected) < 3e-5
 
 
 def test_other_threads_may_allocate_while_plans_are_searched(
@@ -101,13 +102,13 @@ def test_other_threads_may_allocate_while_plans_are_searched(
         given = operands((70, 130, 3, 8, 16), seed=4).to(torch.float32)
         torch.cuda.synchronize()
         with torch.cuda.stream(torch.cuda.Stream()):  # nor does the stream matter
-            found = run(fused, given, 3)
+            found = values_and_gradients(fused, given, 3)
             torch.cuda.synchronize()
     finally:
         done.set()
         thread.join()
     assert not failed
-    assert largest_error(found, run(route_reference, given.to(torch.float64), 3)) < 3e-5
+    assert largest_error(found, values_and_gradients(route_reference, given.to(torch.float64), 3)) < 3e-5
 
 
 def test_the_operands_gpu_need_not_be_the_current_one(
@@ -119,10 +120,12 @@ def test_the_operands_gpu_need_not_be_the_current_one(
     monkeypatch.delenv("CAPSDIST_TUNE", raising=False)
     monkeypatch.setattr(plan, "_plans", None)
     given = operands((70, 130, 3, 8, 16), seed=5).to(torch.float32)
-    expected = run(fused, given, 3)  # searches on the first, whose graphs have a stream there
+    expected = values_and_gradients(
+        fused, given, 3
+    )  # searches on the first, whose graphs have a stream there
     monkeypatch.setattr(plan, "_plans", {})
     moved = {name: None if value is None else value.to("cuda:1") for name, value in vars(given).items()}
-    found = run(fused, replace(given, **moved), 3)
+    found = values_and_gradients(fused, replace(given, **moved), 3)
     assert all(value.device.index == 1 for value in found.values())
     assert largest_error({name: value.to(DEVICE) for name, value in found.items()}, expected) < 3e-5
 
@@ -138,7 +141,7 @@ def test_a_layer_of_imagenets_size_routes_without_its_votes() -> None:
     weights.requires_grad_()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    (grad,) = torch.autograd.grad(route_fused(poses, weights, 3).float().square().sum(), weights)
+    (grad,) = torch.autograd.grad(fused_packed(poses, weights, 3).float().square().sum(), weights)
     # The gradient is 1.6 GB; the votes of these images would be 0.8 GB.
     extra = torch.cuda.max_memory_allocated() - before - grad.nbytes
     assert extra < num_images * num_children * num_parents * 4, sizes

@@ -1,4 +1,4 @@
-"""The fused backend has the reference's numbers: results and every gradient, odd sizes, the same each time."""
+"""`fused` has the reference's numbers: results and every gradient, odd sizes, the same each time."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("triton")
 
-from fused_cases import DEVICE, Operands, error_of_fused, fused, operands, rms_error, run
+from fused_cases import DEVICE, error_of_fused, fused, operands
 
 from capsdist.routing import pack_weights, route_reference
 from capsdist.routing.dynamic.fused import launch_backward, launch_forward, plan
 from capsdist.routing.dynamic.fused.call import Call
 from capsdist.routing.dynamic.fused.launch_backward import route_backward
 from capsdist.routing.dynamic.fused.launch_forward import route_forward
+from routing_cases import Operands, rms_error, values_and_gradients
 
 TOLERANCE = 5e-6 if DEVICE == "cpu" else 3e-5  # fp32; a GPU takes products as three TF32 products
 
@@ -135,8 +136,8 @@ def test_wide_capsules_are_as_near_as_plain_torch() -> None:
 
 
 def assert_as_near_as_plain_torch(given: Operands) -> None:
-    truth = run(route_reference, given.to(torch.float64), 3)
-    plain, found = run(route_reference, given, 3), run(fused, given, 3)
+    truth = values_and_gradients(route_reference, given.to(torch.float64), 3)
+    plain, found = values_and_gradients(route_reference, given, 3), values_and_gradients(fused, given, 3)
     for name, expected in truth.items():
         assert found[name].dtype == given.weights.dtype
         assert rms_error(found[name], expected) <= 2 * rms_error(plain[name], expected), name
@@ -145,7 +146,7 @@ def assert_as_near_as_plain_torch(given: Operands) -> None:
 @pytest.mark.usefixtures("parents_at_once")
 def test_the_same_bits_every_time() -> None:
     given = operands((3, 37, 2, 3, 5), seed=3, bias=True, priors=True).to(torch.float32)
-    first, second = run(fused, given, 2), run(fused, given, 2)
+    first, second = values_and_gradients(fused, given, 2), values_and_gradients(fused, given, 2)
     for name, expected in first.items():
         assert torch.equal(second[name], expected), name
 
@@ -154,17 +155,17 @@ def test_the_same_bits_every_time() -> None:
 @pytest.mark.usefixtures("parents_at_once")
 def test_a_search_changes_no_number(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype) -> None:
     given = operands((1, 3, 3, 2, 3), seed=9, priors=True).to(dtype)
-    expected = run(fused, given, 2)
+    expected = values_and_gradients(fused, given, 2)
     search_as(monkeypatch, honest=True)
-    found = run(fused, given, 2)
+    found = values_and_gradients(fused, given, 2)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_a_search_that_adds_to_a_gradient_breaks_it(monkeypatch: pytest.MonkeyPatch) -> None:
     given = operands((1, 3, 3, 2, 3), seed=9).to(torch.float32)
-    expected = run(fused, given, 2)
+    expected = values_and_gradients(fused, given, 2)
     search_as(monkeypatch, honest=False)
-    assert rms_error(run(fused, given, 2)["child_poses"], expected["child_poses"]) > 1e-2
+    assert rms_error(values_and_gradients(fused, given, 2)["child_poses"], expected["child_poses"]) > 1e-2
 
 
 def search_as(monkeypatch: pytest.MonkeyPatch, honest: bool) -> None:
@@ -193,7 +194,7 @@ def large_votes() -> Operands:
 @pytest.mark.usefixtures("parents_at_once")
 @pytest.mark.parametrize("given", [zero_poses(), large_votes()], ids=["zero-poses", "large-votes"])
 def test_numbers_are_finite(given: Operands) -> None:
-    found = run(fused, given.to(torch.float32), 3)
+    found = values_and_gradients(fused, given.to(torch.float32), 3)
     assert all(bool(value.isfinite().all()) for value in found.values())
 
 

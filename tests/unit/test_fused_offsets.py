@@ -1,4 +1,4 @@
-"""Offsets of the fused backend's kernels into arrays of more than 2^31 numbers, which no test could allocate."""
+"""Offsets of the kernels of `fused` into arrays of more than 2^31 numbers, which no test could allocate."""
 
 # ruff: noqa: E741
 # pyright: reportArgumentType=false, reportIndexIssue=false, reportCallIssue=false

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 pytest.importorskip("triton")
 
-from fused_cases import DEVICE, fused, largest_error, operands, run
+from fused_cases import DEVICE, fused, fused_packed, largest_error, operands
 
 from capsdist.routing import pack_weights, route_reference
-from capsdist.routing.dynamic.fused import fused_refusal, route_fused
+from capsdist.routing.dynamic.fused import fused_refusal
 from capsdist.routing.dynamic.fused.call import Call
+from routing_cases import kept_for_backward, values_and_gradients
 
 SIZES = (2, 5, 3, 2, 4)  # B, I, J, D, E
 
@@ -54,7 +55,7 @@ def test_opcheck_of_the_backward_operator(want_weights: bool) -> None:
 
 def test_compiles_whole() -> None:
     def step(poses: Tensor, weights: Tensor, bias: Tensor) -> Tensor:
-        return (2 * route_fused(poses, weights, 2, bias=bias)).square().sum()
+        return (2 * fused_packed(poses, weights, 2, bias=bias)).square().sum()
 
     operands_ = leaves()[:3]
     backend = "inductor" if DEVICE == "cuda" else "aot_eager"  # a C++ compiler takes its time
@@ -72,7 +73,7 @@ class Layer(nn.Module):
         self.packed_weights = nn.Parameter(packed_weights)
 
     def forward(self, child_poses: Tensor) -> Tensor:
-        return route_fused(child_poses, self.packed_weights, 2)
+        return fused_packed(child_poses, self.packed_weights, 2)
 
 
 def test_exports() -> None:
@@ -87,14 +88,7 @@ def test_exports() -> None:
 
 def test_keeps_the_parameter_itself_and_no_votes() -> None:
     poses, weights, _, priors = leaves()
-    kept: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        route_fused(poses, weights, 3, log_priors=priors)
+    kept = kept_for_backward(lambda: fused_packed(poses, weights, 3, log_priors=priors))
     assert any(tensor is weights for tensor in kept)
     assert [list(tensor.shape) for tensor in kept] == [[2, 5, 2], [3, 4, 2, 5], [5, 3], [3, 3, 2, 4]]
 
@@ -108,22 +102,22 @@ def test_autocast_rounds_the_products_and_keeps_what_it_was_given(poses_dtype: t
         torch.autocast(DEVICE, torch.bfloat16),
         torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda t: t),
     ):
-        under_autocast = route_fused(poses, weights, 2, bias=bias, log_priors=priors)
+        under_autocast = fused_packed(poses, weights, 2, bias=bias, log_priors=priors)
     assert any(tensor is weights for tensor in kept)
     grads = torch.autograd.grad(under_autocast.sum(), (poses, weights, bias, priors))
     assert [grad.dtype for grad in grads] == [poses_dtype, *[torch.float32] * 3]
     named, _ = torch.ops.capsdist.route_fused(poses, weights, bias, priors, 2, False, torch.bfloat16)
     assert torch.equal(under_autocast, named)
-    assert not torch.equal(under_autocast, route_fused(poses, weights, 2, bias=bias, log_priors=priors))
+    assert not torch.equal(under_autocast, fused_packed(poses, weights, 2, bias=bias, log_priors=priors))
 
 
 @pytest.mark.parametrize("wanted", [0, 1, 2, 3])
 def test_any_single_gradient(wanted: int) -> None:
     given = operands(SIZES, 1, bias=True, priors=True)
-    expected = run(route_reference, given, 2)
+    expected = values_and_gradients(route_reference, given, 2)
     inputs = [leaf.detach() for leaf in leaves(seed=1)]
     inputs[wanted].requires_grad_()
-    result = route_fused(inputs[0], inputs[1], 2, bias=inputs[2], log_priors=inputs[3])
+    result = fused_packed(inputs[0], inputs[1], 2, bias=inputs[2], log_priors=inputs[3])
     (grad,) = torch.autograd.grad(result, inputs[wanted], given.grad.float())
     name = ("child_poses", "weights", "bias", "log_priors")[wanted]
     wanted_grad = pack_weights(expected[name]) if name == "weights" else expected[name]
@@ -132,10 +126,11 @@ def test_any_single_gradient(wanted: int) -> None:
 
 def test_layouts_of_the_operands_do_not_matter() -> None:
     given = operands((3, 5, 3, 2, 4), seed=2).to(torch.float32)
-    expected = run(fused, given, 2)
+    expected = values_and_gradients(fused, given, 2)
     poses = given.child_poses.transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
     weights = given.weights.transpose(0, 3).contiguous().transpose(0, 3).requires_grad_()
-    result = route_fused(poses, weights.permute(1, 3, 2, 0), 2)
+    packed = weights.permute(1, 3, 2, 0)
+    result, _ = torch.ops.capsdist.route_fused(poses, packed, None, None, 2, False, None)
     grads = torch.autograd.grad(
         result, (poses, weights), given.grad.transpose(0, 2).contiguous().transpose(0, 2)
     )
@@ -147,7 +142,7 @@ def test_layouts_of_the_operands_do_not_matter() -> None:
 def test_an_empty_batch_gives_an_empty_result() -> None:
     _, weights, bias, priors = leaves()
     poses = torch.zeros(0, 5, 2, device=DEVICE, requires_grad=True)
-    result = route_fused(poses, weights, 2, bias=bias, log_priors=priors)
+    result = fused_packed(poses, weights, 2, bias=bias, log_priors=priors)
     grads = torch.autograd.grad(result.sum(), (poses, weights, bias, priors))
     assert result.shape == (0, 3, 4)
     assert all(bool((grad == 0).all()) for grad in grads)
@@ -156,7 +151,7 @@ def test_an_empty_batch_gives_an_empty_result() -> None:
 @pytest.mark.parametrize("wanted", [0, 1])
 def test_a_second_derivative_is_refused_at_once(wanted: int) -> None:
     operands_ = leaves()
-    result = route_fused(operands_[0], operands_[1], 2).sum()
+    result = fused_packed(operands_[0], operands_[1], 2).sum()
     message = "fused routing is differentiable once; for create_graph=True choose backend='reference'"
     with pytest.raises(NotImplementedError, match=re.escape(message)):
         torch.autograd.grad(result, operands_[wanted], create_graph=True)

@@ -1,4 +1,4 @@
-"""Plans of the fused backend cover every shape, and its kernels compile for the GPU that they are made for."""
+"""Plans of `fused` cover every shape, and its kernels compile for the GPU that they are made for."""
 
 from __future__ import annotations
 

@@ -231,10 +231,10 @@ def test_totals_start_at_the_same_length_whatever_the_sizes(sizes: tuple[int, in
 
 
 def test_one_standard_deviation_for_all_sizes_breaks_that_property() -> None:
-    mutants = [ClassCapsules(*sizes, iterations=1) for sizes in SIZES]
-    for mutant in mutants:
-        nn.init.normal_(mutant.packed_weights, std=0.03)
-    lengths = [length_of_first_totals(mutant) for mutant in mutants]
+    layers = [ClassCapsules(*sizes, iterations=1) for sizes in SIZES]
+    for layer in layers:
+        nn.init.normal_(layer.packed_weights, std=0.03)
+    lengths = [length_of_first_totals(layer) for layer in layers]
     assert max(lengths) > 2 * min(lengths)
 
 

@@ -1,4 +1,4 @@
-"""Capsule layers: what a capsule is, SAME padding, routing as configured, messages; properties with mutants."""
+"""Capsule layers: capsules, SAME padding, routing as configured, messages; properties with mutants."""
 
 from __future__ import annotations
 

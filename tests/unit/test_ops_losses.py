@@ -1,4 +1,4 @@
-"""Margin and reconstruction loss: known values, both forms, dtypes, refusals."""
+"""Margin and reconstruction loss: known values, both reductions, dtypes, refusals."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_official_form_is_the_mean_over_classes_of_half_present_and_a_quarter_ab
     positive = present * torch.relu(0.9 - lengths) ** 2
     negative = (1 - present) * torch.relu(lengths - 0.1) ** 2
     official = (0.5 * positive + 0.25 * negative).mean(1)
-    torch.testing.assert_close(margin_loss(lengths, targets, form="official"), official)
+    torch.testing.assert_close(margin_loss(lengths, targets, reduction="official"), official)
     torch.testing.assert_close(margin_loss(lengths, targets), 20 * official)
 
 
@@ -77,9 +77,9 @@ REFUSED = [
         id="dtype",
     ),
     pytest.param(
-        lambda: margin_loss(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), form="spread"),  # type: ignore[arg-type]
-        "form='spread' is no margin loss; choose 'paper' or 'official'",
-        id="form",
+        lambda: margin_loss(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), reduction="spread"),  # type: ignore[arg-type]
+        "reduction='spread' is no margin loss; choose 'paper' or 'official'",
+        id="reduction",
     ),
     pytest.param(
         lambda: margin_loss([[0.5, 0.1]], torch.tensor([0])),  # type: ignore[arg-type]

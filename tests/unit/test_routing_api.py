@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import inspect
 import sys
@@ -13,8 +14,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from capsdist.config import Routing
 from capsdist.errors import ShapeError
 from capsdist.routing import (
+    RoutingKeywords,
+    RoutingOptions,
     explain,
     pack_weights,
     route,
@@ -22,7 +26,8 @@ from capsdist.routing import (
     route_reference,
     unpack_weights,
 )
-from capsdist.routing.dynamic import api
+from capsdist.routing.dynamic import api, backends
+from routing_cases import kept_for_backward
 
 POSES, WEIGHTS = torch.zeros(2, 5, 3), torch.zeros(5, 4, 3, 6)
 
@@ -40,6 +45,20 @@ def test_packing_moves_every_weight_and_unpacking_is_a_view() -> None:
     assert torch.equal(unpack_weights(packed), weights)
     assert unpack_weights(packed).data_ptr() == packed.data_ptr()
     assert pack_weights(unpack_weights(packed)).data_ptr() == packed.data_ptr()
+
+
+def test_every_option_but_iterations_is_a_keyword() -> None:
+    names = {field.name for field in dataclasses.fields(RoutingOptions)}
+    assert names == {"iterations", *RoutingKeywords.__annotations__}
+    assert names == set(Routing.model_fields)
+    assert Routing().model_dump() == dataclasses.asdict(RoutingOptions())
+
+
+def test_options_are_frozen_and_of_pythons_own_types() -> None:
+    options = RoutingOptions(np.int64(2), np.bool_(True))  # pyright: ignore[reportArgumentType]
+    assert [type(options.iterations), type(options.none_of_the_above)] == [int, bool]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.iterations = 3  # pyright: ignore[reportAttributeAccessIssue]
 
 
 @pytest.mark.parametrize("backend", ["auto", "streamed", "reference"])
@@ -116,14 +135,7 @@ def test_options_reach_the_backend(backend) -> None:
 
 def test_a_parameter_is_kept_as_it_is() -> None:
     parameter = torch.nn.Parameter(pack_weights(draw(7, 5, 4, 6)))
-    kept: list[Tensor] = []
-
-    def pack(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        route_packed(draw(3, 7, 4), parameter)
+    kept = kept_for_backward(lambda: route_packed(draw(3, 7, 4), parameter))
     assert any(tensor is parameter for tensor in kept)
 
 
@@ -170,9 +182,9 @@ def test_the_backend_that_is_explained_is_the_one_that_runs(
 ) -> None:
     ran: list[str] = []
     for backend in ("streamed", "reference"):
-        function = getattr(api, f"route_{backend}")
+        function = getattr(backends, f"route_{backend}")
         spied = partial(_spied, ran, backend, function)
-        monkeypatch.setattr(api, f"route_{backend}", spied)
+        monkeypatch.setattr(backends, f"route_{backend}", spied)
     route(POSES, WEIGHTS, **options)
     assert ran == [explain(POSES, WEIGHTS, **options).backend]
 

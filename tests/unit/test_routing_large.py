@@ -11,7 +11,7 @@ from torch import Tensor
 from capsdist.bench.memory import peak_bytes
 from capsdist.bench.routing import Case, forward_backward
 from capsdist.routing import pack_weights, route_packed
-from capsdist.routing.common.tiling import plan_tiles
+from capsdist.routing.dynamic.cuts import plan_tiles
 
 LIMIT_BYTES = 64e6
 SHAPES = [

@@ -13,7 +13,8 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
 from capsdist.errors import ShapeError
-from capsdist.routing import explain, route_packed, unpack_weights
+from capsdist.routing import RoutingOptions, explain, route_packed, unpack_weights
+from capsdist.routing.dynamic.options import RoutingCall
 from capsdist.routing.dynamic.streamed import route_streamed
 
 B, I, J, D, E = 3, 5, 4, 2, 6  # noqa: E741
@@ -255,6 +256,11 @@ def test_forward_mode_takes_the_reference(derivative: Any, place: int) -> None:
     torch.testing.assert_close(found, expected)
 
 
+def streamed(poses: Tensor, weights: Tensor) -> Tensor:
+    """The backend itself, which no function has chosen."""
+    return route_streamed(RoutingCall(poses, weights, RoutingOptions()))
+
+
 @pytest.mark.property("derivatives")
 def test_streamed_refuses_forward_mode() -> None:
     poses, weights, _, _ = drawn()
@@ -270,7 +276,7 @@ def test_streamed_refuses_forward_mode() -> None:
         with pytest.raises(
             NotImplementedError, match="forward mode differentiates the reference only; choose"
         ):
-            route_streamed(dual, weights)
+            streamed(dual, weights)
 
 
 @pytest.mark.defect("derivatives", "an operator of torch.library in forward mode")
@@ -304,7 +310,7 @@ def test_inside_of_a_compiler_forward_mode_takes_the_reference() -> None:
         found = forward_ad.unpack_dual(step(dual, *rest)).tangent
         expected = forward_ad.unpack_dual(reference(dual, *rest)).tangent
         with pytest.raises(Exception, match=COMPILER):
-            compiled(route_streamed)(dual, rest[0])
+            compiled(streamed)(dual, rest[0])
     torch.testing.assert_close(found, expected)
 
 

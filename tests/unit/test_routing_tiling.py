@@ -7,8 +7,9 @@ import itertools
 import pytest
 import torch
 
-from capsdist.routing.common import tiling
-from capsdist.routing.common.tiling import Pieces, Plan, Scratch, plan_tiles, slices
+from capsdist.routing.common.tiling import Pieces, Scratch, slices
+from capsdist.routing.dynamic import cuts
+from capsdist.routing.dynamic.cuts import Plan, plan_tiles
 
 MNIST = torch.Size([10, 16, 8, 1152])  # J, E, D, I
 SHAPES = [
@@ -49,7 +50,7 @@ def scratch_bytes(plan: Plan, shape: torch.Size, poses_itemsize: int, fit: bool)
     small = n * m * (child_dim + 1) + 2 * num_parents * m  # gradient of poses, a sum; priors
     copies = 2 * j * parent_dim * child_dim * m if m < num_children or not fit else 0
     poses = b * child_dim * (2 * m + (num_children if poses_itemsize < 4 else 0))
-    states = 5 * b * num_parents * parent_dim + 6 * tiling.SQUASH_NUMBERS
+    states = 5 * b * num_parents * parent_dim + 6 * cuts.SQUASH_NUMBERS
     return 4 * (chunk + small + copies + poses + states)
 
 

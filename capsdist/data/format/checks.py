@@ -40,7 +40,7 @@ def check_split(
             A place on S3 that cannot be used is named in under 10 seconds.
     """
     place = open_folder(folder)
-    place.check_access(remedy or "pack it with a script of data_prep/")
+    place.check_access(remedy or "pack it (capsdist pack)")
     split = Split(folder, remedy=remedy, memory_bytes=0)
     index = split.index
     _check_shape(index, tuple(image_shape or (None, None, None)), crop, str(place))

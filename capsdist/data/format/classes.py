@@ -1,4 +1,4 @@
-"""Names of classes: what a split may call them, and that two lists number them alike.
+"""Check the names of classes, and that two splits number them alike.
 
 Labels are numbers, so two splits that number the same classes differently train and evaluate without an
 error and give wrong figures. The list of names is what tells them apart.

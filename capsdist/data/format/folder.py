@@ -1,4 +1,4 @@
-"""Where the files of a split lie: a local folder, or a prefix in object storage, behind one set of methods.
+"""The files of a split: a local folder, or a prefix in object storage, with one interface.
 
 `open_folder` chooses; `remote.py` has the other kind. Nothing above knows which one it is.
 """

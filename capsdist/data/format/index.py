@@ -1,8 +1,17 @@
 """The index of a split: what its shards hold, byte for byte, and the digest that names the data set.
 
-One JSON document a split, published after its shards. README.md in this folder is the format
-specification. A file is read by what it must say: types and ranges, and offsets that follow from the
-shape of the images, so that a forged one cannot lead a reader to other bytes or to files outside the folder.
+`index.json` is a UTF-8 JSON object with the keys
+
+- format, version: "capsdist-blocks", 1; a reader refuses others;
+- image_dtype "|u1", image_shape [C, H, W], label_dtype "<i8";
+- classes: names, by label; block_size, num_samples: see `layout`;
+- shards: list of name, size_bytes, num_samples, xxh3_128 and sha256 (hex, of the file), and blocks: list of
+  num_samples, images_offset_bytes, labels_offset_bytes (from the start of the file);
+- digest: sha256 (hex) of all other keys as ASCII JSON with sorted keys and separators "," and ":".
+
+It is withdrawn before shards are written and published after them, by a rename: a folder without one was
+never finished. A file is read by what it must say: types and ranges, names `shard-NNNNN.tar`, no duplicate
+keys, and offsets that follow from the shape of the images: a forged one leads to no other bytes or files.
 """
 
 from __future__ import annotations

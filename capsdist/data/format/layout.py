@@ -1,7 +1,17 @@
-"""Where the arrays of a shard lie: one answer for the writer and for whoever checks an index.
+"""Format 1 of a shard: where its arrays lie; one answer for the writer and for whoever checks an index.
 
-A shard's bytes are a function of its arrays (README.md in this folder), so offsets that an index
-names are compared with what they must be instead of being trusted.
+A shard `shard-NNNNN.tar` is plain USTAR with members in pairs `KKKKKK.x.npy`, `KKKKKK.y.npy`, K the block:
+
+- x is uint8 [n, C, H, W] in C order; y little-endian int64 [n], labels in 0 .. classes - 1;
+- every block has `block_size` samples, the last one of a shard may have fewer; likewise shards of a split;
+- every header has time 0, mode 0444, empty owner names, no extended record, so that member data starts 512
+  bytes behind it; members are .npy files of format 1.0 whose header is padded with spaces to 512 bytes, so
+  that the array itself starts on a multiple of 512 and can be used in place;
+- the file ends with zeros up to a multiple of 10,240 bytes.
+
+The id of a sample is its place in storage order: shards as the index lists them, blocks of a shard in order.
+Sample i of a shard is in block i // block_size, at images_offset_bytes + (i % block_size) * C*H*W. A shard's
+bytes are a function of its arrays, so offsets in an index are compared with what they must be.
 """
 
 from __future__ import annotations

@@ -1,19 +1,20 @@
-"""The order of samples: a pure function of (data set digest, seed, epoch, global batch, lanes, window).
+"""The order of samples: a pure function of (digest, seed, global batch B, lanes C, window).
 
-World size, threads and prefetch never enter, so any number of ranks sees the same steps:
+World size, threads and prefetch never enter, so any number of ranks sees the same steps.
+`permutation(n, *key)` joins the parts of the key with "/" as UTF-8 text; its xxh3_128 (big-endian) is the
+key of Philox4x64-10, counter 0; the indices 0 .. n-1 are sorted by its first n raw 64-bit outputs, stably.
+(The stream of Philox is fixed, that of numpy's `Generator.permutation` is not.) With
+`key = (digest, seed, B, C, window)` and N samples:
 
-1. the shards of the split are permuted, an epoch each time anew;
-2. the resulting sequence is cut by sample count into C lanes of equal length (to one sample);
-3. each lane is permuted in windows of `window` samples;
-4. step s takes samples s*B/C .. (s+1)*B/C of every lane, lane after lane; rank r of W takes the
-   contiguous part floor(r*n/W) .. floor((r+1)*n/W) of the step's n samples, so that with C >= W it
-   reads few shards that others read.
-
-What is left of all lanes is a short last step; or, where every step is to be full, the epochs' steps are
-written one after the other and cut anew (`TrainStream` with ``last_batch="carry"``).
-
-Permutations sort raw 64-bit outputs of numpy's Philox, whose stream is fixed for ever (numpy's
-`Generator.permutation` is not), keyed by a hash of everything above.
+1. shards are permuted by `permutation(num_shards, *key, "shards", epoch)`;
+2. lane c is places c*N//C .. (c+1)*N//C - 1 of the resulting sequence of samples;
+3. window w of lane c, `window` places long (the last one shorter), is permuted by
+   `permutation(length, *key, "window", epoch, c, w)`;
+4. step s takes places s*B/C .. (s+1)*B/C - 1 of every lane, lane after lane; what is left of all lanes is
+   the short last step. With ``last_batch="carry"`` (`TrainStream`) step s of a run takes places
+   s*B .. (s+1)*B - 1 of the steps of all epochs, short ones included, written one after the other;
+5. rank r of W takes r*n//W .. (r+1)*n//W - 1 of the n samples of a step; with C >= W it reads few shards that
+   other ranks read. All ranks get ceil(n/W) rows; a row too many repeats a sample of the rank, with weight 0.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class Order:
     def __post_init__(self) -> None:
         if self.lanes < 1 or self.global_batch_size % self.lanes:
             raise DataError(
-                f"lanes={self.lanes} does not divide global_batch_size={self.global_batch_size}; choose a divisor"
+                f"lanes={self.lanes} does not divide global_batch_size={self.global_batch_size}; "
+                "choose a divisor"
             )
 
     @property

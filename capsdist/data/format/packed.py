@@ -1,4 +1,4 @@
-"""What the index of a packed split says before anything else: that it is one, and that it is unaltered.
+"""Check that an index belongs to a packed split and is unaltered.
 
 Shared by those who read the data (`capsdist.data`) and by `--check`, which imports no numpy.
 """

@@ -11,6 +11,8 @@ from capsdist.errors import DataError
 
 __all__ = ["Position"]
 
+_RENAMED = {"global_batch": "global_batch_size"}  # the names of version 0.1
+
 
 @dataclass(frozen=True)
 class Position:
@@ -37,6 +39,7 @@ class Position:
             DataError: unknown or missing fields, named.
         """
         names = {field.name for field in fields(cls)}
+        values = {_RENAMED.get(name, name): value for name, value in values.items()}
         if names != values.keys() | {"last_batch"}:
             raise DataError(
                 f"data position has fields {sorted(values)} instead of {sorted(names)}; "

@@ -1,4 +1,4 @@
-"""Read a shard's file into memory of our own, so that nobody can change or take away what was checked.
+"""Read the file of a shard into memory, so that later changes of the file have no effect.
 
 A memory map would show what another process writes into the file (wrong pixels without an error) and
 end the process where the file is cut (SIGBUS). `pread` returns fewer bytes there, which is an error.

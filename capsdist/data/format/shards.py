@@ -1,6 +1,6 @@
 """Write a split as block tar shards: webdataset's format, deterministic bytes, arrays readable in place.
 
-Needed because one member per image reads 7,500 images/s through webdataset and blocks read millions.
+One member per image reads 7,500 images/s through webdataset and blocks read millions.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from capsdist.errors import DataError
 
 __all__ = ["Split", "check_content", "read_index"]
 
-_REMEDY = "pack it again with a script of data_prep/"
+_REMEDY = "pack it again (capsdist pack)"
 _MEMORY_BYTES = 512 << 20
 _IDLE_GATHERS = 8  # a shard that so many calls did not use may make room for another
 

@@ -1,1 +1,1 @@
-"""The original files of each data set, and how they are packed."""
+"""Data sets: their original files, and how they are packed."""

@@ -1,4 +1,4 @@
-"""What the packing commands share: pack the splits that are not packed yet, and end as a command should."""
+"""Shared parts of the packing commands: pack the splits that are missing, print a summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What describes a data set, and those that there are. A new one is a `DatasetSpec` in a file of its own."""
+"""`DatasetSpec` describes a data set. A new data set is a `DatasetSpec` in a file of its own."""
 
 from __future__ import annotations
 

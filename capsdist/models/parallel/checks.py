@@ -6,6 +6,7 @@ from torch import nn
 
 from capsdist.errors import ShapeError
 from capsdist.models.layers import ClassCapsules
+from capsdist.routing.dynamic.parallel import check_splits
 
 __all__ = ["check_plain", "check_unshared"]
 
@@ -14,11 +15,7 @@ PARAMETERS = ("packed_weights", "bias", "log_priors")
 
 def check_plain(layer: ClassCapsules) -> None:
     """Raise ShapeError unless a new layer of the same options and values does what `layer` does."""
-    if layer.backend not in ("auto", "streamed") or layer.recompute != "streamed":
-        raise ShapeError(
-            f"class capsules of backend={layer.backend!r}, recompute={layer.recompute!r} cannot be split over "
-            "ranks, which compute as 'streamed'; build them without both"
-        )
+    check_splits(layer.routing)
     if type(layer) is not ClassCapsules:
         raise ShapeError(
             f"{type(layer).__name__} cannot be split over ranks, which compute as ClassCapsules; use that "

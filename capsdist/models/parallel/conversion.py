@@ -7,6 +7,7 @@ Shape letters: I children, I_p children of a rank, J parents, D child dimension,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -43,9 +44,10 @@ def parallelize(network: nn.Module, group: Group = None) -> nn.Module:
         group: as for `ParallelClassCapsules`.
 
     Raises:
-        ShapeError: a layer has fewer children than there are ranks, computes in a backend that cannot be split,
-            shares a parameter with another module, or is not plain: a subclass, with hooks, parametrized,
-            with parameters, buffers, modules or a forward of others. Nothing was changed or exchanged.
+        ShapeError: a layer has fewer children than there are ranks, computes in a backend that cannot be
+            split, shares a parameter with another module, or is not plain: a subclass, with hooks,
+            parametrized, with parameters, buffers, modules or a forward of others. Nothing was changed or
+            exchanged.
         ValueError: there are no class capsules, or some are split already.
     """
     wholes = [each for each in network.modules() if isinstance(each, ClassCapsules)]
@@ -171,11 +173,9 @@ def _without_values(whole: ClassCapsules, group: Group) -> ParallelClassCapsules
             whole.num_parents,
             whole.parent_dim,
             group=group,
-            iterations=whole.iterations,
             bias=whole.bias is not None,
             log_priors=whole.log_priors is not None,
-            none_of_the_above=whole.none_of_the_above,
-            gradient=whole.gradient,
+            **asdict(whole.routing),
         ).train(whole.training)
 
 

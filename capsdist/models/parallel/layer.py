@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 import torch
 import torch.distributed as dist
@@ -16,9 +16,15 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from capsdist.errors import ShapeError
-from capsdist.models.layers import PackedCapsules, check_child_poses
-from capsdist.routing import Gradient
-from capsdist.routing.dynamic.parallel import Group, children_of_rank, process_group, route_parallel
+from capsdist.models.layers import PackedCapsules, check_child_poses, describe
+from capsdist.routing import RoutingKeywords, RoutingOptions
+from capsdist.routing.dynamic.parallel import (
+    Group,
+    check_splits,
+    children_of_rank,
+    process_group,
+    route_parallel,
+)
 
 __all__ = ["ParallelClassCapsules", "SplitParameter", "split_groups", "split_layers", "split_parameters"]
 
@@ -28,8 +34,8 @@ class ParallelClassCapsules(PackedCapsules):
 
     A drop-in for data-parallel networks: each rank passes all children of its own images and gets the parents
     of its own images. `packed_weights` is [J, E, D, I_p] and `log_priors` [I_p, J], of the children
-    `local_children`; `bias` is the same on every rank. Divide each rank's loss by the images of ALL ranks, and
-    call `sum_gradients` after the backward pass (DistributedDataParallel would mix up the ranks' weights).
+    `local_children`; `bias` is the same on every rank. Divide each rank's loss by the images of ALL ranks,
+    and call `sum_gradients` after the backward pass. (DistributedDataParallel would mix up the weights.)
 
     `group`: the ranks that share the children: a process group, a device mesh of one dimension, or None for
     all ranks. A mesh of two dimensions is (replicas, children): ranks of a row share the children, ranks of a
@@ -64,18 +70,11 @@ class ParallelClassCapsules(PackedCapsules):
         iterations: int = 3,
         bias: bool = False,
         log_priors: bool = False,
-        none_of_the_above: bool = False,
-        gradient: Gradient = "full",
+        **options: Unpack[RoutingKeywords],
     ) -> None:
-        super().__init__(
-            num_children,
-            child_dim,
-            num_parents,
-            parent_dim,
-            iterations=iterations,
-            none_of_the_above=none_of_the_above,
-            gradient=gradient,
-        )
+        super().__init__(num_children, child_dim, num_parents, parent_dim)
+        self.routing = RoutingOptions(iterations, **options)
+        check_splits(self.routing)
         self.group, self.replicas = split_groups(group)
         self.local_children = children_of_rank(num_children, self.group)
         level = dist.get_debug_level()  # pyright: ignore[reportPrivateImportUsage]
@@ -102,12 +101,10 @@ class ParallelClassCapsules(PackedCapsules):
         return route_parallel(
             child_poses,
             self.packed_weights,
-            self.iterations,
+            self.routing,
             group=self.group,
             bias=self.bias,
             log_priors=self.log_priors,
-            none_of_the_above=self.none_of_the_above,
-            gradient=self.gradient,
         )
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ParallelClassCapsules:
@@ -119,12 +116,8 @@ class ParallelClassCapsules(PackedCapsules):
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
-        return (
-            f"children {self.local_children.start} to {self.local_children.stop} of {self.num_children} "
-            f"x {self.child_dim}D -> {self.num_parents} x {self.parent_dim}D, iterations={self.iterations}, "
-            f"bias={self.bias is not None}, log_priors={self.log_priors is not None}, "
-            f"none_of_the_above={self.none_of_the_above}, gradient={self.gradient!r}"
-        )
+        own = self.local_children
+        return f"children {own.start} to {own.stop} of {describe(self, self.routing)}"
 
 
 class SplitParameter(NamedTuple):

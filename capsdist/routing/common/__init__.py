@@ -1,1 +1,1 @@
-"""What routing algorithms share: checks, tiling, precision, autograd. It knows no algorithm."""
+"""Shared parts of routing algorithms: checks, tiling, precision, autograd. Nothing here knows one."""

@@ -1,42 +1,34 @@
-"""The passes of routing as autograd Functions: differentiable once, backward; torch.vmap takes them apart."""
+"""Passes with an own backward pass, as autograd Functions: differentiable once; `torch.vmap` splits them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
-__all__ = [
-    "RECORDED",
-    "BackwardPass",
-    "Pass",
-    "is_recorded",
-    "is_transformed",
-    "may_be_dual",
-    "refuse",
-    "way",
-]
-
-RECORDED = "torch.jit.trace and ONNX record the reference only"
-"""Why a backend with an own backward pass is not taken where `is_recorded`."""
+__all__ = ["BackwardPass", "Pass", "is_recorded", "is_transformed", "may_be_dual", "refusing", "way"]
 
 
-def refuse(ctx: Any, *gradients: Any) -> Any:
-    """Refuse other derivatives: all operands of a backward pass lead here, so that none passes for 0."""
-    raise NotImplementedError(
-        "streamed routing is differentiable once, backward; for other derivatives choose backend='reference', "
-        "with no children split over ranks"
-    )
+def refusing(message: str) -> Callable[..., NoReturn]:
+    """Return a derivative that raises NotImplementedError with `message`, so that it never passes for 0."""
+
+    def refuse(ctx: Any, *gradients: Any) -> NoReturn:
+        raise NotImplementedError(message)
+
+    return refuse
 
 
 class Pass(torch.autograd.Function):
-    """A pass that has no derivative in forward mode; under `torch.vmap` every element is a call."""
+    """A pass that has no derivative in forward mode; under `torch.vmap` every element is a call.
 
-    jvp = staticmethod(refuse)
+    A subclass whose users can choose another way sets `jvp` to a `refusing` that names it.
+    """
+
+    jvp = staticmethod(refusing("this pass has no derivative in forward mode"))
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -58,7 +50,7 @@ class Pass(torch.autograd.Function):
 class BackwardPass(Pass):
     """A pass that cannot be differentiated, and says so: the backward pass of another."""
 
-    backward = staticmethod(refuse)
+    backward = staticmethod(refusing("this pass is differentiable once, backward"))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

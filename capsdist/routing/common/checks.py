@@ -1,6 +1,6 @@
-"""What every function of routing asks of its arguments one by one; refusals are one line.
+"""Checks of the arguments of routing; a refusal is one line.
 
-What they must be together is asked by `dispatch`.
+What they must be together is asked by each algorithm.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ from torch import Tensor
 from capsdist.errors import ShapeError
 from capsdist.ops.checks import check_tensor
 
-__all__ = [
-    "check_dims", "check_flag", "check_iterations", "check_kind", "check_name", "is_count", "one_of",
-]  # fmt: skip
+__all__ = ["check_dims", "check_flag", "check_kind", "check_name", "is_count", "one_of"]
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -43,12 +41,6 @@ def check_kind(name: str, tensor: Tensor, child_poses: Tensor) -> None:
         raise ShapeError(
             f"{name} is on {tensor.device} but child_poses on {child_poses.device}; use one device"
         )
-
-
-def check_iterations(iterations: object) -> None:
-    """Raise ShapeError unless there is an iteration."""
-    if not is_count(iterations):
-        raise ShapeError(f"iterations={iterations!r} must be a whole number of at least 1; the paper has 3")
 
 
 def is_count(number: Any) -> bool:

@@ -1,4 +1,4 @@
-"""In which precision routing is computed: float64 in float64, all else in fp32, whatever autocast says."""
+"""The precision of routing: float64 for float64, fp32 for all else, also under autocast."""
 
 from __future__ import annotations
 

@@ -1,24 +1,20 @@
-"""One function for every backend of routing: checks its arguments, takes a backend by name, runs it.
+"""The public functions of dynamic routing.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Unpack
 
 from torch import Tensor
 
 from capsdist.errors import ShapeError
-from capsdist.routing.common.checks import check_dims, check_flag, check_iterations, check_kind, check_name
-from capsdist.routing.common.precision import wide_dtype, without_autocast
-from capsdist.routing.dynamic.backends import Backend, Call, Explanation, Recompute, check_backend, choose
-from capsdist.routing.dynamic.packing import unpack_weights
-from capsdist.routing.dynamic.reference import route_reference
-from capsdist.routing.dynamic.streamed import route_streamed
-from capsdist.routing.dynamic.streamed_passes import Gradient
+from capsdist.routing.common.checks import check_dims
+from capsdist.routing.dynamic.backends import Explanation, check_call, choose, route_call
+from capsdist.routing.dynamic.options import RoutingCall, RoutingKeywords, RoutingOptions
 
-__all__ = ["check_call", "check_layout", "check_options", "explain", "route", "route_packed"]
+__all__ = ["check_layout", "explain", "route", "route_packed"]
 
 
 def route(
@@ -28,10 +24,7 @@ def route(
     *,
     bias: Tensor | None = None,
     log_priors: Tensor | None = None,
-    none_of_the_above: bool = False,
-    gradient: Gradient = "full",
-    recompute: Recompute = "streamed",
-    backend: Backend = "auto",
+    **options: Unpack[RoutingKeywords],
 ) -> Tensor:
     """Return the poses of the parents that children agree on: Procedure 1 of the paper (section 2).
 
@@ -42,19 +35,22 @@ def route(
         iterations: r >= 1, any integer; r iterations are r softmax passes.
         bias: [J, E] added to the totals before squash (official code), or None.
         log_priors: [I, J] logits to start from, the paper's log prior probabilities, or None for 0.
-        none_of_the_above: let one more parent with a fixed logit of 0 compete for every child; it is
-            dropped from the result ("leaky" routing of the official CIFAR-10 network).
-        gradient: `full`, the paper's graph, goes through all iterations. `last` takes what earlier
-            iterations add to the logits for a constant, as some public code does; log priors and bias
-            then have the gradient of the last iteration.
-        recompute: what the backward pass builds again. `streamed`: everything, in the own backward passes of
-            the backends `fused` and `streamed`. `iterations` and `none` are there to compare with: autograd
-            runs the reference, and keeps the votes, or all that every iteration computes.
-        backend: `fused` are GPU kernels, `streamed` never stores votes (both: own backward, differentiable
-            once), `reference` keeps all votes; `auto` takes the first of them that can be, see `explain`,
-            whatever the size: memory is then bounded, though for fewer than some thousand votes the
-            reference is faster. All give the same numbers, `fused` to the rounding of its operands in bf16
-            and fp16. The reference, asked for by name, takes `recompute="streamed"` for `none`.
+        options: the other fields of `RoutingOptions`, by name:
+            none_of_the_above (default False): one more parent with a fixed logit of 0 competes for every
+                child; it is dropped from the result ("leaky" routing of the official CIFAR-10 network).
+            gradient (default `full`): `full`, the paper's graph, goes through all iterations. `last` takes
+                what earlier iterations add to the logits for a constant, as some public code does; log priors
+                and bias then have the gradient of the last iteration.
+            recompute (default `streamed`): what the backward pass builds again. `streamed`: everything, in
+                the own backward passes of `fused` and `streamed`. `iterations` and `none` are there to
+                compare with: autograd runs the reference, and keeps the votes, or all that every iteration
+                computes.
+            backend (default `auto`): `fused` are GPU kernels, `streamed` never stores votes (both: own
+                backward, differentiable once), `reference` keeps all votes; `auto` takes the first of them
+                that can be, see `explain`, whatever the size: memory is then bounded, though for fewer than
+                some thousand votes the reference is faster. All give the same numbers, `fused` to the
+                rounding of its operands in bf16 and fp16. The reference, asked for by name, takes
+                `recompute="streamed"` for `none`.
 
     Returns:
         parent_poses [B, J, E] in the dtype of `child_poses`, each of a length below 1 (up to rounding).
@@ -75,8 +71,8 @@ def route(
         torch.Size([2, 10, 16])
     """
     packed = _packed_view(child_poses, weights)
-    call = Call(child_poses, packed, iterations, bias, log_priors, none_of_the_above, gradient, recompute)
-    return _run(call, backend)
+    call = RoutingCall(child_poses, packed, RoutingOptions(iterations, **options), bias, log_priors)
+    return route_call(call)
 
 
 def route_packed(
@@ -86,17 +82,12 @@ def route_packed(
     *,
     bias: Tensor | None = None,
     log_priors: Tensor | None = None,
-    none_of_the_above: bool = False,
-    gradient: Gradient = "full",
-    recompute: Recompute = "streamed",
-    backend: Backend = "auto",
+    **options: Unpack[RoutingKeywords],
 ) -> Tensor:
     """Do as `route`, with weights in the fast layout [J, E, D, I] (see `packing`), which nothing copies."""
     check_layout(child_poses, packed_weights, packed=True)
-    call = Call(
-        child_poses, packed_weights, iterations, bias, log_priors, none_of_the_above, gradient, recompute
-    )
-    return _run(call, backend)
+    call = RoutingCall(child_poses, packed_weights, RoutingOptions(iterations, **options), bias, log_priors)
+    return route_call(call)
 
 
 def explain(
@@ -106,10 +97,7 @@ def explain(
     *,
     bias: Tensor | None = None,
     log_priors: Tensor | None = None,
-    none_of_the_above: bool = False,
-    gradient: Gradient = "full",
-    recompute: Recompute = "streamed",
-    backend: Backend = "auto",
+    **options: Unpack[RoutingKeywords],
 ) -> Explanation:
     """Say which backend `route` takes for these arguments, and why not the others; computes nothing.
 
@@ -123,9 +111,9 @@ def explain(
         reference  not needed: Procedure 1 as it is written, which keeps all votes
     """
     packed = _packed_view(child_poses, weights)
-    call = Call(child_poses, packed, iterations, bias, log_priors, none_of_the_above, gradient, recompute)
+    call = RoutingCall(child_poses, packed, RoutingOptions(iterations, **options), bias, log_priors)
     check_call(call)
-    return choose(backend, call)
+    return choose(call)
 
 
 def _packed_view(child_poses: Tensor, weights: Tensor) -> Tensor:
@@ -149,82 +137,3 @@ def check_layout(child_poses: Tensor, weights: Tensor, *, packed: bool) -> None:
             f"child_poses {list(child_poses.shape)} do not fit {name} {letters} = {list(weights.shape)}, "
             f"but would if these were {others}; pass {remedy}"
         )
-
-
-def _run(call: Call, backend: str) -> Tensor:
-    """Run one call."""
-    check_call(call)
-    chosen = choose(backend, call).backend
-    operands = {"bias": call.bias, "log_priors": call.log_priors}
-    if chosen == "reference":
-        return _reference(call, operands)
-    packed = call.packed_weights.contiguous()  # itself, if it is packed
-    if chosen == "streamed":
-        return route_streamed(call.child_poses, packed, gradient=call.gradient, **operands, **call.options)
-    from capsdist.routing.dynamic.fused import route_fused  # with Triton, which takes its time
-
-    return route_fused(call.child_poses, packed, **operands, **call.options)
-
-
-def _reference(call: Call, operands: dict[str, Tensor | None]) -> Tensor:
-    """Run the reference in at least fp32; it computes in whatever dtype it is given."""
-    poses, weights = call.child_poses, unpack_weights(call.packed_weights)
-    dtype = wide_dtype(poses, weights)
-    with without_autocast(poses):
-        parent_poses = route_reference(
-            poses.to(dtype),
-            weights.to(dtype),
-            gradient=call.gradient,
-            recompute="iterations" if call.recompute == "iterations" else "none",
-            **{name: None if tensor is None else tensor.to(dtype) for name, tensor in operands.items()},
-            **call.options,
-        )
-    return parent_poses.to(poses.dtype)
-
-
-def check_call(call: Call) -> None:
-    """Refuse what cannot be routed.
-
-    Raises: ShapeError, as `route` says.
-    """
-    check_dims("child_poses", call.child_poses, "[B, I, D]", 3)
-    check_dims("packed_weights", call.packed_weights, "[J, E, D, I]", 4)
-    shape = list(unpack_weights(call.packed_weights).shape)
-    num_children, num_parents, child_dim, parent_dim = shape
-    poses, bias, log_priors = call.child_poses, call.bias, call.log_priors
-    operands = {"child_poses": poses, "weights": call.packed_weights, "bias": bias, "log_priors": log_priors}
-    for name, tensor in operands.items():
-        if tensor is not None:
-            check_kind(name, tensor, poses)
-    if poses.shape[1:] != (num_children, child_dim):
-        raise ShapeError(
-            f"child_poses {list(poses.shape)} do not fit weights [I, J, D, E] = {shape}; "
-            f"pass [B, I, D] = [B, {num_children}, {child_dim}] or other weights"
-        )
-    if 0 in shape:
-        raise ShapeError(f"weights [I, J, D, E] = {shape} are empty; give all sizes at least 1")
-    if bias is not None and bias.shape != (num_parents, parent_dim):
-        raise ShapeError(f"bias has shape {list(bias.shape)}; pass [J, E] = [{num_parents}, {parent_dim}]")
-    if log_priors is not None and log_priors.shape != (num_children, num_parents):
-        raise ShapeError(
-            f"log_priors has shape {list(log_priors.shape)}; pass [I, J] = [{num_children}, {num_parents}]"
-        )
-    check_options(call.iterations, call.none_of_the_above, call.gradient, call.recompute)
-
-
-def check_options(
-    iterations: object,
-    none_of_the_above: object = False,
-    gradient: object = "full",
-    recompute: object = "streamed",
-    backend: object = "auto",
-) -> None:
-    """Refuse options that no call can have, in layers before there is any call.
-
-    Raises: ShapeError, as `route` says.
-    """
-    check_iterations(iterations)
-    check_flag("none_of_the_above", none_of_the_above)
-    check_name("gradient", gradient, get_args(Gradient))
-    check_name("recompute", recompute, get_args(Recompute))
-    check_backend(backend)

@@ -1,26 +1,24 @@
-"""The backends of routing, and which of them a call can take, or why not.
+"""Check one call of routing, choose its backend and run it; or explain why it takes that one.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from operator import index
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from capsdist.errors import ShapeError
-from capsdist.routing.common.autograd import RECORDED, is_recorded, is_transformed
-from capsdist.routing.common.checks import one_of
-from capsdist.routing.dynamic.streamed import streamed_refusal
-from capsdist.routing.dynamic.streamed_passes import Gradient
+from capsdist.routing.common.autograd import is_recorded, is_transformed
+from capsdist.routing.common.checks import check_dims, check_kind
+from capsdist.routing.common.precision import wide_dtype, without_autocast
+from capsdist.routing.dynamic.options import RoutingCall
+from capsdist.routing.dynamic.packing import unpack_weights
+from capsdist.routing.dynamic.reference import route_reference
+from capsdist.routing.dynamic.streamed import RECORDED, route_streamed, streamed_refusal
 
-__all__ = ["BACKENDS", "Backend", "Call", "Explanation", "Recompute", "check_backend", "choose"]
-
-Backend = Literal["auto", "fused", "streamed", "reference"]
-Recompute = Literal["streamed", "iterations", "none"]
+__all__ = ["BACKENDS", "Explanation", "check_call", "choose", "route_call"]
 
 BACKENDS = {
     "fused": "kernels for a GPU, which store nothing between an iteration's start and its end",
@@ -30,28 +28,41 @@ BACKENDS = {
 """What each backend is, in the order of preference: the fastest first, but for tiny layers."""
 
 
-@dataclass(frozen=True)
-class Call:
-    """The arguments of one call of `route`; `packed_weights` [J, E, D, I] may be a view of any layout."""
+def route_call(call: RoutingCall) -> Tensor:
+    """Do as `route_packed`, with all arguments in one object; a layer makes its options once."""
+    check_call(call)
+    chosen = choose(call).backend
+    if chosen == "reference":
+        return _reference(call)
+    call = replace(call, packed_weights=call.packed_weights.contiguous())  # itself, if it is packed
+    if chosen == "streamed":
+        return route_streamed(call)
+    from capsdist.routing.dynamic.fused import route_fused  # with Triton, which takes its time
 
-    child_poses: Tensor
-    packed_weights: Tensor
-    iterations: int
-    bias: Tensor | None
-    log_priors: Tensor | None
-    none_of_the_above: bool
-    gradient: Gradient
-    recompute: Recompute
+    return route_fused(call)
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """What all backends are asked for besides operands, in Python's own types."""
-        return {"iterations": index(self.iterations), "none_of_the_above": bool(self.none_of_the_above)}
+
+def _reference(call: RoutingCall) -> Tensor:
+    """Run the reference in at least fp32; it computes in whatever dtype it is given."""
+    poses, weights, options = call.child_poses, unpack_weights(call.packed_weights), call.options
+    dtype = wide_dtype(poses, weights)
+    with without_autocast(poses):
+        parent_poses = route_reference(
+            poses.to(dtype),
+            weights.to(dtype),
+            options.iterations,
+            bias=None if call.bias is None else call.bias.to(dtype),
+            log_priors=None if call.log_priors is None else call.log_priors.to(dtype),
+            none_of_the_above=options.none_of_the_above,
+            gradient=options.gradient,
+            recompute="none" if options.recompute == "streamed" else options.recompute,
+        )
+    return parent_poses.to(poses.dtype)
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which backend a call takes, and why it does not take each of the others; `str` is a line for each backend."""
+    """The backend of a call, and why it does not take each of the others; `str` has a line per backend."""
 
     backend: str
     others: dict[str, str]
@@ -62,17 +73,17 @@ class Explanation:
         return "\n".join(f"{backend:<9}  {reasons[backend]}" for backend in BACKENDS)
 
 
-def choose(backend: str, call: Call) -> Explanation:
-    """Return the backend that `backend` stands for: `auto` is the first that the call can take.
+def choose(call: RoutingCall) -> Explanation:
+    """Return the backend that a call takes: `auto` is the first that it can take.
 
     Raises:
-        ShapeError: there is no backend of that name, or the call cannot take it.
+        ShapeError: the call cannot take the backend that it asks for by name.
     """
-    check_backend(backend)
+    backend = call.options.backend
     taken = None if backend == "auto" else backend
     others: dict[str, str] = {}
     for name in BACKENDS:
-        refusal = _refusal(name, call, asked=name == backend)
+        refusal = _refusal(name, call)
         if refusal is not None and name == backend:
             raise ShapeError(f"backend={backend!r} cannot be taken: {refusal}; choose backend='auto'")
         if refusal is None and taken is None:
@@ -83,22 +94,17 @@ def choose(backend: str, call: Call) -> Explanation:
     return Explanation(taken, others)
 
 
-def check_backend(backend: object) -> None:
-    """Raise ShapeError unless there is a backend of that name, `auto` included."""
-    if backend not in get_args(Backend):
-        raise ShapeError(f"backend={backend!r} is no backend of routing; choose {one_of(get_args(Backend))}")
-
-
-def _refusal(name: str, call: Call, *, asked: bool) -> str | None:
+def _refusal(name: str, call: RoutingCall) -> str | None:
     """Return in a few words why a call cannot take a backend, or None."""
+    options, asked = call.options, name == call.options.backend
     if name == "reference":
         return None
-    if call.recompute != "streamed":
-        return f"recompute={call.recompute!r} is for autograd, and this backend has its own backward pass"
+    if options.recompute != "streamed":
+        return f"recompute={options.recompute!r} is for autograd, and this backend has its own backward pass"
     if name == "streamed":
-        return streamed_refusal(call.child_poses, call.packed_weights, call.bias, call.log_priors)
-    if call.gradient != "full":
-        return f"gradient={call.gradient!r} is not in its kernels"
+        return streamed_refusal(call)
+    if options.gradient != "full":
+        return f"gradient={options.gradient!r} is not in its kernels"
     if is_recorded():
         return RECORDED
     if is_transformed():
@@ -108,3 +114,32 @@ def _refusal(name: str, call: Call, *, asked: bool) -> str | None:
     from capsdist.routing.dynamic.fused import fused_refusal
 
     return fused_refusal(call.child_poses, call.packed_weights, interpreter=asked)
+
+
+def check_call(call: RoutingCall) -> None:
+    """Refuse what cannot be routed.
+
+    Raises: ShapeError, as `route` says.
+    """
+    check_dims("child_poses", call.child_poses, "[B, I, D]", 3)
+    check_dims("packed_weights", call.packed_weights, "[J, E, D, I]", 4)
+    shape = list(unpack_weights(call.packed_weights).shape)
+    num_children, num_parents, child_dim, parent_dim = shape
+    poses, bias, log_priors = call.child_poses, call.bias, call.log_priors
+    operands = {"child_poses": poses, "weights": call.packed_weights, "bias": bias, "log_priors": log_priors}
+    for name, tensor in operands.items():
+        if tensor is not None:
+            check_kind(name, tensor, poses)
+    if poses.shape[1:] != (num_children, child_dim):
+        raise ShapeError(
+            f"child_poses {list(poses.shape)} do not fit weights [I, J, D, E] = {shape}; "
+            f"pass [B, I, D] = [B, {num_children}, {child_dim}] or other weights"
+        )
+    if 0 in shape:
+        raise ShapeError(f"weights [I, J, D, E] = {shape} are empty; give all sizes at least 1")
+    if bias is not None and bias.shape != (num_parents, parent_dim):
+        raise ShapeError(f"bias has shape {list(bias.shape)}; pass [J, E] = [{num_parents}, {parent_dim}]")
+    if log_priors is not None and log_priors.shape != (num_children, num_parents):
+        raise ShapeError(
+            f"log_priors has shape {list(log_priors.shape)}; pass [I, J] = [{num_children}, {num_parents}]"
+        )

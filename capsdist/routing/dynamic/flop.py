@@ -1,4 +1,4 @@
-"""FLOP of routing's operators, for torch's FlopCounterMode: importing this module tells it of them.
+"""Count the FLOP of routing's operators in torch's FlopCounterMode, once this module is imported.
 
 Compiled and exported routing needs that, and the backend `fused`. Outside of compilers the counter sees the
 matrix products of `streamed` and `reference` by itself. A module of its own, because the counter's own module

@@ -12,6 +12,7 @@ E parent dimension, P ranks.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -20,14 +21,15 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 
 from capsdist.errors import ShapeError
-from capsdist.routing.common.autograd import BackwardPass, way
+from capsdist.routing.common.autograd import way
 from capsdist.routing.common.checks import check_dims
-from capsdist.routing.dynamic.api import check_call
-from capsdist.routing.dynamic.backends import Call
-from capsdist.routing.dynamic.streamed import route_streamed
-from capsdist.routing.dynamic.streamed_passes import Gradient
+from capsdist.routing.dynamic.backends import check_call
+from capsdist.routing.dynamic.options import RoutingCall, RoutingOptions
+from capsdist.routing.dynamic.streamed import StreamedBackward, route_streamed
 
-__all__ = ["Group", "children_of_rank", "exchange_children", "process_group", "route_parallel"]
+__all__ = [
+    "Group", "check_splits", "children_of_rank", "exchange_children", "process_group", "route_parallel",
+]  # fmt: skip
 
 Group: TypeAlias = dist.ProcessGroup | DeviceMesh | None
 """The ranks that share a layer: a process group, a device mesh of one dimension, or None for all ranks."""
@@ -36,13 +38,11 @@ Group: TypeAlias = dist.ProcessGroup | DeviceMesh | None
 def route_parallel(
     child_poses: Tensor,
     packed_weights: Tensor,
-    iterations: int = 3,
+    options: RoutingOptions,
     *,
     group: Group = None,
     bias: Tensor | None = None,
     log_priors: Tensor | None = None,
-    none_of_the_above: bool = False,
-    gradient: Gradient = "full",
 ) -> Tensor:
     """Route as `streamed` does, the images of every rank with weights that are split over the ranks.
 
@@ -50,12 +50,10 @@ def route_parallel(
         child_poses: [b, I, D], all children of this rank's images; b must be the same on all ranks, which
             is not checked (gloo ends the process, NCCL hangs): pad a short last batch.
         packed_weights: [J, E, D, I_p], of the children `children_of_rank`.
-        iterations: r >= 1.
+        options: as of `route`, those that `check_splits` takes.
         group: the ranks that share the children.
         bias: [J, E], the same on all ranks, or None.
         log_priors: [I_p, J], of this rank's children, or None.
-        none_of_the_above: as in `route`.
-        gradient: as in `route`.
 
     Returns:
         parent_poses [b, J, E] of this rank's images, in the dtype of `child_poses`.
@@ -63,10 +61,10 @@ def route_parallel(
         complete on each rank; of `child_poses` of the own images.
 
     Raises:
-        ShapeError: shapes that do not fit, on all ranks before they exchange anything.
+        ShapeError: shapes or options that do not fit, on all ranks before they exchange anything.
 
-    Cost, in numbers per rank exchanges: forward an all-to-all of b I D, and B J E all-reduced an iteration;
-    backward B J E gathered, B J E all-reduced an iteration but the first, and the all-to-all.
+    Cost, in numbers per rank: forward an all-to-all of b I D, and B J E all-reduced per iteration;
+    backward B J E gathered, B J E all-reduced per iteration but the first, and the all-to-all.
     """
     check_dims("child_poses", child_poses, "[b, I, D]", 3)
     check_dims("packed_weights", packed_weights, "[J, E, D, I_p]", 4)
@@ -79,20 +77,20 @@ def route_parallel(
             f"{dist.get_world_size(pg)} owns {num_own} of {child_poses.shape[1]}: "
             f"pass those from {own.start} on"
         )
-    options = (none_of_the_above, gradient, "streamed")
-    call = Call(child_poses[:, own], packed_weights, iterations, bias, log_priors, *options)
+    check_splits(options)
+    call = RoutingCall(child_poses[:, own], packed_weights, options, bias, log_priors)
     check_call(call)
+    call = replace(call, child_poses=exchange_children(child_poses, pg))
+    return _OwnImages.apply(route_streamed(call, group_name=_name(pg)), pg)
 
-    parent_poses = route_streamed(
-        exchange_children(child_poses, pg),
-        packed_weights,
-        bias=bias,
-        log_priors=log_priors,
-        gradient=gradient,
-        group_name=_name(pg),
-        **call.options,
-    )
-    return _OwnImages.apply(parent_poses, pg)
+
+def check_splits(options: RoutingOptions) -> None:
+    """Raise ShapeError for options that ranks which share children cannot compute with."""
+    if options.backend not in ("auto", "streamed") or options.recompute != "streamed":
+        raise ShapeError(
+            f"class capsules of backend={options.backend!r}, recompute={options.recompute!r} cannot be split "
+            "over ranks, which compute as 'streamed'; build them without both"
+        )
 
 
 def process_group(group: Group) -> dist.ProcessGroup | None:
@@ -190,7 +188,7 @@ class _Exchange(torch.autograd.Function):
         return way(_ExchangeBack, _exchange_back)(grad, ctx.num_children, ctx.group), None
 
 
-class _ExchangeBack(BackwardPass):
+class _ExchangeBack(StreamedBackward):
     """`_exchange_back`, where something may differentiate it."""
 
     forward = staticmethod(_exchange_back)
@@ -212,7 +210,7 @@ class _OwnImages(torch.autograd.Function):
         return way(_AllImages, _all_images)(grad, ctx.group), None
 
 
-class _AllImages(BackwardPass):
+class _AllImages(StreamedBackward):
     """`_all_images`, where something may differentiate it."""
 
     forward = staticmethod(_all_images)

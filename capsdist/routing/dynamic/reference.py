@@ -5,19 +5,17 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from capsdist.ops import squash
-from capsdist.routing.common.checks import check_iterations, check_name
+from capsdist.routing.common.checks import check_name
+from capsdist.routing.dynamic.options import Gradient, ReferenceRecompute, check_iterations
 
 __all__ = ["route_reference"]
-
-Gradient = Literal["full", "last"]
-Recompute = Literal["none", "iterations"]
 
 
 def route_reference(
@@ -29,7 +27,7 @@ def route_reference(
     log_priors: Tensor | None = None,
     none_of_the_above: bool = False,
     gradient: Gradient = "full",
-    recompute: Recompute = "none",
+    recompute: ReferenceRecompute = "none",
 ) -> Tensor:
     """Return the parent poses, by Procedure 1 of the paper (section 2), in the dtype of its arguments.
 
@@ -53,7 +51,7 @@ def route_reference(
     """
     check_iterations(iterations)
     check_name("gradient", gradient, get_args(Gradient))
-    check_name("recompute", recompute, get_args(Recompute))
+    check_name("recompute", recompute, get_args(ReferenceRecompute))
     votes = torch.einsum("bid,ijde->bije", child_poses, weights)
     logits = votes.new_zeros(votes.shape[:3])  # line 2: b_ij <- 0
     if log_priors is not None:

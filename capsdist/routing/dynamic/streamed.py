@@ -40,52 +40,37 @@ from torch import Tensor
 
 from capsdist.ops import squash
 from capsdist.routing.common.autograd import (
-    RECORDED,
     BackwardPass,
     Pass,
     is_recorded,
     is_transformed,
     may_be_dual,
-    refuse,
+    refusing,
     way,
 )
 from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.common.tiling import Pieces
-from capsdist.routing.dynamic.streamed_passes import (
-    Gradient,
-    Gradients,
-    Options,
-    Stream,
-    add_gradients,
-    add_totals,
-    parts,
+from capsdist.routing.dynamic.options import Gradient, RoutingCall, RoutingOptions
+from capsdist.routing.dynamic.streamed_passes import Gradients, Stream, add_gradients, add_totals, parts
+
+__all__ = ["RECORDED", "StreamedBackward", "route_streamed", "streamed_refusal"]
+
+RECORDED = "torch.jit.trace and ONNX record the reference only"
+"""Why a backend with an own backward pass is not taken where `is_recorded`."""
+
+_refuse = refusing(
+    "streamed routing is differentiable once, backward; for other derivatives choose "
+    "backend='reference', with no children split over ranks"
 )
 
-__all__ = ["route_streamed", "streamed_refusal"]
 
-
-def route_streamed(
-    child_poses: Tensor,
-    packed_weights: Tensor,
-    iterations: int = 3,
-    *,
-    bias: Tensor | None = None,
-    log_priors: Tensor | None = None,
-    none_of_the_above: bool = False,
-    gradient: Gradient = "full",
-    group_name: str | None = None,
-) -> Tensor:
+def route_streamed(call: RoutingCall, *, group_name: str | None = None) -> Tensor:
     """Return the parent poses of Procedure 1 (paper, section 2) without ever storing votes.
 
     Args:
-        child_poses: [B, I, D]; not copied if their memory is laid out as [B, D, I] already.
-        packed_weights: [J, E, D, I], see `packing`. Hand over the Parameter itself: it is what is saved for
-            the backward pass, and ZeRO-3 can release it (a view or a copy of it would stay in memory).
-        iterations: r >= 1.
-        bias: [J, E] added to the totals, or None.
-        log_priors: [I, J] logits to start from, or None for 0.
-        none_of_the_above: one more logit, always 0, takes part in the softmax.
-        gradient: `last` takes the agreement of earlier iterations for a constant, see `route`.
+        call: `child_poses` are not copied if their memory is laid out as [B, D, I] already. `packed_weights`
+            are best the Parameter itself: it is what is saved for the backward pass, and ZeRO-3 can release
+            it (a view or a copy of it would stay in memory).
         group_name: of the process group whose ranks hold other children of the same images, or None: sums
             over children go over its ranks as well, see `parallel`.
 
@@ -94,7 +79,7 @@ def route_streamed(
         also under autocast.
 
     Cost: 2R - 1 matrix products of 2 B I J D E FLOP forward, 5R - 3 backward, 5R with log priors. Kept
-    for the backward pass: the arguments and R B J E numbers. Scratch: bounded, see `tiling`; backward, for
+    for the backward pass: the arguments and R B J E numbers. Scratch: bounded, see `cuts`; backward, for
     weights or priors of 16 bits 4 bytes a number more, because their gradient is summed in fp32. Under
     `torch.vmap` a dimension of the poses alone is more images; with one of other operands, and in the
     backward pass, every element is a call.
@@ -103,24 +88,28 @@ def route_streamed(
         NotImplementedError: a second derivative, or one of forward mode, is asked for; it is differentiable
             once, backward. Or `streamed_refusal`.
     """
-    operands = child_poses, packed_weights, bias, log_priors
-    refusal = streamed_refusal(*operands)
+    refusal = streamed_refusal(call)
     if refusal is not None:
         raise NotImplementedError(f"{refusal}; choose backend='reference'")
     run = _operator if torch.compiler.is_compiling() else way(_Route, _forward)
-    parent_poses, _ = run(*operands, iterations, none_of_the_above, gradient, group_name)
+    operands = call.child_poses, call.packed_weights, call.bias, call.log_priors
+    options = call.options
+    parent_poses, _ = run(
+        *operands, options.iterations, options.none_of_the_above, options.gradient, group_name
+    )
     return parent_poses
 
 
-def streamed_refusal(*operands: Tensor | None) -> str | None:
-    """Return in a few words why the backend cannot be taken here for these operands, or None."""
+def streamed_refusal(call: RoutingCall) -> str | None:
+    """Return in a few words why the backend cannot be taken here for this call, or None."""
     if is_recorded():
         return RECORDED
     if torch.compiler.is_compiling():
         # Compilers see operators only, whose result passes for a constant there.
         wrong = "inside of a compiler torch.func and forward mode differentiate the reference only"
         return wrong if is_transformed() else None
-    return "forward mode differentiates the reference only" if may_be_dual(*operands) else None
+    dual = may_be_dual(call.child_poses, call.packed_weights, call.bias, call.log_priors)
+    return "forward mode differentiates the reference only" if dual else None
 
 
 def _forward(
@@ -137,9 +126,10 @@ def _forward(
     parent_poses, totals = _empty(child_poses, packed_weights, iterations)
     totals.zero_()
     wide_bias = None if bias is None else bias.to(totals.dtype)
-    options = Options(iterations, none_of_the_above, cast(Gradient, gradient), _sum_over(group_name))
+    options = RoutingOptions(iterations, none_of_the_above, cast(Gradient, gradient))
+    given = child_poses, packed_weights, log_priors, totals.dtype, options
     with without_autocast(child_poses):
-        stream = Stream(child_poses, packed_weights, log_priors, totals.dtype, options, rows=1)
+        stream = Stream(*given, rows=1, reduce=_sum_over(group_name))
         for block, poses in stream.blocks():
             add_totals(stream, poses, wide_bias, totals[:, :, block])
             last, result = totals[-1, :, block], parent_poses[block].transpose(0, 1)
@@ -206,9 +196,10 @@ def _backward(
     priors = log_priors if want_priors else None
     d_priors = None if priors is None else totals.new_zeros(priors.T.shape)
     d_bias = totals.new_zeros(packed_weights.shape[:2])
-    options = Options(len(totals), none_of_the_above, cast(Gradient, gradient), _sum_over(group_name))
+    options = RoutingOptions(len(totals), none_of_the_above, cast(Gradient, gradient))
+    given = child_poses, packed_weights, log_priors, totals.dtype, options
     with without_autocast(child_poses):
-        stream = Stream(child_poses, packed_weights, log_priors, totals.dtype, options, rows=2)
+        stream = Stream(*given, rows=2, reduce=_sum_over(group_name))
         pieces = None if d_weights is None else Pieces(stream.scratch, "d_weights", d_weights, sums=True)
         for block, poses in stream.blocks():
             with stream.scratch.adding_to("d_poses of block", d_poses, block) as d_block:
@@ -232,14 +223,9 @@ def _(
     packed_weights: Tensor,
     bias: Tensor | None,
     log_priors: Tensor | None,
-    totals: Tensor,
-    none_of_the_above: bool,
-    gradient: str,
-    group_name: str | None,
-    want_poses: bool,
-    want_weights: bool,
-    want_priors: bool,
+    *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    want_poses, want_weights, want_priors = others[-3:]
     priors = log_priors if want_priors else None
     return (
         child_poses.new_empty(child_poses.transpose(1, 2).shape if want_poses else 0),
@@ -279,7 +265,7 @@ def _(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
     return _gradients(_backward_operator, ctx, grad)
 
 
-_backward_operator.register_autograd(refuse)
+_backward_operator.register_autograd(_refuse)
 
 
 class _Route(Pass):
@@ -289,6 +275,7 @@ class _Route(Pass):
     result for a constant.
     """
 
+    jvp = staticmethod(_refuse)
     setup_context = staticmethod(_keep)
 
     @staticmethod
@@ -314,7 +301,13 @@ class _Route(Pass):
         return (parent_poses.unflatten(0, sizes), totals.unflatten(2, sizes)), (0, 2)
 
 
-class _RouteBackward(BackwardPass):
+class StreamedBackward(BackwardPass):
+    """A part of the backward pass of streamed routing."""
+
+    backward = jvp = staticmethod(_refuse)
+
+
+class _RouteBackward(StreamedBackward):
     """What the backward operator is for compilers, for all others."""
 
     @staticmethod

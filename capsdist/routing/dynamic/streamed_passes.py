@@ -1,4 +1,4 @@
-"""The passes of the streamed backend: all iterations forward, and all of them backward, for one block of images.
+"""The passes of `streamed`: all iterations forward, and all of them backward, for one block of images.
 
 The mathematics is at the head of `streamed`; names follow it. Children are innermost in every buffer, so that
 element-wise work runs along contiguous memory; buffers are allocated once a call and written in place,
@@ -6,42 +6,31 @@ because on a CPU passes over memory cost more than arithmetic. Products are adde
 FlopCounterMode counts, not by methods such as `baddbmm_`, which it does not know.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension, R iterations; b images
-of a block, n images of a chunk, m children of a tile, j parents of a piece (see `tiling`).
+of a block, n images of a chunk, m children of a tile, j parents of a piece (see `cuts`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from capsdist.ops import squash, squash_backward
-from capsdist.routing.common.tiling import SQUASH_NUMBERS, Pieces, Scratch, plan_tiles, slices
+from capsdist.routing.common.tiling import Pieces, Scratch, slices
+from capsdist.routing.dynamic.cuts import SQUASH_NUMBERS, plan_tiles
+from capsdist.routing.dynamic.options import RoutingOptions
 
-__all__ = ["Gradient", "Gradients", "Options", "Stream", "add_gradients", "add_totals", "parts"]
-
-Gradient = Literal["full", "last"]
+__all__ = ["Gradients", "Stream", "add_gradients", "add_totals", "parts"]
 
 
-@dataclass(frozen=True)
-class Options:
-    """What routing is asked for besides its operands.
+class Stream:
+    """One call's operands, handed out piece by piece in the layout and dtype that is computed in.
 
     `reduce` adds up, in place, what each rank holds of a tensor [J, B, E] that is a sum over children; then
     all images are one block, so that every rank calls it equally often.
     """
-
-    iterations: int
-    none_of_the_above: bool = False
-    gradient: Gradient = "full"
-    reduce: Callable[[Tensor], None] | None = None
-
-
-class Stream:
-    """One call's operands, handed out piece by piece in the layout and dtype that is computed in."""
 
     def __init__(
         self,
@@ -49,10 +38,11 @@ class Stream:
         packed_weights: Tensor,
         log_priors: Tensor | None,
         dtype: torch.dtype,
-        options: Options,
+        options: RoutingOptions,
         rows: int,
+        reduce: Callable[[Tensor], None] | None = None,
     ) -> None:
-        self.options = options
+        self.options, self.reduce = options, reduce
         self.num_parents, self.parent_dim = packed_weights.shape[:2]
         self.num_logits = self.num_parents + options.none_of_the_above
         self.scratch = Scratch(dtype, child_poses.device)
@@ -65,7 +55,7 @@ class Stream:
             device=child_poses.device.type,
             weights_fit=self.scratch.fits(packed_weights),
         )
-        self.block = self.plan.block if options.reduce is None else max(1, len(child_poses))
+        self.block = self.plan.block if reduce is None else max(1, len(child_poses))
         self._whole = self.plan.children == packed_weights.shape[3]
         self._poses = child_poses.transpose(1, 2)
         self._weights = Pieces(self.scratch, "weights", packed_weights)
@@ -130,8 +120,8 @@ def add_totals(stream: Stream, poses: Tensor, bias: Tensor | None, totals: Tenso
                 _add_uniform_total(stream, tile, tile_poses, total)
             else:
                 _add_coupled_total(stream, tile, tile_poses, state if iteration else None, total)
-        if stream.options.reduce is not None:
-            stream.options.reduce(total)
+        if stream.reduce is not None:
+            stream.reduce(total)
         if bias is not None:
             total += bias[:, None]
         if iteration < len(totals) - 1:
@@ -174,7 +164,7 @@ def add_gradients(stream: Stream, poses: Tensor, totals: Tensor, grad: Tensor, f
                 else:
                     _add_coupled_gradients(stream, tile, tile_poses, state, d_total, increment, d_u, found)
         if iteration > 0 and stream.options.gradient == "full":
-            _carry(d_state, increment, stream.options.reduce)
+            _carry(d_state, increment, stream.reduce)
     if found.weights is not None:
         found.weights.flush()
 

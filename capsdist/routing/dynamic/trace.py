@@ -1,4 +1,4 @@
-"""What happens inside routing: how far logits move, how undecided children are, which parents get them.
+"""Trace routing: how far logits move, how undecided children are, which parents get them.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension, R iterations; n images
 of a chunk, m children of a tile, j parents of a piece.
@@ -13,16 +13,10 @@ from torch import Tensor
 
 from capsdist.routing.common.autograd import is_transformed
 from capsdist.routing.common.precision import wide_dtype, without_autocast
-from capsdist.routing.dynamic.api import check_call, check_layout
-from capsdist.routing.dynamic.backends import Call
-from capsdist.routing.dynamic.streamed_passes import (
-    Options,
-    Stream,
-    add_squashed,
-    add_totals,
-    dot,
-    pair_products,
-)
+from capsdist.routing.dynamic.api import check_layout
+from capsdist.routing.dynamic.backends import check_call
+from capsdist.routing.dynamic.options import RoutingCall, RoutingOptions
+from capsdist.routing.dynamic.streamed_passes import Stream, add_squashed, add_totals, dot, pair_products
 
 __all__ = ["Trace", "trace_routing"]
 
@@ -82,13 +76,10 @@ def trace_routing(
             "trace_routing has no gradient and is not for torch.func; call it outside, on ordinary tensors"
         )
     check_layout(child_poses, packed_weights, packed=True)
-    call = Call(
-        child_poses, packed_weights, iterations, bias, log_priors, none_of_the_above, "full", "streamed"
-    )
-    check_call(call)
+    options = RoutingOptions(iterations, none_of_the_above)
+    check_call(RoutingCall(child_poses, packed_weights, options, bias, log_priors))
     num_children, dtype = child_poses.shape[1], wide_dtype(child_poses)
     with without_autocast(child_poses):
-        options = Options(**call.options)
         stream = Stream(child_poses, packed_weights, log_priors, dtype, options, rows=2)
         sums = child_poses.new_zeros(
             (options.iterations, stream.num_parents + 2, len(child_poses)), dtype=dtype

@@ -67,7 +67,7 @@ class LoggedRun:
             folder, or is uploaded to it with every checkpoint.
         config: the whole configuration.
         files: the files of the run where they lie.
-        warn: takes one line for people.
+        log: takes one line for people.
     """
 
     name: str

@@ -1,1 +1,1 @@
-"""Engines: how a step runs on one or many ranks. Plain PyTorch (with DDP), or DeepSpeed ZeRO."""
+"""Engines run a step on one or many ranks: plain PyTorch (with DDP), or DeepSpeed ZeRO."""

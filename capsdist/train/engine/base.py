@@ -1,4 +1,4 @@
-"""What the loop asks of an engine, and nothing more. README.md in this folder is the contract."""
+"""The interface of engines, as the loop uses it. README.md in this folder describes it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.models import Output
-from capsdist.train.checkpoint import EngineState
 from capsdist.train.precision import Precision
+from capsdist.train.state import EngineState
 
 __all__ = ["Engine"]
 

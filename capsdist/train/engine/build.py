@@ -1,4 +1,4 @@
-"""From a configuration to an engine: which one, whether it can run here, and the engine itself."""
+"""Build an engine from a configuration, and check whether it can run here."""
 
 from __future__ import annotations
 

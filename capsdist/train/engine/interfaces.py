@@ -1,4 +1,4 @@
-"""Which network interface gloo and NCCL use, so that they listen on one address and not on the host name's.
+"""Choose the network interface of gloo and NCCL, so that they listen on one address.
 
 Both libraries open listening sockets without authentication, with one rank as well. They choose the address
 by environment variables, each time a process group is made.

@@ -235,12 +235,12 @@ def _stamp() -> bytes:
 def _build(folder: Path, until: float, sign: Sign) -> None:
     """Have another process build the operator; it and its compilers are killed at the deadline."""
     remove_file(folder / _STAMP)
-    with open(folder / _LOG, "wb", opener=open_regular) as log:
+    with open(folder / _LOG, "wb", opener=open_regular) as output:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", _BUILD],
             env=os.environ | _environment(torch.device("cpu")),
             stdin=subprocess.DEVNULL,
-            stdout=log,
+            stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from capsdist.config.schema import Optim
 from capsdist.models import Output
-from capsdist.train.checkpoint import EngineState
 from capsdist.train.engine.replicated import load_replicated, one_step_count, replicated_state
 from capsdist.train.optim import build_optimizer, epsilon_at, set_step
 from capsdist.train.precision import Precision, autocast
+from capsdist.train.state import EngineState
+
+if TYPE_CHECKING:  # a machine with torch alone runs steps
+    from capsdist.config.schema import Optim
 
 __all__ = ["PlainEngine"]
 

@@ -8,17 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.errors import CheckpointError
-from capsdist.train.checkpoint import EngineState, check_tensors, first_unfit
 from capsdist.train.optim import SLOTS
+from capsdist.train.state import EngineState, check_tensors, first_unfit
 
 __all__ = [
-    "check_state",
-    "copy_to_cpu",
-    "load_replicated",
-    "one_step_count",
-    "persistent_buffers",
+    "check_state", "copy_to_cpu", "load_replicated", "one_step_count", "persistent_buffers",
     "replicated_state",
-]
+]  # fmt: skip
 
 
 def replicated_state(

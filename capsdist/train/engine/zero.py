@@ -23,7 +23,6 @@ from torch import Tensor, nn
 
 from capsdist.config.schema import Optim
 from capsdist.models import Output
-from capsdist.train.checkpoint import EngineState
 from capsdist.train.engine.interfaces import on_loopback
 from capsdist.train.engine.operators import import_deepspeed, load_operators
 from capsdist.train.engine.replicated import (
@@ -36,6 +35,7 @@ from capsdist.train.engine.replicated import (
 )  # fmt: skip
 from capsdist.train.optim import SLOTS, build_optimizer, epsilon_at, set_step
 from capsdist.train.precision import LossScale, Precision, autocast
+from capsdist.train.state import EngineState
 
 __all__ = ["ZeroEngine"]
 

@@ -8,7 +8,7 @@ G_ij = W_ij V_j and H_ij = W_ij ds_j in registers only:
     du_i += sum_j (c_ij H_ij + db_ij G_ij)
     dV_j += sum_i W_ij^T (db_ij u_i)
 
-`sweep` does it for J parents that fit into registers, in one launch per iteration; otherwise `normalise`, then
+`sweep` does it for J parents that fit into registers, one launch per iteration; otherwise `normalise`, then
 `sum_poses_gradient` (a sum over j) and `sum_state_gradient` (a sum over i). `finish_gradients` adds the parts
 of dV and takes the ds of the iteration before. At last, one launch of `sum_weights_gradient` adds over all
 iterations and images, with two numbers per child and iteration kept from before:
@@ -52,12 +52,8 @@ from capsdist.routing.dynamic.fused.tiles import (
 )
 
 __all__ = [
-    "begin_gradients",
-    "finish_gradients",
-    "sum_poses_gradient",
-    "sum_state_gradient",
-    "sweep",
-]
+    "begin_gradients", "finish_gradients", "sum_poses_gradient", "sum_state_gradient", "sweep",
+]  # fmt: skip
 
 
 @triton.jit(do_not_specialize=RUN_TIME_SIZES)

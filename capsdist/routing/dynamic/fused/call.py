@@ -1,4 +1,4 @@
-"""One call of the fused backend: its operands as the kernels take them, its shape, and how kernels are started.
+"""One call of `fused`: its operands as the kernels take them, its shape, and how kernels are started.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """

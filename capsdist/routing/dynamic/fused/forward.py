@@ -10,6 +10,11 @@ A program takes BT images and one of `splits` ranges of children, and writes its
 [splits, J, B, E]; `finish_totals` adds the parts in their order, so that results are the same every time.
 Where J parents do not fit into registers, `normalise` goes over all j first and keeps one number per child,
 log sum_j exp(b_ij), and `sum_totals` takes PARENTS of the parents a program.
+
+Poses lie as [D, I] and packed weights as [J, E, D, I], so that a tile is contiguous along the children and
+every load has 16 bytes per thread. A warp has 16 images and all dimensions of a child in one thread: the sum
+over D adds registers, the softmax runs over a tuple of J tiles, and the second product takes its operand from
+registers. For Hopper, Triton 3.9 makes warp-group products (`wgmma`) of it, without shuffles between the two.
 """
 
 # Kernels are Python in syntax only: numbers are constants of the compiler, tuples of tiles grow by addition,
@@ -45,16 +50,9 @@ from capsdist.routing.dynamic.fused.tiles import (
 )
 
 __all__ = [
-    "add_to_softmax",
-    "agreement",
-    "begin_softmax",
-    "finish_totals",
-    "load_state",
-    "normalise",
-    "softmax",
-    "sum_parts",
-    "sum_totals",
-]
+    "add_to_softmax", "agreement", "begin_softmax", "finish_totals", "load_state", "normalise", "softmax",
+    "sum_parts", "sum_totals",
+]  # fmt: skip
 
 
 @triton.jit

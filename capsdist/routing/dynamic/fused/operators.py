@@ -1,4 +1,4 @@
-"""The fused backend as torch operators: what compilers, exporters, autograd and autocast see of it.
+"""The fused backend as torch operators, for compilers, exporters, autograd and autocast.
 
 Importing this module needs torch only; Triton is imported when the first kernel is launched.
 """
@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from capsdist.routing.dynamic.options import RoutingCall
 
 __all__ = ["route_fused"]
 
@@ -37,13 +39,7 @@ def _route(
 
 @_route.register_fake
 def _(
-    child_poses: Tensor,
-    packed_weights: Tensor,
-    bias: Tensor | None,
-    log_priors: Tensor | None,
-    iterations: int,
-    none_of_the_above: bool,
-    operand_dtype: torch.dtype | None,
+    child_poses: Tensor, packed_weights: Tensor, bias: Any, log_priors: Any, iterations: int, *_: Any
 ) -> tuple[Tensor, Tensor]:
     num_images, (num_parents, parent_dim) = child_poses.shape[0], packed_weights.shape[:2]
     parent_poses = child_poses.new_empty((num_images, num_parents, parent_dim))
@@ -96,11 +92,9 @@ def _(
     packed_weights: Tensor,
     log_priors: Tensor | None,
     totals: Tensor,
-    none_of_the_above: bool,
-    operand_dtype: torch.dtype | None,
-    want_weights: bool,
-    want_bias: bool,
+    *others: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    want_weights, want_bias = others[-2:]
     num_images, num_children, child_dim = child_poses.shape
     num_parents, parent_dim = packed_weights.shape[:2]
     return (
@@ -172,42 +166,23 @@ def _autocast(device_type: str) -> None:
     """Under autocast products are taken in its dtype; poses and weights are saved as they are, not cast."""
 
     @torch.library.impl("capsdist::route_fused", f"Autocast{device_type.upper()}")
-    def rule(
-        child_poses: Tensor,
-        packed_weights: Tensor,
-        bias: Tensor | None,
-        log_priors: Tensor | None,
-        iterations: int,
-        none_of_the_above: bool,
-        operand_dtype: torch.dtype | None,
-    ) -> tuple[Tensor, Tensor]:
+    def rule(*arguments: Any) -> tuple[Tensor, Tensor]:
+        *others, operand_dtype = arguments
         dtype = operand_dtype or torch.get_autocast_dtype(device_type)
         with torch.autocast(device_type, enabled=False):
-            return _route(child_poses, packed_weights, bias, log_priors, iterations, none_of_the_above, dtype)
+            return _route(*others, dtype)
 
 
 _autocast("cuda")
 _autocast("cpu")
 
 
-def route_fused(
-    child_poses: Tensor,
-    packed_weights: Tensor,
-    iterations: int = 3,
-    *,
-    bias: Tensor | None = None,
-    log_priors: Tensor | None = None,
-    none_of_the_above: bool = False,
-) -> Tensor:
+def route_fused(call: RoutingCall) -> Tensor:
     """Return the parent poses of Procedure 1 (paper, section 2) by Triton kernels.
 
     Args:
-        child_poses: [B, I, D], fp32, bf16 or fp16; not copied if their memory is laid out as [B, D, I].
-        packed_weights: [J, E, D, I]. Hand over the Parameter itself: it is what is saved.
-        iterations: r >= 1.
-        bias: [J, E] added to the totals, or None.
-        log_priors: [I, J] logits that the first iteration starts from, or None for zeros.
-        none_of_the_above: one more logit, always 0, takes part in the softmax.
+        call: `child_poses` are not copied if their memory is laid out as [B, D, I]. `packed_weights` are best
+            the Parameter itself: it is what is saved.
 
     Returns:
         [B, J, E] in the dtype of `child_poses`. Products have operands of the common dtype of poses and
@@ -218,7 +193,6 @@ def route_fused(
     Raises:
         NotImplementedError: in a backward pass with create_graph=True; it is differentiable once.
     """
-    parent_poses, _ = _route(
-        child_poses, packed_weights, bias, log_priors, iterations, none_of_the_above, None
-    )
+    operands = call.child_poses, call.packed_weights, call.bias, call.log_priors
+    parent_poses, _ = _route(*operands, call.options.iterations, call.options.none_of_the_above, None)
     return parent_poses

@@ -1,4 +1,4 @@
-"""Which tiles a kernel takes: sensible ones from the shape alone, or the fastest of a few, searched once.
+"""Choose the tiles of a kernel: from the shape, or the fastest of a few, searched once.
 
 A search runs at the first eager call of a shape on a GPU, never while a CUDA graph is captured or a program
 is compiled, and its result is kept in a file, so that the next process starts with it. CAPSDIST_TUNE=0 leaves

@@ -1,4 +1,4 @@
-"""Whether the fused backend can be taken, decided without importing Triton."""
+"""Decide whether the fused backend can be used, without importing Triton."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What ends an iteration, by torch, for parents of more than 64 dimensions: their rows fit no tile.
+"""End an iteration with torch operations, for parents of more than 64 dimensions.
 
 The functions do as the kernels of the same names: passes over numbers [J, B, E], which are few beside the
 products of such parents. Like kernels they wait for nothing, and add in the same order every time.

@@ -1,4 +1,4 @@
-"""Pieces that every kernel is made of: tiles of poses, weights and parents, and products with them.
+"""Shared pieces of the kernels: tiles of poses, weights and parents, and products with them.
 
 A tile of children is kept as a matrix of DP * IT columns, dimension d of child i in column d * IT + i: that
 is how poses [B, D, I] and packed weights [J, E, D, I] lie in memory, and with children innermost the sum over
@@ -25,30 +25,11 @@ from triton import knobs
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 __all__ = [
-    "RUN_TIME_SIZES",
-    "add_product",
-    "begin",
-    "dot_children",
-    "first_image",
-    "load_children",
-    "load_parents",
-    "load_poses",
-    "load_priors",
-    "load_weights",
-    "multiply",
-    "num_numbers",
-    "parent_tile",
-    "round_to",
-    "scale_operand",
-    "scale_poses",
-    "squash",
-    "squash_backward",
-    "store",
-    "store_children",
-    "store_parents",
-    "store_poses",
-    "store_weights",
-]
+    "RUN_TIME_SIZES", "add_product", "begin", "dot_children", "first_image", "load_children", "load_parents",
+    "load_poses", "load_priors", "load_weights", "multiply", "num_numbers", "parent_tile", "round_to",
+    "scale_operand", "scale_poses", "squash", "squash_backward", "store", "store_children", "store_parents",
+    "store_poses", "store_weights",
+]  # fmt: skip
 
 # Arguments that a kernel is not compiled anew for: batches differ, and so do the plans that a search tries.
 RUN_TIME_SIZES = ("B", "steps", "splits", "iterations")

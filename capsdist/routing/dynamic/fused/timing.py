@@ -1,4 +1,4 @@
-"""How long a launch takes, for the search of plans."""
+"""Time launches for the search of plans."""
 
 from __future__ import annotations
 

@@ -39,12 +39,9 @@ from capsdist.routing.dynamic.fused.tiles import (
 )
 
 __all__ = [
-    "normalise_wide",
-    "sum_wide_poses_gradient",
-    "sum_wide_state_gradient",
-    "sum_wide_totals",
+    "normalise_wide", "sum_wide_poses_gradient", "sum_wide_state_gradient", "sum_wide_totals",
     "sum_wide_weights_gradient",
-]
+]  # fmt: skip
 
 
 @triton.jit

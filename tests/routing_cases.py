@@ -1,4 +1,4 @@
-"""Random operands of routing, and what is compared between two backends of it."""
+"""Random operands of routing, what is compared between two backends of it, and what one keeps."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Operands:
         given = {name: getattr(self, name) for name in ("child_poses", "weights", "bias", "log_priors")}
         return {name: tensor for name, tensor in given.items() if tensor is not None}
 
-    def to(self, dtype: torch.dtype) -> Operands:
-        """The same numbers, rounded to `dtype`."""
-        rounded = {name: tensor.to(dtype) for name, tensor in self.inputs.items()}
-        return Operands(**rounded, grad=self.grad.to(dtype))
+    def to(self, target: torch.dtype | str) -> Operands:
+        """The same numbers, rounded to a dtype or moved to a device."""
+        moved = {name: tensor.to(target) for name, tensor in self.inputs.items()}
+        return Operands(**moved, grad=self.grad.to(target))
 
     def with_(self, **changes: Tensor | None) -> Operands:
         """The same operands but for `changes`."""
@@ -67,11 +67,20 @@ def values_and_gradients(
     return {"parent_poses": parent_poses.detach(), **dict(zip(leaves, grads, strict=True))}
 
 
-def largest_error(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
-    """Return the largest absolute difference of two results, each scaled by the largest expected number."""
+def largest_error(
+    found: dict[str, Tensor], expected: dict[str, Tensor], smallest_scale: float = 1.0
+) -> float:
+    """Return the largest absolute difference of two results, each scaled by the largest expected number.
+
+    The scale is at least `smallest_scale`.
+    """
     assert found.keys() == expected.keys()
+
+    def scale(value: Tensor) -> Tensor:
+        return value.double().abs().max().clamp_min(smallest_scale)
+
     return max(
-        float((found[name].double() - value.double()).abs().max() / value.double().abs().max().clamp_min(1))
+        float((found[name].double() - value.double()).abs().max() / scale(value))
         for name, value in expected.items()
     )
 
@@ -80,3 +89,16 @@ def rms_error(found: Tensor, expected: Tensor) -> float:
     """Return the root of the mean squared difference, relative to that of `expected`."""
     difference = found.double() - expected.double()
     return float(difference.square().mean().sqrt() / expected.double().square().mean().sqrt())
+
+
+def kept_for_backward(run: Callable[[], object]) -> list[Tensor]:
+    """Return the tensors that autograd keeps while `run` runs."""
+    kept: list[Tensor] = []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        run()
+    return kept

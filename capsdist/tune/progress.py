@@ -1,4 +1,4 @@
-"""What a person sees of a search: a line when a trial begins, ends or reports, or a table that stays below.
+"""Show a search to a person: a line when a trial begins, reports or ends, or a live table.
 
 Fed with rows, as `capsdist.train.display` is; plain lines where output is no terminal or a Ray job.
 """

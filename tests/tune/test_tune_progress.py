@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from capsdist.tune.display import SearchDisplay
 from capsdist.tune.journal import Journal
+from capsdist.tune.progress import SearchDisplay
 
 HEAD = {
     "kind": "search", "name": "tune-tiny", "space": {"iterations": (1, 3)}, "budget": "2 at a time",

@@ -1,0 +1,54 @@
+"""A training step as the loop runs it, on images that lie on the device: what the benchmarks time.
+
+Needs torch only.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from capsdist.data.batch import Batch
+from capsdist.train.engine.plain import PlainEngine
+from capsdist.train.precision import Precision
+from capsdist.train.step import train_step
+
+if TYPE_CHECKING:
+    from capsdist.config import Config, Family
+
+__all__ = ["Step"]
+
+
+class Step:
+    """Optimizer steps of `model` on one batch, on the device of `images`; each call is the next step.
+
+    images: float [B, C, H, W]; labels: int64 [B]. Both may be changed in place between steps.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        family: Family,
+        config: Config,
+        *,
+        images: Tensor,
+        labels: Tensor,
+        precision: Precision,
+    ) -> None:
+        self.family, self.config, self.images = family, config, images
+        device = images.device
+        self.engine = PlainEngine(
+            model, config.optim, rank=0, world_size=1, device=device, precision=precision
+        )
+        ids, weights = torch.arange(len(images)), torch.ones(len(images))
+        empty = torch.empty(0, dtype=torch.uint8)  # the step takes transformed images
+        self.batch = Batch(empty, labels, weights, ids, len(images)).to(device)
+        self._number = 0
+
+    def __call__(self) -> Tensor:
+        """Do a step; return its sums, see `train_step`."""
+        sums, _ = train_step(self.engine, self.batch, self.images, self.family, self.config, self._number)
+        self._number += 1
+        return sums
