@@ -21,15 +21,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from capsdist.cli.config_files import overlaid, read_values
+from capsdist.cli.flags import with_flags
 from capsdist.cli.old_options import with_new_names
 from capsdist.config import PRESETS, Config, NetworkConfig, get_preset
 from capsdist.config.as_yaml import to_yaml
 from capsdist.config.models import find_family
 from capsdist.console import DONE, INVALID, STOPPED, run_program
-from capsdist.errors import ConfigError, Problem, RunError
+from capsdist.errors import CapsdistError, ConfigError, Problem, RunError
 from capsdist.launch.glance import data_problems, machine_problems
 from capsdist.launch.preflight import absolute, all_problems, missing_data
 from capsdist.runs.files import open_files
+from capsdist.runs.initial import initial_state
 from capsdist.runs.rundir import OVERVIEW, RunFolder, run_place
 from capsdist.storage.place import is_url
 
@@ -105,7 +107,7 @@ def parse_options(
     title = (description or "Train a network.").strip().splitlines()[0]
     command = tyro.cli(
         _command_type(presets, base.preset if base.preset in presets else presets[0], base, more),
-        args=list(argv),
+        args=with_flags(argv, base),
         prog=Path(sys.argv[0]).name,
         description=f"{title}\n\n{_describe(presets)}",
     )
@@ -265,6 +267,13 @@ def _look(config: Config, faulty: AbstractSet[str]) -> tuple[list[Problem], list
             warnings.append(f"run {run.name} {note}")
         if problem := run.conflict(begun):
             found.append(problem)
+        if not run.steps_saved():
+            try:
+                initial_state(config, warnings.append)
+            except ConfigError as error:
+                found += error.problems
+            except CapsdistError as error:  # the storage cannot be read now
+                warnings.append(str(error))
     return found, warnings
 
 
@@ -290,6 +299,8 @@ def _train_and_draw(config: Config) -> int:
     with Display() as display:
         rows = _HoldEnd(display)
         summary = launch(config, display=rows)
+        if config.train.dry_run:
+            return DONE if summary.status == "done" else STOPPED
         if summary.status == "done":
             with StopSignals():
                 _draw(run_place(absolute(config)), display, anew=rows.trained)

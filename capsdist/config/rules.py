@@ -30,6 +30,7 @@ def problems(config: Config) -> list[Problem]:
         *_name_problems(config),
         *_place_problems("data.root", config.data.root),
         *_place_problems("train.storage", config.train.storage),
+        *_place_problems("train.init_from", config.train.init_from or ""),
         *_image_problems(config),
         *find_family(config.model.kind).problems(config),
         *_batch_problems(config),
@@ -158,5 +159,8 @@ def _batch_problems(config: Config) -> Iterator[Problem]:
             f"exceeds launch.max_workers={launch.max_workers}",
             "ask for fewer workers or declare a larger cluster",
         )
+    if train.dry_run and train.profile:
+        rule = f"would leave no trace behind with train.dry_run={train.dry_run}"
+        yield Problem("train.profile", train.profile, rule, "set one of them")
     if train.precision == "fp16" and train.device == "cpu":
         yield Problem("train.precision", "fp16", "is for GPUs", "use fp32 or bf16 on a CPU")

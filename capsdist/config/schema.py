@@ -108,6 +108,12 @@ class Train(Section):
     """DeepSpeed ZeRO stage: 1 partitions optimizer state, 2 also gradients, 3 also parameters."""
     seed: Annotated[int, Bounds(ge=0, lt=2**31)] = 0
     """Seed of initialisation, data order and augmentation; equal seeds repeat a CPU run bit for bit."""
+    init_from: str | None = None
+    """Run or checkpoint, path or s3:// URL, whose weights a new run starts from; of a run the newest."""
+    init_best: bool = False
+    """Of a run in `init_from`, start from the checkpoint with the lowest validated error_percent."""
+    init_strict: bool = True
+    """Refuse weights in `init_from` that do not fit the network; otherwise those are left out."""
     validate_every_steps: Annotated[OptionalCount, MAY_CHANGE] = None
     """Steps between validations; default: at the end of every epoch."""
     checkpoint_every_steps: Annotated[OptionalCount, MAY_CHANGE] = None
@@ -118,6 +124,12 @@ class Train(Section):
     """Checkpoints of lowest validated error_percent kept besides; 0: none."""
     log_every_steps: Annotated[Count, MAY_CHANGE] = 10
     """Steps between two lines of metrics; validations and checkpoints begin anew."""
+    profile: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 0
+    """Steps that torch's profiler traces, after 3 of warm-up, in profile/rank-R.json of the run; 0: none."""
+    dry_run: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 0
+    """Only do this many steps, print their time and memory by phase, and leave no run behind; 0: train."""
+    loggers: Annotated[tuple[str, ...], MAY_CHANGE] = ("jsonl", "tensorboard")
+    """Where metrics go: jsonl, tensorboard, wandb, mlflow, or an import path package.module:CLASS."""
 
 
 class Launch(Section):

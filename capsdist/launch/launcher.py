@@ -17,6 +17,7 @@ from capsdist.config.steps import total_steps
 from capsdist.console import announced
 from capsdist.errors import CapsdistError, ConfigError, DocumentError, RunError
 from capsdist.launch import preflight
+from capsdist.launch.dry_run import dry_run_of
 from capsdist.launch.failure import one_line, root_cause
 from capsdist.launch.preflight import Machine, Placement
 from capsdist.launch.session import prepare_ray, ray_session
@@ -47,8 +48,9 @@ def launch(
     A name that exists already is continued from its newest checkpoint; a finished run returns at once.
     Joins the cluster that RAY_ADDRESS names, else starts Ray on this machine and ends it. Ctrl-C, SIGTERM and
     SIGHUP (in the main thread) end the run with status "stopped", after a last checkpoint if it has begun to
-    train; a second signal ends it without. `display` gets every row of events (default: `Display`); `fault`
-    makes workers fail on purpose, `observer` sees which samples they train on.
+    train; a second signal ends it without. With `train.dry_run` nothing is left behind. `display` gets every
+    row of events (default: `Display`); `fault` makes workers fail on purpose, `observer` sees which samples
+    they train on.
 
     Raises:
         ConfigError: the configuration is invalid, does not fit this machine, or is not that of the run.
@@ -64,8 +66,10 @@ def launch(
             return launch(config, display=show, fault=fault, observer=observer)
     if found := preflight.all_problems(config):
         raise ConfigError(found)
-    attempt = _Attempt(preflight.absolute(config), display, fault, observer)
-    with StopSignals() as signals:
+    config = preflight.absolute(config)
+    dry = dry_run_of(config) if config.train.dry_run else contextlib.nullcontext(config)
+    with StopSignals() as signals, dry as config:
+        attempt = _Attempt(config, display, fault, observer)
         try:
             return attempt.start(signals)
         except KeyboardInterrupt:
@@ -97,6 +101,8 @@ class _Attempt:
             if note:
                 self.display({"kind": "note", "message": f"run {self.run.name} {note}"})
             self.run.check_continues(self.config, num_samples)
+            if not self.run.steps_saved():
+                preflight.check_initial(self.config, self._note)
             result = self.run.read_result()
             if result and result.status == "done" and result.steps == total_steps(self.config, num_samples):
                 self._show_again(result)
@@ -173,13 +179,19 @@ class _Attempt:
         try:
             yield
         except (ray.train.TrainingFailedError, ray.exceptions.RayError) as error:
+            rank, cause = root_cause(error)
+            if self.config.train.dry_run:  # its folder does not stay
+                self._note(str(error))
             with contextlib.suppress(RunError):
                 self.run.files.write(FAILURE_LOG, f"{error}\n".encode(errors="backslashreplace"))
-            rank, cause = root_cause(error)
             if isinstance(cause, CapsdistError):
                 raise cause from None
             if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
                 raise RunError(_not_enough(self.config, placement, cluster_resources())) from None
+            if self.config.train.dry_run:
+                raise RunError(
+                    f"the dry run failed: {one_line(rank, cause)}; its traceback is above"
+                ) from None
             raise RunError(
                 f"run {self.run.name!r} failed: {one_line(rank, cause)}; all tracebacks are in "
                 f"{self.run.files.path(FAILURE_LOG)}, the same command goes on from the newest checkpoint"

@@ -12,17 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config, problems
-from capsdist.console import command_line
+from capsdist.console import Log, command_line
 from capsdist.data.sets.spec import DATASETS
-from capsdist.errors import ConfigError, DataError, Problem, RunError
+from capsdist.errors import ConfigError, DataError, DocumentError, Problem, RunError
+from capsdist.runs.initial import initial_state
+from capsdist.runs.loggers.names import logger_problems
+from capsdist.storage.documents import dump_json, parse_document
 from capsdist.storage.place import Place, in_uploaded_package, is_url, url_fault
 
 if TYPE_CHECKING:
     from capsdist.data import Index
 
 __all__ = [
-    "Machine", "Placement", "absolute", "all_problems", "check_data", "check_engine", "machine_at_a_glance",
-    "missing_data", "place_on_cluster", "place_on_machine", "storage_for_ray", "this_machine",
+    "Machine", "Placement", "absolute", "all_problems", "check_data", "check_engine", "check_initial",
+    "machine_at_a_glance", "missing_data", "place_on_cluster", "place_on_machine", "storage_for_ray",
+    "this_machine",
 ]  # fmt: skip
 
 _SHARED = "a folder that all machines see, or s3://bucket/prefix"
@@ -91,21 +95,27 @@ def _num_cores() -> int:
 
 
 def absolute(config: Config) -> Config:
-    """Return `config` with data and storage as absolute paths: workers have another working directory."""
+    """Return `config` with its places as absolute paths: workers have another working directory."""
     data = config.data.model_copy(update={"root": _absolute(config.data.root)})
-    train = config.train.model_copy(update={"storage": _absolute(config.train.storage)})
+    places = {"storage": _absolute(config.train.storage)}
+    if config.train.init_from is not None:
+        places["init_from"] = _absolute(config.train.init_from)
+    train = config.train.model_copy(update=places)
     return config.model_copy(update={"data": data, "train": train})
 
 
 def all_problems(config: Config) -> list[Problem]:
     """Return every problem of `config`, those of its places on this machine included; imports no torch."""
-    found = problems(config)
+    found = [*problems(config), *logger_problems(config)]
     fields = {problem.field for problem in found}
     return found + [problem for problem in _place_problems(config) if problem.field not in fields]
 
 
 def _place_problems(config: Config) -> Iterator[Problem]:
-    for field, place in (("data.root", config.data.root), ("train.storage", config.train.storage)):
+    places = {"data.root": config.data.root, "train.storage": config.train.storage}
+    if config.train.init_from is not None:
+        places["train.init_from"] = config.train.init_from
+    for field, place in places.items():
         if is_url(place) and (fault := url_fault(place)):
             yield Problem(field, fault.shown, fault.rule, fault.fix)
         elif (path := _absolute(place)).encode(errors="ignore").decode() != path:
@@ -235,6 +245,26 @@ def check_engine(config: Config, placement: Placement) -> None:
 
     if lacking := zero_requirements():
         raise RunError(lacking)
+
+
+def check_initial(config: Config, log: Log) -> None:
+    """Check that there are weights to start from and that they fit the network, without reading them.
+
+    Raises:
+        ConfigError: naming all that do not fit. DataError, RunError: the storage cannot be read.
+    """
+    if (state := initial_state(config, log)) is None:
+        return
+    from capsdist.models.counts import weight_shapes
+    from capsdist.train.initial import check_fit
+
+    try:
+        there = parse_document(dump_json(state.config), Config)
+    except DocumentError as error:
+        rule = f"has a configuration that does not fit this version: {error}"
+        fix = "use the version that wrote it"
+        raise ConfigError([Problem("train.init_from", config.train.init_from, rule, fix)]) from None
+    check_fit(weight_shapes(there), weight_shapes(config), config)
 
 
 def _splits(config: Config) -> tuple[str, str]:

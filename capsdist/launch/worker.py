@@ -28,12 +28,14 @@ from capsdist.launch.gauges import Gauges
 from capsdist.launch.resume import resume_from
 from capsdist.launch.signals import StopPoll
 from capsdist.launch.watch import watched
+from capsdist.runs.checkpoints import opened_checkpoint
 from capsdist.runs.files import open_files
 from capsdist.runs.record import RunRecord, open_record
 from capsdist.runs.retention import checkpoint_name, clean, prune, store_checkpoint
 from capsdist.runs.rundir import run_place
 from capsdist.storage import Folder
 from capsdist.storage.temporary import remove_stale_folders
+from capsdist.train.dry_run import dry_run
 from capsdist.train.engine.build import prepare_engine
 from capsdist.train.loop import Events, run_training
 from capsdist.train.metrics import Row
@@ -63,56 +65,102 @@ def train_worker(settings: dict[str, Any]) -> Row:
 
     `settings`: the fields of a `Job`.
     """
-    job = Job(**settings)
-    config = Config.model_validate(job.config)
-    context = ray.train.get_context()
-    rank, world_size = context.get_world_rank(), context.get_world_size()
-    device = ray.train.torch.get_device()
-    if device.type == "cpu":
-        torch.set_num_threads(job.threads)
-    send = EventSender(job.channel)
+    return _Worker(Job(**settings)).run()
 
-    def log(text: str) -> None:
-        send({"kind": "note", "message": text})
 
-    def status(text: str) -> None:
-        send({"kind": "status", "message": text})
+class _Worker:
+    """One rank: its place in the group, and its line to the driver."""
 
-    with contextlib.ExitStack() as stack:
-        sign = stack.enter_context(watched(job.channel, rank))  # before anything that may wait for a mount
-        remove_stale_folders()  # on this node; the driver may run on another one
-        files = _files(config)
-        poll = StopPoll(job.channel, rank=rank, world_size=world_size, device=device)
-        prepare_engine(config, world_size=world_size, device=device, log=status, sign=sign)
+    def __init__(self, job: Job) -> None:
+        self.job, self.config = job, Config.model_validate(job.config)
+        context = ray.train.get_context()
+        self.rank, self.world_size = context.get_world_rank(), context.get_world_size()
+        self.device = ray.train.torch.get_device()
+        if self.device.type == "cpu":
+            torch.set_num_threads(job.threads)
+        self.send = EventSender(job.channel)
 
-        def should_stop(step: int) -> bool:
-            sign()
-            if job.fault is not None:
-                job.fault(rank, step)
-            return poll(step)
+    def log(self, text: str) -> None:
+        """Send a line that stays."""
+        self.send({"kind": "note", "message": text})
 
-        with announced(status, "reading the newest checkpoint") if rank == 0 else contextlib.nullcontext():
+    def status(self, text: str) -> None:
+        """Send a line about what takes long."""
+        self.send({"kind": "status", "message": text})
+
+    def run(self) -> Row:
+        """Train, or do a dry run; return the end row."""
+        job, config = self.job, self.config
+        with contextlib.ExitStack() as stack:
+            # before anything that may wait for a mount
+            sign = stack.enter_context(watched(job.channel, self.rank))
+            remove_stale_folders()  # on this node; the driver may run on another one
+            files = _files(config)
+            place: dict[str, Any] = {"world_size": self.world_size, "device": self.device}
+            poll = StopPoll(job.channel, rank=self.rank, **place)
+            prepare_engine(config, log=self.status, sign=sign, **place)
+
+            def should_stop(step: int) -> bool:
+                sign()
+                if job.fault is not None:
+                    job.fault(self.rank, step)
+                return poll(step)
+
+            if config.train.dry_run:
+                events = self.send if self.rank == 0 else _nowhere
+                with _translated_memory_errors():
+                    end = dry_run(config, rank=self.rank, events=events, should_stop=should_stop, **place)
+            else:
+                end = self._train(files, should_stop, stack)
+        self.send.flush()  # the driver has all rows when the run is over
+        return end
+
+    def _train(self, files: Folder, should_stop: Callable[[int], bool], stack: contextlib.ExitStack) -> Row:
+        config, rank, log = self.config, self.rank, self.log
+        reading = "reading the newest checkpoint"
+        with announced(self.status, reading) if rank == 0 else contextlib.nullcontext():
             checkpoint = stack.enter_context(resume_from(files, log))
+            start = stack.enter_context(_start(config, log)) if rank == 0 and checkpoint is None else None
         record: RunRecord | None = None
         events: Events = _nowhere
         if rank == 0:
             clean(files, checkpoint.step if checkpoint else None)
-            record = stack.enter_context(open_record(files, log))
-            events = _everywhere(record, Gauges(config.train.name), send)
+            record = stack.enter_context(open_record(files, config, log))
+            events = _everywhere(record, Gauges(config.train.name), self.send)
+        observer = self.job.observer
         with _translated_memory_errors():
-            end = run_training(
+            return run_training(
                 config,
                 rank=rank,
-                world_size=world_size,
-                device=device,
+                world_size=self.world_size,
+                device=self.device,
                 events=events,
                 save=_Saver(config, files, record, log),
                 resume_from=checkpoint.folder if checkpoint else None,
+                init_from=start,
                 should_stop=should_stop,
-                observe=job.observer and functools.partial(job.observer, rank),
+                observe=observer and functools.partial(observer, rank),
+                picture=record and record.image,
+                keep=functools.partial(_keep, files),
             )
-    send.flush()  # the driver has all rows when the run is over
-    return end
+
+
+def _keep(files: Folder, name: str, content: bytes) -> None:
+    """Write a file in a folder of the run."""
+    if files.local is not None:
+        (files.local / name).parent.mkdir(exist_ok=True)
+    files.write(name, content)
+
+
+@contextlib.contextmanager
+def _start(config: Config, log: Log) -> Iterator[Path | None]:
+    """Yield the checkpoint, in a local folder, whose weights a new run starts from, None without one."""
+    if config.train.init_from is None:
+        yield None
+        return
+    best = config.train.init_best
+    with opened_checkpoint(config.train.init_from, lowest_error=best, log=log) as (_, folder):
+        yield folder
 
 
 @contextlib.contextmanager
@@ -131,9 +179,8 @@ def _translated_memory_errors() -> Iterator[None]:
 
 def _everywhere(record: RunRecord, gauges: Gauges, send: EventSender) -> Events:
     def events(row: Row) -> None:
-        if row["kind"] != "progress":  # of no interest later
-            record(row)
-            gauges(row, record.num_restarts)
+        record(row)
+        gauges(row, record.num_restarts)
         send(row)
 
     return events

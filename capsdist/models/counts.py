@@ -14,7 +14,14 @@ from torch import nn
 from capsdist.config import Config
 from capsdist.models.build import build_model
 
-__all__ = ["ADAM_SLOTS", "FP32_BYTES", "num_parameters", "output_bytes", "training_state_bytes"]
+__all__ = [
+    "ADAM_SLOTS",
+    "FP32_BYTES",
+    "num_parameters",
+    "output_bytes",
+    "training_state_bytes",
+    "weight_shapes",
+]
 
 FP32_BYTES = 4
 ADAM_SLOTS = 4
@@ -56,6 +63,11 @@ def output_bytes(config: Config) -> int:
     with torch.no_grad():
         network(torch.empty(1, model.in_channels, model.image_size, model.image_size, device="meta"))
     return numbers * FP32_BYTES
+
+
+def weight_shapes(config: Config) -> dict[str, torch.Size]:
+    """Return the shapes of the network's parameters and persistent buffers by name."""
+    return {name: tensor.shape for name, tensor in _on_meta(config).state_dict().items()}
 
 
 def _on_meta(config: Config) -> nn.Module:

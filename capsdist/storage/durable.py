@@ -14,11 +14,11 @@ import re
 import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 __all__ = [
-    "TEMPORARY", "flush_folder", "move_aside", "names", "open_lock_file", "open_regular", "remove_file",
+    "TEMPORARY", "flush_folder", "make_way", "names", "open_lock_file", "open_regular", "remove_file",
     "remove_temporaries", "remove_tree", "replacing", "write_durably",
 ]  # fmt: skip
 
@@ -84,17 +84,18 @@ def flush_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def move_aside(path: Path) -> Path:
-    """Rename what a stranger has put in the place of `path`, which nobody has asked us to remove.
+def make_way(path: Path, *, fits: bool, wanted: str, log: Callable[[str], None]) -> None:
+    """Rename what a stranger has put in the place of `path`, unless it `fits`; removing it is not for us.
 
-    Return its new name, beside the old one.
+    Its new name is beside the old one; `log` is told of it, and what was `wanted`.
 
     Raises:
         OSError: it cannot be renamed.
     """
-    aside = path.with_name(f"{path.name}.aside-{uuid.uuid4().hex[:8]}")
-    path.rename(aside)
-    return aside
+    if os.path.lexists(path) and not fits:
+        aside = path.with_name(f"{path.name}.aside-{uuid.uuid4().hex[:8]}")
+        path.rename(aside)
+        log(f"warning: {path} is not {wanted}; moved it to {aside.name}")
 
 
 def remove_file(path: Path) -> None:

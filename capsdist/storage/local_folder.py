@@ -18,7 +18,7 @@ from capsdist.storage.documents import MAX_BYTES, read_file
 from capsdist.storage.durable import (
     TEMPORARY,
     flush_folder,
-    move_aside,
+    make_way,
     remove_temporaries,
     remove_tree,
     write_durably,
@@ -212,8 +212,8 @@ class LocalFolder:
     def _make_way(self, name: str) -> None:
         """Move a folder in the place of a file aside, with what is in it."""
         path = self.local / name
-        if self._log and path.is_dir() and not path.is_symlink():
-            self._log(f"warning: {path} is a folder; moved it to {move_aside(path).name}")
+        if self._log:
+            make_way(path, fits=path.is_symlink() or not path.is_dir(), wanted="a file", log=self._log)
 
     @contextlib.contextmanager
     def _changing(self, name: str, passing: type[OSError] | tuple[()] = ()) -> Iterator[None]:

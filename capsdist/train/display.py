@@ -103,6 +103,21 @@ class Display(Screen):
         if self._live and self._row:
             self._live.update(_Progress(self._start, self._row))
 
+    def _show_phases(self, row: Row) -> None:
+        """What the steps of a dry run took; the memory is that of tensors on a GPU, else of the process."""
+        self.close()
+        seconds, peaks = row["seconds"], row["peak_bytes"]
+        self._print(f"{'phase':<10}{'ms per step':>13}{'share':>8}{'peak memory':>15}")
+        total = sum(seconds.values())
+        for name, value in seconds.items():
+            share = value / total if total else 0.0
+            self._print(f"{name:<10}{1e3 * value:>13,.1f}{share:>8.0%}{_mebibytes(peaks[name]):>15}")
+        self._print(f"{'step':<10}{1e3 * total:>13,.1f}{'':>8}{_mebibytes(max(peaks.values())):>15}")
+        steps = _plural(row["num_steps"], "step")
+        self._print(
+            f"{row['images_per_s']:,.0f} images/s over {steps}; of each figure the most of any worker"
+        )
+
     def _show_failure(self, row: Row) -> None:
         self.close()
         message = _literal(row["message"])
@@ -206,6 +221,10 @@ def _hardware(row: Row) -> str:
     threads = f" ({_plural(row['torch_threads'], 'thread')} each)" if row["device"] == "cpu" else ""
     workers = _plural(row["world_size"], "worker")
     return f"{workers} on {row['device']}{threads}, engine {row['engine']}, {row['precision']}"
+
+
+def _mebibytes(number: int) -> str:
+    return f"{number / 2**20:,.0f} MiB"
 
 
 def _plural(number: int, word: str) -> str:

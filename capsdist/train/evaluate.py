@@ -53,12 +53,14 @@ def evaluate(
     rank: int = 0,
     world_size: int = 1,
     progress: Progress | None = None,
+    observe: Callable[[Tensor, Output], None] | None = None,
 ) -> Evaluation:
     """Return what `forward` makes of the split in `folder`; collective, the same result on every rank.
 
     Every image counts once, whatever the number of ranks; nothing is random. The reconstruction is that of
     the longest capsule, as at test time in the paper. The network must be in evaluation mode; `batch_size` is
-    that of one rank; `progress` is called on ranks that have one.
+    that of one rank; `progress` is called on ranks that have one. `observe` is called with this rank's first
+    batch, images [B, C, H, W] as the network saw them, and what the network made of it.
     """
     data, classes = config.data, config.model.num_classes
     transform = Transform(crop=data.crop, standardise=data.standardise, train=False)
@@ -81,6 +83,8 @@ def evaluate(
         batch = host_batch.to(device)
         images = transform(batch.images, batch.sample_ids, config.train.seed, 0)
         output = forward(images)
+        if observe and number == 0:
+            observe(images, output)
         losses = family.losses(output, images, batch.labels, config.loss)
         sums += metric_sums(family, losses, output.scores, batch.labels, batch.weights)
         cells = batch.labels * classes + output.scores.argmax(1)

@@ -7,31 +7,33 @@ Path of an image: `TrainStream` (uint8, gathered ahead by a thread) -> device ->
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.config import Config
-from capsdist.config.models import find_family
-from capsdist.config.steps import total_steps
-from capsdist.data import Batch, Position, TrainStream, Transform, read_index
-from capsdist.models import build_model
+from capsdist.data import Batch, Position
+from capsdist.models import Output
 from capsdist.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from capsdist.train.engine.build import build_engine
 from capsdist.train.evaluate import Evaluation, evaluate
 from capsdist.train.finite import check_state, not_finite
 from capsdist.train.metrics import Row
 from capsdist.train.optim import learning_rate_at
-from capsdist.train.splits import check_splits, check_trained_classes, split_folders
-from capsdist.train.step import metric_names, train_step
+from capsdist.train.parts import Parts, build_parts, start_row
+from capsdist.train.phases import Keep, Phase, StepProfiler, no_phase
+from capsdist.train.pictures import reconstruction_picture
+from capsdist.train.splits import check_trained_classes
+from capsdist.train.step import train_step
+from capsdist.train.window import Window
 
-__all__ = ["Events", "Observe", "Save", "run_training"]
+__all__ = ["Events", "Observe", "Picture", "Save", "run_training", "train_on"]
 
 Events = Callable[[Row], None]
 """Called on rank 0 with every event; README.md lists the rows."""
@@ -51,6 +53,9 @@ First with the step that training goes on from and no ids, then after every step
 CPU) of this rank's real images in it.
 """
 
+Picture = Callable[[str, np.ndarray, int], None]
+"""Called on rank 0 as ``picture(name, pixels, step)`` with a picture, uint8 [H, W, 3]."""
+
 
 def run_training(
     config: Config,
@@ -61,8 +66,11 @@ def run_training(
     events: Events,
     save: Save,
     resume_from: Path | None = None,
+    init_from: Path | None = None,
     should_stop: Callable[[int], bool] | None = None,
     observe: Observe | None = None,
+    picture: Picture | None = None,
+    keep: Keep | None = None,
 ) -> Row:
     """Train as `config` says, and return the `end` row (on every rank).
 
@@ -71,64 +79,52 @@ def run_training(
 
     `resume_from`: a checkpoint folder that every rank can read; the run continues with the next sample and
     equals the uninterrupted one, bit for bit on a CPU with equally many ranks and threads.
+    `init_from`: a checkpoint folder that rank 0 can read; a run that does not resume starts from its weights.
     `should_stop(step)` is asked on every rank after every step and must answer alike on all; on yes a
     checkpoint is saved and the run ends with `stopped` true. `observe` is called before that.
+    `picture` gets the reconstructions of a few test images at each validation; `keep`, on every rank, the
+    trace of `train.profile`.
 
     Raises:
         RunError: loss, gradients, weights or optimizer state are not finite; no process group; DeepSpeed
             cannot run here.
         DataError: a split that cannot be read, more classes than the network has, splits or a checkpoint
             that number them differently, or a checkpoint of other data.
-        ConfigError: a global batch larger than the training split.
+        ConfigError: a global batch larger than the training split; weights to start from that do not fit.
         CheckpointError: see `read_checkpoint`.
     """
-    loop = _Loop(config, rank=rank, world_size=world_size, device=device, events=events, save=save)
+    start = None if resume_from else init_from
+    parts = build_parts(config, rank=rank, world_size=world_size, device=device, init_from=start)
     try:
+        loop = _Loop(parts, events=events, save=save, picture=picture, keep=keep)
         if resume_from is not None:
             loop.resume(read_checkpoint(resume_from))
+        if parts.left_out:
+            loop.note(parts.left_out)
         return loop.run(should_stop or (lambda step: False), observe or (lambda step, sample_ids: None))
     finally:
-        loop.engine.close()
+        parts.engine.close()
+
+
+def train_on(parts: Parts, host_batch: Batch, step: int, phase: Phase = no_phase) -> tuple[Tensor, Tensor]:
+    """Do optimizer step number `step` (the first is 0) on a batch; return as `train_step`."""
+    batch = host_batch.to(parts.device)
+    images = parts.transform(batch.images, batch.sample_ids, parts.config.train.seed, batch.epoch)
+    return train_step(parts.engine, batch, images, parts.family, parts.config, step, phase)
 
 
 class _Loop:
     """State of a run between its events: counters, and sums of the metrics since the last log row."""
 
     def __init__(
-        self, config: Config, *, rank: int, world_size: int, device: torch.device, events: Events, save: Save
+        self, parts: Parts, *, events: Events, save: Save, picture: Picture | None, keep: Keep | None
     ) -> None:
-        data, train = config.data, config.train
-        self.config, self.rank, self.world_size, self.device = config, rank, world_size, device
-        self._events, self._save = events, save
-        self.family = find_family(config.model.kind)
-        self.train_folder, self.test_folder = split_folders(config)
-        self.stream = TrainStream(
-            self.train_folder,
-            seed=train.seed,
-            global_batch_size=train.global_batch_size,
-            lanes=data.lanes,
-            window=data.window,
-            last_batch=data.last_batch,
-            rank=rank,
-            world_size=world_size,
-            pin=device.type == "cuda",
-        )
-        self.data = self.stream.split.index
-        check_splits(config, self.data, read_index(self.test_folder))
-        self.transform = Transform(
-            shift=data.shift,
-            crop=data.crop,
-            flip=data.flip,
-            brightness=data.brightness,
-            contrast=data.contrast,
-            standardise=data.standardise,
-            train=True,
-        )
-        torch.manual_seed(train.seed)
-        model = build_model(config.model, config.routing)
-        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.engine = build_engine(config, model, rank=rank, world_size=world_size, device=device)
-        self.total_steps = total_steps(config, self.data.num_samples)
+        self.parts, self.config, self.family, self.device = parts, parts.config, parts.family, parts.device
+        self.engine, self.stream, self.total_steps = parts.engine, parts.stream, parts.total_steps
+        self.rank, self.world_size = parts.engine.rank, parts.engine.world_size
+        self.data = parts.stream.split.index
+        self._events, self._save, self._picture, self._keep = events, save, picture, keep
+        self._profiler: StepProfiler | None = None
         self.step = 0  # optimizer steps done since the run began
         self.resumed_step = 0
         self.checkpoint_name: str | None = None
@@ -142,7 +138,7 @@ class _Loop:
         self.stream.check_position(position)
         self.step = self.resumed_step = checkpoint.step
         self.saved = True
-        check_trained_classes(checkpoint, self.data, self.train_folder, self._note)
+        check_trained_classes(checkpoint, self.data, self.parts.train_folder, self.note)
         self.engine.load(checkpoint.engine)
 
     def run(self, should_stop: Callable[[int], bool], observe: Observe) -> Row:
@@ -150,25 +146,33 @@ class _Loop:
         self._begin()
         observe(self.step, torch.empty(0, dtype=torch.int64))
         stopped = False
-        while self.step < self.total_steps and not stopped:
-            for batch in self.stream.epoch(*self.stream.steps.locate(self.step)):
-                self._step(batch.to(self.device))
-                observe(self.step, batch.sample_ids[batch.weights > 0])
-                # asked on every rank, and void after the last step: that run is done
-                stopped = should_stop(self.step) and self.step < self.total_steps
-                self._after_step(stopped)
-                if stopped or self.step == self.total_steps:
-                    break
+        with contextlib.ExitStack() as stack:
+            if self.config.train.profile and self._keep:
+                self._profiler = StepProfiler(self.config.train.profile, self.rank, self._keep)
+                stack.callback(self._profiler.close)
+            while self.step < self.total_steps and not stopped:
+                for batch in self.stream.epoch(*self.stream.steps.locate(self.step)):
+                    self._step(batch)
+                    observe(self.step, batch.sample_ids[batch.weights > 0])
+                    # asked on every rank, and void after the last step: that run is done
+                    stopped = should_stop(self.step) and self.step < self.total_steps
+                    self._after_step(stopped)
+                    if self._profiler:
+                        self._profiler.phase("data")
+                    if stopped or self.step == self.total_steps:
+                        break
         if self.validation is None and not stopped:  # the checkpoint was already the last
             self._validate()
         return self._end(stopped)
 
     def _step(self, batch: Batch) -> None:
-        images = self.transform(batch.images, batch.sample_ids, self.config.train.seed, batch.epoch)
-        sums, self._grad_norm = train_step(self.engine, batch, images, self.family, self.config, self.step)
-        self._sums += sums
+        if self._profiler is None:
+            done = train_on(self.parts, batch, self.step)
+        else:
+            done = train_on(self.parts, batch, self.step, self._profiler.phase)
+            self._profiler.step()
+        self._window.add(*done)
         self.step += 1
-        self._window_steps += 1
 
     def _after_step(self, stopped: bool) -> None:
         """Log, validate and save, if this step is one for it."""
@@ -178,7 +182,7 @@ class _Loop:
         validate = last or _due(self.step, train.validate_every_steps, epoch_end)
         save = last or stopped or _due(self.step, train.checkpoint_every_steps, epoch_end)
         # A checkpoint always comes with a row: the rows after it do not depend on what came before it.
-        if validate or save or self._window_steps >= train.log_every_steps:
+        if validate or save or self._window.num_steps >= train.log_every_steps:
             self._log()
             if validate:
                 self._validate()
@@ -187,61 +191,34 @@ class _Loop:
             self._open_window()
 
     def _begin(self) -> None:
-        train = self.config.train
-        self._emit(
-            "start",
-            run=train.name,
-            preset=self.config.preset,
-            data=self.config.data.name,
-            test_split=self.config.data.test_split,
-            model=self.config.model.kind,
-            network=self.family.title,
-            num_parameters=self.num_parameters,
-            precision=self.engine.precision,
-            engine=self.engine.name,
-            device=_device_name(self.device),
-            world_size=self.world_size,
-            torch_threads=torch.get_num_threads(),
-            global_batch_size=train.global_batch_size,
-            steps_per_epoch=self.stream.steps.before(1),
-            total_steps=self.total_steps,
-            resumed_step=self.resumed_step,
-        )
+        self._send(start_row(self.parts, resumed_step=self.resumed_step))
         self._began = time.perf_counter()
         self._train_s, self._num_trained = 0.0, 0
         self._open_window()
 
     def _open_window(self) -> None:
         """Begin to sum anew; what validation and checkpoints took counts to no window."""
-        self._sums = torch.zeros(len(metric_names(self.family)), dtype=torch.float64, device=self.device)
-        self._grad_norm = torch.zeros(())
-        self._window_steps = 0
-        self._window_began = time.perf_counter()
+        self._window = Window(self.family, self.device, self.world_size)
 
     def _log(self) -> None:
         """Emit the means over the window; waits for the device, and for the other ranks."""
-        # the norm is summed as well, so that all ranks find the same
-        sums = _summed(torch.cat([self._sums, self._grad_norm.to(self._sums).view(1)]), self.world_size)
-        norms, total = sums.pop(), dict(zip(metric_names(self.family), sums, strict=True))
-        seconds = time.perf_counter() - self._window_began
-        num = total["num_images"]
-        grad_norm = float(self._grad_norm)
+        means = self._window.close()
         # fp16 skips steps that overflow by itself; the loss tells if that does not help
-        if not math.isfinite(total["loss"] + (0.0 if self.engine.precision == "fp16" else norms)):
-            self._fail(f"loss={total['loss'] / num:g} with gradient norm {grad_norm:g}")
-        self._train_s += seconds
-        self._num_trained += int(num)
+        norms = 0.0 if self.engine.precision == "fp16" else means.norms
+        if not math.isfinite(means.losses["loss"] + norms):
+            self._fail(f"loss={means.losses['loss']:g} with gradient norm {means.grad_norm:g}")
+        self._train_s += means.seconds
+        self._num_trained += means.num_images
         elapsed = time.perf_counter() - self._began
-        left = self.total_steps - self.step
         self._emit(
             "train",
-            **{name: total[name] / num for name in self.family.loss_names},
-            error_percent=100.0 * total["num_wrong"] / num,
+            **means.losses,
+            error_percent=means.error_percent,
             learning_rate=learning_rate_at(self.step - 1, self.config.optim),
-            grad_norm=grad_norm,
-            images_per_s=num / seconds,
-            step_time_s=seconds / self._window_steps,
-            eta_s=elapsed / (self.step - self.resumed_step) * left,
+            grad_norm=means.grad_norm,
+            images_per_s=means.num_images / means.seconds,
+            step_time_s=means.seconds / means.num_steps,
+            eta_s=elapsed / (self.step - self.resumed_step) * (self.total_steps - self.step),
             time_s=elapsed,
         )
 
@@ -250,13 +227,14 @@ class _Loop:
         self.engine.model.eval()
         self.validation = evaluate(
             self.engine.forward,
-            self.test_folder,
+            self.parts.test_folder,
             self.config,
             device=self.device,
             batch_size=-(-train.global_batch_size // (self.world_size * train.gradient_accumulation_steps)),
             rank=self.rank,
             world_size=self.world_size,
             progress=self._validating if self.rank == 0 else None,
+            observe=self._draw if self.rank == 0 and self._picture else None,
         )
         self.engine.model.train()
         if not math.isfinite(self.validation["loss"]):
@@ -266,6 +244,12 @@ class _Loop:
 
     def _validating(self, done: int, total: int) -> None:
         self._emit("progress", doing=f"validating on {self.config.data.test_split}", done=done, total=total)
+
+    def _draw(self, images: Tensor, output: Output) -> None:
+        """Hand on the picture of the first images of a validation, where the network has a decoder."""
+        if self._picture and output.reconstructions is not None:
+            picture = reconstruction_picture(images, output.reconstructions)
+            self._picture("reconstructions", picture, self.step)
 
     def _checkpoint(self) -> None:
         began = time.perf_counter()
@@ -325,12 +309,16 @@ class _Loop:
     def _fail(self, what: str) -> NoReturn:
         raise not_finite(self.config, what, self.step, saved=self.saved)
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Emit a line for people."""
         self._emit("note", message=text)
 
     def _emit(self, kind: str, **values: Any) -> Row:
         epoch = self.stream.steps.epochs(self.step)
         row: Row = {"kind": kind, "step": self.step, "epoch": epoch, **values}
+        return self._send(row)
+
+    def _send(self, row: Row) -> Row:
         if self.rank == 0:
             self._events(row)
         return row
@@ -338,13 +326,3 @@ class _Loop:
 
 def _due(step: int, every: int | None, epoch_end: bool) -> bool:
     return epoch_end if every is None else step % every == 0
-
-
-def _summed(values: Tensor, world_size: int) -> list[float]:
-    if world_size > 1:
-        dist.all_reduce(values)
-    return values.tolist()
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -1,43 +1,30 @@
-"""Write and read the rows of a run: `metrics.jsonl`, one event per line, and TensorBoard files.
+"""Read the rows of a run: `metrics.jsonl`, one event per line. Needs no torch.
 
-Written by rank 0 alone. Curves stay single-valued when a run resumes: see `RunWriter`.
+`capsdist.runs.loggers` writes them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, NonNegativeInt, model_validator
 
 from capsdist.console import Log
 from capsdist.errors import DocumentError, RunError
-from capsdist.storage.documents import dump_json, parse_document, read_file
-from capsdist.storage.durable import move_aside, write_durably
+from capsdist.storage.documents import parse_document, read_file
 
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
-__all__ = ["MAX_RECORD_BYTES", "METRICS_NAME", "Row", "RunWriter", "parse_metrics", "read_metrics"]
+__all__ = ["MAX_RECORD_BYTES", "METRICS_NAME", "Row", "finite", "parse_metrics", "read_lines", "read_metrics"]
 
 METRICS_NAME = "metrics.jsonl"
-TENSORBOARD_NAME = "tensorboard"
 MAX_RECORD_BYTES = 4 << 30
 """Limit of the size of a `metrics.jsonl`: a row a step is 300 bytes."""
 
 Row = dict[str, Any]
 """An event of a run: `kind`, `step` and what belongs to the kind; README.md lists them."""
 
-_CURVES = {
-    "train": ("loss", "error_percent", "learning_rate", "grad_norm", "images_per_s"),
-    "validation": ("loss", "error_percent"),
-}
-"""By kind of row: endings of the names that TensorBoard draws, so that every loss of a family is drawn."""
 _END = (
     "run",
     "test_split",
@@ -103,117 +90,22 @@ class _Shape(BaseModel):
         return self
 
 
-class RunWriter:
-    """Write events into a run's folder; call it with each row.
-
-    A row is on disk when the call returns (line-buffered), so that others can follow the file. A `start` row
-    says from which step the run goes on: rows of later steps, which a crashed attempt has left and this one
-    will write again, are dropped from `metrics.jsonl` (rewritten beside it, then renamed), and TensorBoard is
-    told to hide them (its `purge_step`). `start` rows of earlier attempts stay: they mark the restarts, and
-    `num_starts` counts them together with this one.
-    """
-
-    def __init__(self, run_dir: Path, log: Log = lambda text: None) -> None:
-        self.path = run_dir / METRICS_NAME
-        self._log = log
-        self._file: TextIO | None = None
-        self._tensorboard: SummaryWriter | None = None
-        self.num_starts = 0
-        with self._writing():
-            run_dir.mkdir(parents=True, exist_ok=True)
-
-    def __call__(self, row: Row) -> None:
-        """Write one row; numbers that are not finite become null.
-
-        Raises:
-            RunError: the disk is full, or a file cannot be written.
-        """
-        row = {name: _finite(value) for name, value in row.items()}
-        with self._writing():
-            if row["kind"] == "start":
-                self._start(row["resumed_step"])
-            if self._file is None:
-                self._file = self._opened()
-            self._file.write(dump_json(row, indent=None).decode())
-            if self._tensorboard:
-                for name, value in row.items():
-                    if row["kind"] in _CURVES and value is not None and name.endswith(_CURVES[row["kind"]]):
-                        self._tensorboard.add_scalar(f"{row['kind']}/{name}", value, row["step"])
-                if row["kind"] == "validation":
-                    self._tensorboard.flush()
-
-    def _start(self, resumed_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter  # late: it takes a second to import
-
-        if self._file:
-            self._file.close()
-        tensorboard = self.path.parent / TENSORBOARD_NAME
-        self._make_way(self.path, self.path.is_file(), "a file")
-        self._make_way(tensorboard, tensorboard.is_dir(), "a folder")
-        kept: list[bytes] = []
-        self.num_starts = 1
-        for line, row in _lines(_content(self.path), str(self.path), self._log):
-            if row is None or row["step"] <= resumed_step:  # a damaged line stays: somebody may mend it
-                kept.append(line)
-                self.num_starts += row is not None and row["kind"] == "start"
-        write_durably(self.path, b"".join(kept))
-        self._file = self._opened()
-        self._tensorboard = SummaryWriter(str(tensorboard), purge_step=resumed_step + 1)
-
-    def _make_way(self, path: Path, fits: bool, wanted: str) -> None:
-        """Move aside what lies in the place of `path`, unless it `fits`."""
-        if os.path.lexists(path) and not fits:
-            self._log(f"warning: {path} is not {wanted}; moved it to {move_aside(path).name}")
-
-    def _opened(self) -> TextIO:
-        def opener(path: str, flags: int) -> int:
-            return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
-
-        return open(self.path, "a", buffering=1, opener=opener)
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Make of a disk's error one of ours: another attempt would meet it again."""
-        try:
-            yield
-        except OSError as error:
-            raise RunError(
-                f"{self.path.parent}: metrics cannot be written ({error.strerror or error}); make room "
-                "there, or allow it"
-            ) from None
-
-    def flush(self) -> None:
-        """Have all rows in the files, those of TensorBoard too."""
-        with self._writing():
-            if self._file:
-                self._file.flush()
-            if self._tensorboard:
-                self._tensorboard.flush()
-
-    def close(self) -> None:
-        """Flush and close both."""
-        with self._writing():
-            if self._file:
-                self._file.close()
-            if self._tensorboard:
-                self._tensorboard.close()
-
-    def __enter__(self) -> RunWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-
 def read_metrics(path: Path, log: Log = lambda text: None) -> list[Row]:
     """Return the rows of a `metrics.jsonl`, [] without one; see `parse_metrics`.
 
     Raises:
         RunError: it is not a regular file.
     """
-    return parse_metrics(_content(path), str(path), log)
+    return _rows(read_lines(path, log))
+
+
+def read_lines(path: Path, log: Log) -> list[tuple[bytes, Row | None]]:
+    """Return the whole lines of a `metrics.jsonl`, [] without one, each with its row; None: it is damaged.
+
+    Raises:
+        RunError: it is not a regular file.
+    """
+    return _lines(_content(path), str(path), log)
 
 
 def parse_metrics(content: bytes, name: str = METRICS_NAME, log: Log = lambda text: None) -> list[Row]:
@@ -221,7 +113,11 @@ def parse_metrics(content: bytes, name: str = METRICS_NAME, log: Log = lambda te
 
     Damaged lines are passed over; `log` is told how many, and of the first of them in the file `name`.
     """
-    return [row for _, row in _lines(content, name, log) if row is not None]
+    return _rows(_lines(content, name, log))
+
+
+def _rows(lines: list[tuple[bytes, Row | None]]) -> list[Row]:
+    return [row for _, row in lines if row is not None]
 
 
 def _content(path: Path) -> bytes:
@@ -234,7 +130,6 @@ def _content(path: Path) -> bytes:
 
 
 def _lines(content: bytes, name: str, log: Log) -> list[tuple[bytes, Row | None]]:
-    """Return the whole lines of `content`, each with its row, None where it is damaged."""
     found: list[tuple[bytes, Row | None]] = []
     damaged: list[str] = []
     for number, line in enumerate(content.split(b"\n")[:-1], 1):
@@ -250,9 +145,10 @@ def _lines(content: bytes, name: str, log: Log) -> list[tuple[bytes, Row | None]
     return found
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Return a row, or a value of one, in which numbers that are not finite are None."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
+        return {name: finite(item) for name, item in value.items()}
     return value

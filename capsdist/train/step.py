@@ -16,6 +16,7 @@ from torch import Tensor
 
 from capsdist.train.engine.base import Engine
 from capsdist.train.optim import learning_rate_at
+from capsdist.train.phases import Phase, no_phase
 
 if TYPE_CHECKING:  # a machine with torch alone runs steps
     from capsdist.config import Config, Family
@@ -30,7 +31,13 @@ def metric_names(family: Family) -> tuple[str, ...]:
 
 
 def train_step(
-    engine: Engine, batch: Batch, images: Tensor, family: Family, config: Config, step: int
+    engine: Engine,
+    batch: Batch,
+    images: Tensor,
+    family: Family,
+    config: Config,
+    step: int,
+    phase: Phase = no_phase,
 ) -> tuple[Tensor, Tensor]:
     """Do optimizer step number `step` (the first is 0) on this rank's `batch`.
 
@@ -38,19 +45,22 @@ def train_step(
     family: that of `config.model.kind`.
     Returns (sums, grad_norm): float64, this rank's contribution to the metrics in the order of
     `metric_names`, and the global gradient norm before clipping. Both stay on the device: the step waits for
-    nothing.
+    nothing. `phase` hears where forward, backward and optimizer begin.
     """
     sums = torch.zeros(len(metric_names(family)), dtype=torch.float64, device=images.device)
     count = config.train.gradient_accumulation_steps
     parts = list(zip(*(t.chunk(count) for t in (images, batch.labels, batch.weights)), strict=True))
     for number, (part, labels, weights) in enumerate(parts):
         torch.manual_seed(microbatch_seed(config.train.seed, step, number, engine.rank))
+        phase("forward")
         with engine.microbatch(last=number == len(parts) - 1):
             output = engine.forward(part, labels)
             losses = family.losses(output, part, labels, config.loss)
+            phase("backward")
             # The engine averages over ranks and sums over microbatches.
             engine.backward((weights * losses["loss"]).sum() * (engine.world_size / batch.num_global))
         sums += metric_sums(family, losses, output.scores, labels, weights)
+    phase("optimizer")
     return sums, engine.step(learning_rate_at(step, config.optim))
 
 

@@ -215,3 +215,5 @@ def _config_problems(config: Config, space: Space) -> Iterator[Problem]:
         rule = "has no effect without model.decoder"
         fix = "set --model.decoder, or search without it"
         yield Problem("space.reconstruction_weight", space.reconstruction_weight, rule, fix)
+    if config.train.dry_run:
+        yield Problem("train.dry_run", config.train.dry_run, "is for a run, not for a search", "leave it out")

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from capsdist.config import BaselineCNNConfig, CapsNetConfig, Config, Data, Optim, Train
 from capsdist.data import write_split
 from capsdist.errors import RunError
+from capsdist.runs.record import RunRecord
 from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.loop import Observe, run_training
 
@@ -81,10 +82,15 @@ def run_small(
     stop_at: int | None = None,
     die_at: int | None = None,
     observe: Observe | None = None,
+    record: RunRecord | None = None,
+    init_from: Path | None = None,
+    keep: Callable[[str, bytes], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Run the loop, checkpoints below `checkpoints`, and return the events of rank 0.
 
-    `stop_at`: ask for a stop after that step; `die_at`: kill the process after it, as a crash would.
+    `stop_at`: ask for a stop after that step; `die_at`: kill the process after it, as a crash would;
+    `record`: gets events and pictures; `init_from`: a checkpoint whose weights a new run starts from;
+    `keep`: gets traces.
     """
     rank, world_size = own_rank()
     rows: list[dict[str, Any]] = []
@@ -94,6 +100,11 @@ def run_small(
         if world_size > 1:
             dist.barrier()
         return f"step-{step:04d}"
+
+    def events(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if record:
+            record(row)
 
     def should_stop(step: int) -> bool:
         if step == die_at:
@@ -105,11 +116,14 @@ def run_small(
         rank=rank,
         world_size=world_size,
         device=torch.device("cpu"),
-        events=rows.append,
+        events=events,
         save=save,
         resume_from=resume_from,
+        init_from=init_from,
         should_stop=should_stop,
         observe=observe,
+        picture=record and record.image,
+        keep=keep,
     )
     return rows
 

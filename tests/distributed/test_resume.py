@@ -9,7 +9,9 @@ from ranks import RankError, Ranks
 from small_run import losses, run_small, same_checkpoint, small_config, without_times
 
 from capsdist.errors import CheckpointError, DataError
-from capsdist.train.metrics import RunWriter, read_metrics
+from capsdist.runs.files import open_files
+from capsdist.runs.record import open_record
+from capsdist.train.metrics import read_metrics
 
 FINAL, MIDDLE = "step-0012", "step-0006"
 
@@ -62,10 +64,10 @@ def test_a_finished_run_is_only_validated(shapes: Path, tmp_path: Path) -> None:
 def test_the_record_of_a_resumed_run_is_that_of_the_whole(shapes: Path, tmp_path: Path) -> None:
     config = small_config(shapes, checkpoint_every_steps=5, log_every_steps=3)
     whole = run_small(config, tmp_path / "whole")
-    with RunWriter(tmp_path) as write:
+    with open_record(open_files(tmp_path), config, print) as write:
         for row in run_small(config, tmp_path / "part", stop_at=8):  # as if it had crashed after step 8
             write(row)
-    with RunWriter(tmp_path) as write:
+    with open_record(open_files(tmp_path), config, print) as write:
         for row in run_small(config, tmp_path / "rest", tmp_path / "part" / "step-0005"):
             write(row)
     record = read_metrics(tmp_path / "metrics.jsonl")

@@ -14,7 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FOLDERS = ("capsdist", "jobs", "data_prep", "cluster")
 SIBLINGS = {path.stem for folder in FOLDERS for path in (ROOT / folder).glob("*.py")} | {"capsdist", "tests"}
 SIBLINGS |= {path.stem for path in (ROOT / "tests").iterdir()}
-EXTRAS = ("quickstart", "zero", "tune", "clusters")
+EXTRAS = ("quickstart", "zero", "tune", "clusters", "wandb", "mlflow")
 
 
 def name_of(requirement: str) -> str:

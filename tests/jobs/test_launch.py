@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from job_helpers import (
     NUM_TEST,
     STEPS_PER_EPOCH,
@@ -22,6 +23,7 @@ from job_helpers import (
 from capsdist.config import Config, Launch
 from capsdist.errors import CapsdistError, CheckpointError, ConfigError, RunError
 from capsdist.launch import RunFolder, RunSummary, launch
+from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.metrics import read_metrics
 from faults.script import Fault, Script
 
@@ -138,6 +140,30 @@ def test_a_changed_configuration_is_refused_before_anything_starts(whole):
     ) as caught:
         launch(changed, display=Rows())
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_starts_from_the_weights_of_another_one(whole, tiny_root, storage):
+    source = Path(whole[2].run_dir)
+    config = tiny_config(tiny_root, storage, "tuned", max_steps=1, init_from=str(source))
+    still = config.optim.model_copy(update={"learning_rate": 1e-30, "learning_rate_floor": 0.0})
+    rows = Rows()
+    launch(config.model_copy(update={"optim": still}), display=rows)
+    assert [row["resumed_step"] for row in rows.of("start")] == [0]
+    found = read_checkpoint(storage / "tuned/step_00000001").engine.model
+    for name, tensor in read_checkpoint(source / "step_00000016").engine.model.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-20)
+
+
+def test_weights_that_do_not_fit_are_refused_before_ray_starts(whole, tiny_root, storage):
+    config = tiny_config(tiny_root, storage, "wide", init_from=whole[2].run_dir)
+    wide = config.model.model_copy(update={"num_classes": 11})
+    rows = Rows()
+    with pytest.raises(
+        ConfigError, match=r"train.init_from=.*whole': does not fit the network: .*packed_weig"
+    ):
+        launch(config.model_copy(update={"model": wide}), display=rows)
+    assert [row for row in rows if row["kind"] == "status" and "starting" in row["message"]] == []
+    assert not (storage / "wide").exists()
 
 
 def test_a_foreign_error_is_told_in_one_line_and_in_full(tiny_root, storage, tmp_path):

@@ -17,10 +17,13 @@ from capsdist.errors import CheckpointError, RunError
 from capsdist.runs.checkpoints import newest_verified, opened_checkpoint
 from capsdist.runs.files import create, open_files
 from capsdist.runs.locks import run_lock
+from capsdist.runs.loggers import LoggedRun
+from capsdist.runs.loggers.jsonl import JsonlLogger
+from capsdist.runs.record import open_record
 from capsdist.runs.retention import clean, finished_checkpoints, prune, store_checkpoint
 from capsdist.runs.rundir import RunFolder, RunSummary
 from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
-from capsdist.train.metrics import RunWriter, read_metrics
+from capsdist.train.metrics import read_metrics
 from faults.strikes import flip_bit
 from limits import full_disk
 
@@ -92,7 +95,7 @@ def test_a_link_in_the_place_of_a_file_keeps_its_target(run: Path, name: str) ->
         files.write(name, b"{}")
         files.delete(name)
     else:
-        with RunWriter(run) as write:
+        with open_record(open_files(run), NETWORK, print) as write:
             write({"kind": "start", "step": 0, "resumed_step": 0})
         assert not (run / name).is_symlink()
     assert target.read_text() == "mine"
@@ -137,14 +140,14 @@ def test_a_folder_in_the_place_of_a_file_is_moved_aside_and_the_run_begins(run: 
     assert folder.read_config() == NETWORK
     [aside] = run.glob(f"{name}.aside-*")
     assert (aside / "deep/mine").read_text() == "kept"
-    assert warnings[-1] == f"warning: {run / name} is a folder; moved it to {aside.name}"
+    assert warnings[-1] == f"warning: {run / name} is not a file; moved it to {aside.name}"
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("metrics.jsonl", "a file"), ("tensorboard", "a folder")])
 def test_what_lies_in_the_place_of_the_record_is_moved_aside(run: Path, name: str, wanted: str) -> None:
     (run / name).mkdir() if wanted == "a file" else (run / name).write_text("mine")
     warnings: list[str] = []
-    with RunWriter(run, warnings.append) as write:
+    with open_record(open_files(run), NETWORK, warnings.append) as write:
         write({"kind": "start", "step": 0, "resumed_step": 0})
     [aside] = run.glob(f"{name}.aside-*")
     assert warnings == [f"warning: {run / name} is not {wanted}; moved it to {aside.name}"]
@@ -266,9 +269,9 @@ def test_damaged_lines_of_metrics_are_told_and_kept(run: Path) -> None:
     path.write_bytes(b"\n".join(lines) + b'\n{"kind": "tr')
     warnings: list[str] = []
     assert [row["step"] for row in read_metrics(path, warnings.append)] == [0, 2, 9]
-    with RunWriter(run, warnings.append) as write:
+    with open_record(open_files(run), NETWORK, warnings.append) as write:
         write({"kind": "start", "step": 2, "resumed_step": 2})
-        assert write.num_starts == 2
+        assert write.num_restarts == 1
     assert warnings == 2 * [
         f"warning: passed over line 2 of {path}: it is not UTF-8 at byte 0, and 2 more lines"
     ]
@@ -292,5 +295,11 @@ def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(run: Path) -> 
     with pytest.raises(RunError, match=r"cannot be written .* choose a writable folder"):
         create(files)
     assert list(run.iterdir()) == []
-    with pytest.raises(RunError, match="metrics cannot be written"), RunWriter(run) as write:
-        write({"kind": "train", "step": 1, "note": "x" * 4000})
+    logger = JsonlLogger(LoggedRun("run", run, NETWORK, files, print))
+    with pytest.raises(RunError, match="metrics cannot be written"):
+        logger.log({"kind": "train", "step": 1, "note": "x" * 4000})
+    warnings: list[str] = []
+    with open_record(files, NETWORK, warnings.append) as record:
+        record({"kind": "train", "step": 1, "note": "x" * 4000})
+    [line] = warnings
+    assert line.startswith("warning: logger 'jsonl' failed and is left out from now on (RunError: ")

@@ -28,7 +28,9 @@ def other(value: object) -> object:
         return not value
     if isinstance(value, int | float):
         return value + 1
-    return 7 if value is None else f"other {value}" if isinstance(value, str) else tuple(v + 1 for v in value)
+    if isinstance(value, tuple):
+        return tuple(map(other, value))
+    return 7 if value is None else f"other {value}"
 
 
 FIELDS = [
@@ -39,9 +41,9 @@ FIELDS = [
 ]
 FREE = {
     "data.root", "routing.backend", "routing.recompute", "train.gradient_accumulation_steps",
-    "train.checkpoint_every_steps", "train.device", "train.engine", "train.keep_best",
-    "train.keep_checkpoints", "train.log_every_steps", "train.name", "train.storage",
-    "train.validate_every_steps", "train.num_workers", "train.zero_stage",
+    "train.checkpoint_every_steps", "train.device", "train.dry_run", "train.engine", "train.keep_best",
+    "train.keep_checkpoints", "train.log_every_steps", "train.loggers", "train.name", "train.profile",
+    "train.storage", "train.validate_every_steps", "train.num_workers", "train.zero_stage",
     *(name for name in FIELDS if name.startswith("launch.")),
 }  # fmt: skip
 ENDS = {"train.epochs", "train.max_steps"}

@@ -35,7 +35,7 @@ def write_run(place: str, local: Path) -> RunSummary:
             for path in (local / f"step_{step:08d}").iterdir():
                 path.rename(staged / path.name)
             store_checkpoint(run.files, staged, step)
-    with open_record(run.files, print) as record:
+    with open_record(run.files, NETWORK, print) as record:
         record({"kind": "start", "step": 0, "resumed_step": 0})
         for step, error in ERRORS.items():
             record({"kind": "train", "step": step, "epoch": step / 48, "loss": 0.5, "images_per_s": 90.5})
@@ -119,7 +119,7 @@ def start(place: str, truth: Truth, config: Config = NETWORK) -> Start:
 
 
 def _train(files: Folder, resumed: int, warnings: list[str]) -> None:
-    with open_record(files, warnings.append) as record:
+    with open_record(files, NETWORK, warnings.append) as record:
         record({"kind": "start", "step": resumed, "resumed_step": resumed})
         record({"kind": "train", "step": 30, "loss": 0.5, "images_per_s": 90.0})
         with files.staging("step_00000030") as staged:

@@ -16,6 +16,7 @@ from capsdist.config import (
     Config,
     Loss,
     Routing,
+    Train,
     get_preset,
     problems,
 )
@@ -128,6 +129,7 @@ REFUSED = [
         "space.learning_rate_range=(0.1, 0.2)", "does not go with space.learning_rate",
     ),
     ({}, {}, {"model": BaselineCNNConfig()}, "model.kind='baseline_cnn'", "no routing"),
+    ({}, {}, {"train": Train(dry_run=2)}, "train.dry_run=2", "is for a run, not for a search"),
     (
         {"reconstruction_weight": (0.0, 0.1)}, {}, {"model": CapsNetConfig(decoder=False)},
         "space.reconstruction_weight=(0.0, 0.1)", "no effect without model.decoder",
