@@ -299,7 +299,8 @@ def test_what_does_not_fit_this_machine_is_refused_before_ray_starts(
     command = [sys.executable, ROOT / "jobs/train_mnist.py", *argv]
     env = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "RAY_TMPDIR": str(tmp_path)}
     result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
-    assert (result.returncode, result.stdout) == (status, "")
+    said = {"reading all images once, to compare their checksums"}  # on a machine where that takes longer
+    assert (result.returncode, set(result.stdout.splitlines()) - said) == (status, set())
     assert result.stderr.startswith(line)
     assert len(result.stderr.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
