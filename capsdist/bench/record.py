@@ -105,12 +105,16 @@ def write_run_record(
 ) -> Path:
     """Write a record of the finished training run in the folder `run` and return the record's folder.
 
-    `circumstances` stand beside its figures; `log` is told of damaged files of the run.
+    The run's overview.png becomes part of it. `circumstances` stand beside its figures; `log` is told of
+    damaged files of the run.
 
     Raises:
         RunError: there is no such folder, or the run is not done.
     """
-    from capsdist.runs.rundir import RunFolder  # late: `jobs/gpu.py` runs where there is no pydantic
+    from capsdist.runs.rundir import (
+        OVERVIEW,
+        RunFolder,
+    )  # late: `jobs/gpu.py` runs where there is no pydantic
     from capsdist.train.metrics import METRICS_NAME, read_metrics
 
     if not run.is_dir():
@@ -127,7 +131,10 @@ def write_run_record(
     summary = {name: value for name, value in asdict(result).items() if name not in {"run_dir", "reason"}}
     figures = {**summary, **circumstances, "starts": starts}
     text = "\n".join(last_line({k: v for k, v in row.items() if k != "confusion"}) for row in rows)
-    return write_record(records, what, config=config, figures=figures, log=text + "\n", command=command)
+    record = write_record(records, what, config=config, figures=figures, log=text + "\n", command=command)
+    if (run / OVERVIEW).is_file():
+        write_durably(record / OVERVIEW, (run / OVERVIEW).read_bytes())
+    return record
 
 
 def commit() -> str:

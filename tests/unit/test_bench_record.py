@@ -11,8 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from capsdist.bench.record import commit, hardware, hardware_slug, last_line, versions, write_record
+from capsdist.bench.record import (
+    commit,
+    hardware,
+    hardware_slug,
+    last_line,
+    versions,
+    write_record,
+    write_run_record,
+)
+from capsdist.config import get_preset
 from capsdist.errors import RunError
+from capsdist.runs.rundir import RunFolder, RunSummary
 
 
 def test_record_reads_back(tmp_path: Path) -> None:
@@ -102,3 +112,26 @@ def test_a_machine_with_torch_and_triton_alone_writes_records(tmp_path: Path) ->
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     [record] = tmp_path.glob("*/record.json")
     assert json.loads(record.read_text())["figures"] == {"ratio": 2.0}
+
+
+def test_the_record_of_a_run_has_its_figures_rows_and_picture(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "mine")
+    run.create()
+    run.begin(get_preset("digits_quickstart"))
+    with pytest.raises(RunError, match=r"mine: the run is not done \(result.json\); start it again"):
+        write_run_record(tmp_path / "records", run.path, "mine", command="make mine", log=print)
+    run.write_result(RunSummary("mine", str(run.path), "done", 7, 2.5, 90.5, 1.5))
+    rows = [
+        {"kind": "start", "step": 0, "resumed_step": 0},
+        {"kind": "train", "step": 7, "loss": 0.5, "images_per_s": 90.5},
+    ]
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run.path / "overview.png").write_bytes(b"a picture")
+    made = {"command": "make mine", "log": print, "wall_s": 3.0}
+    folder = write_run_record(tmp_path / "records", run.path, "mine", **made)
+    record = json.loads((folder / "record.json").read_text())
+    assert (record["command"], record["config"]["data"]["root"]) == ("make mine", "data")
+    assert record["figures"]["starts"] == rows[:1]
+    assert (record["figures"]["error_percent"], record["figures"]["wall_s"]) == (2.5, 3.0)
+    assert [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()] == rows
+    assert (folder / "overview.png").read_bytes() == b"a picture"
