@@ -9,7 +9,7 @@ from typing import Any
 
 from capsdist.config import Config
 from capsdist.config.stored import SECTIONS, renamed
-from capsdist.errors import ConfigError, DocumentError, Problem
+from capsdist.errors import ConfigError, DataError, DocumentError, Problem
 from capsdist.runs.rundir import parse_config
 from capsdist.storage import open_folder
 from capsdist.storage.documents import parse_json, read_file
@@ -27,7 +27,7 @@ def read_values(file: str) -> dict[str, Any]:
     file: a local path or an s3:// URL.
 
     Raises:
-        ConfigError: it cannot be read, holds no mapping, or names a key twice. DataError: the storage failed.
+        ConfigError: it cannot be read, holds no mapping, or names a key twice.
     """
     try:
         content = _content(file)
@@ -41,6 +41,8 @@ def read_values(file: str) -> dict[str, Any]:
         raise _refused(file, f"is not UTF-8 at byte {error.start}") from None
     except DocumentError as error:
         raise _refused(file, str(error)) from None
+    except DataError as error:
+        raise _refused(file, f"cannot be read ({error})") from None
     if repeated:
         raise ConfigError(repeated)
     if len(documents) != 1 or not isinstance(documents[0], dict):

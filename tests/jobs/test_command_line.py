@@ -297,10 +297,9 @@ def test_a_place_that_can_be(place):
     assert problems(config) == []
 
 
-def test_a_configuration_file_on_s3_has_to_be_copied(capsys):
-    refused(
-        capsys, ["--config", "s3://bucket/config.json"], "config='s3://bucket/config.json'", "copy it here"
-    )
+def test_a_configuration_file_is_no_web_page(capsys):
+    url = "https://host/config.json"
+    refused(capsys, ["--config", url], f"config={url!r}: cannot be read (", "name a YAML or JSON file")
 
 
 def test_a_reader_that_leaves_a_help_sees_no_traceback(repo):
