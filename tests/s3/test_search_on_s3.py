@@ -22,7 +22,8 @@ def test_a_search_lies_on_s3_and_is_found_there_again(place: Place, env, tmp_pat
     assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
     lines = done.stdout.splitlines()
     assert f"plots: {place.url}/runs/search/search.png" in lines
-    assert f"--train.storage {place.url}/runs" in lines[-2]
+    assert lines[-2].endswith(f"capsdist train --config {place.url}/runs/search/best.yaml")
+    assert f"storage: {place.url}/runs\n".encode() in place.objects("runs/search/")["runs/search/best.yaml"]
 
     objects = place.objects()
     names = {name.removeprefix("runs/search/") for name in objects if name.startswith("runs/search/")}
