@@ -111,10 +111,8 @@ def write_run_record(
     Raises:
         RunError: there is no such folder, or the run is not done.
     """
-    from capsdist.runs.rundir import (
-        OVERVIEW,
-        RunFolder,
-    )  # late: `jobs/gpu.py` runs where there is no pydantic
+    # late: `jobs/gpu.py` runs where there is no pydantic
+    from capsdist.runs.rundir import OVERVIEW, RunFolder
     from capsdist.train.metrics import METRICS_NAME, read_metrics
 
     if not run.is_dir():

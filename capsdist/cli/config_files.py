@@ -18,8 +18,6 @@ from capsdist.storage.yaml_documents import parse_yaml
 
 __all__ = ["overlaid", "read_values"]
 
-_FIX = "name a YAML or JSON file with a configuration or a part of one"
-
 
 def read_values(file: str) -> dict[str, Any]:
     """Return the values in a configuration file: YAML, or JSON if its name ends so; whole or a part of one.
@@ -79,5 +77,6 @@ def _content(file: str) -> bytes:
     return content
 
 
-def _refused(file: str, rule: str, fix: str = _FIX) -> ConfigError:
+def _refused(file: str, rule: str) -> ConfigError:
+    fix = "name a YAML or JSON file with a configuration or a part of one"
     return ConfigError([Problem("config", file, rule, fix)])

@@ -159,12 +159,15 @@ class RunFolder:
         A result that is damaged, or that the checkpoint of its last step contradicts, is passed over. Only
         one of version 0.1, whose checkpoints name no classes, may lack a checksum.
         """
-        state = newest_state(self.files)
-        sealed = state is None or state.classes is not None
+        state: State | None = None
+
+        def parse(content: bytes) -> RunSummary:
+            nonlocal state
+            state = newest_state(self.files)  # not looked for where there is no result
+            return parse_document(content, RunSummary, sealed=state is None or state.classes is not None)
+
         try:
-            result = read_document(
-                self.files, _RESULT, lambda content: parse_document(content, RunSummary, sealed=sealed)
-            )
+            result = read_document(self.files, _RESULT, parse)
         except DocumentError as error:
             self._log_once(f"warning: passed over a result: {error}")
             return None

@@ -14,6 +14,7 @@ import pytest
 from places import BUCKET, Place
 from seaweed import S3Server, binary, running_server
 
+from capsdist.runs import locks
 from faults.wire import FaultProxy, running_proxy
 
 for area in ("jobs", "storage"):  # what tests of runs and of all folders use
@@ -45,6 +46,13 @@ def place(s3_server: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("CAPSDIST_CACHE", str(tmp_path / "cache"))
     prefix = uuid.uuid4().hex[:12]
     return Place(s3_server, f"s3://{BUCKET}/{prefix}", BUCKET, prefix, tmp_path / "cache")
+
+
+@pytest.fixture
+def brief_locks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks whose holders are heard of every 0.1 s, and dead after 1 s: for hundreds of cases."""
+    for name, seconds in (("_BEAT_S", 0.1), ("_SILENT_S", 1.0), ("_SETTLE_S", 0.2)):
+        monkeypatch.setattr(locks, name, seconds)
 
 
 @pytest.fixture

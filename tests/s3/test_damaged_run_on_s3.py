@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import Place
 
-from capsdist.runs import locks
 from capsdist.runs.retention import checkpoint_name
 from properties.damage import PHASES, Accident, accidents, has_files
 from properties.run_steps import ERRORS, Truth, start_or_stop, write_run
@@ -39,12 +38,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
     return place / "run", Truth.of(str(place / "run"), result)
 
 
+@pytest.mark.usefixtures("brief_locks")
 @pytest.mark.parametrize("num_cases", [20, pytest.param(500, marks=pytest.mark.slow)])
 def test_a_damaged_run_on_s3_goes_on_or_stops_with_one_line(
-    whole: tuple[Path, Truth], place: Place, monkeypatch: pytest.MonkeyPatch, num_cases: int
+    whole: tuple[Path, Truth], place: Place, num_cases: int
 ) -> None:
-    for name, seconds in (("_BEAT_S", 0.1), ("_SILENT_S", 1.0), ("_SETTLE_S", 0.2)):
-        monkeypatch.setattr(locks, name, seconds)
 
     @settings(max_examples=num_cases, deadline=None, phases=PHASES)
     @given(

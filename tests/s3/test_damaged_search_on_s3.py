@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import Place
 
-from capsdist.runs import locks
 from capsdist.tune.journal import JOURNAL_NAME
 from properties.damage import PHASES, Accident, accidents, has_files
 from properties.search_steps import Truth, start_again, write_search
@@ -27,12 +26,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Truth]:
     return place, write_search(place)
 
 
+@pytest.mark.usefixtures("brief_locks")
 @pytest.mark.parametrize("num_cases", [20, pytest.param(300, marks=pytest.mark.slow)])
 def test_a_damaged_search_on_s3_keeps_its_other_trials_or_stops_with_one_line(
-    whole: tuple[Path, Truth], place: Place, monkeypatch: pytest.MonkeyPatch, num_cases: int
+    whole: tuple[Path, Truth], place: Place, num_cases: int
 ) -> None:
-    for name, seconds in (("_BEAT_S", 0.1), ("_SILENT_S", 1.0), ("_SETTLE_S", 0.1)):
-        monkeypatch.setattr(locks, name, seconds)
     source, truth = whole
 
     @settings(max_examples=num_cases, deadline=None, phases=PHASES)
