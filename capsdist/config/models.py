@@ -18,7 +18,6 @@ from capsdist.importing import find
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from capsdist.config.schema import Config
     from capsdist.errors import Problem
 
 __all__ = [
@@ -146,7 +145,7 @@ class Family:
     loss_names: tuple[str, ...] = ("loss",)
     routing: type[Section] = NoOptions
     loss: type[Section] = NoOptions
-    problems: Callable[[Config], Iterable[Problem]] = lambda config: ()
+    problems: Callable[[Any], Iterable[Problem]] = lambda config: ()
 
 
 @functools.cache

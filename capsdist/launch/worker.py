@@ -141,15 +141,8 @@ class _Worker:
                 should_stop=should_stop,
                 observe=observer and functools.partial(observer, rank),
                 picture=record and record.image,
-                keep=functools.partial(_keep, files),
+                keep=files.write,
             )
-
-
-def _keep(files: Folder, name: str, content: bytes) -> None:
-    """Write a file in a folder of the run."""
-    if files.local is not None:
-        (files.local / name).parent.mkdir(exist_ok=True)
-    files.write(name, content)
 
 
 @contextlib.contextmanager

@@ -25,7 +25,6 @@ from capsdist.runs.retention import (
 )
 from capsdist.storage import Folder, is_remote
 from capsdist.storage.documents import MAX_BYTES
-from capsdist.storage.place import is_url
 from capsdist.train.manifest import MANIFEST, parse_manifest
 
 __all__ = [
@@ -149,13 +148,11 @@ def opened_checkpoint(place: str, *, lowest_error: bool = False, log: Log) -> It
     """
     if is_remote(place):
         open_files(place).check_readable(thing="run or checkpoint")
-    address, mark, query = place.partition("?")
-    parent, _, name = address.rstrip("/").rpartition("/")
+    files = open_files(place)
     with contextlib.ExitStack() as stack:
-        if (step := checkpoint_step(name)) is not None and is_url(place):
-            yield place, _verified(open_files(f"{parent}{mark}{query}"), step, stack).folder
+        if (step := checkpoint_step(files.name)) is not None and files.parent is not None:
+            yield place, _verified(files.parent, step, stack).folder
             return
-        files = open_files(place)
         if not found_checkpoints(files):
             if files.local and any(files.local.glob("*.safetensors")):
                 yield place, files.local  # a checkpoint under any name

@@ -69,9 +69,11 @@ class LocalFolder:
     def write(
         self, name: str, content: bytes, *, new: bool = False, metadata: dict[str, str] | None = None
     ) -> bool:
-        """Write a temporary file beside it and rename or link that."""
+        """Write a temporary file beside it and rename or link that; the folder of the file may be new."""
         with self._changing(name):
             self._make_way(name)
+            if (parent := (self.local / name).parent) != self.local:
+                parent.mkdir(exist_ok=True)
             try:
                 write_durably(self.local / name, content, new=new)
             except FileExistsError:

@@ -21,7 +21,7 @@ PHASES: tuple[str, ...] = ("data", "forward", "backward", "optimizer")
 Phase = Callable[[str], None]
 """Called with the name of a phase when it begins, which ends the one before."""
 
-Keep = Callable[[str, bytes], None]
+Keep = Callable[[str, bytes], object]
 """Called as ``keep(name, content)`` with a file that belongs to the run."""
 
 _WARM_UP = 3  # steps before a trace: the first ones allocate and choose algorithms
