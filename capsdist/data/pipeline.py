@@ -18,6 +18,7 @@ import torch
 
 from capsdist.config.steps import EpochSteps, LastBatch
 from capsdist.data.batch import Batch
+from capsdist.data.format.fields import IMAGE
 from capsdist.data.format.order import Order, rank_slice
 from capsdist.data.format.position import Position
 from capsdist.data.format.split import Split
@@ -191,9 +192,11 @@ def _gather(split: Split, plan: _Plan, rank: int, world_size: int, pin: bool) ->
     epochs = [plan.epochs] * steps
     if not isinstance(plan.epochs, int):
         epochs = list(torch.from_numpy(_padded(plan.epochs, part, size)))
+    label = split.index.field[split.index.label_name]
     images = torch.empty((steps, size, *split.index.image_shape), dtype=torch.uint8, pin_memory=pin)
-    labels = torch.empty((steps, size), dtype=torch.int64, pin_memory=pin)
-    split.gather_into(own.reshape(-1), images.flatten(0, 1).numpy(), labels.flatten().numpy())
+    labels = torch.empty((steps, size, *label.shape), dtype=torch.int64, pin_memory=pin)
+    out = {IMAGE: images.flatten(0, 1).numpy(), label.name: labels.flatten(0, 1).numpy()}
+    split.gather_into(own.reshape(-1), out)
     sample_ids = torch.from_numpy(own)
     weights = (torch.arange(size) < part.stop - part.start).float()
     return [

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from capsdist.config import Config
 from capsdist.data.format.packed import INDEX_NAME, KEPT, MAX_INDEX_BYTES, SHARD_NAME, check_unaltered
@@ -35,7 +35,7 @@ class _Shard(BaseModel):
 
 
 class _Head(BaseModel):
-    """The part of an index that says what its images are."""
+    """The part of an index that says what its images are; version 1 has their shape, version 2 fields."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -43,6 +43,14 @@ class _Head(BaseModel):
     classes: tuple[str, ...]
     num_samples: PositiveInt
     shards: tuple[_Shard, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_shape(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(fields := values.get("fields"), list | tuple):
+            images = [field for field in fields if isinstance(field, Mapping) and field.get("name") == "image"]
+            return {**values, "image_shape": images[0].get("shape")} if images else values
+        return values
 
 
 def machine_problems(config: Config) -> list[Problem] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from version_1 import KINDS
 
 from capsdist.data import Split, TrainStream
 from capsdist.errors import DataError
@@ -50,12 +51,14 @@ def age(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("memory_bytes", [0, 31_000, 1 << 20])
-def test_a_changed_shard_gives_the_right_images_or_an_error(make_split, change, memory_bytes):
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("num_held", [0, 2, 4])
+def test_a_changed_shard_gives_the_right_images_or_an_error(make_split, change, num_held, kind):
     """With memory for no, some, or all shards; all have been touched before one changes."""
-    made = make_split()
+    made = make_split(kind=kind)
     age(made.folder)
-    split = Split(made.folder, memory_bytes=memory_bytes)
+    split = Split(made.folder)
+    split.memory_bytes = num_held * split._memory(0)
     everything = np.random.default_rng(0).permutation(103)
     assert np.array_equal(split.gather(everything)[0], made.images[everything])
     for number, shard in enumerate(made.index.shards):
@@ -68,7 +71,7 @@ def test_a_changed_shard_gives_the_right_images_or_an_error(make_split, change, 
         else:
             with pytest.raises(DataError, match=rf"{shard.name}: {CHANGES[change]}.*; {REMEDY}"):
                 split.gather(ids)
-    assert len(split._held) == {0: 0, 31_000: 2, 1 << 20: 4}[memory_bytes]
+    assert len(split._held) == num_held
 
 
 @pytest.mark.parametrize("change", CHANGES)

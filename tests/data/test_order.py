@@ -9,6 +9,7 @@ import pytest
 import xxhash
 
 from capsdist.data import Index
+from capsdist.data.format.fields import Field
 from capsdist.data.format.index import Shard
 from capsdist.data.format.order import Order, permutation, rank_slice
 from capsdist.errors import DataError
@@ -31,7 +32,9 @@ Sampler = Callable[[Order, int, int], Ranks]
 def make(case, *, seed: int = 0, digest: str = "set") -> Order:
     sizes, global_batch_size, lanes, window = case
     shards = tuple(Shard(f"shard-{n:05d}.tar", 0, size, "", "", ()) for n, size in enumerate(sizes))
-    return Order(Index((1, 2, 2), ("a", "b"), 4, shards, digest), seed, global_batch_size, lanes, window)
+    fields = (Field("image", "|u1", (1, 2, 2)), Field("label", "<i8"))
+    index = Index(fields, ("a", "b"), 4, shards, digest=digest)
+    return Order(index, seed, global_batch_size, lanes, window)
 
 
 def steps_of(order: Order, epoch: int) -> list[np.ndarray]:

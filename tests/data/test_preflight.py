@@ -89,7 +89,7 @@ def test_unreadable_index(make_split, content, message):
     refused(lambda: check_split(made.folder, remedy=REMEDY), f"index.json: {message}", f"; {REMEDY}")
 
 
-@pytest.mark.parametrize(("field", "value"), [("version", 2), ("format", "other")])
+@pytest.mark.parametrize(("field", "value"), [("version", 3), ("version", True), ("format", "other")])
 def test_index_of_another_version(make_split, field, value):
     path = make_split().folder / "index.json"
     document = json.loads(path.read_text())

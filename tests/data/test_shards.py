@@ -14,26 +14,58 @@ from pathlib import Path
 import numpy as np
 import pytest
 import webdataset
+import xxhash
+import zstandard
+from version_1 import KINDS, write_version_1
 from webdataset.writer import TarWriter
 
 from capsdist.data import Split, read_index, verify_split, write_split
+from capsdist.data.format.blocks import npy_bytes
 from capsdist.data.format.folder import SplitFolder
-from capsdist.data.format.shards import npy_bytes
 from capsdist.errors import DataError
 from capsdist.storage.temporary import temporary_folder
 
 SIZES = [(2, 1, 1), (7, 3, 5), (103, 8, 30), (64, 8, 32), (65, 8, 32), (50, 1024, 8192)]
 
 
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("num", "block_size", "shard_size"), SIZES)
-def test_samples_come_back(make_split, num, block_size, shard_size):
-    made = make_split(num, block_size=block_size, shard_size=shard_size, seed=num)
+def test_samples_come_back(make_split, num, block_size, shard_size, kind):
+    made = make_split(num, block_size=block_size, shard_size=shard_size, seed=num, kind=kind)
     ids = np.random.default_rng(num).integers(0, num, 3 * num)
-    images, labels = Split(made.folder).gather(ids)
-    assert np.array_equal(images, made.images[ids])
-    assert np.array_equal(labels, made.labels[ids])
+    for memory_bytes in (0, 10_000, 1 << 29):  # for no shard, some and all
+        split = Split(made.folder, memory_bytes=memory_bytes)
+        for _ in range(2):
+            images, labels = split.gather(ids)
+            assert np.array_equal(images, made.images[ids])
+            assert np.array_equal(labels, made.labels[ids])
     assert verify_split(made.folder) == read_index(made.folder) == made.index
-    assert made.index.num_samples == num
+    assert (made.index.num_samples, made.index.version) == (num, 1 if kind == "version 1" else 2)
+
+
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_fields_of_every_type_come_back(tmp_path, compression):
+    rng = np.random.default_rng(3)
+    images, labels = rng.integers(0, 256, (41, 3, 4, 7), dtype=np.uint8), rng.integers(-1, 5, (41, 3))
+    fields = {
+        "azimuth": rng.integers(-9, 9, 41).astype(np.int16),
+        "box": rng.normal(size=(41, 2, 2)),
+        "mask": rng.integers(0, 2, (41, 4, 7)).astype(bool),
+        "weight": rng.normal(size=41).astype(np.float32),
+    }
+    index = write_split(
+        tmp_path, images, labels, classes=list("abcde"), fields=fields, compression=compression,
+        licence="none", block_size=8, shard_size=20,
+    )  # fmt: skip
+    assert index == verify_split(tmp_path)
+    assert [field.name for field in index.fields] == ["azimuth", "box", "image", "labels", "mask", "weight"]
+    for memory_bytes in (0, 1 << 20):
+        split, ids = Split(tmp_path, memory_bytes=memory_bytes), rng.permutation(41)
+        assert np.array_equal(split.gather(ids)[0], images[ids])
+        assert np.array_equal(split.gather(ids)[1], labels[ids])
+        found = split.fields(ids, *fields)
+        assert all(np.array_equal(found[name], array[ids]) for name, array in fields.items())
+        assert all(found[name].dtype == array.dtype for name, array in fields.items())
 
 
 @pytest.mark.parametrize(("num", "block_size", "shard_size"), SIZES)
@@ -41,8 +73,8 @@ def test_stock_webdataset_reads_the_same(make_split, num, block_size, shard_size
     made = make_split(num, block_size=block_size, shard_size=shard_size)
     urls = [str(made.folder / shard.name) for shard in made.index.shards]
     blocks = list(webdataset.WebDataset(urls, shardshuffle=False).decode())
-    assert np.array_equal(np.concatenate([block["x.npy"] for block in blocks]), made.images)
-    assert np.array_equal(np.concatenate([block["y.npy"] for block in blocks]), made.labels)
+    assert np.array_equal(np.concatenate([block["image.npy"] for block in blocks]), made.images)
+    assert np.array_equal(np.concatenate([block["label.npy"] for block in blocks]), made.labels)
     assert (
         len({block["__key__"] for block in blocks})
         == len(blocks)
@@ -50,20 +82,26 @@ def test_stock_webdataset_reads_the_same(make_split, num, block_size, shard_size
     )
 
 
-def test_the_specification_is_enough_to_read_it(make_split):
-    """A reader that uses json, numpy and the offsets only."""
-    made = make_split()
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_the_specification_is_enough_to_read_it(make_split, compression):
+    """A reader that uses json, numpy, zstd and the sizes only."""
+    made = make_split(kind=compression)
     document = json.loads((made.folder / "index.json").read_text())
-    images, labels = [], []
+    found: dict[str, list[np.ndarray]] = {"image": [], "label": []}
     for shard in document["shards"]:
-        data = (made.folder / shard["name"]).read_bytes()
+        data, end = (made.folder / shard["name"]).read_bytes(), 0
         for block in shard["blocks"]:
-            shape = (block["num_samples"], *document["image_shape"])
-            flat = np.frombuffer(data, "|u1", int(np.prod(shape)), block["images_offset_bytes"])
-            images.append(flat.reshape(shape))
-            labels.append(np.frombuffer(data, "<i8", block["num_samples"], block["labels_offset_bytes"]))
-    assert np.array_equal(np.concatenate(images), made.images)
-    assert np.array_equal(np.concatenate(labels), made.labels)
+            num, begin = block["num_samples"], end
+            for number, field in enumerate(document["fields"]):
+                dtype, shape = np.dtype(field["dtype"]), (num, *field["shape"])
+                array_bytes = dtype.itemsize * int(np.prod(shape))
+                size = block["stored_bytes"][number] if compression == "zstd" else 512 + array_bytes
+                member, end = data[end + 512 : end + 512 + size], end + 512 + -(-size // 512) * 512
+                content = zstandard.decompress(member) if compression == "zstd" else member
+                found[field["name"]].append(np.frombuffer(content, dtype, offset=512).reshape(shape))
+            assert xxhash.xxh3_128_hexdigest(data[begin:end]) == block["xxh3_128"]
+    assert np.array_equal(np.concatenate(found["image"]), made.images)
+    assert np.array_equal(np.concatenate(found["label"]), made.labels)
     digest = document.pop("digest")
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
     assert digest == hashlib.sha256(canonical.encode("ascii")).hexdigest() == made.index.digest
@@ -73,8 +111,8 @@ def test_the_specification_is_enough_to_read_it(make_split):
 def test_the_tar_command_and_numpy_read_it(make_split, tmp_path):
     made = make_split(20)
     subprocess.run(["tar", "-xf", made.folder / "shard-00000.tar", "-C", tmp_path], check=True)
-    assert np.array_equal(np.load(tmp_path / "000000.x.npy"), made.images[:8])
-    assert np.array_equal(np.load(tmp_path / "000002.y.npy"), made.labels[16:20])
+    assert np.array_equal(np.load(tmp_path / "000000.image.npy"), made.images[:8])
+    assert np.array_equal(np.load(tmp_path / "000002.label.npy"), made.labels[16:20])
 
 
 def plain_headers(data: bytes) -> bool:
@@ -98,17 +136,6 @@ def test_mutant_default_time_is_not_plain():
     assert not plain_headers(stream.getvalue())
 
 
-def test_payloads_start_on_512_bytes(make_split):
-    made = make_split()
-    offsets = [
-        offset
-        for shard in made.index.shards
-        for block in shard.blocks
-        for offset in (block.images_offset_bytes, block.labels_offset_bytes)
-    ]
-    assert all(offset % 512 == 0 for offset in offsets)
-
-
 @pytest.mark.parametrize("array", [np.arange(7, dtype="<i8"), np.zeros((3, 2, 5, 1), np.uint8)])
 def test_npy_is_numpys_own_format(array):
     data = npy_bytes(array)
@@ -129,10 +156,14 @@ def test_equal_arguments_make_equal_bytes(make_split):
 
 def test_the_format_does_not_drift(tmp_path):
     """Golden digest: a changed format must get a new version number, or old sets change their name."""
-    images = (np.arange(20 * 12) % 251).astype(np.uint8).reshape(20, 1, 3, 4)
-    index = write_split(tmp_path, images, np.arange(20) % 3, classes=list("abc"), block_size=4, shard_size=8)
-    assert index.shards[0].xxh3_128 == "499d96fd6b2b62f35c695bec22ed176d"
-    assert index.digest == "e2a11517050d6144953ef68986d566de32cfe2e45a5dc7797473364137f19947"
+    images, labels = (np.arange(20 * 12) % 251).astype(np.uint8).reshape(20, 1, 3, 4), np.arange(20) % 3
+    index = write_split(tmp_path / "2", images, labels, classes=list("abc"), block_size=4, shard_size=8)
+    assert index.shards[0].xxh3_128 == "7bcf9392b398547cd88abf9308912c99"
+    assert index.digest == "b953a9250bf8356bb0c208e5ff337dbbbfe3b1d7a77816f2036e4cce25185860X"
+    write_version_1(tmp_path / "1", images, labels, list("abc"), block_size=4, shard_size=8)
+    earlier = read_index(tmp_path / "1")
+    assert earlier.shards[0].xxh3_128 == "499d96fd6b2b62f35c695bec22ed176d"
+    assert earlier.digest == "e2a11517050d6144953ef68986d566de32cfe2e45a5dc7797473364137f19947"
 
 
 def age(folder: Path) -> None:

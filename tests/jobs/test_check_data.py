@@ -30,7 +30,7 @@ def alter(root: Path, what: str) -> None:
     index, shard = root / "tiny/train/index.json", root / "tiny/train/shard-00001.tar"
     match what:
         case "version":
-            index.write_text(index.read_text().replace('"version": 1', '"version": 7'))
+            index.write_text(index.read_text().replace('"version": 2', '"version": 7'))
         case "digest":
             index.write_text(index.read_text().replace('"digest": "', '"digest": "0'))
         case "count":

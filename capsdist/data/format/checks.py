@@ -10,9 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from capsdist.data.format.folder import SplitFolder
-from capsdist.data.format.index import KEPT, Index, Shard
-from capsdist.data.format.layout import ALIGNMENT
-from capsdist.data.format.split import Split, check_content
+from capsdist.data.format.index import KEPT, Index
+from capsdist.data.format.split import Split, read_shard
 from capsdist.errors import DataError
 
 __all__ = ["check_num_classes", "check_split", "verify_split"]
@@ -48,7 +47,7 @@ def check_split(
         check_num_classes(index, num_classes, str(place))
     if place.is_local:
         for number in range(len(index.shards)):
-            split.labels(number)
+            split.check(number)
     else:
         place.check_sizes(index.shards, remedy)
     return index
@@ -78,39 +77,42 @@ def verify_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
     index, place = check_split(folder, remedy=remedy), SplitFolder(folder)
     for number, shard in enumerate(index.shards):
         content, path = place.stored(shard, remedy), place.path(shard)
-        check_content(content, index, number, path, remedy)
-        if (found := _arrays(content)) != (expected := _expected_arrays(index, shard)):
+        read_shard(content, index, number, path, remedy)
+        if (found := _members(content)) != (expected := _expected_members(index, number)):
             wrong = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)
             text = f"has {wrong[0]} where its index says {wrong[1]}" if wrong else "has other members"
             raise DataError(f"{path}: {text}; {remedy or KEPT}")
     return index
 
 
-def _arrays(content: np.ndarray) -> list[str]:
-    """Return kind and place of every member of a tar file, by its own headers; a pair shares its key."""
+def _members(content: np.ndarray) -> list[str]:
+    """Return kind and place of every member of a tar file, by its own headers; those of a block share a key."""
     found: list[str] = []
-    key = ""
+    keys: list[str] = []
     try:
         with tarfile.open(fileobj=io.BytesIO(content.tobytes()), mode="r:") as tar:
             for member in tar:
-                before, (key, _, kind) = key, member.name.partition(".")
-                pairs = (key == before) == (kind == "y.npy") and key.isdecimal() and member.isfile()
-                array = member.offset_data + ALIGNMENT, member.size - ALIGNMENT
-                found.append(f"{kind if pairs else member.name} with {array[1]} bytes at byte {array[0]}")
+                key, _, kind = member.name.partition(".")
+                name = kind if key.isdecimal() and member.isfile() else member.name
+                keys.append(key)
+                found.append(_shown(keys.index(key), name, member.size, member.offset_data))
     except (tarfile.TarError, ValueError) as error:
         found.append(f"no tar header ({error})")
     return found
 
 
-def _expected_arrays(index: Index, shard: Shard) -> list[str]:
-    found: list[str] = []
-    for block in shard.blocks:
-        for kind, offset, size in (
-            ("x.npy", block.images_offset_bytes, block.num_samples * index.image_bytes),
-            ("y.npy", block.labels_offset_bytes, 8 * block.num_samples),
-        ):
-            found.append(f"{kind} with {size} bytes at byte {offset}")
-    return found
+def _expected_members(index: Index, number: int) -> list[str]:
+    names = [index.member_name(field) for field in index.fields]
+    return [
+        _shown(block * len(names), name, size, start)
+        for block, span in enumerate(index.spans(number))
+        for name, size, start in zip(names, span.sizes, span.starts, strict=True)
+    ]
+
+
+def _shown(first: int, name: str, size: int, start: int) -> str:
+    """Return a member in words; first: number of the first member with its key."""
+    return f"{name} with {size} bytes at byte {start} beside member {first}"
 
 
 def _check_shape(index: Index, expected: tuple[int | None, ...], crop: int, place: str) -> None:

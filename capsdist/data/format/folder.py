@@ -83,17 +83,20 @@ class SplitFolder:
                 if size != shard.size_bytes:
                     raise FileDamagedError(f"has {size} bytes instead of {shard.size_bytes}")
 
-    def read(self, shard: Shard, remedy: str) -> tuple[np.ndarray, Identity]:
-        """Return all bytes of `shard`, uint8, once its xxh3 is right, and the identity of its file.
+    def read(
+        self, shard: Shard, remedy: str, span: tuple[int, int, str] | None = None
+    ) -> tuple[np.ndarray, Identity]:
+        """Return bytes of `shard`, uint8, once their xxh3 is right, and the identity of its file.
 
-        A damaged copy in the cache is replaced once.
+        span: begin, end and checksum of a block; None: the whole shard. A damaged copy in the cache is
+        replaced once.
         """
         copies = None
         for _ in range(2):
             with self.open(shard, remedy) as file:
                 identity = self.identify(file)
                 try:
-                    return read_checked(file.fileno(), shard), identity
+                    return read_checked(file.fileno(), shard, span), identity
                 except (FileDamagedError, OSError) as error:
                     damage = error
             if (copies := self._folder.discard_copy(shard.sha256)) is None:

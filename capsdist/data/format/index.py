@@ -2,16 +2,21 @@
 
 `index.json` is a UTF-8 JSON object with the keys
 
-- format, version: "capsdist-blocks", 1; a reader refuses others;
-- image_dtype "|u1", image_shape [C, H, W], label_dtype "<i8";
-- classes: names, by label; block_size, num_samples: see `layout`;
+- format, version: "capsdist-blocks", 2; version 1 is read as well, others are refused;
+- fields: list of name, dtype (as in .npy files) and shape of one sample, in the order of names: `image`, one
+  of `label` and `labels`, and others (see `fields`);
+- compression: "none" or "zstd"; classes: names, by label; licence: of the images, a note for people;
+- block_size, num_samples: see `layout`;
 - shards: list of name, size_bytes, num_samples, xxh3_128 and sha256 (hex, of the file), and blocks: list of
-  num_samples, images_offset_bytes, labels_offset_bytes (from the start of the file);
+  num_samples, xxh3_128 (of the block) and stored_bytes (sizes of its members if they are compressed);
 - digest: sha256 (hex) of all other keys as ASCII JSON with sorted keys and separators "," and ":".
 
-It is withdrawn before shards are written and published after them, by a rename: a folder without one was
-never finished. A file is read by what it must say: types and ranges, names `shard-NNNNN.tar`, no duplicate
-keys, and offsets that follow from the shape of the images: a forged one leads to no other bytes or files.
+Version 1 has image_dtype "|u1", image_shape [C, H, W] and label_dtype "<i8" in the place of fields,
+compression and licence, and blocks with num_samples, images_offset_bytes and labels_offset_bytes.
+
+The index is withdrawn before shards are written and published after them, by a rename: a folder without one
+was never finished. A file is read by what it must say: types and ranges, names `shard-NNNNN.tar`, no
+duplicate keys, and sizes that fit each other: a forged one leads to no other bytes or files.
 """
 
 from __future__ import annotations
@@ -20,14 +25,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import Field as Limits
 
 from capsdist.data.format.classes import check_class_names
-from capsdist.data.format.layout import Block, place_blocks
+from capsdist.data.format.fields import IMAGE, LABEL, LABELS, Field, check_fields
+from capsdist.data.format.layout import ALIGNMENT, Block, Span, block_sizes, file_size, spans
 from capsdist.data.format.packed import (
     FORMAT,
     INDEX_NAME,
@@ -42,16 +48,16 @@ from capsdist.errors import DataError, DocumentError
 from capsdist.storage.documents import parse_document
 
 __all__ = [
-    "INDEX_NAME", "KEPT", "MAX_INDEX_BYTES", "SHARD_NAME", "Index", "Shard", "check_image_shape",
-    "missing_split", "parse_index",
+    "INDEX_NAME", "KEPT", "MAX_INDEX_BYTES", "SHARD_NAME", "Compression", "Index", "Shard", "missing_split",
+    "parse_index",
 ]  # fmt: skip
 
-_MAX_SIDE = 1 << 16  # pixels, or channels
-_MAX_IMAGE_BYTES = 1 << 30
-_MAX_SAMPLES = 1 << 40
+Compression: TypeAlias = Literal["none", "zstd"]
 
-_Side = Annotated[int, Field(ge=1, le=_MAX_SIDE)]
-_Count = Annotated[int, Field(ge=1, le=_MAX_SAMPLES)]
+_MAX_SAMPLES = 1 << 40
+_MAX_LICENCE = 4096  # characters
+
+_Count = Annotated[int, Limits(ge=1, le=_MAX_SAMPLES)]
 
 
 @dataclass(frozen=True)
@@ -60,27 +66,30 @@ class Shard:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Field(pattern=f"^{SHARD_NAME}$")]
+    name: Annotated[str, Limits(pattern=f"^{SHARD_NAME}$")]
     size_bytes: PositiveInt
     num_samples: _Count
-    xxh3_128: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    xxh3_128: Annotated[str, Limits(pattern="^[0-9a-f]{32}$")]
+    sha256: Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
     blocks: tuple[Block, ...]
 
 
 @dataclass(frozen=True)
 class Index:
-    """A split's index: image_shape (C, H, W), names of the classes, and what the shards hold.
+    """A split's index: the fields of a sample, names of the classes, and what the shards hold.
 
     `digest`, the sha256 of its canonical JSON, names the data set. Every block holds `block_size`
     samples, only the last of a shard fewer; so a sample's bytes follow from its number by arithmetic,
     and no tar header is parsed while training.
     """
 
-    image_shape: tuple[int, int, int]
+    fields: tuple[Field, ...]
     classes: tuple[str, ...]
     block_size: int
     shards: tuple[Shard, ...]
+    compression: Compression = "none"
+    licence: str = ""
+    version: int = VERSION
     digest: str = ""
 
     @property
@@ -88,10 +97,26 @@ class Index:
         """Number of classes; labels are in 0 .. num_classes - 1."""
         return len(self.classes)
 
+    @cached_property
+    def field(self) -> dict[str, Field]:
+        """The fields by name."""
+        return {field.name: field for field in self.fields}
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of an image."""
+        channels, height, width = self.field[IMAGE].shape
+        return channels, height, width
+
     @property
     def image_bytes(self) -> int:
         """Bytes of one image (uint8)."""
-        return prod(self.image_shape)
+        return self.field[IMAGE].num_bytes
+
+    @property
+    def label_name(self) -> str:
+        """Name of the field with the classes of an image: `label`, or `labels` with several."""
+        return LABEL if LABEL in self.field else LABELS
 
     @cached_property
     def shard_starts(self) -> np.ndarray:
@@ -102,6 +127,16 @@ class Index:
     def num_samples(self) -> int:
         """Samples of the split."""
         return int(self.shard_starts[-1])
+
+    def spans(self, number: int) -> tuple[Span, ...]:
+        """Return where the blocks of shard `number` lie."""
+        return spans(self.shards[number].blocks, self.fields)
+
+    def member_name(self, field: Field) -> str:
+        """Return what follows the key of a block in the name of the member that holds `field`."""
+        if self.version == 1:
+            return "x.npy" if field.name == IMAGE else "y.npy"
+        return f"{field.name}.npy" + (".zst" if self.compression == "zstd" else "")
 
     def to_json(self) -> str:
         """Return the document as it is stored, the digest included."""
@@ -116,10 +151,10 @@ def _document(index: Index) -> dict[str, object]:
     return {
         "format": FORMAT,
         "version": VERSION,
-        "image_dtype": "|u1",
-        "image_shape": list(index.image_shape),
-        "label_dtype": "<i8",
+        "fields": [asdict(field) for field in index.fields],
+        "compression": index.compression,
         "classes": list(index.classes),
+        "licence": index.licence,
         "block_size": index.block_size,
         "num_samples": index.num_samples,
         "shards": [asdict(shard) for shard in index.shards],
@@ -132,15 +167,55 @@ class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     format: Literal["capsdist-blocks"]
+    version: Literal[2]
+    fields: Annotated[tuple[Field, ...], Limits(min_length=2, max_length=64)]
+    compression: Compression
+    classes: tuple[str, ...]
+    licence: Annotated[str, Limits(max_length=_MAX_LICENCE)]
+    block_size: _Count
+    num_samples: _Count
+    shards: Annotated[tuple[Shard, ...], Limits(min_length=1)]
+    digest: Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
+
+
+class _Block1(BaseModel):
+    """A block in version 1; the places of its arrays follow from its samples."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    num_samples: PositiveInt
+    images_offset_bytes: NonNegativeInt
+    labels_offset_bytes: NonNegativeInt
+
+
+class _Shard1(BaseModel):
+    """A shard in version 1."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Limits(pattern=f"^{SHARD_NAME}$")]
+    size_bytes: PositiveInt
+    num_samples: _Count
+    xxh3_128: Annotated[str, Limits(pattern="^[0-9a-f]{32}$")]
+    sha256: Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
+    blocks: tuple[_Block1, ...]
+
+
+class _Document1(BaseModel):
+    """What an index file of version 1 may say."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: Literal["capsdist-blocks"]
     version: Literal[1]
     image_dtype: Literal["|u1"]
-    image_shape: tuple[_Side, _Side, _Side]
+    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     label_dtype: Literal["<i8"]
     classes: tuple[str, ...]
     block_size: _Count
     num_samples: _Count
-    shards: Annotated[tuple[Shard, ...], Field(min_length=1)]
-    digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    shards: Annotated[tuple[_Shard1, ...], Limits(min_length=1)]
+    digest: Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
 
 
 def parse_index(content: bytes, path: str, remedy: str) -> Index:
@@ -148,55 +223,83 @@ def parse_index(content: bytes, path: str, remedy: str) -> Index:
 
     Raises:
         DataError: not JSON, of another format or version, not what its own digest says, or with values that
-            no packing command writes: another type, out of range, offsets that do not follow from the shape.
+            no packing command writes: another type, out of range, sizes that do not fit each other.
     """
     try:
-        check_unaltered(content)
+        if check_unaltered(content) == 1:
+            return _of_version_1(parse_document(content, _Document1, max_bytes=MAX_INDEX_BYTES))
         found = parse_document(content, _Document, max_bytes=MAX_INDEX_BYTES)
-        index = Index(found.image_shape, found.classes, found.block_size, found.shards, found.digest)
-        _check_geometry(index, found.num_samples)
+        values: dict[str, Any] = {name: getattr(found, name) for name in _KEPT_KEYS}
+        index = Index(**values)
+        _check_parts(index, found.num_samples)
+        return index
     except (DocumentError, DataError) as error:
         raise DataError(f"{path}: {error}; {remedy}") from None
+
+
+_KEPT_KEYS = ("fields", "classes", "block_size", "shards", "compression", "licence", "version", "digest")
+
+
+def _of_version_1(found: _Document1) -> Index:
+    fields = (Field(IMAGE, "|u1", found.image_shape), Field(LABEL, "<i8"))
+    check_fields(fields)
+    shards = []
+    for shard in found.shards:
+        _check_block_count(shard.name, len(shard.blocks), shard.num_samples, found)
+        blocks = tuple(Block(num) for num in block_sizes(shard.num_samples, found.block_size))
+        places = [(span.starts[0] + ALIGNMENT, span.starts[1] + ALIGNMENT) for span in spans(blocks, fields)]
+        stated = [(block.images_offset_bytes, block.labels_offset_bytes) for block in shard.blocks]
+        if stated != places:
+            raise _unfitting(shard.name, shard.num_samples, found)
+        shards.append(Shard(**{**dict(shard), "blocks": blocks}))
+    index = Index(
+        fields, found.classes, found.block_size, tuple(shards), version=1, digest=found.digest
+    )
+    _check_parts(index, found.num_samples)
     return index
 
 
-def check_image_shape(shape: tuple[int, int, int]) -> None:
-    """Check that images of `shape` (C, H, W) can be stored.
-
-    Raises:
-        DataError: a side of 0 or more than 65,536, or an image of more than 1 GiB.
-    """
-    if not all(1 <= side <= _MAX_SIDE for side in shape) or prod(shape) > _MAX_IMAGE_BYTES:
-        raise DataError(
-            f"image_shape={list(shape)}: each of C, H, W may be 1 to {_MAX_SIDE:,}, and an image "
-            f"{_MAX_IMAGE_BYTES:,} bytes at most"
-        )
-
-
-def _check_geometry(index: Index, num_samples: int) -> None:
-    """Check that the parts of `index` agree: names, sums, and where the blocks lie.
+def _check_parts(index: Index, num_samples: int) -> None:
+    """Check that the parts of `index` agree: fields, names, sums, and where the blocks lie.
 
     Raises:
         DataError: naming the first part that does not.
     """
     check_class_names(index.classes)
-    check_image_shape(index.image_shape)
+    check_fields(index.fields)
+    if list(index.field) != sorted(index.field):
+        raise DataError(f"fields are {', '.join(index.field)}; give them in the order of their names")
     total = sum(shard.num_samples for shard in index.shards)
     if total != num_samples:
         raise DataError(f"num_samples={num_samples}, but its shards hold {total}")
     names: set[str] = set()
-    for shard in index.shards:
+    for number, shard in enumerate(index.shards):
         if shard.name in names:
             raise DataError(f"names {shard.name} twice")
         names.add(shard.name)
-        # Counted first: a forged number of samples must not make blocks by the billion.
-        fits = len(shard.blocks) == -(-shard.num_samples // index.block_size)
-        expected = (shard.blocks, shard.size_bytes)
-        if not fits or place_blocks(shard.num_samples, index.block_size, index.image_bytes) != expected:
-            raise DataError(
-                f"{shard.name}: its size and blocks are not those of {shard.num_samples} images of "
-                f"{list(index.image_shape)} in blocks of {index.block_size}"
-            )
+        _check_block_count(shard.name, len(shard.blocks), shard.num_samples, index)
+        sizes = [block.num_samples for block in shard.blocks]
+        compressed = {len(block.stored_bytes) for block in shard.blocks}
+        fits = (
+            sizes == list(block_sizes(shard.num_samples, index.block_size))
+            and compressed == {len(index.fields) if index.compression == "zstd" else 0}
+            and all(block.xxh3_128 for block in shard.blocks) == (index.version > 1)
+        )
+        if not fits or file_size(index.spans(number)[-1].end) != shard.size_bytes:
+            raise _unfitting(shard.name, shard.num_samples, index)
+
+
+def _check_block_count(name: str, num_blocks: int, num_samples: int, index: Index | _Document1) -> None:
+    """Count first: a forged number of samples must not make blocks by the billion."""
+    if num_blocks != -(-num_samples // index.block_size):
+        raise _unfitting(name, num_samples, index)
+
+
+def _unfitting(name: str, num_samples: int, index: Index | _Document1) -> DataError:
+    return DataError(
+        f"{name}: its size and blocks are not those of {num_samples} images of "
+        f"{list(index.image_shape)} in blocks of {index.block_size}"
+    )
 
 
 def missing_split(place: str, parent: str, siblings: Sequence[str], remedy: str) -> str:

@@ -1,29 +1,35 @@
-"""Format 1 of a shard: where its arrays lie; one answer for the writer and for whoever checks an index.
+"""Where the arrays of a shard lie; one answer for the writer and for whoever checks an index.
 
-A shard `shard-NNNNN.tar` is plain USTAR with members in pairs `KKKKKK.x.npy`, `KKKKKK.y.npy`, K the block:
+A shard `shard-NNNNN.tar` is plain USTAR. A block K has one member a field, in the order of the names:
 
-- x is uint8 [n, C, H, W] in C order; y little-endian int64 [n], labels in 0 .. classes - 1;
+- version 2: `KKKKKK.NAME.npy`, or `KKKKKK.NAME.npy.zst` where the split is compressed (one zstd frame);
+- version 1: `KKKKKK.x.npy` (image) and `KKKKKK.y.npy` (label);
+- a member is an .npy file of format 1.0 with an array [n, *shape] in C order, little-endian, whose header is
+  padded with spaces to 512 bytes, so that the array of a member that is not compressed starts on a multiple
+  of 512 and can be used in place;
 - every block has `block_size` samples, the last one of a shard may have fewer; likewise shards of a split;
-- every header has time 0, mode 0444, empty owner names, no extended record, so that member data starts 512
-  bytes behind it; members are .npy files of format 1.0 whose header is padded with spaces to 512 bytes, so
-  that the array itself starts on a multiple of 512 and can be used in place;
-- the file ends with zeros up to a multiple of 10,240 bytes.
+- every tar header has time 0, mode 0444, empty owner names, no extended record, so that member data starts
+  512 bytes behind it; the file ends with zeros up to a multiple of 10,240 bytes.
 
 The id of a sample is its place in storage order: shards as the index lists them, blocks of a shard in order.
-Sample i of a shard is in block i // block_size, at images_offset_bytes + (i % block_size) * C*H*W. A shard's
-bytes are a function of its arrays, so offsets in an index are compared with what they must be.
+Sizes of members that are not compressed follow from the fields, those of compressed ones stand in the index;
+all places follow from the sizes. So an index leads to no bytes but those of its own arrays.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
-from pydantic import ConfigDict, NonNegativeInt, PositiveInt
+from pydantic import ConfigDict, PositiveInt
+from pydantic import Field as Limits
 
-__all__ = ["ALIGNMENT", "Block", "block_sizes", "is_npy_header", "npy_header", "place_blocks"]
+from capsdist.data.format.fields import Field
+
+__all__ = ["ALIGNMENT", "Block", "Span", "array_bytes", "block_sizes", "file_size", "is_npy_header", "npy_header", "spans"]
 
 ALIGNMENT = 512
 """Of tar members and of the arrays inside them, in bytes; a tar header and an .npy header have this size."""
@@ -34,13 +40,25 @@ _NPY_MAGIC = b"\x93NUMPY\x01\x00"
 
 @dataclass(frozen=True)
 class Block:
-    """Where one block's pixels and labels lie inside its shard: byte offsets of the raw arrays."""
+    """One block of a shard: its samples, the checksum of its bytes, headers included, and the sizes of its
+    members, in the order of the fields, where they are compressed. Version 1 has no checksums of blocks."""
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     num_samples: PositiveInt
-    images_offset_bytes: NonNegativeInt
-    labels_offset_bytes: NonNegativeInt
+    xxh3_128: Annotated[str, Limits(pattern="^([0-9a-f]{32})?$")] = ""
+    stored_bytes: tuple[PositiveInt, ...] = ()
+
+
+@dataclass(frozen=True)
+class Span:
+    """Where a block lies in its shard, in bytes: begin and end, headers included, and for each field, in
+    order, the start and size of the data of its member."""
+
+    begin: int
+    end: int
+    starts: tuple[int, ...]
+    sizes: tuple[int, ...]
 
 
 def block_sizes(num_samples: int, block_size: int) -> Iterator[int]:
@@ -49,16 +67,28 @@ def block_sizes(num_samples: int, block_size: int) -> Iterator[int]:
         yield min(block_size, num_samples - start)
 
 
-def place_blocks(num_samples: int, block_size: int, image_bytes: int) -> tuple[tuple[Block, ...], int]:
-    """Return the blocks of a shard with `num_samples` images of `image_bytes`, and the size of its file."""
-    blocks: list[Block] = []
+def array_bytes(field: Field, num_samples: int) -> int:
+    """Return the size of the .npy file with `num_samples` samples of `field`."""
+    return ALIGNMENT + num_samples * field.num_bytes
+
+
+def spans(blocks: Sequence[Block], fields: Sequence[Field]) -> tuple[Span, ...]:
+    """Return where each of `blocks` of one shard lies."""
+    found: list[Span] = []
     end = 0
-    for num in block_sizes(num_samples, block_size):
-        images = end + 2 * ALIGNMENT
-        labels = images + _padded(num * image_bytes) + 2 * ALIGNMENT
-        blocks.append(Block(num, images, labels))
-        end = labels + _padded(8 * num)
-    return tuple(blocks), -(-(end + 2 * ALIGNMENT) // _RECORD) * _RECORD
+    for block in blocks:
+        begin, starts = end, []
+        sizes = block.stored_bytes or tuple(array_bytes(field, block.num_samples) for field in fields)
+        for size in sizes:
+            starts.append(end + ALIGNMENT)
+            end += ALIGNMENT + _padded(size)
+        found.append(Span(begin, end, tuple(starts), sizes))
+    return tuple(found)
+
+
+def file_size(content_bytes: int) -> int:
+    """Return the size of a tar file whose members, with their headers, have `content_bytes`."""
+    return -(-(content_bytes + 2 * ALIGNMENT) // _RECORD) * _RECORD
 
 
 def npy_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:

@@ -19,7 +19,8 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT = "capsdist-blocks"
-VERSION = 1
+VERSION = 2
+_READ = (1, 2)
 INDEX_NAME = "index.json"
 KEPT = "pack the set again, intact shards are kept"
 MAX_INDEX_BYTES = 256 << 20
@@ -36,8 +37,8 @@ def index_digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def check_unaltered(content: bytes) -> None:
-    """Check that `content` is an index of this format and version, and what its own digest says.
+def check_unaltered(content: bytes) -> int:
+    """Return the version of the index `content`, once it is of this format and what its own digest says.
 
     Raises:
         DocumentError: it is not, or no JSON.
@@ -45,10 +46,11 @@ def check_unaltered(content: bytes) -> None:
     document = parse_json(content, max_bytes=MAX_INDEX_BYTES)
     if not isinstance(document, dict) or not {"format", "version"} <= document.keys():
         raise DocumentError("is not an index of this project")
-    if (document["format"], document["version"]) != (FORMAT, VERSION):
-        name, version = _shown(document["format"]), _shown(document["version"])
+    version = document["version"]
+    if document["format"] != FORMAT or isinstance(version, bool) or version not in _READ:
         raise DocumentError(
-            f"has format {name} version {version}, this program reads {FORMAT!r} version {VERSION}"
+            f"has format {_shown(document['format'])} version {_shown(version)}, this program reads "
+            f"{FORMAT!r} version 1 and 2"
         )
     digest = document.pop("digest", None)
     try:
@@ -57,6 +59,7 @@ def check_unaltered(content: bytes) -> None:
         raise DocumentError("is nested too deeply") from None
     if altered:
         raise DocumentError("was altered, it does not match its own digest")
+    return version
 
 
 def _shown(value: Any) -> str:

@@ -45,8 +45,10 @@ def read_exactly(descriptor: int, target: np.ndarray, offset: int) -> None:
         view, offset = view[done:], offset + done
 
 
-def read_checked(descriptor: int, shard: Shard) -> np.ndarray:
-    """Return all bytes of an open file, uint8, once they have the size and checksum of `shard`.
+def read_checked(descriptor: int, shard: Shard, span: tuple[int, int, str] | None = None) -> np.ndarray:
+    """Return bytes of an open file, uint8, once they have the size and checksum of `shard`.
+
+    span: begin, end and xxh3_128 of a part of the file; None: all of it.
 
     Raises:
         FileDamagedError: another size or checksum.
@@ -55,8 +57,9 @@ def read_checked(descriptor: int, shard: Shard) -> np.ndarray:
     size = os.fstat(descriptor).st_size
     if size != shard.size_bytes:
         raise FileDamagedError(f"has {size} bytes instead of {shard.size_bytes}")
-    content = np.empty(size, np.uint8)
-    read_exactly(descriptor, content, 0)
-    if xxhash.xxh3_128_hexdigest(content.data) != shard.xxh3_128:
+    begin, end, digest = span or (0, size, shard.xxh3_128)
+    content = np.empty(end - begin, np.uint8)
+    read_exactly(descriptor, content, begin)
+    if xxhash.xxh3_128_hexdigest(content.data) != digest:
         raise FileDamagedError("wrong checksum, the file is damaged")
     return content

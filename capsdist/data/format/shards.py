@@ -8,21 +8,27 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import xxhash
 
+from capsdist.data.format.blocks import check_labels, packed_member
 from capsdist.data.format.classes import check_class_names
+from capsdist.data.format.fields import IMAGE, LABEL, LABELS, Field, check_fields
 from capsdist.data.format.folder import SplitFolder
-from capsdist.data.format.index import Index, Shard, check_image_shape
-from capsdist.data.format.layout import block_sizes, npy_header, place_blocks
+from capsdist.data.format.index import Compression, Index, Shard
+from capsdist.data.format.layout import Block, block_sizes, file_size, spans
+from capsdist.data.format.samples import ArraySamples, Samples
 from capsdist.errors import DataError
 
-__all__ = ["npy_bytes", "write_split"]
+__all__ = ["write_samples", "write_split"]
 
 _MAX_SIZE = 1 << 31  # images of a block or shard
+_WRONG_LABEL = "correct the label or name all classes"
+_SHARD_SIZE = 8192
+_SHARD_BYTES = 64 << 20  # of a shard in memory
 
 
 def write_split(
@@ -31,97 +37,143 @@ def write_split(
     labels: np.ndarray,
     *,
     classes: Sequence[str],
+    fields: Mapping[str, np.ndarray] | None = None,
+    licence: str = "",
+    compression: Compression = "none",
     block_size: int = 1024,
-    shard_size: int = 8192,
+    shard_size: int | None = None,
     resume: bool = True,
 ) -> Index:
     """Write images and labels as the split in `folder`, a path or s3:// URL, and return its index.
 
-    images uint8 [N,C,H,W], labels int64 [N]. The bytes depend on the arguments only. An index that is
-    already there is withdrawn first and the new one published last: by a rename, or on S3 on condition that
-    nobody else has published one meanwhile. With `resume`, shards that are already there are left alone:
-    those with the same content, on S3 those written with the same sha256.
+    images uint8 [N,C,H,W]; labels int64, [N], or [N,K] for up to K classes an image, -1 where there are fewer;
+    fields: further arrays [N, ...] by name. See `write_samples` for the rest.
 
     Raises:
-        DataError: wrong shapes or dtypes, a label out of range, names of classes that are empty or not
-            unique, a size below 1, or a folder that cannot be written.
+        DataError: as `write_samples`.
     """
-    check_class_names(classes)
-    _check_arrays(images, labels, len(classes))
-    _check_size("block_size", block_size)
-    _check_size("shard_size", shard_size)
-    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    check_image_shape(shape)
-    index = Index(shape, tuple(classes), int(block_size), ())
-    place = SplitFolder(folder)
-    with place.packing():
-        shards = _write_shards(place, index, images, labels, int(shard_size), resume)
-        index = replace(index, shards=shards).with_digest()
-        place.publish(shards, index.to_json())
-    return index
-
-
-def _write_shards(
-    place: SplitFolder, index: Index, images: np.ndarray, labels: np.ndarray, shard_size: int, resume: bool
-) -> tuple[Shard, ...]:
-    """Write the shards of a split of `index`'s shape and return what the index says of them."""
-    shards: list[Shard] = []
-    for start in range(0, len(images), shard_size):
-        part = slice(start, start + shard_size)
-        first_block = len(shards) * -(-shard_size // index.block_size)
-        blocks, size_bytes = place_blocks(len(images[part]), index.block_size, index.image_bytes)
-        data = _shard_bytes(images[part], labels[part], index.block_size, first_block)
-        assert len(data) == size_bytes, "the layout of a shard is not what TarWriter writes"
-        shard = Shard(
-            name=f"shard-{len(shards):05d}.tar",
-            size_bytes=size_bytes,
-            num_samples=len(images[part]),
-            xxh3_128=xxhash.xxh3_128_hexdigest(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            blocks=blocks,
-        )
-        if not (resume and place.holds(shard)):
-            place.put(shard, data)
-        shards.append(shard)
-    return tuple(shards)
-
-
-def npy_bytes(array: np.ndarray) -> bytes:
-    """Return `array` in numpy's .npy format 1.0, its header padded so that the data starts at byte 512."""
-    return npy_header(array.dtype, array.shape) + np.ascontiguousarray(array).tobytes()
-
-
-def _check_arrays(images: np.ndarray, labels: np.ndarray, num_classes: int) -> None:
     for name, array in (("images", images), ("labels", labels)):
         if not isinstance(array, np.ndarray):
             raise DataError(f"{name} are a {type(array).__name__}; give a numpy array, see numpy.asarray")
     if images.dtype != np.uint8 or images.ndim != 4 or not images.size:
         raise DataError(f"images are {images.dtype} {list(images.shape)}; give uint8 [N,C,H,W] with N >= 1")
-    if labels.dtype != np.int64 or labels.shape != images.shape[:1]:
-        raise DataError(f"labels are {labels.dtype} {list(labels.shape)}; give int64 [{len(images)}]")
-    wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
-    if wrong.size:
+    if labels.dtype != np.int64 or labels.ndim not in (1, 2) or len(labels) != len(images):
         raise DataError(
-            f"label {labels[wrong[0]]} of sample {wrong[0]} is outside 0..{num_classes - 1}; "
-            "correct the label or name all classes"
+            f"labels are {labels.dtype} {list(labels.shape)}; give int64 [{len(images)}] or [{len(images)},K]"
         )
+    name = LABEL if labels.ndim == 1 else LABELS
+    samples = ArraySamples({**(fields or {}), IMAGE: images, name: labels})
+    check_class_names(classes)
+    check_labels(labels, Index(samples.fields, tuple(classes), 1, ()), 0, _WRONG_LABEL)
+    return write_samples(
+        folder,
+        samples,
+        classes=classes,
+        licence=licence,
+        compression=compression,
+        block_size=block_size,
+        shard_size=shard_size,
+        resume=resume,
+    )
+
+
+def write_samples(
+    folder: str | os.PathLike[str],
+    samples: Samples,
+    *,
+    classes: Sequence[str],
+    licence: str = "",
+    compression: Compression = "none",
+    block_size: int = 1024,
+    shard_size: int | None = None,
+    resume: bool = True,
+) -> Index:
+    """Write `samples` as the split in `folder`, a path or s3:// URL, and return its index.
+
+    The memory that it takes is a few times that of a shard: `shard_size` samples, by default 8,192, fewer if
+    they have more than 64 MiB. The bytes depend on the arguments only. An index that is already there is
+    withdrawn first and the new one published last: by a rename, or on S3 on condition that nobody else has
+    published one meanwhile. With `resume`, shards that are already there are left alone: those with the same
+    content, on S3 those written with the same sha256.
+
+    Raises:
+        DataError: no samples, fields that cannot be stored, a label out of range, names of classes that are
+            empty or not unique, a size below 1, or a folder that cannot be written.
+    """
+    check_class_names(classes)
+    check_fields(samples.fields)
+    if not len(samples):
+        raise DataError(f"{folder}: there are no samples to write; give at least one")
+    sample_bytes = sum(field.num_bytes for field in samples.fields)
+    if shard_size is None:
+        shard_size = max(1, min(_SHARD_SIZE, _SHARD_BYTES // sample_bytes))
+    _check_size("shard_size", shard_size)
+    _check_size("block_size", block_size)
+    block_size = min(int(block_size), int(shard_size))
+    index = Index(
+        tuple(samples.fields), tuple(classes), block_size, (), compression=compression, licence=licence
+    )
+    place = SplitFolder(folder)
+    with place.packing():
+        shards: list[Shard] = []
+        for start in range(0, len(samples), shard_size):
+            stop = min(start + shard_size, len(samples))
+            shard, content = _packed_shard(index, samples, start, stop, len(shards), shard_size)
+            if not (resume and place.holds(shard)):
+                place.put(shard, content)
+            shards.append(shard)
+        index = replace(index, shards=tuple(shards)).with_digest()
+        place.publish(index.shards, index.to_json())
+    return index
+
+
+def _packed_shard(
+    index: Index, samples: Samples, start: int, stop: int, number: int, shard_size: int
+) -> tuple[Shard, bytes]:
+    """Return shard `number`, with the samples start .. stop - 1: what the index says of it, and its bytes."""
+    from webdataset.writer import TarWriter  # late: only writing needs it
+
+    first_block = number * -(-shard_size // index.block_size)
+    stream, blocks = io.BytesIO(), []
+    # An integer mtime keeps every header plain USTAR: webdataset's own float would force a PAX record.
+    with TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
+        for offset, size in enumerate(block_sizes(stop - start, index.block_size)):
+            from_sample = start + offset * index.block_size
+            arrays = samples.read(from_sample, from_sample + size)
+            _check_arrays(arrays, samples.fields, size)
+            check_labels(arrays[index.label_name], index, from_sample, _WRONG_LABEL)
+            members = {field: packed_member(arrays[field.name], index) for field in index.fields}
+            # TarWriter writes the members in the order of their names; each is a 512-byte header and its data.
+            key = {"__key__": f"{first_block + offset:06d}"}
+            writer.write({**key, **{index.member_name(field): data for field, data in members.items()}})
+            stored = tuple(map(len, members.values())) if index.compression == "zstd" else ()
+            blocks.append(Block(size, stored_bytes=stored))
+    content = stream.getbuffer()
+    places = spans(blocks, index.fields)
+    assert len(content) == file_size(places[-1].end), "the layout of a shard is not what TarWriter writes"
+    digests = [xxhash.xxh3_128_hexdigest(content[place.begin : place.end]) for place in places]
+    shard = Shard(
+        name=f"shard-{number:05d}.tar",
+        size_bytes=len(content),
+        num_samples=stop - start,
+        xxh3_128=xxhash.xxh3_128_hexdigest(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        blocks=tuple(replace(block, xxh3_128=digest) for block, digest in zip(blocks, digests, strict=True)),
+    )
+    return shard, stream.getvalue()
+
+
+def _check_arrays(arrays: Mapping[str, np.ndarray], fields: Sequence[Field], size: int) -> None:
+    """Check that `read` has returned what the fields of the samples say."""
+    for field in fields:
+        array = arrays[field.name]
+        if (array.dtype, array.shape) != (field.numpy, (size, *field.shape)):
+            raise DataError(
+                f"{field.name} is {array.dtype} {list(array.shape)}; give {field.numpy} "
+                f"{[size, *field.shape]}, as its field says"
+            )
 
 
 def _check_size(name: str, value: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or not 1 <= value <= _MAX_SIZE:
         raise DataError(f"{name}={value!r}: is not a number of images; give 1 to {_MAX_SIZE:,}")
-
-
-def _shard_bytes(images: np.ndarray, labels: np.ndarray, block_size: int, first_block: int) -> bytes:
-    from webdataset.writer import TarWriter  # late: only writing needs it
-
-    stream, start = io.BytesIO(), 0
-    # An integer mtime keeps every header plain USTAR: webdataset's own float would force a PAX record.
-    with TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
-        for number, size in enumerate(block_sizes(len(images), block_size), first_block):
-            part = slice(start, start + size)
-            # TarWriter sorts a sample's members, x.npy first; a member is a 512-byte header and its data.
-            x, y = npy_bytes(images[part]), npy_bytes(labels[part].astype("<i8"))
-            writer.write({"__key__": f"{number:06d}", "x.npy": x, "y.npy": y})
-            start += size
-    return stream.getvalue()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from capsdist.data.format.blocks import check_labels, read_block
+from capsdist.data.format.fields import IMAGE
 from capsdist.data.format.folder import SplitFolder
-from capsdist.data.format.index import INDEX_NAME, KEPT, Index, Shard, parse_index
-from capsdist.data.format.layout import ALIGNMENT, is_npy_header
+from capsdist.data.format.index import INDEX_NAME, Index, parse_index
+from capsdist.data.format.layout import ALIGNMENT
 from capsdist.data.format.reading import FileDamagedError, Identity, read_exactly
 from capsdist.errors import DataError
 
-__all__ = ["Split", "check_content", "read_index"]
+__all__ = ["Split", "read_index", "read_shard"]
 
 _REMEDY = "pack it again (capsdist pack)"
+_WRONG_LABEL = "correct the labels and pack the set anew"
 _MEMORY_BYTES = 512 << 20
 _IDLE_GATHERS = 8  # a shard that so many calls did not use may make room for another
 
@@ -36,18 +40,27 @@ def read_index(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
 
 @dataclass(frozen=True)
 class _Known:
-    """A shard whose checksum was right: labels, offsets of its blocks, and its file as it was then."""
+    """A shard of which parts were read and had the right checksum.
 
-    labels: np.ndarray
-    offsets: np.ndarray
+    verified: which parts, bool; identity: its file, as it was then; fields: arrays [num_samples, ...] of all
+    fields but the image, filled where verified.
+    """
+
+    verified: np.ndarray
     identity: Identity
+    fields: dict[str, np.ndarray]
 
 
 @dataclass
 class _Held:
-    """A shard in memory: every place of its file as the start of an image, and the call that used it last."""
+    """The images of a shard in memory.
+
+    images: every place of a buffer as the start of an image, uint8 [places, image_bytes]; starts: place of
+    the first image of each block; last_used: number of the call that used it last.
+    """
 
     images: np.ndarray
+    starts: np.ndarray
     last_used: int
 
 
@@ -57,10 +70,10 @@ class Split:
     `folder`: a local path or an s3:// URL, whose shards go through the cache of the node. Make one a process
     and thread. When a shard is first touched, its file is read into memory and its checksum compared with the
     index, so that damage stops a run instead of entering it. Shards stay in memory up to `memory_bytes`; of
-    one that does not, images are read one by one, and its file's device, inode, size and times are
-    compared before and after. Where they differ, the whole shard is read and its checksum compared again.
-    So a file that is overwritten, cut, replaced or removed meanwhile gives the right images or an error. No
-    file stays open.
+    one that does not, the blocks that are touched are read and their checksums compared. Where that was done
+    once, single images are read, and the file's device, inode, size and times are compared before and after;
+    where they differ, blocks are read and compared again. So a file that is overwritten, cut, replaced or
+    removed meanwhile gives the right images or an error. No file stays open.
 
     Raises:
         DataError: the index is missing or unreadable; while reading, a shard that is missing, truncated
@@ -80,34 +93,40 @@ class Split:
         self._gathers = 0
 
     def gather(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return images uint8 [n,C,H,W] and labels int64 [n] of `ids` [n], in that order."""
-        images = np.empty((len(ids), *self.index.image_shape), np.uint8)
-        labels = np.empty(len(ids), np.int64)
-        self.gather_into(ids, images, labels)
-        return images, labels
+        """Return images uint8 [n,C,H,W] and labels, int64 [n] or [n,K], of `ids` [n], in that order."""
+        found = self.fields(ids, IMAGE, self.index.label_name)
+        return found[IMAGE], found[self.index.label_name]
 
-    def gather_into(self, ids: np.ndarray, images: np.ndarray, labels: np.ndarray) -> None:
-        """Copy the samples `ids` [n] into contiguous `images` uint8 [n,C,H,W] and `labels` int64 [n].
+    def fields(self, ids: np.ndarray, *names: str) -> dict[str, np.ndarray]:
+        """Return the fields `names` of `ids` [n], in that order: arrays [n, ...]; see `Index.fields`."""
+        known = self.index.field
+        out = {name: np.empty((len(ids), *known[name].shape), known[name].numpy) for name in names}
+        self.gather_into(ids, out)
+        return out
+
+    def gather_into(self, ids: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
+        """Copy the samples `ids` [n] into `out`: contiguous arrays [n, ...] by the names of fields.
 
         Cost: two copies of every image (about 0.4 us for 784 bytes) and about 30 us a shard touched; a system
         call an image of a shard that is not in memory; where the split is not local, the download of shards
         that the node does not have.
         """
-        flat = images.reshape(len(ids), -1)
+        flat = {name: array.reshape(len(ids), -1) if name == IMAGE else array for name, array in out.items()}
         which = self._shards_of(ids)
         self.prefetch(ids)
         self._gathers += 1
         for number in np.unique(which).tolist():
             rows = np.flatnonzero(which == number)
             local = ids[rows] - self.index.shard_starts[number]
-            known, held = self._touch(number)
+            if (held := self._touch(number)) is None:
+                self._read_rows(number, flat, rows, local)
+                continue
             block, place = np.divmod(local, self.index.block_size)
-            offsets = known.offsets[block] + place * self.index.image_bytes
-            if held is not None:
-                flat[rows] = held[offsets]
-            elif not self._read_images(number, known, flat, rows, offsets):
-                flat[rows] = self._read(number)[offsets]  # the file has changed: right again, or an error
-            labels[rows] = known.labels[local]
+            for name, target in flat.items():
+                if name == IMAGE:
+                    target[rows] = held.images[held.starts[block] + place * self.index.image_bytes]
+                else:
+                    target[rows] = self._known[number].fields[name][local]
 
     def prefetch(self, ids: np.ndarray) -> None:
         """Begin to fetch the shards of `ids` that are far away; return at once."""
@@ -115,51 +134,28 @@ class Split:
             numbers = [number for number in np.unique(self._shards_of(ids)) if number not in self._held]
             self.folder.prefetch([self.index.shards[number] for number in numbers])
 
-    def labels(self, number: int) -> np.ndarray:
-        """Return all labels of shard `number`, int64."""
-        return self._touch(number)[0].labels
-
     def _shards_of(self, ids: np.ndarray) -> np.ndarray:
         return np.searchsorted(self.index.shard_starts, ids, side="right") - 1
 
-    def _touch(self, number: int) -> tuple[_Known, np.ndarray | None]:
-        """Return what is known of shard `number` and its images in memory, None if they are not there."""
+    def _touch(self, number: int) -> _Held | None:
+        """Return shard `number` in memory, None if there is no room for it."""
         if held := self._held.get(number):
             self._held.move_to_end(number)
             held.last_used = self._gathers
-            return self._known[number], held.images
-        has_room = self._make_room(self.index.shards[number].size_bytes)
-        if number not in self._known or has_room:
-            images = self._read(number)
-            if has_room:
-                self._held[number] = _Held(images, self._gathers)
-                self._held_bytes += self.index.shards[number].size_bytes
-                return self._known[number], images
-        return self._known[number], None
+            return held
+        if not self._make_room(size := self._memory(number)):
+            return None
+        images, starts = self._read_whole(number)
+        self._held[number] = held = _Held(images, starts, self._gathers)
+        self._held_bytes += size
+        return held
 
-    def _read(self, number: int) -> np.ndarray:
-        """Read shard `number` whole, compare it with the index, and return its images."""
-        index, shard = self.index, self.index.shards[number]
-        content, identity = self.folder.read(shard, self._remedy)
-        labels = check_content(content, index, number, self.folder.path(shard), self._remedy)
-        offsets = np.array([block.images_offset_bytes for block in shard.blocks])
-        self._known[number] = _Known(labels, offsets, identity)
-        # Every place of the file as the start of an image: a view, so one indexing call copies whole images.
-        return np.lib.stride_tricks.sliding_window_view(content, index.image_bytes)
-
-    def _read_images(
-        self, number: int, known: _Known, flat: np.ndarray, rows: np.ndarray, offsets: np.ndarray
-    ) -> bool:
-        """Read images at `offsets` of shard `number` into `rows` of `flat`; False if its file has changed."""
-        with self.folder.open(self.index.shards[number], self._remedy) as file:
-            if self.folder.identify(file) != known.identity:
-                return False
-            try:
-                for row, offset in zip(rows.tolist(), offsets.tolist(), strict=True):
-                    read_exactly(file.fileno(), flat[row], offset)
-            except (FileDamagedError, OSError):
-                return False
-            return self.folder.identify(file) == known.identity
+    def _memory(self, number: int) -> int:
+        """Return the bytes of shard `number` in memory."""
+        shard = self.index.shards[number]
+        if self.index.compression == "none":
+            return shard.size_bytes
+        return shard.num_samples * sum(field.num_bytes for field in self.index.fields)
 
     def _make_room(self, size_bytes: int) -> bool:
         """Drop shards that are not used now; return whether `size_bytes` more may be in memory."""
@@ -168,39 +164,114 @@ class Split:
             if self._gathers - oldest.last_used <= _IDLE_GATHERS:
                 break
             del self._held[number]
-            self._held_bytes -= self.index.shards[number].size_bytes
+            self._held_bytes -= self._memory(number)
         return self._held_bytes + size_bytes <= self.memory_bytes
 
+    def check(self, number: int) -> None:
+        """Read shard `number` whole and compare it with the index."""
+        self._read_whole(number)
 
-def check_content(content: np.ndarray, index: Index, number: int, path: str, remedy: str = "") -> np.ndarray:
-    """Return the labels int64 of shard `number`, whose file at `path` holds `content`, once they are right.
+    def _read_whole(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Read shard `number`, compare it with the index, and return images and starts as `_Held` has them."""
+        index, shard = self.index, self.index.shards[number]
+        content, identity = self.folder.read(shard, self._remedy)
+        arrays = read_shard(content, index, number, self.folder.path(shard), self._remedy)
+        blocks = [block.pop(IMAGE) for block in arrays]
+        fields = {name: np.concatenate([block[name] for block in arrays]) for name in arrays[0]}
+        self._known[number] = _Known(np.ones(len(blocks), bool), identity, fields)
+        if index.compression == "none":
+            starts = [span.starts[index.fields.index(index.field[IMAGE])] for span in index.spans(number)]
+            buffer, places = content, np.array(starts) + ALIGNMENT
+        else:
+            buffer = np.concatenate([block.reshape(-1) for block in blocks])
+            places = np.arange(len(blocks)) * index.block_size * index.image_bytes
+        # Every place as the start of an image: a view, so that one indexing call copies whole images.
+        return np.lib.stride_tricks.sliding_window_view(buffer, index.image_bytes), places
+
+    def _read_rows(
+        self, number: int, flat: Mapping[str, np.ndarray], rows: np.ndarray, local: np.ndarray
+    ) -> None:
+        """Read the samples `local` of shard `number`, which is not in memory, into `rows` of `flat`."""
+        images = flat.get(IMAGE)
+        known = self._known.get(number)
+        size = self.index.block_size
+        block = local // size
+        if images is None and known is not None and known.verified[block].all():
+            pass
+        elif images is not None and self._read_images(number, images, rows, local):
+            pass
+        elif self.index.version == 1:  # only whole shards have checksums
+            every, starts = self._read_whole(number)
+            if images is not None:
+                images[rows] = every[starts[block] + local % size * self.index.image_bytes]
+        else:
+            for each in np.unique(block).tolist():
+                found, chosen = self._read_block(number, each), block == each
+                if images is not None:
+                    images[rows[chosen]] = found[local[chosen] - each * size]
+        for name in flat.keys() - {IMAGE}:
+            flat[name][rows] = self._known[number].fields[name][local]
+
+    def _read_images(self, number: int, target: np.ndarray, rows: np.ndarray, local: np.ndarray) -> bool:
+        """Read single images of blocks that are verified; False if one is not, or the file has changed."""
+        index, known = self.index, self._known.get(number)
+        block, place = np.divmod(local, index.block_size)
+        if known is None or index.compression != "none" or not known.verified[block].all():
+            return False
+        image = index.fields.index(index.field[IMAGE])
+        starts = np.array([span.starts[image] for span in index.spans(number)]) + ALIGNMENT
+        offsets = starts[block] + place * index.image_bytes
+        with self.folder.open(index.shards[number], self._remedy) as file:
+            if self.folder.identify(file) != known.identity:
+                return False
+            try:
+                for row, offset in zip(rows.tolist(), offsets.tolist(), strict=True):
+                    read_exactly(file.fileno(), target[row], offset)
+            except (FileDamagedError, OSError):
+                return False
+            return self.folder.identify(file) == known.identity
+
+    def _read_block(self, number: int, block: int) -> np.ndarray:
+        """Read a block of shard `number`, compare it with the index, and return its images [n, bytes]."""
+        index, shard = self.index, self.index.shards[number]
+        part, path = shard.blocks[block], self.folder.path(shard)
+        span = index.spans(number)[block]
+        content, identity = self.folder.read(shard, self._remedy, (span.begin, span.end, part.xxh3_128))
+        first = block * index.block_size
+        arrays = read_block(content, index, span, part.num_samples, path, self._remedy)
+        check_labels(
+            arrays[index.label_name], index, int(index.shard_starts[number]) + first, _WRONG_LABEL, f"{path}: "
+        )
+        known = self._known.get(number)
+        if known is None or known.identity != identity:
+            fields = known.fields if known else _empty_fields(index, number)  # they were right, and stay so
+            known = self._known[number] = _Known(np.zeros(len(shard.blocks), bool), identity, fields)
+        known.verified[block] = True
+        images = arrays.pop(IMAGE)
+        for name, array in arrays.items():
+            known.fields[name][first : first + len(array)] = array
+        return images.reshape(len(images), -1)
+
+
+def read_shard(
+    content: np.ndarray, index: Index, number: int, path: str, remedy: str = ""
+) -> list[dict[str, np.ndarray]]:
+    """Return the arrays of all blocks of shard `number`, whose file at `path` holds `content`.
 
     Raises:
         DataError: its arrays do not have the shape that the index says, or a label is not one of the classes.
     """
-    shard = index.shards[number]
-    labels = np.empty(shard.num_samples, np.int64)
-    for block, part in zip(shard.blocks, np.split(labels, _starts(shard)), strict=True):
-        num = block.num_samples
-        for offset, dtype, shape in (
-            (block.images_offset_bytes, np.dtype(np.uint8), (num, *index.image_shape)),
-            (block.labels_offset_bytes, np.dtype("<i8"), (num,)),
-        ):
-            if not is_npy_header(content[offset - ALIGNMENT : offset].tobytes(), dtype, shape):
-                raise DataError(
-                    f"{path}: holds no {dtype} array of shape {list(shape)} at byte {offset}, as its index "
-                    f"says; {remedy or KEPT}"
-                )
-        part[:] = np.frombuffer(content, "<i8", num, block.labels_offset_bytes)
-    wrong = np.flatnonzero((labels < 0) | (labels >= index.num_classes))
-    if wrong.size:
-        raise DataError(
-            f"{path}: label {labels[wrong[0]]} of sample {index.shard_starts[number] + wrong[0]} is outside "
-            f"0..{index.num_classes - 1}; correct the labels and pack the set anew"
-        )
-    return labels
+    found, first = [], int(index.shard_starts[number])
+    for block, span in zip(index.shards[number].blocks, index.spans(number), strict=True):
+        part = content[span.begin : span.end]
+        arrays = read_block(part, index, span, block.num_samples, path, remedy)
+        check_labels(arrays[index.label_name], index, first, _WRONG_LABEL, f"{path}: ")
+        found.append(arrays)
+        first += block.num_samples
+    return found
 
 
-def _starts(shard: Shard) -> np.ndarray:
-    """Return the first sample of every block of `shard` but the first."""
-    return np.cumsum([block.num_samples for block in shard.blocks])[:-1]
+def _empty_fields(index: Index, number: int) -> dict[str, np.ndarray]:
+    num = index.shards[number].num_samples
+    fields = (field for field in index.fields if field.name != IMAGE)
+    return {field.name: np.zeros((num, *field.shape), field.numpy) for field in fields}

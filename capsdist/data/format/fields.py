@@ -1,0 +1,104 @@
+"""The fields of a sample: name, dtype and shape, in every sample of a split alike."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import ConfigDict
+from pydantic import Field as Limits
+
+from capsdist.errors import DataError
+
+__all__ = ["IMAGE", "LABEL", "LABELS", "Field", "check_fields", "fields_of"]
+
+IMAGE = "image"
+"""Name of the field with the pixels: uint8 [C, H, W]."""
+LABEL = "label"
+"""Name of the field with the class of an image: int64, 0 .. classes - 1."""
+LABELS = "labels"
+"""Name of the field with up to K classes of an image: int64 [K], -1 where there are fewer."""
+
+_MAX_SIDE = 1 << 16  # pixels, channels, or other numbers
+_MAX_BYTES = 1 << 30
+_DTYPES = ("|u1", "|b1", "<i2", "<i4", "<i8", "<f4", "<f8")
+
+_Side = Annotated[int, Limits(ge=1, le=_MAX_SIDE)]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field of every sample; dtype: as numpy writes it in .npy files; shape: of one sample."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: Annotated[str, Limits(pattern="^[a-z][a-z0-9_]{0,31}$")]
+    dtype: Literal["|u1", "|b1", "<i2", "<i4", "<i8", "<f4", "<f8"]
+    shape: Annotated[tuple[_Side, ...], Limits(max_length=4)] = ()
+
+    @cached_property
+    def numpy(self) -> np.dtype:
+        """The dtype."""
+        return np.dtype(self.dtype)
+
+    @cached_property
+    def num_bytes(self) -> int:
+        """Bytes of one sample."""
+        return self.numpy.itemsize * prod(self.shape)
+
+
+def check_fields(fields: Sequence[Field]) -> None:
+    """Check that a sample of `fields` has an image and a label, and nothing twice.
+
+    Raises:
+        DataError: naming the field that is missing, of another type or too large.
+    """
+    by_name = {field.name: field for field in fields}
+    if len(by_name) != len(fields):
+        raise DataError(f"fields {[field.name for field in fields]} have a name twice; give each once")
+    image = by_name.get(IMAGE)
+    if image is None or image.dtype != "|u1" or len(image.shape) != 3:
+        raise DataError(f"field image is {_shown(image)}; give uint8 [C, H, W]")
+    if not all(1 <= side <= _MAX_SIDE for side in image.shape) or image.num_bytes > _MAX_BYTES:
+        raise DataError(
+            f"image_shape={list(image.shape)}: each of C, H, W may be 1 to {_MAX_SIDE:,}, and an image "
+            f"{_MAX_BYTES:,} bytes at most"
+        )
+    if (LABEL in by_name) == (LABELS in by_name):
+        raise DataError(f"fields are {', '.join(by_name)}; give one of label and labels")
+    if LABEL in by_name and by_name[LABEL] != Field(LABEL, "<i8"):
+        raise DataError(f"field label is {_shown(by_name[LABEL])}; give int64, one a sample")
+    if LABELS in by_name and (by_name[LABELS].dtype, len(by_name[LABELS].shape)) != ("<i8", 1):
+        raise DataError(f"field labels is {_shown(by_name[LABELS])}; give int64 [K]")
+    for field in fields:
+        if field.num_bytes > _MAX_BYTES:
+            raise DataError(f"field {field.name} has {field.num_bytes:,} bytes a sample; give less")
+
+
+def fields_of(arrays: Mapping[str, np.ndarray]) -> tuple[Field, ...]:
+    """Return the fields of samples that lie in `arrays`, [N, ...] each, in the order of their names.
+
+    Raises:
+        DataError: no array, another number of samples, a dtype that cannot be stored, or `check_fields`.
+    """
+    fields = []
+    for name, array in sorted(arrays.items()):
+        if not isinstance(array, np.ndarray) or array.ndim < 1:
+            raise DataError(f"{name} is a {type(array).__name__}; give a numpy array, see numpy.asarray")
+        descr = np.lib.format.dtype_to_descr(array.dtype)
+        if descr not in _DTYPES:
+            raise DataError(f"{name} is {array.dtype}; give uint8, bool, int16/32/64 or float32/64")
+        fields.append(Field(name, descr, tuple(int(side) for side in array.shape[1:])))
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        raise DataError(f"fields have different numbers of samples: {lengths}; give one of each a sample")
+    check_fields(fields)
+    return tuple(fields)
+
+
+def _shown(field: Field | None) -> str:
+    return "missing" if field is None else f"{np.dtype(field.dtype)} {list(field.shape)}"
