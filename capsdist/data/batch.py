@@ -14,7 +14,7 @@ __all__ = ["Batch"]
 class Batch:
     """One rank's part of one step.
 
-    images uint8 [b,C,H,W]; labels int64, [b], or [b,K] for up to K classes an image, -1 where there are fewer;
+    images uint8 [b,C,H,W]; labels int64 [b], or [b,K] for up to K classes an image, -1 where there are fewer;
     weights float32 [b]: 1 for a real sample, 0 for padding;
     sample_ids int64 [b]; num_global: real samples of the step over all ranks; epoch: of all samples, or int64
     [b] in a step that has samples of several epochs.

@@ -18,8 +18,8 @@ import torch
 
 from capsdist.config.steps import EpochSteps, LastBatch
 from capsdist.data.batch import Batch
-from capsdist.data.format.fields import IMAGE
 from capsdist.data.format.order import Order, rank_slice
+from capsdist.data.format.packed import IMAGE
 from capsdist.data.format.position import Position
 from capsdist.data.format.split import Split
 from capsdist.errors import DataError

@@ -9,48 +9,18 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from capsdist.config import Config
-from capsdist.data.format.packed import INDEX_NAME, KEPT, MAX_INDEX_BYTES, SHARD_NAME, check_unaltered
+from capsdist.data.format.head import Head, parse_head
+from capsdist.data.format.packed import INDEX_NAME, KEPT, MAX_INDEX_BYTES
 from capsdist.errors import ConfigError, DocumentError, Problem
 from capsdist.launch.preflight import machine_at_a_glance, place_on_machine
-from capsdist.storage.documents import parse_document, read_file
+from capsdist.storage.documents import read_file
 from capsdist.storage.place import is_url
 
 __all__ = ["data_problems", "machine_problems"]
-
-
-class _Shard(BaseModel):
-    """The part of an index that says how large a shard is."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    name: Annotated[str, Field(pattern=f"^{SHARD_NAME}$")]
-    size_bytes: PositiveInt
-
-
-class _Head(BaseModel):
-    """The part of an index that says what its images are; version 1 has their shape, version 2 fields."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    image_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
-    classes: tuple[str, ...]
-    num_samples: PositiveInt
-    shards: tuple[_Shard, ...]
-
-    @model_validator(mode="before")
-    @classmethod
-    def _with_shape(cls, values: Any) -> Any:
-        if isinstance(values, Mapping) and isinstance(fields := values.get("fields"), list | tuple):
-            images = [field for field in fields if isinstance(field, Mapping) and field.get("name") == "image"]
-            return {**values, "image_shape": images[0].get("shape")} if images else values
-        return values
 
 
 def machine_problems(config: Config) -> list[Problem] | None:
@@ -74,9 +44,7 @@ def data_problems(config: Config) -> list[Problem]:
     for field, split in (("data.train_split", data.train_split), ("data.test_split", data.test_split)):
         path = Path(data.root, data.name, split, INDEX_NAME)
         try:
-            content = read_file(path, max_bytes=MAX_INDEX_BYTES)
-            check_unaltered(content)
-            heads[field] = parse_document(content, _Head, max_bytes=MAX_INDEX_BYTES)
+            heads[field] = parse_head(read_file(path, max_bytes=MAX_INDEX_BYTES))
         except FileNotFoundError:
             continue  # a warning names the command that packs it
         except DocumentError as error:
@@ -108,7 +76,7 @@ def _shard_fault(path: Path, size_bytes: int) -> str | None:
     return None
 
 
-def _head_problems(config: Config, field: str, head: _Head) -> Iterator[Problem]:
+def _head_problems(config: Config, field: str, head: Head) -> Iterator[Problem]:
     model, split = config.model, getattr(config.data, field.removeprefix("data."))
     channels, *sides = head.image_shape
     shape = " x ".join(map(str, head.image_shape))

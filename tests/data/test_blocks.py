@@ -42,7 +42,11 @@ def streamed(content: bytes) -> bytes:
 def renamed(content: bytes, stated: int) -> bytes:
     """A frame whose header states that it has `stated` bytes."""
     frame = zstandard.ZstdCompressor(write_content_size=True).compress(content)
-    places = [place for place in range(4, 16) if int.from_bytes(frame[place : place + 2], "little") + 256 == len(content)]
+    places = [
+        place
+        for place in range(4, 16)
+        if int.from_bytes(frame[place : place + 2], "little") + 256 == len(content)
+    ]
     return frame[: places[0]] + (stated - 256).to_bytes(2, "little") + frame[places[0] + 2 :]
 
 

@@ -199,9 +199,7 @@ def test_a_shape_of_as_many_bytes_is_refused_by_the_shards(tmp_path, kind):
     change("image_shape" if kind == "version 1" else "fields.0.shape", [2, 3, 5])(document)
     (own / "index.json").write_bytes(sealed(document))
     place = "" if kind == "zstd" else " at byte 1024"
-    message = (
-        rf"shard-00000\.tar: holds no uint8 array of shape \[8, 2, 3, 5\]{place}, as its index says"
-    )
+    message = rf"shard-00000\.tar: holds no uint8 array of shape \[8, 2, 3, 5\]{place}, as its index says"
     for read in (verify_split, check_split, lambda folder: Split(folder).gather(np.arange(3))):
         with pytest.raises(DataError, match=message):
             read(own)
@@ -213,8 +211,8 @@ def test_a_tar_header_that_disagrees_is_found_by_verify(tmp_path):
     index = write_split(tmp_path, images, labels, classes=list("abcdefg"))
     path = tmp_path / index.shards[0].name
     content = bytearray(path.read_bytes())
-    assert content[:16] == b"000000.image.npy"
-    content[5:6] = b"7"
+    assert content[:21] == b"00000000000.image.npy"
+    content[10:11] = b"7"
     content[148:156] = b"%06o\0 " % (sum(content[:148]) + 8 * 32 + sum(content[156:512]))
     path.write_bytes(content)
     document = json.loads((tmp_path / "index.json").read_text())
@@ -222,7 +220,9 @@ def test_a_tar_header_that_disagrees_is_found_by_verify(tmp_path):
     document["shards"][0]["xxh3_128"] = xxhash.xxh3_128_hexdigest(content)
     (tmp_path / "index.json").write_bytes(sealed(document))
     check_split(tmp_path)
-    with pytest.raises(DataError, match=r"shard-00000\.tar: has label\.npy with .* beside member 1 where .* beside member 0"):
+    with pytest.raises(
+        DataError, match=r"shard-00000\.tar: has label\.npy with .* beside member 1 where .* beside member 0"
+    ):
         verify_split(tmp_path)
 
 

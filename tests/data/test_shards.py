@@ -22,6 +22,8 @@ from webdataset.writer import TarWriter
 from capsdist.data import Split, read_index, verify_split, write_split
 from capsdist.data.format.blocks import npy_bytes
 from capsdist.data.format.folder import SplitFolder
+from capsdist.data.format.samples import ArraySamples
+from capsdist.data.format.shards import write_samples
 from capsdist.errors import DataError
 from capsdist.storage.temporary import temporary_folder
 
@@ -111,8 +113,8 @@ def test_the_specification_is_enough_to_read_it(make_split, compression):
 def test_the_tar_command_and_numpy_read_it(make_split, tmp_path):
     made = make_split(20)
     subprocess.run(["tar", "-xf", made.folder / "shard-00000.tar", "-C", tmp_path], check=True)
-    assert np.array_equal(np.load(tmp_path / "000000.image.npy"), made.images[:8])
-    assert np.array_equal(np.load(tmp_path / "000002.label.npy"), made.labels[16:20])
+    assert np.array_equal(np.load(tmp_path / "00000000000.image.npy"), made.images[:8])
+    assert np.array_equal(np.load(tmp_path / "00000000002.label.npy"), made.labels[16:20])
 
 
 def plain_headers(data: bytes) -> bool:
@@ -158,8 +160,8 @@ def test_the_format_does_not_drift(tmp_path):
     """Golden digest: a changed format must get a new version number, or old sets change their name."""
     images, labels = (np.arange(20 * 12) % 251).astype(np.uint8).reshape(20, 1, 3, 4), np.arange(20) % 3
     index = write_split(tmp_path / "2", images, labels, classes=list("abc"), block_size=4, shard_size=8)
-    assert index.shards[0].xxh3_128 == "7bcf9392b398547cd88abf9308912c99"
-    assert index.digest == "b953a9250bf8356bb0c208e5ff337dbbbfe3b1d7a77816f2036e4cce25185860X"
+    assert index.shards[0].xxh3_128 == "01aefae7279f076fc70e0aa34bcfb346"
+    assert index.digest == "e5ca88c30c637cba0b7f59e267e3b7743a55f73d321b8357e7aaecd5bca18edd"
     write_version_1(tmp_path / "1", images, labels, list("abc"), block_size=4, shard_size=8)
     earlier = read_index(tmp_path / "1")
     assert earlier.shards[0].xxh3_128 == "499d96fd6b2b62f35c695bec22ed176d"
@@ -187,6 +189,71 @@ def test_writing_resumes_with_what_is_intact(make_split):
     age(made.folder)
     assert make_split().index == made.index == verify_split(made.folder)
     assert kept(made.folder) == set(names[2:])
+
+
+class Counted(ArraySamples):
+    """Samples that can be recognised, of which some cannot be read; notes what was asked for."""
+
+    def __init__(self, num: int, *, unreadable: tuple[int, ...] = (), fingerprint: str = "v1") -> None:
+        images = np.random.default_rng(0).integers(0, 256, (num, 1, 4, 5), dtype=np.uint8)
+        super().__init__({"image": images, "label": np.arange(num) % 3})
+        self.fingerprint, self.asked, self.unreadable = fingerprint, [], unreadable
+        self.stop_at: int | None = None
+
+    def read(self, start: int, stop: int) -> dict[str, np.ndarray]:
+        self.asked.append(start)
+        if start == self.stop_at:
+            raise KeyboardInterrupt
+        good = [number for number in range(start, stop) if number not in self.unreadable]
+        return {name: array[np.array(good, int) - start] for name, array in super().read(start, stop).items()}
+
+
+def test_packing_that_was_cut_off_goes_on(tmp_path):
+    options = {"classes": list("abc"), "block_size": 4, "shard_size": 10}
+    first = Counted(37)
+    first.stop_at = 20
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(tmp_path / "a", first, **options)
+    again, whole = Counted(37), Counted(37)
+    index = write_samples(tmp_path / "a", again, **options)
+    assert (first.asked, again.asked) == ([0, 10, 20], [20, 30])
+    assert index == write_samples(tmp_path / "b", whole, **options) == verify_split(tmp_path / "a")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
+    # nothing is left of what was written before: a finished set, other samples, other sizes, a lost shard
+    for samples, change in (
+        (Counted(37), {}),
+        (Counted(37, fingerprint="v2"), {"block_size": 5}),
+        (Counted(37, fingerprint=""), {}),
+    ):
+        write_samples(tmp_path / "a", samples, **{**options, **change})
+        assert samples.asked == [0, 10, 20, 30]
+    first = Counted(37)
+    first.stop_at = 20
+    with pytest.raises(KeyboardInterrupt):
+        write_samples(tmp_path / "a", first, **options)
+    (tmp_path / "a" / "shard-00000.tar").unlink()
+    (tmp_path / "a" / "part-00001.json").write_bytes(b"{}")
+    again = Counted(37)
+    assert write_samples(tmp_path / "a", again, **options) == index
+    assert again.asked == [0, 10, 20, 30]
+
+
+def test_samples_that_cannot_be_read_are_left_out(tmp_path):
+    samples = Counted(37, unreadable=(0, 5, *range(20, 30), 36))
+    done: list[tuple[int, int]] = []
+    index = write_samples(
+        tmp_path, samples, classes=list("abc"), block_size=4, shard_size=10,
+        progress=lambda *both: done.append(both),
+    )  # fmt: skip
+    kept = np.array([number for number in range(37) if number not in samples.unreadable])
+    assert [shard.num_samples for shard in index.shards] == [8, 10, 6]
+    assert done == [(10, 37), (20, 37), (30, 37), (37, 37)]
+    images, labels = Split(tmp_path).gather(np.arange(len(kept)))
+    assert np.array_equal(images, samples._arrays["image"][kept])
+    assert np.array_equal(labels, kept % 3)
+    verify_split(tmp_path)
+    with pytest.raises(DataError, match="there are no samples to write; give at least one"):
+        write_samples(tmp_path, Counted(3, unreadable=(0, 1, 2)), classes=list("abc"))
 
 
 def test_without_resume_all_is_written(make_split):

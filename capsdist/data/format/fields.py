@@ -12,16 +12,10 @@ import numpy as np
 from pydantic import ConfigDict
 from pydantic import Field as Limits
 
+from capsdist.data.format.packed import IMAGE, LABEL, LABELS
 from capsdist.errors import DataError
 
-__all__ = ["IMAGE", "LABEL", "LABELS", "Field", "check_fields", "fields_of"]
-
-IMAGE = "image"
-"""Name of the field with the pixels: uint8 [C, H, W]."""
-LABEL = "label"
-"""Name of the field with the class of an image: int64, 0 .. classes - 1."""
-LABELS = "labels"
-"""Name of the field with up to K classes of an image: int64 [K], -1 where there are fewer."""
+__all__ = ["Field", "check_fields", "fields_of"]
 
 _MAX_SIDE = 1 << 16  # pixels, channels, or other numbers
 _MAX_BYTES = 1 << 30

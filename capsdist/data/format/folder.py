@@ -28,6 +28,9 @@ _TEMPORARY = re.compile(
 )
 
 
+_PART = "part-"
+
+
 class SplitFolder:
     """The files of the split at `place`, a local path, a file:// or an s3:// URL; `str` returns that.
 
@@ -164,6 +167,24 @@ class SplitFolder:
                 f"{self}: another process has packed another data set there meanwhile; choose another place"
             )
 
+    def read_part(self, number: int) -> bytes | None:
+        """Return the entry of a shard that packing has finished, None without one.
+
+        Raises:
+            DocumentError: it cannot be read.
+        """
+        return self._folder.read(_part(number))
+
+    def put_part(self, number: int, content: bytes) -> None:
+        """Store the entry of a shard that packing has finished."""
+        self._folder.write(_part(number), content)
+
+    def remove_parts(self) -> None:
+        """Remove all such entries."""
+        for name in self._folder.sizes(_PART):
+            if re.fullmatch(rf"{_PART}[0-9]{{5,9}}\.json", name):
+                self._folder.delete(name)
+
     def _fetch(self, shard: Shard) -> BinaryIO:
         return self._folder.open(shard.name, size_bytes=shard.size_bytes, sha256=shard.sha256)
 
@@ -189,3 +210,7 @@ def _splits(folder: Folder | None) -> list[str]:
     with contextlib.suppress(CapsdistError, OSError):
         return [name for name, packed in folder.folders("", INDEX_NAME).items() if packed] if folder else []
     return []
+
+
+def _part(number: int) -> str:
+    return f"{_PART}{number:05d}.json"

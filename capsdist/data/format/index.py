@@ -32,12 +32,15 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from pydantic import Field as Limits
 
 from capsdist.data.format.classes import check_class_names
-from capsdist.data.format.fields import IMAGE, LABEL, LABELS, Field, check_fields
+from capsdist.data.format.fields import Field, check_fields
 from capsdist.data.format.layout import ALIGNMENT, Block, Span, block_sizes, file_size, spans
 from capsdist.data.format.packed import (
     FORMAT,
+    IMAGE,
     INDEX_NAME,
     KEPT,
+    LABEL,
+    LABELS,
     MAX_INDEX_BYTES,
     SHARD_NAME,
     VERSION,
@@ -252,9 +255,7 @@ def _of_version_1(found: _Document1) -> Index:
         if stated != places:
             raise _unfitting(shard.name, shard.num_samples, found)
         shards.append(Shard(**{**dict(shard), "blocks": blocks}))
-    index = Index(
-        fields, found.classes, found.block_size, tuple(shards), version=1, digest=found.digest
-    )
+    index = Index(fields, found.classes, found.block_size, tuple(shards), version=1, digest=found.digest)
     _check_parts(index, found.num_samples)
     return index
 

@@ -1,9 +1,10 @@
 """Where the arrays of a shard lie; one answer for the writer and for whoever checks an index.
 
-A shard `shard-NNNNN.tar` is plain USTAR. A block K has one member a field, in the order of the names:
+A shard `shard-NNNNN.tar` is plain USTAR. A block has one member a field, in the order of the names:
 
-- version 2: `KKKKKK.NAME.npy`, or `KKKKKK.NAME.npy.zst` where the split is compressed (one zstd frame);
-- version 1: `KKKKKK.x.npy` (image) and `KKKKKK.y.npy` (label);
+- version 2: `KEY.NAME.npy`, or `KEY.NAME.npy.zst` where the split is compressed (one zstd frame); KEY is the
+  number of the shard in 5 digits and that of the block in 6;
+- version 1: `KEY.x.npy` (image) and `KEY.y.npy` (label); KEY is the number of the block in the split;
 - a member is an .npy file of format 1.0 with an array [n, *shape] in C order, little-endian, whose header is
   padded with spaces to 512 bytes, so that the array of a member that is not compressed starts on a multiple
   of 512 and can be used in place;
@@ -29,7 +30,17 @@ from pydantic import Field as Limits
 
 from capsdist.data.format.fields import Field
 
-__all__ = ["ALIGNMENT", "Block", "Span", "array_bytes", "block_sizes", "file_size", "is_npy_header", "npy_header", "spans"]
+__all__ = [
+    "ALIGNMENT",
+    "Block",
+    "Span",
+    "array_bytes",
+    "block_sizes",
+    "file_size",
+    "is_npy_header",
+    "npy_header",
+    "spans",
+]
 
 ALIGNMENT = 512
 """Of tar members and of the arrays inside them, in bytes; a tar header and an .npy header have this size."""

@@ -14,14 +14,20 @@ from capsdist.errors import DocumentError
 from capsdist.storage.documents import parse_json
 
 __all__ = [
-    "FORMAT", "INDEX_NAME", "KEPT", "MAX_INDEX_BYTES", "SHARD_NAME", "VERSION", "check_unaltered",
-    "index_digest",
+    "FORMAT", "IMAGE", "INDEX_NAME", "KEPT", "LABEL", "LABELS", "MAX_INDEX_BYTES", "SHARD_NAME", "VERSION",
+    "check_unaltered", "index_digest",
 ]  # fmt: skip
 
 FORMAT = "capsdist-blocks"
 VERSION = 2
 _READ = (1, 2)
 INDEX_NAME = "index.json"
+IMAGE = "image"
+"""Name of the field with the pixels: uint8 [C, H, W]."""
+LABEL = "label"
+"""Name of the field with the class of an image: int64, 0 .. classes - 1."""
+LABELS = "labels"
+"""Name of the field with up to K classes of an image: int64 [K], -1 where there are fewer."""
 KEPT = "pack the set again, intact shards are kept"
 MAX_INDEX_BYTES = 256 << 20
 """Limit of an index's size: about two million blocks, two billion images."""

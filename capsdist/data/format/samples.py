@@ -20,12 +20,23 @@ class Samples(Protocol):
         """The fields of a sample, in the order of their names."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """What changes when the samples do; empty: unknown.
+
+        Packing that was cut off goes on after the shards that samples with the same fingerprint have filled.
+        """
+        ...
+
     def __len__(self) -> int:
         """Return the number of samples."""
         ...
 
     def read(self, start: int, stop: int) -> Mapping[str, np.ndarray]:
-        """Return the samples start .. stop - 1: by field an array [stop - start, *shape]."""
+        """Return the samples start .. stop - 1: by field an array [stop - start, *shape].
+
+        Samples that cannot be read may be left out: the arrays are shorter then.
+        """
         ...
 
 
@@ -35,6 +46,8 @@ class ArraySamples:
     Raises:
         DataError: as `fields_of`.
     """
+
+    fingerprint = ""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         self.fields = fields_of(arrays)

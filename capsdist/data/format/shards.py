@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -16,10 +16,12 @@ import xxhash
 
 from capsdist.data.format.blocks import check_labels, packed_member
 from capsdist.data.format.classes import check_class_names
-from capsdist.data.format.fields import IMAGE, LABEL, LABELS, Field, check_fields
+from capsdist.data.format.fields import Field, check_fields
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import Compression, Index, Shard
 from capsdist.data.format.layout import Block, block_sizes, file_size, spans
+from capsdist.data.format.packed import IMAGE, LABEL, LABELS
+from capsdist.data.format.parts import Parts
 from capsdist.data.format.samples import ArraySamples, Samples
 from capsdist.errors import DataError
 
@@ -87,6 +89,7 @@ def write_samples(
     block_size: int = 1024,
     shard_size: int | None = None,
     resume: bool = True,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Index:
     """Write `samples` as the split in `folder`, a path or s3:// URL, and return its index.
 
@@ -94,7 +97,8 @@ def write_samples(
     they have more than 64 MiB. The bytes depend on the arguments only. An index that is already there is
     withdrawn first and the new one published last: by a rename, or on S3 on condition that nobody else has
     published one meanwhile. With `resume`, shards that are already there are left alone: those with the same
-    content, on S3 those written with the same sha256.
+    content, on S3 those written with the same sha256; of samples with a `fingerprint` they are not even read.
+    `progress` is called as progress(done, total) after each shard.
 
     Raises:
         DataError: no samples, fields that cannot be stored, a label out of range, names of classes that are
@@ -102,49 +106,65 @@ def write_samples(
     """
     check_class_names(classes)
     check_fields(samples.fields)
-    if not len(samples):
-        raise DataError(f"{folder}: there are no samples to write; give at least one")
-    sample_bytes = sum(field.num_bytes for field in samples.fields)
     if shard_size is None:
+        sample_bytes = sum(field.num_bytes for field in samples.fields)
         shard_size = max(1, min(_SHARD_SIZE, _SHARD_BYTES // sample_bytes))
     _check_size("shard_size", shard_size)
     _check_size("block_size", block_size)
-    block_size = min(int(block_size), int(shard_size))
     index = Index(
-        tuple(samples.fields), tuple(classes), block_size, (), compression=compression, licence=licence
+        tuple(samples.fields),
+        tuple(classes),
+        min(int(block_size), int(shard_size)),
+        (),
+        compression=compression,
+        licence=licence,
     )
-    place = SplitFolder(folder)
+    place, total = SplitFolder(folder), len(samples)
     with place.packing():
+        parts = Parts(place, index, samples, shard_size if resume else 0)
         shards: list[Shard] = []
-        for start in range(0, len(samples), shard_size):
-            stop = min(start + shard_size, len(samples))
-            shard, content = _packed_shard(index, samples, start, stop, len(shards), shard_size)
-            if not (resume and place.holds(shard)):
-                place.put(shard, content)
-            shards.append(shard)
+        for number, start in enumerate(range(0, total, shard_size)):
+            stop = min(start + shard_size, total)
+            shard = parts.finished(number)
+            if shard is None and (packed := _packed_shard(index, samples, start, stop, number)):
+                shard, content = packed
+                if not (resume and place.holds(shard)):
+                    place.put(shard, content)
+                parts.finish(number, shard)
+            shards += [shard] if shard else []
+            if progress:
+                progress(stop, total)
+        if not shards:
+            raise DataError(f"{place}: there are no samples to write; give at least one")
         index = replace(index, shards=tuple(shards)).with_digest()
         place.publish(index.shards, index.to_json())
+        parts.remove()
     return index
 
 
 def _packed_shard(
-    index: Index, samples: Samples, start: int, stop: int, number: int, shard_size: int
-) -> tuple[Shard, bytes]:
-    """Return shard `number`, with the samples start .. stop - 1: what the index says of it, and its bytes."""
+    index: Index, samples: Samples, start: int, stop: int, number: int
+) -> tuple[Shard, bytes] | None:
+    """Return shard `number`, made of the samples start .. stop - 1: what the index says of it, and its bytes.
+
+    None: none of them can be read.
+    """
     from webdataset.writer import TarWriter  # late: only writing needs it
 
-    first_block = number * -(-shard_size // index.block_size)
+    arrays = samples.read(start, stop)
+    num = len(arrays[IMAGE])
+    if not num:
+        return None
+    _check_arrays(arrays, samples.fields, num)
+    check_labels(arrays[index.label_name], index, start, _WRONG_LABEL)
     stream, blocks = io.BytesIO(), []
     # An integer mtime keeps every header plain USTAR: webdataset's own float would force a PAX record.
     with TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
-        for offset, size in enumerate(block_sizes(stop - start, index.block_size)):
-            from_sample = start + offset * index.block_size
-            arrays = samples.read(from_sample, from_sample + size)
-            _check_arrays(arrays, samples.fields, size)
-            check_labels(arrays[index.label_name], index, from_sample, _WRONG_LABEL)
-            members = {field: packed_member(arrays[field.name], index) for field in index.fields}
+        for offset, size in enumerate(block_sizes(num, index.block_size)):
+            part = slice(offset * index.block_size, offset * index.block_size + size)
+            members = {field: packed_member(arrays[field.name][part], index) for field in index.fields}
             # TarWriter writes the members in the order of their names; each is a 512-byte header and its data.
-            key = {"__key__": f"{first_block + offset:06d}"}
+            key = {"__key__": f"{number:05d}{offset:06d}"}
             writer.write({**key, **{index.member_name(field): data for field, data in members.items()}})
             stored = tuple(map(len, members.values())) if index.compression == "zstd" else ()
             blocks.append(Block(size, stored_bytes=stored))
@@ -155,7 +175,7 @@ def _packed_shard(
     shard = Shard(
         name=f"shard-{number:05d}.tar",
         size_bytes=len(content),
-        num_samples=stop - start,
+        num_samples=num,
         xxh3_128=xxhash.xxh3_128_hexdigest(content),
         sha256=hashlib.sha256(content).hexdigest(),
         blocks=tuple(replace(block, xxh3_128=digest) for block, digest in zip(blocks, digests, strict=True)),

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from capsdist.data.format.blocks import check_labels, read_block
-from capsdist.data.format.fields import IMAGE
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import INDEX_NAME, Index, parse_index
 from capsdist.data.format.layout import ALIGNMENT
+from capsdist.data.format.packed import IMAGE
 from capsdist.data.format.reading import FileDamagedError, Identity, read_exactly
-from capsdist.errors import DataError
 
 __all__ = ["Split", "read_index", "read_shard"]
 
@@ -196,9 +195,9 @@ class Split:
         known = self._known.get(number)
         size = self.index.block_size
         block = local // size
-        if images is None and known is not None and known.verified[block].all():
-            pass
-        elif images is not None and self._read_images(number, images, rows, local):
+        if (images is None and known is not None and known.verified[block].all()) or (
+            images is not None and self._read_images(number, images, rows, local)
+        ):
             pass
         elif self.index.version == 1:  # only whole shards have checksums
             every, starts = self._read_whole(number)
@@ -240,7 +239,11 @@ class Split:
         first = block * index.block_size
         arrays = read_block(content, index, span, part.num_samples, path, self._remedy)
         check_labels(
-            arrays[index.label_name], index, int(index.shard_starts[number]) + first, _WRONG_LABEL, f"{path}: "
+            arrays[index.label_name],
+            index,
+            int(index.shard_starts[number]) + first,
+            _WRONG_LABEL,
+            f"{path}: ",
         )
         known = self._known.get(number)
         if known is None or known.identity != identity:

@@ -1,0 +1,106 @@
+"""Decode image files to pixels of one size: JPEG by simplejpeg, other formats by Pillow."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+
+from capsdist.errors import DataError
+
+__all__ = ["MAX_PIXELS", "decode_into", "image_size"]
+
+MAX_PIXELS = 1 << 26
+"""Limit of an image file, 8192 x 8192 pixels: it is compared before the pixels are unpacked."""
+
+_MODES = {1: "L", 3: "RGB"}
+
+
+def image_size(content: bytes) -> tuple[int, int]:
+    """Return height and width of an image file, in pixels, without decoding it.
+
+    Raises:
+        DataError: it is no image, or has more than `MAX_PIXELS`.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            return _limited(image.height, image.width)
+    except Exception as error:  # a damaged file raises nearly anything
+        raise _no_image(error) from None
+
+
+def decode_into(content: bytes, pixels: np.ndarray) -> None:
+    """Decode an image file into `pixels`, uint8 [H, W, C] and contiguous, C = 1 (grey) or 3 (red, green, blue).
+
+    An image of another size is scaled until it covers H x W, with a triangular filter that averages where it
+    shrinks, and what is left over is cut off on both sides alike.
+
+    Raises:
+        DataError: it is no image, is damaged or cut, or has more than `MAX_PIXELS`.
+    """
+    try:
+        if content[:3] == b"\xff\xd8\xff" and _decode_jpeg(content, pixels):
+            return
+        _decode_any(content, pixels)
+    except Exception as error:  # a damaged file raises nearly anything
+        raise _no_image(error) from None
+
+
+def _decode_jpeg(content: bytes, pixels: np.ndarray) -> bool:
+    """Decode a JPEG file; return False for one that Pillow has to read: of four channels (CMYK)."""
+    import simplejpeg
+
+    height, width, channels = pixels.shape
+    found_height, found_width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    _limited(found_height, found_width)
+    if colours in ("CMYK", "YCCK"):
+        return False
+    colourspace = "GRAY" if channels == 1 else "RGB"
+    if (found_height, found_width) == (height, width):
+        simplejpeg.decode_jpeg(content, colourspace, buffer=pixels)
+        return True
+    # Shrinks by a factor of the format as long as the rest is at least twice as large as it has to be.
+    found = simplejpeg.decode_jpeg(content, colourspace, min_height=2 * height, min_width=2 * width)
+    from PIL import Image
+
+    _fit(Image.fromarray(found if channels == 3 else found[..., 0]), pixels)
+    return True
+
+
+def _decode_any(content: bytes, pixels: np.ndarray) -> None:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(content)) as image:
+        _limited(image.height, image.width)
+        mode = _MODES[pixels.shape[2]]
+        if image.mode.startswith(("I;16", "I")):  # 16 bits: the upper 8
+            image = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
+        _fit(image.convert(mode), pixels)
+
+
+def _fit(image, pixels: np.ndarray) -> None:
+    """Scale and cut `image`, of the mode of `pixels`, to the size of `pixels`."""
+    from PIL import Image
+
+    height, width, channels = pixels.shape
+    if image.size != (width, height):
+        scale = min(image.height / height, image.width / width)
+        cut_width, cut_height = width * scale, height * scale
+        left, top = (image.width - cut_width) / 2, (image.height - cut_height) / 2
+        box = (left, top, left + cut_width, top + cut_height)
+        image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+    pixels[:] = np.asarray(image).reshape(height, width, channels)
+
+
+def _limited(height: int, width: int) -> tuple[int, int]:
+    if not 0 < height * width <= MAX_PIXELS:
+        raise ValueError(f"it has {height} x {width} pixels, at most {MAX_PIXELS:,} are read")
+    return height, width
+
+
+def _no_image(error: Exception) -> DataError:
+    return DataError(
+        f"is no image that can be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
+    )

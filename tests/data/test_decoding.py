@@ -1,0 +1,123 @@
+"""Image files become pixels of one size: held against Pillow; damaged and oversized ones are one line."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from capsdist.data.decoding import decode_into, image_size
+from capsdist.errors import DataError
+
+
+def smooth(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
+    """An image that JPEG keeps nearly as it is."""
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (3, 3, channels), dtype=np.uint8)
+    image = Image.fromarray(small if channels == 3 else small[..., 0])
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC)).reshape(
+        height, width, channels
+    )
+
+
+def encoded(pixels: np.ndarray, kind: str, **options: object) -> bytes:
+    stream = io.BytesIO()
+    image = Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
+    image.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def decoded(content: bytes, height: int, width: int, channels: int) -> np.ndarray:
+    pixels = np.full((height, width, channels), 7, np.uint8)
+    decode_into(content, pixels)
+    return pixels
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "BMP"])
+@pytest.mark.parametrize("size", [(5, 9), (64, 64), (33, 17)])
+def test_an_image_of_the_size_that_is_asked_for(kind, size, channels):
+    pixels = smooth(*size, channels)
+    content = encoded(pixels, kind, **({"lossless": True} if kind == "WEBP" else {"quality": 100}))
+    assert image_size(content) == size
+    found = decoded(content, *size, channels)
+    assert np.abs(found.astype(int) - pixels).max() <= (6 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize(("kind", "tolerance"), [("PNG", 1), ("JPEG", 8)])
+@pytest.mark.parametrize("size", [(40, 31), (31, 40), (300, 211), (9, 8), (64, 7)])
+@pytest.mark.parametrize("wanted", [(16, 16), (20, 11), (1, 1)])
+def test_another_size_covers_and_is_cut_alike_on_both_sides(kind, tolerance, size, wanted):
+    pixels = smooth(*size, 3)
+    scale = min(size[0] / wanted[0], size[1] / wanted[1])
+    cut = wanted[1] * scale, wanted[0] * scale
+    left, top = (size[1] - cut[0]) / 2, (size[0] - cut[1]) / 2
+    box = (left, top, left + cut[0], top + cut[1])
+    expected = Image.fromarray(pixels).resize(wanted[::-1], Image.Resampling.BILINEAR, box=box)
+    found = decoded(encoded(pixels, kind, quality=100), *wanted, 3)
+    assert np.abs(found.astype(int) - np.asarray(expected)).max() <= tolerance
+
+
+def test_modes_that_are_not_grey_or_rgb():
+    rgb = Image.fromarray(smooth(12, 10, 3))
+    grey = np.asarray(rgb.convert("L"))[..., None]
+    for mode, kind in (("RGBA", "PNG"), ("P", "PNG"), ("CMYK", "JPEG"), ("CMYK", "TIFF"), ("LA", "PNG")):
+        stream = io.BytesIO()
+        rgb.convert(mode).save(stream, kind)
+        assert np.abs(decoded(stream.getvalue(), 12, 10, 1).astype(int) - grey).max() <= 24, mode
+    stream = io.BytesIO()
+    Image.fromarray(grey[..., 0].astype(np.uint16) * 257).save(stream, "PNG")
+    assert np.array_equal(decoded(stream.getvalue(), 12, 10, 1), grey)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A small PNG file whose header states a large image."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(9)))
+        + chunk(b"IEND", b"")
+    )
+
+
+def large_jpeg() -> bytes:
+    content = bytearray(encoded(smooth(16, 16, 3), "JPEG"))
+    place = content.index(b"\xff\xc0")
+    content[place + 5 : place + 9] = struct.pack(">HH", 65000, 65000)
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [bomb(60000, 60000), bomb(0, 5), large_jpeg(), b"", b"GIF89a", b"\xff\xd8\xff", b"<svg/>", bytes(99)],
+)
+def test_bombs_and_what_is_no_image(content):
+    with pytest.raises(DataError, match="is no image that can be read") as caught:
+        decoded(content, 8, 8, 3)
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_damaged_files_are_decoded_or_refused_in_one_line(data):
+    kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP"]))
+    content = bytearray(encoded(smooth(20, 15, 3), kind))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    try:
+        decoded(bytes(content), *data.draw(st.sampled_from([(20, 15), (8, 8)])), 3)
+    except DataError as error:
+        assert "\n" not in str(error)
