@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from capsdist.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["MAX_PIXELS", "decode_into", "image_size"]
 
@@ -32,7 +36,7 @@ def image_size(content: bytes) -> tuple[int, int]:
 
 
 def decode_into(content: bytes, pixels: np.ndarray) -> None:
-    """Decode an image file into `pixels`, uint8 [H, W, C] and contiguous, C = 1 (grey) or 3 (red, green, blue).
+    """Decode an image file into `pixels`, contiguous uint8 [H, W, C]: C = 1 is grey, 3 red, green and blue.
 
     An image of another size is scaled until it covers H x W, with a triangular filter that averages where it
     shrinks, and what is left over is cut off on both sides alike.
@@ -80,9 +84,9 @@ def _decode_any(content: bytes, pixels: np.ndarray) -> None:
         _fit(image.convert(mode), pixels)
 
 
-def _fit(image, pixels: np.ndarray) -> None:
+def _fit(image: Image.Image, pixels: np.ndarray) -> None:
     """Scale and cut `image`, of the mode of `pixels`, to the size of `pixels`."""
-    from PIL import Image
+    from PIL.Image import Resampling
 
     height, width, channels = pixels.shape
     if image.size != (width, height):
@@ -90,7 +94,7 @@ def _fit(image, pixels: np.ndarray) -> None:
         cut_width, cut_height = width * scale, height * scale
         left, top = (image.width - cut_width) / 2, (image.height - cut_height) / 2
         box = (left, top, left + cut_width, top + cut_height)
-        image = image.resize((width, height), Image.Resampling.BILINEAR, box=box)
+        image = image.resize((width, height), Resampling.BILINEAR, box=box)
     pixels[:] = np.asarray(image).reshape(height, width, channels)
 
 
@@ -101,6 +105,5 @@ def _limited(height: int, width: int) -> tuple[int, int]:
 
 
 def _no_image(error: Exception) -> DataError:
-    return DataError(
-        f"is no image that can be read ({str(error).splitlines()[0] if str(error) else type(error).__name__})"
-    )
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return DataError(f"is no image that can be read ({reason})")

@@ -86,7 +86,7 @@ def verify_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
 
 
 def _members(content: np.ndarray) -> list[str]:
-    """Return kind and place of every member of a tar file, by its own headers; those of a block share a key."""
+    """Return kind and place of every member of a tar file, by its own headers; a block has one key."""
     found: list[str] = []
     keys: list[str] = []
     try:

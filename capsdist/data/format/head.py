@@ -40,7 +40,7 @@ class FieldHead(BaseModel):
 
 
 class Head(BaseModel):
-    """The part of an index that says what its samples are; version 1 has `image_shape`, version 2 `fields`."""
+    """The part of an index that says what its samples are: in version 1 `image_shape`, later `fields`."""
 
     model_config = ConfigDict(extra="ignore")
 

@@ -48,7 +48,7 @@ def write_split(
 ) -> Index:
     """Write images and labels as the split in `folder`, a path or s3:// URL, and return its index.
 
-    images uint8 [N,C,H,W]; labels int64, [N], or [N,K] for up to K classes an image, -1 where there are fewer;
+    images uint8 [N,C,H,W]; labels int64 [N], or [N,K] for up to K classes an image, -1 where there are fewer;
     fields: further arrays [N, ...] by name. See `write_samples` for the rest.
 
     Raises:
@@ -163,7 +163,7 @@ def _packed_shard(
         for offset, size in enumerate(block_sizes(num, index.block_size)):
             part = slice(offset * index.block_size, offset * index.block_size + size)
             members = {field: packed_member(arrays[field.name][part], index) for field in index.fields}
-            # TarWriter writes the members in the order of their names; each is a 512-byte header and its data.
+            # TarWriter sorts the members by name; each is a 512-byte header and its data.
             key = {"__key__": f"{number:05d}{offset:06d}"}
             writer.write({**key, **{index.member_name(field): data for field, data in members.items()}})
             stored = tuple(map(len, members.values())) if index.compression == "zstd" else ()

@@ -171,7 +171,7 @@ class Split:
         self._read_whole(number)
 
     def _read_whole(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read shard `number`, compare it with the index, and return images and starts as `_Held` has them."""
+        """Read shard `number`, compare it with the index, and return images and starts as in `_Held`."""
         index, shard = self.index, self.index.shards[number]
         content, identity = self.folder.read(shard, self._remedy)
         arrays = read_shard(content, index, number, self.folder.path(shard), self._remedy)
@@ -195,15 +195,15 @@ class Split:
         known = self._known.get(number)
         size = self.index.block_size
         block = local // size
-        if (images is None and known is not None and known.verified[block].all()) or (
-            images is not None and self._read_images(number, images, rows, local)
-        ):
-            pass
-        elif self.index.version == 1:  # only whole shards have checksums
+        if images is None:
+            read = known is not None and bool(known.verified[block].all())
+        else:
+            read = self._read_images(number, images, rows, local)
+        if not read and self.index.version == 1:  # only whole shards have checksums
             every, starts = self._read_whole(number)
             if images is not None:
                 images[rows] = every[starts[block] + local % size * self.index.image_bytes]
-        else:
+        elif not read:
             for each in np.unique(block).tolist():
                 found, chosen = self._read_block(number, each), block == each
                 if images is not None:
