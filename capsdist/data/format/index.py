@@ -181,27 +181,22 @@ class _Document(BaseModel):
     digest: Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
 
 
-class _Block1(BaseModel):
+@dataclass(frozen=True)
+class _Block1:
     """A block in version 1; the places of its arrays follow from its samples."""
 
-    model_config = ConfigDict(extra="forbid")
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     num_samples: PositiveInt
     images_offset_bytes: NonNegativeInt
     labels_offset_bytes: NonNegativeInt
 
 
-class _Shard1(BaseModel):
+@dataclass(frozen=True)
+class _Shard1(Shard):
     """A shard in version 1."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    name: Annotated[str, Limits(pattern=f"^{SHARD_NAME}$")]
-    size_bytes: PositiveInt
-    num_samples: _Count
-    xxh3_128: Annotated[str, Limits(pattern="^[0-9a-f]{32}$")]
-    sha256: Annotated[str, Limits(pattern="^[0-9a-f]{64}$")]
-    blocks: tuple[_Block1, ...]
+    blocks: tuple[_Block1, ...]  # type: ignore[assignment]
 
 
 class _Document1(BaseModel):
@@ -250,11 +245,13 @@ def _of_version_1(found: _Document1) -> Index:
     for shard in found.shards:
         _check_block_count(shard.name, len(shard.blocks), shard.num_samples, found)
         blocks = tuple(Block(num) for num in block_sizes(shard.num_samples, found.block_size))
-        places = [(span.starts[0] + ALIGNMENT, span.starts[1] + ALIGNMENT) for span in spans(blocks, fields)]
-        stated = [(block.images_offset_bytes, block.labels_offset_bytes) for block in shard.blocks]
-        if stated != places:
+        places = tuple(
+            _Block1(block.num_samples, *(start + ALIGNMENT for start in span.starts))
+            for block, span in zip(blocks, spans(blocks, fields), strict=True)
+        )
+        if places != shard.blocks:
             raise _unfitting(shard.name, shard.num_samples, found)
-        shards.append(Shard(**{**dict(shard), "blocks": blocks}))
+        shards.append(Shard(**{**vars(shard), "blocks": blocks}))
     index = Index(fields, found.classes, found.block_size, tuple(shards), version=1, digest=found.digest)
     _check_parts(index, found.num_samples)
     return index
