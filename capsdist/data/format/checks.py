@@ -8,6 +8,7 @@ import tarfile
 from collections.abc import Sequence
 
 import numpy as np
+import xxhash
 
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import KEPT, Index
@@ -78,11 +79,22 @@ def verify_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
     for number, shard in enumerate(index.shards):
         content, path = place.stored(shard, remedy), place.path(shard)
         read_shard(content, index, number, path, remedy)
+        _check_blocks(content, index, number, path, remedy)
         if (found := _members(content)) != (expected := _expected_members(index, number)):
             wrong = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)
             text = f"has {wrong[0]} where its index says {wrong[1]}" if wrong else "has other members"
             raise DataError(f"{path}: {text}; {remedy or KEPT}")
     return index
+
+
+def _check_blocks(content: np.ndarray, index: Index, number: int, path: str, remedy: str) -> None:
+    """Check the checksums of single blocks, which are read where a shard is not in memory."""
+    for place, (block, span) in enumerate(zip(index.shards[number].blocks, index.spans(number), strict=True)):
+        found = xxhash.xxh3_128_hexdigest(content[span.begin : span.end].data)
+        if block.xxh3_128 not in ("", found):
+            raise DataError(
+                f"{path}: block {place} has another checksum than its index says; {remedy or KEPT}"
+            )
 
 
 def _members(content: np.ndarray) -> list[str]:

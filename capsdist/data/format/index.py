@@ -8,7 +8,7 @@
 - compression: "none" or "zstd"; classes: names, by label; licence: of the images, a note for people;
 - block_size, num_samples: see `layout`;
 - shards: list of name, size_bytes, num_samples, xxh3_128 and sha256 (hex, of the file), and blocks: list of
-  num_samples, xxh3_128 (of the block) and stored_bytes (sizes of its members if they are compressed);
+  num_samples, xxh3_128 (of the block) and, if it is compressed, stored_bytes (sizes of its members);
 - digest: sha256 (hex) of all other keys as ASCII JSON with sorted keys and separators "," and ":".
 
 Version 1 has image_dtype "|u1", image_shape [C, H, W] and label_dtype "<i8" in the place of fields,
@@ -160,8 +160,13 @@ def _document(index: Index) -> dict[str, object]:
         "licence": index.licence,
         "block_size": index.block_size,
         "num_samples": index.num_samples,
-        "shards": [asdict(shard) for shard in index.shards],
+        "shards": [asdict(shard, dict_factory=_without_empty) for shard in index.shards],
     }
+
+
+def _without_empty(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the items as a dictionary, without sizes of members in a split that is not compressed."""
+    return {name: value for name, value in items if value != ()}
 
 
 class _Document(BaseModel):
