@@ -218,6 +218,8 @@ def test_a_tar_header_that_disagrees_is_found_by_verify(tmp_path):
     document = json.loads((tmp_path / "index.json").read_text())
     document["shards"][0]["sha256"] = hashlib.sha256(content).hexdigest()
     document["shards"][0]["xxh3_128"] = xxhash.xxh3_128_hexdigest(content)
+    block = content[: index.spans(0)[0].end]
+    document["shards"][0]["blocks"][0]["xxh3_128"] = xxhash.xxh3_128_hexdigest(block)
     (tmp_path / "index.json").write_bytes(sealed(document))
     check_split(tmp_path)
     with pytest.raises(
