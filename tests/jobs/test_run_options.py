@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from pathlib import Path
@@ -12,12 +13,13 @@ from job_helpers import TINY_FLAGS, Rows, run_job_file, tiny_config
 from capsdist.config import Launch
 from capsdist.errors import RunError
 from capsdist.launch import launch
+from capsdist.train.display import Display
 from capsdist.train.phases import PHASES
 from faults.script import Fault, Script
 from logger_classes import LOGGER_CLASSES
 
 
-def test_a_job_logs_to_classes_of_the_user_and_to_weights_and_biases(
+def test_a_job_writes_traces_and_logs_to_classes_of_the_user_and_to_weights_and_biases(
     tiny_root: Path, tmp_path: Path, short_tmp: Path
 ) -> None:
     pytest.importorskip("wandb", reason="the extra wandb is not installed")
@@ -25,6 +27,7 @@ def test_a_job_logs_to_classes_of_the_user_and_to_weights_and_biases(
     (tmp_path / "mine/own_loggers.py").write_text(LOGGER_CLASSES)
     env = os.environ | {"RAY_TMPDIR": str(short_tmp), "PYTHONPATH": str(tmp_path / "mine")}
     flags = [*TINY_FLAGS, f"--data.root={tiny_root}", "--train.epochs=1", "--train.device=cpu"]
+    flags += ["--train.num-workers=2", "--train.profile=2"]
     loggers = ["--train.loggers", "jsonl", "own_loggers:Lines", "own_loggers:Failing", "wandb"]
     done = run_job_file(
         "train_mnist.py", *flags, "--train.name=logged", *loggers, cwd=tmp_path,
@@ -42,6 +45,9 @@ def test_a_job_logs_to_classes_of_the_user_and_to_weights_and_biases(
     [records] = run.glob("wandb/offline-run-*/run-*.wandb")
     assert b"validation/error_percent" in records.read_bytes()
     assert not (run / "tensorboard").exists()
+    for rank in range(2):
+        events = json.loads((run / f"profile/rank-{rank}.json").read_bytes())["traceEvents"]
+        assert set(PHASES) <= {event["name"] for event in events}
 
 
 def test_a_logger_that_does_not_exist_is_refused_before_ray_starts(tmp_path: Path) -> None:
@@ -54,21 +60,21 @@ def test_a_logger_that_does_not_exist_is_refused_before_ray_starts(tmp_path: Pat
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_every_worker_writes_its_trace(tiny_root: Path, tmp_path: Path) -> None:
-    launch(tiny_config(tiny_root, tmp_path, "traced", epochs=1, profile=2), display=Rows())
-    for rank in range(2):
-        events = json.loads((tmp_path / f"traced/profile/rank-{rank}.json").read_bytes())["traceEvents"]
-        assert set(PHASES) <= {event["name"] for event in events}
-
-
-@pytest.mark.usefixtures("ray_cluster")
 def test_a_dry_run_tells_what_steps_take_and_leaves_nothing_behind(tiny_root: Path, tmp_path: Path) -> None:
-    rows = Rows()
-    summary = launch(tiny_config(tiny_root, tmp_path, "dry", dry_run=5), display=rows)
+    rows, printed = Rows(), io.StringIO()
+    display = Display(printed)
+
+    def show(row: dict[str, object]) -> None:
+        rows(row)
+        display(row)
+
+    summary = launch(tiny_config(tiny_root, tmp_path, "dry", dry_run=5), display=show)
     assert (summary.status, summary.steps, summary.error_percent) == ("done", 5, None)
     [phases] = rows.of("phases")
     assert (phases["step"], phases["num_steps"], list(phases["seconds"])) == (5, 4, list(PHASES))
     assert rows.of("validation") == rows.of("checkpoint") == []
+    lines = printed.getvalue().splitlines()
+    assert [line.split()[0] for line in lines[-7:-1]] == ["phase", *PHASES, "step"]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -87,16 +93,4 @@ def test_a_dry_run_that_fails_leaves_nothing_behind(tiny_root: Path, tmp_path: P
             fault=script,
         )
     assert any("Traceback" in row["message"] for row in rows.of("note"))
-    assert list((tmp_path / "runs").iterdir()) == []
-
-
-def test_a_job_prints_what_the_steps_of_a_dry_run_take(
-    tiny_root: Path, tmp_path: Path, short_tmp: Path
-) -> None:
-    flags = [*TINY_FLAGS, f"--data.root={tiny_root}", "--train.device=cpu", "--train.dry-run=3"]
-    env = os.environ | {"RAY_TMPDIR": str(short_tmp)}
-    done = run_job_file("train_mnist.py", *flags, cwd=tmp_path, env=env)
-    assert (done.returncode, done.stderr) == (0, "")
-    lines = done.stdout.splitlines()
-    assert [line.split()[0] for line in lines[-7:-1]] == ["phase", *PHASES, "step"]
     assert list((tmp_path / "runs").iterdir()) == []

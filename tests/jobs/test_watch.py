@@ -23,7 +23,7 @@ LIMIT_S = 12.0
 
 
 @pytest.mark.usefixtures("ray_cluster")
-@pytest.mark.parametrize("num_workers", [1, 2])
+@pytest.mark.parametrize("num_workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_root, tmp_path, num_workers):
     fault = Script([Fault("frozen_worker", num_workers - 1, 7)], tmp_path / "marks", tmp_path / "frozen-run")
     limits = Launch(cpus_per_worker=1, max_failures=9, step_timeout_s=LIMIT_S)

@@ -148,7 +148,7 @@ DAMAGED = {
     "not UTF-8": (b'"report"', b'"rep\xffrt"', "it is not UTF-8 at byte"),
     "a key twice": (b'"step": 8', b'"step": 8, "step": 8', "it has the key 'step' twice"),
     "not a number": (b"5.5", b"NaN", "it has the number NaN, which is not finite"),
-    "nested": (b"5.5", b"[" * 5000, "it is nested too deeply"),
+    "nested": (b"5.5", b"[" * 100_000, "it is nested too deeply"),
     "a list": (b'{"event": "report"', b'[{"event": "report"', "it is not JSON"),
 }
 
