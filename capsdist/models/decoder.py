@@ -57,7 +57,7 @@ class Decoder(nn.Module):
                 f"parent_poses has shape {list(parent_poses.shape)}; this decoder was built for "
                 f"[B, {self.num_classes}, {self.class_dim}]: match num_classes and class_dim"
             )
-        chosen = self._mask(mask_labels, len(parent_poses))[:, :, None]
+        chosen = self._mask(mask_labels, parent_poses.shape[0])[:, :, None]
         # where, not a product: it keeps a non-finite pose of another class out of the image and its gradient
         masked = torch.where(chosen, parent_poses, torch.zeros_like(parent_poses))
         pixels = self.layers(masked.flatten(1))

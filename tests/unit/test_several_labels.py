@@ -110,8 +110,17 @@ def test_a_network_decodes_as_many_longest_capsules_as_images_have_labels(num_la
     one = small()  # the same weights
     assert torch.equal(one(images).scores, found.scores)
     assert torch.equal(one(images).reconstructions, network(images, longest[:, 0]).reconstructions)
-    program = torch.export.export(network.eval(), (images,)).module()
-    torch.testing.assert_close(program(images), network(images))
+
+
+@pytest.mark.parametrize("num_labels", [1, 3])
+def test_an_exported_network_takes_any_number_of_images(num_labels: int) -> None:
+    network, batch = small(num_labels=num_labels).eval(), torch.export.Dim("batch")
+    images, labels = torch.rand(3, 2, 11, 12), SETS[:3, :num_labels].squeeze(1).clamp(min=0)
+    more, sets = torch.rand(7, 2, 11, 12), labels.repeat(3, *[1] * (labels.dim() - 1))[:7]
+    for given, others in (((images,), (more,)), ((images, labels), (more, sets))):
+        shapes = {name: {0: batch} for name, _ in zip(("images", "labels"), given, strict=False)}
+        program = torch.export.export(network, given, dynamic_shapes=shapes).module()
+        torch.testing.assert_close(program(*others), network(*others))
 
 
 def test_soft_labels_decode_the_classes_that_have_a_share() -> None:
