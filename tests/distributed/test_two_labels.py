@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
+from small_run import run_small, small_config
 from torch import Tensor
 
+import capsdist
+from capsdist.cli.main import main
 from capsdist.config import Config
 from capsdist.config.models import find_family
 from capsdist.data import Batch
@@ -132,7 +137,7 @@ def test_the_errors_are_those_of_a_count_by_hand(kind: str, monkeypatch: pytest.
                 images += 1
     assert wrong > 0
     assert found["error_percent"] == pytest.approx(100 * wrong / images)
-    assert found["label_error_percent"] == pytest.approx(100 * missed / labels)  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    assert found["label_error_percent"] == pytest.approx(100 * missed / labels)
 
 
 @pytest.mark.parametrize("kind", SMALL)
@@ -142,3 +147,33 @@ def test_sets_multi_hot_and_microbatches_train_alike(kind: str) -> None:
         found = window.close()
         assert found.losses == pytest.approx(expected.losses, rel=1e-3)
         assert found.errors == pytest.approx(expected.errors, rel=0.1)
+
+
+def test_a_run_has_the_error_of_labels_in_its_rows_and_evaluate_prints_it(
+    shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The packed images have one label each, which such a network takes as sets of one."""
+    config = small_config(shapes, learning_rate=0.05)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"num_labels": 2})})
+    rows = run_small(config, tmp_path)
+    by_kind = {kind: [row for row in rows if row["kind"] == kind] for kind in ("train", "validation", "end")}
+    for row in (*by_kind["train"], *by_kind["validation"], *by_kind["end"]):
+        assert row["label_error_percent"] == pytest.approx(row["error_percent"])
+        assert "confusion" not in row
+    newest = max(tmp_path.glob("step-*"))
+    assert main(["evaluate", str(newest), "--device", "cpu"]) == 0
+    *_, of_labels, last = capsys.readouterr().out.splitlines()
+    error = by_kind["end"][0]["error_percent"]
+    assert of_labels == f"label_error_percent {error:.2f}"
+    assert last == f"error_percent {error:.2f}  (12 images)"
+    for number in range(2):
+        Image.new("L", (9, 9), 100 * number).save(tmp_path / f"{number}.png")
+    files = [str(tmp_path / f"{number}.png") for number in range(2)]
+    assert main(["predict", str(newest), *files, "--device", "cpu"]) == 0
+    found = capsdist.load(newest, device="cpu").predict(files)
+    for line, file, name, scores in zip(
+        capsys.readouterr().out.splitlines(), files, found.names, found.scores.tolist(), strict=True
+    ):
+        first, second, _ = sorted(scores, reverse=True)
+        assert line == f"{file}: {name} ({first:.3f}, {second:.3f})"
+        assert name.count("+") == 1

@@ -80,6 +80,7 @@ def differs_by(loss: Callable[[Tensor, Tensor], Tensor], lengths: Tensor, target
     return max(float((a - b).abs().max()) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.property("equation 4", "the margin loss of several labels and of soft ones is equation 4")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("form", ["one", "sets", "multi-hot", "soft"])
@@ -90,6 +91,9 @@ def test_margin_loss_is_equation_4_for_every_form(form: str, size: tuple[int, in
     torch.testing.assert_close(official * 2 * size[1], margin_by_hand(lengths_for(size, seed), targets))
 
 
+@pytest.mark.defect(
+    "equation 4", "the absent term kept for present classes; a class named twice counted twice"
+)
 @pytest.mark.parametrize("mutant", [margin_with_the_absent_term_of_all, margin_of_counted_members])
 def test_the_reference_notices_mutants(mutant: Callable[[Tensor, Tensor], Tensor]) -> None:
     size = (7, 11, 4)
@@ -212,6 +216,7 @@ def pairs(missed: tuple[Tensor, Tensor]) -> list[tuple[int, int]]:
     return list(zip(missed[0].tolist(), missed[1].tolist(), strict=True))
 
 
+@pytest.mark.property("missed", "an image with n labels is read as its n longest capsules")
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("form", ["one", "sets", "multi-hot", "soft"])
@@ -222,6 +227,7 @@ def test_missed_labels_are_those_outside_of_the_longest(
     assert pairs(missed_labels(scores, targets)) == missed_by_hand(scores, targets)
 
 
+@pytest.mark.defect("missed", "what is longer than a threshold is predicted; one class is predicted")
 @pytest.mark.parametrize("mutant", [missed_of_a_threshold, missed_of_the_longest])
 def test_other_predictions_miss_other_labels(mutant: Callable[..., tuple[Tensor, Tensor]]) -> None:
     targets, scores = some_targets("sets", (7, 11, 4), 0), lengths_for((7, 11, 4), 0)
