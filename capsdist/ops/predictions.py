@@ -40,8 +40,8 @@ def missed_labels(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     num_classes = scores.shape[1]
     values = multi_hot(targets, num_classes)
     num_labels = values.sum(1).round().long()
-    ranks = torch.arange(num_classes, device=scores.device)
-    predicted = values.gather(1, largest(scores, num_classes)), ranks < num_labels[:, None]
+    by_score = values.gather(1, largest(scores, num_classes))
+    predicted = torch.arange(num_classes, device=scores.device) < num_labels[:, None]
     least = values.sort(dim=1, descending=True).values.gather(1, (num_labels - 1).clamp(min=0)[:, None])
-    found = ((predicted[0] >= least) & predicted[1]).sum(1)
+    found = ((by_score >= least) & predicted).sum(1)
     return num_labels - found, num_labels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import re
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from capsdist.errors import ShapeError
 from capsdist.ops import margin_loss, multi_hot
+from capsdist.ops import targets as targets_module
 from capsdist.ops.predictions import largest, missed_labels
 from capsdist.ops.targets import check_probabilities
 
@@ -232,6 +234,11 @@ def test_missed_labels_are_those_outside_of_the_longest(
 def test_other_predictions_miss_other_labels(mutant: Callable[..., tuple[Tensor, Tensor]]) -> None:
     targets, scores = some_targets("sets", (7, 11, 4), 0), lengths_for((7, 11, 4), 0)
     assert pairs(mutant(scores, targets)) != missed_by_hand(scores, targets)
+
+
+def test_the_example_is_true() -> None:
+    found = doctest.testmod(targets_module)
+    assert (found.failed, found.attempted > 0) == (0, True)
 
 
 def test_equal_soft_targets_are_labels_alike() -> None:
