@@ -177,3 +177,13 @@ def test_a_run_has_the_error_of_labels_in_its_rows_and_evaluate_prints_it(
         first, second, _ = sorted(scores, reverse=True)
         assert line == f"{file}: {name} ({first:.3f}, {second:.3f})"
         assert name.count("+") == 1
+
+
+def test_two_ranks_have_the_errors_of_one(on_ranks, shapes: Path, tmp_path: Path) -> None:
+    config = small_config(shapes, epochs=1, max_grad_norm=0.5)
+    config = config.model_copy(update={"model": config.model.model_copy(update={"num_labels": 2})})
+    rows = [on_ranks(number, run_small, config, tmp_path / str(number)) for number in (1, 2)]
+    names = ("error_percent", "label_error_percent")
+    errors = [[[row.get(name) for name in names] for row in each if row["kind"] != "start"] for each in rows]
+    assert errors[0] == errors[1]
+    assert None not in errors[0][-1]
