@@ -17,6 +17,7 @@ from capsdist.console import Log
 from capsdist.data import Transform
 from capsdist.errors import ConfigError, DataError, Problem, ShapeError
 from capsdist.models import Output
+from capsdist.ops.predictions import largest
 from capsdist.runs.checkpoints import opened_checkpoint
 from capsdist.train.checkpoint import build_network, read_checkpoint
 from capsdist.train.precision import Precision, autocast, resolve_precision
@@ -34,8 +35,9 @@ class Prediction:
     """What a network says of B images.
 
     Attributes:
-        names: name of the predicted class of each image.
-        labels: int64 [B], number of that class.
+        names: name of the predicted class of each image; of a network for several labels an image the names
+            of its K = `model.num_labels` longest capsules or largest logits, joined by "+": "3+8".
+        labels: int64 [B], number of that class; with several labels an image [B, K], largest score first.
         scores: fp32 [B, J]; the lengths of the class capsules, in [0, 1), or the logits of a network without.
         poses: fp32 [B, J, E], the class capsules; None for a network without capsules.
     """
@@ -71,15 +73,19 @@ class Predictor:
         outputs = [self._run(part) for part in self._batch(images).split(batch_size)]
         scores = torch.cat([output.scores.float().cpu() for output in outputs])
         poses = [output.parent_poses.float().cpu() for output in outputs if output.parent_poses is not None]
-        labels = scores.argmax(1)
-        names = [self.classes[label] for label in labels.tolist()]
+        labels = largest(scores, self.config.model.num_labels)
+        names = ["+".join(self.classes[label] for label in row) for row in labels.tolist()]
+        if self.config.model.num_labels == 1:
+            labels = labels[:, 0]
         return Prediction(names, labels, scores, torch.cat(poses) if poses else None)
 
-    def reconstruct(self, images: Images, labels: Tensor | Sequence[int] | None = None) -> Tensor:
+    def reconstruct(
+        self, images: Images, labels: Tensor | Sequence[int] | Sequence[Sequence[int]] | None = None
+    ) -> Tensor:
         """Return what the decoder draws of `images`, fp32 [B, C, H, W] in [0, 1], on the CPU.
 
-        labels: int64 [B], the classes whose capsules are drawn; None for the longest capsule of each image
-        (paper, section 4.1).
+        labels: the classes whose capsules are drawn: int64 [B], int64 [B, K], -1 where there are fewer, or
+        bool [B, J]. None: the longest capsule, or the `model.num_labels` longest (paper, sections 4.1 and 6).
 
         Raises:
             ShapeError: as `predict`; or the network has no decoder.

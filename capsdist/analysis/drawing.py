@@ -43,7 +43,8 @@ class Samples:
 
     images [N, H, W] or [N, H, W, 3] in [0, 1]; reconstructions alike, or None without decoder;
     labels, predictions and targets [N]: the class, the class that was read, and the class whose capsule
-    was decoded (paper, figure 3: l, p, r).
+    was decoded (paper, figure 3: l, p, r); [N, K] for up to K classes of an image, -1 where it has fewer
+    (figure 5).
     """
 
     images: np.ndarray
@@ -96,7 +97,9 @@ def headline(rows: Sequence[Row]) -> str:
     validations = _of_kind(rows, "validation")
     if validations:
         row = validations[-1]
-        parts.append(f"error {row['error_percent']:.2f} % of {row['num_images']:,} test images")
+        of_labels = row.get("label_error_percent")
+        also = "" if of_labels is None else f", {of_labels:.2f} % of their labels"
+        parts.append(f"error {row['error_percent']:.2f} % of {row['num_images']:,} test images{also}")
     return "   |   ".join(parts)
 
 
@@ -187,7 +190,9 @@ def _draw_confusion(axes: Axes, rows: Sequence[Row], classes: Sequence[str]) -> 
     axes.grid(visible=False)
     validations = [row for row in _of_kind(rows, "validation") if row.get("confusion")]
     if not validations:
-        axes.text(0.5, 0.5, "not tested yet", ha="center", va="center", color=GREY)
+        several = any("label_error_percent" in row for row in _of_kind(rows, "validation"))
+        words = "none: images have several labels" if several else "not tested yet"
+        axes.text(0.5, 0.5, words, ha="center", va="center", color=GREY)
         axes.set(xticks=[], yticks=[])
         return
     table = np.array(validations[-1]["confusion"])
@@ -231,13 +236,28 @@ def _draw_samples(figure: SubFigure, samples: Samples, classes: Sequence[str]) -
 
 def _draw_sample(column: Sequence[Axes], samples: Samples, n: int, classes: Sequence[str]) -> None:
     label, read, target = (
-        int(classes_of[n]) for classes_of in (samples.labels, samples.predictions, samples.targets)
+        _members(classes_of[n]) for classes_of in (samples.labels, samples.predictions, samples.targets)
     )
     wrong = label != read
-    title = f"{classes[label]}\nread as {classes[read]}" if wrong else classes[label]
+    title = f"{_names(label, classes)}\nread as {_names(read, classes)}" if wrong else _names(label, classes)
     _draw_image(column[0], samples.images[n], title, ORANGE if wrong else "black")
     if samples.reconstructions is not None:
-        _draw_image(column[1], samples.reconstructions[n], f"as {classes[target]}" if wrong else "", ORANGE)
+        _draw_image(
+            column[1], samples.reconstructions[n], f"as {_names(target, classes)}" if wrong else "", ORANGE
+        )
+
+
+def _members(numbers: np.ndarray) -> list[int]:
+    """Return the class, or the classes but -1, in the order of their numbers."""
+    return sorted({int(number) for number in np.atleast_1d(numbers) if number >= 0})
+
+
+def _names(members: Sequence[int], classes: Sequence[str]) -> str:
+    """Return the name of a class, or those of several, each at most six characters long."""
+    names = [classes[member] for member in members]
+    if len(names) > 1:
+        names = [name if len(name) <= 6 else f"{name[:5]}." for name in names]
+    return "+".join(names) or "none"
 
 
 def _draw_image(axes: Axes, image: np.ndarray, title: str, colour: str) -> None:

@@ -15,6 +15,7 @@ from capsdist.config import Config
 from capsdist.console import Log
 from capsdist.data import Transform, eval_batches, read_index
 from capsdist.errors import DocumentError, RunError
+from capsdist.ops.predictions import largest, missed_labels
 from capsdist.runs.checkpoints import newest_verified
 from capsdist.runs.files import open_files
 from capsdist.runs.record import read_rows
@@ -65,11 +66,11 @@ def pick_samples(config: Config, network: nn.Module, split: str | Path, num_colu
     With a decoder a misread image takes two columns, decoded as what it is and as what it was read as.
     """
     seen, shown, labels = _read_images(config, split)
-    predictions = _predict(network, seen)
-    misread = (predictions != labels).nonzero().flatten()[:NUM_MISREAD]
+    predictions, right = _predict(network, seen, labels)
+    misread = (~right).nonzero().flatten()[:NUM_MISREAD]
     decoder = getattr(network, "decoder", None) is not None
     twice = torch.cat([misread, misread]).sort().values if decoder else misread
-    good = _in_turn(labels, predictions == labels, num_columns - len(twice))
+    good = _in_turn(labels, right, num_columns - len(twice))
     chosen = torch.cat([good, twice])
     targets = predictions[chosen]
     if decoder:
@@ -101,17 +102,26 @@ def _read_images(config: Config, split: str | Path, limit: int = 1000) -> tuple[
     return torch.cat(seen)[:limit], torch.cat(shown)[:limit], torch.cat(labels)[:limit]
 
 
-def _predict(network: nn.Module, images: Tensor) -> Tensor:
+def _predict(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the predicted classes in the form of `labels`, and which images are read rightly, bool [N]."""
     with torch.no_grad():
-        return torch.cat([network(part).scores.argmax(1) for part in images.split(100)])
+        scores = torch.cat([network(part).scores for part in images.split(100)])
+    if labels.dim() == 1:
+        predictions = scores.argmax(1)
+        return predictions, predictions == labels
+    missed, num_labels = missed_labels(scores, labels)
+    ranks = torch.arange(labels.shape[1])
+    predictions = largest(scores, len(ranks)).masked_fill(ranks >= num_labels[:, None], -1)
+    return predictions, missed == 0
 
 
 def _in_turn(labels: Tensor, allowed: Tensor, num: int) -> Tensor:
-    """Return the numbers of `num` allowed images, of all classes in turn."""
+    """Return the numbers of `num` allowed images, of all classes in turn; one label of an image counts."""
+    labels = labels.view(len(labels), -1).amax(1)
     by_class = [((labels == j) & allowed).nonzero().flatten().tolist() for j in range(int(labels.max()) + 1)]
     turns: Iterable[int] = (
         members[turn]
-        for turn in range(max(map(len, by_class)))
+        for turn in range(max(map(len, by_class), default=0))
         for members in by_class
         if turn < len(members)
     )

@@ -24,7 +24,8 @@ __all__ = ["Step"]
 class Step:
     """Optimizer steps of `model` on one batch, on the device of `images`; each call is the next step.
 
-    images: float [B, C, H, W]; labels: int64 [B]. Both may be changed in place between steps.
+    images: float [B, C, H, W]; labels: int64 [B], or [B, K] of several an image. Both may be changed in
+    place between steps.
     """
 
     def __init__(

@@ -41,6 +41,8 @@ class _Step(Step):
         self.model = build_model(config.model, config.routing)
         images = torch.rand(num_images, config.model.in_channels, *[config.model.image_size] * 2).to(device)
         labels = torch.randint(config.model.num_classes, (num_images,))
+        if (count := config.model.num_labels) > 1:
+            labels = torch.rand(num_images, config.model.num_classes).argsort(1)[:, :count]
         family = find_family(config.model.kind)
         super().__init__(self.model, family, config, images=images, labels=labels, precision=precision)
 

@@ -38,8 +38,10 @@ def evaluate(
         options = {"device": device, "batch_size": batch_size, "log": log}
         config, result = evaluate_checkpoint(folder, split, **options)
     print(f"{name}: {config.model.kind} of preset {config.preset}, run {config.train.name}")
-    for label, row in enumerate(result["confusion"]):
+    for label, row in enumerate(result.get("confusion", [])):
         error = 100 - 100 * row[label] / max(sum(row), 1)
         print(f"  class {label}: {sum(row):,} images, error_percent {error:.2f}")
+    if "label_error_percent" in result:
+        print(f"label_error_percent {result['label_error_percent']:.2f}")
     print(f"error_percent {result['error_percent']:.2f}  ({result['num_images']:,} images)")
     return DONE

@@ -21,6 +21,8 @@ def predict(
 ) -> int:
     """Print a line per image file: its path, the class, and the score of the class.
 
+    Of a network for K labels an image: the K classes of the largest scores, joined by "+", and their scores.
+
     Args:
         run: Path or s3:// URL of a run, or of a checkpoint.
         files: Image files: PNG, JPEG and others that Pillow reads.
@@ -32,6 +34,7 @@ def predict(
 
         network = load(run, best=best, device=device, log=lambda text: print(text, file=sys.stderr))
     found = network.predict(files)
-    for path, name, scores in zip(files, found.names, found.scores, strict=True):
-        print(f"{path}: {name} ({scores.max():.3f})")
+    for path, name, classes, scores in zip(files, found.names, found.labels, found.scores, strict=True):
+        of_classes = ", ".join(f"{score:.3f}" for score in scores[classes.view(-1)])
+        print(f"{path}: {name} ({of_classes})")
     return DONE

@@ -47,6 +47,8 @@ class NetworkConfig(Section):
     """Height and width of an image as the network sees it, in pixels, after cropping."""
     num_classes: Annotated[int, Bounds(ge=2)] = 10
     """Classes, one output capsule each (J)."""
+    num_labels: Count = 1
+    """Labels of an image; MultiMNIST: 2."""
 
 
 class CapsNetConfig(NetworkConfig):
@@ -131,11 +133,15 @@ class Family:
         title: what people call it, in the first line of a run.
         model, routing, loss: types of these sections of a configuration.
         build: ``build(model, routing)`` returns the network, in training mode. Its forward pass takes images
-            [B, C, H, W], and labels [B] while training, and returns a `capsdist.models.Output`.
+            [B, C, H, W], and labels while training, and returns a `capsdist.models.Output`.
         losses: ``losses(output, images, labels, loss)`` returns named losses per image, [B] each, at least
-            fp32. ``"loss"`` is what training minimises; the others are reported only.
+            fp32. ``"loss"`` is what training minimises; the others are reported only. labels: int64 [B], or
+            floating [B, J], probabilities of the classes, where training mixes images.
         loss_names: the names that `losses` returns.
         problems: ``problems(config)`` returns what types and ranges of single fields cannot say.
+        multi_label_losses: as `losses`, for `model.num_labels` above 1; labels: int64 [B, K], up to K labels
+            of each image, -1 where it has fewer, or floating [B, J], multi-hot or in between. None: images
+            have one label.
     """
 
     title: str
@@ -146,6 +152,7 @@ class Family:
     routing: type[Section] = NoOptions
     loss: type[Section] = NoOptions
     problems: Callable[[Any], Iterable[Problem]] = lambda config: ()
+    multi_label_losses: Callable[[Any, Tensor, Tensor, Any], dict[str, Tensor]] | None = None
 
 
 @functools.cache

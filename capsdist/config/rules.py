@@ -32,6 +32,7 @@ def problems(config: Config) -> list[Problem]:
         *_place_problems("train.storage", config.train.storage),
         *_place_problems("train.init_from", config.train.init_from or ""),
         *_image_problems(config),
+        *_label_problems(config),
         *find_family(config.model.kind).problems(config),
         *_batch_problems(config),
     ]
@@ -133,6 +134,19 @@ def _image_problems(config: Config) -> Iterator[Problem]:
     low, high = data.contrast
     if not 0 < low <= high < math.inf:
         yield Problem("data.contrast", data.contrast, "must be 0 < low <= high", "1 1 switches it off")
+
+
+def _label_problems(config: Config) -> Iterator[Problem]:
+    model = config.model
+    if model.num_labels <= 1:  # below 1 is a range, already reported
+        return
+    if model.num_labels >= model.num_classes:
+        rule = f"must be below model.num_classes={model.num_classes}"
+        yield Problem("model.num_labels", model.num_labels, rule, "set the number of labels of an image")
+    elif find_family(model.kind).multi_label_losses is None:
+        rule = f"is more than the family {model.kind} can train on"
+        fix = "set --model.num-labels 1, or give the family multi_label_losses"
+        yield Problem("model.num_labels", model.num_labels, rule, fix)
 
 
 def _batch_problems(config: Config) -> Iterator[Problem]:

@@ -26,7 +26,7 @@ GAUGES = {
     "capsdist_images_per_s": _Kind("Images trained on a second, over all workers", _OF_RUN),
     "capsdist_step_time_s": _Kind("Seconds a step", _OF_RUN),
     "capsdist_loss": _Kind("Mean loss per image", _OF_SPLIT),
-    "capsdist_error_percent": _Kind("Images whose longest capsule is not their class, in percent", _OF_SPLIT),
+    "capsdist_error_percent": _Kind("Images whose predicted classes are not theirs, in percent", _OF_SPLIT),
     "capsdist_restarts": _Kind("How often the run was started again, by Ray or by hand", _OF_RUN),
 }
 """The metrics by name; split is "train" or "validation"."""

@@ -18,7 +18,8 @@ class BaselineCNN(nn.Module):
     Source: paper, section 5: stride 1; dropout before the softmax layer; no pooling, and SAME padding,
     give the 35.4 M parameters that it states: 35,445,522 for 28x28 grey images and 10 classes.
 
-    Shapes: images [B, C, H, W] float -> `Output` with scores [B, J] = class logits (before softmax).
+    Shapes: images [B, C, H, W] float -> `Output` with scores [B, J] = class logits (before softmax, or
+    sigmoid where images have several labels).
     Raises: ShapeError if images are not [B, *image_shape].
     """
 

@@ -18,11 +18,13 @@ from capsdist.models.layers import (
     Padding,
     PrimaryCapsules,
     check_images,
+    check_sizes,
     truncated_normal_,
 )
 from capsdist.ops import lengths, margin_loss, reconstruction_loss
 from capsdist.ops.checks import check_tensor
 from capsdist.ops.losses import MarginReduction
+from capsdist.ops.predictions import largest
 from capsdist.routing import RoutingKeywords
 from capsdist.routing.common.checks import check_flag, one_of
 
@@ -34,7 +36,7 @@ class Output(NamedTuple):
 
     scores [B, J]: the class capsules' lengths, in [0, 1); of a network without capsules its class logits.
     parent_poses [B, J, E], or None without capsules. reconstructions [B, C, H, W], or None without decoder.
-    The largest score is the predicted class.
+    The largest score is the predicted class; of images with n labels each the n largest are.
     """
 
     scores: Tensor
@@ -62,10 +64,14 @@ class CapsNet(nn.Module):
 
     `iterations` and `options` are those of `route`.
 
-    Shapes: images [B, C, H, W] float, labels int64 [B] or None -> `Output`.
-    The decoder sees the capsule of the label where labels are given (training), else the longest.
-    Raises: ShapeError if images are not [B, *image_shape], image_shape is too small for the kernels, or a
-    layer refuses its size or option; ValueError if `padding` or `initialisation` is unknown.
+    `num_labels`: classes of an image, 2 for MultiMNIST (section 6).
+
+    Shapes: images [B, C, H, W] float, labels or None -> `Output`. The decoder sees the capsules of the labels
+    where they are given (training), else the `num_labels` longest. Labels are those of `Decoder`, int64 [B],
+    int64 [B, K] or bool [B, J], or targets, floating [B, J]: then the capsules of all classes above 0 pass.
+    Raises: ShapeError if images are not [B, *image_shape], image_shape is too small for the kernels,
+    num_labels is not from 1 to J - 1, or a layer refuses its size or option; ValueError if `padding` or
+    `initialisation` is unknown.
 
     Example:
         >>> import torch
@@ -94,6 +100,7 @@ class CapsNet(nn.Module):
         decoder: bool = True,
         decoder_hidden: tuple[int, int] = (512, 1024),
         initialisation: Initialisation = "default",
+        num_labels: int = 1,
         **options: Unpack[RoutingKeywords],
     ) -> None:
         super().__init__()
@@ -103,6 +110,10 @@ class CapsNet(nn.Module):
             )
         check_flag("decoder", decoder)
         check_flag("primary_coupling", primary_coupling)
+        check_sizes(num_labels=num_labels)
+        if 1 < num_labels >= num_classes:
+            raise ShapeError(f"num_labels={num_labels} must be below num_classes={num_classes}")
+        self.num_labels = num_labels
         self.initialisation: Initialisation = initialisation
         channels, height, width = image_shape
         self.image_shape = channels, height, width
@@ -155,8 +166,14 @@ class CapsNet(nn.Module):
         scores = lengths(parent_poses)
         if self.decoder is None:
             return Output(scores, parent_poses)
-        mask_labels = scores.detach().argmax(dim=1) if labels is None else labels
-        return Output(scores, parent_poses, self.decoder(parent_poses, mask_labels))
+        return Output(scores, parent_poses, self.decoder(parent_poses, self._mask_labels(scores, labels)))
+
+    def _mask_labels(self, scores: Tensor, labels: Tensor | None) -> Tensor:
+        """Return which capsules the decoder sees, as it takes them."""
+        if labels is None:
+            longest = largest(scores.detach(), self.num_labels)
+            return longest[:, 0] if self.num_labels == 1 else longest
+        return labels > 0 if labels.is_floating_point() and labels.dim() == 2 else labels
 
     def _initialise_as_official(self) -> None:
         for name, parameter in self.named_parameters():
@@ -184,7 +201,7 @@ def capsnet_losses(
     Args:
         output: of a `CapsNet`.
         images: [B, C, H, W] as the network saw them, and so what the decoder has to draw.
-        labels: [B] int64.
+        labels: targets as `margin_loss` takes them: [B] int64, [B, K] int64 or [B, J] floating.
         m_plus, m_minus, absent_weight, margin_reduction: see `margin_loss` (paper, section 3).
         reconstruction_weight: weight of the reconstruction loss (section 4.1) in the sum.
 

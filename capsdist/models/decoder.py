@@ -1,4 +1,4 @@
-"""The reconstruction network: from one class capsule back to the image (paper, section 4.1, figure 2)."""
+"""The reconstruction network: from class capsules back to the image (paper, section 4.1, figure 2)."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from torch import Tensor, nn
 
 from capsdist.errors import ShapeError
 from capsdist.ops.checks import check_class_numbers, check_tensor
+from capsdist.ops.targets import class_mask
 
 
 class Decoder(nn.Module):
-    """Three dense layers (ReLU, ReLU, sigmoid) over the class capsules, all but one of them set to zero.
+    """Three dense layers (ReLU, ReLU, sigmoid) over the class capsules, of which only the chosen ones pass.
 
-    Source: paper, section 4.1 and figure 2: 512, 1,024 and 784 units. Only the capsule named by
-    `mask_labels` passes, so only it receives a gradient from the reconstruction.
+    Source: paper, section 4.1 and figure 2: 512, 1,024 and 784 units; section 6: two capsules of an image
+    with two digits, or one of them to draw its digit alone. All others are set to zero, and only the chosen
+    ones receive a gradient from the reconstruction.
 
-    Shapes: parent_poses [B, J, E], mask_labels int64 [B] in [0, J) -> images [B, C, H, W] in [0, 1],
-    fp32 under 16-bit autocast, else of the input's dtype.
-    Raises: ShapeError if an input has another shape, or on a CPU a label out of range. On a GPU that is not
-    looked for (it would have to wait): no capsule passes.
+    Shapes: parent_poses [B, J, E], mask_labels -> images [B, C, H, W] in [0, 1], fp32 under 16-bit autocast,
+    else of the input's dtype. mask_labels: int64 [B] in [0, J), one class of each image; int64 [B, K], up to
+    K < J classes, -1 where there are fewer; or bool [B, J], any of them.
+    Raises: ShapeError if an input has another shape or dtype, or on a CPU a label out of range. On a GPU that
+    is not looked for (it would have to wait): no capsule passes.
 
     Example:
         >>> Decoder(10, 16, (1, 28, 28))(torch.zeros(2, 10, 16), torch.tensor([3, 7])).shape
@@ -46,7 +49,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, parent_poses: Tensor, mask_labels: Tensor) -> Tensor:
-        """Return the images [B, C, H, W] that the capsules of `mask_labels` [B] stand for."""
+        """Return the images [B, C, H, W] that the capsules of `mask_labels` stand for."""
         check_tensor("parent_poses", parent_poses)
         check_tensor("mask_labels", mask_labels)
         if parent_poses.shape[1:] != (self.num_classes, self.class_dim):
@@ -54,18 +57,33 @@ class Decoder(nn.Module):
                 f"parent_poses has shape {list(parent_poses.shape)}; this decoder was built for "
                 f"[B, {self.num_classes}, {self.class_dim}]: match num_classes and class_dim"
             )
-        if mask_labels.shape != parent_poses.shape[:1]:
-            raise ShapeError(
-                f"mask_labels has shape {list(mask_labels.shape)}; give [{len(parent_poses)}], one an image"
-            )
-        check_class_numbers("mask_labels", mask_labels, self.num_classes)
-        classes = torch.arange(self.num_classes, device=mask_labels.device)
-        chosen = mask_labels[:, None, None] == classes[:, None]  # [B, J, 1]
+        chosen = self._mask(mask_labels, parent_poses.shape[0])[:, :, None]
         # where, not a product: it keeps a non-finite pose of another class out of the image and its gradient
         masked = torch.where(chosen, parent_poses, torch.zeros_like(parent_poses))
         pixels = self.layers(masked.flatten(1))
         pixels = pixels.float() if pixels.dtype in (torch.float16, torch.bfloat16) else pixels
         return torch.sigmoid(pixels).unflatten(1, self.image_shape)
+
+    def _mask(self, mask_labels: Tensor, num_images: int) -> Tensor:
+        """Return which capsules pass, bool [B, J]."""
+        shape, boolean = list(mask_labels.shape), mask_labels.dtype == torch.bool
+        if boolean and shape != [num_images, self.num_classes]:
+            raise ShapeError(
+                f"mask_labels has shape {shape}; give a mask as bool [{num_images}, {self.num_classes}]"
+            )
+        if len(shape) not in (1, 2) or shape[0] != num_images:
+            raise ShapeError(
+                f"mask_labels has shape {shape}; give [{num_images}], one an image, or [{num_images}, K]"
+            )
+        if boolean:
+            return mask_labels
+        if len(shape) == 2 and (mask_labels.is_floating_point() or shape[1] >= self.num_classes):
+            raise ShapeError(
+                f"mask_labels {shape} of dtype {mask_labels.dtype} has no sets of fewer than "
+                f"{self.num_classes} class numbers; give a mask as bool"
+            )
+        check_class_numbers("mask_labels", mask_labels, self.num_classes)
+        return class_mask(mask_labels, self.num_classes)
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""

@@ -32,7 +32,7 @@ def _build_capsnet(model: CapsNetConfig, routing: Routing) -> nn.Module:
 
     image_shape = (model.in_channels, model.image_size, model.image_size)
     options = model.model_dump(exclude=set(NetworkConfig.model_fields)) | routing.model_dump()
-    return CapsNet(image_shape, model.num_classes, **options)
+    return CapsNet(image_shape, model.num_classes, num_labels=model.num_labels, **options)
 
 
 def _capsnet_losses(output: Output, images: Tensor, labels: Tensor, loss: Loss) -> dict[str, Tensor]:
@@ -52,8 +52,28 @@ def _cross_entropy(output: Output, images: Tensor, labels: Tensor, loss: NoOptio
     import torch
     from torch.nn import functional
 
+    from capsdist.ops.targets import check_probabilities
+
     scores = output.scores.to(torch.promote_types(output.scores.dtype, torch.float32))
+    if labels.dim() > 1:
+        check_probabilities("labels", labels, scores.shape[1])
+        labels = labels.to(scores.dtype)
     return {"loss": functional.cross_entropy(scores, labels, reduction="none")}
+
+
+def _sigmoid_cross_entropy(
+    output: Output, images: Tensor, labels: Tensor, loss: NoOptions
+) -> dict[str, Tensor]:
+    """Return the sum over classes: each is present or not by itself (paper, section 6, MultiMNIST)."""
+    import torch
+    from torch.nn import functional
+
+    from capsdist.ops import multi_hot
+
+    scores = output.scores.to(torch.promote_types(output.scores.dtype, torch.float32))
+    targets = multi_hot(labels, scores.shape[1], scores.dtype)
+    terms = functional.binary_cross_entropy_with_logits(scores, targets, reduction="none")
+    return {"loss": terms.sum(1)}
 
 
 CAPSNET = Family(
@@ -65,7 +85,12 @@ CAPSNET = Family(
     losses=_capsnet_losses,
     loss_names=("loss", "margin_loss", "reconstruction_loss"),
     problems=capsnet_problems,
+    multi_label_losses=_capsnet_losses,
 )
 BASELINE_CNN = Family(
-    title="baseline CNN", model=BaselineCNNConfig, build=_build_baseline, losses=_cross_entropy
+    title="baseline CNN",
+    model=BaselineCNNConfig,
+    build=_build_baseline,
+    losses=_cross_entropy,
+    multi_label_losses=_sigmoid_cross_entropy,
 )

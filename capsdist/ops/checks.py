@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from capsdist.errors import ShapeError
 
-__all__ = ["check_class_numbers", "check_tensor"]
+__all__ = ["check_class_numbers", "check_tensor", "has_values_at_hand"]
 
 
 def check_tensor(name: str, tensor: object) -> None:
@@ -23,24 +23,28 @@ def check_tensor(name: str, tensor: object) -> None:
 
 
 def check_class_numbers(name: str, numbers: Tensor, num_classes: int) -> None:
-    """Raise ShapeError for a class number [B] outside of [0, num_classes), where looking costs nothing.
+    """Raise ShapeError for a class number outside of [0, num_classes), where looking costs nothing.
+
+    numbers: [B], or [B, K] with -1 where an image has fewer than K classes.
 
     On a GPU it would make the host wait, and compilers, exporters, torch.func and fake tensors have no values
     to look at: there torch's own error, or none, is what follows.
     """
-    if not _has_values_at_hand(numbers) or not numbers.numel():
+    least = 0 if numbers.dim() == 1 else -1
+    if not has_values_at_hand(numbers) or not numbers.numel():
         return
     lowest, highest = map(int, torch.aminmax(numbers))
-    if lowest < 0 or highest >= num_classes:
-        wrong = lowest if lowest < 0 else highest
-        image = int((numbers == wrong).nonzero()[0])
+    if lowest < least or highest >= num_classes:
+        wrong = lowest if lowest < least else highest
+        place = ", ".join(map(str, (numbers == wrong).nonzero()[0].tolist()))
+        none = ", or -1 for no class" if least else ""
         raise ShapeError(
-            f"{name}[{image}] = {wrong} is no class of {num_classes}; "
-            f"pass numbers from 0 to {num_classes - 1}"
+            f"{name}[{place}] = {wrong} is no class of {num_classes}; "
+            f"pass numbers from 0 to {num_classes - 1}{none}"
         )
 
 
-def _has_values_at_hand(tensor: Tensor) -> bool:
+def has_values_at_hand(tensor: Tensor) -> bool:
     """Say whether it is a plain tensor on the CPU that nothing but autograd looks at."""
     return not (
         torch.compiler.is_compiling()

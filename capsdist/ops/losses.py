@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from capsdist.errors import ShapeError
-from capsdist.ops.checks import check_class_numbers, check_tensor
+from capsdist.ops.checks import check_tensor
+from capsdist.ops.targets import check_targets, class_mask
 
 __all__ = ["MarginReduction", "margin_loss", "reconstruction_loss"]
 
@@ -26,16 +27,19 @@ def margin_loss(
 ) -> Tensor:
     """Return the margin loss of each image.
 
-    Paper, equation 4: the sum over classes of max(0, m_plus - |v|)^2 for the class that is present, and of
-    absent_weight max(0, |v| - m_minus)^2 for the others. `official` (the authors' code) is the mean over
-    classes of half of that, 2 J times smaller. The lengths enter as they are: a softmax before this loss, a
-    common mistake, lets no right answer have a loss of 0.
+    Paper, equation 4: the sum over classes of T max(0, m_plus - |v|)^2 + absent_weight (1 - T)
+    max(0, |v| - m_minus)^2, where T is 1 for classes that are present and 0 for the others, or in between for
+    soft targets. `official` (the authors' code) is the mean over classes of half of that, 2 J times smaller.
+    The lengths enter as they are: a softmax before this loss, a common mistake, lets no right answer have a
+    loss of 0.
 
     Args:
         lengths: [B, J] lengths of the class capsules, any floating dtype; computed in at least fp32.
-        targets: [B] int64, the class of each image, in [0, J). Looked at on a CPU only, and
-            neither in compilers nor in torch.func; elsewhere torch's own error tells of one out of range.
-        m_plus: length that the present class must reach.
+        targets: [B] int64, the class of each image, in [0, J); [B, K] int64, up to K < J classes of each, -1
+            where it has fewer; or [B, J] floating, T itself, in [0, 1]. Values are looked at on a CPU only,
+            and neither in compilers nor in torch.func; elsewhere torch's own error tells of a class [B] out
+            of range, and one of [B, K] is passed over.
+        m_plus: length that a present class must reach.
         m_minus: length that an absent class may have.
         absent_weight: weight of the absent classes (lambda).
         reduction: `paper` or `official`.
@@ -44,26 +48,30 @@ def margin_loss(
         [B] loss of each image.
 
     Raises:
-        ShapeError: an argument is no tensor, shapes do not fit, targets are not int64 or out of range, or
-            the reduction is unknown.
+        ShapeError: an argument is no tensor, shapes do not fit, targets have none of these forms or are out
+            of range, or the reduction is unknown.
     """
     check_tensor("lengths", lengths)
     check_tensor("targets", targets)
-    if lengths.dim() != 2 or targets.shape != lengths.shape[:1]:
+    if lengths.dim() != 2 or targets.shape[:1] != lengths.shape[:1] or not targets.dim():
         raise ShapeError(
             f"lengths {list(lengths.shape)} and targets {list(targets.shape)} do not fit; pass [B, J] and [B]"
         )
-    if targets.dtype != torch.int64:
-        raise ShapeError(f"targets have dtype {targets.dtype}; convert the class numbers with .long()")
     if reduction not in ("paper", "official"):
         raise ShapeError(f"reduction={reduction!r} is no margin loss; choose 'paper' or 'official'")
-    check_class_numbers("targets", targets, lengths.shape[1])
+    check_targets("targets", targets, lengths.shape[1])
     wide = lengths.to(torch.promote_types(lengths.dtype, torch.float32))
     present = torch.relu(m_plus - wide).square()
     absent = absent_weight * torch.relu(wide - m_minus).square()
-    own = targets[:, None]
-    # The scatter replaces the absent term of an image's own class by its present term.
-    terms = absent.scatter(1, own, present.gather(1, own))
+    if targets.dim() == 1:
+        own = targets[:, None]
+        # The scatter replaces the absent term of an image's own class by its present term.
+        terms = absent.scatter(1, own, present.gather(1, own))
+    elif targets.is_floating_point():
+        share = targets.to(wide.dtype)
+        terms = share * present + (1 - share) * absent
+    else:
+        terms = torch.where(class_mask(targets, lengths.shape[1]), present, absent)
     return terms.sum(1) if reduction == "paper" else 0.5 * terms.mean(1)
 
 

@@ -97,7 +97,7 @@ class Display(Screen):
         colour = "bold green" if better else "yellow"
         self._print(
             f"[cyan]epoch {row['epoch']:<5.3g}[/] step {row['step']:<7,} "
-            f"[{colour}]error_percent {error:<6.2f}[/] loss {row['loss']:<8.3g} "
+            f"[{colour}]error_percent {error:<6.2f}[/] {_of_labels(row)}loss {row['loss']:<8.3g} "
             f"[dim]{_literal(self._start['test_split'])}, {row['num_images']:,} images[/]"
         )
         if self._live and self._row:
@@ -134,7 +134,7 @@ class Display(Screen):
             )
         if row["error_percent"] is not None:
             where = _literal(f"({row['test_split']}, {row['num_images']:,} images, run {row['run']})")
-            self._print(f"[bold]error_percent {row['error_percent']:.2f}[/]  {where}")
+            self._print(f"[bold]error_percent {row['error_percent']:.2f}[/]  {_of_labels(row)}{where}")
 
     def _print_table(self, row: Row) -> None:
         error = "-" if row["error_percent"] is None else f"{row['error_percent']:.2f}"
@@ -211,6 +211,12 @@ def _figures(row: Row) -> list[str]:
         f"error_percent {row['error_percent']:.2f}",
         f"eta {_clock(row['eta_s'])}",
     ]
+
+
+def _of_labels(row: Row) -> str:
+    """Return the error of single labels, where images have several, and two spaces behind it."""
+    error = row.get("label_error_percent")
+    return "" if error is None else f"label_error_percent {error:.2f}  "
 
 
 def _network(row: Row) -> str:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,7 @@ from capsdist.storage import join
 from capsdist.train.checkpoint import build_network, read_checkpoint
 from capsdist.train.precision import autocast, resolve_precision
 from capsdist.train.splits import check_trained_classes
-from capsdist.train.step import metric_names, metric_sums
+from capsdist.train.step import error_percents, losses_of, metric_names, metric_sums
 
 __all__ = ["Evaluation", "Progress", "evaluate", "evaluate_checkpoint"]
 
@@ -34,12 +34,22 @@ _QUIET_S = 5.0
 
 
 class Evaluation(TypedDict):
-    """Result over all ranks: error, mean loss, images, and confusion counts [true class][predicted]."""
+    """Result over all ranks.
+
+    Attributes:
+        error_percent: images whose predicted classes are not their labels; as many are predicted as the image
+            has labels.
+        loss: mean over images.
+        num_images: images, each counted once.
+        confusion: counts [true class][predicted]; absent where images have several labels.
+        label_error_percent: labels that are not predicted, of all labels; only where images have several.
+    """
 
     error_percent: float
     loss: float
     num_images: int
-    confusion: list[list[int]]
+    confusion: NotRequired[list[list[int]]]
+    label_error_percent: NotRequired[float]
 
 
 @torch.no_grad()
@@ -58,14 +68,15 @@ def evaluate(
     """Return what `forward` makes of the split in `folder`; collective, the same result on every rank.
 
     Every image counts once, whatever the number of ranks; nothing is random. The reconstruction is that of
-    the longest capsule, as at test time in the paper. The network must be in evaluation mode; `batch_size` is
-    that of one rank; `progress` is called on ranks that have one. `observe` is called with this rank's first
-    batch, images [B, C, H, W] as the network saw them, and what the network made of it.
+    the longest capsule, or of the `model.num_labels` longest, as at test time in the paper. The network must
+    be in evaluation mode; `batch_size` is that of one rank; `progress` is called on ranks that have one.
+    `observe` is called with this rank's first batch, images [B, C, H, W] as the network saw them, and what
+    the network made of it.
     """
-    data, classes = config.data, config.model.num_classes
+    data, classes, num_labels = config.data, config.model.num_classes, config.model.num_labels
     transform = Transform(crop=data.crop, standardise=data.standardise, train=False)
     family = find_family(config.model.kind)
-    names = metric_names(family)
+    names, losses_for = metric_names(family, num_labels), losses_of(family, config)
     sums = torch.zeros(len(names), dtype=torch.float64, device=device)
     confusion = torch.zeros(classes * classes, dtype=torch.int64, device=device)
     batches = eval_batches(
@@ -85,20 +96,26 @@ def evaluate(
         output = forward(images)
         if observe and number == 0:
             observe(images, output)
-        losses = family.losses(output, images, batch.labels, config.loss)
-        sums += metric_sums(family, losses, output.scores, batch.labels, batch.weights)
-        cells = batch.labels * classes + output.scores.argmax(1)
-        confusion.scatter_add_(0, cells, batch.weights.long())
+        losses = losses_for(output, images, batch.labels)
+        sums += metric_sums(family, losses, output.scores, batch.labels, batch.weights, num_labels)
+        if num_labels == 1:
+            cells = batch.labels * classes + output.scores.argmax(1)
+            confusion.scatter_add_(0, cells, batch.weights.long())
     if world_size > 1:
         dist.all_reduce(sums)
         dist.all_reduce(confusion)
     total = dict(zip(names, sums.tolist(), strict=True))
-    return {
-        "error_percent": 100.0 * total["num_wrong"] / total["num_images"],
+    errors = error_percents(total)
+    result: Evaluation = {
+        "error_percent": errors["error_percent"],
         "loss": total["loss"] / total["num_images"],
         "num_images": int(total["num_images"]),
-        "confusion": confusion.view(classes, classes).tolist(),
     }
+    if num_labels == 1:
+        result["confusion"] = confusion.view(classes, classes).tolist()
+    else:
+        result["label_error_percent"] = errors["label_error_percent"]
+    return result
 
 
 def evaluate_checkpoint(

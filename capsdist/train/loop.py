@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -198,7 +198,8 @@ class _Loop:
 
     def _open_window(self) -> None:
         """Begin to sum anew; what validation and checkpoints took counts to no window."""
-        self._window = Window(self.family, self.device, self.world_size)
+        num_labels = self.config.model.num_labels
+        self._window = Window(self.family, self.device, self.world_size, num_labels)
 
     def _log(self) -> None:
         """Emit the means over the window; waits for the device, and for the other ranks."""
@@ -213,7 +214,7 @@ class _Loop:
         self._emit(
             "train",
             **means.losses,
-            error_percent=means.error_percent,
+            **means.errors,
             learning_rate=learning_rate_at(self.step - 1, self.config.optim),
             grad_norm=means.grad_norm,
             images_per_s=means.num_images / means.seconds,
@@ -289,14 +290,17 @@ class _Loop:
         self._emit("checkpoint", name=self.checkpoint_name, seconds=time.perf_counter() - began)
 
     def _end(self, stopped: bool) -> Row:
+        validation: Mapping[str, Any] = self.validation or {}
+        several = {name: validation[name] for name in ("label_error_percent",) if name in validation}
         return self._emit(
             "end",
             run=self.config.train.name,
             test_split=self.config.data.test_split,
             stopped=stopped,
-            error_percent=self.validation and self.validation["error_percent"],
-            loss=self.validation and self.validation["loss"],
-            num_images=self.validation and self.validation["num_images"],
+            error_percent=validation.get("error_percent"),
+            **several,
+            loss=validation.get("loss"),
+            num_images=validation.get("num_images"),
             images_per_s=self._num_trained / self._train_s if self._train_s else 0.0,
             checkpoint=self.checkpoint_name,
             wall_time_s=time.perf_counter() - self._began,

@@ -69,6 +69,7 @@ class _Shape(BaseModel):
     margin_loss: float | None = None
     reconstruction_loss: float | None = None
     error_percent: float | None = None
+    label_error_percent: float | None = None
     learning_rate: float | None = None
     grad_norm: float | None = None
     images_per_s: float | None = None

@@ -8,12 +8,14 @@ gradient is that of ``sum_i weight_i * loss_i / num_global`` over all images i o
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from capsdist.errors import ShapeError
+from capsdist.ops.predictions import missed_labels
 from capsdist.train.engine.base import Engine
 from capsdist.train.optim import learning_rate_at
 from capsdist.train.phases import Phase, no_phase
@@ -21,13 +23,25 @@ from capsdist.train.phases import Phase, no_phase
 if TYPE_CHECKING:  # a machine with torch alone runs steps
     from capsdist.config import Config, Family
     from capsdist.data import Batch
+    from capsdist.models import Output
 
-__all__ = ["metric_names", "metric_sums", "microbatch_seed", "train_step"]
+__all__ = ["error_percents", "losses_of", "metric_names", "metric_sums", "microbatch_seed", "train_step"]
 
 
-def metric_names(family: Family) -> tuple[str, ...]:
+def losses_of(family: Family, config: Config) -> Callable[[Output, Tensor, Tensor], Mapping[str, Tensor]]:
+    """Return the losses of `family` for images with `config.model.num_labels` labels each.
+
+    They are called as ``losses(output, images, labels)``.
+    """
+    losses = family.losses if config.model.num_labels == 1 else family.multi_label_losses
+    assert losses is not None  # a rule of the configuration
+    return lambda output, images, labels: losses(output, images, labels, config.loss)
+
+
+def metric_names(family: Family, num_labels: int = 1) -> tuple[str, ...]:
     """Return the names of what `metric_sums` adds up, in its order."""
-    return (*family.loss_names, "num_wrong", "num_images")
+    several = ("num_missed_labels", "num_labels") if num_labels > 1 else ()
+    return (*family.loss_names, *several, "num_wrong", "num_images")
 
 
 def train_step(
@@ -43,11 +57,13 @@ def train_step(
 
     images: float [b, C, H, W], the batch's after the transform, on the engine's device like the batch.
     family: that of `config.model.kind`.
+    batch.labels: int64 [b], int64 [b, K] or floating [b, J], see `capsdist.ops.targets`.
     Returns (sums, grad_norm): float64, this rank's contribution to the metrics in the order of
     `metric_names`, and the global gradient norm before clipping. Both stay on the device: the step waits for
     nothing. `phase` hears where forward, backward and optimizer begin.
     """
-    sums = torch.zeros(len(metric_names(family)), dtype=torch.float64, device=images.device)
+    losses_for, num_labels = losses_of(family, config), config.model.num_labels
+    sums = torch.zeros(len(metric_names(family, num_labels)), dtype=torch.float64, device=images.device)
     count = config.train.gradient_accumulation_steps
     parts = list(zip(*(t.chunk(count) for t in (images, batch.labels, batch.weights)), strict=True))
     for number, (part, labels, weights) in enumerate(parts):
@@ -55,24 +71,61 @@ def train_step(
         phase("forward")
         with engine.microbatch(last=number == len(parts) - 1):
             output = engine.forward(part, labels)
-            losses = family.losses(output, part, labels, config.loss)
+            losses = losses_for(output, part, labels)
             phase("backward")
             # The engine averages over ranks and sums over microbatches.
             engine.backward((weights * losses["loss"]).sum() * (engine.world_size / batch.num_global))
-        sums += metric_sums(family, losses, output.scores, labels, weights)
+        sums += metric_sums(family, losses, output.scores, labels, weights, num_labels)
     phase("optimizer")
     return sums, engine.step(learning_rate_at(step, config.optim))
 
 
 @torch.no_grad()
 def metric_sums(
-    family: Family, losses: Mapping[str, Tensor], scores: Tensor, labels: Tensor, weights: Tensor
+    family: Family,
+    losses: Mapping[str, Tensor],
+    scores: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    num_labels: int = 1,
 ) -> Tensor:
-    """Return float64 on the device: weighted sums over the images, in the order of `metric_names`."""
+    """Return float64 on the device: weighted sums over the images, in the order of `metric_names`.
+
+    With one label an image is wrong where the class of its largest score is not its label, or of soft labels
+    not the largest; with several where a label is missed, see `missed_labels`.
+
+    Raises:
+        ShapeError: images have several labels, and `num_labels` is 1.
+    """
     total = losses["loss"]
-    wrong = (scores.argmax(1) != labels).to(total.dtype)
-    rows = torch.stack([*(losses[name] for name in family.loss_names), wrong, torch.ones_like(total)])
+    several: tuple[Tensor, ...] = ()
+    if num_labels > 1:
+        several = missed_labels(scores, labels)
+        wrong = several[0] > 0
+    elif labels.is_floating_point():
+        wrong = labels.gather(1, scores.argmax(1, keepdim=True))[:, 0] < labels.amax(1)
+    elif labels.dim() == 1:
+        wrong = scores.argmax(1) != labels
+    else:
+        raise ShapeError(
+            f"labels {list(labels.shape)} are several an image, and the network has num_labels=1; "
+            "set --model.num-labels"
+        )
+    counts = (each.to(total.dtype) for each in (*several, wrong))
+    rows = torch.stack([*(losses[name] for name in family.loss_names), *counts, torch.ones_like(total)])
     return (rows.double() * weights).sum(1)
+
+
+def error_percents(sums: Mapping[str, float]) -> dict[str, float]:
+    """Return errors from sums over all ranks, by the names in `metric_names`.
+
+    error_percent: images whose predicted classes are not their labels. label_error_percent, only where images
+    have several labels: labels that are not predicted, of all labels.
+    """
+    errors = {"error_percent": 100.0 * sums["num_wrong"] / sums["num_images"]}
+    if "num_labels" in sums:
+        errors["label_error_percent"] = 100.0 * sums["num_missed_labels"] / max(sums["num_labels"], 1.0)
+    return errors
 
 
 def microbatch_seed(seed: int, step: int, microbatch: int, rank: int) -> int:

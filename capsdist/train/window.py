@@ -10,7 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.config import Family
-from capsdist.train.step import metric_names
+from capsdist.train.step import error_percents, metric_names
 
 __all__ = ["Window", "WindowMeans"]
 
@@ -19,12 +19,12 @@ __all__ = ["Window", "WindowMeans"]
 class WindowMeans:
     """Means over the images of a window, over all ranks.
 
-    losses: by name; error_percent; grad_norm: of the last step; norms: sum of the norms of all steps and
-    ranks, so that all ranks find the same not finite; num_images, num_steps; seconds.
+    losses: by name; errors: see `error_percents`; grad_norm: of the last step; norms: sum of the norms of all
+    steps and ranks, so that all ranks find the same not finite; num_images, num_steps; seconds.
     """
 
     losses: dict[str, float]
-    error_percent: float
+    errors: dict[str, float]
     grad_norm: float
     norms: float
     num_images: int
@@ -35,9 +35,10 @@ class WindowMeans:
 class Window:
     """Add the sums of each step; `close` returns their means. A new window is open."""
 
-    def __init__(self, family: Family, device: torch.device, world_size: int) -> None:
+    def __init__(self, family: Family, device: torch.device, world_size: int, num_labels: int = 1) -> None:
         self._family, self._world_size = family, world_size
-        self._sums = torch.zeros(len(metric_names(family)), dtype=torch.float64, device=device)
+        self._names = metric_names(family, num_labels)
+        self._sums = torch.zeros(len(self._names), dtype=torch.float64, device=device)
         self._grad_norm = torch.zeros(())
         self.num_steps = 0
         self._began = time.perf_counter()
@@ -54,11 +55,11 @@ class Window:
         if self._world_size > 1:
             dist.all_reduce(values)
         *sums, norms = values.tolist()
-        total = dict(zip(metric_names(self._family), sums, strict=True))
+        total = dict(zip(self._names, sums, strict=True))
         num = total["num_images"]
         return WindowMeans(
             losses={name: total[name] / num for name in self._family.loss_names},
-            error_percent=100.0 * total["num_wrong"] / num,
+            errors=error_percents(total),
             grad_norm=float(self._grad_norm),
             norms=norms,
             num_images=int(num),

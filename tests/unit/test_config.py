@@ -111,6 +111,7 @@ RULES = [
         {"train__num_workers": 5, "launch__max_workers": 4},
         "exceeds launch.max_workers=4",
     ),
+    ("model.num_labels", 10, {"model__num_labels": 10}, "must be below model.num_classes=10"),
     ("train.precision", "fp16", {"train__precision": "fp16", "train__device": "cpu"}, "is for GPUs"),
     (
         "routing.recompute",
@@ -154,6 +155,7 @@ ALLOWED = [
         "data__lanes": 3,
     },
     {"train__name": "a.b_c-9"},
+    {"model__num_labels": 9},
     {"routing__recompute": "iterations", "routing__gradient": "last"},
     {"routing__recompute": "none", "routing__backend": "reference"},
     {"routing__gradient": "last", "routing__backend": "streamed"},
