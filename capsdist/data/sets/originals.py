@@ -85,7 +85,7 @@ class Original:
         self.compare(hashlib.new(self.algorithm, data, usedforsecurity=False).hexdigest(), where)
         return data
 
-    def check_file(self, file: BinaryIO, where: object) -> None:
+    def check_file(self, file: io.BufferedReader, where: object) -> None:
         """Check the bytes of an open `file`, read in parts, and go back to its start.
 
         Raises:
@@ -171,7 +171,7 @@ def unpacked(data: bytes, where: object) -> bytes:
 
 
 @contextlib.contextmanager
-def open_checked(path: Path, original: Original | None = None) -> Iterator[BinaryIO]:
+def open_checked(path: Path, original: Original | None = None) -> Iterator[io.BufferedReader]:
     """Open a file that may be larger than memory; its bytes as they are are compared with `original`.
 
     Raises:
