@@ -13,7 +13,7 @@ from capsdist.console import run_program
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))  # `faults` is no part of the package
 from faults.campaign import fault_figures, passed
-from faults.samples import SAMPLES, random_faults
+from faults.random_faults import SAMPLES, random_faults
 from faults.tiny import CHECKPOINT_EVERY, WORKERS
 
 RECORDS = Path(__file__).parent / "records"

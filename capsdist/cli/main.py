@@ -52,7 +52,7 @@ def _pack(argv: Sequence[str]) -> int:
     from capsdist.data.sets.spec import DATASETS, find_dataset
 
     if not argv or argv[0].startswith("-"):
-        names = "\n".join(f"  {name:<14} {find_dataset(name).title}" for name in DATASETS)
+        names = "\n".join(f"  {name:<20} {find_dataset(name).title}" for name in DATASETS)
         print(f"usage: capsdist pack NAME [options]; NAME may be an import path of a DatasetSpec\n\n{names}")
         return DONE if argv and argv[0] in ("-h", "--help") else INVALID
     return pack_command(find_dataset(argv[0]), f"capsdist pack {argv[0]}", list(argv[1:]))

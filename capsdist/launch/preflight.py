@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config, problems
 from capsdist.console import Log, command_line
-from capsdist.data.sets.spec import DATASETS
+from capsdist.data.sets.spec import DATASETS, SPLITS, TRAIN_TEST
 from capsdist.errors import ConfigError, DataError, DocumentError, Problem, RunError
 from capsdist.runs.initial import initial_state
 from capsdist.runs.loggers.names import logger_problems
@@ -31,7 +31,6 @@ __all__ = [
 
 _SHARED = "a folder that all machines see, or s3://bucket/prefix"
 _OTHER_GPUS = ("/dev/kfd", "/dev/dxg")  # AMD's driver, and Windows' for Linux: without a file for each GPU
-_PACKED = ("train", "test")  # the splits that the packing command makes
 
 
 @dataclass(frozen=True)
@@ -141,8 +140,9 @@ def _remedy(config: Config, split: str) -> str:
         return f"set --data.root or CAPSDIST_DATA_ROOT to {_SHARED}"  # what is packed there is lost
     if name not in DATASETS:
         return "pack it, or set --data.root and --data.name to a packed set"
-    if split not in _PACKED:
-        return f"pack it yourself (`{command_line(f'pack {name}')}` makes {' and '.join(_PACKED)})"
+    packed = SPLITS.get(name, TRAIN_TEST)
+    if split not in packed:
+        return f"pack it yourself (`{command_line(f'pack {name}')}` makes {' and '.join(packed)})"
     where = "" if root == os.path.abspath("data") else f" --root {root}"
     return f"pack it with `{command_line(f'pack {name}{where}')}`"
 

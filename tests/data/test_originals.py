@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import pickle
-import struct
 import tarfile
 import tracemalloc
 from collections.abc import Callable
@@ -15,16 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cifar_batches import batch_bytes, md5
+from original_files import idx_bytes
 
 from capsdist.data.sets import originals
 from capsdist.data.sets.cifar import ARCHIVE, load_cifar, unpickle_batch
 from capsdist.data.sets.idx import FILES, load_idx_set, parse_idx
 from capsdist.data.sets.originals import Original, content, download
 from capsdist.errors import DataError
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
 def write_idx_set(folder: Path, *, zipped: bool = True, seed: int = 0) -> tuple[dict[str, str], dict]:

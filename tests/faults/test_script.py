@@ -17,8 +17,8 @@ from capsdist.models import build_model
 from capsdist.train.checkpoint import Checkpoint, EngineState, verify_checkpoint, write_checkpoint
 from faults.campaign import Verdict
 from faults.lineage import Attempt, Step
+from faults.random_faults import SAMPLES, SLOTS, random_faults
 from faults.recovery import standstill_s
-from faults.samples import SAMPLES, SLOTS, random_faults
 from faults.script import Fault, Mark, Script, read_marks
 from faults.tiny import CAMPAIGN_EPOCHS, CHECKPOINT_EVERY, STEPS_PER_EPOCH, WORKERS
 from limits import PATIENCE_S

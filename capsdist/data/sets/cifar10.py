@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from capsdist.data.sets.cifar import ARCHIVE, load_cifar
-from capsdist.data.sets.originals import Original, Splits, download
+from capsdist.data.sets.originals import Original, download
+from capsdist.data.sets.samples import Samples, in_memory
 from capsdist.data.sets.spec import DatasetSpec
 
 __all__ = ["CIFAR10"]
@@ -24,13 +25,13 @@ _FILES = {
 _MIRRORS = (f"https://www.cs.toronto.edu/~kriz/{ARCHIVE}",)
 
 
-def _load(source: Path | None, folder: Path, command: str) -> Splits:
+def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]:
     if source:
-        return load_cifar(source, _FILES)
+        return in_memory(load_cifar(source, _FILES))
     manual = f"get {ARCHIVE} from {_MIRRORS[0]}, then run: {command} --source {ARCHIVE}"
     archive = folder / ARCHIVE
     download(_MIRRORS, archive, lambda path: load_cifar(path, _FILES), manual=manual)
-    return load_cifar(archive, _FILES)
+    return in_memory(load_cifar(archive, _FILES))
 
 
 CIFAR10 = DatasetSpec(

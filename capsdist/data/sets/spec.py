@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capsdist.importing import find
 
 if TYPE_CHECKING:
-    from capsdist.data.sets.originals import Splits
+    import numpy as np
 
-__all__ = ["DATASETS", "DatasetSpec", "find_dataset"]
+    from capsdist.data.sets.samples import Samples
+
+__all__ = ["DATASETS", "SPLITS", "TRAIN_TEST", "DatasetSpec", "find_dataset"]
 
 DATASETS = {
     "mnist": "capsdist.data.sets.mnist:MNIST",
     "digits": "capsdist.data.sets.digits:DIGITS",
     "fashion_mnist": "capsdist.data.sets.fashion_mnist:FASHION_MNIST",
+    "kmnist": "capsdist.data.sets.kmnist:KMNIST",
+    "emnist_letters": "capsdist.data.sets.emnist:EMNIST_LETTERS",
+    "emnist_balanced": "capsdist.data.sets.emnist:EMNIST_BALANCED",
+    "affnist": "capsdist.data.sets.affnist:AFFNIST",
+    "affnist_train": "capsdist.data.sets.affnist_train:AFFNIST_TRAIN",
+    "affnist_like": "capsdist.data.sets.affnist_like:AFFNIST_LIKE",
     "cifar10": "capsdist.data.sets.cifar10:CIFAR10",
+    "cifar100": "capsdist.data.sets.cifar100:CIFAR100",
+    "svhn": "capsdist.data.sets.svhn:SVHN",
+    "smallnorb": "capsdist.data.sets.smallnorb:SMALLNORB",
+    "smallnorb_azimuth": "capsdist.data.sets.smallnorb:SMALLNORB_AZIMUTH",
+    "smallnorb_elevation": "capsdist.data.sets.smallnorb:SMALLNORB_ELEVATION",
 }
 """Import paths of the data sets that have a name."""
+
+SPLITS = {
+    "affnist": ("test",),
+    "affnist_like": ("test",),
+    "smallnorb_azimuth": ("train", "validation", "test"),
+    "smallnorb_elevation": ("train", "validation", "test"),
+}
+"""Splits of those that have others than `TRAIN_TEST`; here, so that `--check` imports no data set."""
+
+TRAIN_TEST = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -31,17 +54,29 @@ class DatasetSpec:
         name: folder of the packed set, below the root of all data sets.
         title: what it is, in one line.
         classes: name of each class, by label.
-        load: ``load(source, folder, command)`` returns, per split, images uint8 [N, C, H, W] and labels
-            int64 [N]. source: what `--source` gives, or None; folder: where downloads go; command: what an
-            error tells the user to run after a download by hand.
+        load: ``load(source, folder, command)`` returns `Samples` per split, or a pair of images
+            uint8 [N, C, H, W] and labels int64 [N]. source: what `--source` gives, or None; folder: where
+            downloads go; command: what an error tells the user to run after a download by hand.
         source: help text of `--source`; empty for a set that takes none.
+        splits: the splits that `load` returns.
+        further_splits: splits that `load` returns as well if the folder `--source` holds a file: split to
+            name of the file.
     """
 
     name: str
     title: str
     classes: tuple[str, ...]
-    load: Callable[[Path | None, Path, str], Splits]
+    load: Callable[[Path | None, Path, str], Mapping[str, Samples | tuple[np.ndarray, np.ndarray]]]
     source: str = ""
+    splits: tuple[str, ...] = TRAIN_TEST
+    further_splits: Mapping[str, str] = field(default_factory=dict)
+
+    def splits_of(self, source: Path | None) -> tuple[str, ...]:
+        """Return the names of the splits that `load` returns for `source`."""
+        if source is None:
+            return self.splits
+        further = (split for split, name in self.further_splits.items() if (source / name).is_file())
+        return (*self.splits, *further)
 
 
 def find_dataset(name: str) -> DatasetSpec:
