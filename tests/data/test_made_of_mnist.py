@@ -10,10 +10,10 @@ import pytest
 from test_data_prep import either
 from test_originals import write_idx_set
 
+from capsdist.data.format.samples import ArraySamples
 from capsdist.data.sets import mnist
 from capsdist.data.sets.affnist_like import AFFNIST_LIKE, transform, transformations, transformed
 from capsdist.data.sets.affnist_train import AFFNIST_TRAIN, NUM_POSITIONS, placed
-from capsdist.data.sets.samples import ArraySamples
 
 
 def digits(num: int, seed: int = 0, side: int = 28) -> ArraySamples:

@@ -196,7 +196,7 @@ class Counted(ArraySamples):
 
     def __init__(self, num: int, *, unreadable: tuple[int, ...] = (), fingerprint: str = "v1") -> None:
         images = np.random.default_rng(0).integers(0, 256, (num, 1, 4, 5), dtype=np.uint8)
-        super().__init__({"image": images, "label": np.arange(num) % 3})
+        super().__init__(image=images, label=np.arange(num) % 3)
         self.fingerprint, self.asked, self.unreadable = fingerprint, [], unreadable
         self.stop_at: int | None = None
 

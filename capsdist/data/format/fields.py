@@ -15,7 +15,7 @@ from pydantic import Field as Limits
 from capsdist.data.format.packed import IMAGE, LABEL, LABELS
 from capsdist.errors import DataError
 
-__all__ = ["Field", "check_fields", "fields_of"]
+__all__ = ["Field", "check_fields", "field_list"]
 
 _MAX_SIDE = 1 << 16  # pixels, channels, or other numbers
 _MAX_BYTES = 1 << 30
@@ -73,23 +73,18 @@ def check_fields(fields: Sequence[Field]) -> None:
             raise DataError(f"field {field.name} has {field.num_bytes:,} bytes a sample; give less")
 
 
-def fields_of(arrays: Mapping[str, np.ndarray]) -> tuple[Field, ...]:
-    """Return the fields of samples that lie in `arrays`, [N, ...] each, in the order of their names.
+def field_list(types: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> tuple[Field, ...]:
+    """Return the fields of these names, dtypes and shapes of one sample, in the order of their names.
 
     Raises:
-        DataError: no array, another number of samples, a dtype that cannot be stored, or `check_fields`.
+        DataError: a dtype that cannot be stored, or as `check_fields`.
     """
     fields = []
-    for name, array in sorted(arrays.items()):
-        if not isinstance(array, np.ndarray) or array.ndim < 1:
-            raise DataError(f"{name} is a {type(array).__name__}; give a numpy array, see numpy.asarray")
-        descr = np.lib.format.dtype_to_descr(array.dtype)
+    for name, (dtype, shape) in sorted(types.items()):
+        descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
         if descr not in _DTYPES:
-            raise DataError(f"{name} is {array.dtype}; give uint8, bool, int16/32/64 or float32/64")
-        fields.append(Field(name, descr, tuple(int(side) for side in array.shape[1:])))
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if len(set(lengths.values())) > 1:
-        raise DataError(f"fields have different numbers of samples: {lengths}; give one of each a sample")
+            raise DataError(f"field {name} is {dtype}; give uint8, bool, int16/32/64 or float32/64")
+        fields.append(Field(name, descr, tuple(int(side) for side in shape)))
     check_fields(fields)
     return tuple(fields)
 

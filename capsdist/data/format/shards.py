@@ -16,13 +16,13 @@ import xxhash
 
 from capsdist.data.format.blocks import check_labels, packed_member
 from capsdist.data.format.classes import check_class_names
-from capsdist.data.format.fields import Field, check_fields
+from capsdist.data.format.fields import Field
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import Compression, Index, Shard
 from capsdist.data.format.layout import Block, block_sizes, file_size, spans
 from capsdist.data.format.packed import IMAGE, LABEL, LABELS
 from capsdist.data.format.parts import Parts
-from capsdist.data.format.samples import ArraySamples, Samples
+from capsdist.data.format.samples import ArraySamples, Samples, stored_fields
 from capsdist.errors import DataError
 
 __all__ = ["write_samples", "write_split"]
@@ -64,9 +64,9 @@ def write_split(
             f"labels are {labels.dtype} {list(labels.shape)}; give int64 [{len(images)}] or [{len(images)},K]"
         )
     name = LABEL if labels.ndim == 1 else LABELS
-    samples = ArraySamples({**(fields or {}), IMAGE: images, name: labels})
+    samples = ArraySamples(**{**(fields or {}), IMAGE: images, name: labels})
     check_class_names(classes)
-    check_labels(labels, Index(samples.fields, tuple(classes), 1, ()), 0, _WRONG_LABEL)
+    check_labels(labels, Index(stored_fields(samples.fields), tuple(classes), 1, ()), 0, _WRONG_LABEL)
     return write_samples(
         folder,
         samples,
@@ -105,14 +105,14 @@ def write_samples(
             empty or not unique, a size below 1, or a folder that cannot be written.
     """
     check_class_names(classes)
-    check_fields(samples.fields)
+    fields = stored_fields(samples.fields)
     if shard_size is None:
-        sample_bytes = sum(field.num_bytes for field in samples.fields)
+        sample_bytes = sum(field.num_bytes for field in fields)
         shard_size = max(1, min(_SHARD_SIZE, _SHARD_BYTES // sample_bytes))
     _check_size("shard_size", shard_size)
     _check_size("block_size", block_size)
     index = Index(
-        tuple(samples.fields),
+        fields,
         tuple(classes),
         min(int(block_size), int(shard_size)),
         (),
@@ -155,7 +155,7 @@ def _packed_shard(
     num = len(arrays[IMAGE])
     if not num:
         return None
-    _check_arrays(arrays, samples.fields, num)
+    _check_arrays(arrays, index.fields, num)
     check_labels(arrays[index.label_name], index, start, _WRONG_LABEL)
     stream, blocks = io.BytesIO(), []
     # An integer mtime keeps every header plain USTAR: webdataset's own float would force a PAX record.

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from capsdist.data.format.samples import FieldType, Part, PartSamples, Samples
 from capsdist.data.sets.archives import zip_member
 from capsdist.data.sets.mat import load_mat
 from capsdist.data.sets.originals import Original, download, open_checked
-from capsdist.data.sets.samples import Field, Part, PartSamples, Samples
 from capsdist.data.sets.spec import SPLITS, DatasetSpec
 from capsdist.errors import DataError
 
@@ -27,7 +27,7 @@ _ARCHIVE = Original(
 _MIRROR = "https://www.cs.toronto.edu/~tijmen/affNIST/32x/transformed"
 _SIDE = 40
 _NUM_BATCHES, _BATCH_SIZE = 32, 10_000
-_FIELDS = {"image": Field(np.dtype(np.uint8), (1, _SIDE, _SIDE)), "label": Field(np.dtype(np.int64))}
+_FIELDS = {"image": FieldType(np.dtype(np.uint8), (1, _SIDE, _SIDE)), "label": FieldType(np.dtype(np.int64))}
 
 
 def load_affnist(source: Path, archive: Original = _ARCHIVE, batch_size: int = _BATCH_SIZE) -> Samples:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import xxhash
 
+from capsdist.data.format.samples import FieldType, GeneratedSamples, Samples
 from capsdist.data.sets.mnist import load_mnist
-from capsdist.data.sets.samples import Field, GeneratedSamples, Samples
 from capsdist.data.sets.spec import SPLITS, DatasetSpec
 
 __all__ = ["AFFNIST_LIKE", "transform", "transformations", "transformed"]
@@ -79,8 +79,8 @@ def transformed(digits: Samples, versions: int = _VERSIONS) -> Samples:
             made[place, 0] = transform(*drawn)
         return {"image": made, "label": labels[digit], "digit": digit}
 
-    number = Field(np.dtype(np.int64))
-    fields = {"image": Field(np.dtype(np.uint8), (1, _SIDE, _SIDE)), "label": number, "digit": number}
+    number = FieldType(np.dtype(np.int64))
+    fields = {"image": FieldType(np.dtype(np.uint8), (1, _SIDE, _SIDE)), "label": number, "digit": number}
     return GeneratedSamples(len(images) * versions, fields, make)
 
 

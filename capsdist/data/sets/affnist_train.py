@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from capsdist.data.format.samples import FieldType, GeneratedSamples, Samples
 from capsdist.data.sets.mnist import load_mnist
-from capsdist.data.sets.samples import Field, GeneratedSamples, Samples
 from capsdist.data.sets.spec import DatasetSpec
 
 __all__ = ["AFFNIST_TRAIN", "NUM_POSITIONS", "placed"]
@@ -40,8 +40,8 @@ def placed(digits: Samples) -> Samples:
         image[np.arange(len(ids))[:, None, None], 0, rows[:, :, None], columns[:, None, :]] = images[digit, 0]
         return {"image": image, "label": labels[digit], "digit": digit, "row": row, "column": column}
 
-    number = Field(np.dtype(np.int64))
-    fields = {"image": Field(np.dtype(np.uint8), (1, _SIDE, _SIDE)), "label": number}
+    number = FieldType(np.dtype(np.int64))
+    fields = {"image": FieldType(np.dtype(np.uint8), (1, _SIDE, _SIDE)), "label": number}
     fields |= {"digit": number, "row": number, "column": number}
     return GeneratedSamples(len(images) * NUM_POSITIONS, fields, make)
 

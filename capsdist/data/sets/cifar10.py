@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from capsdist.data.format.samples import Samples, in_memory
 from capsdist.data.sets.cifar import ARCHIVE, load_cifar
 from capsdist.data.sets.originals import Original, download
-from capsdist.data.sets.samples import Samples, in_memory
 from capsdist.data.sets.spec import DatasetSpec
 
 __all__ = ["CIFAR10"]

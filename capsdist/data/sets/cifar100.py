@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from capsdist.data.format.samples import ArraySamples, Samples
 from capsdist.data.sets.cifar import CIFAR_100, load_batches
 from capsdist.data.sets.originals import Original, download
-from capsdist.data.sets.samples import ArraySamples, Samples
 from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from capsdist.data.format.order import permutation
-from capsdist.data.sets.samples import ArraySamples, Samples
+from capsdist.data.format.samples import ArraySamples, Samples
 from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
 

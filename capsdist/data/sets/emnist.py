@@ -15,10 +15,10 @@ from typing import TypeAlias
 
 import numpy as np
 
+from capsdist.data.format.samples import ArraySamples, Samples
 from capsdist.data.sets.archives import zip_member
 from capsdist.data.sets.idx import check_counts, image_label_pair, parse_idx
 from capsdist.data.sets.originals import Original, content, download, find, open_checked, unpacked
-from capsdist.data.sets.samples import ArraySamples, Samples
 from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
 

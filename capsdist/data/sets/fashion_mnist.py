@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from capsdist.data.format.samples import Samples, in_memory
 from capsdist.data.sets.idx import load_or_download
-from capsdist.data.sets.samples import Samples, in_memory
 from capsdist.data.sets.spec import DatasetSpec
 
 __all__ = ["FASHION_MNIST"]

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from capsdist.data.decoding import decode_into
-from capsdist.data.format.fields import Field
 from capsdist.data.format.order import permutation
 from capsdist.data.format.packed import IMAGE, LABEL, LABELS
+from capsdist.data.format.samples import FieldType
 from capsdist.errors import DataError
 
 __all__ = ["ImageFile", "ImageFiles", "divided", "files_in_folders", "files_in_table"]
@@ -148,8 +148,11 @@ class ImageFiles:
         self._files, self._left_out = list(files), left_out
         self._number = {name: label for label, name in enumerate(classes)}
         self._num_labels = num_labels
-        label = Field(LABEL, "<i8") if num_labels == 1 else Field(LABELS, "<i8", (num_labels,))
-        self.fields = (Field(IMAGE, "|u1", (channels, *size)), label)
+        self._label = LABEL if num_labels == 1 else LABELS
+        self.fields: Mapping[str, FieldType] = {
+            IMAGE: FieldType(np.dtype(np.uint8), (channels, *size)),
+            self._label: FieldType(np.dtype(np.int64), () if num_labels == 1 else (num_labels,)),
+        }
 
     def __len__(self) -> int:
         return len(self._files)
@@ -166,7 +169,7 @@ class ImageFiles:
 
     def read(self, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """Return the files start .. stop - 1 that can be read, decoded: see `Samples`."""
-        channels, height, width = self.fields[0].shape
+        channels, height, width = self.fields[IMAGE].shape
         files = self._files[start:stop]
         pixels = np.empty((len(files), height, width, channels), np.uint8)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -177,7 +180,7 @@ class ImageFiles:
                 self._left_out(file.path, reason)
         labels = self._labels(files[number] for number in good)
         images = np.ascontiguousarray(pixels[good].transpose(0, 3, 1, 2))
-        return {IMAGE: images, self.fields[1].name: labels}
+        return {IMAGE: images, self._label: labels}
 
     def _labels(self, files: Iterable[ImageFile]) -> np.ndarray:
         rows = [[self._number[name] for name in file.classes] for file in files]

@@ -13,9 +13,9 @@ import numpy as np
 from capsdist.console import DONE, announced, log, run_program
 from capsdist.data.format.checks import check_split
 from capsdist.data.format.index import Index
-from capsdist.data.format.shards import write_split
+from capsdist.data.format.samples import ArraySamples, Samples
+from capsdist.data.format.shards import write_samples
 from capsdist.data.sets.originals import originals_folder
-from capsdist.data.sets.samples import Samples
 from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
 from capsdist.storage import is_remote, join, open_folder
@@ -35,12 +35,12 @@ def pack(
     """Write the data set `name` below `root`, a path or s3:// URL, unless it is there and intact.
 
     load: returns samples, or images uint8 [N,C,H,W] and labels int64 [N], of every split; called only if
-    needed. Of samples, the fields "image" and "label" are stored.
+    needed.
     A packed set with a missing or damaged shard is packed again; intact shards are kept. Whether a place on
     S3 can be written is checked before anything is loaded.
 
     Raises:
-        DataError: what `load` and `write_split` raise.
+        DataError: what `load` and `write_samples` raise.
     """
     if is_remote(root):
         open_folder(join(root, name)).check_writable()
@@ -64,19 +64,11 @@ def pack(
         loaded = dict(load())
     for split in list(loaded):
         with announced(log, f"writing {folders[split]}"):
-            index = _write(
-                folders[split], loaded.pop(split), classes
-            )  # so that a split ends with its writing
+            samples = loaded.pop(split)  # so that the memory of a split ends with its writing
+            if isinstance(samples, tuple):
+                samples = ArraySamples(image=samples[0], label=samples[1])
+            index = write_samples(folders[split], samples, classes=classes)
         print(f"packed: {summary(folders[split], index)}")
-
-
-def _write(folder: str, held: Samples | tuple[np.ndarray, np.ndarray], classes: Sequence[str]) -> Index:
-    if isinstance(held, tuple):
-        images, labels = held
-    else:
-        arrays = held.read(0, len(held))
-        images, labels = arrays["image"], arrays["label"]
-    return write_split(folder, images, labels, classes=classes)
 
 
 def summary(folder: str, index: Index) -> str:

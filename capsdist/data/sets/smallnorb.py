@@ -18,9 +18,9 @@ from pathlib import Path
 
 import numpy as np
 
+from capsdist.data.format.samples import FieldType, Part, PartSamples, Samples, SelectedSamples
 from capsdist.data.sets.norb import parse_matrix
 from capsdist.data.sets.originals import Original, content, download, find
-from capsdist.data.sets.samples import Field, Part, PartSamples, Samples, SelectedSamples
 from capsdist.data.sets.spec import SPLITS, TRAIN_TEST, DatasetSpec
 from capsdist.errors import DataError
 
@@ -82,8 +82,8 @@ def _split(folder: Path, originals: Mapping[str, Original]) -> tuple[Samples, di
                 f"{where}: {name} of pair {wrong[0]} is {factors[name][wrong[0]]}; get the original"
             )
     factors = {name: np.ascontiguousarray(codes, np.int64) for name, codes in factors.items()}
-    fields = {"image": Field(np.dtype(np.uint8), _SHAPE)}
-    fields |= {name: Field(np.dtype(np.int64)) for name in factors}
+    fields = {"image": FieldType(np.dtype(np.uint8), _SHAPE)}
+    fields |= {name: FieldType(np.dtype(np.int64)) for name in factors}
 
     def read() -> dict[str, np.ndarray]:
         return {"image": _matrix(paths["dat"], originals["dat"]), **factors}

@@ -12,7 +12,7 @@ from capsdist.importing import find
 if TYPE_CHECKING:
     import numpy as np
 
-    from capsdist.data.sets.samples import Samples
+    from capsdist.data.format.samples import Samples
 
 __all__ = ["DATASETS", "SPLITS", "TRAIN_TEST", "DatasetSpec", "find_dataset"]
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from capsdist.data.format.samples import FieldType, Part, PartSamples, Samples
 from capsdist.data.sets.mat import load_mat, mat_shapes
 from capsdist.data.sets.originals import Original, download, open_checked
-from capsdist.data.sets.samples import Field, Part, PartSamples, Samples
 from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
 
@@ -25,7 +25,7 @@ _FILES = {
     "extra": Original("extra_32x32.mat", "a133a4beb38a00fcdda90c9489e0c04f900b660ce8a316a5e854838379a71eb3"),
 }
 _MIRROR = "http://ufldl.stanford.edu/housenumbers"
-_FIELDS = {"image": Field(np.dtype(np.uint8), (3, 32, 32)), "label": Field(np.dtype(np.int64))}
+_FIELDS = {"image": FieldType(np.dtype(np.uint8), (3, 32, 32)), "label": FieldType(np.dtype(np.int64))}
 
 
 def load_svhn(folder: Path, files: Mapping[str, Original] = _FILES) -> dict[str, Samples]:
