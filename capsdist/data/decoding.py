@@ -114,5 +114,10 @@ def _limited(height: int, width: int) -> tuple[int, int]:
 
 
 def _no_image(error: Exception) -> DataError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    from PIL import UnidentifiedImageError
+
+    reason = (
+        "an unknown format" if isinstance(error, UnidentifiedImageError) else str(error).partition("\n")[0]
+    )
+    reason = reason or type(error).__name__
     return DataError(f"is no image that can be read ({reason})")

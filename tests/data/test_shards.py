@@ -219,23 +219,23 @@ def test_packing_that_was_cut_off_goes_on(tmp_path):
     assert (first.asked, again.asked) == ([0, 10, 20], [20, 30])
     assert index == write_samples(tmp_path / "b", whole, **options) == verify_split(tmp_path / "a")
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
-    # nothing is left of what was written before: a finished set, other samples, other sizes, a lost shard
-    for samples, change in (
-        (Counted(37), {}),
-        (Counted(37, fingerprint="v2"), {"block_size": 5}),
-        (Counted(37, fingerprint=""), {}),
+    # a finished set, other samples, other sizes, unknown ones, lost or damaged files
+    for samples, change, asked in (
+        (Counted(37), {}, []),
+        (Counted(37, fingerprint="v2"), {}, [0, 10, 20, 30]),
+        (Counted(37, fingerprint="v2"), {"block_size": 5}, [0, 10, 20, 30]),
+        (Counted(37, fingerprint=""), {}, [0, 10, 20, 30]),
+        (Counted(37), {}, [0, 10, 20, 30]),
+        (Counted(37), {"resume": False}, [0, 10, 20, 30]),
     ):
         write_samples(tmp_path / "a", samples, **{**options, **change})
-        assert samples.asked == [0, 10, 20, 30]
-    first = Counted(37)
-    first.stop_at = 20
-    with pytest.raises(KeyboardInterrupt):
-        write_samples(tmp_path / "a", first, **options)
+        assert samples.asked == asked
     (tmp_path / "a" / "shard-00000.tar").unlink()
+    (tmp_path / "a" / "shard-00003.tar").write_bytes(b"cut")
     (tmp_path / "a" / "part-00001.json").write_bytes(b"{}")
     again = Counted(37)
     assert write_samples(tmp_path / "a", again, **options) == index
-    assert again.asked == [0, 10, 20, 30]
+    assert again.asked == [0, 10, 30]
 
 
 def test_samples_that_cannot_be_read_are_left_out(tmp_path):

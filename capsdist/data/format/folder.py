@@ -179,12 +179,6 @@ class SplitFolder:
         """Store the entry of a shard that packing has finished."""
         self._folder.write(_part(number), content)
 
-    def remove_parts(self) -> None:
-        """Remove all such entries."""
-        for name in self._folder.sizes(_PART):
-            if re.fullmatch(rf"{_PART}[0-9]{{5,9}}\.json", name):
-                self._folder.delete(name)
-
     def _fetch(self, shard: Shard) -> BinaryIO:
         return self._folder.open(shard.name, size_bytes=shard.size_bytes, sha256=shard.sha256)
 

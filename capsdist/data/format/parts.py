@@ -1,4 +1,7 @@
-"""What packing has finished: an entry for each shard, so that it goes on where it was cut off."""
+"""What packing has finished: an entry for each shard, so that it goes on where it was cut off.
+
+The entries stay, so that a set whose originals have not changed is not made again.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +30,21 @@ class _Part:
 
 
 class Parts:
-    """The finished shards of a split that is being packed; `shard_size`: 0 to begin anew.
+    """The finished shards of a split that is being packed; without `resume` none is known.
 
     Samples without a fingerprint have none: their shards are made again and compared.
     """
 
-    def __init__(self, place: SplitFolder, index: Index, samples: Samples, shard_size: int) -> None:
-        self._place, self._shard_size = place, shard_size
+    def __init__(
+        self, place: SplitFolder, index: Index, samples: Samples, shard_size: int, *, resume: bool
+    ) -> None:
+        self._place, self._resume = place, resume
         made_of = (samples.fingerprint, index.with_digest().digest, len(samples), shard_size)
         self._fingerprint = hashlib.sha256(repr(made_of).encode()).hexdigest() if samples.fingerprint else ""
 
     def finished(self, number: int) -> Shard | None:
         """Return shard `number` if it was finished from the same samples and is stored."""
-        if not (self._fingerprint and self._shard_size):
+        if not (self._fingerprint and self._resume):
             return None
         try:
             content = self._place.read_part(number)
@@ -54,7 +59,3 @@ class Parts:
         """Note that shard `number` is stored."""
         if self._fingerprint:
             self._place.put_part(number, dump_json(seal(asdict(_Part(self._fingerprint, shard)))))
-
-    def remove(self) -> None:
-        """Remove the entries: the index has taken their place."""
-        self._place.remove_parts()

@@ -121,7 +121,7 @@ def write_samples(
     )
     place, total = SplitFolder(folder), len(samples)
     with place.packing():
-        parts = Parts(place, index, samples, shard_size if resume else 0)
+        parts = Parts(place, index, samples, shard_size, resume=resume)
         shards: list[Shard] = []
         for number, start in enumerate(range(0, total, shard_size)):
             stop = min(start + shard_size, total)
@@ -138,7 +138,6 @@ def write_samples(
             raise DataError(f"{place}: there are no samples to write; give at least one")
         index = replace(index, shards=tuple(shards)).with_digest()
         place.publish(index.shards, index.to_json())
-        parts.remove()
     return index
 
 

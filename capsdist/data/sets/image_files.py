@@ -132,7 +132,8 @@ class ImageFiles:
     """Image files as samples: decoded to one size in threads when they are read.
 
     classes: names by label; num_labels: labels that an image has at most, 1 for the field `label`. `left_out`
-    is called as left_out(path, reason) with a file that cannot be read, which then is no sample.
+    is called as left_out(path, reason) with a file that cannot be read, which then is no sample; strict: it
+    raises.
     """
 
     def __init__(
@@ -144,8 +145,9 @@ class ImageFiles:
         channels: int,
         num_labels: int,
         left_out: Callable[[Path, str], None],
+        strict: bool = False,
     ) -> None:
-        self._files, self._left_out = list(files), left_out
+        self._files, self._left_out, self._strict = list(files), left_out, strict
         self._number = {name: label for label, name in enumerate(classes)}
         self._num_labels = num_labels
         self._label = LABEL if num_labels == 1 else LABELS
@@ -160,7 +162,7 @@ class ImageFiles:
     @property
     def fingerprint(self) -> str:
         """Digest of the paths, sizes, times and classes of all files."""
-        digest = hashlib.sha256(repr((self.fields, sorted(self._number.items()))).encode())
+        digest = hashlib.sha256(repr((self.fields, self._number, self._strict)).encode())
         for file in self._files:
             status = file.path.stat() if file.path.exists() else None
             times = (status.st_size, status.st_mtime_ns) if status else None

@@ -21,7 +21,7 @@ from capsdist.errors import DataError
 from capsdist.storage import is_remote, join, open_folder
 from capsdist.storage.place import in_uploaded_package
 
-__all__ = ["pack", "pack_command", "pack_dataset", "run_command", "run_pack", "summary"]
+__all__ = ["check_root", "pack", "pack_command", "pack_dataset", "run_command", "run_pack", "summary"]
 
 
 def pack(
@@ -42,13 +42,7 @@ def pack(
     Raises:
         DataError: what `load` and `write_samples` raise.
     """
-    if is_remote(root):
-        open_folder(join(root, name)).check_writable()
-    elif in_uploaded_package(str(root)):
-        raise DataError(
-            f"{root}: lies in the folder to which Ray has uploaded this job's code, and would be lost with "
-            "it; give a folder that all machines see, or s3://bucket/prefix"
-        )
+    check_root(root, name)
     remedy = "it is written anew"
     folders = {split: join(root, name, split) for split in splits}
     try:
@@ -71,6 +65,21 @@ def pack(
         print(f"packed: {summary(folders[split], index)}")
 
 
+def check_root(root: str | Path, name: str) -> None:
+    """Check that the data set `name` can be written below `root`, a path or s3:// URL, before it is read.
+
+    Raises:
+        DataError: it cannot, or would be lost with a job.
+    """
+    if is_remote(root):
+        open_folder(join(root, name)).check_writable()
+    elif in_uploaded_package(str(root)):
+        raise DataError(
+            f"{root}: lies in the folder to which Ray has uploaded this job's code, and would be lost with "
+            "it; give a folder that all machines see, or s3://bucket/prefix"
+        )
+
+
 def summary(folder: str, index: Index) -> str:
     """Return one line on a packed split: images, shards, size, name of the data set."""
     shape = " x ".join(map(str, index.image_shape))
@@ -89,7 +98,10 @@ def pack_dataset(spec: DatasetSpec, command: str, *, source: Path | None, root: 
     """
     folder = originals_folder(root, spec.name)
     splits = spec.splits_of(source)
-    pack(root, spec.name, spec.classes, lambda: spec.load(source, folder, command), splits=splits)
+    load = spec.load
+    if load is None:
+        raise DataError(f"{spec.name} has no files to load; pack it with `{command}`")
+    pack(root, spec.name, spec.classes, lambda: load(source, folder, command), splits=splits)
 
 
 def run_pack(spec: DatasetSpec, command: str, argv: Sequence[str] | None = None) -> None:
@@ -100,6 +112,9 @@ def run_pack(spec: DatasetSpec, command: str, argv: Sequence[str] | None = None)
 def pack_command(spec: DatasetSpec, command: str, argv: Sequence[str] | None = None) -> int:
     """Parse the options of the packing command of `spec`, pack it, and return the exit status."""
     import tyro
+
+    if spec.run:
+        return spec.run(command, sys.argv[1:] if argv is None else argv)
 
     help_of_root = (
         f"Folder or s3:// URL of the packed data sets; the set goes into its subfolder `{spec.name}`."

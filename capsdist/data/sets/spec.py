@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from capsdist.data.format.samples import Samples
+
+    Load = Callable[[Path | None, Path, str], Mapping[str, Samples | tuple[np.ndarray, np.ndarray]]]
 
 __all__ = ["DATASETS", "SPLITS", "TRAIN_TEST", "DatasetSpec", "find_dataset"]
 
@@ -32,6 +34,7 @@ DATASETS = {
     "smallnorb": "capsdist.data.sets.smallnorb:SMALLNORB",
     "smallnorb_azimuth": "capsdist.data.sets.smallnorb:SMALLNORB_AZIMUTH",
     "smallnorb_elevation": "capsdist.data.sets.smallnorb:SMALLNORB_ELEVATION",
+    "folder": "capsdist.data.sets.folder:FOLDER",
 }
 """Import paths of the data sets that have a name."""
 
@@ -61,15 +64,20 @@ class DatasetSpec:
         splits: the splits that `load` returns.
         further_splits: splits that `load` returns as well if the folder `--source` holds a file: split to
             name of the file.
+        run: ``run(command, argv)`` packs a set that has options of its own, in the place of `load`, and
+            returns the exit status.
     """
 
     name: str
     title: str
     classes: tuple[str, ...]
-    load: Callable[[Path | None, Path, str], Mapping[str, Samples | tuple[np.ndarray, np.ndarray]]]
+    load: Callable[[Path | None, Path, str], Mapping[str, Samples | tuple[np.ndarray, np.ndarray]]] | None = (
+        None
+    )
     source: str = ""
     splits: tuple[str, ...] = TRAIN_TEST
     further_splits: Mapping[str, str] = field(default_factory=dict)
+    run: Callable[[str, Sequence[str]], int] | None = None
 
     def splits_of(self, source: Path | None) -> tuple[str, ...]:
         """Return the names of the splits that `load` returns for `source`."""

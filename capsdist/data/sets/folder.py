@@ -1,0 +1,146 @@
+"""Images of your own as a data set: a sub-folder for each class, or a table of files and labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from capsdist.console import DONE, announced, log
+from capsdist.data.format.shards import write_samples
+from capsdist.data.sets.image_files import ImageFiles, divided, files_in_folders, files_in_table
+from capsdist.data.sets.pack import check_root, summary
+from capsdist.data.sets.spec import DatasetSpec
+from capsdist.errors import DataError
+from capsdist.storage import join
+
+__all__ = ["FOLDER", "FolderOptions", "pack_folder"]
+
+_SHOWN = 20  # files that cannot be read, by name
+_MAX_SIDE = 4096
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """How images become a data set.
+
+    Attributes:
+        name: Name of the data set: a sub-folder of `root`.
+        size: Height and width in pixels, or one number for both. Images are scaled until they cover it, and
+            what is left over is cut off on both sides alike.
+        grey: One grey channel; otherwise red, green and blue.
+        table: CSV file with the columns file (path inside the folder), label (several with ";" between them)
+            and, if wanted, split (train, validation or test). Default: a sub-folder for each class, below
+            folders train, validation and test if those are there.
+        validation: Share of the images of each class for the split validation, if none are given.
+        test: Share of the images of each class for the split test, if none are given.
+        seed: Seed of the division into splits and of the order in storage.
+        compression: zstd halves the size of drawings and digits, and little of photographs.
+        licence: Licence or source of the images, a note in the index.
+        strict: Fail at a file that cannot be read. Otherwise such files are listed and left out.
+        root: Folder or s3:// URL of the packed data sets.
+    """
+
+    name: str
+    size: tuple[int, ...] = (64,)
+    grey: bool = False
+    table: Path | None = None
+    validation: float = 0.1
+    test: float = 0.1
+    seed: int = 0
+    compression: Literal["none", "zstd"] = "none"
+    licence: str = ""
+    strict: bool = False
+    root: str = "data"
+
+
+def pack_folder(photos: Path, options: FolderOptions) -> list[tuple[Path, str]]:
+    """Pack the images in `photos`; return the files that could not be read, each with the reason.
+
+    Files whose shard an earlier packing has finished are not read again.
+
+    Raises:
+        DataError: no images, options out of range, a split without images, with `strict` a file that cannot
+            be read, or a place that cannot be written.
+    """
+    size = _checked_size(options)
+    check_root(options.root, options.name)
+    with announced(log, f"listing {photos}"):
+        files = files_in_table(options.table, photos) if options.table else files_in_folders(photos)
+    classes = sorted({name for file in files for name in file.classes})
+    num_labels = max(len(file.classes) for file in files)
+    given = {file.split for file in files} - {""}
+    splits = divided(
+        files,
+        validation=0 if "validation" in given else options.validation,
+        test=0 if "test" in given else options.test,
+        seed=options.seed,
+    )
+    left_out: list[tuple[Path, str]] = []
+
+    def leave_out(path: Path, reason: str) -> None:
+        if options.strict:
+            raise DataError(f"{path}: {reason}; remove it, or pack without --strict")
+        left_out.append((path, reason))
+
+    for split, members in splits.items():
+        samples = ImageFiles(
+            members,
+            classes,
+            size=size,
+            channels=1 if options.grey else 3,
+            num_labels=num_labels,
+            left_out=leave_out,
+            strict=options.strict,
+        )
+        place = join(options.root, options.name, split)
+        with announced(log, f"writing {place}"):
+            index = write_samples(
+                place, samples, classes=classes, licence=options.licence, compression=options.compression
+            )
+        print(f"packed: {summary(place, index)}")
+    return left_out
+
+
+def _checked_size(options: FolderOptions) -> tuple[int, int]:
+    size = options.size * 2 if len(options.size) == 1 else options.size
+    if len(size) != 2 or not all(1 <= side <= _MAX_SIDE for side in size):
+        raise DataError(f"size={options.size}: give one or two numbers of pixels, 1 to {_MAX_SIDE:,}")
+    if not (options.validation >= 0 and options.test >= 0 and options.validation + options.test < 1):
+        raise DataError(
+            f"validation={options.validation:g} and test={options.test:g}: give shares whose sum is below 1"
+        )
+    return size[0], size[1]
+
+
+def _run(command: str, argv: Sequence[str]) -> int:
+    """Parse `argv`, pack, and list the files that were left out."""
+
+    def pack(
+        photos: Annotated[Path, tyro.conf.Positional], options: tyro.conf.OmitArgPrefixes[FolderOptions]
+    ) -> int:
+        """Pack images of your own.
+
+        Args:
+            photos: Folder with a sub-folder of images for each class; any format that Pillow reads.
+            options: How images become a data set.
+        """
+        left_out = pack_folder(photos, options)
+        for path, reason in left_out[:_SHOWN]:
+            log(f"left out: {path}: {reason}")
+        if len(left_out) > _SHOWN:
+            log(f"left out: {len(left_out) - _SHOWN:,} more files")
+        return DONE
+
+    return tyro.cli(pack, args=list(argv), prog=command)
+
+
+FOLDER = DatasetSpec(
+    name="folder",
+    title="images of your own: a sub-folder for each class, or a CSV table",
+    classes=(),
+    run=_run,
+)
