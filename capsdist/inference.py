@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.config import Config
+from capsdist.config.images import sides
 from capsdist.console import Log
 from capsdist.data import Transform
 from capsdist.errors import ConfigError, DataError, Problem, ShapeError
@@ -145,11 +146,10 @@ class Predictor:
             pixels = pixels[None]
         if pixels.ndim != 4 or pixels.shape[1] != channels or not len(pixels):
             raise ShapeError(f"{name} has shape {shape}; give [C, H, W] or [B, C, H, W] with C={channels}")
-        sides = tuple(pixels.shape[2:])
-        if (min(sides) < crop) if crop else (sides != (model.image_size, model.image_size)):
-            least = "at least " if crop else ""
-            side = crop or model.image_size
-            raise ShapeError(f"{name} is {sides[0]} x {sides[1]} pixels; resize it to {least}{side} x {side}")
+        (height, width), wanted = pixels.shape[2:], sides(crop or model.image_size)
+        if (height < wanted[0] or width < wanted[1]) if crop else (height, width) != wanted:
+            size = f"{'at least ' if crop else ''}{wanted[0]} x {wanted[1]}"
+            raise ShapeError(f"{name} is {height} x {width} pixels; resize it to {size}")
         if pixels.dtype == torch.uint8:
             return pixels.float()
         if not pixels.is_floating_point():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from capsdist.config.images import sides
 from capsdist.config.models import CapsNetConfig, Loss, Routing
 from capsdist.config.schema import Config
 from capsdist.errors import Problem
@@ -43,7 +44,7 @@ def _network_problems(model: CapsNetConfig, *, standardise: bool) -> Iterator[Pr
         )
     if min(model.conv_kernel, model.primary_kernel, model.primary_stride) < 1:
         return  # already reported as a range
-    after_conv = feature_size(model.image_size, model.conv_kernel, 1, model.padding)
+    after_conv = feature_size(min(sides(model.image_size)), model.conv_kernel, 1, model.padding)
     if (
         after_conv < 1
         or feature_size(after_conv, model.primary_kernel, model.primary_stride, model.padding) < 1

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 
+from capsdist.config.images import sides, size_option
 from capsdist.config.models import find_family
 from capsdist.config.schema import Config
 from capsdist.config.sections import Bounds, Section
@@ -60,7 +61,9 @@ def section_problems(section_name: str, section: Section) -> Iterator[Problem]:
                 yield Problem(option, value, f"must be {rule}", fix)
 
 
-def _broken(value: float, bounds: Bounds) -> str | None:
+def _broken(value: float | tuple[float, ...], bounds: Bounds) -> str | None:
+    if isinstance(value, tuple):
+        return next((rule for each in value if (rule := _broken(each, bounds))), None)
     tests = (
         (bounds.ge, "at least", lambda limit: value >= limit),
         (bounds.gt, "greater than", lambda limit: value > limit),
@@ -116,14 +119,14 @@ def _place_problems(field: str, place: str) -> Iterator[Problem]:
 
 def _image_problems(config: Config) -> Iterator[Problem]:
     model, data = config.model, config.data
-    if data.crop and data.crop != model.image_size:
+    if data.crop and sides(data.crop) != sides(model.image_size):
         yield Problem(
             "data.crop",
             data.crop,
             f"must equal model.image_size={model.image_size}",
-            f"set --model.image_size {data.crop}",
+            f"set --model.image_size {size_option(data.crop)}",
         )
-    if data.shift >= model.image_size > 0:
+    if data.shift >= min(sides(model.image_size)) > 0:
         yield Problem(
             "data.shift",
             data.shift,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SerializeAsAny, ValidationInfo, field_validator
 
+from capsdist.config.images import Size
 from capsdist.config.models import CapsNetConfig, Family, NetworkConfig, find_family
 from capsdist.config.sections import (
     END_OF_RUN,
@@ -46,8 +47,8 @@ class Data(Section):
     """Last step of an epoch: `short` has the images left; `carry` is filled from the next epoch; official."""
     shift: Annotated[int, Bounds(ge=0)] = 2
     """Random shift of training images up to this many pixels each way, zeros outside; paper: 2."""
-    crop: Annotated[int, Bounds(ge=0)] = 0
-    """Side of the random crop in training, central in testing, in pixels; 0: none; CIFAR-10: 24."""
+    crop: Annotated[Size, Bounds(ge=0)] = 0
+    """Side, or height and width, of the random crop in training, central in testing; 0: none; CIFAR: 24."""
     flip: bool = False
     """Mirror half of the training images left to right; CIFAR-10 official."""
     brightness: Annotated[float, Bounds(ge=0, le=255)] = 0.0

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from capsdist.config.images import sides
 from capsdist.errors import ShapeError
 
 __all__ = ["Transform", "uniform"]
@@ -41,23 +42,23 @@ def uniform(sample_ids: Tensor, draw: int, seed: int, epoch: int | Tensor) -> Te
 class Transform:
     """Turn stored images into what the network sees.
 
-    shift, crop in pixels; flip; brightness in grey levels of 255; contrast: range of the factor;
-    standardise: zero mean and unit variance an image. With `train=False` nothing is random: the central
-    crop, no shift, flip, brightness or contrast.
+    shift in pixels; crop: side, or height and width, in pixels; flip; brightness in grey levels of 255;
+    contrast: range of the factor; standardise: zero mean and unit variance an image. With `train=False`
+    nothing is random: the central crop, no shift, flip, brightness or contrast.
     """
 
     def __init__(
         self,
         *,
         shift: int = 0,
-        crop: int = 0,
+        crop: int | tuple[int, int] = 0,
         flip: bool = False,
         brightness: float = 0.0,
         contrast: tuple[float, float] = (1.0, 1.0),
         standardise: bool = False,
         train: bool = True,
     ) -> None:
-        self.shift, self.crop, self.flip = shift, crop, flip
+        self.shift, self.crop, self.flip = shift, sides(crop) if crop else None, flip
         self.brightness, self.contrast = brightness, contrast
         self.standardise, self.train = standardise, train
 
@@ -65,16 +66,18 @@ class Transform:
         """Return float32 [b,C,H',W'] of images uint8 [b,C,H,W], on their device.
 
         epoch: of all images, or int64 [b].
-        Values are in [0, 1], or standardised. H' = W' = crop, or H, W without one.
+        Values are in [0, 1], or standardised. H', W' are those of the crop, or H, W without one.
 
         Raises:
             ShapeError: images that are not uint8 [b,C,H,W] or smaller than the crop.
         """
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ShapeError(f"images are {images.dtype} {list(images.shape)}; give uint8 [b,C,H,W]")
-        if self.crop > min(images.shape[2:]):
-            shape = list(images.shape)
-            raise ShapeError(f"images are {shape}, smaller than the crop {self.crop}; lower data.crop")
+        if self.crop and (images.shape[2] < self.crop[0] or images.shape[3] < self.crop[1]):
+            crop = " x ".join(map(str, dict.fromkeys(self.crop)))
+            raise ShapeError(
+                f"images are {list(images.shape)}, smaller than the crop {crop}; lower data.crop"
+            )
         if not self.train:
             return self.evaluated(images)
         grey = self._window(images, sample_ids, seed, epoch).float()
@@ -90,8 +93,9 @@ class Transform:
     def _central(self, images: Tensor) -> Tensor:
         if not self.crop:
             return images
-        top, left = ((size - self.crop) // 2 for size in images.shape[2:])
-        return images[:, :, top : top + self.crop, left : left + self.crop]
+        height, width = self.crop
+        top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
+        return images[:, :, top : top + height, left : left + width]
 
     def _window(self, images: Tensor, sample_ids: Tensor, seed: int, epoch: int | Tensor) -> Tensor:
         """Shift, crop and flip at once: a window of the zero-padded image, its columns perhaps reversed."""
@@ -101,7 +105,7 @@ class Transform:
         def draw(number: int, choices: int) -> Tensor:
             return (uniform(sample_ids, number, seed, epoch) * choices).long()
 
-        height, width = (self.crop or size for size in images.shape[2:])
+        height, width = self.crop or images.shape[2:]
         top = draw(_SHIFT_Y, 2 * self.shift + 1) + draw(_CROP_Y, images.shape[2] - height + 1)
         left = draw(_SHIFT_X, 2 * self.shift + 1) + draw(_CROP_X, images.shape[3] - width + 1)
         padded = F.pad(images, [self.shift] * 4)

@@ -16,6 +16,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 from capsdist.config import Config
+from capsdist.config.images import sides
 from capsdist.data.format.packed import INDEX_NAME, KEPT, MAX_INDEX_BYTES, SHARD_NAME, check_unaltered
 from capsdist.errors import ConfigError, DocumentError, Problem
 from capsdist.launch.preflight import machine_at_a_glance, place_on_machine
@@ -102,18 +103,19 @@ def _shard_fault(path: Path, size_bytes: int) -> str | None:
 
 def _head_problems(config: Config, field: str, head: _Head) -> Iterator[Problem]:
     model, split = config.model, getattr(config.data, field.removeprefix("data."))
-    channels, *sides = head.image_shape
+    channels, *own = head.image_shape
     shape = " x ".join(map(str, head.image_shape))
     if channels != model.in_channels:
         fix = f"set --model.in-channels {channels}, or choose another data set"
         yield Problem(
             "model.in_channels", model.in_channels, f"images of {split!r} are {shape} (C x H x W)", fix
         )
-    wanted = config.data.crop or model.image_size
-    if min(sides) < wanted if config.data.crop else set(sides) != {wanted}:
+    crop = config.data.crop
+    height, width = sides(crop or model.image_size)
+    if own[0] < height or own[1] < width if crop else own != [height, width]:
         fix = "set it accordingly, or choose another data set"
-        name = "data.crop" if config.data.crop else "model.image_size"
-        yield Problem(name, wanted, f"images of {split!r} are {shape} (C x H x W)", fix)
+        name, value = ("data.crop", crop) if crop else ("model.image_size", model.image_size)
+        yield Problem(name, value, f"images of {split!r} are {shape} (C x H x W)", fix)
     if len(head.classes) > model.num_classes:
         rule = f"{split!r} has {len(head.classes)} classes"
         yield Problem(

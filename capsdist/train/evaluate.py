@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.config import Config
+from capsdist.config.images import stored_shape
 from capsdist.config.models import find_family
 from capsdist.console import Log, announced
 from capsdist.data import Transform, check_split, eval_batches, read_index
@@ -126,14 +127,13 @@ def evaluate_checkpoint(
     place = _device(device)
     saved = read_checkpoint(checkpoint)
     config, network = saved.config, build_network(saved)
-    model, data = config.model, config.data
+    data = config.data
     folder = folder or join(data.root, data.name, data.test_split)
-    side = None if data.crop else model.image_size
     with announced(log, f"reading {folder}"):
         index = check_split(
             folder,
-            image_shape=(model.in_channels, side, side),
-            num_classes=model.num_classes,
+            image_shape=stored_shape(config),
+            num_classes=config.model.num_classes,
             crop=data.crop,
             remedy="give the folder of a packed split",
         )

@@ -12,8 +12,9 @@ from collections.abc import Iterator
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from capsdist.config import Config, problems, validate
+from capsdist.config import Config, image_shape, problems, validate
 from capsdist.config.capsnet_rules import feature_size
+from capsdist.config.images import sides
 from capsdist.config.schema import Bounds
 from capsdist.errors import ConfigError
 
@@ -89,7 +90,9 @@ RULES = [
     ("data.test_split", "/test", {"data__test_split": "/test"}, "names a folder"),
     ("data.test_split", "train", {"data__test_split": "train"}, "is the training split"),
     ("data.crop", 24, {"data__crop": 24}, "must equal model.image_size=28"),
+    ("data.crop", (28, 24), {"data__crop": (28, 24)}, "must equal model.image_size=28"),
     ("data.shift", 28, {"data__shift": 28}, "must be below model.image_size=28"),
+    ("data.shift", 20, {"data__shift": 20, "model__image_size": (40, 20)}, "must be below"),
     ("data.contrast", (0.0, 1.0), {"data__contrast": (0.0, 1.0)}, "0 < low <= high"),
     ("data.contrast", (1.5, 0.5), {"data__contrast": (1.5, 0.5)}, "0 < low <= high"),
     ("data.contrast", (1.0, math.inf), {"data__contrast": (1.0, math.inf)}, "0 < low <= high"),
@@ -98,6 +101,14 @@ RULES = [
     ("model.decoder", True, {"data__standardise": True}, "pixels in [0, 1]"),
     ("model.image_size", 16, {"model__image_size": 16}, "too small for valid kernels 9 and 9"),
     ("model.image_size", 9, {"model__image_size": 9, "model__conv_kernel": 10}, "kernels 10 and 9"),
+    ("model.image_size", (16, 40), {"model__image_size": (16, 40)}, "too small for valid kernels 9 and 9"),
+    ("model.image_size", (40, 16), {"model__image_size": (40, 16)}, "too small for valid kernels 9 and 9"),
+    (
+        "model.image_size",
+        (40, 8),
+        {"model__image_size": (40, 8), "model__padding": "same"},
+        "must be at least 9",
+    ),
     (
         "train.global_batch_size",
         8,
@@ -141,6 +152,8 @@ ALLOWED = [
     {"train__max_steps": 1, "launch__max_workers": 1},
     {"data__crop": 28},
     {"data__shift": 27},
+    {"model__image_size": (17, 40), "data__crop": (17, 40)},
+    {"model__image_size": 24, "data__crop": (24, 24)},
     {"model__image_size": 17},
     {"model__image_size": 9, "model__padding": "same", "data__shift": 0},
     {"data__standardise": True, "model__decoder": False},
@@ -213,6 +226,21 @@ def test_json_round_trip() -> None:
     config = changed(data__contrast=(0.2, 1.8), train__max_steps=7, model__decoder_hidden=(3, 5))
     assert Config.model_validate_json(config.model_dump_json()) == config
     assert Config.model_validate(json.loads(json.dumps(config.model_dump()))) == config
+
+
+@pytest.mark.parametrize(("size", "stored"), [(28, 28), ((28, 28), 28), ((32, 64), [32, 64])])
+def test_a_size_is_one_number_or_two(size: object, stored: object) -> None:
+    config = changed(model__image_size=size)
+    assert json.loads(config.model_dump_json())["model"]["image_size"] == stored
+    assert Config.model_validate_json(config.model_dump_json(), strict=True) == config
+    assert image_shape(config.model) == (1, *sides(config.model.image_size))
+
+
+@pytest.mark.parametrize("size", ["32", [32], [1, 2, 3], [3.5, 4], None, {"height": 3}])
+def test_what_is_no_size_is_refused_in_one_line(size: object) -> None:
+    content = json.dumps({"model": {"image_size": size}})
+    with pytest.raises(ValidationError, match=r"1 validation error .*\nmodel\.image_size\n.* or two: height"):
+        Config.model_validate_json(content, strict=True)
 
 
 @pytest.mark.parametrize("section", SECTIONS)

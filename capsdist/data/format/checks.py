@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from capsdist.config.images import sides
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import KEPT, Index, Shard
 from capsdist.data.format.layout import ALIGNMENT
@@ -23,7 +24,7 @@ def check_split(
     *,
     image_shape: Sequence[int | None] | None = None,
     num_classes: int | None = None,
-    crop: int = 0,
+    crop: int | tuple[int, int] = 0,
     remedy: str = "",
 ) -> Index:
     """Check a split before a run and return its index.
@@ -31,9 +32,9 @@ def check_split(
     A local split is read wholly. Of one on S3, which may be large, everything is checked that takes no
     download: access, the index, presence and size of every shard by listing them, the number of classes;
     checksums and labels are compared when a shard enters the cache, and damage stops the run there.
-    `image_shape` is what stored images must be, (C, H, W), None for any; `crop` the side in pixels that
-    they must have at least; `num_classes` the classes of the network; `remedy` what an error about missing
-    or damaged files tells the user to do, usually the packing command.
+    `image_shape` is what stored images must be, (C, H, W), None for any; `crop` the side, or height and
+    width, in pixels that they must have at least; `num_classes` the classes of the network; `remedy` what an
+    error about missing or damaged files tells the user to do, usually the packing command.
 
     Raises:
         DataError: everything that `read_index` and `Split` raise; a wrong image shape; too many classes.
@@ -113,17 +114,20 @@ def _expected_arrays(index: Index, shard: Shard) -> list[str]:
     return found
 
 
-def _check_shape(index: Index, expected: tuple[int | None, ...], crop: int, place: str) -> None:
+def _check_shape(
+    index: Index, expected: tuple[int | None, ...], crop: int | tuple[int, int], place: str
+) -> None:
     if any(want not in (None, have) for want, have in zip(expected, index.image_shape, strict=True)):
         text = " x ".join("any" if want is None else str(want) for want in expected)
         raise DataError(
             f"{place}: images are {_times(index.image_shape)} (C x H x W), the model takes {text}; "
             "choose the data set or model.in_channels and model.image_size accordingly"
         )
-    if crop > min(index.image_shape[1:]):
+    if any(have < least for have, least in zip(index.image_shape[1:], sides(crop), strict=True)):
+        least = _times(crop) if isinstance(crop, tuple) else crop
         raise DataError(
             f"{place}: images are {_times(index.image_shape)} (C x H x W), "
-            f"smaller than the crop {crop}; lower data.crop"
+            f"smaller than the crop {least}; lower data.crop"
         )
 
 
