@@ -55,8 +55,7 @@ class Predictor:
     ) -> None:
         self.config, self.classes, self.source, self.device = config, tuple(classes), source, device
         self.network = network.to(device).eval()
-        data = config.data
-        self._transform = Transform(crop=data.crop, standardise=data.standardise, train=False)
+        self._transform = Transform.of(config.data, train=False)
         self._precision: Precision = resolve_precision(config.train.precision, device)
 
     def predict(self, images: Images, *, batch_size: int = 128) -> Prediction:
@@ -138,7 +137,7 @@ class Predictor:
 
     def _pixels(self, name: str, pixels: Tensor) -> Tensor:
         """Return `pixels` as grey levels, float32 [B, C, H, W], if the network can take them."""
-        model, crop = self.config.model, self.config.data.crop
+        model, data = self.config.model, self.config.data
         channels, shape = model.in_channels, list(pixels.shape)
         if channels == 1 and (pixels.ndim == 2 or (pixels.ndim == 3 and shape[0] != 1)):
             pixels = pixels.unsqueeze(-3)
@@ -146,9 +145,10 @@ class Predictor:
             pixels = pixels[None]
         if pixels.ndim != 4 or pixels.shape[1] != channels or not len(pixels):
             raise ShapeError(f"{name} has shape {shape}; give [C, H, W] or [B, C, H, W] with C={channels}")
-        (height, width), wanted = pixels.shape[2:], sides(crop or model.image_size)
-        if (height < wanted[0] or width < wanted[1]) if crop else (height, width) != wanted:
-            size = f"{'at least ' if crop else ''}{wanted[0]} x {wanted[1]}"
+        (height, width), wanted = pixels.shape[2:], sides(data.crop or model.image_size)
+        small, other = height < wanted[0] or width < wanted[1], (height, width) != wanted
+        if small if data.crop else other and not data.resize:
+            size = f"{'at least ' if data.crop else ''}{wanted[0]} x {wanted[1]}"
             raise ShapeError(f"{name} is {height} x {width} pixels; resize it to {size}")
         if pixels.dtype == torch.uint8:
             return pixels.float()

@@ -111,11 +111,12 @@ def _head_problems(config: Config, field: str, head: _Head) -> Iterator[Problem]
             "model.in_channels", model.in_channels, f"images of {split!r} are {shape} (C x H x W)", fix
         )
     crop = config.data.crop
-    height, width = sides(crop or model.image_size)
-    if own[0] < height or own[1] < width if crop else own != [height, width]:
+    name, size = ("data.crop", crop) if crop else ("model.image_size", model.image_size)
+    height, width = sides(size)
+    small, other = own[0] < height or own[1] < width, own != [height, width]
+    if small if crop else other and not config.data.resize:
         fix = "set it accordingly, or choose another data set"
-        name, value = ("data.crop", crop) if crop else ("model.image_size", model.image_size)
-        yield Problem(name, value, f"images of {split!r} are {shape} (C x H x W)", fix)
+        yield Problem(name, size, f"images of {split!r} are {shape} (C x H x W)", fix)
     if len(head.classes) > model.num_classes:
         rule = f"{split!r} has {len(head.classes)} classes"
         yield Problem(

@@ -63,8 +63,8 @@ def evaluate(
     that of one rank; `progress` is called on ranks that have one. `observe` is called with this rank's first
     batch, images [B, C, H, W] as the network saw them, and what the network made of it.
     """
-    data, classes = config.data, config.model.num_classes
-    transform = Transform(crop=data.crop, standardise=data.standardise, train=False)
+    classes = config.model.num_classes
+    transform = Transform.of(config.data, train=False)
     family = find_family(config.model.kind)
     names = metric_names(family)
     sums = torch.zeros(len(names), dtype=torch.float64, device=device)

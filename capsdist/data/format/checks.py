@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from capsdist.config.images import sides
+from capsdist.config.images import sides, size_text
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import KEPT, Index, Shard
 from capsdist.data.format.layout import ALIGNMENT
@@ -124,10 +124,9 @@ def _check_shape(
             "choose the data set or model.in_channels and model.image_size accordingly"
         )
     if any(have < least for have, least in zip(index.image_shape[1:], sides(crop), strict=True)):
-        least = _times(crop) if isinstance(crop, tuple) else crop
         raise DataError(
             f"{place}: images are {_times(index.image_shape)} (C x H x W), "
-            f"smaller than the crop {least}; lower data.crop"
+            f"smaller than the crop {size_text(crop)}; lower data.crop"
         )
 
 
