@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ValidationError, WrapValidator
-from pydantic_core import PydanticCustomError
 
 if TYPE_CHECKING:
     from pydantic import ValidatorFunctionWrapHandler
@@ -20,7 +19,7 @@ def _read_size(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
     try:
         size = handler(tuple(value) if isinstance(value, list) else value)  # JSON and YAML have lists
     except ValidationError:  # one message in place of one for each form
-        raise PydanticCustomError("size", "input should be an integer, or two: height and width") from None
+        raise ValueError("give one integer, or two: height and width") from None
     return size[0] if isinstance(size, tuple) and size[0] == size[1] else size
 
 

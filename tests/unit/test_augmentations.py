@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 import xxhash
-from transform_reference import central_part, resized, transformed
 
 from capsdist.config import Data
 from capsdist.data import Transform
 from capsdist.errors import ShapeError
+from transform_reference import central_part, resized, transformed
 
 AFFINE = {"rotation": 35.0, "translation": 2.5, "scale": (0.7, 1.3), "shear": 15.0}
 CASES: dict[str, dict[str, Any]] = {
