@@ -12,7 +12,8 @@ from capsdist.errors import Problem
 __all__ = ["image_problems"]
 
 _SAME = (1.0, 1.0)
-_LEAST_MIXUP = 0.01
+_RANGES = {"contrast": math.inf, "scale": math.inf, "resize_area": 1, "resize_ratio": math.inf}
+_LEAST_MIXUP = 0.01  # the table of weights is exact to 2e-5 from here on
 
 
 def image_problems(config: Config) -> Iterator[Problem]:
@@ -46,12 +47,7 @@ def _size_problems(config: Config) -> Iterator[Problem]:
 
 def _range_problems(config: Config) -> Iterator[Problem]:
     data = config.data
-    for name, most in (
-        ("contrast", math.inf),
-        ("scale", math.inf),
-        ("resize_area", 1),
-        ("resize_ratio", math.inf),
-    ):
+    for name, most in _RANGES.items():
         low, high = value = getattr(data, name)
         if not (0 < low <= high < math.inf and high <= most):
             rule = "must be 0 < low <= high" + (f" <= {most}" if most < math.inf else "")
