@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.config import Config
+from capsdist.config.images import sides
 from capsdist.console import Log
 from capsdist.data import Transform
 from capsdist.errors import ConfigError, DataError, Problem, ShapeError
@@ -56,8 +57,7 @@ class Predictor:
     ) -> None:
         self.config, self.classes, self.source, self.device = config, tuple(classes), source, device
         self.network = network.to(device).eval()
-        data = config.data
-        self._transform = Transform(crop=data.crop, standardise=data.standardise, train=False)
+        self._transform = Transform.of(config.data, train=False)
         self._precision: Precision = resolve_precision(config.train.precision, device)
 
     def predict(self, images: Images, *, batch_size: int = 128) -> Prediction:
@@ -143,7 +143,7 @@ class Predictor:
 
     def _pixels(self, name: str, pixels: Tensor) -> Tensor:
         """Return `pixels` as grey levels, float32 [B, C, H, W], if the network can take them."""
-        model, crop = self.config.model, self.config.data.crop
+        model, data = self.config.model, self.config.data
         channels, shape = model.in_channels, list(pixels.shape)
         if channels == 1 and (pixels.ndim == 2 or (pixels.ndim == 3 and shape[0] != 1)):
             pixels = pixels.unsqueeze(-3)
@@ -151,11 +151,11 @@ class Predictor:
             pixels = pixels[None]
         if pixels.ndim != 4 or pixels.shape[1] != channels or not len(pixels):
             raise ShapeError(f"{name} has shape {shape}; give [C, H, W] or [B, C, H, W] with C={channels}")
-        sides = tuple(pixels.shape[2:])
-        if (min(sides) < crop) if crop else (sides != (model.image_size, model.image_size)):
-            least = "at least " if crop else ""
-            side = crop or model.image_size
-            raise ShapeError(f"{name} is {sides[0]} x {sides[1]} pixels; resize it to {least}{side} x {side}")
+        (height, width), wanted = pixels.shape[2:], sides(data.crop or model.image_size)
+        small, other = height < wanted[0] or width < wanted[1], (height, width) != wanted
+        if small if data.crop else other and not data.resize:
+            size = f"{'at least ' if data.crop else ''}{wanted[0]} x {wanted[1]}"
+            raise ShapeError(f"{name} is {height} x {width} pixels; resize it to {size}")
         if pixels.dtype == torch.uint8:
             return pixels.float()
         if not pixels.is_floating_point():

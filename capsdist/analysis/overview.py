@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,13 +90,13 @@ def pick_samples(config: Config, network: nn.Module, split: str | Path, num_colu
 
 def _read_images(config: Config, split: str | Path, limit: int = 1000) -> tuple[Tensor, Tensor, Tensor]:
     """Return up to `limit` test images as the network sees them, as people see them, and their labels."""
-    crop, standardise = config.data.crop, config.data.standardise
-    views = [Transform(crop=crop, standardise=on, train=False) for on in (standardise, False)]
+    network_sees = Transform.of(config.data, train=False)
+    people_see = replace(network_sees, standardise=False, normalise_mean=(), normalise_std=())
     seen, shown, labels = [], [], []
     for batch in eval_batches(split, batch_size=500):
         real = batch.weights > 0
-        seen.append(views[0](batch.images, batch.sample_ids, 0, 0)[real])
-        shown.append(views[1](batch.images, batch.sample_ids, 0, 0)[real])
+        seen.append(network_sees(batch.images, batch.sample_ids, 0, 0)[real])
+        shown.append(people_see(batch.images, batch.sample_ids, 0, 0)[real])
         labels.append(batch.labels[real])
         if sum(map(len, labels)) >= limit:
             break

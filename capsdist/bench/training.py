@@ -13,7 +13,7 @@ from torch import Tensor
 
 from capsdist.bench.step import Step
 from capsdist.bench.timer import time_side_by_side
-from capsdist.config import get_preset
+from capsdist.config import get_preset, image_shape
 from capsdist.config.models import find_family
 from capsdist.models import ClassCapsules, build_model
 from capsdist.train.precision import Precision, autocast, resolve_precision
@@ -39,7 +39,7 @@ class _Step(Step):
         config = base.model_copy(update={"routing": routing, "train": train})
         torch.manual_seed(0)
         self.model = build_model(config.model, config.routing)
-        images = torch.rand(num_images, config.model.in_channels, *[config.model.image_size] * 2).to(device)
+        images = torch.rand(num_images, *image_shape(config.model)).to(device)
         labels = torch.randint(config.model.num_classes, (num_images,))
         if (count := config.model.num_labels) > 1:
             labels = torch.rand(num_images, config.model.num_classes).argsort(1)[:, :count]

@@ -27,11 +27,19 @@ def _splits(folder: str) -> list[str]:
     return sorted(join(str(files.local or folder), parent) if parent else folder for parent in parents)
 
 
-def verify(folder: str = "data", /) -> None:
+def _options(split: str) -> str:
+    from capsdist.data.statistics import channel_statistics
+
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in channel_statistics(split))
+    return f"--data.normalise-mean {mean} --data.normalise-std {std}"
+
+
+def verify(folder: str = "data", /, statistics: bool = False) -> None:
     """Check every shard of all packed splits in a folder; on S3 all of it is downloaded.
 
     Args:
         folder: A split, a data set, or the root of all data sets; a path or an s3:// URL.
+        statistics: Also print mean and standard deviation of each channel, as options of a training.
     """
     found = _splits(folder)
     if not found:
@@ -42,6 +50,8 @@ def verify(folder: str = "data", /) -> None:
             with announced(log, f"reading {split}"):
                 index = verify_split(split)
             print(f"intact: {summary(split, index)}")
+            if statistics:
+                print(f"  {_options(split)}")
         except DataError as error:
             print(f"damaged: {error}")
             damaged.append(split)

@@ -1,5 +1,6 @@
 """Configuration: schema, rules and presets. Imports neither torch nor ray."""
 
+from capsdist.config.images import image_shape
 from capsdist.config.models import (
     BaselineCNNConfig,
     CapsNetConfig,
@@ -16,6 +17,6 @@ from capsdist.config.sections import Section
 
 __all__ = [
     "PRESETS", "BaselineCNNConfig", "CapsNetConfig", "Config", "Data", "Family", "Launch", "Loss",
-    "NetworkConfig", "NoOptions", "Optim", "Routing", "Section", "Train", "get_preset", "problems",
-    "validate",
+    "NetworkConfig", "NoOptions", "Optim", "Routing", "Section", "Train", "get_preset",
+    "image_shape", "problems", "validate",
 ]  # fmt: skip

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from capsdist.config.images import sides
 from capsdist.config.models import CapsNetConfig, Loss, Routing
-from capsdist.config.schema import Config
+from capsdist.config.schema import Config, Data
 from capsdist.errors import Problem
 
 __all__ = ["capsnet_problems", "feature_size"]
@@ -25,25 +26,23 @@ def capsnet_problems(config: Config) -> Iterator[Problem]:
     if loss.m_minus >= loss.m_plus:
         rule = f"must be below loss.m_plus={loss.m_plus}"
         yield Problem("loss.m_minus", loss.m_minus, rule, "the paper has 0.1 and 0.9")
-    yield from _network_problems(model, standardise=config.data.standardise)
+    yield from _network_problems(model, config.data)
     yield from _routing_problems(routing, device=config.train.device)
 
 
-def _network_problems(model: CapsNetConfig, *, standardise: bool) -> Iterator[Problem]:
+def _network_problems(model: CapsNetConfig, data: Data) -> Iterator[Problem]:
     if min(model.decoder_hidden) < 1:
         yield Problem(
             "model.decoder_hidden", model.decoder_hidden, "must be at least 1 each", "the paper has 512 1024"
         )
-    if model.decoder and standardise:
-        yield Problem(
-            "model.decoder",
-            True,
-            "needs pixels in [0, 1], which data.standardise removes",
-            "set --model.no-decoder or --data.no-standardise",
-        )
+    if model.decoder and (data.standardise or data.normalise_mean):
+        name = "standardise" if data.standardise else "normalise_mean"
+        rule = f"needs pixels in [0, 1], which data.{name} removes"
+        fix = "--data.no-standardise" if data.standardise else "leave --data.normalise-mean out"
+        yield Problem("model.decoder", True, rule, f"set --model.no-decoder or {fix}")
     if min(model.conv_kernel, model.primary_kernel, model.primary_stride) < 1:
         return  # already reported as a range
-    after_conv = feature_size(model.image_size, model.conv_kernel, 1, model.padding)
+    after_conv = feature_size(min(sides(model.image_size)), model.conv_kernel, 1, model.padding)
     if (
         after_conv < 1
         or feature_size(after_conv, model.primary_kernel, model.primary_stride, model.padding) < 1

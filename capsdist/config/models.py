@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from capsdist.config.images import Size
 from capsdist.config.sections import MAY_CHANGE, Bounds, Count, NonNegative, Section
 from capsdist.importing import find
 
@@ -43,8 +44,8 @@ class NetworkConfig(Section):
     """Family of networks: a built-in name, or the import path package.module:OBJECT of a Family."""
     in_channels: Count = 1
     """Channels C of an image: 1 grey, 3 colour."""
-    image_size: Annotated[int, Bounds(ge=9)] = 28
-    """Height and width of an image as the network sees it, in pixels, after cropping."""
+    image_size: Annotated[Size, Bounds(ge=9)] = 28
+    """Height and width of an image as the network sees it, in pixels, after cropping; one number for both."""
     num_classes: Annotated[int, Bounds(ge=2)] = 10
     """Classes, one output capsule each (J)."""
     num_labels: Count = 1

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Iterator
 
+from capsdist.config.image_rules import image_problems
 from capsdist.config.models import find_family
 from capsdist.config.schema import Config
 from capsdist.config.sections import Bounds, Section
@@ -31,7 +32,7 @@ def problems(config: Config) -> list[Problem]:
         *_place_problems("data.root", config.data.root),
         *_place_problems("train.storage", config.train.storage),
         *_place_problems("train.init_from", config.train.init_from or ""),
-        *_image_problems(config),
+        *image_problems(config),
         *_label_problems(config),
         *find_family(config.model.kind).problems(config),
         *_batch_problems(config),
@@ -61,7 +62,9 @@ def section_problems(section_name: str, section: Section) -> Iterator[Problem]:
                 yield Problem(option, value, f"must be {rule}", fix)
 
 
-def _broken(value: float, bounds: Bounds) -> str | None:
+def _broken(value: float | tuple[float, ...], bounds: Bounds) -> str | None:
+    if isinstance(value, tuple):
+        return next((rule for each in value if (rule := _broken(each, bounds))), None)
     tests = (
         (bounds.ge, "at least", lambda limit: value >= limit),
         (bounds.gt, "greater than", lambda limit: value > limit),
@@ -113,27 +116,6 @@ def _place_problems(field: str, place: str) -> Iterator[Problem]:
         yield Problem(field, place, f"{scheme}:// is not supported", fix)
     elif scheme == "s3" and not bucket:
         yield Problem(field, place, "does not name a bucket", fix)
-
-
-def _image_problems(config: Config) -> Iterator[Problem]:
-    model, data = config.model, config.data
-    if data.crop and data.crop != model.image_size:
-        yield Problem(
-            "data.crop",
-            data.crop,
-            f"must equal model.image_size={model.image_size}",
-            f"set --model.image_size {data.crop}",
-        )
-    if data.shift >= model.image_size > 0:
-        yield Problem(
-            "data.shift",
-            data.shift,
-            f"must be below model.image_size={model.image_size}, or images turn black",
-            "the paper has 2",
-        )
-    low, high = data.contrast
-    if not 0 < low <= high < math.inf:
-        yield Problem("data.contrast", data.contrast, "must be 0 < low <= high", "1 1 switches it off")
 
 
 def _label_problems(config: Config) -> Iterator[Problem]:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, Field, SerializeAsAny, ValidationInfo, field_validator
 
+from capsdist.config.images import Size
 from capsdist.config.models import CapsNetConfig, Family, NetworkConfig, find_family
 from capsdist.config.sections import (
     END_OF_RUN,
@@ -46,16 +47,38 @@ class Data(Section):
     """Last step of an epoch: `short` has the images left; `carry` is filled from the next epoch; official."""
     shift: Annotated[int, Bounds(ge=0)] = 2
     """Random shift of training images up to this many pixels each way, zeros outside; paper: 2."""
-    crop: Annotated[int, Bounds(ge=0)] = 0
-    """Side of the random crop in training, central in testing, in pixels; 0: none; CIFAR-10: 24."""
+    crop: Annotated[Size, Bounds(ge=0)] = 0
+    """Side, or height and width, of the random crop in training, central in testing; 0: none; CIFAR: 24."""
     flip: bool = False
     """Mirror half of the training images left to right; CIFAR-10 official."""
+    resize: Annotated[Size, Bounds(ge=0)] = 0
+    """Resize the largest central part of these proportions to this side, or height and width; 0: none."""
+    resize_area: tuple[float, float] = (1.0, 1.0)
+    """In training resize a random part: range of its share of that part's area; ImageNet: 0.08 1."""
+    resize_ratio: tuple[float, float] = (1.0, 1.0)
+    """In training resize a random part: range of the factor of width over height; ImageNet: 0.75 1.333."""
+    rotation: Annotated[float, Bounds(ge=0, le=180)] = 0.0
+    """Random rotation of training images up to this many degrees each way, zeros outside."""
+    translation: Annotated[float, Bounds(ge=0)] = 0.0
+    """Random translation up to this many pixels each way, between pixels too, zeros outside."""
+    scale: tuple[float, float] = (1.0, 1.0)
+    """Range of the random factor of a training image's size, zeros outside."""
+    shear: Annotated[float, Bounds(ge=0, lt=90)] = 0.0
+    """Random shear of training images along their rows, up to this many degrees each way."""
     brightness: Annotated[float, Bounds(ge=0, le=255)] = 0.0
     """Random brightness change up to this many grey levels (of 255) each way; CIFAR-10 official: 63."""
     contrast: tuple[float, float] = (1.0, 1.0)
     """Range of the random contrast factor; CIFAR-10 official: 0.2 1.8."""
     standardise: bool = False
     """Per-image zero mean and unit variance; CIFAR-10 official. Otherwise pixels are in [0, 1]."""
+    normalise_mean: tuple[float, ...] = ()
+    """Means of the set's channels, in [0, 1]: subtracted; `capsdist verify --statistics` prints them."""
+    normalise_std: tuple[float, ...] = ()
+    """Standard deviations of the set's channels: what is left is divided by them."""
+    cutout: Annotated[int, Bounds(ge=0)] = 0
+    """Side of a square of zeros at a random place of training images, in pixels; 0: none."""
+    mixup: Annotated[float, Bounds(ge=0, le=1000)] = 0.0
+    """Mix each training image with another, by a weight from Beta(mixup, mixup); ImageNet: 0.2; 0: none."""
 
 
 class Optim(Section):

@@ -17,7 +17,7 @@ __all__ = [
 class Bounds:
     """Allowed range of a number: `ge <= value <= le`, `gt < value < lt`; None leaves an end open.
 
-    A field that is None is not compared.
+    A field that is None is not compared; of a tuple, every number is.
     """
 
     ge: float | None = None

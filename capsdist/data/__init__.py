@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from capsdist.data.format.shards import write_split
     from capsdist.data.format.split import Split, read_index
     from capsdist.data.pipeline import TrainStream, eval_batches
-    from capsdist.data.transforms import Transform
+    from capsdist.data.transforms import Mixup, Transform
 
 # Names load on first use (PEP 562): an index is read without torch.
 _HOME = {
     "Batch": "batch",
     "Index": "format.index",
+    "Mixup": "transforms",
     "Position": "format.position",
     "Split": "format.split",
     "TrainStream": "pipeline",
@@ -31,8 +32,8 @@ _HOME = {
 }
 
 __all__ = [
-    "Batch", "Index", "Position", "Split", "TrainStream", "Transform", "check_split", "eval_batches",
-    "read_index", "verify_split", "write_split",
+    "Batch", "Index", "Mixup", "Position", "Split", "TrainStream", "Transform", "check_split",
+    "eval_batches", "read_index", "verify_split", "write_split",
 ]  # fmt: skip
 
 

@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batch"]
+__all__ = ["Batch", "Partner"]
+
+
+@dataclass(frozen=True)
+class Partner:
+    """The samples at the next places of the step over all ranks, after the last the first; for `Mixup`.
+
+    images uint8 [b,C,H,W]; labels int64 [b]; sample_ids int64 [b]; epoch: of all samples, or int64 [b]. What
+    stands beside padding is any sample of the step.
+    """
+
+    images: Tensor
+    labels: Tensor
+    sample_ids: Tensor
+    epoch: int | Tensor = 0
 
 
 @dataclass(frozen=True)
 class Batch:
     """One rank's part of one step.
 
-    images uint8 [b,C,H,W]; labels int64 [b], or [b,K] for up to K classes an image, -1 where there are fewer;
-    weights float32 [b]: 1 for a real sample, 0 for padding;
-    sample_ids int64 [b]; num_global: real samples of the step over all ranks; epoch: of all samples, or int64
-    [b] in a step that has samples of several epochs.
+    images uint8 [b,C,H,W]; labels int64 [b], or [b,K] for up to K classes an image, -1 where there are fewer,
+    or float32 [b,J] once they are mixed; weights float32 [b]: 1 for a real sample, 0 for padding; sample_ids
+    int64 [b]; num_global: real samples of the step over all ranks; epoch: of all samples, or int64 [b] in a
+    step that has samples of several epochs; partner: what the images are mixed with, if anything.
     """
 
     images: Tensor
@@ -26,8 +41,17 @@ class Batch:
     sample_ids: Tensor
     num_global: int
     epoch: int | Tensor = 0
+    partner: Partner | None = None
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`; from pinned memory the copy does not wait."""
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})
+        partner = _moved(self.partner, device) if self.partner else None
+        return replace(_moved(self, device), partner=partner)
+
+
+_Samples = TypeVar("_Samples", Batch, Partner)
+
+
+def _moved(samples: _Samples, device: torch.device | str) -> _Samples:
+    tensors = {name: value for name, value in vars(samples).items() if isinstance(value, Tensor)}
+    return replace(samples, **{name: value.to(device, non_blocking=True) for name, value in tensors.items()})

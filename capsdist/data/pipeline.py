@@ -15,9 +15,10 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from capsdist.config.steps import EpochSteps, LastBatch
-from capsdist.data.batch import Batch
+from capsdist.data.batch import Batch, Partner
 from capsdist.data.format.order import Order, rank_slice
 from capsdist.data.format.packed import IMAGE
 from capsdist.data.format.position import Position
@@ -47,7 +48,7 @@ class TrainStream:
     `folder`: a local path or an s3:// URL; where the bytes are never enters the order.
     last_batch: "short" ends an epoch with a step of the remaining samples, "carry" fills that step with the
     first samples of the next epoch, which then has them behind it. steps: in which epoch each step is. pin:
-    gather into pinned memory, for copies to a GPU.
+    gather into pinned memory, for copies to a GPU. partners: gather those of the samples, for `Mixup`.
 
     Raises:
         DataError: a split that cannot be read, or `lanes` that does not divide `global_batch_size`.
@@ -65,11 +66,12 @@ class TrainStream:
         world_size: int = 1,
         last_batch: LastBatch = "short",
         pin: bool = False,
+        partners: bool = False,
     ) -> None:
         self.split = Split(folder)
         self.order = Order(self.split.index, seed, global_batch_size, lanes, window)
         self.steps = EpochSteps(self.split.index.num_samples, global_batch_size, last_batch)
-        self.rank, self.world_size, self.pin = rank, world_size, pin
+        self.rank, self.world_size, self.pin, self.partners = rank, world_size, pin, partners
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield the rank's batches of the steps of `epoch` from its step number `start_step` on.
@@ -77,7 +79,7 @@ class TrainStream:
         A thread gathers ahead of the consumer; it ends when the iterator is exhausted, closed or collected.
         """
         plans = self._plans(epoch, start_step)
-        return _prefetched(_gathered(self.split, plans, self.rank, self.world_size, self.pin))
+        return _prefetched(_gathered(self.split, plans, self.rank, self.world_size, self.pin, self.partners))
 
     def position(self, epoch: int, step: int) -> Position:
         """Return the position after `step` completed steps of `epoch`."""
@@ -171,46 +173,62 @@ def eval_batches(
 
 
 def _gathered(
-    split: Split, plans: Iterable[_Plan], rank: int, world_size: int, pin: bool
+    split: Split, plans: Iterable[_Plan], rank: int, world_size: int, pin: bool, partners: bool = False
 ) -> Iterator[list[Batch]]:
     """Gather the rank's part of `plans`; shards of later ones are fetched while earlier ones are gathered."""
     waiting: deque[_Plan] = deque()
     for plan in plans:
-        split.prefetch(plan.ids[:, rank_slice(plan.ids.shape[1], rank, world_size)])
+        split.prefetch(plan.ids[:, _places(plan.ids.shape[1], rank, world_size, partners)])
         waiting.append(plan)
         if split.folder.is_local or len(waiting) > _AHEAD:
-            yield _gather(split, waiting.popleft(), rank, world_size, pin)
+            yield _gather(split, waiting.popleft(), rank, world_size, pin, partners)
     for plan in waiting:
-        yield _gather(split, plan, rank, world_size, pin)
+        yield _gather(split, plan, rank, world_size, pin, partners)
 
 
-def _gather(split: Split, plan: _Plan, rank: int, world_size: int, pin: bool) -> list[Batch]:
-    """Gather the rank's part of the steps of `plan`; the batches are views of one buffer."""
-    steps, num = plan.ids.shape
-    part, size = rank_slice(num, rank, world_size), -(-num // world_size)
-    own = _padded(plan.ids, part, size)
-    epochs = [plan.epochs] * steps
-    if not isinstance(plan.epochs, int):
-        epochs = list(torch.from_numpy(_padded(plan.epochs, part, size)))
+def _gather(split: Split, plan: _Plan, rank: int, world_size: int, pin: bool, partners: bool) -> list[Batch]:
+    """Gather the rank's part of the steps of `plan`; the batches are views of one buffer.
+
+    The partner of a sample stands behind it, so one column more is gathered for all partners of a step.
+    """
+    num, size = plan.ids.shape[1], -(-plan.ids.shape[1] // world_size)
+    places = _places(num, rank, world_size, partners)
+    own = _padded(plan.ids, places, size + partners)
+    epochs = plan.epochs
+    if not isinstance(epochs, int):
+        epochs = torch.from_numpy(_padded(epochs, places, size + partners))
+    images = torch.empty((*own.shape, *split.index.image_shape), dtype=torch.uint8, pin_memory=pin)
     label = split.index.field[split.index.label_name]
-    images = torch.empty((steps, size, *split.index.image_shape), dtype=torch.uint8, pin_memory=pin)
-    labels = torch.empty((steps, size, *label.shape), dtype=torch.int64, pin_memory=pin)
+    labels = torch.empty((*own.shape, *label.shape), dtype=torch.int64, pin_memory=pin)
     out = {IMAGE: images.flatten(0, 1).numpy(), label.name: labels.flatten(0, 1).numpy()}
     split.gather_into(own.reshape(-1), out)
     sample_ids = torch.from_numpy(own)
-    weights = (torch.arange(size) < part.stop - part.start).float()
-    return [
-        Batch(images[step], labels[step], weights, sample_ids[step], num, epochs[step])
-        for step in range(steps)
-    ]
+    weights = (torch.arange(size) < len(places) - partners).float()
+
+    def samples(step: int, columns: slice) -> tuple[Tensor, Tensor, Tensor, int | Tensor]:
+        epoch = epochs if isinstance(epochs, int) else epochs[step, columns]
+        return images[step, columns], labels[step, columns], sample_ids[step, columns], epoch
+
+    batches = []
+    for step in range(len(own)):
+        x, y, ids, epoch = samples(step, slice(size))
+        partner = Partner(*samples(step, slice(1, None))) if partners else None
+        batches.append(Batch(x, y, weights, ids, num, epoch, partner))
+    return batches
 
 
-def _padded(values: np.ndarray, part: slice, size: int) -> np.ndarray:
-    """Return the `part` of the columns, a contiguous copy of `size` columns: one of its own is repeated.
+def _places(num: int, rank: int, world_size: int, partners: bool) -> np.ndarray:
+    """Return the places in a step of `num` samples that a rank reads: its own, and the last one's partner."""
+    part = rank_slice(num, rank, world_size)
+    return np.arange(part.start, part.stop + partners) % num
+
+
+def _padded(values: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
+    """Return the columns at `places`, a copy of `size` columns: one of them is repeated.
 
     Where the rank has none, it is any other.
     """
-    own = values[:, part]
+    own = values[:, places]
     filler = own[:, :1] if own.shape[1] else values[:, :1]
     return np.concatenate([own, np.repeat(filler, size - own.shape[1], axis=1)], axis=1)
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from capsdist.config import Config
+from capsdist.config.images import sides
 from capsdist.data.format.head import Head, parse_head
 from capsdist.data.format.packed import INDEX_NAME, KEPT, MAX_INDEX_BYTES
 from capsdist.errors import ConfigError, DocumentError, Problem
@@ -78,18 +79,20 @@ def _shard_fault(path: Path, size_bytes: int) -> str | None:
 
 def _head_problems(config: Config, field: str, head: Head) -> Iterator[Problem]:
     model, split = config.model, getattr(config.data, field.removeprefix("data."))
-    channels, *sides = head.image_shape
+    channels, *own = head.image_shape
     shape = " x ".join(map(str, head.image_shape))
     if channels != model.in_channels:
         fix = f"set --model.in-channels {channels}, or choose another data set"
         yield Problem(
             "model.in_channels", model.in_channels, f"images of {split!r} are {shape} (C x H x W)", fix
         )
-    wanted = config.data.crop or model.image_size
-    if min(sides) < wanted if config.data.crop else set(sides) != {wanted}:
+    crop = config.data.crop
+    name, size = ("data.crop", crop) if crop else ("model.image_size", model.image_size)
+    height, width = sides(size)
+    small, other = own[0] < height or own[1] < width, own != [height, width]
+    if small if crop else other and not config.data.resize:
         fix = "set it accordingly, or choose another data set"
-        name = "data.crop" if config.data.crop else "model.image_size"
-        yield Problem(name, wanted, f"images of {split!r} are {shape} (C x H x W)", fix)
+        yield Problem(name, size, f"images of {split!r} are {shape} (C x H x W)", fix)
     if len(head.classes) > model.num_classes:
         rule = f"{split!r} has {len(head.classes)} classes"
         yield Problem(

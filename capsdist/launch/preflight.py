@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config, problems
+from capsdist.config.images import stored_shape
 from capsdist.console import Log, command_line
 from capsdist.data.sets.spec import DATASETS, SPLITS, TRAIN_TEST
 from capsdist.errors import ConfigError, DataError, DocumentError, Problem, RunError
@@ -158,11 +159,10 @@ def check_data(config: Config) -> Index:
     from capsdist.data import check_split
     from capsdist.train.splits import check_splits, split_folders
 
-    side = None if config.data.crop else config.model.image_size
     train, test = (
         check_split(
             folder,
-            image_shape=(config.model.in_channels, side, side),
+            image_shape=stored_shape(config),
             num_classes=config.model.num_classes,
             crop=config.data.crop,
             remedy=_remedy(config, split),

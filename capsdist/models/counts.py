@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from capsdist.config import Config
+from capsdist.config import Config, image_shape
 from capsdist.models.build import build_model
 
 __all__ = [
@@ -59,9 +59,8 @@ def output_bytes(config: Config) -> int:
     for module in network.modules():
         if next(module.parameters(recurse=False), None) is not None:
             module.register_forward_hook(add)
-    model = config.model
     with torch.no_grad():
-        network(torch.empty(1, model.in_channels, model.image_size, model.image_size, device="meta"))
+        network(torch.empty(1, *image_shape(config.model), device="meta"))
     return numbers * FP32_BYTES
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from capsdist.config.capsnet_rules import capsnet_problems
+from capsdist.config.images import image_shape
 from capsdist.config.models import (
     BaselineCNNConfig,
     CapsNetConfig,
@@ -30,9 +31,8 @@ __all__ = ["BASELINE_CNN", "CAPSNET"]
 def _build_capsnet(model: CapsNetConfig, routing: Routing) -> nn.Module:
     from capsdist.models.capsnet import CapsNet
 
-    image_shape = (model.in_channels, model.image_size, model.image_size)
     options = model.model_dump(exclude=set(NetworkConfig.model_fields)) | routing.model_dump()
-    return CapsNet(image_shape, model.num_classes, num_labels=model.num_labels, **options)
+    return CapsNet(image_shape(model), model.num_classes, num_labels=model.num_labels, **options)
 
 
 def _capsnet_losses(output: Output, images: Tensor, labels: Tensor, loss: Loss) -> dict[str, Tensor]:
@@ -44,8 +44,7 @@ def _capsnet_losses(output: Output, images: Tensor, labels: Tensor, loss: Loss) 
 def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:
     from capsdist.models.baseline_cnn import BaselineCNN
 
-    image_shape = (model.in_channels, model.image_size, model.image_size)
-    return BaselineCNN(image_shape, model.num_classes, dropout=model.dropout)
+    return BaselineCNN(image_shape(model), model.num_classes, dropout=model.dropout)
 
 
 def _cross_entropy(output: Output, images: Tensor, labels: Tensor, loss: NoOptions) -> dict[str, Tensor]:

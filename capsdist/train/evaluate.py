@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.config import Config
+from capsdist.config.images import stored_shape
 from capsdist.config.models import find_family
 from capsdist.console import Log, announced
 from capsdist.data import Transform, check_split, eval_batches, read_index
@@ -73,8 +74,8 @@ def evaluate(
     `observe` is called with this rank's first batch, images [B, C, H, W] as the network saw them, and what
     the network made of it.
     """
-    data, classes, num_labels = config.data, config.model.num_classes, config.model.num_labels
-    transform = Transform(crop=data.crop, standardise=data.standardise, train=False)
+    classes, num_labels = config.model.num_classes, config.model.num_labels
+    transform = Transform.of(config.data, train=False)
     family = find_family(config.model.kind)
     names, losses_for = metric_names(family, num_labels), losses_of(family, config)
     sums = torch.zeros(len(names), dtype=torch.float64, device=device)
@@ -143,14 +144,13 @@ def evaluate_checkpoint(
     place = _device(device)
     saved = read_checkpoint(checkpoint)
     config, network = saved.config, build_network(saved)
-    model, data = config.model, config.data
+    data = config.data
     folder = folder or join(data.root, data.name, data.test_split)
-    side = None if data.crop else model.image_size
     with announced(log, f"reading {folder}"):
         index = check_split(
             folder,
-            image_shape=(model.in_channels, side, side),
-            num_classes=model.num_classes,
+            image_shape=stored_shape(config),
+            num_classes=config.model.num_classes,
             crop=data.crop,
             remedy="give the folder of a packed split",
         )

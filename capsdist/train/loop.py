@@ -108,8 +108,10 @@ def run_training(
 
 def train_on(parts: Parts, host_batch: Batch, step: int, phase: Phase = no_phase) -> tuple[Tensor, Tensor]:
     """Do optimizer step number `step` (the first is 0) on a batch; return as `train_step`."""
-    batch = host_batch.to(parts.device)
-    images = parts.transform(batch.images, batch.sample_ids, parts.config.train.seed, batch.epoch)
+    batch, seed = host_batch.to(parts.device), parts.config.train.seed
+    images = parts.transform(batch.images, batch.sample_ids, seed, batch.epoch)
+    if parts.mixup:
+        batch, images = parts.mixup(batch, images, parts.transform, seed)
     return train_step(parts.engine, batch, images, parts.family, parts.config, step, phase)
 
 

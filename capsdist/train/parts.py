@@ -10,7 +10,7 @@ import torch
 from capsdist.config import Config, Family
 from capsdist.config.models import find_family
 from capsdist.config.steps import total_steps
-from capsdist.data import TrainStream, Transform, read_index
+from capsdist.data import Mixup, TrainStream, Transform, read_index
 from capsdist.models import build_model
 from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.engine.base import Engine
@@ -36,6 +36,7 @@ class Parts:
     test_folder: str
     stream: TrainStream
     transform: Transform
+    mixup: Mixup | None
     engine: Engine
     num_parameters: int
     total_steps: int
@@ -91,17 +92,9 @@ def build_parts(
         rank=rank,
         world_size=world_size,
         pin=device.type == "cuda",
+        partners=data.mixup > 0,
     )
     check_splits(config, stream.split.index, read_index(test_folder))
-    transform = Transform(
-        shift=data.shift,
-        crop=data.crop,
-        flip=data.flip,
-        brightness=data.brightness,
-        contrast=data.contrast,
-        standardise=data.standardise,
-        train=True,
-    )
     torch.manual_seed(train.seed)
     model = build_model(config.model, config.routing)
     left_out = take_weights(model, read_checkpoint(init_from).engine.model, config) if init_from else None
@@ -113,7 +106,8 @@ def build_parts(
         train_folder=train_folder,
         test_folder=test_folder,
         stream=stream,
-        transform=transform,
+        transform=Transform.of(data, train=True),
+        mixup=Mixup(data.mixup, config.model.num_classes) if data.mixup else None,
         engine=build_engine(config, model, rank=rank, world_size=world_size, device=device),
         num_parameters=num_parameters,
         total_steps=total_steps(config, stream.split.index.num_samples),

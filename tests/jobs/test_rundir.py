@@ -29,7 +29,7 @@ def other(value: object) -> object:
     if isinstance(value, int | float):
         return value + 1
     if isinstance(value, tuple):
-        return tuple(map(other, value))
+        return tuple(map(other, value)) or (1.0,)
     return 7 if value is None else f"other {value}"
 
 

@@ -12,10 +12,12 @@ from collections.abc import Iterator
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from capsdist.config import Config, problems, validate
+from capsdist.config import Config, image_shape, problems, validate
 from capsdist.config.capsnet_rules import feature_size
+from capsdist.config.images import sides
 from capsdist.config.schema import Bounds
 from capsdist.errors import ConfigError
+from capsdist.runs.rundir import parse_config
 
 SECTIONS = [name for name in Config.model_fields if isinstance(getattr(Config(), name), BaseModel)]
 
@@ -77,6 +79,7 @@ def test_numbers_must_be_finite(field: str, value: float) -> None:
     assert [p.field for p in problems(changed(**{field: value}))] == [name]
 
 
+NORMALISED = {"data__normalise_mean": (0.1,), "data__normalise_std": (0.3,), "model__decoder": False}
 RULES = [
     ("train.max_steps", 0, {"train__max_steps": 0}, "at least 1"),
     ("train.validate_every_steps", -3, {"train__validate_every_steps": -3}, "at least 1"),
@@ -89,7 +92,25 @@ RULES = [
     ("data.test_split", "/test", {"data__test_split": "/test"}, "names a folder"),
     ("data.test_split", "train", {"data__test_split": "train"}, "is the training split"),
     ("data.crop", 24, {"data__crop": 24}, "must equal model.image_size=28"),
+    ("data.crop", (28, 24), {"data__crop": (28, 24)}, "must equal model.image_size=28"),
     ("data.shift", 28, {"data__shift": 28}, "must be below model.image_size=28"),
+    ("data.shift", 20, {"data__shift": 20, "model__image_size": (40, 20)}, "must be below"),
+    ("data.resize", 24, {"data__resize": 24}, "must equal model.image_size=28"),
+    ("data.resize", 28, {"data__resize": 28, "data__crop": 28}, "does not go with data.crop"),
+    ("data.resize_area", (0.1, 1.0), {"data__resize_area": (0.1, 1.0)}, "no effect without data.resize"),
+    ("data.resize_ratio", (0.5, 2.0), {"data__resize_ratio": (0.5, 2.0)}, "no effect without data.resize"),
+    ("data.resize_area", (0.5, 1.1), {"data__resize_area": (0.5, 1.1), "data__resize": 28}, "high <= 1"),
+    ("data.resize_ratio", (0.0, 2.0), {"data__resize_ratio": (0.0, 2.0), "data__resize": 28}, "0 < low"),
+    ("data.scale", (1.2, 0.8), {"data__scale": (1.2, 0.8)}, "0 < low <= high"),
+    ("data.translation", 28.0, {"data__translation": 28.0}, "must be below model.image_size=28"),
+    ("data.cutout", 28, {"data__cutout": 28}, "must be below model.image_size=28"),
+    ("data.mixup", 0.001, {"data__mixup": 0.001}, "must be 0 or at least 0.01"),
+    ("data.normalise_mean", (0.1, 0.2), {**NORMALISED, "data__normalise_mean": (0.1, 0.2)}, "in_channels=1"),
+    ("data.normalise_std", (), {**NORMALISED, "data__normalise_std": ()}, "one number a channel"),
+    ("data.normalise_std", (0.0,), {**NORMALISED, "data__normalise_std": (0.0,)}, "greater than 0"),
+    ("data.normalise_std", (math.inf,), {**NORMALISED, "data__normalise_std": (math.inf,)}, "must be finite"),
+    ("data.normalise_mean", (0.1,), {**NORMALISED, "data__standardise": True}, "data.standardise"),
+    ("model.decoder", True, {**NORMALISED, "model__decoder": True}, "which data.normalise_mean removes"),
     ("data.contrast", (0.0, 1.0), {"data__contrast": (0.0, 1.0)}, "0 < low <= high"),
     ("data.contrast", (1.5, 0.5), {"data__contrast": (1.5, 0.5)}, "0 < low <= high"),
     ("data.contrast", (1.0, math.inf), {"data__contrast": (1.0, math.inf)}, "0 < low <= high"),
@@ -98,6 +119,14 @@ RULES = [
     ("model.decoder", True, {"data__standardise": True}, "pixels in [0, 1]"),
     ("model.image_size", 16, {"model__image_size": 16}, "too small for valid kernels 9 and 9"),
     ("model.image_size", 9, {"model__image_size": 9, "model__conv_kernel": 10}, "kernels 10 and 9"),
+    ("model.image_size", (16, 40), {"model__image_size": (16, 40)}, "too small for valid kernels 9 and 9"),
+    ("model.image_size", (40, 16), {"model__image_size": (40, 16)}, "too small for valid kernels 9 and 9"),
+    (
+        "model.image_size",
+        (40, 8),
+        {"model__image_size": (40, 8), "model__padding": "same"},
+        "must be at least 9",
+    ),
     (
         "train.global_batch_size",
         8,
@@ -142,6 +171,12 @@ ALLOWED = [
     {"train__max_steps": 1, "launch__max_workers": 1},
     {"data__crop": 28},
     {"data__shift": 27},
+    {"model__image_size": (17, 40), "data__crop": (17, 40)},
+    {"model__image_size": 24, "data__crop": (24, 24)},
+    NORMALISED,
+    {"data__resize": 28, "data__resize_area": (0.08, 1.0), "data__resize_ratio": (0.75, 1.333)},
+    {"data__shift": 2, "data__rotation": 180.0, "data__scale": (0.5, 2.0), "data__translation": 27.5},
+    {"data__mixup": 0.01, "train__num_workers": 3, "data__cutout": 27},
     {"model__image_size": 17},
     {"model__image_size": 9, "model__padding": "same", "data__shift": 0},
     {"data__standardise": True, "model__decoder": False},
@@ -215,6 +250,24 @@ def test_json_round_trip() -> None:
     config = changed(data__contrast=(0.2, 1.8), train__max_steps=7, model__decoder_hidden=(3, 5))
     assert Config.model_validate_json(config.model_dump_json()) == config
     assert Config.model_validate(json.loads(json.dumps(config.model_dump()))) == config
+
+
+@pytest.mark.parametrize(("size", "stored"), [(28, 28), ((28, 28), 28), ((32, 64), [32, 64])])
+def test_a_size_is_one_number_or_two(size: object, stored: object) -> None:
+    config = changed(model__image_size=size)
+    assert json.loads(config.model_dump_json())["model"]["image_size"] == stored
+    assert Config.model_validate_json(config.model_dump_json(), strict=True) == config
+    assert image_shape(config.model) == (1, *sides(config.model.image_size))
+
+
+@pytest.mark.parametrize("size", ["32", [32], [1, 2, 3], [3.5, 4], None, {"height": 3}])
+def test_what_is_no_size_is_refused_in_one_line(size: object) -> None:
+    content = json.dumps({"model": {"image_size": size}}).encode()
+    with pytest.raises(ConfigError) as caught:
+        parse_config(content)
+    [problem] = caught.value.problems
+    assert problem.field == "model.image_size"
+    assert problem.rule.endswith("give one integer, or two: height and width")
 
 
 @pytest.mark.parametrize("section", SECTIONS)

@@ -6,26 +6,16 @@ import pytest
 import torch
 
 from capsdist.data.transforms import uniform
+from transform_reference import MASK, number, python_splitmix
 
-MASK = (1 << 64) - 1
 SEEDS = [0, 1, 2**31 - 1]
-
-
-def python_splitmix(state: int) -> int:
-    """splitmix64's output for a state, in Python's integers (Steele, Lea, Flood 2014)."""
-    state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & MASK
-    state = (state ^ (state >> 27)) * 0x94D049BB133111EB & MASK
-    return state ^ (state >> 31)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("draw", [0, 6])
 def test_vectorised_hash_is_the_scalar_one(seed, draw):
     ids = torch.tensor([0, 1, 59_999, 2**40 + 3])
-    key = python_splitmix(python_splitmix(python_splitmix(seed + 0x9E3779B97F4A7C15) ^ 5) ^ draw)
-    expected = [
-        (python_splitmix((key + (i + 1) * 0x9E3779B97F4A7C15) & MASK) >> 11) * 2.0**-53 for i in ids.tolist()
-    ]
+    expected = [number(i, draw, seed, 5) for i in ids.tolist()]
     assert uniform(ids, draw, seed, epoch=5).tolist() == expected
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import xxhash
 
+from capsdist.config.images import sides, size_text
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import KEPT, Index
 from capsdist.data.format.split import Split, read_shard
@@ -23,7 +24,7 @@ def check_split(
     *,
     image_shape: Sequence[int | None] | None = None,
     num_classes: int | None = None,
-    crop: int = 0,
+    crop: int | tuple[int, int] = 0,
     remedy: str = "",
 ) -> Index:
     """Check a split before a run and return its index.
@@ -31,9 +32,9 @@ def check_split(
     A local split is read wholly. Of one on S3, which may be large, everything is checked that takes no
     download: access, the index, presence and size of every shard by listing them, the number of classes;
     checksums and labels are compared when a shard enters the cache, and damage stops the run there.
-    `image_shape` is what stored images must be, (C, H, W), None for any; `crop` the side in pixels that
-    they must have at least; `num_classes` the classes of the network; `remedy` what an error about missing
-    or damaged files tells the user to do, usually the packing command.
+    `image_shape` is what stored images must be, (C, H, W), None for any; `crop` the side, or height and
+    width, in pixels that they must have at least; `num_classes` the classes of the network; `remedy` what an
+    error about missing or damaged files tells the user to do, usually the packing command.
 
     Raises:
         DataError: everything that `read_index` and `Split` raise; a wrong image shape; too many classes.
@@ -127,17 +128,19 @@ def _shown(first: int, name: str, size: int, start: int) -> str:
     return f"{name} with {size} bytes at byte {start} beside member {first}"
 
 
-def _check_shape(index: Index, expected: tuple[int | None, ...], crop: int, place: str) -> None:
+def _check_shape(
+    index: Index, expected: tuple[int | None, ...], crop: int | tuple[int, int], place: str
+) -> None:
     if any(want not in (None, have) for want, have in zip(expected, index.image_shape, strict=True)):
         text = " x ".join("any" if want is None else str(want) for want in expected)
         raise DataError(
             f"{place}: images are {_times(index.image_shape)} (C x H x W), the model takes {text}; "
             "choose the data set or model.in_channels and model.image_size accordingly"
         )
-    if crop > min(index.image_shape[1:]):
+    if any(have < least for have, least in zip(index.image_shape[1:], sides(crop), strict=True)):
         raise DataError(
             f"{place}: images are {_times(index.image_shape)} (C x H x W), "
-            f"smaller than the crop {crop}; lower data.crop"
+            f"smaller than the crop {size_text(crop)}; lower data.crop"
         )
 
 
