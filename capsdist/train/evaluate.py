@@ -18,6 +18,7 @@ from capsdist.config.images import stored_shape
 from capsdist.config.models import find_family
 from capsdist.console import Log, announced
 from capsdist.data import Transform, check_split, eval_batches, read_index
+from capsdist.data.format.checks import check_num_labels
 from capsdist.errors import CheckpointError, ConfigError, Problem
 from capsdist.models import Output
 from capsdist.storage import join
@@ -154,6 +155,7 @@ def evaluate_checkpoint(
             crop=data.crop,
             remedy="give the folder of a packed split",
         )
+    check_num_labels(index, config.model.num_labels, str(folder))
     check_trained_classes(saved, index, folder, log)
     network.to(place)
     precision = resolve_precision(config.train.precision, place)

@@ -9,7 +9,7 @@ import os
 
 from capsdist.config import Config
 from capsdist.console import Log
-from capsdist.data.format.checks import check_num_classes
+from capsdist.data.format.checks import check_num_classes, check_num_labels
 from capsdist.data.format.classes import check_same_classes
 from capsdist.data.format.index import Index
 from capsdist.errors import ConfigError, Problem
@@ -35,6 +35,7 @@ def check_splits(config: Config, train: Index, test: Index) -> None:
     places = split_folders(config)
     for place, index in zip(places, (train, test), strict=True):
         check_num_classes(index, config.model.num_classes, place)
+        check_num_labels(index, config.model.num_labels, place)
     check_same_classes(
         train.classes, test.classes, where=places, remedy="pack both with the same list of classes"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import capsdist
 from capsdist.cli.main import main
 from capsdist.config import Config
 from capsdist.config.models import find_family
-from capsdist.data import Batch
+from capsdist.data import Batch, write_split
+from capsdist.errors import DataError
 from capsdist.models import build_model
 from capsdist.ops import multi_hot
 from capsdist.ops.predictions import largest
-from capsdist.train import evaluate as evaluation
 from capsdist.train.engine.plain import PlainEngine
 from capsdist.train.evaluate import Evaluation, evaluate
 from capsdist.train.step import train_step
@@ -88,26 +87,29 @@ def trained(config: Config, steps: int, *, multi: bool = False) -> tuple[PlainEn
     return engine, window
 
 
-def evaluated(
-    engine: PlainEngine, config: Config, batches: list[Batch], monkeypatch: pytest.MonkeyPatch
-) -> Evaluation:
-    """What `evaluate` makes of batches, in place of those of a packed split."""
+def packed(folder: Path, batches: list[Batch]) -> Path:
+    """Write the images of `batches` that count as a split."""
+    images, labels = (
+        torch.cat([getattr(batch, name)[batch.weights > 0] for batch in batches]).numpy()
+        for name in ("images", "labels")
+    )
+    write_split(folder, images, labels, classes=list("abcd"), block_size=10, shard_size=25)
+    return folder
 
-    def given(folder: str, **options: Any) -> Iterator[Batch]:
-        return iter(batches)
 
-    monkeypatch.setattr(evaluation, "eval_batches", given)
-    return evaluate(engine.forward, "nowhere", config, device=CPU, batch_size=24)
+def evaluated(engine: PlainEngine, config: Config, batches: list[Batch], folder: Path) -> Evaluation:
+    """What `evaluate` makes of the images of `batches`."""
+    return evaluate(engine.forward, packed(folder, batches), config, device=CPU, batch_size=24)
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_a_network_learns_both_labels(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_learns_both_labels(kind: str, tmp_path: Path) -> None:
     config = config_of(kind)
     batches = [batch_of(24, 1000), batch_of(24, 1001, padding=7)]
     engine, _ = trained(config, 1)
-    before = evaluated(engine, config, batches, monkeypatch)
+    before = evaluated(engine, config, batches, tmp_path / "bars")
     engine, window = trained(config, STEPS[kind])
-    after = evaluated(engine, config, batches, monkeypatch)
+    after = evaluated(engine, config, batches, tmp_path / "bars")
     assert before["error_percent"] > 30
     assert after["error_percent"] < 10
     assert set(after) == {"error_percent", "label_error_percent", "loss", "num_images"}
@@ -119,11 +121,31 @@ def test_a_network_learns_both_labels(kind: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("kind", SMALL)
-def test_the_errors_are_those_of_a_count_by_hand(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_learns_both_labels_of_a_packed_set(kind: str, tmp_path: Path) -> None:
+    for split, seeds in (("train", range(8)), ("test", range(50, 52))):
+        packed(tmp_path / "bars" / split, [batch_of(24, seed) for seed in seeds])
+    config = config_of(kind)
+    data = {"name": "bars", "root": str(tmp_path), "shift": 0, "lanes": 4, "window": 32}
+    config = Config.model_validate(
+        config.model_dump() | {"data": data, "train": {**config.train.model_dump(), "epochs": 15}}
+    )
+    rows = run_small(config, tmp_path)
+    found = [row for row in rows if row["kind"] == "validation"][-1]
+    assert found["num_images"] == 48
+    assert found["label_error_percent"] <= found["error_percent"] < 15
+    one = config.model_copy(update={"model": config.model.model_copy(update={"num_labels": 1})})
+    with pytest.raises(
+        DataError, match=r"train: an image has up to 2 labels, the model takes 1; set model.nu"
+    ):
+        run_small(one, tmp_path)
+
+
+@pytest.mark.parametrize("kind", SMALL)
+def test_the_errors_are_those_of_a_count_by_hand(kind: str, tmp_path: Path) -> None:
     config = config_of(kind)
     batches = [batch_of(24, 1000), batch_of(24, 1001, padding=7)]
     engine, _ = trained(config, STEPS[kind] // 6)
-    found = evaluated(engine, config, batches, monkeypatch)
+    found = evaluated(engine, config, batches, tmp_path / "bars")
     wrong = missed = labels = images = 0
     for batch in batches:
         scores = engine.forward(batch.images / 255).scores.detach()

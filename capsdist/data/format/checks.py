@@ -16,7 +16,7 @@ from capsdist.data.format.index import KEPT, Index
 from capsdist.data.format.split import Split, read_shard
 from capsdist.errors import DataError
 
-__all__ = ["check_num_classes", "check_split", "verify_split"]
+__all__ = ["check_num_classes", "check_num_labels", "check_split", "verify_split"]
 
 
 def check_split(
@@ -65,6 +65,20 @@ def check_num_classes(index: Index, num_classes: int, place: str) -> None:
         raise DataError(
             f"{place}: has {index.num_classes} classes, the model takes {num_classes}; "
             f"set model.num_classes to {index.num_classes}"
+        )
+
+
+def check_num_labels(index: Index, num_labels: int, place: str) -> None:
+    """Check that a network of `num_labels` labels an image can learn the split `index` at `place`.
+
+    Raises:
+        DataError: images of the split have more.
+    """
+    most = (*index.field[index.label_name].shape, 1)[0]
+    if most > num_labels:
+        raise DataError(
+            f"{place}: an image has up to {most} labels, the model takes {num_labels}; "
+            f"set model.num_labels to {most}"
         )
 
 

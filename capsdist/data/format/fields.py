@@ -66,8 +66,9 @@ def check_fields(fields: Sequence[Field]) -> None:
         raise DataError(f"fields are {', '.join(by_name)}; give one of label and labels")
     if LABEL in by_name and by_name[LABEL] != Field(LABEL, "<i8"):
         raise DataError(f"field label is {_shown(by_name[LABEL])}; give int64, one a sample")
-    if LABELS in by_name and (by_name[LABELS].dtype, len(by_name[LABELS].shape)) != ("<i8", 1):
-        raise DataError(f"field labels is {_shown(by_name[LABELS])}; give int64 [K]")
+    labels = by_name.get(LABELS)
+    if labels and (labels.dtype != "<i8" or len(labels.shape) != 1 or labels.shape[0] < 2):
+        raise DataError(f"field labels is {_shown(labels)}; give int64 [K], K at least 2, or a field label")
     for field in fields:
         if field.num_bytes > _MAX_BYTES:
             raise DataError(f"field {field.name} has {field.num_bytes:,} bytes a sample; give less")

@@ -17,6 +17,7 @@ from torch import Tensor
 from capsdist.data.batch import Batch
 from capsdist.data.transforms.random_numbers import Draw, Draws
 from capsdist.data.transforms.transform import Transform
+from capsdist.ops.targets import class_mask
 
 __all__ = ["Mixup", "soft_targets"]
 
@@ -65,12 +66,12 @@ class Mixup:
 def soft_targets(labels: Tensor, partner_labels: Tensor, weights: Tensor, num_classes: int) -> Tensor:
     """Return the shares of the classes, float32 [b, J]: weight of the own class, the rest of the partner's.
 
-    labels, partner_labels: int64 [b]; weights: float32 [b]. Each row sums to 1. Losses that are linear in the
+    labels, partner_labels: int64 [b], or sets [b, K]; weights: float32 [b]. Of single labels each row sums
+    to 1. Losses that are linear in the
     targets, as margin loss and cross-entropy, are the weighted means of the losses of both labels.
     """
-    targets = torch.zeros(len(labels), num_classes, device=weights.device)
-    targets.scatter_(1, labels[:, None], weights[:, None])
-    return targets.scatter_add_(1, partner_labels[:, None], 1 - weights[:, None])
+    own, partner = (class_mask(each, num_classes).float() for each in (labels, partner_labels))
+    return weights[:, None] * own + (1 - weights[:, None]) * partner
 
 
 @functools.lru_cache(maxsize=16)
