@@ -28,6 +28,7 @@ from capsdist.config.as_yaml import to_yaml
 from capsdist.config.models import find_family
 from capsdist.console import DONE, INVALID, STOPPED, run_program
 from capsdist.errors import CapsdistError, ConfigError, Problem, RunError
+from capsdist.launch.as_data import fitted
 from capsdist.launch.glance import data_problems, machine_problems
 from capsdist.launch.preflight import absolute, all_problems, missing_data
 from capsdist.runs.files import open_files
@@ -112,7 +113,7 @@ def parse_options(
         description=f"{title}\n\n{_describe(presets)}",
     )
     sections = {section: getattr(command, section) for section in _sections()}
-    return Config(preset=base.preset, **sections), command
+    return fitted(Config(preset=base.preset, **sections)), command
 
 
 def _base(presets: Sequence[str], default: str, asked: str | None, values: Mapping[str, Any]) -> Config:

@@ -42,6 +42,8 @@ class NetworkConfig(Section):
 
     kind: str
     """Family of networks: a built-in name, or the import path package.module:OBJECT of a Family."""
+    from_data: bool = False
+    """Take in_channels, image_size, num_classes and num_labels from the index of the training split."""
     in_channels: Count = 1
     """Channels C of an image: 1 grey, 3 colour."""
     image_size: Annotated[Size, Bounds(ge=9)] = 28

@@ -17,6 +17,7 @@ from capsdist.config.steps import total_steps
 from capsdist.console import announced
 from capsdist.errors import CapsdistError, ConfigError, DocumentError, RunError
 from capsdist.launch import preflight
+from capsdist.launch.as_data import fitted
 from capsdist.launch.dry_run import dry_run_of
 from capsdist.launch.failure import one_line, root_cause
 from capsdist.launch.preflight import Machine, Placement
@@ -64,6 +65,7 @@ def launch(
 
         with Display() as show:
             return launch(config, display=show, fault=fault, observer=observer)
+    config = fitted(config)
     if found := preflight.all_problems(config):
         raise ConfigError(found)
     config = preflight.absolute(config)

@@ -25,8 +25,19 @@ if TYPE_CHECKING:
     from capsdist.data import Index
 
 __all__ = [
-    "Machine", "Placement", "absolute", "all_problems", "check_data", "check_engine", "check_initial",
-    "machine_at_a_glance", "missing_data", "place_on_cluster", "place_on_machine", "storage_for_ray",
+    "Machine",
+    "Placement",
+    "absolute",
+    "all_problems",
+    "check_data",
+    "check_engine",
+    "check_initial",
+    "machine_at_a_glance",
+    "missing_data",
+    "packing_remedy",
+    "place_on_cluster",
+    "place_on_machine",
+    "storage_for_ray",
     "this_machine",
 ]  # fmt: skip
 
@@ -134,7 +145,7 @@ def storage_for_ray(storage: str) -> str:
     return Place.parse(storage, error=RunError).uri if is_url(storage) else storage
 
 
-def _remedy(config: Config, split: str) -> str:
+def packing_remedy(config: Config, split: str) -> str:
     """Return what to do when `split` is missing: the command that packs it, where there is one."""
     name, root = config.data.name, config.data.root
     if not is_url(root) and in_uploaded_package(root):
@@ -165,7 +176,7 @@ def check_data(config: Config) -> Index:
             image_shape=stored_shape(config),
             num_classes=config.model.num_classes,
             crop=config.data.crop,
-            remedy=_remedy(config, split),
+            remedy=packing_remedy(config, split),
         )
         for folder, split in zip(split_folders(config), _splits(config), strict=True)
     )
@@ -178,7 +189,7 @@ def missing_data(config: Config) -> str | None:
     from capsdist.storage import join, open_folder
 
     for split in _splits(config):
-        remedy = _remedy(config, split)
+        remedy = packing_remedy(config, split)
         try:
             folder = open_folder(join(config.data.root, config.data.name, split))
             if folder.local is None:

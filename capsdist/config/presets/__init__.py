@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from capsdist.config.presets import cifar10, fashion_mnist, mnist
+from capsdist.config.presets import cifar10, fashion_mnist, mnist, own_images
 from capsdist.config.schema import Config
 from capsdist.errors import ConfigError, Problem
 
+_MODULES = (mnist, fashion_mnist, cifar10, own_images)
 PRESETS: dict[str, Callable[[], Config]] = {
-    function.__name__: function for module in (mnist, fashion_mnist, cifar10) for function in module.PRESETS
+    function.__name__: function for module in _MODULES for function in module.PRESETS
 }
 
 
