@@ -16,6 +16,7 @@ from capsdist.config import Config
 from capsdist.config.images import sides
 from capsdist.console import Log
 from capsdist.data import Transform
+from capsdist.data.decoding import decode_into, image_size
 from capsdist.errors import ConfigError, DataError, Problem, ShapeError
 from capsdist.models import Output
 from capsdist.ops.predictions import largest
@@ -28,7 +29,6 @@ __all__ = ["Images", "Prediction", "Predictor", "load"]
 Image: TypeAlias = str | os.PathLike[str] | np.ndarray | Tensor
 """The path of an image file, or pixels: uint8 (0 to 255) or floating point (0 to 1)."""
 Images: TypeAlias = Image | Sequence[Image]
-_MAX_PIXELS = 1 << 26  # of a file: 8192 x 8192
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,10 @@ class Predictor:
     def predict(self, images: Images, *, batch_size: int = 128) -> Prediction:
         """Return classes, scores and poses of `images`, on the CPU.
 
-        images: one image or many. An image is the path of a file that Pillow reads, or pixels [C, H, W], or
-        [H, W] if the network takes one channel; a batch is a sequence of images, or pixels [B, C, H, W] or
-        [B, H, W]. uint8 pixels are 0 to 255, floating-point ones 0 to 1.
+        images: one image or many. An image is the path of a file that Pillow reads, which is scaled and cut if
+        it has another size, or pixels [C, H, W], or [H, W] if the network takes one channel; a batch is a
+        sequence of images, or pixels [B, C, H, W] or [B, H, W]. uint8 pixels are 0 to 255, floating-point ones
+        0 to 1.
 
         Raises:
             ShapeError: another shape, dtype or range. DataError: a file cannot be read as an image.
@@ -125,21 +126,25 @@ class Predictor:
         return pixels
 
     def _read(self, path: Path) -> np.ndarray:
-        """Return the pixels of an image file, uint8 [C, H, W]."""
-        from PIL import Image as Pillow
+        """Return the pixels of an image file, uint8 [C, H, W].
 
-        channels = self.config.model.in_channels
-        if channels not in (1, 3):
-            raise DataError(f"{path}: no image file has the network's {channels} channels; give pixels")
+        A file of another size is scaled and cut as `capsdist pack folder` does, unless the network crops or
+        resizes what it is given.
+        """
+        model, data = self.config.model, self.config.data
+        if model.in_channels not in (1, 3):
+            raise DataError(
+                f"{path}: no image file has the network's {model.in_channels} channels; give pixels"
+            )
         try:
-            with Pillow.open(path) as image:
-                if image.width * image.height > _MAX_PIXELS:
-                    raise Pillow.DecompressionBombError(f"{image.width} x {image.height} pixels are too many")
-                pixels = np.array(image.convert("L" if channels == 1 else "RGB"))
-        except (OSError, ValueError, SyntaxError, Pillow.DecompressionBombError) as error:
-            # SyntaxError: of a broken PNG
-            raise DataError(f"{path}: is no image ({error}); give a PNG or JPEG file") from None
-        return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+            content = path.read_bytes()
+            size = image_size(content) if data.crop or data.resize else sides(model.image_size)
+            pixels = np.empty((*size, model.in_channels), np.uint8)
+            decode_into(content, pixels)
+        except (OSError, DataError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise DataError(f"{path}: is no image ({reason}); give a PNG or JPEG file") from None
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
     def _pixels(self, name: str, pixels: Tensor) -> Tensor:
         """Return `pixels` as grey levels, float32 [B, C, H, W], if the network can take them."""

@@ -24,7 +24,7 @@ def image_size(content: bytes) -> tuple[int, int]:
     """Return height and width of an image file, in pixels, without decoding it.
 
     Raises:
-        DataError: it is no image, or has more than `MAX_PIXELS`.
+        DataError: why it is no image that can be read: damaged, or more than `MAX_PIXELS`.
     """
     from PIL import Image
 
@@ -120,4 +120,4 @@ def _no_image(error: Exception) -> DataError:
         "an unknown format" if isinstance(error, UnidentifiedImageError) else str(error).partition("\n")[0]
     )
     reason = reason or type(error).__name__
-    return DataError(f"is no image that can be read ({reason})")
+    return DataError(reason)

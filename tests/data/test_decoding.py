@@ -107,7 +107,7 @@ def large_jpeg() -> bytes:
     [bomb(60000, 60000), bomb(0, 5), large_jpeg(), b"", b"GIF89a", b"\xff\xd8\xff", b"<svg/>", bytes(99)],
 )
 def test_bombs_and_what_is_no_image(content):
-    with pytest.raises(DataError, match="is no image that can be read") as caught:
+    with pytest.raises(DataError) as caught:
         decoded(content, 8, 8, 3)
     assert "\n" not in str(caught.value)
 

@@ -201,7 +201,7 @@ def _decode(path: Path, pixels: np.ndarray) -> str:
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     except DataError as error:
-        return str(error)
+        return f"is no image ({error})"
     return ""
 
 
