@@ -63,10 +63,10 @@ class Predictor:
     def predict(self, images: Images, *, batch_size: int = 128) -> Prediction:
         """Return classes, scores and poses of `images`, on the CPU.
 
-        images: one image or many. An image is the path of a file that Pillow reads, which is scaled and cut if
-        it has another size, or pixels [C, H, W], or [H, W] if the network takes one channel; a batch is a
-        sequence of images, or pixels [B, C, H, W] or [B, H, W]. uint8 pixels are 0 to 255, floating-point ones
-        0 to 1.
+        images: one image or many. An image is the path of a file that Pillow reads, which is scaled and cut
+        if it has another size, or pixels [C, H, W], or [H, W] if the network takes one channel; a batch is a
+        sequence of images, or pixels [B, C, H, W] or [B, H, W]. uint8 pixels are 0 to 255, floating-point
+        ones 0 to 1.
 
         Raises:
             ShapeError: another shape, dtype or range. DataError: a file cannot be read as an image.
