@@ -68,7 +68,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("readme")
     run(path, ["capsdist", "pack", "digits"])
     Image.fromarray(np.zeros((28, 28), np.uint8)).save(path / "IMAGE.png")
+    draw_photos(path)
     return path
+
+
+def draw_photos(folder: Path) -> None:
+    """JPEG files of several sizes in two classes, and one that is not among them."""
+    draw = np.random.default_rng(0)
+    names = [f"PHOTOS/{name}/{number}.jpg" for name in ("cat", "dog") for number in range(24)]
+    for name in (*names, "PHOTO.jpg"):
+        height, width = draw.integers(70, 200, 2)
+        pixels = draw.integers(0, 120, (height, width, 3), dtype=np.uint8)
+        pixels[..., 0 if "dog" in name else 2] += 120
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(folder / name)
 
 
 def test_readme_is_short_and_the_first_command_comes_early() -> None:
@@ -90,6 +103,12 @@ def test_command(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     match words:
         case ["capsdist", "pack", "mnist", "--source", "FOLDER"]:  # real files: tests/data
             assert "idx" in run(folder, [*words[:-1], str(folder)], status=1)
+        case ["capsdist", "pack", "folder", *_]:
+            assert "packed: data/mine/train: 38 images of 3 x 64 x 64" in run(folder, words)
+        case ["capsdist", "train", "capsnet_small", *_]:
+            assert "error_percent" in run(folder, [*words, "--train.max-steps", "2", *TINY[4:]])
+        case ["capsdist", "predict", "runs/mine", *_]:
+            assert re.search(r"PHOTO.jpg: (cat|dog) \(", run(folder, words))
         case ["capsdist", "train", *rest]:
             printed = run(folder, [*words, *([] if "--check" in rest else TINY)])
             assert "valid" in printed if "--check" in rest else "error_percent" in printed
