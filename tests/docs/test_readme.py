@@ -104,7 +104,7 @@ def test_command(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
         case ["capsdist", "pack", "mnist", "--source", "FOLDER"]:  # real files: tests/data
             assert "idx" in run(folder, [*words[:-1], str(folder)], status=1)
         case ["capsdist", "pack", "folder", *_]:
-            assert "packed: data/mine/train: 38 images of 3 x 64 x 64" in run(folder, words)
+            assert "packed: data/mine/train: 40 images of 3 x 64 x 64" in run(folder, words)
         case ["capsdist", "train", "capsnet_small", *_]:
             assert "error_percent" in run(folder, [*words, "--train.max-steps", "2", *TINY[4:]])
         case ["capsdist", "predict", "runs/mine", *_]:
