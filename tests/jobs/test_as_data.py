@@ -63,12 +63,13 @@ def test_data_that_is_not_packed_is_told_in_one_line(tmp_path, capsys):
     words = ["train", "capsnet_small", "--data.root", str(tmp_path), "--data.name"]
     assert main([*words, "own", "--check"]) == 1
     assert capsys.readouterr().err == (
-        f"error: {tmp_path}/own/train: there is no packed split; pack it, or set --data.root and --data.name to a "
-        "packed set\n"
+        f"error: {tmp_path}/own/train: there is no packed split; pack it, or set --data.root and "
+        "--data.name to a packed set\n"
     )
-    config = PRESETS["capsnet_small"]().model_copy(update={"data": Data(name="digits", root=str(tmp_path))})
+    place = Data(name="digits", root=str(tmp_path))
+    config = PRESETS["capsnet_small"]().model_copy(update={"data": place})
     with pytest.raises(
-        DataError, match=r"digits/train: there is no packed split; pack it with `.*pack digits"
+        DataError, match=r"digits/train: there is no packed split; pack it with `.*pack di"
     ):
         fitted(config)
     write(tmp_path, (3, 20, 20), 3)

@@ -82,6 +82,7 @@ def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]
 
 AFFNIST = DatasetSpec(
     name="affnist",
+    licence="affNIST (Tieleman 2013), freely available without restrictions",
     title="affNIST, the test set (320,000 transformed MNIST digits of 40x40) from its original .mat files",
     classes=tuple("0123456789"),
     load=_load,

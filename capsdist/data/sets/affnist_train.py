@@ -53,6 +53,7 @@ def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]
 
 AFFNIST_TRAIN = DatasetSpec(
     name="affnist_train",
+    licence="made from MNIST: CC BY-SA 3.0 (LeCun, Cortes, Burges)",
     title="MNIST at all 169 positions in 40x40 (10,140,000 + 1,690,000 images), to train for affNIST",
     classes=tuple("0123456789"),
     load=_load,

@@ -36,6 +36,7 @@ def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]
 
 CIFAR10 = DatasetSpec(
     name="cifar10",
+    licence="none given; cite Krizhevsky 2009",
     title="CIFAR-10 (50,000 + 10,000 colour images of 32x32) from its original python batches",
     classes=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     load=_load,

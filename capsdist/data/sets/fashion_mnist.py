@@ -32,6 +32,7 @@ def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]
 
 FASHION_MNIST = DatasetSpec(
     name="fashion_mnist",
+    licence="MIT (Zalando Research)",
     title="Fashion-MNIST (60,000 + 10,000 images of 28x28) from its four original idx files",
     classes=_CLASSES,
     load=_load,

@@ -30,6 +30,7 @@ def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]
 
 KMNIST = DatasetSpec(
     name="kmnist",
+    licence="CC BY-SA 4.0 (Clanuwat et al. 2018)",
     title="KMNIST (60,000 + 10,000 cursive Japanese characters of 28x28) from its four original idx files",
     classes=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     load=_load,

@@ -34,6 +34,7 @@ def load_mnist(source: Path | None, folder: Path, command: str) -> dict[str, Sam
 
 MNIST = DatasetSpec(
     name="mnist",
+    licence="CC BY-SA 3.0 (LeCun, Cortes, Burges)",
     title="MNIST (60,000 + 10,000 digits of 28x28) from its four original idx files",
     classes=tuple("0123456789"),
     load=load_mnist,

@@ -31,6 +31,7 @@ def pack(
     load: Callable[[], Mapping[str, Samples | tuple[np.ndarray, np.ndarray]]],
     *,
     splits: Sequence[str] = ("train", "test"),
+    licence: str = "",
 ) -> None:
     """Write the data set `name` below `root`, a path or s3:// URL, unless it is there and intact.
 
@@ -61,7 +62,7 @@ def pack(
             samples = loaded.pop(split)  # so that the memory of a split ends with its writing
             if isinstance(samples, tuple):
                 samples = ArraySamples(image=samples[0], label=samples[1])
-            index = write_samples(folders[split], samples, classes=classes)
+            index = write_samples(folders[split], samples, classes=classes, licence=licence)
         print(f"packed: {summary(folders[split], index)}")
 
 
@@ -101,7 +102,14 @@ def pack_dataset(spec: DatasetSpec, command: str, *, source: Path | None, root: 
     load = spec.load
     if load is None:
         raise DataError(f"{spec.name} has no files to load; pack it with `{command}`")
-    pack(root, spec.name, spec.classes, lambda: load(source, folder, command), splits=splits)
+    pack(
+        root,
+        spec.name,
+        spec.classes,
+        lambda: load(source, folder, command),
+        splits=splits,
+        licence=spec.licence,
+    )
 
 
 def run_pack(spec: DatasetSpec, command: str, argv: Sequence[str] | None = None) -> None:

@@ -126,6 +126,7 @@ def _spec(factor: str | None, title: str) -> DatasetSpec:
     name = f"smallnorb_{factor}" if factor else "smallnorb"
     return DatasetSpec(
         name=name,
+        licence="research purposes only (LeCun, Huang, Bottou 2004)",
         title=title,
         classes=_CLASSES,
         load=partial(_load, factor),

@@ -61,6 +61,7 @@ class DatasetSpec:
             uint8 [N, C, H, W] and labels int64 [N]. source: what `--source` gives, or None; folder: where
             downloads go; command: what an error tells the user to run after a download by hand.
         source: help text of `--source`; empty for a set that takes none.
+        licence: licence of the images, and whom to cite: a note in the index.
         splits: the splits that `load` returns.
         further_splits: splits that `load` returns as well if the folder `--source` holds a file: split to
             name of the file.
@@ -75,6 +76,7 @@ class DatasetSpec:
         None
     )
     source: str = ""
+    licence: str = ""
     splits: tuple[str, ...] = TRAIN_TEST
     further_splits: Mapping[str, str] = field(default_factory=dict)
     run: Callable[[str, Sequence[str]], int] | None = None

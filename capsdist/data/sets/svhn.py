@@ -76,6 +76,7 @@ def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]
 
 SVHN = DatasetSpec(
     name="svhn",
+    licence="non-commercial use only (Netzer et al. 2011)",
     title="SVHN (73,257 + 26,032 colour images of 32x32 of house numbers) from its original .mat files",
     classes=tuple("0123456789"),
     load=_load,
