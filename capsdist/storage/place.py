@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl, quote
 
 from capsdist.errors import CapsdistError, DataError
+from capsdist.storage.documents import printable
 
 __all__ = [
     "Fault", "Place", "has_credentials", "in_uploaded_package", "is_remote", "is_url", "join", "url_fault",
@@ -37,7 +38,7 @@ class Fault:
 
     def __str__(self) -> str:
         """Return it as one line."""
-        return f"{self.shown}: {self.rule}; {self.fix}"
+        return f"{printable(self.shown)}: {self.rule}; {self.fix}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from capsdist.errors import DataError, RunError
@@ -103,6 +103,7 @@ def test_joining(root, expected):
 
 @settings(deadline=None)
 @given(st.text(), st.sampled_from(["", "x/", "/"]))
+@example("\n/", "")  # the message says where the line break is, without one
 def test_ray_finds_the_objects_where_ours_are_written(text, before):
     """Either both mean the same bucket and key, or the URL is refused."""
     from ray.train.v2._internal.execution.storage import get_fs_and_path
@@ -112,7 +113,7 @@ def test_ray_finds_the_objects_where_ours_are_written(text, before):
     if url_fault(url):
         with pytest.raises(DataError) as caught:
             Place.parse(url)
-        assert "\n" not in str(caught.value).replace(prefix, "")
+        assert str(caught.value).isprintable()
         return
     place = S3Folder(join(url, "run")).place
     _, path = get_fs_and_path(Place.parse(url).uri)
