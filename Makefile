@@ -57,7 +57,8 @@ lint: $(VENV)/.install  ## ruff, pyright, import-linter
 
 test: lint  ## everything that CI runs: lint, the quick suite, real DeepSpeed on two ranks, S3, several hosts
 	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder
-	@$(BIN)/pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m '(zero or s3 or multihost) and not slow'
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m '(zero or s3) and not slow'
+	@$(BIN)/pytest -q -m 'multihost and not slow'
 
 test-slow: $(VENV)/.install  ## smoke trainings and long campaigns
 	@$(BIN)/pytest -q -m slow

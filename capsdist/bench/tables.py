@@ -115,6 +115,7 @@ _COSTS = (
         headline=True,
     ),
     _counted("`make test` beside two busy loops: failed tests", _most(0), "failed", what="suite-loaded"),
+    _counted("quick suite with Python 3.12: failed tests", _most(0), "failed", what="suite-python-3.12"),
     _Row(
         "from the crash of a worker to the next step", _most(30), "recovery", "worker_s", " s",
         "median", "config.repeats", headline=True,

@@ -23,7 +23,7 @@ from capsdist.runs.retention import (
     newest,
     ranked,
 )
-from capsdist.storage import Folder, is_remote
+from capsdist.storage import Folder
 from capsdist.storage.documents import MAX_BYTES
 from capsdist.train.manifest import MANIFEST, parse_manifest
 
@@ -146,9 +146,9 @@ def opened_checkpoint(place: str, *, lowest_error: bool = False, log: Log) -> It
     Raises:
         CheckpointError: there is none. DataError, RunError: the storage cannot be read.
     """
-    if is_remote(place):
-        open_files(place).check_readable(thing="run or checkpoint")
     files = open_files(place)
+    if files.local is None:
+        files.check_readable(thing="run or checkpoint")
     with contextlib.ExitStack() as stack:
         if (step := checkpoint_step(files.name)) is not None and files.parent is not None:
             yield place, _verified(files.parent, step, stack).folder

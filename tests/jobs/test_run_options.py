@@ -94,3 +94,15 @@ def test_a_dry_run_that_fails_leaves_nothing_behind(tiny_root: Path, tmp_path: P
         )
     assert any("Traceback" in row["message"] for row in rows.of("note"))
     assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_a_job_prints_what_the_steps_of_a_dry_run_take(
+    tiny_root: Path, tmp_path: Path, short_tmp: Path
+) -> None:
+    flags = [*TINY_FLAGS, f"--data.root={tiny_root}", "--train.device=cpu", "--train.dry-run=3"]
+    env = os.environ | {"RAY_TMPDIR": str(short_tmp)}
+    done = run_job_file("train_mnist.py", *flags, cwd=tmp_path, env=env)
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines[-7:-1]] == ["phase", *PHASES, "step"]
+    assert list((tmp_path / "runs").iterdir()) == []
