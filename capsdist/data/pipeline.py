@@ -22,7 +22,7 @@ from capsdist.data.batch import Batch, Partner
 from capsdist.data.format.order import Order, rank_slice
 from capsdist.data.format.packed import IMAGE
 from capsdist.data.format.position import Position
-from capsdist.data.format.split import Split
+from capsdist.data.format.source import Source, open_split
 from capsdist.errors import DataError
 
 __all__ = ["TrainStream", "eval_batches"]
@@ -68,7 +68,7 @@ class TrainStream:
         pin: bool = False,
         partners: bool = False,
     ) -> None:
-        self.split = Split(folder)
+        self.split = open_split(folder)
         self.order = Order(self.split.index, seed, global_batch_size, lanes, window)
         self.steps = EpochSteps(self.split.index.num_samples, global_batch_size, last_batch)
         self.rank, self.world_size, self.pin, self.partners = rank, world_size, pin, partners
@@ -164,7 +164,7 @@ def eval_batches(
     `batch_size` is that of one rank; a step takes the next batch_size * world_size samples, of which
     every rank has a contiguous part; the number of batches is equal on all ranks.
     """
-    split = Split(folder)
+    split = open_split(folder)
     step = batch_size * world_size
     total = split.index.num_samples
 
@@ -173,20 +173,20 @@ def eval_batches(
 
 
 def _gathered(
-    split: Split, plans: Iterable[_Plan], rank: int, world_size: int, pin: bool, partners: bool = False
+    split: Source, plans: Iterable[_Plan], rank: int, world_size: int, pin: bool, partners: bool = False
 ) -> Iterator[list[Batch]]:
     """Gather the rank's part of `plans`; shards of later ones are fetched while earlier ones are gathered."""
     waiting: deque[_Plan] = deque()
     for plan in plans:
         split.prefetch(plan.ids[:, _places(plan.ids.shape[1], rank, world_size, partners)])
         waiting.append(plan)
-        if split.folder.is_local or len(waiting) > _AHEAD:
+        if split.is_local or len(waiting) > _AHEAD:
             yield _gather(split, waiting.popleft(), rank, world_size, pin, partners)
     for plan in waiting:
         yield _gather(split, plan, rank, world_size, pin, partners)
 
 
-def _gather(split: Split, plan: _Plan, rank: int, world_size: int, pin: bool, partners: bool) -> list[Batch]:
+def _gather(split: Source, plan: _Plan, rank: int, world_size: int, pin: bool, partners: bool) -> list[Batch]:
     """Gather the rank's part of the steps of `plan`; the batches are views of one buffer.
 
     The partner of a sample stands behind it, so one column more is gathered for all partners of a step.

@@ -11,7 +11,7 @@ from capsdist.config import Config
 from capsdist.console import Log
 from capsdist.data.format.checks import check_num_classes, check_num_labels
 from capsdist.data.format.classes import check_same_classes
-from capsdist.data.format.index import Index
+from capsdist.data.format.source import SourceIndex
 from capsdist.errors import ConfigError, Problem
 from capsdist.storage import join
 from capsdist.train.checkpoint import Checkpoint
@@ -25,7 +25,7 @@ def split_folders(config: Config) -> tuple[str, str]:
     return join(data.root, data.name, data.train_split), join(data.root, data.name, data.test_split)
 
 
-def check_splits(config: Config, train: Index, test: Index) -> None:
+def check_splits(config: Config, train: SourceIndex, test: SourceIndex) -> None:
     """Check by their indexes that a run of `config` can train on `train` and be validated on `test`.
 
     Raises:
@@ -48,7 +48,7 @@ def check_splits(config: Config, train: Index, test: Index) -> None:
 
 
 def check_trained_classes(
-    checkpoint: Checkpoint, index: Index, place: str | os.PathLike[str], log: Log
+    checkpoint: Checkpoint, index: SourceIndex, place: str | os.PathLike[str], log: Log
 ) -> None:
     """Check that the split `index` at `place` has the classes that `checkpoint` was trained on.
 

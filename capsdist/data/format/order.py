@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import xxhash
 
-from capsdist.data.format.index import Index
+from capsdist.data.format.source import SourceIndex
 from capsdist.errors import DataError
 
 __all__ = ["Order", "permutation", "rank_slice"]
@@ -51,7 +51,7 @@ class Order:
         DataError: `lanes` does not divide `global_batch_size`.
     """
 
-    index: Index
+    index: SourceIndex
     seed: int
     global_batch_size: int
     lanes: int
@@ -126,7 +126,7 @@ class Order:
 
     def _storage_ids(self, epoch: int, places: np.ndarray) -> np.ndarray:
         """Map places in the sequence of permuted shards to sample ids, which count in storage order."""
-        order = permutation(len(self.index.shards), *self._key(), "shards", epoch)
+        order = permutation(len(self.index.shard_starts) - 1, *self._key(), "shards", epoch)
         sizes = np.diff(self.index.shard_starts)[order]
         ends = np.cumsum(sizes)
         which = np.searchsorted(ends, places, side="right")

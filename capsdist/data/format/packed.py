@@ -15,7 +15,7 @@ from capsdist.storage.documents import parse_json
 
 __all__ = [
     "FORMAT", "IMAGE", "INDEX_NAME", "KEPT", "LABEL", "LABELS", "MAX_INDEX_BYTES", "SHARD_NAME", "VERSION",
-    "check_unaltered", "index_digest",
+    "check_unaltered", "format_of", "index_digest",
 ]  # fmt: skip
 
 FORMAT = "capsdist-blocks"
@@ -43,15 +43,23 @@ def index_digest(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def format_of(content: bytes) -> str:
+    """Return what the index `content` gives as its format, "" if that is no text.
+
+    Raises:
+        DocumentError: it is no index.
+    """
+    name = _document(content)["format"]
+    return name if isinstance(name, str) else ""
+
+
 def check_unaltered(content: bytes) -> int:
     """Return the version of the index `content`, once it is of this format and what its own digest says.
 
     Raises:
         DocumentError: it is not, or no JSON.
     """
-    document = parse_json(content, max_bytes=MAX_INDEX_BYTES)
-    if not isinstance(document, dict) or not {"format", "version"} <= document.keys():
-        raise DocumentError("is not an index of this project")
+    document = _document(content)
     version = document["version"]
     if document["format"] != FORMAT or isinstance(version, bool) or version not in _READ:
         raise DocumentError(
@@ -66,6 +74,13 @@ def check_unaltered(content: bytes) -> int:
     if altered:
         raise DocumentError("was altered, it does not match its own digest")
     return version
+
+
+def _document(content: bytes) -> dict[str, Any]:
+    document = parse_json(content, max_bytes=MAX_INDEX_BYTES)
+    if not isinstance(document, dict) or not {"format", "version"} <= document.keys():
+        raise DocumentError("is not an index of this project")
+    return document
 
 
 def _shown(value: Any) -> str:

@@ -83,6 +83,7 @@ class Split:
         self, folder: str | os.PathLike[str], *, remedy: str = "", memory_bytes: int = _MEMORY_BYTES
     ) -> None:
         self.folder = SplitFolder(folder)
+        self.is_local = self.folder.is_local
         self.index = read_index(folder, remedy=remedy)
         self.memory_bytes = memory_bytes
         self._remedy = remedy
@@ -129,7 +130,7 @@ class Split:
 
     def prefetch(self, ids: np.ndarray) -> None:
         """Begin to fetch the shards of `ids` that are far away; return at once."""
-        if not self.folder.is_local:
+        if not self.is_local:
             numbers = [number for number in np.unique(self._shards_of(ids)) if number not in self._held]
             self.folder.prefetch([self.index.shards[number] for number in numbers])
 
