@@ -25,43 +25,70 @@ FORMATS = {"capsdist-blocks": "capsdist.data.format.split:Split"}
 
 
 class SourceIndex(Protocol):
-    """What an index of any format says.
-
-    digest: names the data set; shard_starts: sample id at which each shard starts, and the total last, int64
-    [shards + 1]; image_shape: (C, H, W) of the images that the source returns.
-    """
+    """What an index of any format says."""
 
     @property
-    def digest(self) -> str: ...
+    def digest(self) -> str:
+        """Sha256, hex: names the data set."""
+        ...
+
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by label."""
+        ...
+
     @property
-    def num_classes(self) -> int: ...
+    def num_classes(self) -> int:
+        """Number of classes."""
+        ...
+
     @property
-    def num_samples(self) -> int: ...
+    def num_samples(self) -> int:
+        """Samples of the split."""
+        ...
+
     @property
-    def shard_starts(self) -> np.ndarray: ...
+    def shard_starts(self) -> np.ndarray:
+        """Sample id at which each shard starts, and the total last: int64 [shards + 1]."""
+        ...
+
     @property
-    def field(self) -> Mapping[str, Field]: ...
+    def field(self) -> Mapping[str, Field]:
+        """The fields of a sample by name."""
+        ...
+
     @property
-    def label_name(self) -> str: ...
+    def label_name(self) -> str:
+        """`label`, or `labels` where an image has several."""
+        ...
+
     @property
-    def image_shape(self) -> tuple[int, int, int]: ...
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of the images that the source returns."""
+        ...
+
     @property
-    def image_bytes(self) -> int: ...
+    def image_bytes(self) -> int:
+        """Bytes of one of them (uint8)."""
+        ...
 
 
 class Source(Protocol):
     """The samples of one split, by sample id: the place in storage order, 0 .. num_samples - 1.
 
-    Made with (folder, *, remedy=""): a path or URL, and what an error about missing files tells the user to do.
-    One serves one process and thread. is_local: nothing is gained by an early `prefetch`.
+    Made with (folder, *, remedy=""): a path or URL, and what an error about missing files tells the user to
+    do. One serves one process and thread.
     """
 
     @property
-    def index(self) -> SourceIndex: ...
+    def index(self) -> SourceIndex:
+        """What the samples are."""
+        ...
+
     @property
-    def is_local(self) -> bool: ...
+    def is_local(self) -> bool:
+        """Is nothing gained by an early `prefetch`?"""
+        ...
 
     def gather_into(self, ids: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
         """Copy the samples `ids` [n] into `out`: contiguous arrays [n, ...] by the names of fields."""
@@ -76,11 +103,11 @@ def open_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Source:
     Raises:
         DataError: there is no split, its format is unknown, or what its reader raises.
     """
-    place = SplitFolder(folder)
+    place, told = SplitFolder(folder), remedy or "pack it again (capsdist pack)"
     try:
-        found = format_of(place.read_index(remedy or "pack it (capsdist pack)"))
+        found = format_of(place.read_index(told))
     except DocumentError as error:
-        raise DataError(f"{place}/{INDEX_NAME}: {error}; {remedy or 'pack it again (capsdist pack)'}") from None
+        raise DataError(f"{place}/{INDEX_NAME}: {error}; {told}") from None
     module, _, name = FORMATS[found if found in FORMATS else "capsdist-blocks"].partition(":")
     source: Source = getattr(import_module(module), name)(folder, remedy=remedy)
     return source
