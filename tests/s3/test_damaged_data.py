@@ -44,14 +44,14 @@ def test_a_cached_shard_that_is_overwritten_while_it_is_read_is_fetched_again(
     assert shard_reads(proxy) == Counter({s.name: 1 + (s in again) for s in index.shards})
 
 
-@pytest.mark.parametrize("path", ["block_size", "num_samples", "image_shape", "classes", "shards.1.name"])
+@pytest.mark.parametrize("path", ["block_size", "num_samples", "fields.0.shape", "classes", "shards.1.name"])
 def test_a_forged_index_is_refused_although_its_digest_fits(place: Place, path):
     random_set(27).write(place.url)
     document = json.loads(place.objects()["index.json"])
     value, parts = document, path.split(".")
     for part in parts[:-1]:
         value = value[int(part)] if part.isdecimal() else value[part]
-    value[parts[-1]] = {"block_size": 32, "num_samples": 104, "image_shape": [2, 9, 99], "classes": []}.get(
+    value[parts[-1]] = {"block_size": 32, "num_samples": 104, "fields.0.shape": [2, 9, 99], "classes": []}.get(
         path, "../shard-00000.tar"
     )
     del document["digest"]
