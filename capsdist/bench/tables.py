@@ -114,8 +114,11 @@ _COSTS = (
         "9 injected faults: runs whose final weights differ", _most(0), "runs_diverged", "faults",
         headline=True,
     ),
+    _counted("`make test`: failed tests", _most(0), "failed", what="suite"),
+    _Row("`make test`, when all is installed", _most(1500), "suite", "whole_s", " s"),
     _counted("`make test` beside two busy loops: failed tests", _most(0), "failed", what="suite-loaded"),
     _counted("quick suite with Python 3.12: failed tests", _most(0), "failed", what="suite-python-3.12"),
+    _counted("quick suite with Python 3.13: failed tests", _most(0), "failed", what="suite-python-3.13"),
     _Row(
         "from the crash of a worker to the next step", _most(30), "recovery", "worker_s", " s",
         "median", "config.repeats", headline=True,

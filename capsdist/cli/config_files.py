@@ -14,7 +14,6 @@ from capsdist.runs.rundir import parse_config
 from capsdist.storage import open_folder
 from capsdist.storage.documents import parse_json, read_file
 from capsdist.storage.place import is_url
-from capsdist.storage.yaml_documents import parse_yaml
 
 __all__ = ["overlaid", "read_values"]
 
@@ -32,6 +31,8 @@ def read_values(file: str) -> dict[str, Any]:
         if file.endswith(".json"):
             documents, repeated = [parse_json(content)], []
         else:
+            from capsdist.storage.yaml_documents import parse_yaml
+
             documents, repeated = parse_yaml(content.decode())
     except FileNotFoundError:
         raise _refused(file, "cannot be read (No such file or directory)") from None

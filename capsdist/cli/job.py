@@ -24,7 +24,6 @@ from capsdist.cli.config_files import overlaid, read_values
 from capsdist.cli.flags import with_flags
 from capsdist.cli.old_options import with_new_names
 from capsdist.config import PRESETS, Config, NetworkConfig, get_preset
-from capsdist.config.as_yaml import to_yaml
 from capsdist.config.models import find_family
 from capsdist.console import DONE, INVALID, STOPPED, run_program
 from capsdist.errors import CapsdistError, ConfigError, Problem, RunError
@@ -60,6 +59,8 @@ def run_job(
         arguments = sys.argv[1:] if argv is None else argv
         config, command = parse_options(description, presets, default, arguments)
         if command.print_config:
+            from capsdist.config.as_yaml import to_yaml
+
             print(to_yaml(config), end="")
             return DONE
         return check_config(config) if command.check else _train_and_draw(config)
