@@ -13,7 +13,7 @@ import numpy as np
 import xxhash
 from webdataset.compat import WebDataset
 
-from capsdist.data import TrainStream, check_split, write_split
+from capsdist.data import Split, TrainStream, check_split, write_split
 from capsdist.storage.temporary import temporary_folder
 
 __all__ = ["pipeline_figures"]
@@ -37,7 +37,7 @@ def pipeline_figures(*, num: int, global_batch_size: int, repeats: int) -> dict[
         stream = TrainStream(folder, seed=0, global_batch_size=global_batch_size)
         stock = WebDataset([f"{folder}/{shard.name}" for shard in index.shards], shardshuffle=False).decode()
         unheld = TrainStream(folder, seed=0, global_batch_size=global_batch_size)
-        unheld.split.memory_bytes = 0
+        cast(Split, unheld.split).memory_bytes = 0
         files = [Path(folder, shard.name) for shard in index.shards]
         contents = [path.read_bytes() for path in files]
         figures = {

@@ -57,8 +57,8 @@ def _decode_jpeg(content: bytes, pixels: np.ndarray) -> bool:
     import simplejpeg
 
     height, width, channels = pixels.shape
-    found_height, found_width, colours, _ = simplejpeg.decode_jpeg_header(content)
-    _limited(found_height, found_width)
+    *found_sides, colours, _ = simplejpeg.decode_jpeg_header(content)
+    found_height, found_width = _limited(*map(int, found_sides))
     if colours in ("CMYK", "YCCK"):
         return False
     colourspace = "GRAY" if channels == 1 else "RGB"

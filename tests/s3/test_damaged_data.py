@@ -51,9 +51,8 @@ def test_a_forged_index_is_refused_although_its_digest_fits(place: Place, path):
     value, parts = document, path.split(".")
     for part in parts[:-1]:
         value = value[int(part)] if part.isdecimal() else value[part]
-    value[parts[-1]] = {"block_size": 32, "num_samples": 104, "fields.0.shape": [2, 9, 99], "classes": []}.get(
-        path, "../shard-00000.tar"
-    )
+    forged = {"block_size": 32, "num_samples": 104, "fields.0.shape": [2, 9, 99], "classes": []}
+    value[parts[-1]] = forged.get(path, "../shard-00000.tar")
     del document["digest"]
     canonical = json.dumps(document, sort_keys=True, separators=(",", ":"))
     document["digest"] = hashlib.sha256(canonical.encode()).hexdigest()

@@ -13,6 +13,7 @@ import xxhash
 from capsdist.config.images import sides, size_text
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import KEPT, Index
+from capsdist.data.format.source import SourceIndex
 from capsdist.data.format.split import Split, read_shard
 from capsdist.errors import DataError
 
@@ -55,7 +56,7 @@ def check_split(
     return index
 
 
-def check_num_classes(index: Index, num_classes: int, place: str) -> None:
+def check_num_classes(index: SourceIndex, num_classes: int, place: str) -> None:
     """Check that a network of `num_classes` classes can learn the split `index` at `place`.
 
     Raises:
@@ -68,7 +69,7 @@ def check_num_classes(index: Index, num_classes: int, place: str) -> None:
         )
 
 
-def check_num_labels(index: Index, num_labels: int, place: str) -> None:
+def check_num_labels(index: SourceIndex, num_labels: int, place: str) -> None:
     """Check that a network of `num_labels` labels an image can learn the split `index` at `place`.
 
     Raises:

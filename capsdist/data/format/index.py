@@ -100,9 +100,13 @@ class Index:
         """Number of classes; labels are in 0 .. num_classes - 1."""
         return len(self.classes)
 
-    @cached_property
+    @property
     def field(self) -> dict[str, Field]:
         """The fields by name."""
+        return self._field
+
+    @cached_property
+    def _field(self) -> dict[str, Field]:
         return {field.name: field for field in self.fields}
 
     @property
@@ -121,9 +125,13 @@ class Index:
         """Name of the field with the classes of an image: `label`, or `labels` with several."""
         return LABEL if LABEL in self.field else LABELS
 
-    @cached_property
+    @property
     def shard_starts(self) -> np.ndarray:
         """Sample id at which each shard starts, and the total last: int64 [shards + 1]."""
+        return self._shard_starts
+
+    @cached_property
+    def _shard_starts(self) -> np.ndarray:
         return np.concatenate([[0], np.cumsum([shard.num_samples for shard in self.shards], dtype=np.int64)])
 
     @property
