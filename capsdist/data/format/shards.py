@@ -30,7 +30,7 @@ __all__ = ["write_samples", "write_split"]
 _MAX_SIZE = 1 << 31  # images of a block or shard
 _WRONG_LABEL = "correct the label or name all classes"
 _SHARD_SIZE = 8192
-_SHARD_BYTES = 64 << 20  # of a shard in memory
+_SHARD_BYTES = 32 << 20  # of a shard in memory: packing takes a few times as much
 
 
 def write_split(
@@ -94,7 +94,7 @@ def write_samples(
     """Write `samples` as the split in `folder`, a path or s3:// URL, and return its index.
 
     The memory that it takes is a few times that of a shard: `shard_size` samples, by default 8,192, fewer if
-    they have more than 64 MiB. The bytes depend on the arguments only. An index that is already there is
+    they have more than 32 MiB. The bytes depend on the arguments only. An index that is already there is
     withdrawn first and the new one published last: by a rename, or on S3 on condition that nobody else has
     published one meanwhile. With `resume`, shards that are already there are left alone: those with the same
     content, on S3 those written with the same sha256; of samples with a `fingerprint` they are not even read.

@@ -181,7 +181,8 @@ class ImageFiles:
             if reason:
                 self._left_out(file.path, reason)
         labels = self._labels(files[number] for number in good)
-        images = np.ascontiguousarray(pixels[good].transpose(0, 3, 1, 2))
+        kept = pixels if len(good) == len(files) else pixels[good]
+        images = np.ascontiguousarray(kept.transpose(0, 3, 1, 2))
         return {IMAGE: images, self._label: labels}
 
     def _labels(self, files: Iterable[ImageFile]) -> np.ndarray:
