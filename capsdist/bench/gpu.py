@@ -186,7 +186,7 @@ def preset_step(num_images: int, iterations: int, device: str) -> Step:
     options = vars(config.model) | vars(config.routing) | {"iterations": iterations, "backend": "fused"}
     if device == "cpu":
         options |= {"conv_channels": 4, "primary_types": 1, "decoder": False}
-    del options["kind"]
+    del options["kind"], options["from_data"]
     channels, side, num_classes = map(options.pop, ("in_channels", "image_size", "num_classes"))
     torch.manual_seed(config.train.seed)
     network = CapsNet((channels, side, side), num_classes, **options)

@@ -47,6 +47,7 @@ def test_official_presets_follow_the_authors_code(name: str) -> None:
 PROFILES = {
     "paper": (False, "tensorflow", "short", "auto"), "official": (True, "tensorflow", "carry", "fp32"),
     "baseline": (None, "tensorflow", "short", "auto"), "quickstart": (False, "pytorch", "short", "auto"),
+    "small": (False, "pytorch", "short", "auto"),
 }  # fmt: skip
 
 
