@@ -27,7 +27,7 @@ from capsdist.config import PRESETS, Config, NetworkConfig, get_preset
 from capsdist.config.models import find_family
 from capsdist.console import DONE, INVALID, STOPPED, run_program
 from capsdist.errors import CapsdistError, ConfigError, Problem, RunError
-from capsdist.launch.as_data import fitted
+from capsdist.launch.as_data import fitted, fitted_if_packed
 from capsdist.launch.glance import data_problems, machine_problems
 from capsdist.launch.preflight import absolute, all_problems, missing_data
 from capsdist.runs.files import open_files
@@ -61,8 +61,9 @@ def run_job(
         if command.print_config:
             from capsdist.config.as_yaml import to_yaml
 
-            print(to_yaml(config), end="")
+            print(to_yaml(fitted_if_packed(config)), end="")
             return DONE
+        config = fitted(config)
         return check_config(config) if command.check else _train_and_draw(config)
 
     return run_program(run_command)
@@ -114,7 +115,7 @@ def parse_options(
         description=f"{title}\n\n{_describe(presets)}",
     )
     sections = {section: getattr(command, section) for section in _sections()}
-    return fitted(Config(preset=base.preset, **sections)), command
+    return Config(preset=base.preset, **sections), command
 
 
 def _base(presets: Sequence[str], default: str, asked: str | None, values: Mapping[str, Any]) -> Config:

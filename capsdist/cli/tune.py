@@ -10,6 +10,7 @@ from capsdist.cli.job import check_config, parse_options
 from capsdist.config import PRESETS, CapsNetConfig, Config, problems
 from capsdist.config.as_yaml import to_yaml
 from capsdist.console import DONE, STOPPED
+from capsdist.launch.as_data import fitted, fitted_if_packed
 from capsdist.tune.space import Search, Space, search_problems
 
 __all__ = ["tune"]
@@ -26,8 +27,9 @@ def tune(description: str | None, argv: Sequence[str], records: Path | None = No
     own = {"search": Search(), "space": Space()}
     config, options = parse_options(description, OFFERED, DEFAULT, argv, more=own, name_prefix="tune-")
     if options.print_config:
-        print(to_yaml(config), end="")
+        print(to_yaml(fitted_if_packed(config)), end="")
         return DONE
+    config = fitted(config)
     if options.check:
         return _check(config, options.space, options.search)
     return _search(config, options.space, options.search, records or Path("records"))

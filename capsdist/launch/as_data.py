@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from capsdist.config import Config
 from capsdist.data.format.head import read_head
+from capsdist.errors import DataError
 from capsdist.launch.preflight import packing_remedy
 from capsdist.storage import join
 
-__all__ = ["fitted"]
+__all__ = ["fitted", "fitted_if_packed"]
 
 
 def fitted(config: Config) -> Config:
@@ -31,3 +32,11 @@ def fitted(config: Config) -> Config:
         "num_labels": head.num_labels,
     }
     return config.model_copy(update={"model": config.model.model_copy(update=found)})
+
+
+def fitted_if_packed(config: Config) -> Config:
+    """Return `config` as `fitted` does, or as it is where the index of its training split cannot be read."""
+    try:
+        return fitted(config)
+    except DataError:
+        return config

@@ -54,7 +54,7 @@ def test_a_stored_checkpoint_gives_equal_outputs() -> None:
 
 def test_it_goes_on_unchanged(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    write_data(Path("data"))
+    write_data(Path("data"), as_version_1=True)
     config, note = run.as_begun(todays(run))
     assert note is not None
     run.check_continues(config, 26)

@@ -54,9 +54,12 @@ def test_the_command_line_shows_what_was_taken(tmp_path, capsys):
     write(tmp_path, (3, 20, 31), 6)
     words = ["--data.root", str(tmp_path), "--data.name", "own", "--data.shift", "0"]
     config, _ = parse_command("Train.", list(PRESETS), "mnist_paper", [*words, "--model.from-data"])
+    config = fitted(config)
     assert (config.model.in_channels, config.model.image_size, config.model.num_classes) == (3, (20, 31), 6)
     assert main(["train", "capsnet_small", *words, "--print-config"]) == 0
     assert "num_classes: 6" in capsys.readouterr().out
+    assert main(["train", "capsnet_small", "--data.root", str(tmp_path / "none"), "--print-config"]) == 0
+    assert "from_data: true" in capsys.readouterr().out
 
 
 def test_data_that_is_not_packed_is_told_in_one_line(tmp_path, capsys):
