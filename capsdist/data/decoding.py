@@ -101,8 +101,10 @@ def _fit(image: Image.Image, pixels: np.ndarray, size: tuple[float, float] | Non
     if image.size != (width, height):
         full_height, full_width = size or (image.height, image.width)
         scale = min(full_height / height, full_width / width)
-        left, top = (full_width - width * scale) / 2, (full_height - height * scale) / 2
-        box = (left, top, left + width * scale, top + height * scale)
+        # Rounding may lead outside by 1e-15, which Pillow refuses.
+        left, top = max((full_width - width * scale) / 2, 0), max((full_height - height * scale) / 2, 0)
+        right, bottom = min(left + width * scale, full_width), min(top + height * scale, full_height)
+        box = (left, top, right, bottom)
         image = image.resize((width, height), Resampling.BILINEAR, box=box)
     pixels[:] = np.asarray(image).reshape(height, width, channels)
 

@@ -123,3 +123,12 @@ def test_damaged_files_are_decoded_or_refused_in_one_line(data):
         del content[data.draw(st.integers(0, len(content) - 1)) :]
     with contextlib.suppress(DataError):  # any other error fails
         decoded(bytes(content), *data.draw(st.sampled_from([(20, 15), (8, 8)])), 3)
+
+
+@pytest.mark.parametrize("wanted", [(7, 23), (16, 16), (5, 3)])
+def test_every_small_size_is_fitted(wanted):
+    """Rounding once led outside of 243 of these images by 1e-15, for example 9 x 27 to 7 x 23."""
+    for height in range(1, 41):
+        for width in range(1, 41):
+            grey = np.full((height, width, 1), 90, np.uint8)
+            assert (decoded(encoded(grey, "BMP"), *wanted, 1) == 90).all()
