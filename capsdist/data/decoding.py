@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ MAX_PIXELS = 1 << 26
 """Limit of an image file, 8192 x 8192 pixels: it is compared before the pixels are unpacked."""
 
 _MODES = {1: "L", 3: "RGB"}
+_RUNS_A_PROGRAM = {"EPS"}  # Ghostscript would run the file
 
 
 def image_size(content: bytes) -> tuple[int, int]:
@@ -29,7 +31,7 @@ def image_size(content: bytes) -> tuple[int, int]:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content), formats=_formats()) as image:
             return _limited(image.height, image.width)
     except Exception as error:  # a damaged file raises nearly anything
         raise _no_image(error) from None
@@ -82,12 +84,21 @@ def _decode_jpeg(content: bytes, pixels: np.ndarray) -> bool:
 def _decode_any(content: bytes, pixels: np.ndarray) -> None:
     from PIL import Image
 
-    with Image.open(io.BytesIO(content)) as image:
+    with Image.open(io.BytesIO(content), formats=_formats()) as image:
         _limited(image.height, image.width)
         mode = _MODES[pixels.shape[2]]
         if image.mode.startswith(("I;16", "I")):  # 16 bits: the upper 8
             image = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
         _fit(image.convert(mode), pixels)
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Return the formats of images that Pillow itself reads."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in Image.ID if name not in _RUNS_A_PROGRAM)
 
 
 def _fit(image: Image.Image, pixels: np.ndarray, size: tuple[float, float] | None = None) -> None:

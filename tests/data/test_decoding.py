@@ -132,3 +132,11 @@ def test_every_small_size_is_fitted(wanted):
         for width in range(1, 41):
             grey = np.full((height, width, 1), 90, np.uint8)
             assert (decoded(encoded(grey, "BMP"), *wanted, 1) == 90).all()
+
+
+def test_a_file_that_a_program_would_have_to_run_is_refused():
+    """Pillow gives PostScript to Ghostscript, whatever the name of the file says."""
+    content = encoded(np.full((4, 5, 3), 90, np.uint8), "EPS")
+    for read in (image_size, lambda content: decoded(content, 4, 5, 3)):
+        with pytest.raises(DataError, match="an unknown format"):
+            read(content)
