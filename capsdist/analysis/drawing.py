@@ -259,9 +259,9 @@ def _draw_sample(column: Sequence[Axes], samples: Samples, n: int, classes: Sequ
     )
     wrong = label != read
     title = f"{_names(label, classes)}\nread as {_names(read, classes)}" if wrong else _names(label, classes)
-    _draw_image(column[0], samples.images[n], title, ORANGE if wrong else "black")
+    draw_image(column[0], samples.images[n], title, ORANGE if wrong else "black")
     if samples.reconstructions is not None:
-        _draw_image(
+        draw_image(
             column[1], samples.reconstructions[n], f"as {_names(target, classes)}" if wrong else "", ORANGE
         )
 
@@ -279,8 +279,20 @@ def _names(members: Sequence[int], classes: Sequence[str]) -> str:
     return "+".join(names) or "none"
 
 
-def _draw_image(axes: Axes, image: np.ndarray, title: str, colour: str) -> None:
+def class_names(labels: np.ndarray, classes: Sequence[str]) -> str:
+    """Return the name of the class of an image, or of several, joined by "+"; labels: a number, or [K]."""
+    return _names(_members(labels), classes)
+
+
+def displayable(images: np.ndarray) -> np.ndarray:
+    """Return images [N,C,H,W] in [0, 1] as they are drawn: [N,H,W,3], or the mean of the channels [N,H,W]."""
+    images = images.clip(0, 1)
+    return images.transpose(0, 2, 3, 1) if images.shape[1] == 3 else images.mean(1)
+
+
+def draw_image(axes: Axes, image: np.ndarray, title: str, colour: str = "black") -> None:
+    """Draw an image [H, W] or [H, W, 3] in [0, 1] below its title; `axes` has no frame."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     longest = max(map(len, title.split("\n")))
     size = 9 if longest <= 14 else 8 if longest <= 17 else 7
-    axes.set_title(title, color=colour, size=size, weight="normal", loc="center", pad=3)
+    axes.set_title(title, color=colour, size=size, weight="normal", loc="center", pad=3, parse_math=False)

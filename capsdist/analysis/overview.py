@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from capsdist.analysis.drawing import COLUMNS, Samples, draw_overview
+from capsdist.analysis.drawing import COLUMNS, Samples, displayable, draw_overview
 from capsdist.config import Config
 from capsdist.console import Log
 from capsdist.data import Transform, eval_batches, read_index
@@ -86,8 +85,8 @@ def pick_samples(config: Config, network: nn.Module, split: str | Path, num_colu
         output = network(seen[chosen], targets)
     reconstructions = output.reconstructions
     return Samples(
-        images=_displayable(shown[chosen]),
-        reconstructions=None if reconstructions is None else _displayable(reconstructions),
+        images=displayable(shown[chosen].numpy()),
+        reconstructions=None if reconstructions is None else displayable(reconstructions.numpy()),
         labels=labels[chosen].numpy(),
         predictions=predictions[chosen].numpy(),
         targets=targets.numpy(),
@@ -133,11 +132,3 @@ def _in_turn(labels: Tensor, allowed: Tensor, num: int) -> Tensor:
         if turn < len(members)
     )
     return torch.tensor([n for _, n in zip(range(num), turns, strict=False)], dtype=torch.int64)
-
-
-def _displayable(images: Tensor) -> np.ndarray:
-    """Return images as matplotlib shows them: [N, H, W, 3] colour, or the channels' mean [N, H, W]."""
-    images = images.clamp(0, 1)
-    if images.shape[1] == 3:
-        return images.permute(0, 2, 3, 1).numpy()
-    return images.mean(1).numpy()
