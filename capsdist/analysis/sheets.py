@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from capsdist.analysis.drawing import COLUMNS, STYLE, class_names, displayable, draw_image
-from capsdist.data.format.order import permutation
 from capsdist.data.format.packed import IMAGE, LABEL, LABELS
 from capsdist.errors import DataError
+from capsdist.storage.documents import printable
 from capsdist.storage.durable import write_durably
 
 if TYPE_CHECKING:
@@ -67,12 +67,12 @@ class Picks:
 
     def __init__(self, num: int = NUM_SHOWN) -> None:
         self._num = num
-        self._kept: dict[int, list[tuple[int, int, np.ndarray, np.ndarray]]] = {}  # rank, id, image, labels
+        self._kept: dict[int, list[tuple[float, int, np.ndarray, np.ndarray]]] = {}  # rank, id, image, labels
 
     def __call__(self, first: int, fields: Mapping[str, np.ndarray]) -> None:
         """Consider the samples of a block: those with the lowest ranks of a class stay."""
         labels = labels_of(fields)
-        ranks = permutation(len(labels), "picture", first)
+        ranks = np.random.default_rng(first).random(len(labels))
         main = labels.reshape(len(labels), -1).max(1)
         present = np.unique(main).tolist()
         most = max(1, self._num // len(self._kept.keys() | set(present)))
@@ -80,7 +80,7 @@ class Picks:
             members = np.flatnonzero(main == label)
             best = members[np.argsort(ranks[members])][:most]
             own = self._kept.setdefault(label, [])
-            own += [(int(ranks[n]), first + int(n), fields[IMAGE][n].copy(), labels[n]) for n in best]
+            own += [(float(ranks[n]), first + int(n), fields[IMAGE][n].copy(), labels[n]) for n in best]
             own.sort(key=lambda pick: pick[:2])
         for own in self._kept.values():
             del own[most:]
@@ -106,7 +106,7 @@ def image_of(image: np.ndarray) -> np.ndarray:
 
 def titled(labels: np.ndarray, number: int, classes: Sequence[str]) -> str:
     """Return the title of a sample: its class, or classes, in 16 letters, and its id below."""
-    name = class_names(labels, classes)
+    name = printable(class_names(labels, classes))
     return f"{name if len(name) <= _LONGEST else f'{name[: _LONGEST - 1]}.'}\n{number}"
 
 

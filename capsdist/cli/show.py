@@ -14,6 +14,7 @@ from capsdist.cli.flags import with_flags
 from capsdist.config import CapsNetConfig, Config, Data, get_preset, problems
 from capsdist.console import DONE, announced, log
 from capsdist.errors import ConfigError, DataError
+from capsdist.storage.documents import printable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -158,7 +159,7 @@ def _lines(split: Source, samples: Mapping[str, np.ndarray]) -> list[str]:
     return [
         ", ".join(
             [
-                class_names(labels, index.classes),
+                printable(class_names(labels, index.classes)),
                 *(f"{name} {samples[name][n].tolist()}" for name in further),
             ]
         )
