@@ -115,12 +115,16 @@ class SearchFolder:
             raise ConfigError([Problem("train.name", self.name, rule, fix)])
         return config, note
 
-    def as_begun(self, config: Config) -> Config:
+    def as_begun(self, config: Config) -> Config | None:
         """Return what continues the search where its preset has changed since; see `config.earlier.as_begun`.
+
+        None: it lies in object storage, which may take long to answer before `create` has tried it.
 
         Raises:
             RunError: search.json cannot be read.
         """
+        if self.files.local is None:
+            return None
         stored = self._stored()
         return as_begun(config, stored.config)[0] if stored else config
 

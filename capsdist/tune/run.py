@@ -74,17 +74,23 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
         show({"kind": "status", "message": text})
 
     folder = SearchFolder(config, log)
-    if problem := validation_problem(folder.as_begun(config)):
+    begun = folder.as_begun(config)  # which may read other splits
+    if begun and (problem := validation_problem(begun)):
         raise ConfigError([problem])
+    checked = begun or config
     with announced(status, "reading all images once, to compare their checksums"):
-        num_samples = preflight.check_data(config).num_samples
+        num_samples = preflight.check_data(checked).num_samples
     total, grace = _milestones(config, search, num_samples)
     with announced(status, f"trying to write to {folder.files}"):
         folder.create()
     with folder.lock(status) as lock:
         config, note = folder.check_continues(config, space, search)
+        if problem := validation_problem(config):
+            raise ConfigError([problem])
         if note:
             log(f"search {folder.name} {note}")
+            if config.data != checked.data:
+                num_samples = preflight.check_data(config).num_samples
             total, grace = _milestones(config, search, num_samples)
         done = folder.read_result()
         if done is not None and done.max_trials >= search.trials:
@@ -112,10 +118,10 @@ def _first_points(config: Config, space: Space, search: Search) -> list[str]:
     Raises:
         ConfigError: there is no validation, no point can be trained, or the trials need more than there is.
     """
-    space, begun = chosen(space, config), config
+    space, begun = chosen(space, config), None
     with contextlib.suppress(RunError):  # the storage cannot be read now
         begun = SearchFolder(config).as_begun(config)
-    if problem := validation_problem(begun):
+    if problem := validation_problem(begun or config):
         raise ConfigError([problem])
     machine = None if names_cluster() else preflight.this_machine()
     budget = on_machine(config, search, machine) if machine else None

@@ -68,9 +68,7 @@ def test_data_that_is_not_packed_is_told_in_one_line(tmp_path, capsys):
     )
     place = Data(name="digits", root=str(tmp_path))
     config = PRESETS["capsnet_small"]().model_copy(update={"data": place})
-    with pytest.raises(
-        DataError, match=r"digits/train: there is no packed split; pack it with `.*pack di"
-    ):
+    with pytest.raises(DataError, match=r"digits/train: there is no packed split; pack it with `.*pack di"):
         fitted(config)
     write(tmp_path, (3, 20, 20), 3)
     index = tmp_path / "own/train/index.json"
