@@ -120,7 +120,7 @@ class _Attempt:
                 return self.summary
 
     def _as_begun_here(self) -> Config:
-        """Return what continues the run, which may read other splits; of a run far away that is asked later."""
+        """Return what continues the run, which may read other splits; a run far away is asked later."""
         return self.config if self.run.files.local is None else self.run.as_begun(self.config)[0]
 
     def _check_data(self, config: Config) -> int:

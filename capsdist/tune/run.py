@@ -42,7 +42,7 @@ from capsdist.tune.space import (
     with_values,
 )
 
-__all__ = ["preview", "run_search"]
+__all__ = ["of_trials", "preview", "run_search"]
 
 Show = Callable[[Row], None]
 
@@ -230,7 +230,7 @@ class _Start:
             base = budget.lay(self.config)
             train = base.train.model_copy(update={"storage": self.folder.trials})
             plan = Plan(
-                config=base.model_copy(update={"train": train, "data": _of_trials(base.data)}),
+                config=base.model_copy(update={"train": train, "data": of_trials(base.data)}),
                 max_trials=self.search.trials,
                 concurrency=budget.concurrency,
                 total_steps=self.total_steps,
@@ -263,7 +263,7 @@ class _Start:
         return Source(self.space, search.seed, self.journal.history, refuse, note, search.searcher)
 
 
-def _of_trials(data: Data) -> Data:
+def of_trials(data: Data) -> Data:
     """Return `data` for trials: they test on the validation split, and none looks at the test split."""
     return data.model_copy(update={"test_split": data.validation_split})
 
