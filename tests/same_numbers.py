@@ -45,7 +45,7 @@ def write_images(root: Path) -> None:
 
 
 def train(tree: Path, preset: str, data: Path, runs: Path) -> tuple[list[float], dict[str, np.ndarray]]:
-    """Return the losses of all steps and of the last evaluation, and the last weights, of `preset` by `tree`."""
+    """Return the losses of all steps and of the last evaluation, and the last weights, of `preset`."""
     name = PRESETS[preset]().data.name
     # options have the names of the earlier commit, which the later one accepts
     command = [
