@@ -112,10 +112,10 @@ def verify(folder: str = "data", /, statistics: bool = False, picture: Path | No
             damaged.append(split)
             continue
         print(f"intact: {summary(split, index)}")
-        for line in _histogram(counts.of(len(index.classes)), index.classes):
-            print(f"  {line}")
         if statistics:
             print(f"  {_options(split)}")
+        for line in _histogram(counts.of(len(index.classes)), index.classes):
+            print(f"  {line}")
         if picture:
             _draw(split, picks, index, _place(picture, split, len(found)))
     if damaged:
