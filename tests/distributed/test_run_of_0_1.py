@@ -10,11 +10,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from small_run import losses, run_small, write_data
+from small_run import CLASSES, losses, run_small, write_data
+from version_1 import write_version_1
 
 from capsdist.config import Config, get_preset
+from capsdist.data import Split, read_index
 from capsdist.errors import ConfigError
 from capsdist.runs.rundir import RunFolder
 from capsdist.train.checkpoint import load_model
@@ -37,12 +40,23 @@ def todays(run: RunFolder, **sections: dict[str, object]) -> Config:
     new = {
         "model": {"primary_coupling": preset.model.primary_coupling},
         "optim": {"epsilon_placement": preset.optim.epsilon_placement},
-        "data": {"last_batch": preset.data.last_batch},
+        "data": {
+            "last_batch": preset.data.last_batch,
+            "validation_split": preset.data.validation_split,
+        },
+        "train": {"keep_best": preset.train.keep_best},
     }
     values = stored.model_dump()
     for changes in (new, sections):
         values |= {section: values[section] | changes[section] for section in changes}
     return Config.model_validate(values)
+
+
+def as_version_1(folder: Path) -> None:
+    """Write a split as version 0.1 did: its digest is part of the position of a run."""
+    images, labels = Split(folder).gather(np.arange(read_index(folder).num_samples))
+    shutil.rmtree(folder)
+    write_version_1(folder, images, labels, list(CLASSES), block_size=5, shard_size=10)
 
 
 def test_a_stored_checkpoint_gives_equal_outputs() -> None:
@@ -55,11 +69,16 @@ def test_a_stored_checkpoint_gives_equal_outputs() -> None:
 def test_it_goes_on_unchanged(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_data(Path("data"))
+    for split in ("train", "test"):
+        as_version_1(Path("data/shapes", split))
     config, note = run.as_begun(todays(run))
     assert note is not None
+    assert (config.data.validation_split, config.train.keep_best) == ("test", 1)
     run.check_continues(config, 26)
     rows = run_small(config, tmp_path / "checkpoints", CHECKPOINT)
     assert losses(rows) == pytest.approx(EXPECTED["losses"], rel=1e-4)
+    assert [row["step"] for row in rows if row["kind"] == "validation"] == [8, 12]
+    assert [row for row in rows if row["kind"] == "test"] == []
 
 
 def test_the_mutant_todays_preset_would_go_on_otherwise(run: RunFolder) -> None:
