@@ -39,7 +39,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Samples:
-    """Test images to show, one column each.
+    """Images to show, of the test split or before the test of that for validation, one column each.
 
     images [N, H, W] or [N, H, W, 3] in [0, 1]; reconstructions alike, or None without decoder;
     labels, predictions and targets [N]: the class, the class that was read, and the class whose capsule
@@ -77,7 +77,8 @@ def draw_overview(rows: Sequence[Row], samples: Samples, classes: Sequence[str])
         _draw_loss(loss, rows)
         _draw_error(error, rows)
         _draw_confusion(confusion, rows, classes)
-        _draw_samples(bottom, samples, classes)
+        untested = _validated_on(rows) == "validation" and not _of_kind(rows, "test")
+        _draw_samples(bottom, samples, classes, "Validation" if untested else "Test")
     return figure
 
 
@@ -113,10 +114,10 @@ def _last_evaluation(rows: Sequence[Row]) -> Row | None:
 
 
 def _validated_on(rows: Sequence[Row]) -> str:
-    """Return what validations are called: "test" where they were on the test split, as in version 0.1."""
+    """Return what validations are called: "test" where they are on the test split, as in version 0.1."""
     start = next((row for row in reversed(rows) if row["kind"] == "start"), {})
     test = start.get("test_split")
-    return "test" if start.get("validation_split", test) == test else "validation"
+    return "test" if start.get("validation_split", test) in (None, test) else "validation"
 
 
 def _curve(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -237,9 +238,9 @@ def _draw_confusion(axes: Axes, rows: Sequence[Row], classes: Sequence[str]) -> 
             axes.text(read, true, str(table[true, read]), ha="center", va="center", color=colour, size=size)
 
 
-def _draw_samples(figure: SubFigure, samples: Samples, classes: Sequence[str]) -> None:
+def _draw_samples(figure: SubFigure, samples: Samples, classes: Sequence[str], split: str) -> None:
     decoded = samples.reconstructions is not None
-    words = "Test images, below each its reconstruction" if decoded else "Test images"
+    words = f"{split} images, below each its reconstruction" if decoded else f"{split} images"
     also = ", decoded as either class" if decoded else ""
     figure.suptitle(f"{words} (misread ones in orange{also})", x=0.012, ha="left", size=11, weight="bold")
     lines = 2 if decoded else 1

@@ -121,7 +121,7 @@ def _first_points(config: Config, space: Space, search: Search) -> list[str]:
     space, begun = chosen(space, config), None
     with contextlib.suppress(RunError):  # the storage cannot be read now
         begun = SearchFolder(config).as_begun(config)
-    if problem := validation_problem(begun or config):
+    if problem := validation_problem(preflight.absolute(begun or config)):
         raise ConfigError([problem])
     machine = None if names_cluster() else preflight.this_machine()
     budget = on_machine(config, search, machine) if machine else None

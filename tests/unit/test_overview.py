@@ -313,6 +313,8 @@ def test_the_figure_tells_validation_from_test(split, tested: bool, words: str, 
     assert len(loss.lines) == (2 if split is None else 3)
     assert confusion.get_title("left") == f"Confusions of the last {title}"
     assert overlapping_texts(figure) == []
+    [heading] = [each for each in drawn_texts(figure) if "below each its reconstruction" in each.get_text()]
+    assert heading.get_text().startswith("Validation" if title == "validation" else "Test")
     number = "4.00" if tested else "3.00"
     assert [text.get_text() for text in error.texts] == [number]
 
