@@ -45,7 +45,7 @@ $(VENV)/.install: $(VENV)/.torch pyproject.toml
 
 install: $(VENV)/.install  ## create .venv and install the project with its test and benchmark extras
 
-quickstart: $(VENV)/.quickstart  ## train the paper's network on 4,000 real digits, in minutes, on this machine
+quickstart: $(VENV)/.quickstart  ## train the paper's network on 3,600 real digits, in minutes, on this machine
 	@$(BIN)/python data_prep/pack_digits.py
 	@$(BIN)/python jobs/train_mnist.py --preset digits_quickstart
 

@@ -38,15 +38,17 @@ def write_images(root: Path) -> None:
         if (root / config.data.name).exists():
             continue
         shape = config.model.in_channels, *sides(32 if config.data.crop else config.model.image_size)
-        for split, number in ((config.data.train_split, NUM_TRAIN), (config.data.test_split, NUM_TEST)):
+        # the earlier commit reads train and test, and validates on test
+        for splits, number in ((("train", "train_part"), NUM_TRAIN), (("test", "validation"), NUM_TEST)):
             images = draw.integers(0, 256, (number, *shape), dtype=np.uint8)
             labels = np.arange(number, dtype=np.int64) % config.model.num_classes
             classes = list(map(str, range(config.model.num_classes)))
-            write_version_1(root / config.data.name / split, images, labels, classes, block_size=8)
+            for split in splits:
+                write_version_1(root / config.data.name / split, images, labels, classes, block_size=8)
 
 
 def train(tree: Path, preset: str, data: Path, runs: Path) -> tuple[list[float], dict[str, np.ndarray]]:
-    """Return the losses of all steps and of the validation, and the last weights, of `preset` by `tree`."""
+    """Return the losses of all steps and of the last evaluation, and the last weights, of `preset`."""
     name = PRESETS[preset]().data.name
     # options have the names of the earlier commit, which the later one accepts
     command = [
@@ -58,7 +60,8 @@ def train(tree: Path, preset: str, data: Path, runs: Path) -> tuple[list[float],
     env = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=runs, env=env, check=True, stdout=subprocess.DEVNULL)
     rows = [json.loads(line) for line in (runs / preset / "metrics.jsonl").read_text().splitlines()]
-    losses = [row["loss"] for row in rows if row["kind"] in ("train", "validation")]
+    losses = [row["loss"] for row in rows if row["kind"] == "train"]
+    losses.append([row["loss"] for row in rows if row["kind"] in ("validation", "test")][-1])
     newest = max((runs / preset).glob("step_*"))
     return losses, load_file(newest / "model.safetensors")
 

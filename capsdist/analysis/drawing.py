@@ -39,7 +39,7 @@ STYLE: dict[Any, Any] = {
 
 @dataclass(frozen=True)
 class Samples:
-    """Test images to show, one column each.
+    """Images to show, of the test split or before the test of that for validation, one column each.
 
     images [N, H, W] or [N, H, W, 3] in [0, 1]; reconstructions alike, or None without decoder;
     labels, predictions and targets [N]: the class, the class that was read, and the class whose capsule
@@ -59,7 +59,7 @@ def draw_overview(rows: Sequence[Row], samples: Samples, classes: Sequence[str])
 
     Args:
         rows: event rows of the run in order; those of kind train and validation are drawn, the start row
-            and the last validation are put into words.
+            and the test, or else the last validation, are put into words.
         samples: test images; any number, 12 in a line.
         classes: name of each class.
     """
@@ -77,12 +77,13 @@ def draw_overview(rows: Sequence[Row], samples: Samples, classes: Sequence[str])
         _draw_loss(loss, rows)
         _draw_error(error, rows)
         _draw_confusion(confusion, rows, classes)
-        _draw_samples(bottom, samples, classes)
+        untested = _validated_on(rows) == "validation" and not _of_kind(rows, "test")
+        _draw_samples(bottom, samples, classes, "Validation" if untested else "Test")
     return figure
 
 
 def headline(rows: Sequence[Row]) -> str:
-    """Return the run in one line: name, size, machine, steps, and the error of the last validation."""
+    """Return the run in one line: name, size, machine, steps, and the error of the last evaluation."""
     start = next((row for row in reversed(rows) if row["kind"] == "start"), {})
     parts = [str(start["run"])] if "run" in start else []
     if "num_parameters" in start:
@@ -94,17 +95,29 @@ def headline(rows: Sequence[Row]) -> str:
         )
     last = max((int(row.get("step", 0)) for row in rows), default=0)
     parts.append(f"{last:,} steps")
-    validations = _of_kind(rows, "validation")
-    if validations:
-        row = validations[-1]
+    if row := _last_evaluation(rows):
         of_labels = row.get("label_error_percent")
         also = "" if of_labels is None else f", {of_labels:.2f} % of their labels"
-        parts.append(f"error {row['error_percent']:.2f} % of {row['num_images']:,} test images{also}")
+        split = "test" if row["kind"] == "test" else _validated_on(rows)
+        parts.append(f"error {row['error_percent']:.2f} % of {row['num_images']:,} {split} images{also}")
     return "   |   ".join(parts)
 
 
 def _of_kind(rows: Sequence[Row], kind: str) -> list[Row]:
     return [row for row in rows if row["kind"] == kind]
+
+
+def _last_evaluation(rows: Sequence[Row]) -> Row | None:
+    """Return the row of the test, without one that of the last validation, None without either."""
+    evaluations = [*_of_kind(rows, "validation"), *_of_kind(rows, "test")]
+    return max(evaluations, key=lambda row: (row["step"], row["kind"] == "test"), default=None)
+
+
+def _validated_on(rows: Sequence[Row]) -> str:
+    """Return what validations are called: "test" where they are on the test split, as in version 0.1."""
+    start = next((row for row in reversed(rows) if row["kind"] == "start"), {})
+    test = start.get("test_split")
+    return "test" if start.get("validation_split", test) in (None, test) else "validation"
 
 
 def _curve(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -160,42 +173,49 @@ def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
     axes.plot(steps, values, color=BLUE, alpha=0.25, linewidth=0.8)
     axes.plot(steps, smoothed(values), color=BLUE, linewidth=1.6, label="training")
     steps, values = _curve(_of_kind(rows, "validation"), "loss")
-    axes.plot(steps, values, "o-", color=ORANGE, linewidth=1.2, markersize=5, label="test")
+    if len(steps):
+        label = _validated_on(rows)
+        axes.plot(steps, values, "o-", color=ORANGE, linewidth=1.2, markersize=5, label=label)
     axes.legend()
 
 
 def _draw_error(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(title="Error in percent", xlabel="step", yscale="log")
-    validations = _of_kind(rows, "validation")
     steps, values = _curve(_of_kind(rows, "train"), "error_percent")
     values = smoothed(values)
-    test_steps, test_values = _curve(validations, "error_percent")
-    drawn = np.concatenate([values, test_values])
+    kinds = (("validation", _validated_on(rows), "o-", ORANGE), ("test", "test", "D", GREEN))
+    measured = {kind: _curve(_of_kind(rows, kind), "error_percent") for kind, *_ in kinds}
+    drawn = np.concatenate([values, *(errors for _, errors in measured.values())])
     zero = place_of_zero(drawn)
     axes.plot(steps, np.maximum(values, zero), color=BLUE, linewidth=1.2, label="training")
-    if len(test_values):
-        shown = np.maximum(test_values, zero)
-        axes.plot(test_steps, shown, "o-", color=ORANGE, linewidth=1.2, markersize=5, label="test")
-        axes.annotate(
-            f"{test_values[-1]:.2f}", (test_steps[-1], shown[-1]), (0, 7), textcoords="offset points",
-            ha="right", color=ORANGE, fontweight="bold",
-            bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
-        )  # fmt: skip
+    for kind, label, mark, colour in kinds:
+        steps, values = measured[kind]
+        if not len(values):
+            continue
+        shown = np.maximum(values, zero)
+        axes.plot(steps, shown, mark, color=colour, linewidth=1.2, markersize=5, label=label)
+        if kind == "test" or not len(measured["test"][1]):  # one number, that of the last evaluation
+            axes.annotate(
+                f"{values[-1]:.2f}", (steps[-1], shown[-1]), (0, 7), textcoords="offset points",
+                ha="right", color=colour, fontweight="bold",
+                bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1},
+            )  # fmt: skip
     label_percents(axes, zero if (drawn == 0).any() else None)
     axes.legend()
 
 
 def _draw_confusion(axes: Axes, rows: Sequence[Row], classes: Sequence[str]) -> None:
-    axes.set_title("Confusions of the last test")
+    last = _last_evaluation(rows) or {}
+    tested = last.get("kind") == "test" or _validated_on(rows) == "test"
+    axes.set_title("Confusions of the last test" if tested else "Confusions of the last validation")
     axes.grid(visible=False)
-    validations = [row for row in _of_kind(rows, "validation") if row.get("confusion")]
-    if not validations:
-        several = any("label_error_percent" in row for row in _of_kind(rows, "validation"))
+    if not last.get("confusion"):
+        several = "label_error_percent" in last
         words = "none: images have several labels" if several else "not tested yet"
         axes.text(0.5, 0.5, words, ha="center", va="center", color=GREY)
         axes.set(xticks=[], yticks=[])
         return
-    table = np.array(validations[-1]["confusion"])
+    table = np.array(last["confusion"])
     share = table / np.maximum(table.sum(1, keepdims=True), 1)
     # a power below 1 makes single confusions visible beside a full diagonal
     axes.imshow(share**0.35, cmap="Blues", vmin=0, vmax=1)
@@ -218,9 +238,9 @@ def _draw_confusion(axes: Axes, rows: Sequence[Row], classes: Sequence[str]) -> 
             axes.text(read, true, str(table[true, read]), ha="center", va="center", color=colour, size=size)
 
 
-def _draw_samples(figure: SubFigure, samples: Samples, classes: Sequence[str]) -> None:
+def _draw_samples(figure: SubFigure, samples: Samples, classes: Sequence[str], split: str) -> None:
     decoded = samples.reconstructions is not None
-    words = "Test images, below each its reconstruction" if decoded else "Test images"
+    words = f"{split} images, below each its reconstruction" if decoded else f"{split} images"
     also = ", decoded as either class" if decoded else ""
     figure.suptitle(f"{words} (misread ones in orange{also})", x=0.012, ha="left", size=11, weight="bold")
     lines = 2 if decoded else 1
@@ -240,9 +260,9 @@ def _draw_sample(column: Sequence[Axes], samples: Samples, n: int, classes: Sequ
     )
     wrong = label != read
     title = f"{_names(label, classes)}\nread as {_names(read, classes)}" if wrong else _names(label, classes)
-    _draw_image(column[0], samples.images[n], title, ORANGE if wrong else "black")
+    draw_image(column[0], samples.images[n], title, ORANGE if wrong else "black")
     if samples.reconstructions is not None:
-        _draw_image(
+        draw_image(
             column[1], samples.reconstructions[n], f"as {_names(target, classes)}" if wrong else "", ORANGE
         )
 
@@ -260,8 +280,20 @@ def _names(members: Sequence[int], classes: Sequence[str]) -> str:
     return "+".join(names) or "none"
 
 
-def _draw_image(axes: Axes, image: np.ndarray, title: str, colour: str) -> None:
+def class_names(labels: np.ndarray, classes: Sequence[str]) -> str:
+    """Return the name of the class of an image, or of several, joined by "+"; labels: a number, or [K]."""
+    return _names(_members(labels), classes)
+
+
+def displayable(images: np.ndarray) -> np.ndarray:
+    """Return images [N,C,H,W] in [0, 1] as they are drawn: [N,H,W,3], or the mean of the channels [N,H,W]."""
+    images = images.clip(0, 1)
+    return images.transpose(0, 2, 3, 1) if images.shape[1] == 3 else images.mean(1)
+
+
+def draw_image(axes: Axes, image: np.ndarray, title: str, colour: str = "black") -> None:
+    """Draw an image [H, W] or [H, W, 3] in [0, 1] below its title; `axes` has no frame."""
     axes.imshow(image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     longest = max(map(len, title.split("\n")))
     size = 9 if longest <= 14 else 8 if longest <= 17 else 7
-    axes.set_title(title, color=colour, size=size, weight="normal", loc="center", pad=3)
+    axes.set_title(title, color=colour, size=size, weight="normal", loc="center", pad=3, parse_math=False)

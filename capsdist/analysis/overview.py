@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from capsdist.analysis.drawing import COLUMNS, Samples, draw_overview
+from capsdist.analysis.drawing import COLUMNS, Samples, displayable, draw_overview
 from capsdist.config import Config
 from capsdist.console import Log
 from capsdist.data import Transform, eval_batches, read_index
@@ -23,7 +22,7 @@ from capsdist.runs.record import read_rows
 from capsdist.runs.rundir import OVERVIEW
 from capsdist.storage import join
 from capsdist.train.checkpoint import load_model
-from capsdist.train.metrics import METRICS_NAME
+from capsdist.train.metrics import METRICS_NAME, Row
 
 NUM_MISREAD = 2
 """Misread test images to show, as in the paper's figure 3; each is decoded twice where there is a decoder."""
@@ -52,13 +51,19 @@ def overview(run_dir: str | Path, *, data_root: str | Path | None = None, log: L
             raise RunError(f"{files} has no checkpoint; give the folder of a run that has trained")
         config, network = load_model(whole.folder)
     root = config.data.root if data_root is None else data_root
-    split = join(root, config.data.name, config.data.test_split)
+    split = join(root, config.data.name, _shown_split(config, rows))
     samples = pick_samples(config, network, split, num_columns=2 * COLUMNS)
     figure = draw_overview(rows, samples, read_index(split).classes)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     files.write(OVERVIEW, drawn.getvalue())
     return files.path(OVERVIEW)
+
+
+def _shown_split(config: Config, rows: Sequence[Row]) -> str:
+    """Return the test split of a run that has been tested, or has no other; of others that for validation."""
+    tested = any(row["kind"] == "test" for row in rows)
+    return config.data.test_split if tested else config.data.validation_split or config.data.test_split
 
 
 def pick_samples(config: Config, network: nn.Module, split: str | Path, num_columns: int) -> Samples:
@@ -80,8 +85,8 @@ def pick_samples(config: Config, network: nn.Module, split: str | Path, num_colu
         output = network(seen[chosen], targets)
     reconstructions = output.reconstructions
     return Samples(
-        images=_displayable(shown[chosen]),
-        reconstructions=None if reconstructions is None else _displayable(reconstructions),
+        images=displayable(shown[chosen].numpy()),
+        reconstructions=None if reconstructions is None else displayable(reconstructions.numpy()),
         labels=labels[chosen].numpy(),
         predictions=predictions[chosen].numpy(),
         targets=targets.numpy(),
@@ -127,11 +132,3 @@ def _in_turn(labels: Tensor, allowed: Tensor, num: int) -> Tensor:
         if turn < len(members)
     )
     return torch.tensor([n for _, n in zip(range(num), turns, strict=False)], dtype=torch.int64)
-
-
-def _displayable(images: Tensor) -> np.ndarray:
-    """Return images as matplotlib shows them: [N, H, W, 3] colour, or the channels' mean [N, H, W]."""
-    images = images.clamp(0, 1)
-    if images.shape[1] == 3:
-        return images.permute(0, 2, 3, 1).numpy()
-    return images.mean(1).numpy()

@@ -65,6 +65,13 @@ def _verify(argv: Sequence[str]) -> int:
     return _parsed(verify, "verify", argv) or DONE
 
 
+def _show(argv: Sequence[str]) -> int:
+    """draw samples with and without augmentation: capsdist show SPLIT --ids 5 17 [--data. options]"""
+    from capsdist.cli.show import show
+
+    return show(argv)
+
+
 def _runs(argv: Sequence[str]) -> int:
     """list the runs in a folder: capsdist runs [FOLDER]"""
     from capsdist.cli.runs import runs
@@ -85,6 +92,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "predict": _predict,
     "pack": _pack,
     "verify": _verify,
+    "show": _show,
     "tune": _tune,
     "runs": _runs,
     "check-cluster": _check_cluster,

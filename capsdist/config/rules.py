@@ -29,6 +29,7 @@ def problems(config: Config) -> list[Problem]:
             for problem in section_problems(name, section)
         ),
         *_name_problems(config),
+        *_validation_problems(config),
         *_place_problems("data.root", config.data.root),
         *_place_problems("train.storage", config.train.storage),
         *_place_problems("train.init_from", config.train.init_from or ""),
@@ -80,8 +81,8 @@ def _broken(value: float | tuple[float, ...], bounds: Bounds) -> str | None:
 def _name_problems(config: Config) -> Iterator[Problem]:
     data = config.data
     names = (("train.name", config.train.name), ("data.name", data.name))
-    splits = (("data.train_split", data.train_split), ("data.test_split", data.test_split))
-    for field, value in (*names, *splits):
+    splits = {f"data.{field}": split for field, split in data.splits.items()}
+    for field, value in (*names, *splits.items()):
         if not _NAME.fullmatch(value):
             yield Problem(
                 field,
@@ -89,13 +90,18 @@ def _name_problems(config: Config) -> Iterator[Problem]:
                 "must be letters, digits, '.', '_' or '-', as it names a folder",
                 "choose another name",
             )
-    if data.train_split == data.test_split:
-        yield Problem(
-            "data.test_split",
-            data.test_split,
-            "is the training split",
-            "test on another split, or the error says nothing",
-        )
+    for field, value in splits.items():
+        if value == data.train_split and field != "data.train_split":
+            act = "test" if field == "data.test_split" else "validate"
+            fix = f"{act} on another split, or the error says nothing"
+            yield Problem(field, value, "is the training split", fix)
+
+
+def _validation_problems(config: Config) -> Iterator[Problem]:
+    if config.data.validation_split is None and config.train.keep_best > 0:
+        rule = "compares errors of validations, and data.validation_split=None has none"
+        fix = "set --train.keep-best 0, or --data.validation-split to a split"
+        yield Problem("train.keep_best", config.train.keep_best, rule, fix)
 
 
 def _place_problems(field: str, place: str) -> Iterator[Problem]:

@@ -38,7 +38,9 @@ class Data(Section):
     train_split: str = "train"
     """Split to train on."""
     test_split: str = "test"
-    """Split to validate on."""
+    """Split whose error is measured at the end of the run, and by `capsdist evaluate`."""
+    validation_split: str | None = Field(default_factory=lambda data: data["test_split"])
+    """Split to validate on during the run; None: no validation. Version 0.1 validated on `test_split`."""
     lanes: Count = 8
     """Lanes that an epoch's order is cut into; divides `train.global_batch_size`, at least the workers."""
     window: Count = 8192
@@ -79,6 +81,19 @@ class Data(Section):
     """Side of a square of zeros at a random place of training images, in pixels; 0: none."""
     mixup: Annotated[float, Bounds(ge=0, le=1000)] = 0.0
     """Mix each training image with another, by a weight from Beta(mixup, mixup); ImageNet: 0.2; 0: none."""
+
+    @property
+    def tests_apart(self) -> bool:
+        """Whether the test split is read once, at the end of a run: False for a run that validates on it."""
+        return self.validation_split != self.test_split
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """The splits that a run reads, by field: validation_split only where it is one of its own."""
+        found = {"train_split": self.train_split}
+        if self.validation_split is not None and self.tests_apart:
+            found["validation_split"] = self.validation_split
+        return {**found, "test_split": self.test_split}
 
 
 class Optim(Section):
@@ -138,13 +153,13 @@ class Train(Section):
     init_strict: bool = True
     """Refuse weights in `init_from` that do not fit the network; otherwise those are left out."""
     validate_every_steps: Annotated[OptionalCount, MAY_CHANGE] = None
-    """Steps between validations; default: at the end of every epoch."""
+    """Steps between validations on `data.validation_split`; default: at the end of every epoch."""
     checkpoint_every_steps: Annotated[OptionalCount, MAY_CHANGE] = None
     """Steps between checkpoints; default: at the end of every epoch. The last step always has one."""
     keep_checkpoints: Annotated[Count, MAY_CHANGE] = 2
     """Newest checkpoints kept in storage."""
     keep_best: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 1
-    """Checkpoints of lowest validated error_percent kept besides; 0: none."""
+    """Checkpoints of lowest validated error_percent kept besides; 0: none, as without validation."""
     log_every_steps: Annotated[Count, MAY_CHANGE] = 10
     """Steps between two lines of metrics; validations and checkpoints begin anew."""
     profile: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 0

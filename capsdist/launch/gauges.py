@@ -29,7 +29,7 @@ GAUGES = {
     "capsdist_error_percent": _Kind("Images whose predicted classes are not theirs, in percent", _OF_SPLIT),
     "capsdist_restarts": _Kind("How often the run was started again, by Ray or by hand", _OF_RUN),
 }
-"""The metrics by name; split is "train" or "validation"."""
+"""The metrics by name; split is "train", "validation" or, at the end of a run, "test"."""
 
 
 class Gauges:
@@ -52,8 +52,8 @@ class Gauges:
                 for name in ("step", "images_per_s", "step_time_s"):
                     self._set(f"capsdist_{name}", row[name])
                 self._set_split("train", row)
-            case "validation":
-                self._set_split("validation", row)
+            case "validation" | "test" as split:
+                self._set_split(split, row)
 
     def _set_split(self, split: str, row: Row) -> None:
         for name in ("loss", "error_percent"):

@@ -17,7 +17,7 @@ from capsdist.config.images import sides
 from capsdist.data.format.head import Head, parse_head
 from capsdist.data.format.packed import INDEX_NAME, KEPT, MAX_INDEX_BYTES
 from capsdist.errors import ConfigError, DocumentError, Problem
-from capsdist.launch.preflight import machine_at_a_glance, place_on_machine
+from capsdist.launch.preflight import machine_at_a_glance, overlap, place_on_machine
 from capsdist.storage.documents import read_file
 from capsdist.storage.place import is_url
 
@@ -42,8 +42,8 @@ def data_problems(config: Config) -> list[Problem]:
     if is_url(data.root):
         return []
     heads = {}
-    for field, split in (("data.train_split", data.train_split), ("data.test_split", data.test_split)):
-        path = Path(data.root, data.name, split, INDEX_NAME)
+    for name, split in data.splits.items():
+        field, path = f"data.{name}", Path(data.root, data.name, split, INDEX_NAME)
         try:
             heads[field] = parse_head(read_file(path, max_bytes=MAX_INDEX_BYTES))
         except FileNotFoundError:
@@ -54,11 +54,14 @@ def data_problems(config: Config) -> list[Problem]:
             if fault := _shard_fault(path.with_name(shard.name), shard.size_bytes):
                 return [Problem(field, split, fault, KEPT)]
     found = [problem for field, head in heads.items() for problem in _head_problems(config, field, head)]
-    if len(heads) == 2 and len({head.classes for head in heads.values()}) == 2:
-        rule = "numbers its classes in another way than the training split"
-        found.append(
-            Problem("data.test_split", data.test_split, rule, "pack both with the same list of classes")
-        )
+    train = heads.get("data.train_split")
+    for field, head in heads.items():
+        if train and head.classes != train.classes:
+            rule = "numbers its classes in another way than the training split"
+            fix = "pack both with the same list of classes"
+            found.append(Problem(field, _split(config, field), rule, fix))
+    if problem := overlap(config):
+        found.append(problem)
     return found
 
 
@@ -77,8 +80,12 @@ def _shard_fault(path: Path, size_bytes: int) -> str | None:
     return None
 
 
+def _split(config: Config, field: str) -> str:
+    return config.data.splits[field.removeprefix("data.")]
+
+
 def _head_problems(config: Config, field: str, head: Head) -> Iterator[Problem]:
-    model, split = config.model, getattr(config.data, field.removeprefix("data."))
+    model, split = config.model, _split(config, field)
     channels, *own = head.image_shape
     shape = " x ".join(map(str, head.image_shape))
     if channels != model.in_channels:

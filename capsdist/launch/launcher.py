@@ -90,8 +90,8 @@ class _Attempt:
     def start(self, signals: StopSignals) -> RunSummary:
         """Check, train unless the run is done already, and return the summary."""
         remove_left_behind(self.run.files)
-        with announced(self._status, "reading all images once, to compare their checksums"):
-            num_samples = preflight.check_data(self.config).num_samples
+        checked = self._as_begun_here()
+        num_samples = self._check_data(checked)
         machine = preflight.this_machine() if prepare_ray() else None
         placement = preflight.place_on_machine(self.config, machine) if machine else None
         if placement:
@@ -102,6 +102,8 @@ class _Attempt:
             self.config, note = self.run.as_begun(self.config)
             if note:
                 self.display({"kind": "note", "message": f"run {self.run.name} {note}"})
+            if self.config.data != checked.data:
+                num_samples = self._check_data(self.config)
             self.run.check_continues(self.config, num_samples)
             if not self.run.steps_saved():
                 preflight.check_initial(self.config, self._note)
@@ -116,6 +118,15 @@ class _Attempt:
                     self.summary = self.summarise("stopped")
                     self.run.write_result(self.summary)
                 return self.summary
+
+    def _as_begun_here(self) -> Config:
+        """Return what continues the run, which may read other splits; a run far away is asked later."""
+        return self.config if self.run.files.local is None else self.run.as_begun(self.config)[0]
+
+    def _check_data(self, config: Config) -> int:
+        """Check all data; return the number of training samples."""
+        with announced(self._status, "reading all images once, to compare their checksums"):
+            return preflight.check_data(config).num_samples
 
     def summarise(self, status: Status, end: Row | None = None, reason: str | None = None) -> RunSummary:
         """Return what has become of the run; `end`: the loop's last row, where it came to one."""

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Literal
 from capsdist.config import Config, problems
 from capsdist.config.images import stored_shape
 from capsdist.console import Log, command_line
-from capsdist.data.sets.spec import DATASETS, SPLITS, TRAIN_TEST
+from capsdist.data.format.packed import INDEX_NAME
+from capsdist.data.sets.spec import DATASETS, SPLITS, TRAIN_PART, TRAIN_TEST, VALIDATION
 from capsdist.errors import ConfigError, DataError, DocumentError, Problem, RunError
 from capsdist.runs.initial import initial_state
 from capsdist.runs.loggers.names import logger_problems
@@ -34,6 +35,7 @@ __all__ = [
     "check_initial",
     "machine_at_a_glance",
     "missing_data",
+    "overlap",
     "packing_remedy",
     "place_on_cluster",
     "place_on_machine",
@@ -147,48 +149,74 @@ def storage_for_ray(storage: str) -> str:
 
 def packing_remedy(config: Config, split: str) -> str:
     """Return what to do when `split` is missing: the command that packs it, where there is one."""
-    name, root = config.data.name, config.data.root
+    data, name, root = config.data, config.data.name, config.data.root
     if not is_url(root) and in_uploaded_package(root):
         return f"set --data.root or CAPSDIST_DATA_ROOT to {_SHARED}"  # what is packed there is lost
+    without = ""
+    if split == data.validation_split and data.tests_apart:
+        without = ", or do without: --data.validation-split None --train.keep-best 0"
     if name not in DATASETS:
-        return "pack it, or set --data.root and --data.name to a packed set"
+        return f"pack it, or set --data.root and --data.name to a packed set{without}"
     packed = SPLITS.get(name, TRAIN_TEST)
+    where = "" if root == os.path.abspath("data") else f" --root {root}"
+    if split in (VALIDATION, TRAIN_PART) and packed == TRAIN_TEST:
+        also = "" if data.train_split == TRAIN_PART else f" and set --data.train-split {TRAIN_PART}"
+        return f"pack it with `{command_line(f'pack {name} --validation 0.1{where}')}`{also}{without}"
     if split not in packed:
         return f"pack it yourself (`{command_line(f'pack {name}')}` makes {' and '.join(packed)})"
-    where = "" if root == os.path.abspath("data") else f" --root {root}"
     return f"pack it with `{command_line(f'pack {name}{where}')}`"
 
 
+def overlap(config: Config) -> Problem | None:
+    """Return why the images of `data.validation_split` are also trained on, None if they are not.
+
+    Raises:
+        DataError: the storage cannot be read.
+    """
+    from capsdist.storage import join, open_folder
+
+    data = config.data
+    if (data.train_split, data.validation_split) != ("train", VALIDATION):
+        return None
+    if not open_folder(join(data.root, data.name)).folders(TRAIN_PART, INDEX_NAME).get(TRAIN_PART):
+        return None
+    rule = f"has all images of {VALIDATION!r}, which were taken from it"
+    return Problem("data.train_split", data.train_split, rule, f"set --data.train-split {TRAIN_PART}")
+
+
 def check_data(config: Config) -> Index:
-    """Read both splits wholly and return the training split's index.
+    """Read all splits of a run wholly and return the training split's index.
 
     Raises:
         DataError: a split is missing, damaged, or not what the network takes; the splits number their
             classes differently.
-        ConfigError: `train.global_batch_size` is more than the training images.
+        ConfigError: `train.global_batch_size` is more than the training images, or images for validation are
+            among them.
     """
     from capsdist.data import check_split
     from capsdist.train.splits import check_splits, split_folders
 
-    train, test = (
-        check_split(
+    indexes = {
+        field: check_split(
             folder,
             image_shape=stored_shape(config),
             num_classes=config.model.num_classes,
             crop=config.data.crop,
-            remedy=packing_remedy(config, split),
+            remedy=packing_remedy(config, config.data.splits[field]),
         )
-        for folder, split in zip(split_folders(config), _splits(config), strict=True)
-    )
-    check_splits(config, train, test)
-    return train
+        for field, folder in split_folders(config).items()
+    }
+    check_splits(config, indexes)
+    if problem := overlap(config):
+        raise ConfigError([problem])
+    return indexes["train_split"]
 
 
 def missing_data(config: Config) -> str | None:
-    """Return in one line which split cannot be had, None if both are there; reads no images."""
+    """Return in one line which split cannot be had, None if all are there; reads no images."""
     from capsdist.storage import join, open_folder
 
-    for split in _splits(config):
+    for split in config.data.splits.values():
         remedy = packing_remedy(config, split)
         try:
             folder = open_folder(join(config.data.root, config.data.name, split))
@@ -276,10 +304,6 @@ def check_initial(config: Config, log: Log) -> None:
         fix = "use the version that wrote it"
         raise ConfigError([Problem("train.init_from", config.train.init_from, rule, fix)]) from None
     check_fit(weight_shapes(there), weight_shapes(config), config)
-
-
-def _splits(config: Config) -> tuple[str, str]:
-    return config.data.train_split, config.data.test_split
 
 
 def _absolute(path: str) -> str:

@@ -50,7 +50,8 @@ Status: TypeAlias = Literal["done", "stopped", "failed"]
 class RunSummary:
     """What became of a run. "stopped": by a signal; that and "failed" may be continued.
 
-    steps: done and saved; error_percent: of the last validation; wall_s: seconds of this start, that of Ray
+    steps: done and saved; error_percent: of the test at the end, of a stopped run that validates on the test
+    split the last one; wall_s: seconds of this start, that of Ray
     included; reason: why it failed.
     """
 
@@ -173,7 +174,7 @@ class RunFolder:
             return None
         if result is None or result.error_percent is None or state is None:
             return result
-        measured = state.error_percent
+        measured = state.test_error_percent
         if state.step != result.steps or measured is None or measured == result.error_percent:
             return result
         self._log_once(

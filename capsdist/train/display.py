@@ -75,7 +75,7 @@ class Display(Screen):
             self._open_live(row)
 
     def _show_progress(self, row: Row) -> None:
-        """How far a validation is that takes longer."""
+        """How far a validation or test is that takes longer."""
         message = f"{row['doing']}: {row['done']:,} of {row['total']:,} images"
         if self._live is None:
             self._print(_literal(message))
@@ -95,10 +95,11 @@ class Display(Screen):
         better = self._best is None or error < self._best
         self._best = error if better else self._best
         colour = "bold green" if better else "yellow"
+        split = self._start.get("validation_split", self._start["test_split"])  # absent: version 0.1
         self._print(
             f"[cyan]epoch {row['epoch']:<5.3g}[/] step {row['step']:<7,} "
             f"[{colour}]error_percent {error:<6.2f}[/] {_of_labels(row)}loss {row['loss']:<8.3g} "
-            f"[dim]{_literal(self._start['test_split'])}, {row['num_images']:,} images[/]"
+            f"[dim]{_literal(split)}, {row['num_images']:,} images[/]"
         )
         if self._live and self._row:
             self._live.update(_Progress(self._start, self._row))

@@ -23,11 +23,12 @@ from capsdist.errors import CheckpointError, ConfigError, Problem
 from capsdist.models import Output
 from capsdist.storage import join
 from capsdist.train.checkpoint import build_network, read_checkpoint
+from capsdist.train.engine.base import Engine
 from capsdist.train.precision import autocast, resolve_precision
 from capsdist.train.splits import check_trained_classes
 from capsdist.train.step import error_percents, losses_of, metric_names, metric_sums
 
-__all__ = ["Evaluation", "Progress", "evaluate", "evaluate_checkpoint"]
+__all__ = ["Evaluation", "Progress", "evaluate", "evaluate_checkpoint", "evaluate_engine"]
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total), images of all ranks, every 5 seconds of an evaluation."""
@@ -120,6 +121,35 @@ def evaluate(
     return result
 
 
+def evaluate_engine(
+    engine: Engine,
+    folder: str | os.PathLike[str],
+    config: Config,
+    *,
+    progress: Progress | None = None,
+    observe: Callable[[Tensor, Output], None] | None = None,
+) -> Evaluation:
+    """Return what the network of an engine in training makes of the split in `folder`; see `evaluate`.
+
+    Batches have the size of a microbatch; the network is in training mode again afterwards.
+    """
+    train, world_size = config.train, engine.world_size
+    engine.model.eval()
+    found = evaluate(
+        engine.forward,
+        folder,
+        config,
+        device=engine.device,
+        batch_size=-(-train.global_batch_size // (world_size * train.gradient_accumulation_steps)),
+        rank=engine.rank,
+        world_size=world_size,
+        progress=progress,
+        observe=observe,
+    )
+    engine.model.train()
+    return found
+
+
 def evaluate_checkpoint(
     checkpoint: str | Path,
     folder: str | os.PathLike[str] | None = None,
@@ -130,7 +160,7 @@ def evaluate_checkpoint(
 ) -> tuple[Config, Evaluation]:
     """Return the configuration of a checkpoint and what its network makes of the split in `folder`.
 
-    Default: the test split that the run was validated on. Runs on one device, `auto` the GPU if there is one,
+    Default: the test split of the run. Runs on one device, `auto` the GPU if there is one,
     in the precision that the configuration means there, `batch_size` images at a time. `log` gets a line
     where the checkpoint does not name the classes that it was trained on, and about every 5 seconds.
 

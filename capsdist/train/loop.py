@@ -22,7 +22,7 @@ from capsdist.config import Config
 from capsdist.data import Batch, Position
 from capsdist.models import Output
 from capsdist.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from capsdist.train.evaluate import Evaluation, evaluate
+from capsdist.train.evaluate import Evaluation, evaluate_engine
 from capsdist.train.finite import check_state, not_finite
 from capsdist.train.metrics import Row
 from capsdist.train.optim import learning_rate_at
@@ -72,7 +72,7 @@ def run_training(
     picture: Picture | None = None,
     keep: Keep | None = None,
 ) -> Row:
-    """Train as `config` says, and return the `end` row (on every rank).
+    """Train as `config` says, test once at the end, and return the `end` row (on every rank).
 
     Every rank calls it with the same configuration; with several, torch.distributed is initialised. The
     number of torch threads is the caller's business, and so is checking the data's checksums.
@@ -82,8 +82,8 @@ def run_training(
     `init_from`: a checkpoint folder that rank 0 can read; a run that does not resume starts from its weights.
     `should_stop(step)` is asked on every rank after every step and must answer alike on all; on yes a
     checkpoint is saved and the run ends with `stopped` true. `observe` is called before that.
-    `picture` gets the reconstructions of a few test images at each validation; `keep`, on every rank, the
-    trace of `train.profile`.
+    `picture` gets the reconstructions of a few images at each validation, or at the test where there is none;
+    `keep`, on every rank, the trace of `train.profile`.
 
     Raises:
         RunError: loss, gradients, weights or optimizer state are not finite; no process group; DeepSpeed
@@ -163,9 +163,9 @@ class _Loop:
                         self._profiler.phase("data")
                     if stopped or self.step == self.total_steps:
                         break
-        if self.validation is None and not stopped:  # the checkpoint was already the last
-            self._validate()
-        return self._end(stopped)
+        if stopped:
+            return self._end(stopped, None if self.config.data.tests_apart else self.validation)
+        return self._end(stopped, self._test())
 
     def _step(self, batch: Batch) -> None:
         if self._profiler is None:
@@ -181,7 +181,9 @@ class _Loop:
         train = self.config.train
         last = self.step == self.total_steps
         epoch_end = self.stream.steps.ends_epoch(self.step)
-        validate = last or _due(self.step, train.validate_every_steps, epoch_end)
+        validate = self.parts.validation_folder is not None and (
+            last or _due(self.step, train.validate_every_steps, epoch_end)
+        )
         save = last or stopped or _due(self.step, train.checkpoint_every_steps, epoch_end)
         # A checkpoint always comes with a row: the rows after it do not depend on what came before it.
         if validate or save or self._window.num_steps >= train.log_every_steps:
@@ -225,31 +227,41 @@ class _Loop:
             time_s=elapsed,
         )
 
-    def _validate(self) -> None:
-        train = self.config.train
-        self.engine.model.eval()
-        self.validation = evaluate(
-            self.engine.forward,
-            self.parts.test_folder,
-            self.config,
-            device=self.device,
-            batch_size=-(-train.global_batch_size // (self.world_size * train.gradient_accumulation_steps)),
-            rank=self.rank,
-            world_size=self.world_size,
-            progress=self._validating if self.rank == 0 else None,
-            observe=self._draw if self.rank == 0 and self._picture else None,
-        )
-        self.engine.model.train()
-        if not math.isfinite(self.validation["loss"]):
-            self._fail(f"validation loss={self.validation['loss']:g}")
+    def _validate(self) -> Evaluation:
+        folder, split = self.parts.validation_folder, self.config.data.validation_split
+        assert folder is not None, "there is no validation"
+        self.validation = self._evaluate("validation", folder, f"validating on {split}", draw=True)
         self.validated_step = self.step
-        self._emit("validation", **self.validation, time_s=time.perf_counter() - self._began)
+        return self.validation
 
-    def _validating(self, done: int, total: int) -> None:
-        self._emit("progress", doing=f"validating on {self.config.data.test_split}", done=done, total=total)
+    def _test(self) -> Evaluation:
+        """Return the test of a run that is done: its last validation, if that was on the test split."""
+        if not self.config.data.tests_apart:
+            return self.validation or self._validate()  # none: the checkpoint was already the last
+        without = self.parts.validation_folder is None
+        doing = f"testing on {self.config.data.test_split}"
+        return self._evaluate("test", self.parts.test_folder, doing, draw=without)
+
+    def _evaluate(self, kind: str, folder: str, doing: str, *, draw: bool) -> Evaluation:
+        """Evaluate on the split in `folder` and emit a row of this kind; `draw`: hand on the picture."""
+
+        def progress(done: int, total: int) -> None:
+            self._emit("progress", doing=doing, done=done, total=total)
+
+        found = evaluate_engine(
+            self.engine,
+            folder,
+            self.config,
+            progress=progress if self.rank == 0 else None,
+            observe=self._draw if draw and self.rank == 0 and self._picture else None,
+        )
+        if not math.isfinite(found["loss"]):
+            self._fail(f"{kind} loss={found['loss']:g}")
+        self._emit(kind, **found, time_s=time.perf_counter() - self._began)
+        return found
 
     def _draw(self, images: Tensor, output: Output) -> None:
-        """Hand on the picture of the first images of a validation, where the network has a decoder."""
+        """Hand on the picture of the first images of an evaluation, where the network has a decoder."""
         if self._picture and output.reconstructions is not None:
             picture = reconstruction_picture(images, output.reconstructions)
             self._picture("reconstructions", picture, self.step)
@@ -291,18 +303,19 @@ class _Loop:
         self.saved = True
         self._emit("checkpoint", name=self.checkpoint_name, seconds=time.perf_counter() - began)
 
-    def _end(self, stopped: bool) -> Row:
-        validation: Mapping[str, Any] = self.validation or {}
-        several = {name: validation[name] for name in ("label_error_percent",) if name in validation}
+    def _end(self, stopped: bool, test: Evaluation | None) -> Row:
+        """Emit the last row, with the figures of the `test`, None if there was none."""
+        tested: Mapping[str, Any] = test or {}
+        several = {name: tested[name] for name in ("label_error_percent",) if name in tested}
         return self._emit(
             "end",
             run=self.config.train.name,
             test_split=self.config.data.test_split,
             stopped=stopped,
-            error_percent=validation.get("error_percent"),
+            error_percent=tested.get("error_percent"),
             **several,
-            loss=validation.get("loss"),
-            num_images=validation.get("num_images"),
+            loss=tested.get("loss"),
+            num_images=tested.get("num_images"),
             images_per_s=self._num_trained / self._train_s if self._train_s else 0.0,
             checkpoint=self.checkpoint_name,
             wall_time_s=time.perf_counter() - self._began,

@@ -74,6 +74,14 @@ class State(_Document):
         validated = self.metrics.get("validated_step") == self.step
         return self.metrics.get("error_percent") if validated else None
 
+    @property
+    def test_error_percent(self) -> float | None:
+        """The same of a run that validates on the test split, None of a run with a split for validation."""
+        data = self.config.get("data")
+        splits: dict[str, Any] = data if isinstance(data, dict) else {}
+        test = splits.get("test_split")
+        return self.error_percent if splits.get("validation_split", test) == test else None
+
 
 def parse_manifest(content: bytes) -> Manifest:
     """Return what `content`, a manifest.json, holds.

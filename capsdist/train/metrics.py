@@ -49,6 +49,7 @@ class _Shape(BaseModel):
     run: str = ""
     preset: str = ""
     data: str = ""
+    validation_split: str | None = None
     test_split: str = ""
     model: str = ""
     network: str = ""

@@ -26,6 +26,7 @@ __all__ = ["Parts", "build_parts", "start_row"]
 class Parts:
     """The parts of one rank. num_parameters: of the network; total_steps: of the whole run.
 
+    validation_folder: the test split's where the run validates on that, None without validation.
     left_out: a line about weights of `train.init_from` that do not fit.
     """
 
@@ -33,6 +34,7 @@ class Parts:
     family: Family
     device: torch.device
     train_folder: str
+    validation_folder: str | None
     test_folder: str
     stream: TrainStream
     transform: Transform
@@ -53,6 +55,7 @@ def start_row(parts: Parts, *, resumed_step: int) -> Row:
         "run": config.train.name,
         "preset": config.preset,
         "data": config.data.name,
+        "validation_split": config.data.validation_split,
         "test_split": config.data.test_split,
         "model": config.model.kind,
         "network": parts.family.title,
@@ -81,9 +84,9 @@ def build_parts(
         DataError, ConfigError, RunError: as `capsdist.train.run_training`.
     """
     data, train = config.data, config.train
-    train_folder, test_folder = split_folders(config)
+    folders = split_folders(config)
     stream = TrainStream(
-        train_folder,
+        folders["train_split"],
         seed=train.seed,
         global_batch_size=train.global_batch_size,
         lanes=data.lanes,
@@ -94,7 +97,9 @@ def build_parts(
         pin=device.type == "cuda",
         partners=data.mixup > 0,
     )
-    check_splits(config, stream.split.index, read_index(test_folder))
+    others = {field: read_index(place) for field, place in folders.items() if field != "train_split"}
+    test = folders["test_split"]
+    check_splits(config, {"train_split": stream.split.index, **others})
     torch.manual_seed(train.seed)
     model = build_model(config.model, config.routing)
     left_out = take_weights(model, read_checkpoint(init_from).engine.model, config) if init_from else None
@@ -103,8 +108,9 @@ def build_parts(
         config=config,
         family=find_family(config.model.kind),
         device=device,
-        train_folder=train_folder,
-        test_folder=test_folder,
+        train_folder=folders["train_split"],
+        validation_folder=None if data.validation_split is None else folders.get("validation_split", test),
+        test_folder=test,
         stream=stream,
         transform=Transform.of(data, train=True),
         mixup=Mixup(data.mixup, config.model.num_classes) if data.mixup else None,

@@ -1,4 +1,4 @@
-"""Check that the splits of a run have enough images and classes that agree.
+"""Which splits a run reads, and whether they have enough images and classes that agree.
 
 Checked before a run by the index alone, and again where training begins.
 """
@@ -6,6 +6,7 @@ Checked before a run by the index alone, and again where training begins.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 from capsdist.config import Config
 from capsdist.console import Log
@@ -19,29 +20,33 @@ from capsdist.train.checkpoint import Checkpoint
 __all__ = ["check_splits", "check_trained_classes", "split_folders"]
 
 
-def split_folders(config: Config) -> tuple[str, str]:
-    """Return where the training and the test split of a run lie: local paths or s3:// URLs."""
+def split_folders(config: Config) -> dict[str, str]:
+    """Return where the splits of a run lie, as `Data.splits` names them: local paths or s3:// URLs."""
     data = config.data
-    return join(data.root, data.name, data.train_split), join(data.root, data.name, data.test_split)
+    return {field: join(data.root, data.name, split) for field, split in data.splits.items()}
 
 
-def check_splits(config: Config, train: SourceIndex, test: SourceIndex) -> None:
-    """Check by their indexes that a run of `config` can train on `train` and be validated on `test`.
+def check_splits(config: Config, indexes: Mapping[str, SourceIndex]) -> None:
+    """Check by the `indexes` of the splits of `split_folders` that a run of `config` can use them.
 
     Raises:
-        DataError: a split has more classes than the network, or both number their classes differently.
+        DataError: a split has more classes than the network, or two number their classes differently.
         ConfigError: `train.global_batch_size` is more than the images there are.
     """
     places = split_folders(config)
-    for place, index in zip(places, (train, test), strict=True):
-        check_num_classes(index, config.model.num_classes, place)
-        check_num_labels(index, config.model.num_labels, place)
-    check_same_classes(
-        train.classes, test.classes, where=places, remedy="pack both with the same list of classes"
-    )
+    train, train_place = indexes["train_split"], places["train_split"]
+    for field, index in indexes.items():
+        check_num_classes(index, config.model.num_classes, places[field])
+        check_num_labels(index, config.model.num_labels, places[field])
+        check_same_classes(
+            train.classes,
+            index.classes,
+            where=(train_place, places[field]),
+            remedy="pack both with the same list of classes",
+        )
     batch, num = config.train.global_batch_size, train.num_samples
     if batch > num:
-        rule = f"is more than the {num:,} images of {places[0]}"
+        rule = f"is more than the {num:,} images of {train_place}"
         raise ConfigError(
             [Problem("train.global_batch_size", batch, rule, f"set --train.global-batch-size {num} or less")]
         )

@@ -91,13 +91,7 @@ class SearchFolder:
         if self.files.read("config.json") is not None:
             rule = "is a training run, not a search"
             raise ConfigError([Problem("train.name", self.name, rule, "choose another --train.name")])
-        try:
-            stored = read_document(self.files, _DEFINITION, _parse_definition)
-        except DocumentError as error:
-            raise RunError(
-                f"{error}; use the version that wrote it, or if this command has the options that the search "
-                "was started with, delete the file and start again; else choose another --train.name"
-            ) from None
+        stored = self._stored()
         if stored is None:
             return config, None
         changed = dict(_differing("space", stored.space, space))
@@ -120,6 +114,28 @@ class SearchFolder:
             )
             raise ConfigError([Problem("train.name", self.name, rule, fix)])
         return config, note
+
+    def as_begun(self, config: Config) -> Config | None:
+        """Return what continues the search where its preset has changed since; see `config.earlier.as_begun`.
+
+        None: it lies in object storage, which may take long to answer before `create` has tried it.
+
+        Raises:
+            RunError: search.json cannot be read.
+        """
+        if self.files.local is None:
+            return None
+        stored = self._stored()
+        return as_begun(config, stored.config)[0] if stored else config
+
+    def _stored(self) -> _Definition | None:
+        try:
+            return read_document(self.files, _DEFINITION, _parse_definition)
+        except DocumentError as error:
+            raise RunError(
+                f"{error}; use the version that wrote it, or if this command has the options that the search "
+                "was started with, delete the file and start again; else choose another --train.name"
+            ) from None
 
     def write_definition(self, config: Config, space: Space, search: Search) -> None:
         """Write down what the search is over."""

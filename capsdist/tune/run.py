@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from capsdist.config import Config
+from capsdist.config import Config, Data
 from capsdist.config.steps import steps_of, total_steps
 from capsdist.console import announced
-from capsdist.errors import ConfigError, Problem
+from capsdist.errors import ConfigError, Problem, RunError
 from capsdist.launch import preflight
 from capsdist.launch.preflight import Machine
 from capsdist.launch.session import names_cluster, prepare_ray, ray_session
@@ -31,9 +31,18 @@ from capsdist.tune.folder import SearchFolder
 from capsdist.tune.journal import JOURNAL_NAME, Journal
 from capsdist.tune.report import SearchResult, in_words, sum_up, table
 from capsdist.tune.source import Refuse, Source
-from capsdist.tune.space import Search, Space, Values, chosen, points, search_problems, with_values
+from capsdist.tune.space import (
+    Search,
+    Space,
+    Values,
+    chosen,
+    points,
+    search_problems,
+    validation_problem,
+    with_values,
+)
 
-__all__ = ["preview", "run_search"]
+__all__ = ["of_trials", "preview", "run_search"]
 
 Show = Callable[[Row], None]
 
@@ -65,15 +74,23 @@ def run_search(config: Config, space: Space, search: Search, show: Show) -> Sear
         show({"kind": "status", "message": text})
 
     folder = SearchFolder(config, log)
+    begun = folder.as_begun(config)  # which may read other splits
+    if begun and (problem := validation_problem(begun)):
+        raise ConfigError([problem])
+    checked = begun or config
     with announced(status, "reading all images once, to compare their checksums"):
-        num_samples = preflight.check_data(config).num_samples
+        num_samples = preflight.check_data(checked).num_samples
     total, grace = _milestones(config, search, num_samples)
     with announced(status, f"trying to write to {folder.files}"):
         folder.create()
     with folder.lock(status) as lock:
         config, note = folder.check_continues(config, space, search)
+        if problem := validation_problem(config):
+            raise ConfigError([problem])
         if note:
             log(f"search {folder.name} {note}")
+            if config.data != checked.data:
+                num_samples = preflight.check_data(config).num_samples
             total, grace = _milestones(config, search, num_samples)
         done = folder.read_result()
         if done is not None and done.max_trials >= search.trials:
@@ -99,9 +116,13 @@ def _first_points(config: Config, space: Space, search: Search) -> list[str]:
     """Return the lines of `preview`.
 
     Raises:
-        ConfigError: no point can be trained, or the trials need more than this machine has.
+        ConfigError: there is no validation, no point can be trained, or the trials need more than there is.
     """
-    space = chosen(space, config)
+    space, begun = chosen(space, config), None
+    with contextlib.suppress(RunError):  # the storage cannot be read now
+        begun = SearchFolder(config).as_begun(config)
+    if problem := validation_problem(preflight.absolute(begun or config)):
+        raise ConfigError([problem])
     machine = None if names_cluster() else preflight.this_machine()
     budget = on_machine(config, search, machine) if machine else None
     refuse = _pricing(config, search, budget)
@@ -209,7 +230,7 @@ class _Start:
             base = budget.lay(self.config)
             train = base.train.model_copy(update={"storage": self.folder.trials})
             plan = Plan(
-                config=base.model_copy(update={"train": train}),
+                config=base.model_copy(update={"train": train, "data": of_trials(base.data)}),
                 max_trials=self.search.trials,
                 concurrency=budget.concurrency,
                 total_steps=self.total_steps,
@@ -240,6 +261,11 @@ class _Start:
 
         search = self.search
         return Source(self.space, search.seed, self.journal.history, refuse, note, search.searcher)
+
+
+def of_trials(data: Data) -> Data:
+    """Return `data` for trials: they test on the validation split, and none looks at the test split."""
+    return data.model_copy(update={"test_split": data.validation_split})
 
 
 def _given(space: Space) -> dict[str, object]:

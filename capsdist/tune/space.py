@@ -15,11 +15,13 @@ from typing import Annotated, Any, Literal, get_args
 from capsdist.config import CapsNetConfig, Config, Loss, Section, problems
 from capsdist.config.rules import section_problems
 from capsdist.config.sections import Bounds, Count, OptionalCount
+from capsdist.data.sets.spec import VALIDATION
 from capsdist.errors import Problem
+from capsdist.launch.preflight import packing_remedy
 
 __all__ = [
     "FIELDS", "RATE", "Search", "Space", "Values", "checked_values", "chosen", "points", "rounded",
-    "search_problems", "with_values",
+    "search_problems", "validation_problem", "with_values",
 ]  # fmt: skip
 
 Values = Mapping[str, int | float | bool]
@@ -177,6 +179,15 @@ def search_problems(config: Config, space: Space, search: Search) -> list[Proble
         *_space_problems(config, space),
         *_config_problems(config, space),
     ]
+
+
+def validation_problem(config: Config) -> Problem | None:
+    """Return why trials around `config` cannot be compared, None if they can."""
+    if config.data.validation_split is not None:
+        return None
+    fix = f"{packing_remedy(config, VALIDATION)}, then set --data.validation-split {VALIDATION}"
+    rule = "has no validation, and a search compares the errors of validations"
+    return Problem("data.validation_split", None, rule, fix)
 
 
 def _scheduler_problems(search: Search) -> Iterator[Problem]:

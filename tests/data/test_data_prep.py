@@ -78,7 +78,7 @@ def digits(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     result = process("pack_digits.py", "--root", root)
     assert (result.returncode, without_progress(result.stderr)) == (0, "")
-    assert result.stdout.count("packed: ") == 2
+    assert result.stdout.count("packed: ") == 4
     return root / "digits"
 
 
@@ -88,6 +88,14 @@ def test_digits_are_stratified_and_disjoint(digits):
     assert np.bincount(test.gather(np.arange(1000))[1]).tolist() == [100] * 10
     images = [split.gather(np.arange(split.index.num_samples))[0] for split in (train, test)]
     assert len(np.unique(np.concatenate(images).reshape(5000, -1), axis=0)) == 5000
+
+
+def test_digits_for_validation_are_a_tenth_of_those_for_training(digits):
+    splits = [Split(digits / name) for name in ("train_part", "validation", "train")]
+    found = [split.gather(np.arange(split.index.num_samples)) for split in splits]
+    assert [np.bincount(labels).tolist() for _, labels in found] == [[360] * 10, [40] * 10, [400] * 10]
+    parts = np.concatenate([images for images, _ in found[:2]]).reshape(4000, -1)
+    assert np.array_equal(np.unique(parts, axis=0), np.unique(found[2][0].reshape(4000, -1), axis=0))
 
 
 def test_digits_are_mixed_in_storage(digits):
@@ -111,11 +119,11 @@ def test_digits_are_always_the_same(digits):
 def test_packing_twice_says_so(digits, command):
     result = command("pack_digits.py", "--root", digits.parent)
     assert result.returncode == 0
-    assert result.stdout.count("already packed: ") == 2
+    assert result.stdout.count("already packed: ") == 4
 
 
 def test_verify_accepts_split_set_and_root(digits, command):
-    for folder, num in ((digits / "train", 1), (digits, 2), (digits.parent, 2)):
+    for folder, num in ((digits / "train", 1), (digits, 4), (digits.parent, 4)):
         result = command("verify.py", folder)
         assert (result.returncode, result.stdout.count("intact: ")) == (0, num)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+sys.path.insert(1, str(Path(__file__).parents[1] / "data"))
 from ranks import Ranks
 from small_run import write_data
 

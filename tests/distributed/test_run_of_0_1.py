@@ -37,7 +37,11 @@ def todays(run: RunFolder, **sections: dict[str, object]) -> Config:
     new = {
         "model": {"primary_coupling": preset.model.primary_coupling},
         "optim": {"epsilon_placement": preset.optim.epsilon_placement},
-        "data": {"last_batch": preset.data.last_batch},
+        "data": {
+            "last_batch": preset.data.last_batch,
+            "validation_split": preset.data.validation_split,
+        },
+        "train": {"keep_best": preset.train.keep_best},
     }
     values = stored.model_dump()
     for changes in (new, sections):
@@ -57,9 +61,12 @@ def test_it_goes_on_unchanged(run: RunFolder, tmp_path: Path, monkeypatch: pytes
     write_data(Path("data"), as_version_1=True)
     config, note = run.as_begun(todays(run))
     assert note is not None
+    assert (config.data.validation_split, config.train.keep_best) == ("test", 1)
     run.check_continues(config, 26)
     rows = run_small(config, tmp_path / "checkpoints", CHECKPOINT)
     assert losses(rows) == pytest.approx(EXPECTED["losses"], rel=1e-4)
+    assert [row["step"] for row in rows if row["kind"] == "validation"] == [8, 12]
+    assert [row for row in rows if row["kind"] == "test"] == []
 
 
 def test_the_mutant_todays_preset_would_go_on_otherwise(run: RunFolder) -> None:

@@ -24,7 +24,7 @@ config = config.model_copy(update={{
 
 def test_the_loop_saves_what_evaluate_finds(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    for split in ("train", "test"):
+    for split in ("train_part", "validation", "test"):
         images = rng.integers(0, 256, (20, 1, 28, 28), dtype=np.uint8)
         write_split(tmp_path / "data/digits" / split, images, np.arange(20) % 10, classes=list("0123456789"))
     script = LOOP.replace(f"config = {PRESET}\n", f"config = {TINY}")

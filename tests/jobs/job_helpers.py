@@ -30,6 +30,7 @@ TINY_FLAGS = [
     "--model.decoder-hidden", "8", "9",
     f"--train.global-batch-size={BATCH}", "--data.lanes=4", "--data.window=16", "--train.precision=fp32",
     "--data.name=tiny", "--train.log-every-steps=3", "--optim.epsilon-placement=pytorch",
+    "--data.train-split=train", "--data.validation-split=test",
 ]  # fmt: skip
 
 

@@ -228,6 +228,7 @@ def test_a_configuration_file_that_is_not_there(capsys):
 def test_check_names_problems_of_data_machine_and_values_together(capsys):
     write_tiny(Path("data"), name="digits")
     argv = ["--check", "--routing.iterations=0", "--train.num-workers=99", "--train.global-batch-size=4096"]
+    argv += ["--data.train-split=train", "--data.validation-split=test"]
     assert run_job("A job.", ["digits_quickstart"], argv=argv) == INVALID
     shown = capsys.readouterr().err
     for part in (

@@ -178,6 +178,16 @@ def test_a_result_that_its_checkpoint_contradicts_is_passed_over(tmp_path):
     assert warning.endswith("/result.json says error_percent 0.5, step_00000007 says 2.5")
 
 
+def test_a_result_is_not_compared_with_the_error_of_another_split(tmp_path):
+    warnings: list[str] = []
+    run = RunFolder(tmp_path, warnings.append)
+    summary = RunSummary("first", str(tmp_path), "done", 7, 2.5, None, 1.5)
+    run.write_result(summary)
+    save_tiny(tmp_path, 7, 1.5, config=with_field("data.validation_split", "validation"))
+    assert run.read_result() == summary
+    assert warnings == []
+
+
 @pytest.mark.parametrize("classes", [None, ("dot", "ring")])
 def test_only_a_result_of_version_0_1_has_no_checksum(tmp_path, classes):
     """Its checkpoints name no classes. From a later result the checksum was lost, and perhaps more."""

@@ -16,8 +16,8 @@ from capsdist.errors import ConfigError, DataError, RunError
 from capsdist.tune.folder import SearchFolder
 from capsdist.tune.journal import FINISHED
 from capsdist.tune.report import rows_of, sum_up
-from capsdist.tune.run import preview, run_search
-from capsdist.tune.space import Search, Space, with_values
+from capsdist.tune.run import of_trials, preview, run_search
+from capsdist.tune.space import Search, Space, validation_problem, with_values
 
 SPACE, SEARCH = Space(iterations=(1, 3)), Search(trials=3, concurrency=1)
 
@@ -136,6 +136,9 @@ def test_a_search_of_0_1_goes_on_as_it_began(tmp_path):
     Path(folder.files.path("search.json")).write_text(json.dumps(sections))
     config, note = folder.check_continues(today, SPACE, SEARCH)
     assert (config.model.primary_coupling, config.data.last_batch) == (False, "short")
+    assert folder.as_begun(today) == config
+    assert validation_problem(config) is None  # today's preset has no validation
+    assert validation_problem(today) is not None
     assert note is not None
     assert note.startswith("continues as version 0.1 began it: model.primary_coupling=False not True, ")
     asked = changed(today, "optim.learning_rate", 0.5)
@@ -254,3 +257,20 @@ def test_optuna_is_missed_before_anything_starts(config, monkeypatch):
 def test_with_something_to_try_ray_would_start(config):
     with pytest.raises(AssertionError, match="Ray would start"):
         run_search(config, SPACE, SEARCH, print)
+
+
+def test_a_search_without_validation_is_refused_in_one_line(config, tmp_path):
+    without = changed(changed(config, "data.validation_split", None), "train.keep_best", 0)
+    with pytest.raises(
+        ConfigError, match=r"data.validation_split=None: has no validation, .*pack it"
+    ) as caught:
+        run_search(without, SPACE, SEARCH, print)
+    assert "\n" not in str(caught.value)
+    assert [problem.field for problem in preview(without, SPACE, SEARCH)[0]] == ["data.validation_split"]
+    assert not Path(SearchFolder(without).files.path("search.json")).exists()
+
+
+def test_trials_do_not_look_at_the_test_split(config):
+    data = of_trials(changed(config, "data.validation_split", "validation").data)
+    assert data.splits == {"train_split": "train", "test_split": "validation"}
+    assert of_trials(config.data) == config.data  # a search of version 0.1: on the test split

@@ -57,6 +57,17 @@ def test_a_search_that_cannot_be_is_refused_in_one_line(place):
     )
 
 
+@pytest.mark.parametrize("more", [[], ["--check"]])
+def test_a_search_without_validation_is_refused_with_the_command_of_the_packer(tmp_path, more):
+    done = run_job_file(JOB, "--preset=mnist_paper", *more, cwd=tmp_path)
+    assert done.returncode == 2
+    [error] = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: data.validation_split=None: has no validation, ")
+    assert "pack mnist --validation 0.1`" in error
+    assert error.endswith("--data.train-split train_part, then set --data.validation-split validation")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_data_is_a_failure_in_one_line(tmp_path):
     done = run_job_file(JOB, *TINY_FLAGS, cwd=tmp_path)
     assert done.returncode == 1

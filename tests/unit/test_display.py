@@ -155,3 +155,9 @@ PROGRESS = {"kind": "progress", "doing": ODD, "done": 1, "total": 9}
 def test_texts_of_others_are_shown_as_they_are(rows: list[dict[str, Any]]) -> None:
     assert any(ODD in line for line in plain(*rows))
     assert ODD in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_terminal(*rows, width=200))
+
+
+def test_validations_name_the_split_that_they_are_on() -> None:
+    lines = plain(START | {"validation_split": "validation"}, VALIDATION, {"kind": "test", "step": 63}, END)
+    assert lines[2].endswith("validation, 1,000 images")
+    assert lines[-1] == LAST  # the test: told by the row of the end

@@ -31,6 +31,7 @@ def test_a_field_that_0_1_did_not_have_means_what_it_did() -> None:
     config = Config()
     assert not config.model.primary_coupling
     assert (config.optim.epsilon_placement, config.data.last_batch) == ("pytorch", "short")
+    assert Config.model_validate({"data": {"test_split": "other"}}).data.validation_split == "other"
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -44,7 +45,8 @@ def test_the_note_names_every_field_and_the_way_to_todays_preset() -> None:
     assert note == (
         "continues as version 0.1 began it: model.primary_coupling=False not True, "
         "optim.epsilon_placement='pytorch' not 'tensorflow', data.last_batch='short' not 'carry', "
-        "train.precision='auto' not 'fp32'; another --train.name gets today's preset"
+        "train.precision='auto' not 'fp32', data.validation_split='test' not None, "
+        "train.keep_best=1 not 0; another --train.name gets today's preset"
     )
 
 
@@ -58,3 +60,23 @@ def test_a_run_of_today_with_one_old_field_is_no_run_of_0_1() -> None:
     config = get_preset("cifar10_official")
     stored = with_values(config, data__last_batch="short")
     assert as_begun(config, stored) == (config, None)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_run_that_began_before_there_was_validation_validates_on_its_test_split(name: str) -> None:
+    """The other fields are today's: it is a run of this version's development."""
+    begun = get_preset(name).model_dump(mode="json")
+    del begun["data"]["validation_split"]
+    begun["data"] |= {"train_split": "train", "test_split": "held_out"}
+    begun["train"]["keep_best"] = 1
+    stored = Config.model_validate(begun)
+    asked = with_values(get_preset(name), data__test_split="held_out")
+    found, note = as_begun(asked, stored)
+    assert found == stored
+    assert note is not None
+    assert "data.validation_split='held_out' not " in note
+
+
+def test_validation_that_was_asked_for_is_refused_as_another_configuration() -> None:
+    asked = with_values(get_preset("mnist_paper"), data__validation_split="validation")
+    assert as_begun(asked, BEGUN["mnist_paper"])[0].data.validation_split == "validation"

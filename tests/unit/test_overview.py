@@ -22,7 +22,7 @@ from capsdist.analysis.drawing import Samples, draw_overview, headline, percent_
 from capsdist.analysis.overview import overview, pick_samples
 from capsdist.config import BaselineCNNConfig, CapsNetConfig, Config, Data
 from capsdist.data import write_split
-from capsdist.errors import RunError
+from capsdist.errors import DataError, RunError
 from capsdist.models import build_model
 from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
 
@@ -277,3 +277,57 @@ assert "matplotlib" in sys.modules
 assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def with_validation(split: str | None, tested: bool) -> list[dict[str, Any]]:
+    """Event rows of a run with a split for validation, or without validation, and of its test."""
+    rows = [row for row in rows_of(10, best=3.0) if split is not None or row["kind"] != "validation"]
+    rows[0] |= {"validation_split": split, "test_split": "test"}
+    table = np.eye(10, dtype=int).tolist()
+    test = {
+        "kind": "test",
+        "step": 40,
+        "loss": 0.5,
+        "num_images": 1234,
+        "error_percent": 4.0,
+        "confusion": table,
+    }
+    return [*rows, test] if tested else rows
+
+
+@pytest.mark.parametrize(
+    ("split", "tested", "words", "title", "labels"),
+    [
+        ("validation", True, "4.00 % of 1,234 test images", "test", ["training", "validation", "test"]),
+        ("validation", False, "3.00 % of 6,000 validation images", "validation", ["training", "validation"]),
+        (None, True, "4.00 % of 1,234 test images", "test", ["training", "test"]),
+        ("test", False, "3.00 % of 6,000 test images", "test", ["training", "test"]),
+    ],
+)
+def test_the_figure_tells_validation_from_test(split, tested: bool, words: str, title: str, labels) -> None:
+    rows = with_validation(split, tested)
+    assert headline(rows).endswith(f"error {words}")
+    figure = draw_overview(rows, samples_of(5, 10), DIGITS)
+    loss, error, confusion = figure.axes[:3]
+    assert [line.get_label() for line in error.lines] == labels
+    assert len(loss.lines) == (2 if split is None else 3)
+    assert confusion.get_title("left") == f"Confusions of the last {title}"
+    assert overlapping_texts(figure) == []
+    [heading] = [each for each in drawn_texts(figure) if "below each its reconstruction" in each.get_text()]
+    assert heading.get_text().startswith("Validation" if title == "validation" else "Test")
+    number = "4.00" if tested else "3.00"
+    assert [text.get_text() for text in error.texts] == [number]
+
+
+def test_images_are_of_the_test_split_only_after_the_test(tmp_path: Path) -> None:
+    data = Data(name="made", root=str(tmp_path / "data"), shift=0, validation_split="validation")
+    config = Config(model=CapsNetConfig(**TINY), data=data)
+    run = make_run(tmp_path, config)
+    test, other = tmp_path / "data/made/test", tmp_path / "data/made/validation"
+    test.rename(other)
+    assert Path(overview(run)).exists()
+    rows = [*map(json.loads, (run / "metrics.jsonl").read_text().splitlines())]
+    rows.append({"kind": "test", "step": 40, "loss": 0.5, "num_images": 40, "error_percent": 4.0})
+    (run / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    with pytest.raises(DataError, match="made/test"):
+        overview(run)

@@ -76,3 +76,14 @@ def test_cifar_is_as_in_section_7(name: str) -> None:
     assert config.routing.none_of_the_above
     assert (config.routing.iterations, config.model.primary_types) == (3, 64)
     assert (config.model.in_channels, config.model.image_size, config.data.crop) == (3, 24, 24)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_of_papers_train_on_everything_and_the_others_validate(name: str) -> None:
+    config = get_preset(name)
+    if name in ("digits_quickstart", "capsnet_small"):
+        assert (config.data.validation_split, config.train.keep_best) == ("validation", 1)
+    else:
+        assert (config.data.train_split, config.data.validation_split) == ("train", None)
+        assert config.train.keep_best == 0
+    assert config.data.test_split == "test"

@@ -11,9 +11,9 @@ def cifar10_paper() -> Config:
     return Config(
         model=CapsNetConfig(in_channels=3, image_size=24, primary_types=64, decoder=True),
         routing=Routing(none_of_the_above=True),
-        data=Data(name="cifar10", shift=0, crop=24),
+        data=Data(name="cifar10", validation_split=None, shift=0, crop=24),
         optim=Optim(epsilon_placement="tensorflow"),
-        train=Train(name="cifar10", epochs=100),
+        train=Train(name="cifar10", epochs=100, keep_best=0),
     )
 
 
@@ -34,6 +34,7 @@ def cifar10_official() -> Config:
         loss=Loss(margin_reduction="official"),
         data=Data(
             name="cifar10",
+            validation_split=None,
             shift=0,
             crop=24,
             flip=True,
@@ -43,7 +44,12 @@ def cifar10_official() -> Config:
             last_batch="carry",
         ),
         optim=Optim(epsilon_placement="tensorflow"),
-        train=Train(name="cifar10-official", epochs=1536, precision="fp32"),  # 600,000 steps of 128
+        train=Train(
+            name="cifar10-official",
+            epochs=1536,  # 600,000 steps of 128
+            precision="fp32",
+            keep_best=0,
+        ),
     )
 
 

@@ -8,9 +8,9 @@ from capsdist.config.schema import Config, Data, Optim, Train
 def fashion_mnist_paper() -> Config:
     """The paper's MNIST network and training on Fashion-MNIST; no figure in the paper."""
     return Config(
-        data=Data(name="fashion_mnist"),
+        data=Data(name="fashion_mnist", validation_split=None),
         optim=Optim(epsilon_placement="tensorflow"),
-        train=Train(name="fashion-mnist", epochs=50),
+        train=Train(name="fashion-mnist", epochs=50, keep_best=0),
     )
 
 

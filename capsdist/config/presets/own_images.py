@@ -10,7 +10,7 @@ def capsnet_small() -> Config:
     """A small capsule network that fits the images of any packed set; minutes on 2 CPU cores."""
     return Config(
         model=CapsNetConfig(from_data=True, conv_channels=32, primary_types=8, decoder_hidden=(128, 256)),
-        data=Data(name="mine"),
+        data=Data(name="mine", validation_split="validation"),
         train=Train(name="mine", num_workers=2, epochs=20, global_batch_size=32),
     )
 

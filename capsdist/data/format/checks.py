@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import xxhash
@@ -17,7 +17,10 @@ from capsdist.data.format.source import SourceIndex
 from capsdist.data.format.split import Split, read_shard
 from capsdist.errors import DataError
 
-__all__ = ["check_num_classes", "check_num_labels", "check_split", "verify_split"]
+__all__ = ["Observe", "check_num_classes", "check_num_labels", "check_split", "verify_split"]
+
+Observe = Callable[[int, Mapping[str, np.ndarray]], None]
+"""Called as observe(first, fields): the id of the first of n samples, and arrays [n, ...] by field."""
 
 
 def check_split(
@@ -83,10 +86,13 @@ def check_num_labels(index: SourceIndex, num_labels: int, place: str) -> None:
         )
 
 
-def verify_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
+def verify_split(
+    folder: str | os.PathLike[str], *, remedy: str = "", observe: Observe | None = None
+) -> Index:
     """Compare every stored shard with its sha256, and the headers of its members with the index.
 
-    So is everything that `check_split` checks. A split on S3 is downloaded wholly, past the cache.
+    So is everything that `check_split` checks. A split on S3 is downloaded wholly, past the cache. `observe`
+    gets the samples of each block of a shard that is right.
 
     Raises:
         DataError: as `check_split`; a header of the tar file that does not agree with the index.
@@ -94,12 +100,16 @@ def verify_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
     index, place = check_split(folder, remedy=remedy), SplitFolder(folder)
     for number, shard in enumerate(index.shards):
         content, path = place.stored(shard, remedy), place.path(shard)
-        read_shard(content, index, number, path, remedy)
+        blocks = read_shard(content, index, number, path, remedy)
         _check_blocks(content, index, number, path, remedy)
         if (found := _members(content)) != (expected := _expected_members(index, number)):
             wrong = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)
             text = f"has {wrong[0]} where its index says {wrong[1]}" if wrong else "has other members"
             raise DataError(f"{path}: {text}; {remedy or KEPT}")
+        if observe:
+            starts = range(int(index.shard_starts[number]), index.num_samples, index.block_size)
+            for start, block in zip(starts, blocks, strict=False):
+                observe(start, block)
     return index
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from math import prod
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +20,10 @@ from capsdist.errors import DataError
 
 __all__ = [
     "ArraySamples", "FieldType", "GeneratedSamples", "Part", "PartSamples", "Samples", "SelectedSamples",
-    "in_memory",
+    "in_memory", "sample_bytes",
 ]  # fmt: skip
+
+_SPAN_BYTES = 64 << 20  # of samples, selected or not, that a selection reads at once
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ class GeneratedSamples:
 
 
 class SelectedSamples:
-    """The samples `ids`, ascending, of other samples.
+    """The samples `ids`, ascending, of other samples; those between them are read too, 64 MiB at a time.
 
     Raises:
         DataError: `ids` are not ascending or lie outside the samples.
@@ -216,6 +219,7 @@ class SelectedSamples:
         if len(ids) and not (ids[0] >= 0 and ids[-1] < len(samples) and (np.diff(ids) > 0).all()):
             raise DataError(f"numbers of samples are not ascending within 0..{len(samples) - 1}; sort them")
         self._samples, self._ids = samples, ids
+        self._span = max(1, _SPAN_BYTES // sample_bytes(samples.fields))
 
     def __len__(self) -> int:
         return len(self._ids)
@@ -229,8 +233,19 @@ class SelectedSamples:
         """Return samples start .. stop - 1 of the selection; see `Samples`."""
         _check_range(self, start, stop)
         ids = self._ids[start:stop]
-        first, last = (int(ids[0]), int(ids[-1]) + 1) if len(ids) else (0, 0)
-        return {name: array[ids - first] for name, array in self._samples.read(first, last).items()}
+        if not len(ids):
+            return self._samples.read(0, 0)
+        pieces = []
+        for part in np.split(ids, np.flatnonzero(np.diff((ids - ids[0]) // self._span)) + 1):
+            first, last = int(part[0]), int(part[-1]) + 1
+            read = self._samples.read(first, last)
+            pieces.append({name: array[part - first] for name, array in read.items()})
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+
+def sample_bytes(fields: Mapping[str, FieldType]) -> int:
+    """Return the bytes of all fields of one sample."""
+    return sum(field.dtype.itemsize * prod(field.shape) for field in fields.values())
 
 
 def in_memory(splits: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, Samples]:

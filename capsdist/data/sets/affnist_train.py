@@ -58,4 +58,5 @@ AFFNIST_TRAIN = DatasetSpec(
     classes=tuple("0123456789"),
     load=_load,
     source="As for mnist; the images are made from it.",
+    together=("digit",),
 )

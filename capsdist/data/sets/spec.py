@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     Load = Callable[[Path | None, Path, str], Mapping[str, Samples | tuple[np.ndarray, np.ndarray]]]
 
-__all__ = ["DATASETS", "SPLITS", "TRAIN_TEST", "DatasetSpec", "find_dataset"]
+__all__ = ["DATASETS", "SPLITS", "TRAIN_PART", "TRAIN_TEST", "VALIDATION", "DatasetSpec", "find_dataset"]
 
 DATASETS = {
     "mnist": "capsdist.data.sets.mnist:MNIST",
@@ -39,6 +39,7 @@ DATASETS = {
 """Import paths of the data sets that have a name."""
 
 SPLITS = {
+    "digits": ("train", "train_part", "validation", "test"),
     "affnist": ("test",),
     "affnist_like": ("test",),
     "smallnorb_azimuth": ("train", "validation", "test"),
@@ -47,6 +48,9 @@ SPLITS = {
 """Splits of those that have others than `TRAIN_TEST`; here, so that `--check` imports no data set."""
 
 TRAIN_TEST = ("train", "test")
+
+VALIDATION, TRAIN_PART = "validation", "train_part"
+"""Splits of the images of `train`: those for validation, and the others."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,8 @@ class DatasetSpec:
         splits: the splits that `load` returns.
         further_splits: splits that `load` returns as well if the folder `--source` holds a file: split to
             name of the file.
+        together: fields whose values tell samples that belong together: none of those is for validation while
+            another is for training.
         run: ``run(command, argv)`` packs a set that has options of its own, in the place of `load`, and
             returns the exit status.
     """
@@ -79,7 +85,13 @@ class DatasetSpec:
     licence: str = ""
     splits: tuple[str, ...] = TRAIN_TEST
     further_splits: Mapping[str, str] = field(default_factory=dict)
+    together: tuple[str, ...] = ()
     run: Callable[[str, Sequence[str]], int] | None = None
+
+    @property
+    def can_be_divided(self) -> bool:
+        """Whether a part of `train` can be taken for validation: there is no such split yet."""
+        return "train" in self.splits and VALIDATION not in self.splits
 
     def splits_of(self, source: Path | None) -> tuple[str, ...]:
         """Return the names of the splits that `load` returns for `source`."""

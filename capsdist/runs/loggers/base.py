@@ -24,6 +24,7 @@ _IDENTIFIERS = "loggers.json"
 _CURVES = {
     "train": ("loss", "error_percent", "learning_rate", "grad_norm", "images_per_s"),
     "validation": ("loss", "error_percent"),
+    "test": ("loss", "error_percent"),
 }
 """By kind of row: endings of the names that are drawn, so that every loss of a family is."""
 

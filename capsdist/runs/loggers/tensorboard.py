@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["TensorBoardLogger"]
 
 _FOLDER = "tensorboard"
-_COMPARED = ("validation/error_percent", "validation/loss")
+_COMPARED = ("validation/error_percent", "validation/loss", "test/error_percent")
 """Curves that the table of hyper-parameters shows."""
 
 
@@ -33,7 +33,7 @@ class TensorBoardLogger(Logger):
         if self._writer:
             for name, value in curves(row).items():
                 self._writer.add_scalar(name, value, row["step"])
-            if row["kind"] == "validation":
+            if row["kind"] in ("validation", "test"):
                 self._writer.flush()
 
     def image(self, name: str, pixels: np.ndarray, step: int) -> None:
