@@ -50,7 +50,7 @@ quickstart: $(VENV)/.quickstart  ## train the paper's network on 3,600 real digi
 	@$(BIN)/python jobs/train_mnist.py --preset digits_quickstart
 
 lint: $(VENV)/.install  ## ruff, pyright, import-linter
-	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --no-cache .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright
 	@PYTHONPATH=. $(BIN)/lint-imports

@@ -1,6 +1,5 @@
 """Configuration: schema, rules and presets. Imports neither torch nor ray."""
 
-from capsdist.config.images import image_shape
 from capsdist.config.models import (
     BaselineCNNConfig,
     CapsNetConfig,
@@ -14,6 +13,7 @@ from capsdist.config.presets import PRESETS, get_preset
 from capsdist.config.rules import problems, validate
 from capsdist.config.schema import Config, Data, Launch, Optim, Train
 from capsdist.config.sections import Section
+from capsdist.config.shapes import image_shape
 
 __all__ = [
     "PRESETS", "BaselineCNNConfig", "CapsNetConfig", "Config", "Data", "Family", "Launch", "Loss",

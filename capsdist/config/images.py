@@ -9,10 +9,7 @@ from pydantic import ValidationError, WrapValidator
 if TYPE_CHECKING:
     from pydantic import ValidatorFunctionWrapHandler
 
-    from capsdist.config.models import NetworkConfig
-    from capsdist.config.schema import Config
-
-__all__ = ["Size", "image_shape", "sides", "size_option", "size_text", "stored_shape"]
+__all__ = ["Size", "sides", "size_option", "size_text"]
 
 
 def _read_size(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -40,15 +37,3 @@ def size_option(size: int | tuple[int, int]) -> str:
 def size_text(size: int | tuple[int, int]) -> str:
     """Return a `Size` for people."""
     return " x ".join(map(str, size)) if isinstance(size, tuple) else str(size)
-
-
-def image_shape(model: NetworkConfig) -> tuple[int, int, int]:
-    """Return (C, H, W) of an image as the network sees it."""
-    return (model.in_channels, *sides(model.image_size))
-
-
-def stored_shape(config: Config) -> tuple[int, int | None, int | None]:
-    """Return (C, H, W) that stored images must have; a side is None where cropping or resizing decides it."""
-    channels, height, width = image_shape(config.model)
-    fitted = config.data.crop or config.data.resize
-    return (channels, None, None) if fitted else (channels, height, width)

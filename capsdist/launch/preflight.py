@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config, problems
-from capsdist.config.images import stored_shape
+from capsdist.config.shapes import stored_shape
 from capsdist.console import Log, command_line
 from capsdist.data.format.packed import INDEX_NAME
 from capsdist.data.sets.spec import DATASETS, SPLITS, TRAIN_PART, TRAIN_TEST, VALIDATION

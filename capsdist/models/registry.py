@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from capsdist.config.capsnet_rules import capsnet_problems
-from capsdist.config.images import image_shape
 from capsdist.config.models import (
     BaselineCNNConfig,
     CapsNetConfig,
@@ -19,6 +18,7 @@ from capsdist.config.models import (
     NoOptions,
     Routing,
 )
+from capsdist.config.shapes import image_shape
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

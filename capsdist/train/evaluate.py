@@ -14,8 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from capsdist.config import Config
-from capsdist.config.images import stored_shape
 from capsdist.config.models import find_family
+from capsdist.config.shapes import stored_shape
 from capsdist.console import Log, announced
 from capsdist.data import Transform, check_split, eval_batches, read_index
 from capsdist.data.format.checks import check_num_labels

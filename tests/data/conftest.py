@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from version_1 import write_version_1
 
 from capsdist.data import Index, read_index, write_split
+from version_1 import write_version_1
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from version_1 import KINDS
 
 from capsdist.data import Split, TrainStream
 from capsdist.errors import DataError
+from version_1 import KINDS
 
 REMEDY = "pack the set again, intact shards are kept"
 

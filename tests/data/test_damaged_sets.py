@@ -16,10 +16,10 @@ import pytest
 import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from version_1 import KINDS, write_version_1
 
 from capsdist.data import Split, check_split, read_index, verify_split, write_split
 from capsdist.errors import DataError
+from version_1 import KINDS, write_version_1
 
 FEW = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 NUM = 70

@@ -15,12 +15,12 @@ import pytest
 import webdataset
 import xxhash
 import zstandard
-from version_1 import KINDS, write_version_1
 from webdataset.writer import TarWriter
 
 from capsdist.data import Split, read_index, verify_split, write_split
 from capsdist.data.format.blocks import npy_bytes
 from capsdist.errors import DataError
+from version_1 import KINDS, write_version_1
 
 SIZES = [(2, 1, 1), (7, 3, 5), (103, 8, 30), (64, 8, 32), (65, 8, 32), (50, 1024, 8192)]
 

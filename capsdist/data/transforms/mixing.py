@@ -67,8 +67,8 @@ def soft_targets(labels: Tensor, partner_labels: Tensor, weights: Tensor, num_cl
     """Return the shares of the classes, float32 [b, J]: weight of the own class, the rest of the partner's.
 
     labels, partner_labels: int64 [b], or sets [b, K]; weights: float32 [b]. Of single labels each row sums
-    to 1. Losses that are linear in the
-    targets, as margin loss and cross-entropy, are the weighted means of the losses of both labels.
+    to 1. Losses that are linear in the targets, as margin loss and cross-entropy, are the weighted means of
+    the losses of both labels.
     """
     own, partner = (class_mask(each, num_classes).float() for each in (labels, partner_labels))
     return weights[:, None] * own + (1 - weights[:, None]) * partner
