@@ -65,6 +65,13 @@ def _verify(argv: Sequence[str]) -> int:
     return _parsed(verify, "verify", argv) or DONE
 
 
+def _index(argv: Sequence[str]) -> int:
+    """make tar files of encoded images (webdataset) a readable data set: capsdist index FOLDER [options]"""
+    from capsdist.cli.index import index
+
+    return _parsed(index, "index", argv) or DONE
+
+
 def _runs(argv: Sequence[str]) -> int:
     """list the runs in a folder: capsdist runs [FOLDER]"""
     from capsdist.cli.runs import runs
@@ -85,6 +92,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "predict": _predict,
     "pack": _pack,
     "verify": _verify,
+    "index": _index,
     "tune": _tune,
     "runs": _runs,
     "check-cluster": _check_cluster,

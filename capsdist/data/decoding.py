@@ -101,8 +101,9 @@ def _fit(image: Image.Image, pixels: np.ndarray, size: tuple[float, float] | Non
     if image.size != (width, height):
         full_height, full_width = size or (image.height, image.width)
         scale = min(full_height / height, full_width / width)
-        left, top = (full_width - width * scale) / 2, (full_height - height * scale) / 2
-        box = (left, top, left + width * scale, top + height * scale)
+        # Rounding may place an edge outside, by the last digit of a float.
+        left, top = max(0.0, (full_width - width * scale) / 2), max(0.0, (full_height - height * scale) / 2)
+        box = (left, top, min(full_width, left + width * scale), min(full_height, top + height * scale))
         image = image.resize((width, height), Resampling.BILINEAR, box=box)
     pixels[:] = np.asarray(image).reshape(height, width, channels)
 
