@@ -110,9 +110,10 @@ class EncodedIndex:
 
     @cached_property
     def field(self) -> Mapping[str, Field]:
-        """The fields of a sample by name; `image` has the shape that the reader returns."""
-        image = Field(IMAGE, "|u1", self.image_shape)
-        return {field.name: field for field in (image, *self.other_fields)}
+        """The fields of a sample by name; `image` has the shape that the reader returns, if that is known."""
+        known = self.decode_size or self.stored_size
+        image = [Field(IMAGE, "|u1", self.image_shape)] if known else []
+        return {field.name: field for field in (*image, *self.other_fields)}
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
