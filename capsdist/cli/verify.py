@@ -27,19 +27,23 @@ def _splits(folder: str) -> list[str]:
     return sorted(join(str(files.local or folder), parent) if parent else folder for parent in parents)
 
 
-def _options(split: str) -> str:
+def _options(split: str, decode_size: int) -> str:
     from capsdist.data.statistics import channel_statistics
 
-    mean, std = (" ".join(f"{value:g}" for value in values) for values in channel_statistics(split))
+    mean, std = (
+        " ".join(f"{value:g}" for value in values)
+        for values in channel_statistics(split, decode_size=decode_size)
+    )
     return f"--data.normalise-mean {mean} --data.normalise-std {std}"
 
 
-def verify(folder: str = "data", /, statistics: bool = False) -> None:
+def verify(folder: str = "data", /, statistics: bool = False, decode_size: int = 0) -> None:
     """Check every shard of all packed splits in a folder; on S3 all of it is downloaded.
 
     Args:
         folder: A split, a data set, or the root of all data sets; a path or an s3:// URL.
         statistics: Also print mean and standard deviation of each channel, as options of a training.
+        decode_size: Side to which encoded images of different sizes are decoded for the statistics.
     """
     found = _splits(folder)
     if not found:
@@ -51,7 +55,7 @@ def verify(folder: str = "data", /, statistics: bool = False) -> None:
                 index = verify_split(split)
             print(f"intact: {summary(split, index)}")
             if statistics:
-                print(f"  {_options(split)}")
+                print(f"  {_options(split, decode_size)}")
         except DataError as error:
             print(f"damaged: {error}")
             damaged.append(split)
