@@ -129,7 +129,7 @@ class Predictor:
         """Return the pixels of an image file, uint8 [C, H, W].
 
         A file of another size is scaled and cut as `capsdist pack folder` does, unless the network crops or
-        resizes what it is given.
+        resizes what it is given. Of encoded images it gets the size that they were decoded to in training.
         """
         model, data = self.config.model, self.config.data
         if model.in_channels not in (1, 3):
@@ -138,7 +138,9 @@ class Predictor:
             )
         try:
             content = path.read_bytes()
-            size = image_size(content) if data.crop or data.resize else sides(model.image_size)
+            size = sides(data.decode_size or model.image_size)
+            if not data.decode_size and (data.crop or data.resize):
+                size = image_size(content)
             pixels = np.empty((*size, model.in_channels), np.uint8)
             decode_into(content, pixels)
         except (OSError, DataError) as error:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from capsdist.analysis.drawing import COLUMNS, Samples, displayable, draw_overview
 from capsdist.config import Config
 from capsdist.console import Log
-from capsdist.data import Transform, eval_batches, read_index
+from capsdist.data import Transform, eval_batches
+from capsdist.data.format.source import open_split
 from capsdist.errors import DocumentError, RunError
 from capsdist.ops.predictions import largest, missed_labels
 from capsdist.runs.checkpoints import newest_verified
@@ -53,7 +54,7 @@ def overview(run_dir: str | Path, *, data_root: str | Path | None = None, log: L
     root = config.data.root if data_root is None else data_root
     split = join(root, config.data.name, _shown_split(config, rows))
     samples = pick_samples(config, network, split, num_columns=2 * COLUMNS)
-    figure = draw_overview(rows, samples, read_index(split).classes)
+    figure = draw_overview(rows, samples, open_split(split).index.classes)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     files.write(OVERVIEW, drawn.getvalue())
@@ -98,7 +99,7 @@ def _read_images(config: Config, split: str | Path, limit: int = 1000) -> tuple[
     network_sees = Transform.of(config.data, train=False)
     people_see = replace(network_sees, standardise=False, normalise_mean=(), normalise_std=())
     seen, shown, labels = [], [], []
-    for batch in eval_batches(split, batch_size=500):
+    for batch in eval_batches(split, batch_size=500, decode_size=config.data.decode_size):
         real = batch.weights > 0
         seen.append(network_sees(batch.images, batch.sample_ids, 0, 0)[real])
         shown.append(people_see(batch.images, batch.sample_ids, 0, 0)[real])

@@ -72,6 +72,13 @@ def _show(argv: Sequence[str]) -> int:
     return show(argv)
 
 
+def _index(argv: Sequence[str]) -> int:
+    """make tar files of encoded images (webdataset) a readable data set: capsdist index FOLDER [options]"""
+    from capsdist.cli.index import index
+
+    return _parsed(index, "index", argv) or DONE
+
+
 def _runs(argv: Sequence[str]) -> int:
     """list the runs in a folder: capsdist runs [FOLDER]"""
     from capsdist.cli.runs import runs
@@ -93,6 +100,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "pack": _pack,
     "verify": _verify,
     "show": _show,
+    "index": _index,
     "tune": _tune,
     "runs": _runs,
     "check-cluster": _check_cluster,

@@ -12,6 +12,7 @@ import tyro
 
 from capsdist.cli.flags import with_flags
 from capsdist.config import CapsNetConfig, Config, Data, get_preset, problems
+from capsdist.config.images import sides
 from capsdist.console import DONE, announced, log
 from capsdist.errors import ConfigError, DataError
 from capsdist.storage.documents import printable
@@ -55,10 +56,12 @@ def show(argv: Sequence[str]) -> int:
     with announced(log, f"reading {asked.split}"):
         from capsdist.data.format.source import open_split
 
-        split = open_split(asked.split)
+        size = asked.data.decode_size
+        split = open_split(asked.split, size=sides(size) if size else None)
+        shape = split.index.image_shape
         ids = asked.ids or tuple(range(min(_FIRST, split.index.num_samples)))
         samples = _read(asked.split, split, ids)
-    _check(asked.data, split.index.image_shape)
+    _check(asked.data, shape)
     _draw(asked, split.index.classes, ids, samples)
     for number, line in zip(ids, _lines(split, samples), strict=True):
         print(f"{number}: {line}")

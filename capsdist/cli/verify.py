@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from capsdist.console import announced, log
-from capsdist.data.format.checks import Observe, verify_split
-from capsdist.data.format.index import INDEX_NAME
+from capsdist.data.format.checks import verify_split
+from capsdist.data.format.packed import INDEX_NAME
+from capsdist.data.format.source import Observe
 from capsdist.data.sets.pack import summary
 from capsdist.errors import DataError
 from capsdist.storage import join, open_folder
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from capsdist.analysis.sheets import Picks
-    from capsdist.data import Index
+    from capsdist.data.format.source import SourceIndex
 
 __all__ = ["verify"]
 
@@ -39,10 +40,13 @@ def _splits(folder: str) -> list[str]:
     return sorted(join(str(files.local or folder), parent) if parent else folder for parent in parents)
 
 
-def _options(split: str) -> str:
+def _options(split: str, decode_size: int) -> str:
     from capsdist.data.statistics import channel_statistics
 
-    mean, std = (" ".join(f"{value:g}" for value in values) for values in channel_statistics(split))
+    mean, std = (
+        " ".join(f"{value:g}" for value in values)
+        for values in channel_statistics(split, decode_size=decode_size)
+    )
     return f"--data.normalise-mean {mean} --data.normalise-std {std}"
 
 
@@ -66,7 +70,7 @@ def _place(picture: Path, split: str, num_splits: int) -> Path:
     return picture.with_name("-".join([picture.stem, *names]) + picture.suffix)
 
 
-def _draw(split: str, picks: Picks, index: Index, path: Path) -> None:
+def _draw(split: str, picks: Picks, index: SourceIndex, path: Path) -> None:
     from capsdist.analysis.sheets import draw_cells, in_rows, write_png
 
     heading = f"{split}: {index.num_samples:,} images of {len(index.classes):,} classes"
@@ -84,7 +88,13 @@ def _all(*observers: Observe) -> Observe:
     return observe
 
 
-def verify(folder: str = "data", /, statistics: bool = False, picture: Path | None = None) -> None:
+def verify(
+    folder: str = "data",
+    /,
+    statistics: bool = False,
+    picture: Path | None = None,
+    decode_size: int = 0,
+) -> None:
     """Check every shard of all packed splits in a folder, and count the images of each class.
 
     On S3 all of it is downloaded. The exit status is 1 if anything is damaged.
@@ -94,6 +104,7 @@ def verify(folder: str = "data", /, statistics: bool = False, picture: Path | No
         statistics: Also print mean and standard deviation of each channel, as options of a training.
         picture: Also draw images of all classes with their labels to this PNG file; of several splits one
             each, with the names of data set and split before the suffix.
+        decode_size: Side to which encoded images are decoded for statistics and picture; 0: the stored one.
     """
     from capsdist.analysis.sheets import ClassCounts, Picks
 
@@ -106,14 +117,14 @@ def verify(folder: str = "data", /, statistics: bool = False, picture: Path | No
         observe = _all(counts, picks) if picture else counts
         try:
             with announced(log, f"reading {split}"):
-                index = verify_split(split, observe=observe)
+                index = verify_split(split, decode_size=decode_size, observe=observe)
         except DataError as error:
             print(f"damaged: {error}")
             damaged.append(split)
             continue
         print(f"intact: {summary(split, index)}")
         if statistics:
-            print(f"  {_options(split)}")
+            print(f"  {_options(split, decode_size)}")
         for line in _histogram(counts.of(len(index.classes)), index.classes):
             print(f"  {line}")
         if picture:

@@ -49,6 +49,8 @@ class Data(Section):
     """Last step of an epoch: `short` has the images left; `carry` is filled from the next epoch; official."""
     shift: Annotated[int, Bounds(ge=0)] = 2
     """Random shift of training images up to this many pixels each way, zeros outside; paper: 2."""
+    decode_size: Annotated[Size, Bounds(ge=0)] = 0
+    """Side, or height and width, to which encoded images are decoded; 0: the stored one, if all have one."""
     crop: Annotated[Size, Bounds(ge=0)] = 0
     """Side, or height and width, of the random crop in training, central in testing; 0: none; CIFAR: 24."""
     flip: bool = False

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from capsdist.config.images import sides
 from capsdist.config.steps import EpochSteps, LastBatch
 from capsdist.data.batch import Batch, Partner
 from capsdist.data.format.order import Order, rank_slice
@@ -49,6 +50,7 @@ class TrainStream:
     last_batch: "short" ends an epoch with a step of the remaining samples, "carry" fills that step with the
     first samples of the next epoch, which then has them behind it. steps: in which epoch each step is. pin:
     gather into pinned memory, for copies to a GPU. partners: gather those of the samples, for `Mixup`.
+    decode_size: side, or height and width, to which encoded images are decoded; 0: the stored one.
 
     Raises:
         DataError: a split that cannot be read, or `lanes` that does not divide `global_batch_size`.
@@ -67,8 +69,9 @@ class TrainStream:
         last_batch: LastBatch = "short",
         pin: bool = False,
         partners: bool = False,
+        decode_size: int | tuple[int, int] = 0,
     ) -> None:
-        self.split = open_split(folder)
+        self.split = open_split(folder, size=sides(decode_size) if decode_size else None)
         self.order = Order(self.split.index, seed, global_batch_size, lanes, window)
         self.steps = EpochSteps(self.split.index.num_samples, global_batch_size, last_batch)
         self.rank, self.world_size, self.pin, self.partners = rank, world_size, pin, partners
@@ -158,13 +161,14 @@ def eval_batches(
     rank: int = 0,
     world_size: int = 1,
     pin: bool = False,
+    decode_size: int | tuple[int, int] = 0,
 ) -> Iterator[Batch]:
     """Yield every sample of a split exactly once over all ranks, in storage order, padded alike.
 
     `batch_size` is that of one rank; a step takes the next batch_size * world_size samples, of which
     every rank has a contiguous part; the number of batches is equal on all ranks.
     """
-    split = open_split(folder)
+    split = open_split(folder, size=sides(decode_size) if decode_size else None)
     step = batch_size * world_size
     total = split.index.num_samples
 

@@ -24,10 +24,15 @@ def fitted(config: Config) -> Config:
     data = config.data
     place = join(data.root, data.name, data.train_split)
     head = read_head(place, packing_remedy(config, data.train_split))
-    channels, height, width = head.image_shape
+    size = data.crop or data.resize or data.decode_size or head.image_size
+    if size is None:
+        raise DataError(
+            f"{place}: images have different sizes; set data.decode_size to what they are decoded to, "
+            "--data.decode-size 64 for example"
+        )
     found = {
-        "in_channels": channels,
-        "image_size": data.crop or data.resize or (height if height == width else (height, width)),
+        "in_channels": head.num_channels,
+        "image_size": size,
         "num_classes": max(2, len(head.classes)),
         "num_labels": head.num_labels,
     }

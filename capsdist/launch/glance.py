@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from capsdist.config import Config
-from capsdist.config.images import sides
+from capsdist.config.images import sides, size_option
 from capsdist.data.format.head import Head, parse_head
 from capsdist.data.format.packed import INDEX_NAME, KEPT, MAX_INDEX_BYTES
 from capsdist.errors import ConfigError, DocumentError, Problem
@@ -50,8 +50,9 @@ def data_problems(config: Config) -> list[Problem]:
             continue  # a warning names the command that packs it
         except DocumentError as error:
             return [Problem(field, split, f"{path} {error}", KEPT)]
-        for shard in heads[field].shards:
-            if fault := _shard_fault(path.with_name(shard.name), shard.size_bytes):
+        location = heads[field].location
+        for shard in () if is_url(location) else heads[field].shards:
+            if fault := _shard_fault(Path(location or path.parent, shard.name), shard.size_bytes):
                 return [Problem(field, split, fault, KEPT)]
     found = [problem for field, head in heads.items() for problem in _head_problems(config, field, head)]
     train = heads.get("data.train_split")
@@ -86,8 +87,13 @@ def _split(config: Config, field: str) -> str:
 
 def _head_problems(config: Config, field: str, head: Head) -> Iterator[Problem]:
     model, split = config.model, _split(config, field)
-    channels, *own = head.image_shape
-    shape = " x ".join(map(str, head.image_shape))
+    channels, stored = head.num_channels, config.data.decode_size or head.image_size
+    if stored is None:
+        fix = f"set --data.decode-size {size_option(model.image_size)}"
+        yield Problem("data.decode_size", 0, f"images of {split!r} have different sizes", fix)
+        return
+    own = [*sides(stored)]
+    shape = " x ".join(map(str, (channels, *own)))
     if channels != model.in_channels:
         fix = f"set --model.in-channels {channels}, or choose another data set"
         yield Problem(

@@ -23,7 +23,7 @@ from capsdist.storage.documents import dump_json, parse_document
 from capsdist.storage.place import Place, in_uploaded_package, is_url, url_fault
 
 if TYPE_CHECKING:
-    from capsdist.data import Index
+    from capsdist.data.format.source import SourceIndex
 
 __all__ = [
     "Machine",
@@ -184,7 +184,7 @@ def overlap(config: Config) -> Problem | None:
     return Problem("data.train_split", data.train_split, rule, f"set --data.train-split {TRAIN_PART}")
 
 
-def check_data(config: Config) -> Index:
+def check_data(config: Config) -> SourceIndex:
     """Read all splits of a run wholly and return the training split's index.
 
     Raises:
@@ -202,6 +202,7 @@ def check_data(config: Config) -> Index:
             image_shape=stored_shape(config),
             num_classes=config.model.num_classes,
             crop=config.data.crop,
+            decode_size=config.data.decode_size,
             remedy=packing_remedy(config, config.data.splits[field]),
         )
         for field, folder in split_folders(config).items()

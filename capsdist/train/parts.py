@@ -10,7 +10,8 @@ import torch
 from capsdist.config import Config, Family
 from capsdist.config.models import find_family
 from capsdist.config.steps import total_steps
-from capsdist.data import Mixup, TrainStream, Transform, read_index
+from capsdist.data import Mixup, TrainStream, Transform
+from capsdist.data.format.source import open_split
 from capsdist.models import build_model
 from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.engine.base import Engine
@@ -96,8 +97,9 @@ def build_parts(
         world_size=world_size,
         pin=device.type == "cuda",
         partners=data.mixup > 0,
+        decode_size=data.decode_size,
     )
-    others = {field: read_index(place) for field, place in folders.items() if field != "train_split"}
+    others = {field: open_split(place).index for field, place in folders.items() if field != "train_split"}
     test = folders["test_split"]
     check_splits(config, {"train_split": stream.split.index, **others})
     torch.manual_seed(train.seed)

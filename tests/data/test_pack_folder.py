@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 from capsdist.cli.main import main
 from capsdist.data import Split, read_index, verify_split
 from capsdist.data.decoding import decode_into
+from capsdist.data.format.source import open_split
 from capsdist.data.sets.folder import FolderOptions, pack_folder
 from capsdist.errors import DataError
 
@@ -204,3 +206,42 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
     )  # fmt: skip
     assert read_index(tmp_path / "data/mine/train").num_samples == 12_000
     assert int(done.stdout.splitlines()[-1]) * 1024 < 500e6
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_encoded_files_are_stored_as_they_are(tmp_path, several):
+    draw_all(tmp_path / "photos", 6)
+    bad = tmp_path / "photos/red/cut.jpg"
+    bad.write_bytes((tmp_path / "photos/red/0.jpg").read_bytes()[:200])
+    table = None
+    if several:
+        table = tmp_path / "labels.csv"
+        names = sorted(str(path.relative_to(tmp_path / "photos")) for path in tmp_path.glob("photos/*/*"))
+        lines = [f"{name},{name.partition('/')[0]};photo,train" for name in names]
+        table.write_text("\n".join(["file,label,split", *lines]))
+    left = pack_folder(
+        tmp_path / "photos", options(tmp_path, encoded=True, validation=0.0, test=0.0, table=table)
+    )
+    assert [path for path, _ in left] == [bad]
+    folder = tmp_path / "data/mine/train"
+    index = verify_split(folder)
+    assert (index.num_samples, index.stored_shape) == (18, (3, None, None))
+    stored = set()
+    with tarfile.open(folder / "shard-00000.tar") as tar:
+        for member in tar:
+            content = tar.extractfile(member).read()
+            if not member.name.endswith((".cls", ".json")):
+                stored.add(content)
+    files = {path.read_bytes() for path in tmp_path.glob("photos/*/*") if path != bad}
+    assert stored == files
+    split = open_split(folder, size=(8, 8))
+    label = index.label_name
+    assert label == ("labels" if several else "label")
+    out = {"image": np.empty((18, 3, 8, 8), np.uint8)}
+    out[label] = np.empty((18, *index.field[label].shape) if several else 18, np.int64)
+    split.gather_into(np.arange(18), out)
+    names, values = list(COLOURS), np.array(list(COLOURS.values()))
+    means = out["image"].reshape(18, 3, -1).mean(2)
+    nearest = [names[number] for number in ((means[:, None] - values) ** 2).sum(2).argmin(1)]
+    first = out[label][:, 0] if several else out[label]
+    assert [index.classes[number] for number in first] == nearest

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import numpy as np
 import zstandard
 
@@ -10,6 +12,12 @@ from capsdist.data.format.layout import ALIGNMENT, Span, array_bytes, is_npy_hea
 from capsdist.errors import DataError
 
 __all__ = ["check_labels", "npy_bytes", "packed_member", "read_block"]
+
+
+class _Classes(Protocol):
+    @property
+    def num_classes(self) -> int: ...
+
 
 _LEVEL = 3  # higher ones save a tenth and take ten times as long
 
@@ -52,7 +60,7 @@ def read_block(
     return arrays
 
 
-def check_labels(labels: np.ndarray, index: Index, first: int, remedy: str, where: str = "") -> None:
+def check_labels(labels: np.ndarray, index: _Classes, first: int, remedy: str, where: str = "") -> None:
     """Check the labels of the samples from id `first` on, int64 [n] or [n, K].
 
     Raises:

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
-from collections.abc import Callable, Mapping, Sequence
-
-import numpy as np
-import xxhash
+from collections.abc import Sequence
 
 from capsdist.config.images import sides, size_text
 from capsdist.data.format.folder import SplitFolder
-from capsdist.data.format.index import KEPT, Index
-from capsdist.data.format.source import SourceIndex
-from capsdist.data.format.split import Split, read_shard
+from capsdist.data.format.source import Observe, Source, SourceIndex, open_split
 from capsdist.errors import DataError
 
-__all__ = ["Observe", "check_num_classes", "check_num_labels", "check_split", "verify_split"]
-
-Observe = Callable[[int, Mapping[str, np.ndarray]], None]
-"""Called as observe(first, fields): the id of the first of n samples, and arrays [n, ...] by field."""
+__all__ = ["check_num_classes", "check_num_labels", "check_split", "verify_split"]
 
 
 def check_split(
@@ -29,33 +19,30 @@ def check_split(
     image_shape: Sequence[int | None] | None = None,
     num_classes: int | None = None,
     crop: int | tuple[int, int] = 0,
+    decode_size: int | tuple[int, int] = 0,
     remedy: str = "",
-) -> Index:
+) -> SourceIndex:
     """Check a split before a run and return its index.
 
-    A local split is read wholly. Of one on S3, which may be large, everything is checked that takes no
-    download: access, the index, presence and size of every shard by listing them, the number of classes;
-    checksums and labels are compared when a shard enters the cache, and damage stops the run there.
-    `image_shape` is what stored images must be, (C, H, W), None for any; `crop` the side, or height and
-    width, in pixels that they must have at least; `num_classes` the classes of the network; `remedy` what an
-    error about missing or damaged files tells the user to do, usually the packing command.
+    A local split is read wholly, one of encoded images up to 1 GiB. Of one on S3, which may be large,
+    everything is checked that takes no download: access, the index, presence and size of every shard by
+    listing them, the number of classes; checksums and labels are compared when a shard enters the cache, and
+    damage stops the run there. `image_shape` is what stored images must be, (C, H, W), None for any; `crop`
+    the side, or height and width, in pixels that they must have at least; `decode_size` what encoded images
+    are decoded to, 0 for the stored size; `num_classes` the classes of the network; `remedy` what an error
+    about missing or damaged files tells the user to do, usually the packing command.
 
     Raises:
         DataError: everything that `read_index` and `Split` raise; a wrong image shape; too many classes.
             A place on S3 that cannot be used is named in under 10 seconds.
     """
-    place = SplitFolder(folder)
-    place.check_access(remedy or "pack it (capsdist pack)")
-    split = Split(folder, remedy=remedy, memory_bytes=0)
-    index = split.index
-    _check_shape(index, tuple(image_shape or (None, None, None)), crop, str(place))
+    source, place = _checked_access(folder, remedy, decode_size), str(SplitFolder(folder))
+    index = source.index
+    if image_shape or crop:
+        _check_shape(index, tuple(image_shape or (None, None, None)), crop, place)
     if num_classes is not None:
-        check_num_classes(index, num_classes, str(place))
-    if place.is_local:
-        for number in range(len(index.shards)):
-            split.check(number)
-    else:
-        place.check_sizes(index.shards, remedy)
+        check_num_classes(index, num_classes, place)
+    source.check_files()
     return index
 
 
@@ -87,74 +74,36 @@ def check_num_labels(index: SourceIndex, num_labels: int, place: str) -> None:
 
 
 def verify_split(
-    folder: str | os.PathLike[str], *, remedy: str = "", observe: Observe | None = None
-) -> Index:
+    folder: str | os.PathLike[str],
+    *,
+    decode_size: int | tuple[int, int] = 0,
+    remedy: str = "",
+    observe: Observe | None = None,
+) -> SourceIndex:
     """Compare every stored shard with its sha256, and the headers of its members with the index.
 
-    So is everything that `check_split` checks. A split on S3 is downloaded wholly, past the cache. `observe`
-    gets the samples of each block of a shard that is right.
+    So is everything that `check_split` checks, and encoded images are decoded, to `decode_size` if it is
+    given. A split on S3 is downloaded wholly, past the cache. `observe` gets the samples of each block of a
+    shard that is right.
 
     Raises:
         DataError: as `check_split`; a header of the tar file that does not agree with the index.
     """
-    index, place = check_split(folder, remedy=remedy), SplitFolder(folder)
-    for number, shard in enumerate(index.shards):
-        content, path = place.stored(shard, remedy), place.path(shard)
-        blocks = read_shard(content, index, number, path, remedy)
-        _check_blocks(content, index, number, path, remedy)
-        if (found := _members(content)) != (expected := _expected_members(index, number)):
-            wrong = next((pair for pair in zip(found, expected, strict=False) if pair[0] != pair[1]), None)
-            text = f"has {wrong[0]} where its index says {wrong[1]}" if wrong else "has other members"
-            raise DataError(f"{path}: {text}; {remedy or KEPT}")
-        if observe:
-            starts = range(int(index.shard_starts[number]), index.num_samples, index.block_size)
-            for start, block in zip(starts, blocks, strict=False):
-                observe(start, block)
-    return index
+    source = _checked_access(folder, remedy, decode_size)
+    source.verify_files(observe)
+    return source.index
 
 
-def _check_blocks(content: np.ndarray, index: Index, number: int, path: str, remedy: str) -> None:
-    """Check the checksums of single blocks, which are read where a shard is not in memory."""
-    for place, (block, span) in enumerate(zip(index.shards[number].blocks, index.spans(number), strict=True)):
-        found = xxhash.xxh3_128_hexdigest(content[span.begin : span.end].data)
-        if block.xxh3_128 not in ("", found):
-            raise DataError(
-                f"{path}: block {place} has another checksum than its index says; {remedy or KEPT}"
-            )
-
-
-def _members(content: np.ndarray) -> list[str]:
-    """Return kind and place of every member of a tar file, by its own headers; a block has one key."""
-    found: list[str] = []
-    keys: list[str] = []
-    try:
-        with tarfile.open(fileobj=io.BytesIO(content.tobytes()), mode="r:") as tar:
-            for member in tar:
-                key, _, kind = member.name.partition(".")
-                name = kind if key.isdecimal() and member.isfile() else member.name
-                keys.append(key)
-                found.append(_shown(keys.index(key), name, member.size, member.offset_data))
-    except (tarfile.TarError, ValueError) as error:
-        found.append(f"no tar header ({error})")
-    return found
-
-
-def _expected_members(index: Index, number: int) -> list[str]:
-    names = [index.member_name(field) for field in index.fields]
-    return [
-        _shown(block * len(names), name, size, start)
-        for block, span in enumerate(index.spans(number))
-        for name, size, start in zip(names, span.sizes, span.starts, strict=True)
-    ]
-
-
-def _shown(first: int, name: str, size: int, start: int) -> str:
-    """Return a member in words; first: number of the first member with its key."""
-    return f"{name} with {size} bytes at byte {start} beside member {first}"
+def _checked_access(
+    folder: str | os.PathLike[str], remedy: str, decode_size: int | tuple[int, int] | None
+) -> Source:
+    place = SplitFolder(folder)
+    place.check_access(remedy or "pack it (capsdist pack)")
+    return open_split(folder, remedy=remedy, size=sides(decode_size) if decode_size else None)
 
 
 def _check_shape(
-    index: Index, expected: tuple[int | None, ...], crop: int | tuple[int, int], place: str
+    index: SourceIndex, expected: tuple[int | None, ...], crop: int | tuple[int, int], place: str
 ) -> None:
     if any(want not in (None, have) for want, have in zip(expected, index.image_shape, strict=True)):
         text = " x ".join("any" if want is None else str(want) for want in expected)

@@ -14,6 +14,7 @@ from typing import BinaryIO
 import numpy as np
 
 from capsdist.data.format.index import INDEX_NAME, KEPT, MAX_INDEX_BYTES, SHARD_NAME, Shard, missing_split
+from capsdist.data.format.packed import TABLE_NAME, TAR_NAME, StoredFile
 from capsdist.data.format.prefetch import Prefetcher
 from capsdist.data.format.reading import FileDamagedError, Identity, identify, read_checked
 from capsdist.errors import CapsdistError, DataError, DocumentError, MissingDataError
@@ -23,7 +24,7 @@ __all__ = ["SplitFolder"]
 
 # What a packing command that was killed leaves: temporary files of `capsdist.storage` and of version 0.1.
 _TEMPORARY = re.compile(
-    r"\.(shard-[0-9]{5,9}\.[0-9a-f]{8}\.tar|index\.[0-9a-f]{8}\.json|probe\.[0-9a-f]{8}"
+    r"\.(shard-[0-9]{5,9}\.[0-9a-f]{8}\.tar|table-[0-9]{5,9}\.[0-9a-f]{8}\.npy|index\.[0-9a-f]{8}\.json|probe\.[0-9a-f]{8}"
     r"|(shard-[0-9]{5,9}\.tar|index\.json)\.[0-9a-z_]{8})"
 )
 
@@ -49,7 +50,7 @@ class SplitFolder:
     def __str__(self) -> str:
         return str(self._folder)
 
-    def path(self, shard: Shard) -> str:
+    def path(self, shard: StoredFile) -> str:
         """Return the path or URL of `shard`, for messages."""
         return self._folder.path(shard.name)
 
@@ -75,10 +76,11 @@ class SplitFolder:
             raise DataError(f"{self}: has no {INDEX_NAME}, so it was never packed to the end; {remedy}")
         return content
 
-    def check_sizes(self, shards: Sequence[Shard], remedy: str) -> None:
+    def check_sizes(self, shards: Sequence[StoredFile], remedy: str) -> None:
         """Check that the cache can be used, and, by listing the folder, that every shard has its size."""
         self._folder.is_near(shards[0].sha256)
-        sizes = self._folder.sizes("shard-")
+        every = all(shard.name.startswith("shard-") for shard in shards)
+        sizes = self._folder.sizes("shard-" if every else "")
         for shard in shards:
             with self._one_line_errors(shard.name, remedy):
                 if (size := sizes.get(shard.name)) is None:
@@ -110,7 +112,7 @@ class SplitFolder:
             "another disk"
         )
 
-    def open(self, shard: Shard, remedy: str) -> BinaryIO:
+    def open(self, shard: StoredFile, remedy: str) -> BinaryIO:
         """Return the file of `shard`, fetched if need be, open for reading; its content is not compared."""
         with self._one_line_errors(shard.name, remedy):
             self._prefetcher.wait_for(shard)
@@ -124,7 +126,7 @@ class SplitFolder:
         """
         return identify(file.fileno(), change_time=self.is_local)
 
-    def stored(self, shard: Shard, remedy: str) -> np.ndarray:
+    def stored(self, shard: StoredFile, remedy: str) -> np.ndarray:
         """Return the stored bytes of `shard`, uint8, past any cache, once its sha256 is right."""
         with self._one_line_errors(shard.name, remedy):
             content = self._folder.read(shard.name, max_bytes=shard.size_bytes, sha256=shard.sha256)
@@ -132,7 +134,23 @@ class SplitFolder:
                 raise MissingDataError
         return np.frombuffer(content, np.uint8)
 
-    def prefetch(self, shards: Sequence[Shard]) -> None:
+    def discard_copy(self, shard: StoredFile) -> bool:
+        """Remove the copy of `shard` in the cache of this node; return whether shards are cached at all."""
+        return self._folder.discard_copy(shard.sha256) is not None
+
+    def tar_names(self) -> dict[str, int]:
+        """Return name and size in bytes of every tar file in the folder, in the order of names."""
+        sizes = self._folder.sizes()
+        return {name: size for name, size in sorted(sizes.items()) if re.fullmatch(TAR_NAME, name)}
+
+    def read_tar(self, name: str, max_bytes: int) -> bytes:
+        """Return the content of a tar file that no index names yet."""
+        with self._one_line_errors(name, "get the file again"):
+            if (content := self._folder.read(name, max_bytes=max_bytes)) is None:
+                raise MissingDataError
+        return content
+
+    def prefetch(self, shards: Sequence[StoredFile]) -> None:
         """Begin to fetch those of `shards` that are not on this node; return at once.
 
         What fails is raised, or tried again, when the shard is read.
@@ -146,22 +164,25 @@ class SplitFolder:
             self._folder.delete(INDEX_NAME)
             yield
 
-    def holds(self, shard: Shard) -> bool:
+    def holds(self, shard: StoredFile) -> bool:
         """Return whether `shard` is stored already with its content."""
         return self._folder.matches(shard.name, shard.size_bytes, shard.sha256)
 
-    def put(self, shard: Shard, content: bytes) -> None:
+    def put(self, shard: StoredFile, content: bytes) -> None:
         """Store `shard`; a reader sees the old one or the whole new one."""
         self._folder.write(shard.name, content, metadata={"sha256": shard.sha256})
 
-    def publish(self, shards: Sequence[Shard], index: str) -> None:
-        """Delete shards of an older set and store the index, which completes the split.
+    def publish(self, files: Sequence[StoredFile], index: str, *, own_shards: bool = True) -> None:
+        """Delete shards and tables that are none of `files`, and store the index, which completes the split.
 
-        An equal index that another process has stored meanwhile is as good.
+        An equal index that another process has stored meanwhile is as good. own_shards: False for tar files
+        that another program has written; they are never deleted.
         """
-        for stale in self._folder.sizes("shard-").keys() - {shard.name for shard in shards}:
-            if re.fullmatch(SHARD_NAME, stale):
-                self._folder.delete(stale)
+        kept = {file.name for file in files}
+        for prefix, pattern in (("shard-", SHARD_NAME), ("table-", TABLE_NAME)):
+            for stale in self._folder.sizes(prefix).keys() - kept:
+                if re.fullmatch(pattern, stale) and (own_shards or pattern != SHARD_NAME):
+                    self._folder.delete(stale)
         if not self._folder.write(INDEX_NAME, index.encode(), new=True):
             raise DataError(
                 f"{self}: another process has packed another data set there meanwhile; choose another place"
@@ -179,7 +200,7 @@ class SplitFolder:
         """Store the entry of a shard that packing has finished."""
         self._folder.write(_part(number), content)
 
-    def _fetch(self, shard: Shard) -> BinaryIO:
+    def _fetch(self, shard: StoredFile) -> BinaryIO:
         return self._folder.open(shard.name, size_bytes=shard.size_bytes, sha256=shard.sha256)
 
     @contextlib.contextmanager

@@ -7,12 +7,16 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from capsdist.data.format.packed import (
+    ENCODED,
+    FORMAT,
     IMAGE,
     INDEX_NAME,
     LABELS,
+    LOCATION,
     MAX_INDEX_BYTES,
-    SHARD_NAME,
+    TAR_NAME,
     check_unaltered,
+    format_of,
 )
 from capsdist.errors import DataError, DocumentError
 from capsdist.storage import open_folder
@@ -26,7 +30,7 @@ class ShardHead(BaseModel):
 
     model_config = ConfigDict(extra="ignore")
 
-    name: Annotated[str, Field(pattern=f"^{SHARD_NAME}$")]
+    name: Annotated[str, Field(pattern=f"^{TAR_NAME}$")]
     size_bytes: PositiveInt
 
 
@@ -40,34 +44,47 @@ class FieldHead(BaseModel):
 
 
 class Head(BaseModel):
-    """The part of an index that says what its samples are: in version 1 `image_shape`, later `fields`."""
+    """The part of an index that says what its samples are.
+
+    An index of blocks has the shape of an image in `image_shape` (version 1) or `fields`; one of encoded
+    images in `image_shape`, with null for the height and width of images that have different sizes, and in
+    `location` the folder of its shards if they do not lie beside it.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
-    stated_shape: tuple[PositiveInt, ...] | None = Field(default=None, validation_alias="image_shape")
+    stated_shape: tuple[PositiveInt | None, ...] | None = Field(default=None, validation_alias="image_shape")
     fields: tuple[FieldHead, ...] = ()
     classes: tuple[str, ...]
     num_samples: PositiveInt
     shards: tuple[ShardHead, ...]
+    location: Annotated[str, Field(pattern=f"^{LOCATION}$")] = ""
 
     @model_validator(mode="after")
     def _has_images(self) -> Head:
-        if len(self.shape(IMAGE)) != 3:
+        if len(self.shape(IMAGE)) != 3 or self.shape(IMAGE)[0] is None:
             raise ValueError("there is no field image of shape [C, H, W]")
         return self
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of an image."""
-        channels, height, width = self.shape(IMAGE)
-        return channels, height, width
+    def num_channels(self) -> int:
+        """Channels of an image."""
+        return self.shape(IMAGE)[0] or 1
+
+    @property
+    def image_size(self) -> int | tuple[int, int] | None:
+        """Height and width of an image, one number if they are equal; None if images have different sizes."""
+        _, height, width = self.shape(IMAGE)
+        if height is None or width is None:
+            return None
+        return height if height == width else (height, width)
 
     @property
     def num_labels(self) -> int:
         """Labels that an image has at most."""
-        return (self.shape(LABELS) or (1,))[0]
+        return (self.shape(LABELS) or (1,))[0] or 1
 
-    def shape(self, name: str) -> tuple[int, ...]:
+    def shape(self, name: str) -> tuple[int | None, ...]:
         """Return the shape of a field of one sample, () without such a field."""
         if name == IMAGE and self.stated_shape is not None:
             return self.stated_shape
@@ -80,7 +97,7 @@ def parse_head(content: bytes) -> Head:
     Raises:
         DocumentError: it is no index, was altered, or lacks one of these parts.
     """
-    check_unaltered(content)
+    check_unaltered(content, ENCODED if format_of(content) == ENCODED else FORMAT)
     return parse_document(content, Head, max_bytes=MAX_INDEX_BYTES)
 
 

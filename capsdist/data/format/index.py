@@ -116,6 +116,11 @@ class Index:
         return channels, height, width
 
     @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of a stored image: `image_shape`."""
+        return self.image_shape
+
+    @property
     def image_bytes(self) -> int:
         """Bytes of one image (uint8)."""
         return self.field[IMAGE].num_bytes

@@ -8,19 +8,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from capsdist.errors import DocumentError
 from capsdist.storage.documents import parse_json
 
 __all__ = [
-    "FORMAT", "IMAGE", "INDEX_NAME", "KEPT", "LABEL", "LABELS", "MAX_INDEX_BYTES", "SHARD_NAME", "VERSION",
-    "check_unaltered", "format_of", "index_digest",
+    "ENCODED", "FORMAT", "IMAGE", "INDEX_NAME", "KEPT", "LABEL", "LABELS", "LOCATION", "MAX_INDEX_BYTES",
+    "SHARD_NAME", "TABLE_NAME", "TAR_NAME", "VERSION", "StoredFile", "check_unaltered", "format_of",
+    "index_digest",
 ]  # fmt: skip
 
 FORMAT = "capsdist-blocks"
+ENCODED = "capsdist-encoded"
+"""Format of a split of encoded images: see `capsdist.data.encoded`."""
 VERSION = 2
-_READ = (1, 2)
+_READ = {FORMAT: (1, 2), ENCODED: (1,)}
 INDEX_NAME = "index.json"
 IMAGE = "image"
 """Name of the field with the pixels: uint8 [C, H, W]."""
@@ -33,8 +36,33 @@ MAX_INDEX_BYTES = 256 << 20
 """Limit of an index's size: about two million blocks, two billion images."""
 SHARD_NAME = r"shard-[0-9]{5,9}\.tar"
 """Regular expression of a shard's name; nothing else is opened, written or removed."""
+TAR_NAME = r"[A-Za-z0-9_][A-Za-z0-9_.+@=-]{0,200}\.tar"
+"""Regular expression of the name of a tar file of encoded images, which another program may have written."""
+LOCATION = r"(/[^\x00-\x1f]*|s3://[^\x00-\x1f]*)?"
+"""Regular expression of the place of tar files that do not lie beside their index."""
+TABLE_NAME = r"table-[0-9]{5,9}\.npy"
+"""Regular expression of the name of a table of encoded images."""
 
 _SHOWN = 40  # characters of a value in a message
+
+
+class StoredFile(Protocol):
+    """A file of a split as its index names it."""
+
+    @property
+    def name(self) -> str:
+        """Name inside the folder of the split."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the file."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the file, hex."""
+        ...
 
 
 def index_digest(values: Mapping[str, Any]) -> str:
@@ -53,18 +81,18 @@ def format_of(content: bytes) -> str:
     return name if isinstance(name, str) else ""
 
 
-def check_unaltered(content: bytes) -> int:
-    """Return the version of the index `content`, once it is of this format and what its own digest says.
+def check_unaltered(content: bytes, name: str = FORMAT) -> int:
+    """Return the version of the index `content`, once it is of the format `name` and what its digest says.
 
     Raises:
         DocumentError: it is not, or no JSON.
     """
     document = _document(content)
     version = document["version"]
-    if document["format"] != FORMAT or isinstance(version, bool) or version not in _READ:
+    if document["format"] != name or isinstance(version, bool) or version not in _READ[name]:
         raise DocumentError(
             f"has format {_shown(document['format'])} version {_shown(version)}, this program reads "
-            f"{FORMAT!r} version 1 and 2"
+            f"{name!r} version {' and '.join(map(str, _READ[name]))}"
         )
     digest = document.pop("digest", None)
     try:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import BinaryIO
 
-from capsdist.data.format.index import Shard
+from capsdist.data.format.packed import StoredFile
 
 __all__ = ["Prefetcher"]
 
@@ -21,14 +21,14 @@ class Prefetcher:
     They are daemon threads (unlike those of an executor), so a download does not delay the end of a process.
     """
 
-    def __init__(self, fetch: Callable[[Shard], BinaryIO]) -> None:
+    def __init__(self, fetch: Callable[[StoredFile], BinaryIO]) -> None:
         self._fetch = fetch
         self._lock = threading.Lock()
-        self._queue: deque[Shard] = deque()
+        self._queue: deque[StoredFile] = deque()
         self._pending: dict[str, Future[None]] = {}  # waiting or under way, by sha256
         self._num_threads = 0
 
-    def start(self, shards: Sequence[Shard]) -> None:
+    def start(self, shards: Sequence[StoredFile]) -> None:
         """Let threads fetch `shards`, in this order, unless they do already."""
         with self._lock:
             new = [shard for shard in shards if shard.sha256 not in self._pending]
@@ -38,7 +38,7 @@ class Prefetcher:
                 self._num_threads += 1
                 threading.Thread(target=self._work, name="capsdist-fetch", daemon=True).start()
 
-    def wait_for(self, shard: Shard) -> None:
+    def wait_for(self, shard: StoredFile) -> None:
         """Wait until a thread that fetches `shard` has ended, and raise what it has raised.
 
         A shard that no thread has begun with is left to the caller.

@@ -121,7 +121,8 @@ def write_samples(
     )
     place, total = SplitFolder(folder), len(samples)
     with place.packing():
-        parts = Parts(place, index, samples, shard_size, resume=resume)
+        made_of = (samples.fingerprint, index.with_digest().digest, total, shard_size)
+        parts = Parts(place, Shard, made_of, resume=resume)
         shards: list[Shard] = []
         for number, start in enumerate(range(0, total, shard_size)):
             stop = min(start + shard_size, total)

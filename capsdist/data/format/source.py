@@ -6,7 +6,7 @@ A format is one module with a class that is a `Source`, and a line in `FORMATS`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Protocol
 
@@ -15,13 +15,20 @@ import numpy as np
 from capsdist.data.format.fields import Field
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import INDEX_NAME
-from capsdist.data.format.packed import format_of
+from capsdist.data.format.packed import ENCODED, FORMAT, StoredFile, format_of
 from capsdist.errors import DataError, DocumentError
 
-__all__ = ["FORMATS", "Source", "SourceIndex", "open_split"]
+__all__ = ["FORMATS", "Observe", "Source", "SourceIndex", "open_split"]
 
-FORMATS = {"capsdist-blocks": "capsdist.data.format.split:Split"}
+FORMATS = {
+    FORMAT: "capsdist.data.format.split:Split",
+    ENCODED: "capsdist.data.encoded.split:EncodedSplit",
+}
 """Import path of the `Source` that reads each format, by the key `format` of an index."""
+
+
+Observe = Callable[[int, Mapping[str, np.ndarray]], None]
+"""Called as observe(first, fields): the id of the first of n samples, and arrays [n, ...] by field."""
 
 
 class SourceIndex(Protocol):
@@ -68,6 +75,16 @@ class SourceIndex(Protocol):
         ...
 
     @property
+    def stored_shape(self) -> tuple[int | None, ...]:
+        """Shape (C, H, W) of the images as they are stored, None where it differs from image to image."""
+        ...
+
+    @property
+    def shards(self) -> Sequence[StoredFile]:
+        """The files with the samples."""
+        ...
+
+    @property
     def image_bytes(self) -> int:
         """Bytes of one of them (uint8)."""
         ...
@@ -76,8 +93,9 @@ class SourceIndex(Protocol):
 class Source(Protocol):
     """The samples of one split, by sample id: the place in storage order, 0 .. num_samples - 1.
 
-    Made with (folder, *, remedy=""): a path or URL, and what an error about missing files tells the user to
-    do. One serves one process and thread.
+    Made with (folder, *, remedy="", size=None): a path or URL, what an error about missing files tells the
+    user to do, and the height and width of the images that the source returns, None for that of the stored
+    ones. One serves one process and thread.
     """
 
     @property
@@ -96,18 +114,32 @@ class Source(Protocol):
     def prefetch(self, ids: np.ndarray) -> None:
         """Begin to fetch what the samples `ids` need; return at once."""
 
+    def check_files(self) -> None:
+        """Compare the files with the index before a run: local ones wholly if they are not large."""
 
-def open_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Source:
+    def verify_files(self, observe: Observe | None = None) -> None:
+        """Compare every byte of the files with the index, far away ones past the cache.
+
+        observe: called with the samples that were read, in storage order.
+        """
+
+
+def open_split(
+    folder: str | os.PathLike[str], *, remedy: str = "", size: tuple[int, int] | None = None
+) -> Source:
     """Open the split in `folder`, a path or s3:// URL, with the reader of its format.
 
+    size: height and width, in pixels, to which encoded images are decoded; None: the stored one.
+
     Raises:
-        DataError: there is no split, its format is unknown, or what its reader raises.
+        DataError: there is no split, its format is unknown, it holds pixels of another size, or what its
+            reader raises.
     """
     place, told = SplitFolder(folder), remedy or "pack it again (capsdist pack)"
     try:
         found = format_of(place.read_index(told))
     except DocumentError as error:
         raise DataError(f"{place}/{INDEX_NAME}: {error}; {told}") from None
-    module, _, name = FORMATS[found if found in FORMATS else "capsdist-blocks"].partition(":")
-    source: Source = getattr(import_module(module), name)(folder, remedy=remedy)
+    module, _, name = FORMATS[found if found in FORMATS else FORMAT].partition(":")
+    source: Source = getattr(import_module(module), name)(folder, remedy=remedy, size=size)
     return source

@@ -15,6 +15,8 @@ from capsdist.data.format.index import INDEX_NAME, Index, parse_index
 from capsdist.data.format.layout import ALIGNMENT
 from capsdist.data.format.packed import IMAGE
 from capsdist.data.format.reading import FileDamagedError, Identity, read_exactly
+from capsdist.data.format.source import Observe
+from capsdist.errors import DataError
 
 __all__ = ["Split", "read_index", "read_shard"]
 
@@ -72,7 +74,8 @@ class Split:
     one that does not, the blocks that are touched are read and their checksums compared. Where that was done
     once, single images are read, and the file's device, inode, size and times are compared before and after;
     where they differ, blocks are read and compared again. So a file that is overwritten, cut, replaced or
-    removed meanwhile gives the right images or an error. No file stays open.
+    removed meanwhile gives the right images or an error. No file stays open. `size`: height and width that
+    the images must have, if given.
 
     Raises:
         DataError: the index is missing or unreadable; while reading, a shard that is missing, truncated
@@ -80,11 +83,21 @@ class Split:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, remedy: str = "", memory_bytes: int = _MEMORY_BYTES
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        remedy: str = "",
+        size: tuple[int, int] | None = None,
+        memory_bytes: int = _MEMORY_BYTES,
     ) -> None:
         self.folder = SplitFolder(folder)
         self.is_local = self.folder.is_local
         self.index = read_index(folder, remedy=remedy)
+        if size not in (None, self.index.image_shape[1:]):
+            raise DataError(
+                f"{self.folder}: holds pixels of {self.index.image_shape[1:]}, which are not decoded to "
+                f"{size}; leave out data.decode_size, and use data.resize"
+            )
         self.memory_bytes = memory_bytes
         self._remedy = remedy
         self._known: dict[int, _Known] = {}
@@ -167,9 +180,26 @@ class Split:
             self._held_bytes -= self._memory(number)
         return self._held_bytes + size_bytes <= self.memory_bytes
 
-    def check(self, number: int) -> None:
-        """Read shard `number` whole and compare it with the index."""
-        self._read_whole(number)
+    def check_files(self) -> None:
+        """Read a local split wholly and compare it with the index; of others list the files."""
+        if not self.is_local:
+            self.folder.check_sizes(self.index.shards, self._remedy)
+            return
+        for number in range(len(self.index.shards)):
+            self._read_whole(number)
+
+    def verify_files(self, observe: Observe | None = None) -> None:
+        """Compare every stored shard with its sha256, and the headers of its members with the index."""
+        from capsdist.data.format.verify import verify_members
+
+        self.check_files()
+        for number, shard in enumerate(self.index.shards):
+            content, path = self.folder.stored(shard, self._remedy), self.folder.path(shard)
+            blocks = read_shard(content, self.index, number, path, self._remedy)
+            verify_members(content, self.index, number, path, self._remedy)
+            first = int(self.index.shard_starts[number])
+            for place, block in enumerate(blocks) if observe else ():
+                observe(first + place * self.index.block_size, block)
 
     def _read_whole(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Read shard `number`, compare it with the index, and return images and starts as in `_Held`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,8 +10,17 @@ from typing import Annotated, Literal
 import tyro
 
 from capsdist.console import DONE, announced, log
+from capsdist.data.encoded.write import write_encoded
 from capsdist.data.format.shards import write_samples
-from capsdist.data.sets.image_files import ImageFiles, divided, files_in_folders, files_in_table
+from capsdist.data.format.source import SourceIndex
+from capsdist.data.sets.encoded_files import EncodedFiles
+from capsdist.data.sets.image_files import (
+    ImageFile,
+    ImageFiles,
+    divided,
+    files_in_folders,
+    files_in_table,
+)
 from capsdist.data.sets.pack import check_root, summary
 from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
@@ -31,6 +40,8 @@ class FolderOptions:
         name: Name of the data set: a sub-folder of `root`.
         size: Height and width in pixels, or one number for both. Images are scaled until they cover it, and
             what is left over is cut off on both sides alike.
+        encoded: Store the image files as they are, of any size, and decode them while training. Then `size`
+            has no effect; where images have different sizes, train with --data.decode-size.
         grey: One grey channel; otherwise red, green and blue.
         table: CSV file with the columns file (path inside the folder), label (several with ";" between them)
             and, if wanted, split (train, validation or test). Default: a sub-folder for each class, below
@@ -46,6 +57,7 @@ class FolderOptions:
 
     name: str
     size: tuple[int, ...] = (64,)
+    encoded: bool = False
     grey: bool = False
     table: Path | None = None
     validation: float = 0.1
@@ -66,7 +78,7 @@ def pack_folder(photos: Path, options: FolderOptions) -> list[tuple[Path, str]]:
         DataError: no images, options out of range, a split without images, with `strict` a file that cannot
             be read, or a place that cannot be written.
     """
-    size = _checked_size(options)
+    _checked_size(options)
     check_root(options.root, options.name)
     with announced(log, f"listing {photos}"):
         files = files_in_table(options.table, photos) if options.table else files_in_folders(photos)
@@ -87,22 +99,48 @@ def pack_folder(photos: Path, options: FolderOptions) -> list[tuple[Path, str]]:
         left_out.append((path, reason))
 
     for split, members in splits.items():
-        samples = ImageFiles(
-            members,
-            classes,
-            size=size,
-            channels=1 if options.grey else 3,
-            num_labels=num_labels,
-            left_out=leave_out,
-            strict=options.strict,
-        )
         place = join(options.root, options.name, split)
         with announced(log, f"writing {place}"):
-            index = write_samples(
-                place, samples, classes=classes, licence=options.licence, compression=options.compression
-            )
+            write = _write_encoded if options.encoded else _write_pixels
+            index = write(place, members, classes, num_labels, leave_out, options)
         print(f"packed: {summary(place, index)}")
     return left_out
+
+
+def _write_pixels(
+    place: str,
+    files: Sequence[ImageFile],
+    classes: Sequence[str],
+    num_labels: int,
+    left_out: Callable[[Path, str], None],
+    options: FolderOptions,
+) -> SourceIndex:
+    samples = ImageFiles(
+        files,
+        classes,
+        size=_checked_size(options),
+        channels=1 if options.grey else 3,
+        num_labels=num_labels,
+        left_out=left_out,
+        strict=options.strict,
+    )
+    return write_samples(
+        place, samples, classes=classes, licence=options.licence, compression=options.compression
+    )
+
+
+def _write_encoded(
+    place: str,
+    files: Sequence[ImageFile],
+    classes: Sequence[str],
+    num_labels: int,
+    left_out: Callable[[Path, str], None],
+    options: FolderOptions,
+) -> SourceIndex:
+    samples = EncodedFiles(files, classes, num_labels=num_labels, left_out=left_out, strict=options.strict)
+    return write_encoded(
+        place, samples, classes=classes, num_channels=1 if options.grey else 3, licence=options.licence
+    )
 
 
 def _checked_size(options: FolderOptions) -> tuple[int, int]:

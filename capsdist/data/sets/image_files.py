@@ -18,7 +18,10 @@ from capsdist.data.format.packed import IMAGE, LABEL, LABELS
 from capsdist.data.format.samples import FieldType
 from capsdist.errors import DataError
 
-__all__ = ["ImageFile", "ImageFiles", "divided", "files_in_folders", "files_in_table"]
+__all__ = [
+    "ImageFile", "ImageFiles", "divided", "files_in_folders", "files_in_table", "fingerprint_of",
+    "read_image_file",
+]  # fmt: skip
 
 _MAX_BYTES = 1 << 30  # of a file
 _SPLITS = ("train", "validation", "test")
@@ -128,6 +131,16 @@ def divided(
     }
 
 
+def fingerprint_of(files: Sequence[ImageFile], *options: object) -> str:
+    """Return a digest of the paths, sizes, times and classes of `files`, and of `options`."""
+    digest = hashlib.sha256(repr(options).encode())
+    for file in files:
+        status = file.path.stat() if file.path.exists() else None
+        times = (status.st_size, status.st_mtime_ns) if status else None
+        digest.update(repr((str(file.path), file.classes, times)).encode())
+    return digest.hexdigest()
+
+
 class ImageFiles:
     """Image files as samples: decoded to one size in threads when they are read.
 
@@ -162,12 +175,7 @@ class ImageFiles:
     @property
     def fingerprint(self) -> str:
         """Digest of the paths, sizes, times and classes of all files."""
-        digest = hashlib.sha256(repr((self.fields, self._number, self._strict)).encode())
-        for file in self._files:
-            status = file.path.stat() if file.path.exists() else None
-            times = (status.st_size, status.st_mtime_ns) if status else None
-            digest.update(repr((str(file.path), file.classes, times)).encode())
-        return digest.hexdigest()
+        return fingerprint_of(self._files, self.fields, self._number, self._strict)
 
     def read(self, start: int, stop: int) -> Mapping[str, np.ndarray]:
         """Return the files start .. stop - 1 that can be read, decoded: see `Samples`."""
@@ -195,10 +203,15 @@ class ImageFiles:
 
 def _decode(path: Path, pixels: np.ndarray) -> str:
     """Decode a file into `pixels`; return why it cannot be read, empty if it was."""
+    return read_image_file(path, _MAX_BYTES, lambda content: decode_into(content, pixels))
+
+
+def read_image_file(path: Path, max_bytes: int, use: Callable[[bytes], None]) -> str:
+    """Call `use` with the content of a file of up to `max_bytes`; return why it is no image, "" if it is."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            return f"has more than {_MAX_BYTES:,} bytes"
-        decode_into(path.read_bytes(), pixels)
+        if path.stat().st_size > max_bytes:
+            return f"has more than {max_bytes:,} bytes"
+        use(path.read_bytes())
     except OSError as error:
         return f"cannot be read ({error.strerror or error})"
     except DataError as error:
