@@ -108,9 +108,13 @@ class EncodedIndex:
         """Number of classes; labels are in 0 .. num_classes - 1."""
         return len(self.classes)
 
-    @cached_property
+    @property
     def field(self) -> Mapping[str, Field]:
         """The fields of a sample by name; `image` has the shape that the reader returns, if that is known."""
+        return self._field
+
+    @cached_property
+    def _field(self) -> Mapping[str, Field]:
         known = self.decode_size or self.stored_size
         image = [Field(IMAGE, "|u1", self.image_shape)] if known else []
         return {field.name: field for field in (*image, *self.other_fields)}
@@ -145,9 +149,13 @@ class EncodedIndex:
         """`label`, or `labels` where an image has several."""
         return LABEL if any(field.name == LABEL for field in self.other_fields) else LABELS
 
-    @cached_property
+    @property
     def shard_starts(self) -> np.ndarray:
         """Sample id at which each shard starts, and the total last: int64 [shards + 1]."""
+        return self._shard_starts
+
+    @cached_property
+    def _shard_starts(self) -> np.ndarray:
         return np.concatenate([[0], np.cumsum([shard.num_samples for shard in self.shards], dtype=np.int64)])
 
     @property

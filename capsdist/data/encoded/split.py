@@ -122,7 +122,7 @@ class EncodedSplit:
                 continue
             with self._opened([number]) as files:
                 for place in range(shard.num_samples) if whole else ():
-                    _, reason = _content(files[number], table[place])
+                    _, reason = _content(files[number], table, place)
                     if reason:
                         raise self._error(number, place, reason)
 
@@ -139,7 +139,8 @@ class EncodedSplit:
         for number, shard in enumerate(self.index.shards):
             path, table = self.tars.path(shard), self._table(number)
             with self.tars.open(shard, self._remedy) as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != shard.sha256:
+                found = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+                if found != shard.sha256:
                     raise DataError(f"{path}: wrong checksum, the file is damaged; {self._remedy}")
                 file.seek(0)
                 starts = {found.offset for found in samples_in_tar(file, path, lambda _: None)}
@@ -232,7 +233,7 @@ class EncodedSplit:
         direct = images[part.rows[0]].flags.c_contiguous
         buffer = np.empty(images.shape[1:], np.uint8)
         for row, place in zip(part.rows.tolist(), part.local.tolist(), strict=True):
-            content, reason = _content(files[part.number], table[place])
+            content, reason = _content(files[part.number], table, place)
             if not reason:
                 target = images[row] if direct else buffer
                 try:
@@ -250,8 +251,9 @@ class EncodedSplit:
         return DataError(f"{path}: image {place} at byte {offset} {reason}; {self._remedy}")
 
 
-def _content(descriptor: int, row: np.void) -> tuple[bytes, str]:
-    """Return the image file that a row of a table names, and why it cannot be used, empty if it can."""
+def _content(descriptor: int, table: np.ndarray, place: int) -> tuple[bytes, str]:
+    """Return the image file that row `place` of `table` names, and why it cannot be used, empty if it can."""
+    row = table[place]
     size = int(row["size"])
     if size > MAX_IMAGE_BYTES:
         return b"", f"has {size:,} bytes, at most {MAX_IMAGE_BYTES:,} are read"

@@ -198,8 +198,9 @@ class Split:
             blocks = read_shard(content, self.index, number, path, self._remedy)
             verify_members(content, self.index, number, path, self._remedy)
             first = int(self.index.shard_starts[number])
-            for place, block in enumerate(blocks) if observe else ():
-                observe(first + place * self.index.block_size, block)
+            if observe:
+                for place, block in enumerate(blocks):
+                    observe(first + place * self.index.block_size, block)
 
     def _read_whole(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Read shard `number`, compare it with the index, and return images and starts as in `_Held`."""
