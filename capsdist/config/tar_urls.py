@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from itertools import islice
@@ -12,7 +13,7 @@ from capsdist.config.schema import Config
 from capsdist.config.steps import steps_of
 from capsdist.errors import Problem
 
-__all__ = ["MAX_TARS", "expand_urls", "reader_problems"]
+__all__ = ["MAX_TARS", "absolute_urls", "expand_urls", "local_tars", "reader_problems"]
 
 MAX_TARS = 1 << 20
 """Limit of the tar files that `data.urls` may name."""
@@ -35,6 +36,23 @@ def expand_urls(urls: str) -> list[str]:
     if len(found) > MAX_TARS:
         raise ValueError(f"names more than {MAX_TARS:,} files")
     return found
+
+
+def local_tars(urls: str) -> list[str]:
+    """Return the paths of those tar files of `urls` that are on this machine's file systems."""
+    schemes = [(match[1] if (match := _SCHEME.match(url)) else "", url) for url in expand_urls(urls)]
+    return [url.removeprefix("file://") for scheme, url in schemes if scheme in ("", "file") and url]
+
+
+def absolute_urls(urls: str) -> str:
+    """Return `urls` with a relative path made absolute; braces stay. Faulty ones are returned as they are."""
+    urls = os.path.expanduser(urls)
+    try:
+        found = expand_urls(urls)
+    except ValueError:
+        return urls
+    relative = found != [""] and not any(_SCHEME.match(url) or os.path.isabs(url) for url in found)
+    return os.path.join(os.getcwd(), urls) if relative else urls
 
 
 def reader_problems(config: Config) -> Iterator[Problem]:

@@ -151,9 +151,9 @@ class WebStream:
     def _check_start(self, epoch: int, step: int) -> None:
         if step:
             raise DataError(
-                f"data position is step {step} of {self.steps.inside(epoch)} of epoch {epoch}, and the reader "
-                "webdataset resumes only where an epoch ends; resume from an older checkpoint, or start a new "
-                "run from these weights with --train.init-from"
+                f"data position is step {step} of {self.steps.inside(epoch)} of epoch {epoch}, and the "
+                "reader webdataset resumes only where an epoch ends; resume from an older checkpoint, or "
+                "start a new run from these weights with --train.init-from"
             )
 
     def _batches(self, epoch: int) -> Iterator[Batch]:

@@ -42,7 +42,10 @@ def data_problems(config: Config) -> list[Problem]:
     if is_url(data.root):
         return []
     heads = {}
-    for field, split in (("data.train_split", data.train_split), ("data.test_split", data.test_split)):
+    splits = {"data.train_split": data.train_split, "data.test_split": data.test_split}
+    if data.reader != "packed":
+        del splits["data.train_split"]
+    for field, split in splits.items() if data.name else ():
         path = Path(data.root, data.name, split, INDEX_NAME)
         try:
             heads[field] = parse_head(read_file(path, max_bytes=MAX_INDEX_BYTES))

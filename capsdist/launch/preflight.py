@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config, problems
 from capsdist.config.images import stored_shape
+from capsdist.config.tar_urls import absolute_urls, local_tars
 from capsdist.console import Log, command_line
 from capsdist.data.sets.spec import DATASETS, SPLITS, TRAIN_TEST
 from capsdist.errors import ConfigError, DataError, DocumentError, Problem, RunError
@@ -23,6 +24,7 @@ from capsdist.storage.place import Place, in_uploaded_package, is_url, url_fault
 
 if TYPE_CHECKING:
     from capsdist.data import Index
+    from capsdist.data.stream import StreamIndex
 
 __all__ = [
     "Machine",
@@ -107,7 +109,9 @@ def _num_cores() -> int:
 
 def absolute(config: Config) -> Config:
     """Return `config` with its places as absolute paths: workers have another working directory."""
-    data = config.data.model_copy(update={"root": _absolute(config.data.root)})
+    data = config.data.model_copy(
+        update={"root": _absolute(config.data.root), "urls": absolute_urls(config.data.urls)}
+    )
     places = {"storage": _absolute(config.train.storage)}
     if config.train.init_from is not None:
         places["init_from"] = _absolute(config.train.init_from)
@@ -133,6 +137,8 @@ def _place_problems(config: Config) -> Iterator[Problem]:
             rule = "has a byte that is not UTF-8, so that the run's files cannot name it"
             fix = f"rename that folder, or set --{field} to the absolute path of a symbolic link to it"
             yield Problem(field, path, rule, fix)
+    if config.data.urls.startswith("s3://") and (fault := url_fault(config.data.urls)):
+        yield Problem("data.urls", fault.shown, fault.rule, fault.fix)
     storage = _absolute(config.train.storage)
     if not is_url(storage) and in_uploaded_package(storage):
         rule = "lies in the folder to which Ray has uploaded this job's code, and would be lost with it"
@@ -150,44 +156,69 @@ def packing_remedy(config: Config, split: str) -> str:
     name, root = config.data.name, config.data.root
     if not is_url(root) and in_uploaded_package(root):
         return f"set --data.root or CAPSDIST_DATA_ROOT to {_SHARED}"  # what is packed there is lost
+    if config.data.reader == "webdataset" and name not in DATASETS:
+        return 'pack it, or set --data.name "" for a run without validation'
     if name not in DATASETS:
         return "pack it, or set --data.root and --data.name to a packed set"
     packed = SPLITS.get(name, TRAIN_TEST)
     if split not in packed:
         return f"pack it yourself (`{command_line(f'pack {name}')}` makes {' and '.join(packed)})"
     where = "" if root == os.path.abspath("data") else f" --root {root}"
-    return f"pack it with `{command_line(f'pack {name}{where}')}`"
+    unless = ', or set --data.name "" for a run without validation' if config.data.reader != "packed" else ""
+    return f"pack it with `{command_line(f'pack {name}{where}')}`{unless}"
 
 
-def check_data(config: Config) -> Index:
-    """Read both splits wholly and return the training split's index.
+def check_data(config: Config) -> StreamIndex:
+    """Read the packed splits wholly, of foreign tar files a sample; return what the training images are.
 
     Raises:
-        DataError: a split is missing, damaged, or not what the network takes; the splits number their
-            classes differently.
+        DataError: a split or tar file is missing, damaged, or not what the network takes; the splits number
+            their classes differently.
         ConfigError: `train.global_batch_size` is more than the training images.
     """
-    from capsdist.data import check_split
-    from capsdist.train.splits import check_splits, split_folders
+    from capsdist.train.splits import check_splits
 
-    train, test = (
-        check_split(
-            folder,
-            image_shape=stored_shape(config),
-            num_classes=config.model.num_classes,
-            crop=config.data.crop,
-            remedy=packing_remedy(config, split),
-        )
-        for folder, split in zip(split_folders(config), _splits(config), strict=True)
+    found = [_checked(config, split) for split in _splits(config)]
+    if config.data.reader == "packed":
+        train, test = found
+        check_splits(config, train, test)
+        return train
+    from capsdist.train.streams import web_data
+
+    if missing := _missing_tar(config):
+        raise DataError(missing)
+    data = web_data(config, found[0] if found else None)
+    data.check_first()
+    return data
+
+
+def _checked(config: Config, split: str) -> Index:
+    from capsdist.data import check_split
+    from capsdist.storage import join
+
+    return check_split(
+        join(config.data.root, config.data.name, split),
+        image_shape=stored_shape(config),
+        num_classes=config.model.num_classes,
+        crop=config.data.crop,
+        remedy=packing_remedy(config, split),
     )
-    check_splits(config, train, test)
-    return train
+
+
+def _missing_tar(config: Config) -> str | None:
+    """Return in one line which local file of `data.urls` is not there."""
+    for path in local_tars(config.data.urls):
+        if not os.path.isfile(path):
+            return f"{path}: is not there; correct --data.urls"
+    return None
 
 
 def missing_data(config: Config) -> str | None:
-    """Return in one line which split cannot be had, None if both are there; reads no images."""
+    """Return in one line what data cannot be had, None if all is there; reads no images."""
     from capsdist.storage import join, open_folder
 
+    if config.data.reader == "webdataset" and (missing := _missing_tar(config)):
+        return missing
     for split in _splits(config):
         remedy = packing_remedy(config, split)
         try:
@@ -278,8 +309,12 @@ def check_initial(config: Config, log: Log) -> None:
     check_fit(weight_shapes(there), weight_shapes(config), config)
 
 
-def _splits(config: Config) -> tuple[str, str]:
-    return config.data.train_split, config.data.test_split
+def _splits(config: Config) -> tuple[str, ...]:
+    """Return the packed splits of a run: the one to train on, if it is packed, and the one to validate on."""
+    data = config.data
+    if data.reader == "packed":
+        return data.train_split, data.test_split
+    return (data.test_split,) if data.name else ()
 
 
 def _absolute(path: str) -> str:

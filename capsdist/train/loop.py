@@ -1,6 +1,6 @@
 """The training loop: data, steps, metrics, validation, checkpoints. Knows torch only; runs without Ray.
 
-Path of an image: `TrainStream` (uint8, gathered ahead by a thread) -> device -> `Transform` -> `train_step`
+Path of an image: a `Stream` (uint8, gathered ahead by a thread) -> device -> `Transform` -> `train_step`
 (engine forward, losses, backward, update) -> metrics at every `log_every_steps` -> `evaluate` ->
 `write_checkpoint`. Nothing but logging, validation and checkpoints waits for the GPU.
 """
@@ -99,8 +99,9 @@ def run_training(
         loop = _Loop(parts, events=events, save=save, picture=picture, keep=keep)
         if resume_from is not None:
             loop.resume(read_checkpoint(resume_from))
-        if parts.left_out:
-            loop.note(parts.left_out)
+        for line in (parts.left_out, parts.stream.notice):
+            if line:
+                loop.note(line)
         return loop.run(should_stop or (lambda step: False), observe or (lambda step, sample_ids: None))
     finally:
         parts.engine.close()
@@ -124,7 +125,7 @@ class _Loop:
         self.parts, self.config, self.family, self.device = parts, parts.config, parts.family, parts.device
         self.engine, self.stream, self.total_steps = parts.engine, parts.stream, parts.total_steps
         self.rank, self.world_size = parts.engine.rank, parts.engine.world_size
-        self.data = parts.stream.split.index
+        self.data = parts.stream.index
         self._events, self._save, self._picture, self._keep = events, save, picture, keep
         self._profiler: StepProfiler | None = None
         self.step = 0  # optimizer steps done since the run began
@@ -183,6 +184,8 @@ class _Loop:
         epoch_end = self.stream.steps.ends_epoch(self.step)
         validate = last or _due(self.step, train.validate_every_steps, epoch_end)
         save = last or stopped or _due(self.step, train.checkpoint_every_steps, epoch_end)
+        if not self.stream.resumes_inside:
+            save = last or (epoch_end and save)  # where a run stops inside an epoch, it could not go on
         # A checkpoint always comes with a row: the rows after it do not depend on what came before it.
         if validate or save or self._window.num_steps >= train.log_every_steps:
             self._log()
@@ -226,6 +229,8 @@ class _Loop:
         )
 
     def _validate(self) -> None:
+        if self.parts.test_folder is None:
+            return
         train = self.config.train
         self.engine.model.eval()
         self.validation = evaluate(
@@ -297,7 +302,7 @@ class _Loop:
         return self._emit(
             "end",
             run=self.config.train.name,
-            test_split=self.config.data.test_split,
+            test_split=self.config.data.test_split if self.parts.test_folder else None,
             stopped=stopped,
             error_percent=validation.get("error_percent"),
             **several,

@@ -10,14 +10,15 @@ import torch
 from capsdist.config import Config, Family
 from capsdist.config.models import find_family
 from capsdist.config.steps import total_steps
-from capsdist.data import Mixup, TrainStream, Transform, read_index
+from capsdist.data import Mixup, Transform
+from capsdist.data.stream import Stream
 from capsdist.models import build_model
 from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.engine.base import Engine
 from capsdist.train.engine.build import build_engine
 from capsdist.train.initial import take_weights
 from capsdist.train.metrics import Row
-from capsdist.train.splits import check_splits, split_folders
+from capsdist.train.streams import open_stream
 
 __all__ = ["Parts", "build_parts", "start_row"]
 
@@ -26,6 +27,7 @@ __all__ = ["Parts", "build_parts", "start_row"]
 class Parts:
     """The parts of one rank. num_parameters: of the network; total_steps: of the whole run.
 
+    train_folder: where the training images are; test_folder: the split to validate on, None for none.
     left_out: a line about weights of `train.init_from` that do not fit.
     """
 
@@ -33,8 +35,8 @@ class Parts:
     family: Family
     device: torch.device
     train_folder: str
-    test_folder: str
-    stream: TrainStream
+    test_folder: str | None
+    stream: Stream
     transform: Transform
     mixup: Mixup | None
     engine: Engine
@@ -52,8 +54,8 @@ def start_row(parts: Parts, *, resumed_step: int) -> Row:
         "epoch": parts.stream.steps.epochs(resumed_step),
         "run": config.train.name,
         "preset": config.preset,
-        "data": config.data.name,
-        "test_split": config.data.test_split,
+        "data": config.data.name if config.data.reader == "packed" else config.data.urls,
+        "test_split": config.data.test_split if parts.test_folder else None,
         "model": config.model.kind,
         "network": parts.family.title,
         "num_parameters": parts.num_parameters,
@@ -81,20 +83,7 @@ def build_parts(
         DataError, ConfigError, RunError: as `capsdist.train.run_training`.
     """
     data, train = config.data, config.train
-    train_folder, test_folder = split_folders(config)
-    stream = TrainStream(
-        train_folder,
-        seed=train.seed,
-        global_batch_size=train.global_batch_size,
-        lanes=data.lanes,
-        window=data.window,
-        last_batch=data.last_batch,
-        rank=rank,
-        world_size=world_size,
-        pin=device.type == "cuda",
-        partners=data.mixup > 0,
-    )
-    check_splits(config, stream.split.index, read_index(test_folder))
+    streamed = open_stream(config, rank=rank, world_size=world_size, pin=device.type == "cuda")
     torch.manual_seed(train.seed)
     model = build_model(config.model, config.routing)
     left_out = take_weights(model, read_checkpoint(init_from).engine.model, config) if init_from else None
@@ -103,13 +92,13 @@ def build_parts(
         config=config,
         family=find_family(config.model.kind),
         device=device,
-        train_folder=train_folder,
-        test_folder=test_folder,
-        stream=stream,
+        train_folder=streamed.train,
+        test_folder=streamed.test_folder,
+        stream=streamed.stream,
         transform=Transform.of(data, train=True),
         mixup=Mixup(data.mixup, config.model.num_classes) if data.mixup else None,
         engine=build_engine(config, model, rank=rank, world_size=world_size, device=device),
         num_parameters=num_parameters,
-        total_steps=total_steps(config, stream.split.index.num_samples),
+        total_steps=total_steps(config, streamed.stream.index.num_samples),
         left_out=left_out,
     )

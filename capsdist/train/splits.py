@@ -6,6 +6,7 @@ Checked before a run by the index alone, and again where training begins.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 
 from capsdist.config import Config
 from capsdist.console import Log
@@ -16,7 +17,7 @@ from capsdist.errors import ConfigError, Problem
 from capsdist.storage import join
 from capsdist.train.checkpoint import Checkpoint
 
-__all__ = ["check_splits", "check_trained_classes", "split_folders"]
+__all__ = ["check_splits", "check_test_split", "check_trained_classes", "split_folders"]
 
 
 def split_folders(config: Config) -> tuple[str, str]:
@@ -45,6 +46,19 @@ def check_splits(config: Config, train: SourceIndex, test: SourceIndex) -> None:
         raise ConfigError(
             [Problem("train.global_batch_size", batch, rule, f"set --train.global-batch-size {num} or less")]
         )
+
+
+def check_test_split(config: Config, classes: Sequence[str], test: SourceIndex) -> None:
+    """Check that a run whose training images have `classes` can be validated on the packed split `test`.
+
+    Raises:
+        DataError: it has more classes, or labels an image, than the network, or other classes.
+    """
+    place = split_folders(config)[1]
+    check_num_classes(test, config.model.num_classes, place)
+    check_num_labels(test, config.model.num_labels, place)
+    remedy = "set --data.classes to the names in the order of the labels, or leave it out"
+    check_same_classes(classes, test.classes, where=("data.classes", place), remedy=remedy)
 
 
 def check_trained_classes(

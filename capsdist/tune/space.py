@@ -173,10 +173,18 @@ def search_problems(config: Config, space: Space, search: Search) -> list[Proble
     """Return every problem of a search's own options; those of `config` are found by `capsdist.config`."""
     return [
         *_scheduler_problems(search),
+        *_validation_problems(config),
         *section_problems("search", search),
         *_space_problems(config, space),
         *_config_problems(config, space),
     ]
+
+
+def _validation_problems(config: Config) -> Iterator[Problem]:
+    if not config.data.name:
+        rule = "leaves a search without a validation error to compare trials by"
+        fix = "set --data.name to a packed set that has data.test_split"
+        yield Problem("data.name", config.data.name, rule, fix)
 
 
 def _scheduler_problems(search: Search) -> Iterator[Problem]:
