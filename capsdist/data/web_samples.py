@@ -50,9 +50,10 @@ def tar_samples(urls: Sequence[str], *, window: int, rng: random.Random) -> Iter
     Raises:
         DataError: a tar file cannot be read, is cut or has a name twice.
     """
+    opened: list[str] = []
     pipeline = DataPipeline(
         SimpleShardList(list(urls)),
-        _opened,
+        partial(_opened, opened=opened),
         partial(tar_file_expander, select_files=_is_read),
         group_by_keys,
         shuffle(window, initial=min(window, _FIRST), rng=rng),
@@ -62,9 +63,10 @@ def tar_samples(urls: Sequence[str], *, window: int, rng: random.Random) -> Iter
     except DataError:
         raise
     except Exception as error:  # the library raises nearly anything, with its own state as arguments
-        url = next((arg for arg in reversed(error.args) if arg in urls), "data.urls")
         reason = str(error.args[0] if error.args else "").partition(" @ ")[0] or type(error).__name__
-        raise DataError(f"{url}: cannot be read ({_line(reason)}); repair it or leave it out") from None
+        raise DataError(
+            f"{opened[-1]}: cannot be read ({_line(reason)}); repair it or leave it out"
+        ) from None
 
 
 def read_labels(sample: Sample, *, num_classes: int, num_labels: int) -> list[int]:
@@ -120,9 +122,13 @@ def decode_sample(sample: Sample, pixels: np.ndarray) -> None:
         raise DataError(f"{_name(sample)}.{suffix}: {error}; repair it or leave it out") from None
 
 
-def _opened(tars: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Open each tar file; not by webdataset's `gopen`, which the environment can make run commands."""
+def _opened(tars: Iterator[dict[str, Any]], *, opened: list[str]) -> Iterator[dict[str, Any]]:
+    """Open each tar file and note it in `opened`.
+
+    Not by webdataset's `gopen`, which the environment can make run commands.
+    """
     for tar in tars:
+        opened[:] = [tar["url"]]
         with _open(tar["url"]) as stream:
             yield {**tar, "stream": _Plain(stream)}
 

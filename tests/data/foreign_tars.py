@@ -38,7 +38,7 @@ def sample_of(key: str, pixels: np.ndarray, label: int, *, as_json: bool = False
 def write_tars(
     folder: Path, num: int, *, tars: int = 3, shape: tuple[int, int, int] = (9, 9, 1), classes: int = 3
 ) -> tuple[str, np.ndarray, np.ndarray]:
-    """Write `num` samples into files 0.tar, 1.tar, ...; return their URL in braces, the pixels and the labels.
+    """Write `num` samples into files 0.tar, 1.tar, ...; return their URL, pixels and labels.
 
     Every image is told from the others by its first pixel. Every second label is JSON.
     """
