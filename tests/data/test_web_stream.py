@@ -130,7 +130,7 @@ def test_the_environment_cannot_make_it_run_a_command(tmp_path, monkeypatch):
     monkeypatch.setenv("GOPEN_REWRITE", f"{tmp_path}=pipe:touch {tmp_path}/ran #")
     write_tars(tmp_path, 4, tars=1)
     batches(web_data(tmp_path / "0.tar", num_samples=4))
-    with pytest.raises(DataError, match="correct data.urls"):
+    with pytest.raises(DataError, match=r"correct data\.urls"):
         batches(web_data(f"pipe:touch {tmp_path}/ran", num_samples=4))
     assert not (tmp_path / "ran").exists()
 
@@ -176,9 +176,8 @@ def test_a_faulty_tar_is_one_line(tmp_path, fault):
         path.write_bytes(
             {"cut": content[:700], "noise": b"x" * 2048, "compressed": gzip.compress(content)}[fault]
         )
-    with pytest.raises(
-        DataError, match=rf"{path}.*; (correct data.urls|repair it or leave it out)"
-    ) as caught:
+    remedy = "(correct data.urls|repair it or leave it out)"
+    with pytest.raises(DataError, match=rf"{path}.*; {remedy}") as caught:
         batches(web_data(path, num_samples=4))
     assert "\n" not in str(caught.value)
 
@@ -194,7 +193,7 @@ def test_a_position_inside_an_epoch_is_refused(tmp_path):
     with pytest.raises(DataError, match="epoch 1 has 4 steps"):
         stream.check_position(stream.position(1, 5))
     other = stream_of(web_data(tmp_path / "1.tar"))
-    with pytest.raises(DataError, match="digest=.*continue with the data set"):
+    with pytest.raises(DataError, match=r"digest=.*continue with the data set"):
         stream.check_position(other.position(1, 0))
 
 

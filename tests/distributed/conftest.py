@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import torch
 from ranks import Ranks
 from small_run import write_data
+
+sys.path.append(str(Path(__file__).parents[1] / "data"))
 
 
 @pytest.fixture(scope="session")
