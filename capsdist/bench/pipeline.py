@@ -33,8 +33,8 @@ def pipeline_figures(*, num: int, global_batch_size: int, repeats: int) -> dict[
     `read_s` and `checksum_s` are parts of it: reading all files, and hashing what was read.
     `unheld_images_per_s` is of a reader without memory for shards: a system call an image, and the file's
     times compared.
-    `webdataset_reader_images_per_s` is of the second reader, `--data.reader webdataset`: stock webdataset over
-    a foreign tar file of one PNG an image, decoded, of at most 5,000 images.
+    `webdataset_reader_images_per_s` is of the second reader, `--data.reader webdataset`: over a foreign tar
+    file of one PNG an image, decoded, of at most 5,000 images.
     """
     images = np.random.default_rng(0).integers(0, 256, (num, 1, 28, 28), dtype=np.uint8)
     shuffled, epochs = np.random.default_rng(1).permutation(num), itertools.count()

@@ -9,6 +9,7 @@ from itertools import islice
 
 from braceexpand import UnbalancedBracesError, braceexpand
 
+from capsdist.config.images import size_option
 from capsdist.config.schema import Config
 from capsdist.config.steps import steps_of
 from capsdist.errors import Problem
@@ -92,16 +93,16 @@ def _url_problems(config: Config) -> Iterator[Problem]:
 def _fault(url: str) -> tuple[str, str, str] | None:
     """Return value, rule and fix of a tar file that is not read; no credential is repeated."""
     match = _SCHEME.match(url)
-    scheme = match[1].lower() if match else ""
-    if scheme == "pipe":
+    scheme = match[1] if match else ""
+    if scheme.lower() == "pipe":
         return "pipe:...", "would run a command of the shell", _FIX
     if scheme and scheme not in _SCHEMES:
         return f"{scheme}:...", f"{scheme}: is not read", _FIX
     rest = url.partition("://")[2].partition("?")[0]
-    if scheme and not rest.strip("/"):
-        return url, "does not name a file", _FIX
     host, _, path = rest.partition("/")
-    if scheme and scheme != "file" and "@" in host:
+    if scheme and not (path and bool(host) != (scheme == "file")):
+        return url, "does not name a file", _FIX
+    if "@" in host and scheme:
         fix = "take them out; s3:// takes AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         return f"{scheme}://...@{host.rpartition('@')[2]}/{path}", "credentials do not belong in a URL", fix
     if scheme in ("http", "https") and set(url) & set("[]{}"):
@@ -132,7 +133,7 @@ def _sample_problems(config: Config) -> Iterator[Problem]:
         yield Problem("model.in_channels", model.in_channels, rule, "set --model.in-channels 1 or 3")
     if data.crop:
         rule = "has no room: the reader webdataset decodes images to model.image_size"
-        fix = "set --data.crop 0; --data.resize takes random parts of them by --data.resize-area"
+        fix = f"set --data.crop 0 --data.resize {size_option(data.crop)}"
         yield Problem("data.crop", data.crop, rule, fix)
 
 
