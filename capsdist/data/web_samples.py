@@ -64,6 +64,8 @@ def tar_samples(urls: Sequence[str], *, window: int, rng: random.Random) -> Iter
         raise
     except Exception as error:  # the library raises nearly anything, with its own state as arguments
         reason = str(error.args[0] if error.args else "").partition(" @ ")[0] or type(error).__name__
+        if status := re.search(r"exit (\d+) \(read\)", reason):
+            reason = f"curl ended with status {status[1]}"
         raise DataError(
             f"{opened[-1]}: cannot be read ({_line(reason)}); repair it or leave it out"
         ) from None

@@ -302,7 +302,7 @@ class _Loop:
         return self._emit(
             "end",
             run=self.config.train.name,
-            test_split=self.config.data.test_split if self.parts.test_folder else None,
+            test_split=self.config.data.test_split if self.parts.test_folder else "",
             stopped=stopped,
             error_percent=validation.get("error_percent"),
             **several,

@@ -55,7 +55,7 @@ def start_row(parts: Parts, *, resumed_step: int) -> Row:
         "run": config.train.name,
         "preset": config.preset,
         "data": config.data.name if config.data.reader == "packed" else config.data.urls,
-        "test_split": config.data.test_split if parts.test_folder else None,
+        "test_split": config.data.test_split if parts.test_folder else "",
         "model": config.model.kind,
         "network": parts.family.title,
         "num_parameters": parts.num_parameters,

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
+import http.server
 import pickle
+import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +204,23 @@ def test_a_position_inside_an_epoch_is_refused(tmp_path):
 def test_fewer_files_than_ranks_are_refused(tmp_path):
     with pytest.raises(DataError, match="names 1 tar files for 2 workers"):
         stream_of(web_data(tmp_path / "0.tar"), world_size=2)
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl, which reads https://, is not installed")
+def test_tar_files_over_http(tmp_path):
+    _, images, _ = write_tars(tmp_path, 12, tars=2)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            host = f"http://127.0.0.1:{server.server_port}"
+            data = web_data(f"{host}/0.tar", f"{host}/1.tar", num_samples=12)
+            data.check_first()
+            found = np.concatenate([batch.images[batch.weights > 0].numpy() for batch in batches(data)])
+            with pytest.raises(DataError, match=rf"{host}/2.tar: cannot be read .*; repair it or leave"):
+                web_data(f"{host}/2.tar").check_first()
+        finally:
+            server.shutdown()
+            thread.join()
+    np.testing.assert_array_equal(found[found[:, 0, 0, 0].argsort()], images.transpose(0, 3, 1, 2))

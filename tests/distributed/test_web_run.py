@@ -80,7 +80,7 @@ def test_without_validation(shapes: Path, tars: str, tmp_path: Path) -> None:
     assert check_data(config).num_samples == 26
     rows = run_small(config, tmp_path)
     assert "validation" not in {row["kind"] for row in rows}
-    assert (rows[-1]["kind"], rows[-1]["error_percent"], rows[-1]["test_split"]) == ("end", None, None)
+    assert (rows[-1]["kind"], rows[-1]["error_percent"], rows[-1]["test_split"]) == ("end", None, "")
     saved = read_checkpoint(tmp_path / f"step-{STEPS:04d}")
     assert (saved.metrics, saved.classes) == ({}, ("0", "1", "2"))
 
