@@ -40,8 +40,12 @@ def expand_urls(urls: str) -> list[str]:
 
 
 def local_tars(urls: str) -> list[str]:
-    """Return the paths of those tar files of `urls` that are on this machine's file systems."""
-    schemes = [(match[1] if (match := _SCHEME.match(url)) else "", url) for url in expand_urls(urls)]
+    """Return the paths of those tar files of `urls` that are local; none of faulty ones."""
+    try:
+        found = expand_urls(urls)
+    except ValueError:
+        return []
+    schemes = [(match[1] if (match := _SCHEME.match(url)) else "", url) for url in found]
     return [url.removeprefix("file://") for scheme, url in schemes if scheme in ("", "file") and url]
 
 
