@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from capsdist.config import Config
 from capsdist.console import Log
@@ -16,6 +17,9 @@ from capsdist.data.format.source import SourceIndex
 from capsdist.errors import ConfigError, Problem
 from capsdist.storage import join
 from capsdist.train.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from capsdist.data.stream import StreamIndex
 
 __all__ = ["check_splits", "check_test_split", "check_trained_classes", "split_folders"]
 
@@ -62,7 +66,7 @@ def check_test_split(config: Config, classes: Sequence[str], test: SourceIndex) 
 
 
 def check_trained_classes(
-    checkpoint: Checkpoint, index: SourceIndex, place: str | os.PathLike[str], log: Log
+    checkpoint: Checkpoint, index: StreamIndex, place: str | os.PathLike[str], log: Log
 ) -> None:
     """Check that the split `index` at `place` has the classes that `checkpoint` was trained on.
 
