@@ -6,6 +6,7 @@ read (`IMAGES`, `LABELS`); no other member is looked into, pickles and the like 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import random
@@ -131,8 +132,14 @@ def _opened(tars: Iterator[dict[str, Any]], *, opened: list[str]) -> Iterator[di
     """
     for tar in tars:
         opened[:] = [tar["url"]]
-        with _open(tar["url"]) as stream:
+        stream = _open(tar["url"])
+        try:
             yield {**tar, "stream": _Plain(stream)}
+        except GeneratorExit:  # the rest is not wanted: how curl ends says nothing
+            with contextlib.suppress(OSError):
+                stream.close()
+            raise
+        stream.close()  # raises where curl has failed
 
 
 class _Plain:
@@ -145,9 +152,13 @@ class _Plain:
         """Return up to `size` bytes.
 
         Raises:
-            ValueError: the first bytes are those of a compressed file.
+            OSError: curl has failed.
+            ValueError: there is nothing, or the first bytes are those of a compressed file.
         """
         content = self._stream.read(size)
+        if not self._begun and not content:
+            self._stream.close()
+            raise ValueError("it is empty")
         if not self._begun and content.startswith(_COMPRESSED):
             raise ValueError("it is compressed: unpack it first")
         self._begun = True
