@@ -51,6 +51,8 @@ def overview(run_dir: str | Path, *, data_root: str | Path | None = None, log: L
         if whole is None:
             raise RunError(f"{files} has no checkpoint; give the folder of a run that has trained")
         config, network = load_model(whole.folder)
+    if not config.data.name:
+        raise RunError(f"{files}: the run has no packed set to draw images of; its data.name is empty")
     root = config.data.root if data_root is None else data_root
     split = join(root, config.data.name, _shown_split(config, rows))
     samples = pick_samples(config, network, split, num_columns=2 * COLUMNS)

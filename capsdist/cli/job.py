@@ -306,7 +306,8 @@ def _train_and_draw(config: Config) -> int:
             return DONE if summary.status == "done" else STOPPED
         if summary.status == "done":
             with StopSignals():
-                _draw(run_place(absolute(config)), display, anew=rows.trained)
+                if config.data.name:
+                    _draw(run_place(absolute(config)), display, anew=rows.trained)
             if rows.end is not None:
                 display(rows.end)
             return DONE

@@ -14,6 +14,7 @@ from capsdist.config.image_rules import image_problems
 from capsdist.config.models import find_family
 from capsdist.config.schema import Config
 from capsdist.config.sections import Bounds, Section
+from capsdist.config.tar_urls import reader_problems
 from capsdist.errors import ConfigError, Problem
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -34,6 +35,7 @@ def problems(config: Config) -> list[Problem]:
         *_place_problems("train.storage", config.train.storage),
         *_place_problems("train.init_from", config.train.init_from or ""),
         *image_problems(config),
+        *reader_problems(config),
         *_label_problems(config),
         *find_family(config.model.kind).problems(config),
         *_batch_problems(config),
@@ -80,7 +82,9 @@ def _broken(value: float | tuple[float, ...], bounds: Bounds) -> str | None:
 
 def _name_problems(config: Config) -> Iterator[Problem]:
     data = config.data
-    names = (("train.name", config.train.name), ("data.name", data.name))
+    names = [("train.name", config.train.name), ("data.name", data.name)]
+    if data.reader == "webdataset" and not data.name:
+        names.pop()  # there is no packed set
     splits = {f"data.{field}": split for field, split in data.splits.items()}
     for field, value in (*names, *splits.items()):
         if not _NAME.fullmatch(value):

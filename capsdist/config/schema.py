@@ -32,7 +32,8 @@ class Data(Section):
     """Where the images come from and how they are shown."""
 
     name: str = "mnist"
-    """Name of the packed data set: a folder below `root` that holds one folder per split."""
+    """Name of the packed data set: a folder below `root` that holds one folder per split.
+    With the reader webdataset it only names the split to validate on; "": do not validate."""
     root: Annotated[str, MAY_CHANGE] = "data"
     """Folder of the packed data sets, as the data_prep scripts write it."""
     train_split: str = "train"
@@ -41,10 +42,18 @@ class Data(Section):
     """Split whose error is measured at the end of the run, and by `capsdist evaluate`."""
     validation_split: str | None = Field(default_factory=lambda data: data["test_split"])
     """Split to validate on during the run; None: no validation. Version 0.1 validated on `test_split`."""
+    reader: Literal["packed", "webdataset"] = "packed"
+    """Reads the training images: `packed` splits, or tar files of image files by the library webdataset."""
+    urls: str = ""
+    """Tar files for the reader webdataset: paths, s3:// or https:// URLs, 'https://host/{000..999}.tar'."""
+    num_samples: OptionalCount = None
+    """Images of an epoch for the reader webdataset: how many there are in all tar files."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes for the reader webdataset; default: of the packed splits, or numbers."""
     lanes: Count = 8
     """Lanes that an epoch's order is cut into; divides `train.global_batch_size`, at least the workers."""
     window: Count = 8192
-    """Window of the shuffle inside a lane, in samples."""
+    """Window of the shuffle inside a lane, in samples; for the reader webdataset its shuffle buffer."""
     last_batch: Literal["short", "carry"] = "short"
     """Last step of an epoch: `short` has the images left; `carry` is filled from the next epoch; official."""
     shift: Annotated[int, Bounds(ge=0)] = 2
@@ -91,8 +100,10 @@ class Data(Section):
 
     @property
     def splits(self) -> dict[str, str]:
-        """The splits that a run reads, by field: validation_split only where it is one of its own."""
-        found = {"train_split": self.train_split}
+        """The packed splits that a run reads, by field: validation_split only where it is one of its own."""
+        if self.reader != "packed" and not self.name:
+            return {}
+        found = {"train_split": self.train_split} if self.reader == "packed" else {}
         if self.validation_split is not None and self.tests_apart:
             found["validation_split"] = self.validation_split
         return {**found, "test_split": self.test_split}

@@ -7,11 +7,9 @@ samples is padded to the size that all ranks share, with weight 0, so that ranks
 from __future__ import annotations
 
 import os
-import queue
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,21 +17,18 @@ from torch import Tensor
 
 from capsdist.config.images import sides
 from capsdist.config.steps import EpochSteps, LastBatch
+from capsdist.data.ahead import prefetched
 from capsdist.data.batch import Batch, Partner
 from capsdist.data.format.order import Order, rank_slice
 from capsdist.data.format.packed import IMAGE
-from capsdist.data.format.position import Position
+from capsdist.data.format.position import Position, check_inside, check_same_order
 from capsdist.data.format.source import Source, open_split
-from capsdist.errors import DataError
 
 __all__ = ["TrainStream", "eval_batches"]
 
 _CHUNK_BYTES = 2 << 20  # images gathered at once: enough to spread the cost of touching a shard
 _CHUNK_STEPS = 64
-_DEPTH = 2  # chunks that wait in the queue
 _AHEAD = 4  # chunks whose shards are fetched before they are needed, where the split is far
-
-_Item: TypeAlias = "list[Batch] | BaseException | None"  # what the queue carries; None ends it
 
 
 class _Plan(NamedTuple):
@@ -73,8 +68,14 @@ class TrainStream:
     ) -> None:
         self.split = open_split(folder, size=sides(decode_size) if decode_size else None)
         self.order = Order(self.split.index, seed, global_batch_size, lanes, window)
+        self.index = self.split.index
         self.steps = EpochSteps(self.split.index.num_samples, global_batch_size, last_batch)
         self.rank, self.world_size, self.pin, self.partners = rank, world_size, pin, partners
+
+    resumes_inside = True
+    """A run resumes at any step of an epoch."""
+    notice = None
+    """There is nothing that this stream does not promise."""
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield the rank's batches of the steps of `epoch` from its step number `start_step` on.
@@ -82,7 +83,7 @@ class TrainStream:
         A thread gathers ahead of the consumer; it ends when the iterator is exhausted, closed or collected.
         """
         plans = self._plans(epoch, start_step)
-        return _prefetched(_gathered(self.split, plans, self.rank, self.world_size, self.pin, self.partners))
+        return prefetched(_gathered(self.split, plans, self.rank, self.world_size, self.pin, self.partners))
 
     def position(self, epoch: int, step: int) -> Position:
         """Return the position after `step` completed steps of `epoch`."""
@@ -105,22 +106,8 @@ class TrainStream:
             DataError: another data set, seed, batch, lanes, window or last batch, named with both values; a
                 step outside the epoch.
         """
-        own = self.position(position.epoch, position.step)
-        for name, remedy in (
-            ("digest", "continue with the data set it was trained on, or start a new run"),
-            ("seed", "use the old seed"),
-            ("global_batch_size", "use the old batch"),
-            ("lanes", "use the old lanes"),
-            ("window", "use the old window"),
-            ("last_batch", "use the old data.last_batch"),
-        ):
-            saved, here = getattr(position, name), getattr(own, name)
-            if saved != here:
-                raise DataError(f"data position has {name}={saved!r}, this run has {here!r}; {remedy}")
-        steps = self.steps.inside(position.epoch)
-        if not 0 <= position.step <= steps:
-            found = f"step={position.step}, epoch {position.epoch} has {steps} steps"
-            raise DataError(f"data position has {found}; resume from another checkpoint")
+        check_same_order(position, self.position(position.epoch, position.step))
+        check_inside(position, self.steps.inside(position.epoch))
 
     def _plans(self, epoch: int, start_step: int) -> Iterator[_Plan]:
         """Yield the samples of all ranks for a chunk of steps at a time."""
@@ -173,7 +160,7 @@ def eval_batches(
     total = split.index.num_samples
 
     plans = (_Plan(np.arange(first, min(first + step, total))[None], 0) for first in range(0, total, step))
-    return _prefetched(_gathered(split, plans, rank, world_size, pin))
+    return prefetched(_gathered(split, plans, rank, world_size, pin))
 
 
 def _gathered(
@@ -235,40 +222,3 @@ def _padded(values: np.ndarray, places: np.ndarray, size: int) -> np.ndarray:
     own = values[:, places]
     filler = own[:, :1] if own.shape[1] else values[:, :1]
     return np.concatenate([own, np.repeat(filler, size - own.shape[1], axis=1)], axis=1)
-
-
-def _prefetched(chunks: Iterable[list[Batch]]) -> Iterator[Batch]:
-    """Yield the batches of `chunks`, which a thread computes ahead; what it raises is raised here."""
-    filled: queue.Queue[_Item] = queue.Queue(_DEPTH)
-    stop = threading.Event()
-    thread = threading.Thread(target=_fill, args=(chunks, filled, stop), name="capsdist-data", daemon=True)
-    thread.start()
-    try:
-        while (item := filled.get()) is not None:
-            if isinstance(item, BaseException):
-                raise item
-            yield from item
-    finally:
-        # No lock is taken here: the collector may run this in any thread, even in the one to be stopped.
-        stop.set()
-        if thread is not threading.current_thread():
-            thread.join()
-
-
-def _fill(chunks: Iterable[list[Batch]], filled: queue.Queue[_Item], stop: threading.Event) -> None:
-    def put(item: _Item) -> bool:
-        while not stop.is_set():
-            try:
-                filled.put(item, timeout=0.05)
-            except queue.Full:
-                continue
-            return True
-        return False
-
-    try:
-        for chunk in chunks:
-            if not put(chunk):
-                return
-        put(None)
-    except BaseException as error:
-        put(error)

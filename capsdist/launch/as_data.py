@@ -19,7 +19,7 @@ def fitted(config: Config) -> Config:
     Raises:
         DataError: the split is not packed, or its index cannot be used.
     """
-    if not config.model.from_data:
+    if not config.model.from_data or config.data.reader != "packed":  # without an index: `problems` says so
         return config
     data = config.data
     place = join(data.root, data.name, data.train_split)

@@ -130,11 +130,9 @@ class _Attempt:
 
     def summarise(self, status: Status, end: Row | None = None, reason: str | None = None) -> RunSummary:
         """Return what has become of the run; `end`: the loop's last row, where it came to one."""
-        figures = (
-            (end["step"], end["error_percent"], end["images_per_s"])
-            if end
-            else (self.run.steps_saved(), None, None)
-        )
+        steps = end["step"] if end and (status == "done" or self.config.train.dry_run) else None
+        steps = self.run.steps_saved() if steps is None else steps
+        figures = (steps, end["error_percent"], end["images_per_s"]) if end else (steps, None, None)
         wall_s = time.monotonic() - self._began
         return RunSummary(self.run.name, str(self.run), status, *figures, wall_s, reason)
 

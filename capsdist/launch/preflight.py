@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config, problems
 from capsdist.config.shapes import stored_shape
+from capsdist.config.tar_urls import absolute_urls, local_tars
 from capsdist.console import Log, command_line
 from capsdist.data.format.packed import INDEX_NAME
 from capsdist.data.sets.spec import DATASETS, SPLITS, TRAIN_PART, TRAIN_TEST, VALIDATION
@@ -23,7 +24,7 @@ from capsdist.storage.documents import dump_json, parse_document
 from capsdist.storage.place import Place, in_uploaded_package, is_url, url_fault
 
 if TYPE_CHECKING:
-    from capsdist.data.format.source import SourceIndex
+    from capsdist.data.stream import StreamIndex
 
 __all__ = [
     "Machine",
@@ -109,7 +110,9 @@ def _num_cores() -> int:
 
 def absolute(config: Config) -> Config:
     """Return `config` with its places as absolute paths: workers have another working directory."""
-    data = config.data.model_copy(update={"root": _absolute(config.data.root)})
+    data = config.data.model_copy(
+        update={"root": _absolute(config.data.root), "urls": absolute_urls(config.data.urls)}
+    )
     places = {"storage": _absolute(config.train.storage)}
     if config.train.init_from is not None:
         places["init_from"] = _absolute(config.train.init_from)
@@ -135,6 +138,8 @@ def _place_problems(config: Config) -> Iterator[Problem]:
             rule = "has a byte that is not UTF-8, so that the run's files cannot name it"
             fix = f"rename that folder, or set --{field} to the absolute path of a symbolic link to it"
             yield Problem(field, path, rule, fix)
+    if config.data.urls.startswith("s3://") and (fault := url_fault(config.data.urls)):
+        yield Problem("data.urls", fault.shown, fault.rule, fault.fix)
     storage = _absolute(config.train.storage)
     if not is_url(storage) and in_uploaded_package(storage):
         rule = "lies in the folder to which Ray has uploaded this job's code, and would be lost with it"
@@ -153,7 +158,9 @@ def packing_remedy(config: Config, split: str) -> str:
     if not is_url(root) and in_uploaded_package(root):
         return f"set --data.root or CAPSDIST_DATA_ROOT to {_SHARED}"  # what is packed there is lost
     without = ""
-    if split == data.validation_split and data.tests_apart:
+    if data.reader == "webdataset":
+        without = ', or set --data.name "" for a run without validation'
+    elif split == data.validation_split and data.tests_apart:
         without = ", or do without: --data.validation-split None --train.keep-best 0"
     if name not in DATASETS:
         return f"pack it, or set --data.root and --data.name to a packed set{without}"
@@ -164,7 +171,8 @@ def packing_remedy(config: Config, split: str) -> str:
         return f"pack it with `{command_line(f'pack {name} --validation 0.1{where}')}`{also}{without}"
     if split not in packed:
         return f"pack it yourself (`{command_line(f'pack {name}')}` makes {' and '.join(packed)})"
-    return f"pack it with `{command_line(f'pack {name}{where}')}`"
+    unless = without if data.reader == "webdataset" else ""
+    return f"pack it with `{command_line(f'pack {name}{where}')}`{unless}"
 
 
 def overlap(config: Config) -> Problem | None:
@@ -176,7 +184,7 @@ def overlap(config: Config) -> Problem | None:
     from capsdist.storage import join, open_folder
 
     data = config.data
-    if (data.train_split, data.validation_split) != ("train", VALIDATION):
+    if (data.splits.get("train_split"), data.validation_split) != ("train", VALIDATION):
         return None
     if not open_folder(join(data.root, data.name)).folders(TRAIN_PART, INDEX_NAME).get(TRAIN_PART):
         return None
@@ -184,12 +192,12 @@ def overlap(config: Config) -> Problem | None:
     return Problem("data.train_split", data.train_split, rule, f"set --data.train-split {TRAIN_PART}")
 
 
-def check_data(config: Config) -> SourceIndex:
-    """Read all splits of a run wholly and return the training split's index.
+def check_data(config: Config) -> StreamIndex:
+    """Read the packed splits wholly, of foreign tar files a sample; return what the training images are.
 
     Raises:
-        DataError: a split is missing, damaged, or not what the network takes; the splits number their
-            classes differently.
+        DataError: a split or tar file is missing, damaged, or not what the network takes; the splits number
+            their classes differently.
         ConfigError: `train.global_batch_size` is more than the training images, or images for validation are
             among them.
     """
@@ -207,16 +215,34 @@ def check_data(config: Config) -> SourceIndex:
         )
         for field, folder in split_folders(config).items()
     }
-    check_splits(config, indexes)
     if problem := overlap(config):
         raise ConfigError([problem])
-    return indexes["train_split"]
+    if config.data.reader == "packed":
+        check_splits(config, indexes)
+        return indexes["train_split"]
+    from capsdist.train.streams import web_data
+
+    if missing := _missing_tar(config):
+        raise DataError(missing)
+    data = web_data(config, indexes)
+    data.check_first()
+    return data
+
+
+def _missing_tar(config: Config) -> str | None:
+    """Return in one line which local file of `data.urls` is not there."""
+    for path in local_tars(config.data.urls):
+        if not os.path.isfile(path):
+            return f"{path}: is not there; correct --data.urls"
+    return None
 
 
 def missing_data(config: Config) -> str | None:
-    """Return in one line which split cannot be had, None if all are there; reads no images."""
+    """Return in one line what data cannot be had, None if all is there; reads no images."""
     from capsdist.storage import join, open_folder
 
+    if config.data.reader == "webdataset" and (missing := _missing_tar(config)):
+        return missing
     for split in config.data.splits.values():
         remedy = packing_remedy(config, split)
         try:

@@ -20,7 +20,7 @@ from capsdist.console import Log, announced
 from capsdist.data import Transform, check_split, eval_batches
 from capsdist.data.format.checks import check_num_labels
 from capsdist.data.format.source import open_split
-from capsdist.errors import CheckpointError, ConfigError, Problem
+from capsdist.errors import CheckpointError, ConfigError, DataError, Problem
 from capsdist.models import Output
 from capsdist.storage import join
 from capsdist.train.checkpoint import build_network, read_checkpoint
@@ -178,6 +178,8 @@ def evaluate_checkpoint(
     saved = read_checkpoint(checkpoint)
     config, network = saved.config, build_network(saved)
     data = config.data
+    if not (folder or data.name):
+        raise DataError(f"checkpoint {os.fspath(checkpoint)} names no packed split; give the folder of one")
     folder = folder or join(data.root, data.name, data.test_split)
     with announced(log, f"reading {folder}"):
         index = check_split(

@@ -1,6 +1,6 @@
 """The training loop: data, steps, metrics, validation, checkpoints. Knows torch only; runs without Ray.
 
-Path of an image: `TrainStream` (uint8, gathered ahead by a thread) -> device -> `Transform` -> `train_step`
+Path of an image: a `Stream` (uint8, gathered ahead by a thread) -> device -> `Transform` -> `train_step`
 (engine forward, losses, backward, update) -> metrics at every `log_every_steps` -> `evaluate` ->
 `write_checkpoint`. Nothing but logging, validation and checkpoints waits for the GPU.
 """
@@ -44,7 +44,6 @@ Save = Callable[[Callable[[Path], None], int, dict[str, float]], str | None]
 ``write(folder)`` writes the files; it is called where `folder` shall appear and does nothing on ranks other
 than 0. May return a name for the checkpoint, which is shown to people.
 """
-
 
 Observe = Callable[[int, Tensor], None]
 """Called on every rank as ``observe(step, sample_ids)`` to see what it was trained on; for records and tests.
@@ -99,8 +98,9 @@ def run_training(
         loop = _Loop(parts, events=events, save=save, picture=picture, keep=keep)
         if resume_from is not None:
             loop.resume(read_checkpoint(resume_from))
-        if parts.left_out:
-            loop.note(parts.left_out)
+        for line in (parts.left_out, parts.stream.notice):
+            if line:
+                loop.note(line)
         return loop.run(should_stop or (lambda step: False), observe or (lambda step, sample_ids: None))
     finally:
         parts.engine.close()
@@ -124,7 +124,7 @@ class _Loop:
         self.parts, self.config, self.family, self.device = parts, parts.config, parts.family, parts.device
         self.engine, self.stream, self.total_steps = parts.engine, parts.stream, parts.total_steps
         self.rank, self.world_size = parts.engine.rank, parts.engine.world_size
-        self.data = parts.stream.split.index
+        self.data = parts.stream.index
         self._events, self._save, self._picture, self._keep = events, save, picture, keep
         self._profiler: StepProfiler | None = None
         self.step = 0  # optimizer steps done since the run began
@@ -185,6 +185,7 @@ class _Loop:
             last or _due(self.step, train.validate_every_steps, epoch_end)
         )
         save = last or stopped or _due(self.step, train.checkpoint_every_steps, epoch_end)
+        save &= last or epoch_end or self.stream.resumes_inside
         # A checkpoint always comes with a row: the rows after it do not depend on what came before it.
         if validate or save or self._window.num_steps >= train.log_every_steps:
             self._log()
@@ -234,8 +235,10 @@ class _Loop:
         self.validated_step = self.step
         return self.validation
 
-    def _test(self) -> Evaluation:
+    def _test(self) -> Evaluation | None:
         """Return the test of a run that is done: its last validation, if that was on the test split."""
+        if self.parts.test_folder is None:
+            return None
         if not self.config.data.tests_apart:
             return self.validation or self._validate()  # none: the checkpoint was already the last
         without = self.parts.validation_folder is None
@@ -310,7 +313,7 @@ class _Loop:
         return self._emit(
             "end",
             run=self.config.train.name,
-            test_split=self.config.data.test_split,
+            test_split=self.config.data.test_split if self.parts.test_folder else "",
             stopped=stopped,
             error_percent=tested.get("error_percent"),
             **several,

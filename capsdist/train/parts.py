@@ -10,15 +10,16 @@ import torch
 from capsdist.config import Config, Family
 from capsdist.config.models import find_family
 from capsdist.config.steps import total_steps
-from capsdist.data import Mixup, TrainStream, Transform
-from capsdist.data.format.source import open_split
+from capsdist.data import Mixup, Transform
+from capsdist.data.stream import Stream
 from capsdist.models import build_model
 from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.engine.base import Engine
 from capsdist.train.engine.build import build_engine
 from capsdist.train.initial import take_weights
 from capsdist.train.metrics import Row
-from capsdist.train.splits import check_splits, split_folders
+from capsdist.train.splits import split_folders
+from capsdist.train.streams import open_stream
 
 __all__ = ["Parts", "build_parts", "start_row"]
 
@@ -27,7 +28,8 @@ __all__ = ["Parts", "build_parts", "start_row"]
 class Parts:
     """The parts of one rank. num_parameters: of the network; total_steps: of the whole run.
 
-    validation_folder: the test split's where the run validates on that, None without validation.
+    train_folder: where the training images are; validation_folder: the test split's where the run validates
+    on that, None without validation; test_folder: None if there is none.
     left_out: a line about weights of `train.init_from` that do not fit.
     """
 
@@ -36,8 +38,8 @@ class Parts:
     device: torch.device
     train_folder: str
     validation_folder: str | None
-    test_folder: str
-    stream: TrainStream
+    test_folder: str | None
+    stream: Stream
     transform: Transform
     mixup: Mixup | None
     engine: Engine
@@ -55,9 +57,9 @@ def start_row(parts: Parts, *, resumed_step: int) -> Row:
         "epoch": parts.stream.steps.epochs(resumed_step),
         "run": config.train.name,
         "preset": config.preset,
-        "data": config.data.name,
-        "validation_split": config.data.validation_split,
-        "test_split": config.data.test_split,
+        "data": config.data.name if config.data.reader == "packed" else config.data.urls,
+        "validation_split": config.data.validation_split if parts.validation_folder else None,
+        "test_split": config.data.test_split if parts.test_folder else "",
         "model": config.model.kind,
         "network": parts.family.title,
         "num_parameters": parts.num_parameters,
@@ -85,23 +87,9 @@ def build_parts(
         DataError, ConfigError, RunError: as `capsdist.train.run_training`.
     """
     data, train = config.data, config.train
+    stream = open_stream(config, rank=rank, world_size=world_size, pin=device.type == "cuda")
     folders = split_folders(config)
-    stream = TrainStream(
-        folders["train_split"],
-        seed=train.seed,
-        global_batch_size=train.global_batch_size,
-        lanes=data.lanes,
-        window=data.window,
-        last_batch=data.last_batch,
-        rank=rank,
-        world_size=world_size,
-        pin=device.type == "cuda",
-        partners=data.mixup > 0,
-        decode_size=data.decode_size,
-    )
-    others = {field: open_split(place).index for field, place in folders.items() if field != "train_split"}
-    test = folders["test_split"]
-    check_splits(config, {"train_split": stream.split.index, **others})
+    test = folders.get("test_split")
     torch.manual_seed(train.seed)
     model = build_model(config.model, config.routing)
     left_out = take_weights(model, read_checkpoint(init_from).engine.model, config) if init_from else None
@@ -110,7 +98,7 @@ def build_parts(
         config=config,
         family=find_family(config.model.kind),
         device=device,
-        train_folder=folders["train_split"],
+        train_folder=folders.get("train_split", data.urls),
         validation_folder=None if data.validation_split is None else folders.get("validation_split", test),
         test_folder=test,
         stream=stream,
@@ -118,6 +106,6 @@ def build_parts(
         mixup=Mixup(data.mixup, config.model.num_classes) if data.mixup else None,
         engine=build_engine(config, model, rank=rank, world_size=world_size, device=device),
         num_parameters=num_parameters,
-        total_steps=total_steps(config, stream.split.index.num_samples),
+        total_steps=total_steps(config, stream.index.num_samples),
         left_out=left_out,
     )

@@ -6,7 +6,8 @@ Checked before a run by the index alone, and again where training begins.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from capsdist.config import Config
 from capsdist.console import Log
@@ -17,7 +18,10 @@ from capsdist.errors import ConfigError, Problem
 from capsdist.storage import join
 from capsdist.train.checkpoint import Checkpoint
 
-__all__ = ["check_splits", "check_trained_classes", "split_folders"]
+if TYPE_CHECKING:
+    from capsdist.data.stream import StreamIndex
+
+__all__ = ["check_classes", "check_splits", "check_trained_classes", "split_folders"]
 
 
 def split_folders(config: Config) -> dict[str, str]:
@@ -33,17 +37,10 @@ def check_splits(config: Config, indexes: Mapping[str, SourceIndex]) -> None:
         DataError: a split has more classes than the network, or two number their classes differently.
         ConfigError: `train.global_batch_size` is more than the images there are.
     """
-    places = split_folders(config)
-    train, train_place = indexes["train_split"], places["train_split"]
-    for field, index in indexes.items():
-        check_num_classes(index, config.model.num_classes, places[field])
-        check_num_labels(index, config.model.num_labels, places[field])
-        check_same_classes(
-            train.classes,
-            index.classes,
-            where=(train_place, places[field]),
-            remedy="pack both with the same list of classes",
-        )
+    train, train_place = indexes["train_split"], split_folders(config)["train_split"]
+    check_classes(
+        config, train.classes, indexes, where=train_place, remedy="pack both with the same list of classes"
+    )
     batch, num = config.train.global_batch_size, train.num_samples
     if batch > num:
         rule = f"is more than the {num:,} images of {train_place}"
@@ -52,8 +49,23 @@ def check_splits(config: Config, indexes: Mapping[str, SourceIndex]) -> None:
         )
 
 
+def check_classes(
+    config: Config, classes: Sequence[str], indexes: Mapping[str, SourceIndex], *, where: str, remedy: str
+) -> None:
+    """Check that a run whose training images have `classes`, named by `where`, can use the packed splits.
+
+    Raises:
+        DataError: a split has more classes, or labels an image, than the network, or other classes.
+    """
+    for field, index in indexes.items():
+        place = split_folders(config)[field]
+        check_num_classes(index, config.model.num_classes, place)
+        check_num_labels(index, config.model.num_labels, place)
+        check_same_classes(classes, index.classes, where=(where, place), remedy=remedy)
+
+
 def check_trained_classes(
-    checkpoint: Checkpoint, index: SourceIndex, place: str | os.PathLike[str], log: Log
+    checkpoint: Checkpoint, index: StreamIndex, place: str | os.PathLike[str], log: Log
 ) -> None:
     """Check that the split `index` at `place` has the classes that `checkpoint` was trained on.
 

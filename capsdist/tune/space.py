@@ -183,6 +183,10 @@ def search_problems(config: Config, space: Space, search: Search) -> list[Proble
 
 def validation_problem(config: Config) -> Problem | None:
     """Return why trials around `config` cannot be compared, None if they can."""
+    if not config.data.splits:
+        rule = "leaves a search without a validation error to compare trials by"
+        fix = "set --data.name to a packed set that has data.validation_split"
+        return Problem("data.name", config.data.name, rule, fix)
     if config.data.validation_split is not None:
         return None
     fix = f"{packing_remedy(config, VALIDATION)}, then set --data.validation-split {VALIDATION}"

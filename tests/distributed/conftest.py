@@ -14,6 +14,8 @@ sys.path.insert(1, str(Path(__file__).parents[1] / "data"))
 from ranks import Ranks
 from small_run import write_data
 
+sys.path.append(str(Path(__file__).parents[1] / "data"))
+
 
 @pytest.fixture(scope="session")
 def ranks() -> Iterator[Callable[[int], Ranks]]:

@@ -17,7 +17,7 @@ from seaweed import S3Server, binary, running_server
 from capsdist.runs import locks
 from faults.wire import FaultProxy, running_proxy
 
-for area in ("jobs", "storage"):  # what tests of runs and of all folders use
+for area in ("jobs", "storage", "data"):  # what tests of runs and of all folders use
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / area))
 pytest.register_assert_rewrite("folder_suite")
 ROOT = Path(__file__).resolve().parents[2]
