@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from capsdist.analysis.drawing import COLUMNS, Samples, draw_overview
 from capsdist.config import Config
 from capsdist.console import Log
-from capsdist.data import Transform, eval_batches, read_index
+from capsdist.data import Transform, eval_batches
+from capsdist.data.format.source import open_split
 from capsdist.errors import DocumentError, RunError
 from capsdist.ops.predictions import largest, missed_labels
 from capsdist.runs.checkpoints import newest_verified
@@ -54,7 +55,7 @@ def overview(run_dir: str | Path, *, data_root: str | Path | None = None, log: L
     root = config.data.root if data_root is None else data_root
     split = join(root, config.data.name, config.data.test_split)
     samples = pick_samples(config, network, split, num_columns=2 * COLUMNS)
-    figure = draw_overview(rows, samples, read_index(split).classes)
+    figure = draw_overview(rows, samples, open_split(split).index.classes)
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png")
     files.write(OVERVIEW, drawn.getvalue())

@@ -50,9 +50,8 @@ def data_problems(config: Config) -> list[Problem]:
             continue  # a warning names the command that packs it
         except DocumentError as error:
             return [Problem(field, split, f"{path} {error}", KEPT)]
-        for shard in heads[field].shards:
-            if fault := _shard_fault(path.with_name(shard.name), shard.size_bytes):
-                return [Problem(field, split, fault, KEPT)]
+        if fault := _fault(path, heads[field]):
+            return [Problem(field, split, fault, KEPT)]
     found = [problem for field, head in heads.items() for problem in _head_problems(config, field, head)]
     if len(heads) == 2 and len({head.classes for head in heads.values()}) == 2:
         rule = "numbers its classes in another way than the training split"
@@ -60,6 +59,25 @@ def data_problems(config: Config) -> list[Problem]:
             Problem("data.test_split", data.test_split, rule, "pack both with the same list of classes")
         )
     return found
+
+
+def _fault(path: Path, head: Head) -> str | None:
+    """Return what is wrong with the files of the split whose index is `path`, None if they are there.
+
+    Of recipes, with those of the split that they are made of.
+    """
+    if base := head.base:
+        path = path.parent.with_name(base.split) / INDEX_NAME
+        try:
+            head = parse_head(read_file(path, max_bytes=MAX_INDEX_BYTES))
+        except FileNotFoundError:
+            return f"{path} is missing"
+        except DocumentError as error:
+            return f"{path} {error}"
+        if head.digest != base.digest:
+            return f"{path} has the digest {head.digest}, its recipes were made over {base.digest}"
+    faults = (_shard_fault(path.with_name(shard.name), shard.size_bytes) for shard in head.shards)
+    return next(filter(None, faults), None)
 
 
 def _shard_fault(path: Path, size_bytes: int) -> str | None:

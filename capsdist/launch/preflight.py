@@ -22,7 +22,7 @@ from capsdist.storage.documents import dump_json, parse_document
 from capsdist.storage.place import Place, in_uploaded_package, is_url, url_fault
 
 if TYPE_CHECKING:
-    from capsdist.data import Index
+    from capsdist.data.format.source import SourceIndex
 
 __all__ = [
     "Machine",
@@ -159,7 +159,7 @@ def packing_remedy(config: Config, split: str) -> str:
     return f"pack it with `{command_line(f'pack {name}{where}')}`"
 
 
-def check_data(config: Config) -> Index:
+def check_data(config: Config) -> SourceIndex:
     """Read both splits wholly and return the training split's index.
 
     Raises:

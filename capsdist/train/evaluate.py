@@ -17,8 +17,9 @@ from capsdist.config import Config
 from capsdist.config.images import stored_shape
 from capsdist.config.models import find_family
 from capsdist.console import Log, announced
-from capsdist.data import Transform, check_split, eval_batches, read_index
+from capsdist.data import Transform, check_split, eval_batches
 from capsdist.data.format.checks import check_num_labels
+from capsdist.data.format.source import open_split
 from capsdist.errors import CheckpointError, ConfigError, Problem
 from capsdist.models import Output
 from capsdist.storage import join
@@ -91,7 +92,7 @@ def evaluate(
     told = time.monotonic()
     for number, host_batch in enumerate(batches):
         if progress and time.monotonic() - told > _QUIET_S:
-            told, total = time.monotonic(), read_index(folder).num_samples
+            told, total = time.monotonic(), open_split(folder).index.num_samples
             progress(min(number * batch_size * world_size, total), total)
         batch = host_batch.to(device)
         images = transform(batch.images, batch.sample_ids, config.train.seed, 0)

@@ -10,7 +10,8 @@ import torch
 from capsdist.config import Config, Family
 from capsdist.config.models import find_family
 from capsdist.config.steps import total_steps
-from capsdist.data import Mixup, TrainStream, Transform, read_index
+from capsdist.data import Mixup, TrainStream, Transform
+from capsdist.data.format.source import open_split
 from capsdist.models import build_model
 from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.engine.base import Engine
@@ -94,7 +95,7 @@ def build_parts(
         pin=device.type == "cuda",
         partners=data.mixup > 0,
     )
-    check_splits(config, stream.split.index, read_index(test_folder))
+    check_splits(config, stream.split.index, open_split(test_folder).index)
     torch.manual_seed(train.seed)
     model = build_model(config.model, config.routing)
     left_out = take_weights(model, read_checkpoint(init_from).engine.model, config) if init_from else None

@@ -13,8 +13,12 @@ import xxhash
 from capsdist.config.images import sides, size_text
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import KEPT, Index
+from capsdist.data.format.source import SourceIndex, open_split
 from capsdist.data.format.split import Split, read_shard
+from capsdist.data.recipes.index import RecipeIndex
+from capsdist.data.recipes.source import Recipes
 from capsdist.errors import DataError
+from capsdist.storage.place import beside
 
 __all__ = ["check_num_classes", "check_num_labels", "check_split", "verify_split"]
 
@@ -26,12 +30,13 @@ def check_split(
     num_classes: int | None = None,
     crop: int | tuple[int, int] = 0,
     remedy: str = "",
-) -> Index:
+) -> SourceIndex:
     """Check a split before a run and return its index.
 
-    A local split is read wholly. Of one on S3, which may be large, everything is checked that takes no
-    download: access, the index, presence and size of every shard by listing them, the number of classes;
-    checksums and labels are compared when a shard enters the cache, and damage stops the run there.
+    A local split is read wholly; of recipes, the split that they are made of. Of one on S3, which may be
+    large, everything is checked that takes no download: access, the index, presence and size of every shard
+    by listing them, the number of classes; checksums and labels are compared when a shard enters the cache,
+    and damage stops the run there.
     `image_shape` is what stored images must be, (C, H, W), None for any; `crop` the side, or height and
     width, in pixels that they must have at least; `num_classes` the classes of the network; `remedy` what an
     error about missing or damaged files tells the user to do, usually the packing command.
@@ -42,20 +47,22 @@ def check_split(
     """
     place = SplitFolder(folder)
     place.check_access(remedy or "pack it (capsdist pack)")
-    split = Split(folder, remedy=remedy, memory_bytes=0)
+    split = open_split(folder, remedy=remedy)
     index = split.index
     _check_shape(index, tuple(image_shape or (None, None, None)), crop, str(place))
     if num_classes is not None:
         check_num_classes(index, num_classes, str(place))
-    if place.is_local:
-        for number in range(len(index.shards)):
+    if isinstance(split, Recipes):
+        check_split(split.base_folder, remedy=remedy)
+    elif isinstance(split, Split) and split.is_local:
+        for number in range(len(split.index.shards)):
             split.check(number)
-    else:
-        place.check_sizes(index.shards, remedy)
+    elif isinstance(split, Split):
+        place.check_sizes(split.index.shards, remedy)
     return index
 
 
-def check_num_classes(index: Index, num_classes: int, place: str) -> None:
+def check_num_classes(index: SourceIndex, num_classes: int, place: str) -> None:
     """Check that a network of `num_classes` classes can learn the split `index` at `place`.
 
     Raises:
@@ -68,7 +75,7 @@ def check_num_classes(index: Index, num_classes: int, place: str) -> None:
         )
 
 
-def check_num_labels(index: Index, num_labels: int, place: str) -> None:
+def check_num_labels(index: SourceIndex, num_labels: int, place: str) -> None:
     """Check that a network of `num_labels` labels an image can learn the split `index` at `place`.
 
     Raises:
@@ -82,7 +89,7 @@ def check_num_labels(index: Index, num_labels: int, place: str) -> None:
         )
 
 
-def verify_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
+def verify_split(folder: str | os.PathLike[str], *, remedy: str = "") -> SourceIndex:
     """Compare every stored shard with its sha256, and the headers of its members with the index.
 
     So is everything that `check_split` checks. A split on S3 is downloaded wholly, past the cache.
@@ -91,6 +98,10 @@ def verify_split(folder: str | os.PathLike[str], *, remedy: str = "") -> Index:
         DataError: as `check_split`; a header of the tar file that does not agree with the index.
     """
     index, place = check_split(folder, remedy=remedy), SplitFolder(folder)
+    if isinstance(index, RecipeIndex):
+        verify_split(beside(folder, index.base.split), remedy=remedy)
+        return index
+    assert isinstance(index, Index)
     for number, shard in enumerate(index.shards):
         content, path = place.stored(shard, remedy), place.path(shard)
         read_shard(content, index, number, path, remedy)
@@ -143,7 +154,7 @@ def _shown(first: int, name: str, size: int, start: int) -> str:
 
 
 def _check_shape(
-    index: Index, expected: tuple[int | None, ...], crop: int | tuple[int, int], place: str
+    index: SourceIndex, expected: tuple[int | None, ...], crop: int | tuple[int, int], place: str
 ) -> None:
     if any(want not in (None, have) for want, have in zip(expected, index.image_shape, strict=True)):
         text = " x ".join("any" if want is None else str(want) for want in expected)

@@ -7,10 +7,12 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 from capsdist.data.format.packed import (
+    FORMAT,
     IMAGE,
     INDEX_NAME,
     LABELS,
     MAX_INDEX_BYTES,
+    RECIPES,
     SHARD_NAME,
     check_unaltered,
 )
@@ -39,8 +41,20 @@ class FieldHead(BaseModel):
     shape: tuple[PositiveInt, ...]
 
 
+class BaseHead(BaseModel):
+    """The part of an index of recipes that names the split beside it whose images it is made of."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    split: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    digest: str
+
+
 class Head(BaseModel):
-    """The part of an index that says what its samples are: in version 1 `image_shape`, later `fields`."""
+    """The part of an index that says what its samples are: in version 1 `image_shape`, later `fields`.
+
+    base: of recipes, which have no shards.
+    """
 
     model_config = ConfigDict(extra="ignore")
 
@@ -48,10 +62,14 @@ class Head(BaseModel):
     fields: tuple[FieldHead, ...] = ()
     classes: tuple[str, ...]
     num_samples: PositiveInt
-    shards: tuple[ShardHead, ...]
+    shards: tuple[ShardHead, ...] = ()
+    base: BaseHead | None = None
+    digest: str
 
     @model_validator(mode="after")
     def _has_images(self) -> Head:
+        if not (self.shards or self.base):
+            raise ValueError("there are no shards")
         if len(self.shape(IMAGE)) != 3:
             raise ValueError("there is no field image of shape [C, H, W]")
         return self
@@ -80,7 +98,7 @@ def parse_head(content: bytes) -> Head:
     Raises:
         DocumentError: it is no index, was altered, or lacks one of these parts.
     """
-    check_unaltered(content)
+    check_unaltered(content, (FORMAT, RECIPES))
     return parse_document(content, Head, max_bytes=MAX_INDEX_BYTES)
 
 

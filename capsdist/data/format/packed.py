@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from capsdist.errors import DocumentError
 from capsdist.storage.documents import parse_json
 
 __all__ = [
-    "FORMAT", "IMAGE", "INDEX_NAME", "KEPT", "LABEL", "LABELS", "MAX_INDEX_BYTES", "SHARD_NAME", "VERSION",
-    "check_unaltered", "format_of", "index_digest",
+    "FORMAT", "IMAGE", "INDEX_NAME", "KEPT", "LABEL", "LABELS", "MAX_INDEX_BYTES", "RECIPES", "SHARD_NAME",
+    "VERSION", "check_unaltered", "format_of", "index_digest",
 ]  # fmt: skip
 
 FORMAT = "capsdist-blocks"
 VERSION = 2
-_READ = (1, 2)
+RECIPES = "capsdist-recipes"
+"""Format of splits that are made of another one; see `capsdist.data.recipes`."""
+_READ = {FORMAT: (1, 2), RECIPES: (1,)}
 INDEX_NAME = "index.json"
 IMAGE = "image"
 """Name of the field with the pixels: uint8 [C, H, W]."""
@@ -53,18 +55,20 @@ def format_of(content: bytes) -> str:
     return name if isinstance(name, str) else ""
 
 
-def check_unaltered(content: bytes) -> int:
-    """Return the version of the index `content`, once it is of this format and what its own digest says.
+def check_unaltered(content: bytes, formats: Sequence[str] = (FORMAT,)) -> int:
+    """Return the version of the index `content`, once it has one of `formats` and is what its digest says.
 
     Raises:
         DocumentError: it is not, or no JSON.
     """
     document = _document(content)
-    version = document["version"]
-    if document["format"] != FORMAT or isinstance(version, bool) or version not in _READ:
+    version, name = document["version"], document["format"]
+    known = isinstance(name, str) and name in formats
+    if not known or isinstance(version, bool) or version not in _READ[name]:
+        told = name if known else formats[0]
         raise DocumentError(
-            f"has format {_shown(document['format'])} version {_shown(version)}, this program reads "
-            f"{FORMAT!r} version 1 and 2"
+            f"has format {_shown(name)} version {_shown(version)}, this program reads "
+            f"{told!r} version {' and '.join(map(str, _READ[told]))}"
         )
     digest = document.pop("digest", None)
     try:

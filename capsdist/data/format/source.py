@@ -20,7 +20,10 @@ from capsdist.errors import DataError, DocumentError
 
 __all__ = ["FORMATS", "Source", "SourceIndex", "open_split"]
 
-FORMATS = {"capsdist-blocks": "capsdist.data.format.split:Split"}
+FORMATS = {
+    "capsdist-blocks": "capsdist.data.format.split:Split",
+    "capsdist-recipes": "capsdist.data.recipes.source:Recipes",
+}
 """Import path of the `Source` that reads each format, by the key `format` of an index."""
 
 
@@ -70,6 +73,11 @@ class SourceIndex(Protocol):
     @property
     def image_bytes(self) -> int:
         """Bytes of one of them (uint8)."""
+        ...
+
+    @property
+    def stored(self) -> str:
+        """Where the pixels are stored, in words: `8 shards, 56.2 MB`."""
         ...
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from capsdist.console import DONE, announced, log, run_program
 from capsdist.data.format.checks import check_split
-from capsdist.data.format.index import Index
 from capsdist.data.format.samples import ArraySamples, Samples
 from capsdist.data.format.shards import write_samples
+from capsdist.data.format.source import SourceIndex
 from capsdist.data.sets.originals import originals_folder
 from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
@@ -81,14 +81,10 @@ def check_root(root: str | Path, name: str) -> None:
         )
 
 
-def summary(folder: str, index: Index) -> str:
+def summary(folder: str, index: SourceIndex) -> str:
     """Return one line on a packed split: images, shards, size, name of the data set."""
     shape = " x ".join(map(str, index.image_shape))
-    megabytes = sum(shard.size_bytes for shard in index.shards) / 1e6
-    return (
-        f"{folder}: {index.num_samples:,} images of {shape} in {len(index.shards)} shards, "
-        f"{megabytes:.1f} MB, digest {index.digest[:16]}"
-    )
+    return f"{folder}: {index.num_samples:,} images of {shape} in {index.stored}, digest {index.digest[:16]}"
 
 
 def pack_dataset(spec: DatasetSpec, command: str, *, source: Path | None, root: str) -> None:
