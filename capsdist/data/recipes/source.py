@@ -111,18 +111,18 @@ class Recipes:
 
 def _check_base(index: RecipeIndex, base: Index, place: str, remedy: str) -> None:
     """Check that `base`, the index at `place`, is that of the split over which `index` was made."""
-    wanted = index.base
+    if base.digest != index.base.digest:
+        raise DataError(
+            f"{place}: has the digest {base.digest}, its recipes were made over {index.base.digest}; {remedy}"
+        )
     fits = (
-        base.digest == wanted.digest
-        and base.num_samples >= wanted.last
+        base.num_samples >= index.base.last
         and base.label_name == LABEL
         and base.classes == index.classes
         and recipe_fields(base.image_shape, index.pad) == index.fields
     )
     if not fits:
-        raise DataError(
-            f"{place}: has the digest {base.digest}, its recipes were made over {wanted.digest}; {remedy}"
-        )
+        raise DataError(f"{place}: has other samples, fields or classes than its recipes say; {remedy}")
 
 
 def recipes_over(

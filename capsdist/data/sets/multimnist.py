@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import tyro
+
 from capsdist.console import DONE
 from capsdist.data.format.samples import Samples
 from capsdist.data.format.source import open_split
@@ -102,8 +104,6 @@ def _write(folder: str, index: RecipeIndex) -> str:
 
 
 def _run(command: str, argv: Sequence[str]) -> int:
-    import tyro
-
     def run(
         options: tyro.conf.OmitArgPrefixes[MultiOptions],
         source: Annotated[Path | None, tyro.conf.arg(help=MNIST.source)] = None,
