@@ -1,7 +1,7 @@
 """The pixels of pairs: each digit padded and shifted, with zeros around it, and both added up to 255.
 
-Digits are held with zeros behind their rows and between them, in one buffer, so that a shifted one is a run of
-its bytes: it is copied, and nothing is computed but its place. What is shifted beyond the edge is cut off.
+Digits are held with zeros behind their rows and between them, in one buffer, so that a shifted one is a run
+of its bytes: it is copied, and nothing is computed but its place. What is shifted beyond the edge is cut off.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Frames:
             out[part] = self._image(lower)
 
     def _copied(self, digits: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-        """Return the bytes of shifted digits, uint8 [n, C, rows * bytes of a row]; `_image` is what is seen."""
+        """Return the bytes of shifted digits, uint8 [n, C, bytes]; `_image` is what is seen."""
         down, right = (shifts + self._pad).T
         starts = self._start + digits * (self._channels * self._plane) - down * self._row - right
         return self._runs[starts[:, None] + np.arange(self._channels) * self._plane]
