@@ -43,10 +43,12 @@ class ClassCounts:
 
     def __init__(self) -> None:
         self._counts = np.zeros(0, np.int64)
+        self.num_images = 0
 
     def __call__(self, first: int, fields: Mapping[str, np.ndarray]) -> None:
         """Count the samples of a block."""
         labels = labels_of(fields)
+        self.num_images += len(labels)
         found = np.bincount(labels[labels >= 0])
         counts = np.zeros(max(len(found), len(self._counts)), np.int64)
         counts[: len(self._counts)] = self._counts

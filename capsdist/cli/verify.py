@@ -125,6 +125,8 @@ def verify(
         print(f"intact: {summary(split, index)}")
         if statistics:
             print(f"  {_options(split, decode_size)}")
+        if counts.num_images < index.num_samples:
+            print(f"  classes of {counts.num_images:,} of {index.num_samples:,} images:")
         for line in _histogram(counts.of(len(index.classes)), index.classes):
             print(f"  {line}")
         if picture:

@@ -50,10 +50,8 @@ def data_problems(config: Config) -> list[Problem]:
             continue  # a warning names the command that packs it
         except DocumentError as error:
             return [Problem(field, split, f"{path} {error}", KEPT)]
-        location = heads[field].location
-        for shard in () if is_url(location) else heads[field].shards:
-            if fault := _shard_fault(Path(location or path.parent, shard.name), shard.size_bytes):
-                return [Problem(field, split, fault, KEPT)]
+        if fault := _fault(path, heads[field]):
+            return [Problem(field, split, fault, KEPT)]
     found = [problem for field, head in heads.items() for problem in _head_problems(config, field, head)]
     train = heads.get("data.train_split")
     for field, head in heads.items():
@@ -64,6 +62,28 @@ def data_problems(config: Config) -> list[Problem]:
     if problem := overlap(config):
         found.append(problem)
     return found
+
+
+def _fault(path: Path, head: Head) -> str | None:
+    """Return what is wrong with the files of the split whose index is `path`, None if they are there.
+
+    Of recipes, with those of the split that they are made of.
+    """
+    if base := head.base:
+        path = path.parent.with_name(base.split) / INDEX_NAME
+        try:
+            head = parse_head(read_file(path, max_bytes=MAX_INDEX_BYTES))
+        except FileNotFoundError:
+            return f"{path} is missing"
+        except DocumentError as error:
+            return f"{path} {error}"
+        if head.digest != base.digest:
+            return f"{path} has the digest {head.digest}, its recipes were made over {base.digest}"
+    if is_url(head.location):
+        return None
+    folder = Path(head.location or path.parent)
+    faults = (_shard_fault(folder / shard.name, shard.size_bytes) for shard in head.shards)
+    return next(filter(None, faults), None)
 
 
 def _shard_fault(path: Path, size_bytes: int) -> str | None:

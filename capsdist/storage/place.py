@@ -169,6 +169,19 @@ def is_remote(path: str | os.PathLike[str]) -> bool:
     return "://" in text and not text.startswith("file://")
 
 
+def beside(place: str | os.PathLike[str], name: str) -> str:
+    """Return the folder `name` beside `place`, a local path or a URL, whose options stay at its end.
+
+    >>> beside("s3://bucket/data/mnist/train?region=eu-west-1", "test")
+    's3://bucket/data/mnist/test?region=eu-west-1'
+    """
+    text = os.fspath(place)
+    if "://" not in text:
+        return os.path.join(os.path.dirname(os.path.abspath(text)), name)
+    address, mark, query = text.partition("?")
+    return f"{address.rstrip('/').rpartition('/')[0]}/{name}{mark}{query}"
+
+
 def join(root: str | os.PathLike[str], *parts: str) -> str:
     """Return `root`, a local path or a URL, continued by `parts`; options of a URL stay at its end.
 

@@ -163,6 +163,11 @@ class EncodedIndex:
         """Samples of the split."""
         return int(self.shard_starts[-1])
 
+    @property
+    def stored(self) -> str:
+        """Where the images are stored, in words."""
+        return f"{len(self.shards)} shards, {sum(shard.size_bytes for shard in self.shards) / 1e6:.1f} MB"
+
     def to_json(self) -> str:
         """Return the document as it is stored, the digest included."""
         return json.dumps({"digest": index_digest(_document(self)), **_document(self)}, indent=1) + "\n"
@@ -218,7 +223,7 @@ def parse_encoded_index(content: bytes, path: str, remedy: str) -> EncodedIndex:
             no packing command writes.
     """
     try:
-        check_unaltered(content, ENCODED)
+        check_unaltered(content, (ENCODED,))
         found = parse_document(content, _Document, max_bytes=MAX_INDEX_BYTES)
         channels, *size = found.image_shape
         index = EncodedIndex(

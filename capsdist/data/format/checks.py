@@ -24,7 +24,8 @@ def check_split(
 ) -> SourceIndex:
     """Check a split before a run and return its index.
 
-    A local split is read wholly, one of encoded images up to 1 GiB. Of one on S3, which may be large,
+    A local split is read wholly, one of encoded images up to 1 GiB, of recipes the split that they are made
+    of. Of one on S3, which may be large,
     everything is checked that takes no download: access, the index, presence and size of every shard by
     listing them, the number of classes; checksums and labels are compared when a shard enters the cache, and
     damage stops the run there. `image_shape` is what stored images must be, (C, H, W), None for any; `crop`

@@ -15,7 +15,7 @@ from pydantic import Field as Limits
 from capsdist.data.format.packed import IMAGE, LABEL, LABELS
 from capsdist.errors import DataError
 
-__all__ = ["Field", "check_fields", "field_list"]
+__all__ = ["Field", "check_fields", "check_not_decoded", "field_list"]
 
 _MAX_SIDE = 1 << 16  # pixels, channels, or other numbers
 _MAX_BYTES = 1 << 30
@@ -92,3 +92,16 @@ def field_list(types: Mapping[str, tuple[np.dtype, tuple[int, ...]]]) -> tuple[F
 
 def _shown(field: Field | None) -> str:
     return "missing" if field is None else f"{np.dtype(field.dtype)} {list(field.shape)}"
+
+
+def check_not_decoded(image_shape: tuple[int, int, int], size: tuple[int, int] | None, place: str) -> None:
+    """Check that pixels of `image_shape` (C, H, W), stored at `place`, have the height and width `size`.
+
+    Raises:
+        DataError: a size is given, and it is another one.
+    """
+    if size not in (None, image_shape[1:]):
+        raise DataError(
+            f"{place}: holds pixels of {image_shape[1:]}, which are not decoded to {size}; "
+            "leave out data.decode_size, and use data.resize"
+        )

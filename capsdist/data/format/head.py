@@ -14,9 +14,9 @@ from capsdist.data.format.packed import (
     LABELS,
     LOCATION,
     MAX_INDEX_BYTES,
+    RECIPES,
     TAR_NAME,
     check_unaltered,
-    format_of,
 )
 from capsdist.errors import DataError, DocumentError
 from capsdist.storage import open_folder
@@ -43,12 +43,22 @@ class FieldHead(BaseModel):
     shape: tuple[PositiveInt, ...]
 
 
+class BaseHead(BaseModel):
+    """The part of an index of recipes that names the split beside it whose images it is made of."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    split: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+    digest: str
+
+
 class Head(BaseModel):
     """The part of an index that says what its samples are.
 
     An index of blocks has the shape of an image in `image_shape` (version 1) or `fields`; one of encoded
     images in `image_shape`, with null for the height and width of images that have different sizes, and in
     `location` the folder of its shards if they do not lie beside it.
+    base: of recipes, which have no shards.
     """
 
     model_config = ConfigDict(extra="ignore")
@@ -57,11 +67,15 @@ class Head(BaseModel):
     fields: tuple[FieldHead, ...] = ()
     classes: tuple[str, ...]
     num_samples: PositiveInt
-    shards: tuple[ShardHead, ...]
+    shards: tuple[ShardHead, ...] = ()
     location: Annotated[str, Field(pattern=f"^{LOCATION}$")] = ""
+    base: BaseHead | None = None
+    digest: str
 
     @model_validator(mode="after")
     def _has_images(self) -> Head:
+        if not (self.shards or self.base):
+            raise ValueError("there are no shards")
         if len(self.shape(IMAGE)) != 3 or self.shape(IMAGE)[0] is None:
             raise ValueError("there is no field image of shape [C, H, W]")
         return self
@@ -97,7 +111,7 @@ def parse_head(content: bytes) -> Head:
     Raises:
         DocumentError: it is no index, was altered, or lacks one of these parts.
     """
-    check_unaltered(content, ENCODED if format_of(content) == ENCODED else FORMAT)
+    check_unaltered(content, (FORMAT, ENCODED, RECIPES))
     return parse_document(content, Head, max_bytes=MAX_INDEX_BYTES)
 
 

@@ -144,6 +144,11 @@ class Index:
         """Samples of the split."""
         return int(self.shard_starts[-1])
 
+    @property
+    def stored(self) -> str:
+        """Where the pixels are stored, in words."""
+        return f"{len(self.shards)} shards, {sum(shard.size_bytes for shard in self.shards) / 1e6:.1f} MB"
+
     def spans(self, number: int) -> tuple[Span, ...]:
         """Return where the blocks of shard `number` lie."""
         return spans(self.shards[number].blocks, self.fields)

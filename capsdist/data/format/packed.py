@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from capsdist.errors import DocumentError
@@ -15,15 +15,17 @@ from capsdist.storage.documents import parse_json
 
 __all__ = [
     "ENCODED", "FORMAT", "IMAGE", "INDEX_NAME", "KEPT", "LABEL", "LABELS", "LOCATION", "MAX_INDEX_BYTES",
-    "SHARD_NAME", "TABLE_NAME", "TAR_NAME", "VERSION", "StoredFile", "check_unaltered", "format_of",
-    "index_digest",
+    "RECIPES", "SHARD_NAME", "TABLE_NAME", "TAR_NAME", "VERSION", "StoredFile", "check_unaltered",
+    "format_of", "index_digest",
 ]  # fmt: skip
 
 FORMAT = "capsdist-blocks"
 ENCODED = "capsdist-encoded"
 """Format of a split of encoded images: see `capsdist.data.encoded`."""
 VERSION = 2
-_READ = {FORMAT: (1, 2), ENCODED: (1,)}
+RECIPES = "capsdist-recipes"
+"""Format of splits that are made of another one; see `capsdist.data.recipes`."""
+_READ = {FORMAT: (1, 2), ENCODED: (1,), RECIPES: (1,)}
 INDEX_NAME = "index.json"
 IMAGE = "image"
 """Name of the field with the pixels: uint8 [C, H, W]."""
@@ -81,18 +83,20 @@ def format_of(content: bytes) -> str:
     return name if isinstance(name, str) else ""
 
 
-def check_unaltered(content: bytes, name: str = FORMAT) -> int:
-    """Return the version of the index `content`, once it is of the format `name` and what its digest says.
+def check_unaltered(content: bytes, formats: Sequence[str] = (FORMAT,)) -> int:
+    """Return the version of the index `content`, once it has one of `formats` and is what its digest says.
 
     Raises:
         DocumentError: it is not, or no JSON.
     """
     document = _document(content)
-    version = document["version"]
-    if document["format"] != name or isinstance(version, bool) or version not in _READ[name]:
+    version, name = document["version"], document["format"]
+    known = isinstance(name, str) and name in formats
+    if not known or isinstance(version, bool) or version not in _READ[name]:
+        told = name if known else formats[0]
         raise DocumentError(
-            f"has format {_shown(document['format'])} version {_shown(version)}, this program reads "
-            f"{name!r} version {' and '.join(map(str, _READ[name]))}"
+            f"has format {_shown(name)} version {_shown(version)}, this program reads "
+            f"{told!r} version {' and '.join(map(str, _READ[told]))}"
         )
     digest = document.pop("digest", None)
     try:

@@ -6,7 +6,7 @@ A format is one module with a class that is a `Source`, and a line in `FORMATS`.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Protocol
 
@@ -15,7 +15,7 @@ import numpy as np
 from capsdist.data.format.fields import Field
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import INDEX_NAME
-from capsdist.data.format.packed import ENCODED, FORMAT, StoredFile, format_of
+from capsdist.data.format.packed import ENCODED, FORMAT, RECIPES, format_of
 from capsdist.errors import DataError, DocumentError
 
 __all__ = ["FORMATS", "Observe", "Source", "SourceIndex", "open_split"]
@@ -23,6 +23,7 @@ __all__ = ["FORMATS", "Observe", "Source", "SourceIndex", "open_split"]
 FORMATS = {
     FORMAT: "capsdist.data.format.split:Split",
     ENCODED: "capsdist.data.encoded.split:EncodedSplit",
+    RECIPES: "capsdist.data.recipes.source:Recipes",
 }
 """Import path of the `Source` that reads each format, by the key `format` of an index."""
 
@@ -80,13 +81,13 @@ class SourceIndex(Protocol):
         ...
 
     @property
-    def shards(self) -> Sequence[StoredFile]:
-        """The files with the samples."""
+    def image_bytes(self) -> int:
+        """Bytes of one of them (uint8)."""
         ...
 
     @property
-    def image_bytes(self) -> int:
-        """Bytes of one of them (uint8)."""
+    def stored(self) -> str:
+        """Where the pixels are stored, in words: `8 shards, 56.2 MB`."""
         ...
 
 

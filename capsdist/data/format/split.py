@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from capsdist.data.format.blocks import check_labels, read_block
+from capsdist.data.format.fields import check_not_decoded
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import INDEX_NAME, Index, parse_index
 from capsdist.data.format.layout import ALIGNMENT
 from capsdist.data.format.packed import IMAGE
 from capsdist.data.format.reading import FileDamagedError, Identity, read_exactly
 from capsdist.data.format.source import Observe
-from capsdist.errors import DataError
 
 __all__ = ["Split", "read_index", "read_shard"]
 
@@ -93,11 +93,7 @@ class Split:
         self.folder = SplitFolder(folder)
         self.is_local = self.folder.is_local
         self.index = read_index(folder, remedy=remedy)
-        if size not in (None, self.index.image_shape[1:]):
-            raise DataError(
-                f"{self.folder}: holds pixels of {self.index.image_shape[1:]}, which are not decoded to "
-                f"{size}; leave out data.decode_size, and use data.resize"
-            )
+        check_not_decoded(self.index.image_shape, size, str(self.folder))
         self.memory_bytes = memory_bytes
         self._remedy = remedy
         self._known: dict[int, _Known] = {}

@@ -101,11 +101,7 @@ def check_root(root: str | Path, name: str) -> None:
 def summary(folder: str, index: SourceIndex) -> str:
     """Return one line on a packed split: images, shards, size, name of the data set."""
     shape = " x ".join("any" if side is None else str(side) for side in index.stored_shape)
-    megabytes = sum(shard.size_bytes for shard in index.shards) / 1e6
-    return (
-        f"{folder}: {index.num_samples:,} images of {shape} in {len(index.shards)} shards, "
-        f"{megabytes:.1f} MB, digest {index.digest[:16]}"
-    )
+    return f"{folder}: {index.num_samples:,} images of {shape} in {index.stored}, digest {index.digest[:16]}"
 
 
 def pack_dataset(

@@ -25,6 +25,7 @@ DATASETS = {
     "kmnist": "capsdist.data.sets.kmnist:KMNIST",
     "emnist_letters": "capsdist.data.sets.emnist:EMNIST_LETTERS",
     "emnist_balanced": "capsdist.data.sets.emnist:EMNIST_BALANCED",
+    "multimnist": "capsdist.data.sets.multimnist:MULTIMNIST",
     "affnist": "capsdist.data.sets.affnist:AFFNIST",
     "affnist_train": "capsdist.data.sets.affnist_train:AFFNIST_TRAIN",
     "affnist_like": "capsdist.data.sets.affnist_like:AFFNIST_LIKE",
@@ -42,6 +43,7 @@ SPLITS = {
     "digits": ("train", "train_part", "validation", "test"),
     "affnist": ("test",),
     "affnist_like": ("test",),
+    "multimnist": ("train", "train_part", "validation", "test"),
     "smallnorb_azimuth": ("train", "validation", "test"),
     "smallnorb_elevation": ("train", "validation", "test"),
 }
