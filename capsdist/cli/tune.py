@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from capsdist.cli.job import check_config, parse_options
+from capsdist.cli.check import check_config
+from capsdist.cli.job import parse_options
 from capsdist.config import PRESETS, CapsNetConfig, Config, problems
 from capsdist.config.as_yaml import to_yaml
 from capsdist.console import DONE, STOPPED

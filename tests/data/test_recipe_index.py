@@ -215,12 +215,8 @@ def config_of(root: Path) -> Config:
 def test_a_head_says_what_the_images_are(tmp_path):
     made = make_recipes(tmp_path / "set")
     head = read_head(str(made.folder), "do x")
-    assert (head.image_shape, head.num_labels, head.classes, head.num_samples) == (
-        (2, 10, 9),
-        2,
-        CLASSES,
-        420,
-    )
+    assert (head.num_channels, head.image_size) == (2, (10, 9))
+    assert (head.num_labels, head.classes, head.num_samples) == (2, CLASSES, 420)
     data = config_of(tmp_path / "set").data
     model = fitted(PRESETS["capsnet_small"]().model_copy(update={"data": data})).model
     assert (model.in_channels, model.image_size, model.num_classes, model.num_labels) == (2, (10, 9), 5, 2)

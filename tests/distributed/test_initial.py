@@ -10,7 +10,7 @@ import torch
 from initial_runs import taken, taken_in_parallel
 from small_run import losses, run_small, same_bits, same_checkpoint, small_config
 
-from capsdist.cli.job import check_config
+from capsdist.cli.check import check_config
 from capsdist.config import Config, problems
 from capsdist.errors import ConfigError
 from capsdist.launch.preflight import absolute, check_initial
