@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from capsdist.lazy import load_on_use
 
 if TYPE_CHECKING:
     from capsdist.data.batch import Batch
@@ -15,30 +16,26 @@ if TYPE_CHECKING:
     from capsdist.data.pipeline import TrainStream, eval_batches
     from capsdist.data.transforms import Mixup, Transform
 
-# Names load on first use (PEP 562): an index is read without torch.
-_HOME = {
-    "Batch": "batch",
-    "Index": "format.index",
-    "Mixup": "transforms",
-    "Position": "format.position",
-    "Split": "format.split",
-    "TrainStream": "pipeline",
-    "Transform": "transforms",
-    "check_split": "format.checks",
-    "eval_batches": "pipeline",
-    "read_index": "format.split",
-    "verify_split": "format.checks",
-    "write_split": "format.shards",
-}
-
 __all__ = [
     "Batch", "Index", "Mixup", "Position", "Split", "TrainStream", "Transform", "check_split",
     "eval_batches", "read_index", "verify_split", "write_split",
 ]  # fmt: skip
 
-
-def __getattr__(name: str) -> object:
-    """Load a public name on first use."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+# Names load on first use: an index is read without torch.
+__getattr__ = load_on_use(
+    __name__,
+    {
+        "Batch": ".batch",
+        "Index": ".format.index",
+        "Mixup": ".transforms",
+        "Position": ".format.position",
+        "Split": ".format.split",
+        "TrainStream": ".pipeline",
+        "Transform": ".transforms",
+        "check_split": ".format.checks",
+        "eval_batches": ".pipeline",
+        "read_index": ".format.split",
+        "verify_split": ".format.checks",
+        "write_split": ".format.shards",
+    },
+)

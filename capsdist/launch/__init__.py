@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from capsdist.lazy import load_on_use
 
 if TYPE_CHECKING:
     from capsdist.launch.launcher import launch
     from capsdist.runs.rundir import RunFolder, RunSummary
 
-_HOME = {
-    "RunFolder": "capsdist.runs.rundir",
-    "RunSummary": "capsdist.runs.rundir",
-    "launch": "capsdist.launch.launcher",
-}
-
 __all__ = ["RunFolder", "RunSummary", "launch"]
 
-
-def __getattr__(name: str) -> object:
-    """Load a public name on first use: `--check` needs the checks only."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(_HOME[name]), name)
+# Names load on first use: `--check` needs the checks only.
+__getattr__ = load_on_use(
+    __name__,
+    {
+        "RunFolder": "capsdist.runs.rundir",
+        "RunSummary": "capsdist.runs.rundir",
+        "launch": ".launcher",
+    },
+)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING
+
+from capsdist.lazy import load_on_use
 
 if TYPE_CHECKING:
     from capsdist.models.baseline_cnn import BaselineCNN
@@ -12,26 +13,22 @@ if TYPE_CHECKING:
     from capsdist.models.decoder import Decoder
     from capsdist.models.layers import ClassCapsules, PackedCapsules, PrimaryCapsules
 
-# Names load on first use (PEP 562): `registry` is read without torch.
-_HOME = {
-    "BaselineCNN": "baseline_cnn",
-    "CapsNet": "capsnet",
-    "ClassCapsules": "layers",
-    "Decoder": "decoder",
-    "Output": "capsnet",
-    "PackedCapsules": "layers",
-    "PrimaryCapsules": "layers",
-    "build_model": "build",
-}
-
 __all__ = [
     "BaselineCNN", "CapsNet", "ClassCapsules", "Decoder", "Output", "PackedCapsules", "PrimaryCapsules",
     "build_model",
 ]  # fmt: skip
 
-
-def __getattr__(name: str) -> object:
-    """Load a public name on first use."""
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+# Names load on first use: `registry` is read without torch.
+__getattr__ = load_on_use(
+    __name__,
+    {
+        "BaselineCNN": ".baseline_cnn",
+        "CapsNet": ".capsnet",
+        "ClassCapsules": ".layers",
+        "Decoder": ".decoder",
+        "Output": ".capsnet",
+        "PackedCapsules": ".layers",
+        "PrimaryCapsules": ".layers",
+        "build_model": ".build",
+    },
+)
