@@ -24,13 +24,13 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Annotated, Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, PositiveInt
 from pydantic import Field as Limits
 
 from capsdist.data.decoding import MAX_PIXELS
 from capsdist.data.encoded.table import table_bytes
 from capsdist.data.format.classes import check_class_names
+from capsdist.data.format.described import OfShards
 from capsdist.data.format.fields import Field, check_fields
 from capsdist.data.format.packed import (
     ENCODED,
@@ -86,7 +86,7 @@ class EncodedShard:
 
 
 @dataclass(frozen=True)
-class EncodedIndex:
+class EncodedIndex(OfShards[EncodedShard]):
     """What the tar files of a split hold; a `SourceIndex`.
 
     other_fields: of a sample without its image; stored_size: height and width of all images, None if they
@@ -148,25 +148,6 @@ class EncodedIndex:
     def label_name(self) -> str:
         """`label`, or `labels` where an image has several."""
         return LABEL if any(field.name == LABEL for field in self.other_fields) else LABELS
-
-    @property
-    def shard_starts(self) -> np.ndarray:
-        """Sample id at which each shard starts, and the total last: int64 [shards + 1]."""
-        return self._shard_starts
-
-    @cached_property
-    def _shard_starts(self) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum([shard.num_samples for shard in self.shards], dtype=np.int64)])
-
-    @property
-    def num_samples(self) -> int:
-        """Samples of the split."""
-        return int(self.shard_starts[-1])
-
-    @property
-    def stored(self) -> str:
-        """Where the images are stored, in words."""
-        return f"{len(self.shards)} shards, {sum(shard.size_bytes for shard in self.shards) / 1e6:.1f} MB"
 
     def to_json(self) -> str:
         """Return the document as it is stored, the digest included."""

@@ -24,14 +24,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from pydantic import Field as Limits
 
 from capsdist.data.format.classes import check_class_names
+from capsdist.data.format.described import OfFields, OfShards
 from capsdist.data.format.fields import Field, check_fields
 from capsdist.data.format.layout import ALIGNMENT, Block, Span, block_sizes, file_size, spans
 from capsdist.data.format.packed import (
@@ -40,7 +39,6 @@ from capsdist.data.format.packed import (
     INDEX_NAME,
     KEPT,
     LABEL,
-    LABELS,
     MAX_INDEX_BYTES,
     SHARD_NAME,
     VERSION,
@@ -78,7 +76,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Index:
+class Index(OfFields, OfShards[Shard]):
     """A split's index: the fields of a sample, names of the classes, and what the shards hold.
 
     `digest`, the sha256 of its canonical JSON, names the data set. Every block holds `block_size`
@@ -94,60 +92,6 @@ class Index:
     licence: str = ""
     version: int = VERSION
     digest: str = ""
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes; labels are in 0 .. num_classes - 1."""
-        return len(self.classes)
-
-    @property
-    def field(self) -> dict[str, Field]:
-        """The fields by name."""
-        return self._field
-
-    @cached_property
-    def _field(self) -> dict[str, Field]:
-        return {field.name: field for field in self.fields}
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of an image."""
-        channels, height, width = self.field[IMAGE].shape
-        return channels, height, width
-
-    @property
-    def stored_shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of a stored image: `image_shape`."""
-        return self.image_shape
-
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of one image (uint8)."""
-        return self.field[IMAGE].num_bytes
-
-    @property
-    def label_name(self) -> str:
-        """Name of the field with the classes of an image: `label`, or `labels` with several."""
-        return LABEL if LABEL in self.field else LABELS
-
-    @property
-    def shard_starts(self) -> np.ndarray:
-        """Sample id at which each shard starts, and the total last: int64 [shards + 1]."""
-        return self._shard_starts
-
-    @cached_property
-    def _shard_starts(self) -> np.ndarray:
-        return np.concatenate([[0], np.cumsum([shard.num_samples for shard in self.shards], dtype=np.int64)])
-
-    @property
-    def num_samples(self) -> int:
-        """Samples of the split."""
-        return int(self.shard_starts[-1])
-
-    @property
-    def stored(self) -> str:
-        """Where the pixels are stored, in words."""
-        return f"{len(self.shards)} shards, {sum(shard.size_bytes for shard in self.shards) / 1e6:.1f} MB"
 
     def spans(self, number: int) -> tuple[Span, ...]:
         """Return where the blocks of shard `number` lie."""

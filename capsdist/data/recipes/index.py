@@ -29,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt
 from pydantic import Field as Limits
 
 from capsdist.data.format.classes import check_class_names
+from capsdist.data.format.described import OfFields
 from capsdist.data.format.fields import Field, check_fields
 from capsdist.data.format.packed import (
     IMAGE,
@@ -68,7 +69,7 @@ class Base:
 
 
 @dataclass(frozen=True)
-class RecipeIndex:
+class RecipeIndex(OfFields):
     """The index of a split of recipes; the head of this file says what its parts mean."""
 
     base: Base
@@ -91,41 +92,6 @@ class RecipeIndex:
     def num_samples(self) -> int:
         """Samples of the split."""
         return self.num_digits * self.partners
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.classes)
-
-    @property
-    def field(self) -> dict[str, Field]:
-        """The fields by name."""
-        return self._field
-
-    @cached_property
-    def _field(self) -> dict[str, Field]:
-        return {field.name: field for field in self.fields}
-
-    @property
-    def label_name(self) -> str:
-        """Name of the field with the classes of an image."""
-        return LABELS
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of an image."""
-        channels, height, width = self.field[IMAGE].shape
-        return channels, height, width
-
-    @property
-    def stored_shape(self) -> tuple[int, int, int]:
-        """Shape (C, H, W) of an image: `image_shape`."""
-        return self.image_shape
-
-    @property
-    def image_bytes(self) -> int:
-        """Bytes of one image (uint8)."""
-        return self.field[IMAGE].num_bytes
 
     @property
     def shard_starts(self) -> np.ndarray:
