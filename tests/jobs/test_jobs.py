@@ -6,6 +6,7 @@ import contextlib
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -204,10 +205,12 @@ def test_sigterm_while_ray_starts_says_so(place, env):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_trains_in_small(preset, tmp_path):
     """Real networks and real options; only images, steps and batch are few."""
-    name = PRESETS[preset]().data.name
-    channels = PRESETS[preset]().model.in_channels
+    data, channels = PRESETS[preset]().data, PRESETS[preset]().model.in_channels
     side = 32 if channels == 3 else 28
-    write_tiny(tmp_path, name=name, shape=(channels, side, side), num_train=8, num_test=10)
+    write_tiny(tmp_path, name=data.name, shape=(channels, side, side), num_train=8, num_test=10)
+    for field, split in data.splits.items():
+        like = "train" if field == "train_split" else "test"
+        shutil.copytree(tmp_path / data.name / like, tmp_path / data.name / split, dirs_exist_ok=True)
     flags = [
         "--preset",
         preset,
