@@ -53,6 +53,8 @@ __all__ = [
 
 _VERSION = 1
 _MAX_SAMPLES = 1 << 40
+_MAX_FILE_BYTES = 1 << 62
+_MAX_FIELDS_BYTES = 1 << 30  # of a sample without its image: a row of a table
 _MAX_TEXT = 4096  # characters of a licence or location
 _LEAST_BYTES = 1024  # of a sample in a tar file: a header and a block of data
 
@@ -78,7 +80,7 @@ class EncodedShard:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: Annotated[str, Limits(pattern=f"^{TAR_NAME}$")]
-    size_bytes: PositiveInt
+    size_bytes: Annotated[int, Limits(ge=1, le=_MAX_FILE_BYTES)]
     num_samples: _Count
     sha256: _Digest
     size: tuple[PositiveInt, PositiveInt] | None
@@ -244,6 +246,10 @@ def check_other_fields(fields: tuple[Field, ...]) -> None:
         DataError: naming the field that is missing, of another type or too large.
     """
     check_fields((Field(IMAGE, "|u1", (1, 1, 1)), *fields))
+    if (num_bytes := sum(field.num_bytes for field in fields)) > _MAX_FIELDS_BYTES:
+        raise DataError(
+            f"fields have {num_bytes:,} bytes a sample, at most {_MAX_FIELDS_BYTES:,} are stored; give less"
+        )
     names = [field.name for field in fields]
     if names != sorted(names):
         raise DataError(f"fields are {', '.join(names)}; give them in the order of their names")
