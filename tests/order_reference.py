@@ -53,7 +53,7 @@ def specified_steps(
     lanes: int,
     window: int,
     epoch: int,
-) -> list[list[Sample]]:  # fmt: skip
+) -> list[list[Sample]]:
     """What the steps of an epoch show over all ranks, with the last one short or filled ("carry")."""
     key = (digest, seed, batch, lanes, window)
     if last_batch == "short":
