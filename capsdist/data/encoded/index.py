@@ -31,7 +31,7 @@ from pydantic import Field as Limits
 from capsdist.data.decoding import MAX_PIXELS
 from capsdist.data.encoded.table import table_bytes
 from capsdist.data.format.classes import check_class_names
-from capsdist.data.format.fields import Field, check_fields
+from capsdist.data.format.fields import Field, StoredField, check_fields
 from capsdist.data.format.packed import (
     ENCODED,
     IMAGE,
@@ -203,7 +203,7 @@ class _Document(BaseModel):
     format: Literal["capsdist-encoded"]
     version: Literal[1]
     image_shape: tuple[Literal[1, 3], PositiveInt | None, PositiveInt | None]
-    fields: Annotated[tuple[Field, ...], Limits(min_length=1, max_length=64)]
+    fields: Annotated[tuple[StoredField, ...], Limits(min_length=1, max_length=64)]
     classes: tuple[str, ...]
     licence: Annotated[str, Limits(max_length=_MAX_TEXT)]
     location: Annotated[str, Limits(max_length=_MAX_TEXT, pattern=f"^{LOCATION}$")]
@@ -226,7 +226,7 @@ def parse_encoded_index(content: bytes, path: str, remedy: str) -> EncodedIndex:
         index = EncodedIndex(
             num_channels=channels,
             stored_size=common_size(found.shards),
-            other_fields=found.fields,
+            other_fields=tuple(each.field() for each in found.fields),
             classes=found.classes,
             shards=found.shards,
             licence=found.licence,

@@ -32,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt
 from pydantic import Field as Limits
 
 from capsdist.data.format.classes import check_class_names
-from capsdist.data.format.fields import Field, check_fields
+from capsdist.data.format.fields import Field, StoredField, check_fields
 from capsdist.data.format.layout import ALIGNMENT, Block, Span, block_sizes, file_size, spans
 from capsdist.data.format.packed import (
     FORMAT,
@@ -190,7 +190,7 @@ class _Document(BaseModel):
 
     format: Literal["capsdist-blocks"]
     version: Literal[2]
-    fields: Annotated[tuple[Field, ...], Limits(min_length=2, max_length=64)]
+    fields: Annotated[tuple[StoredField, ...], Limits(min_length=2, max_length=64)]
     compression: Compression
     classes: tuple[str, ...]
     licence: Annotated[str, Limits(max_length=_MAX_LICENCE)]
@@ -247,14 +247,14 @@ def parse_index(content: bytes, path: str, remedy: str) -> Index:
             return _of_version_1(parse_document(content, _Document1, max_bytes=MAX_INDEX_BYTES))
         found = parse_document(content, _Document, max_bytes=MAX_INDEX_BYTES)
         values: dict[str, Any] = {name: getattr(found, name) for name in _KEPT_KEYS}
-        index = Index(**values)
+        index = Index(tuple(each.field() for each in found.fields), **values)
         _check_parts(index, found.num_samples)
         return index
     except (DocumentError, DataError) as error:
         raise DataError(f"{path}: {error}; {remedy}") from None
 
 
-_KEPT_KEYS = ("fields", "classes", "block_size", "shards", "compression", "licence", "version", "digest")
+_KEPT_KEYS = ("classes", "block_size", "shards", "compression", "licence", "version", "digest")
 
 
 def _of_version_1(found: _Document1) -> Index:
