@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tarfile
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, cast
 
 __all__ = ["TAR_ERRORS", "TarDamagedError", "tar_headers"]
 
@@ -29,7 +29,7 @@ def tar_headers(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
             or the end is missing.
     """
     try:
-        with tarfile.open(fileobj=_Limited(file), mode="r:") as tar:
+        with tarfile.open(fileobj=cast("IO[bytes]", _Limited(file)), mode="r:") as tar:
             before = -1
             for member in tar:
                 tar.members = []  # type: ignore[misc]  # it would keep every header in memory
