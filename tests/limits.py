@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import resource
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["PATIENCE_S", "full_disk", "wait_until", "without_progress"]
+__all__ = ["PATIENCE_S", "full_disk", "wait_until", "within", "without_progress"]
 
 PATIENCE_S = 1200.0
 """Ten times the longest start or compilation on a quiet machine; a busy one must not turn a test red."""
@@ -26,6 +27,22 @@ def without_progress(errors: str) -> str:
     progress = ("reading ", "fetching and reading ", "writing ", "evaluated ")
     lines = errors.splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith(progress))
+
+
+@contextmanager
+def within(seconds: float) -> Iterator[None]:
+    """End what hangs in the main thread with an error."""
+
+    def stop(number: int, frame: object) -> None:
+        raise TimeoutError(f"not done within {seconds:g} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager

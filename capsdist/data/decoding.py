@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +18,9 @@ __all__ = ["MAX_PIXELS", "decode_into", "image_size"]
 
 MAX_PIXELS = 1 << 26
 """Limit of an image file, 8192 x 8192 pixels: it is compared before the pixels are unpacked."""
+
+_MAX_SCAN_PIXELS = MAX_PIXELS << 4
+"""Limit of the pixels of a JPEG file times its scans, each of which goes over all of them."""
 
 _MODES = {1: "L", 3: "RGB"}
 _RUNS_A_PROGRAM = {"EPS"}  # Ghostscript would run the file
@@ -61,6 +65,9 @@ def _decode_jpeg(content: bytes, pixels: np.ndarray) -> bool:
     height, width, channels = pixels.shape
     *found_sides, colours, _ = simplejpeg.decode_jpeg_header(content)
     found_height, found_width = _limited(*map(int, found_sides))
+    scans = content.count(b"\xff\xda")
+    if scans * found_height * found_width > _MAX_SCAN_PIXELS:
+        raise ValueError(f"it has {found_height} x {found_width} pixels in {scans} scans, fewer are read")
     if colours in ("CMYK", "YCCK"):
         return False
     colourspace = "GRAY" if channels == 1 else "RGB"
@@ -88,7 +95,7 @@ def _decode_any(content: bytes, pixels: np.ndarray) -> None:
         _limited(image.height, image.width)
         mode = _MODES[pixels.shape[2]]
         if image.mode.startswith(("I;16", "I")):  # 16 bits: the upper 8
-            image = Image.fromarray((np.asarray(image, np.int64) >> 8).clip(0, 255).astype(np.uint8))
+            image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
         _fit(image.convert(mode), pixels)
 
 
@@ -97,6 +104,8 @@ def _formats() -> tuple[str, ...]:
     """Return the formats of images that Pillow itself reads."""
     from PIL import Image
 
+    # Printed by default; images of so many pixels are refused anyway, also those inside of other files.
+    warnings.simplefilter("error", Image.DecompressionBombWarning)
     Image.init()
     return tuple(name for name in Image.ID if name not in _RUNS_A_PROGRAM)
 

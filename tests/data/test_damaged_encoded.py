@@ -6,6 +6,7 @@ import copy
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,15 @@ from hypothesis import strategies as st
 from capsdist.data import check_split, verify_split
 from capsdist.data.encoded.register import index_tars
 from capsdist.data.encoded.split import EncodedSplit
+from capsdist.data.encoded.table import packed_table, read_table
+from capsdist.data.encoded.write import table_of
+from capsdist.data.format.fields import Field
 from capsdist.data.format.packed import index_digest
 from capsdist.errors import DataError
 from encoded_images import Images, write
+from limits import within
 
-FEW = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+CASES = [100, pytest.param(3000, marks=pytest.mark.slow)]
 NUM = 12
 IMAGES = Images(NUM)
 SIZE = (7, 6)
@@ -32,6 +37,18 @@ def whole(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("encoded") / "set"
     write(folder, IMAGES)
     return folder
+
+
+def many(num_cases: int, case: Callable[[st.DataObject], None]) -> None:
+    """Call `case` with `num_cases` draws."""
+
+    @settings(max_examples=num_cases, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(data=st.data())
+    def every(data: st.DataObject) -> None:
+        with within(60):
+            case(data)
+
+    every()
 
 
 def check_one_line(error: DataError) -> None:
@@ -59,9 +76,12 @@ def read_rightly_or_refused(folder: Path) -> None:
     assert out["label"].tolist() == [number % 5 for number in range(NUM)]
 
 
-@FEW
-@given(data=st.data())
-def test_files_with_wrong_bytes(whole, data):
+@pytest.mark.parametrize("num_cases", CASES)
+def test_files_with_wrong_bytes(whole, num_cases):
+    many(num_cases, lambda data: read_wrong_bytes(whole, data))
+
+
+def read_wrong_bytes(whole: Path, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "set"
         shutil.copytree(whole, folder)
@@ -94,9 +114,12 @@ VALUES = st.one_of(
 )  # fmt: skip
 
 
-@FEW
-@given(data=st.data())
-def test_forged_indexes_with_a_right_digest(whole, data):
+@pytest.mark.parametrize("num_cases", CASES)
+def test_forged_indexes_with_a_right_digest(whole, num_cases):
+    many(num_cases, lambda data: read_forged_index(whole, data))
+
+
+def read_forged_index(whole: Path, data: st.DataObject) -> None:
     document = json.loads((whole / "index.json").read_text())
     document.pop("digest")
     forged = copy.deepcopy(document)
@@ -114,9 +137,12 @@ def test_forged_indexes_with_a_right_digest(whole, data):
         read_rightly_or_refused(folder)
 
 
-@FEW
-@given(data=st.data())
-def test_damaged_tar_files_are_indexed_rightly_or_refused(whole, data):
+@pytest.mark.parametrize("num_cases", CASES)
+def test_damaged_tar_files_are_indexed_rightly_or_refused(whole, num_cases):
+    many(num_cases, lambda data: index_damaged_tar(whole, data))
+
+
+def index_damaged_tar(whole: Path, data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "tars"
         folder.mkdir()
@@ -130,3 +156,24 @@ def test_damaged_tar_files_are_indexed_rightly_or_refused(whole, data):
             assert index.num_samples <= NUM
         except DataError as error:
             check_one_line(error)
+
+
+@pytest.mark.parametrize("size_bytes", [1 << 31, 3 << 30, 1 << 40])
+def test_tables_of_large_tar_files_are_read(size_bytes):
+    """Places in a file above 2 GiB once overflowed the 4 bytes of the size of an image."""
+    fields = (Field("label", "<i8"),)
+    table = table_of([(size_bytes - 900, 900, 5)], [{"label": 1}], fields)
+    assert read_table(packed_table(table), fields, 1, size_bytes) == table
+    with pytest.raises(DataError, match="has sample 0 outside its tar file"):
+        read_table(packed_table(table), fields, 1, size_bytes - 1)
+
+
+def test_fields_too_large_for_a_row_are_refused(whole, tmp_path):
+    folder = Path(shutil.copytree(whole, tmp_path / "set"))
+    document = json.loads((folder / "index.json").read_text())
+    document.pop("digest")
+    document["fields"] = [{"name": name, "dtype": "<f8", "shape": [1 << 16, 2048]} for name in "abc"]
+    document["fields"].append({"name": "label", "dtype": "<i8", "shape": []})
+    (folder / "index.json").write_text(json.dumps({"digest": index_digest(document), **document}))
+    with pytest.raises(DataError, match=r"fields have 3,221,225,480 bytes a sample, at most 1,073,741,824"):
+        check_split(folder)

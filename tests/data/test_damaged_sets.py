@@ -205,6 +205,16 @@ def test_a_shape_of_as_many_bytes_is_refused_by_the_shards(tmp_path, kind):
             read(own)
 
 
+@pytest.mark.parametrize("compression", ["none", "zstd"])
+def test_a_field_without_its_shape_is_refused(tmp_path, compression):
+    """Read as a number, it would give the same data set another digest."""
+    own = written(compression, tmp_path / "own")
+    document = json.loads((own / "index.json").read_text())
+    del document["fields"][1]["shape"]
+    (own / "index.json").write_bytes(sealed(document))
+    refused(own, "index.json: ", "fields.1.shape")
+
+
 def test_a_tar_header_that_disagrees_is_found_by_verify(tmp_path):
     """A member that was renamed, its shard sealed again: training reads it, other programs do not."""
     images, labels = images_and_labels()

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import struct
 import zlib
 
 import numpy as np
 import pytest
+from bombs import jpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from capsdist.data.decoding import decode_into, image_size
 from capsdist.errors import DataError
+from limits import within
 
 
 def smooth(height: int, width: int, channels: int, seed: int = 0) -> np.ndarray:
@@ -112,17 +113,39 @@ def test_bombs_and_what_is_no_image(content):
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=300, deadline=None)
-@given(data=st.data())
-def test_damaged_files_are_decoded_or_refused_in_one_line(data):
-    kind = data.draw(st.sampled_from(["PNG", "JPEG", "WEBP"]))
-    content = bytearray(encoded(smooth(20, 15, 3), kind))
-    for _ in range(data.draw(st.integers(1, 4))):
-        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
-    if data.draw(st.booleans()):
-        del content[data.draw(st.integers(0, len(content) - 1)) :]
-    with contextlib.suppress(DataError):  # any other error fails
-        decoded(bytes(content), *data.draw(st.sampled_from([(20, 15), (8, 8)])), 3)
+def test_a_jpeg_file_has_few_scans_for_its_size():
+    """Every scan goes over all pixels: about 10 are usual, also of a photograph of the largest size."""
+    pixels = smooth(40, 48, 3)
+    whole = decoded(encoded(pixels, "JPEG", quality=95, subsampling=0), 40, 48, 3).astype(int)
+    found = decoded(encoded(pixels, "JPEG", quality=95, subsampling=0, progressive=True), 40, 48, 3)
+    assert np.abs(found - whole).max() <= 2
+    with pytest.raises(DataError, match=r"it has 8000 x 8000 pixels in \d+ scans, fewer are read"):
+        decoded(jpeg(8000, 8000, 100), 8, 8, 3)
+
+
+@pytest.mark.parametrize("num_cases", [300, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_damaged_files_are_decoded_or_refused_in_one_line(num_cases):
+    files = {kind: encoded(smooth(20, 15, 3), kind) for kind in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP")}
+
+    @settings(max_examples=num_cases, deadline=None)
+    @given(data=st.data())
+    def every(data: st.DataObject) -> None:
+        content = bytearray(files[data.draw(st.sampled_from(list(files)))])
+        for _ in range(data.draw(st.integers(1, 4))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        if data.draw(st.booleans()):
+            del content[data.draw(st.integers(0, len(content) - 1)) :]
+        sides = data.draw(st.sampled_from([(20, 15), (8, 8)]))
+        for read in (image_size, lambda content: decoded(content, *sides, 3)):
+            told = "one line"
+            try:
+                with within(60):
+                    read(bytes(content))
+            except DataError as error:  # any other error fails
+                told = str(error)
+            assert len(told.splitlines()) == 1
+
+    every()
 
 
 @pytest.mark.parametrize("wanted", [(7, 23), (16, 16), (5, 3)])

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import xxhash
 
 from capsdist.data import Index
 from capsdist.data.format.fields import Field
 from capsdist.data.format.index import Shard
 from capsdist.data.format.order import Order, permutation, rank_slice
 from capsdist.errors import DataError
+from order_reference import specified_epoch
 
 WORLDS = [1, 2, 3, 4, 7]
 # (samples a shard, global batch, lanes, window): one shard or many, even or not, windows small and large
@@ -196,35 +196,12 @@ def test_permutations_are_uniform(seed):
     assert 3 < chi2 < 50, f"seed {seed}: {chi2}"  # beyond with probability below 1e-4
 
 
-def specified_permutation(num: int, *key) -> list[int]:
-    """The permutation as the docstring of capsdist.data.format.order specifies it, in plain Python."""
-    text = "/".join(str(part) for part in key)
-    philox = np.random.Philox(key=int(xxhash.xxh3_128_hexdigest(text.encode()), 16))
-    outputs = [int(philox.random_raw()) for _ in range(num)]
-    return sorted(range(num), key=outputs.__getitem__)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_the_specification_says_the_same(case):
     """An independent, slow implementation of the five rules of that docstring."""
     sizes, global_batch_size, lanes, window = case
-    epoch, num, share = 3, sum(sizes), global_batch_size // lanes
-    key = ("set", 11, global_batch_size, lanes, window)
-    starts = [sum(sizes[:n]) for n in range(len(sizes))]
-    shards = specified_permutation(len(sizes), *key, "shards", epoch)
-    sequence = [starts[n] + place for n in shards for place in range(sizes[n])]
-    shuffled = []
-    for lane in range(lanes):
-        places = sequence[lane * num // lanes : (lane + 1) * num // lanes]
-        windows = [places[start : start + window] for start in range(0, len(places), window)]
-        for number, held in enumerate(windows):
-            order = specified_permutation(len(held), *key, "window", epoch, lane, number)
-            windows[number] = [held[i] for i in order]
-        shuffled.append([i for held in windows for i in held])
-    full = num // global_batch_size
-    steps = [[i for lane in shuffled for i in lane[s * share : (s + 1) * share]] for s in range(full)]
-    steps += [[i for lane in shuffled for i in lane[full * share :]]] if num % global_batch_size else []
-    assert [step.tolist() for step in steps_of(make(case, seed=11), epoch)] == steps
+    steps = specified_epoch(sizes, "set", 11, global_batch_size, lanes, window, 3)
+    assert [step.tolist() for step in steps_of(make(case, seed=11), 3)] == steps
 
 
 def test_the_order_does_not_drift():

@@ -221,3 +221,14 @@ def test_a_url_that_pathlib_has_damaged_is_refused():
         DataError, match="s3:/bucket/set: lost a slash in pathlib; hand s3:// URLs over as text"
     ):
         read_index(Path("s3://bucket/set"))
+
+
+def test_a_compressed_shard_that_could_not_be_unpacked_is_not_written(tmp_path):
+    images = np.broadcast_to(np.uint8(0), (1100, 1, 1024, 1024))  # in no memory
+    message = (
+        r"1,100 samples have 1,153,442,\d+ bytes, a compressed shard 1,073,741,824 at most; lower shard_"
+    )
+    with pytest.raises(DataError, match=message):
+        write_split(
+            tmp_path, images, np.zeros(1100, np.int64), classes=["a"], compression="zstd", shard_size=1100
+        )

@@ -31,7 +31,7 @@ from capsdist.data.decoding import MAX_PIXELS
 from capsdist.data.encoded.table import table_bytes
 from capsdist.data.format.classes import check_class_names
 from capsdist.data.format.described import OfShards
-from capsdist.data.format.fields import Field, check_fields
+from capsdist.data.format.fields import Field, StoredField, check_fields
 from capsdist.data.format.packed import (
     ENCODED,
     IMAGE,
@@ -53,6 +53,8 @@ __all__ = [
 
 _VERSION = 1
 _MAX_SAMPLES = 1 << 40
+_MAX_FILE_BYTES = 1 << 62
+_MAX_FIELDS_BYTES = 1 << 30  # of a sample without its image: a row of a table
 _MAX_TEXT = 4096  # characters of a licence or location
 _LEAST_BYTES = 1024  # of a sample in a tar file: a header and a block of data
 
@@ -78,7 +80,7 @@ class EncodedShard:
     __pydantic_config__ = ConfigDict(extra="forbid")
 
     name: Annotated[str, Limits(pattern=f"^{TAR_NAME}$")]
-    size_bytes: PositiveInt
+    size_bytes: Annotated[int, Limits(ge=1, le=_MAX_FILE_BYTES)]
     num_samples: _Count
     sha256: _Digest
     size: tuple[PositiveInt, PositiveInt] | None
@@ -187,7 +189,7 @@ class _Document(BaseModel):
     format: Literal["capsdist-encoded"]
     version: Literal[1]
     image_shape: tuple[Literal[1, 3], PositiveInt | None, PositiveInt | None]
-    fields: Annotated[tuple[Field, ...], Limits(min_length=1, max_length=64)]
+    fields: Annotated[tuple[StoredField, ...], Limits(min_length=1, max_length=64)]
     classes: tuple[str, ...]
     licence: Annotated[str, Limits(max_length=_MAX_TEXT)]
     location: Annotated[str, Limits(max_length=_MAX_TEXT, pattern=f"^{LOCATION}$")]
@@ -210,7 +212,7 @@ def parse_encoded_index(content: bytes, path: str, remedy: str) -> EncodedIndex:
         index = EncodedIndex(
             num_channels=channels,
             stored_size=common_size(found.shards),
-            other_fields=found.fields,
+            other_fields=tuple(each.field() for each in found.fields),
             classes=found.classes,
             shards=found.shards,
             licence=found.licence,
@@ -230,6 +232,10 @@ def check_other_fields(fields: tuple[Field, ...]) -> None:
         DataError: naming the field that is missing, of another type or too large.
     """
     check_fields((Field(IMAGE, "|u1", (1, 1, 1)), *fields))
+    if (num_bytes := sum(field.num_bytes for field in fields)) > _MAX_FIELDS_BYTES:
+        raise DataError(
+            f"fields have {num_bytes:,} bytes a sample, at most {_MAX_FIELDS_BYTES:,} are stored; give less"
+        )
     names = [field.name for field in fields]
     if names != sorted(names):
         raise DataError(f"fields are {', '.join(names)}; give them in the order of their names")

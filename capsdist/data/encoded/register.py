@@ -145,7 +145,10 @@ def _read_tar(
     sizes: set[tuple[int, int]] = set()
     with _opened(tars, source, name, size_bytes) as file:
         where = open_folder(source).path(name)
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        try:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        except OSError as error:
+            raise DataError(f"{where}: cannot be read ({error.strerror}); get the file again") from None
         file.seek(0)
         for sample in samples_in_tar(file, where, warn):
             try:
@@ -164,8 +167,8 @@ def _read_tar(
 
 
 def _opened(tars: SplitFolder, source: str, name: str, size_bytes: int) -> AbstractContextManager[IO[bytes]]:
-    if (local := open_folder(source).local) is not None:
-        return (local / name).open("rb")
+    if tars.is_local:
+        return tars.open_tar(name)
     if size_bytes > _MAX_REMOTE_BYTES:
         raise DataError(f"{source}/{name}: has {size_bytes:,} bytes, at most {_MAX_REMOTE_BYTES:,} are read")
     return nullcontext(io.BytesIO(tars.read_tar(name, _MAX_REMOTE_BYTES)))

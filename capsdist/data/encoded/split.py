@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from functools import cached_property, partial
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +30,8 @@ __all__ = ["EncodedSplit"]
 _REMEDY = "pack or index it again (capsdist pack, capsdist index)"
 _PARTS_A_THREAD = 4  # so that threads end together although images differ
 _CHECKED_BYTES = 1 << 30  # of a local split, whose images are all compared before a run
-_VERIFIED_AT_ONCE = 256  # images
+_VERIFIED_AT_ONCE = 256  # images, fewer if they are large
+_VERIFIED_BYTES = 64 << 20  # of them
 _VERIFIED_SIZE = (32, 32)  # pixels that images of different sizes are decoded to
 
 
@@ -129,8 +131,8 @@ class EncodedSplit:
     def verify_files(self, observe: Observe | None = None) -> None:
         """Compare every file with its checksum, and tables with headers of tar files; decode every image.
 
-        observe: called with all fields of 256 samples at a time; images of different sizes are decoded to
-        32 x 32 where no size is given.
+        observe: called with all fields of up to 256 samples at a time; images of different sizes are
+        decoded to 32 x 32 where no size is given.
 
         Raises:
             DataError: naming the first file or sample that differs.
@@ -151,9 +153,13 @@ class EncodedSplit:
                         f"{self._remedy}"
                     )
         size = self.index.decode_size or self.index.stored_size or _VERIFIED_SIZE
-        images = np.empty((_VERIFIED_AT_ONCE, self.index.num_channels, *size), np.uint8)
-        for first in range(0, self.index.num_samples, _VERIFIED_AT_ONCE):
-            ids = np.arange(first, min(first + _VERIFIED_AT_ONCE, self.index.num_samples))
+        sample_bytes = self.index.num_channels * prod(size)
+        if observe:
+            sample_bytes += sum(each.num_bytes for each in self.index.other_fields)
+        num = max(1, min(_VERIFIED_AT_ONCE, _VERIFIED_BYTES // sample_bytes))
+        images = np.empty((num, self.index.num_channels, *size), np.uint8)
+        for first in range(0, self.index.num_samples, num):
+            ids = np.arange(first, min(first + num, self.index.num_samples))
             found = {IMAGE: images[: len(ids)]}
             if observe:
                 fields = self.index.other_fields

@@ -48,7 +48,8 @@ def read_table(content: bytes, fields: Sequence[Field], num_samples: int, size_b
     if not content.startswith(header) or len(content) != len(header) + num_samples * dtype.itemsize:
         raise DataError(f"is no table of {num_samples} samples with the fields of its index")
     rows = np.frombuffer(content, dtype, offset=len(header))
-    inside = (rows["offset"] >= 0) & (rows["size"] > 0) & (rows["offset"] <= size_bytes - rows["size"])
+    offsets, sizes = rows["offset"], rows["size"].astype(np.int64)  # a tar file may have more than 2 GiB
+    inside = (offsets >= 0) & (sizes > 0) & (offsets <= size_bytes - sizes)
     if not inside.all():
         raise DataError(f"has sample {int(inside.argmin())} outside its tar file")
     return rows

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import IO
 
 import xxhash
 
+from capsdist.data.format.tar_headers import TarDamagedError, tar_headers
 from capsdist.errors import DataError
 
 __all__ = ["IMAGE_SUFFIXES", "MAX_IMAGE_BYTES", "Found", "label_of", "samples_in_tar"]
@@ -22,6 +22,7 @@ MAX_IMAGE_BYTES = 1 << 28
 _LABEL_SUFFIXES = ("cls", "json", "txt")
 _MAX_LABEL_BYTES = 1 << 20
 _MAX_LABEL = (1 << 31) - 1
+_MAX_LABEL_LETTERS = 1000
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ def samples_in_tar(file: IO[bytes], where: str, warn: Callable[[str], None]) -> 
             group = _Group(key)
         suffix = suffixes.rpartition(".")[2].lower()
         if suffix in IMAGE_SUFFIXES:
-            group.images.append((content, offset))
+            # Of several images, which are passed over, only their number is of use.
+            group.images.append((b"" if group.images else content, offset))
         elif suffix in _LABEL_SUFFIXES:
             group.labels[suffix] = content
     yield from _finished(group, where, warn)
@@ -88,6 +90,8 @@ def label_of(found: Found, label_key: str) -> str | int:
             value = found.labels["txt"].decode().strip()
         if isinstance(value, bool) or not isinstance(value, str | int):
             raise ValueError(f"{label_key} is a {type(value).__name__}")
+        if isinstance(value, str) and len(value) > _MAX_LABEL_LETTERS:
+            raise ValueError(f"its label has {len(value):,} letters, at most {_MAX_LABEL_LETTERS:,} are read")
         if value == "" or (isinstance(value, int) and not 0 <= value <= _MAX_LABEL):
             raise ValueError(f"its label is {str(value)[:40]!r}")
         return value
@@ -99,26 +103,19 @@ def label_of(found: Found, label_key: str) -> str | int:
 def _members(file: IO[bytes], where: str) -> Iterator[tuple[str, int, bytes]]:
     """Yield name, place and content of the members that are image or label files."""
     try:
-        with tarfile.open(fileobj=file, mode="r:") as tar:
-            for member in tar:
-                suffix = member.name.rpartition(".")[2].lower()
-                limit = MAX_IMAGE_BYTES if suffix in IMAGE_SUFFIXES else _MAX_LABEL_BYTES
-                wanted = suffix in IMAGE_SUFFIXES or suffix in _LABEL_SUFFIXES
-                tar.members = []  # type: ignore[misc]  # it would keep every header in memory
-                if not (wanted and member.isreg() and not member.issparse() and member.size <= limit):
-                    continue
-                held = tar.extractfile(member)
-                content = held.read() if held else b""
-                if len(content) != member.size:
-                    raise DataError(f"{where}: ends inside {member.name!r}; get the file again")
-                yield member.name, member.offset_data, content
-            # tarfile takes a damaged header for the end of the archive.
-            file.seek(tar.offset)
-            if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise DataError(f"{where}: has no tar header or end at byte {tar.offset}; get the file again")
-    except (tarfile.TarError, OSError, ValueError, IndexError, OverflowError) as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise DataError(f"{where}: is no tar file that can be read ({reason}); get the file again") from None
+        for member in tar_headers(file):
+            suffix = member.name.rpartition(".")[2].lower()
+            limit = MAX_IMAGE_BYTES if suffix in IMAGE_SUFFIXES else _MAX_LABEL_BYTES
+            wanted = suffix in IMAGE_SUFFIXES or suffix in _LABEL_SUFFIXES
+            if not (wanted and member.isreg() and not member.issparse() and member.size <= limit):
+                continue
+            file.seek(member.offset_data)
+            content = file.read(member.size)
+            if len(content) != member.size:
+                raise TarDamagedError(f"ends inside {member.name!r}")
+            yield member.name, member.offset_data, content
+    except TarDamagedError as error:
+        raise DataError(f"{where}: {error}; get the file again") from None
 
 
 def _finished(group: _Group, where: str, warn: Callable[[str], None]) -> Iterator[Found]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from pydantic import ConfigDict
@@ -15,13 +15,16 @@ from pydantic import Field as Limits
 from capsdist.data.format.packed import IMAGE, LABEL, LABELS
 from capsdist.errors import DataError
 
-__all__ = ["Field", "check_fields", "check_not_decoded", "field_list"]
+__all__ = ["Field", "StoredField", "check_fields", "check_not_decoded", "field_list"]
 
 _MAX_SIDE = 1 << 16  # pixels, channels, or other numbers
 _MAX_BYTES = 1 << 30
 _DTYPES = ("|u1", "|b1", "<i2", "<i4", "<i8", "<f4", "<f8")
 
 _Side = Annotated[int, Limits(ge=1, le=_MAX_SIDE)]
+_Name: TypeAlias = Annotated[str, Limits(pattern="^[a-z][a-z0-9_]{0,31}$")]
+_Dtype: TypeAlias = Literal["|u1", "|b1", "<i2", "<i4", "<i8", "<f4", "<f8"]
+_Shape: TypeAlias = Annotated[tuple[_Side, ...], Limits(max_length=4)]
 
 
 @dataclass(frozen=True)
@@ -30,9 +33,9 @@ class Field:
 
     __pydantic_config__ = ConfigDict(extra="forbid")
 
-    name: Annotated[str, Limits(pattern="^[a-z][a-z0-9_]{0,31}$")]
-    dtype: Literal["|u1", "|b1", "<i2", "<i4", "<i8", "<f4", "<f8"]
-    shape: Annotated[tuple[_Side, ...], Limits(max_length=4)] = ()
+    name: _Name
+    dtype: _Dtype
+    shape: _Shape = ()
 
     @cached_property
     def numpy(self) -> np.dtype:
@@ -43,6 +46,21 @@ class Field:
     def num_bytes(self) -> int:
         """Bytes of one sample."""
         return self.numpy.itemsize * prod(self.shape)
+
+
+@dataclass(frozen=True)
+class StoredField:
+    """A field as an index has it: always with its shape, so that equal indexes have equal digests."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    name: _Name
+    dtype: _Dtype
+    shape: _Shape
+
+    def field(self) -> Field:
+        """Return the field."""
+        return Field(self.name, self.dtype, self.shape)
 
 
 def check_fields(fields: Sequence[Field]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
@@ -142,6 +143,15 @@ class SplitFolder:
         """Return name and size in bytes of every tar file in the folder, in the order of names."""
         sizes = self._folder.sizes()
         return {name: size for name, size in sorted(sizes.items()) if re.fullmatch(TAR_NAME, name)}
+
+    def open_tar(self, name: str) -> BinaryIO:
+        """Return a tar file of a local folder that no index names yet, open for reading."""
+        with self._one_line_errors(name, "get the file again"):
+            file = self._folder.open(name, size_bytes=0, sha256="")
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                file.close()
+                raise FileDamagedError("is not a regular file")
+            return file
 
     def read_tar(self, name: str, max_bytes: int) -> bytes:
         """Return the content of a tar file that no index names yet."""

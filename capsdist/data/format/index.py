@@ -31,7 +31,7 @@ from pydantic import Field as Limits
 
 from capsdist.data.format.classes import check_class_names
 from capsdist.data.format.described import OfFields, OfShards
-from capsdist.data.format.fields import Field, check_fields
+from capsdist.data.format.fields import Field, StoredField, check_fields
 from capsdist.data.format.layout import ALIGNMENT, Block, Span, block_sizes, file_size, spans
 from capsdist.data.format.packed import (
     FORMAT,
@@ -49,14 +49,15 @@ from capsdist.errors import DataError, DocumentError
 from capsdist.storage.documents import parse_document
 
 __all__ = [
-    "INDEX_NAME", "KEPT", "MAX_INDEX_BYTES", "SHARD_NAME", "Compression", "Index", "Shard", "missing_split",
-    "parse_index",
+    "INDEX_NAME", "KEPT", "MAX_INDEX_BYTES", "SHARD_NAME", "Compression", "Index", "Shard", "check_unpacked",
+    "missing_split", "parse_index",
 ]  # fmt: skip
 
 Compression: TypeAlias = Literal["none", "zstd"]
 
 _MAX_SAMPLES = 1 << 40
 _MAX_LICENCE = 4096  # characters
+_MAX_UNPACKED = 1 << 30  # bytes of a compressed shard: its file may be small all the same
 
 _Count = Annotated[int, Limits(ge=1, le=_MAX_SAMPLES)]
 
@@ -138,7 +139,7 @@ class _Document(BaseModel):
 
     format: Literal["capsdist-blocks"]
     version: Literal[2]
-    fields: Annotated[tuple[Field, ...], Limits(min_length=2, max_length=64)]
+    fields: Annotated[tuple[StoredField, ...], Limits(min_length=2, max_length=64)]
     compression: Compression
     classes: tuple[str, ...]
     licence: Annotated[str, Limits(max_length=_MAX_LICENCE)]
@@ -195,14 +196,14 @@ def parse_index(content: bytes, path: str, remedy: str) -> Index:
             return _of_version_1(parse_document(content, _Document1, max_bytes=MAX_INDEX_BYTES))
         found = parse_document(content, _Document, max_bytes=MAX_INDEX_BYTES)
         values: dict[str, Any] = {name: getattr(found, name) for name in _KEPT_KEYS}
-        index = Index(**values)
+        index = Index(tuple(each.field() for each in found.fields), **values)
         _check_parts(index, found.num_samples)
         return index
     except (DocumentError, DataError) as error:
         raise DataError(f"{path}: {error}; {remedy}") from None
 
 
-_KEPT_KEYS = ("fields", "classes", "block_size", "shards", "compression", "licence", "version", "digest")
+_KEPT_KEYS = ("classes", "block_size", "shards", "compression", "licence", "version", "digest")
 
 
 def _of_version_1(found: _Document1) -> Index:
@@ -243,6 +244,7 @@ def _check_parts(index: Index, num_samples: int) -> None:
             raise DataError(f"names {shard.name} twice")
         names.add(shard.name)
         _check_block_count(shard.name, len(shard.blocks), shard.num_samples, index)
+        check_unpacked(index, shard.num_samples, f"{shard.name}: ")
         sizes = [block.num_samples for block in shard.blocks]
         compressed = {len(block.stored_bytes) for block in shard.blocks}
         fits = (
@@ -252,6 +254,20 @@ def _check_parts(index: Index, num_samples: int) -> None:
         )
         if not fits or file_size(index.spans(number)[-1].end) != shard.size_bytes:
             raise _unfitting(shard.name, shard.num_samples, index)
+
+
+def check_unpacked(index: Index, num_samples: int, where: str = "") -> None:
+    """Check that a shard of `num_samples` samples can be unpacked in memory, if it is compressed.
+
+    Raises:
+        DataError: it cannot; `where` is how it begins.
+    """
+    num_bytes = num_samples * sum(field.num_bytes for field in index.fields)
+    if index.compression != "none" and num_bytes > _MAX_UNPACKED:
+        raise DataError(
+            f"{where}{num_samples:,} samples have {num_bytes:,} bytes, a compressed shard {_MAX_UNPACKED:,} "
+            "at most; lower shard_size"
+        )
 
 
 def _check_block_count(name: str, num_blocks: int, num_samples: int, index: Index | _Document1) -> None:

@@ -18,7 +18,7 @@ from capsdist.data.format.blocks import check_labels, packed_member
 from capsdist.data.format.classes import check_class_names
 from capsdist.data.format.fields import Field
 from capsdist.data.format.folder import SplitFolder
-from capsdist.data.format.index import Compression, Index, Shard
+from capsdist.data.format.index import Compression, Index, Shard, check_unpacked
 from capsdist.data.format.layout import Block, block_sizes, file_size, spans
 from capsdist.data.format.packed import IMAGE, LABEL, LABELS
 from capsdist.data.format.parts import Parts
@@ -120,6 +120,7 @@ def write_samples(
         licence=licence,
     )
     place, total = SplitFolder(folder), len(samples)
+    check_unpacked(index, min(total, int(shard_size)))
     with place.packing():
         made_of = (samples.fingerprint, index.with_digest().digest, total, shard_size)
         parts = Parts(place, Shard, made_of, resume=resume)

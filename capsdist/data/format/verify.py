@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import io
-import tarfile
 
 import numpy as np
 import xxhash
 
 from capsdist.data.format.index import KEPT, Index
+from capsdist.data.format.tar_headers import TarDamagedError, tar_headers
 from capsdist.errors import DataError
 
 __all__ = ["verify_members"]
@@ -42,13 +42,12 @@ def _members(content: np.ndarray) -> list[str]:
     found: list[str] = []
     keys: list[str] = []
     try:
-        with tarfile.open(fileobj=io.BytesIO(content.tobytes()), mode="r:") as tar:
-            for member in tar:
-                key, _, kind = member.name.partition(".")
-                name = kind if key.isdecimal() and member.isfile() else member.name
-                keys.append(key)
-                found.append(_shown(keys.index(key), name, member.size, member.offset_data))
-    except (tarfile.TarError, ValueError) as error:
+        for member in tar_headers(io.BytesIO(content.tobytes())):
+            key, _, kind = member.name.partition(".")
+            name = kind if key.isdecimal() and member.isfile() else member.name
+            keys.append(key)
+            found.append(_shown(keys.index(key), name, member.size, member.offset_data))
+    except TarDamagedError as error:
         found.append(f"no tar header ({error})")
     return found
 
@@ -64,4 +63,5 @@ def _expected_members(index: Index, number: int) -> list[str]:
 
 def _shown(first: int, name: str, size: int, start: int) -> str:
     """Return a member in words; first: number of the first member with its key."""
+    name = name if name.isprintable() else repr(name)
     return f"{name} with {size} bytes at byte {start} beside member {first}"

@@ -30,7 +30,7 @@ from pydantic import Field as Limits
 
 from capsdist.data.format.classes import check_class_names
 from capsdist.data.format.described import OfFields
-from capsdist.data.format.fields import Field, check_fields
+from capsdist.data.format.fields import Field, StoredField, check_fields
 from capsdist.data.format.packed import (
     IMAGE,
     LABELS,
@@ -146,7 +146,7 @@ class _Document(BaseModel):
     format: Literal["capsdist-recipes"]
     version: Literal[1]
     base: Base
-    fields: Annotated[tuple[Field, ...], Limits(min_length=4, max_length=4)]
+    fields: Annotated[tuple[StoredField, ...], Limits(min_length=4, max_length=4)]
     classes: tuple[str, ...]
     partners: Annotated[int, Limits(ge=1, le=_MAX_PARTNERS)]
     pad: _Pixels
@@ -169,6 +169,7 @@ def parse_recipes(content: bytes, path: str, remedy: str) -> RecipeIndex:
         check_unaltered(content, (RECIPES,))
         found = parse_document(content, _Document, max_bytes=MAX_INDEX_BYTES)
         values: dict[str, Any] = {name: getattr(found, name) for name in RecipeIndex.__dataclass_fields__}
+        values["fields"] = tuple(each.field() for each in found.fields)
         index = RecipeIndex(**values)
         _check_parts(index, found.num_samples)
         return index

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from capsdist.data.format.tar_headers import TAR_ERRORS
 from capsdist.data.sets import originals
 from capsdist.data.sets.originals import opened
 from capsdist.errors import DataError
@@ -31,7 +32,7 @@ def tar_members(path: Path, names: Collection[str]) -> dict[str, bytes]:
                 name = PurePosixPath(member.name).name
                 if member.isfile() and name in names and (held := tar.extractfile(member)):
                     found[name] = held.read()
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+    except (*TAR_ERRORS, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
         raise DataError(f"{path}: cannot be read ({reason}); give the folder or the tar.gz") from None
     return found
