@@ -29,7 +29,7 @@ __all__ = ["TrainStream", "eval_batches"]
 
 _CHUNK_BYTES = 2 << 20  # images gathered at once: enough to spread the cost of touching a shard
 _CHUNK_STEPS = 64
-_AHEAD = 4  # chunks whose shards are fetched before they are needed, where the split is far
+_AHEAD = 32  # chunks whose shards are fetched before they are needed, where the split is far: 64 MiB
 
 
 class _Plan(NamedTuple):
