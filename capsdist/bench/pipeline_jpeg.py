@@ -31,18 +31,16 @@ _NUM_LARGE = 300
 _Decode = Callable[[bytes], np.ndarray]
 
 
-def jpeg_figures(
-    name: str, tar: Path, size: tuple[int, int], *, repeats: int, num: int | None = None
-) -> dict[str, float]:
+def jpeg_figures(name: str, tar: Path, size: tuple[int, int], *, repeats: int, most: int) -> dict[str, float]:
     """Return `NAME_images_per_s` of our reader over the JPEG files in `tar`, and `NAME_share_of_decoder`.
 
     The share is of the rate of the fastest of simplejpeg, Pillow and, where it is installed, PyTurboJPEG,
     decoding the same files out of memory, in as many threads, into one array uint8 [n,H,W,3] of `size`.
     Files of another size are scaled as `decode_into` does: decoded to at least twice `size` where the
     library can, then by Pillow's triangular filter. Our reader shuffles, reads the tar file, compares
-    checksums, and returns batches of 128 as training takes them.
+    checksums, and returns batches of 128 as training takes them. At most `most` images are read at a time.
     """
-    num = num or (_NUM_IMAGES if max(size) <= 64 else _NUM_LARGE)
+    num = min(most, _NUM_IMAGES if max(size) <= 64 else _NUM_LARGE)
     num_threads = len(os.sched_getaffinity(0))
     with temporary_folder() as folder, ThreadPoolExecutor(num_threads) as pool:
         (folder / "tars").mkdir()

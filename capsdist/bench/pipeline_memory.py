@@ -1,32 +1,25 @@
-"""Benchmark the memory of processes that read and pack, each in a process of its own.
-
-`python -m capsdist.bench.pipeline_memory read SPLIT BATCH EPOCHS` and `... pack PHOTOS ROOT` are these
-processes; the last line of what they print is one JSON object.
-"""
+"""Benchmark the memory of processes that read and pack, each in a process of its own: `pipeline_process`."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import psutil
 from PIL import Image
 
-from capsdist.bench.pipeline_local import CLASSES, consume
-from capsdist.data import TrainStream, write_split
-from capsdist.data.sets.folder import FolderOptions, pack_folder
+from capsdist.bench import pipeline_process
+from capsdist.bench.pipeline_local import CLASSES
+from capsdist.data import write_split
 from capsdist.errors import RunError
 from capsdist.storage.temporary import temporary_folder
 
 __all__ = ["folder_figures", "growth_figures"]
 
-_MB = 1e6
 _FIRST = 2  # epoch after which memory is compared: the first ones set up what stays
 _DIFFERENT = 500  # image files; more are further names of these
 _CLASSES = 200
@@ -69,48 +62,15 @@ def _write_photos(folder: Path, num: int) -> None:
         coarse.resize((width, height), Image.Resampling.BICUBIC).save(path, quality=90)
 
 
-def _run(*arguments: str) -> dict:
-    """Run this module with `arguments`, and return what it prints.
+def _run(*arguments: str) -> dict[str, Any]:
+    """Run `pipeline_process` with `arguments`, and return what it prints.
 
     Raises:
         RunError: it failed.
     """
-    command = [sys.executable, "-m", __name__, *arguments]
+    command = [sys.executable, "-m", pipeline_process.__name__, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = next(iter(done.stderr.splitlines()[-1:]), "it printed nothing")
         raise RunError(f"{' '.join(arguments)}: the process that is measured failed ({last}); run it alone")
     return json.loads(done.stdout.splitlines()[-1])
-
-
-def _read(split: str, global_batch_size: int, epochs: int) -> dict[str, list[float]]:
-    """Return the resident memory after each epoch, in MB."""
-    stream = TrainStream(split, seed=0, global_batch_size=global_batch_size)
-    resident = []
-    for epoch in range(epochs):
-        consume(stream.epoch(epoch))
-        resident.append(psutil.Process().memory_info().rss / _MB)
-    return {"resident_mb": resident}
-
-
-def _pack(photos: str, root: str) -> dict[str, float]:
-    """Return the largest resident memory of this process, in MB, and the seconds that packing took."""
-    start = time.perf_counter()
-    pack_folder(Path(photos), FolderOptions("photos", root=root, validation=0, test=0))
-    seconds = time.perf_counter() - start
-    # Not that of getrusage: a new program inherits it from the process that started it.
-    peak = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert peak, "Linux tells the peak of the resident memory in /proc/self/status"
-    return {"peak_mb": int(peak[1]) * 1024 / _MB, "seconds": seconds}
-
-
-def _main(command: str, *arguments: str) -> None:
-    if command == "read":
-        split, global_batch_size, epochs = arguments
-        print(json.dumps(_read(split, int(global_batch_size), int(epochs))))
-    else:
-        print(json.dumps(_pack(*arguments)))
-
-
-if __name__ == "__main__":
-    _main(*sys.argv[1:])
