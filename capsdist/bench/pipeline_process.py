@@ -1,7 +1,7 @@
 """A process whose memory `pipeline_memory` measures; it imports no more than what it does needs.
 
-`python -m capsdist.bench.pipeline_process read SPLIT BATCH EPOCHS`, or `... pack PHOTOS ROOT`. The last line of
-what it prints is one JSON object.
+`python -m capsdist.bench.pipeline_process read SPLIT BATCH EPOCHS`, or `... pack PHOTOS ROOT`. The last line
+that it prints is one JSON object.
 """
 
 from __future__ import annotations
