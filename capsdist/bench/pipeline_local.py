@@ -13,7 +13,7 @@ from capsdist.bench.pipeline_webdataset import plain_batches, same_shard_batches
 from capsdist.bench.timer import time_side_by_side
 from capsdist.data import Index, TrainStream, write_split
 from capsdist.data.format.fields import Field
-from capsdist.data.format.index import Shard
+from capsdist.data.format.index import Compression, Shard
 from capsdist.data.format.order import Order
 from capsdist.data.format.packed import IMAGE, LABEL
 from capsdist.storage.temporary import temporary_folder
@@ -95,8 +95,9 @@ def write_figures(images: np.ndarray, labels: np.ndarray, *, repeats: int) -> di
 def stored_figures(images: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Return the bytes an image of the whole folder of a split, raw and compressed with zstd."""
     figures = {}
+    kinds: dict[str, Compression] = {"raw": "none", "zstd": "zstd"}
     with temporary_folder() as folder:
-        for name, compression in (("raw", "none"), ("zstd", "zstd")):
+        for name, compression in kinds.items():
             write_split(folder / name, images, labels, classes=CLASSES, compression=compression)
             stored = sum(path.stat().st_size for path in (folder / name).rglob("*") if path.is_file())
             figures[f"bytes_per_image_{name}"] = stored / len(images)

@@ -54,4 +54,4 @@ def open_s3_with_fsspec() -> None:
     """Let webdataset open s3:// URLs by fsspec: it has no opener of its own for them."""
     # The package has a function of the same name as this module.
     schemes = import_module("webdataset.gopen").gopen_schemes
-    schemes["s3"] = lambda url, *_, **__: fsspec.open(url, "rb").open()
+    schemes["s3"] = lambda url, *_, **__: fsspec.filesystem("s3").open(url, "rb")

@@ -32,8 +32,8 @@ class Room:
         """Copy the blocks of a shard, arrays [n, ...] by field, and return the row of its first sample."""
         row = first = self._free.pop()
         for block in blocks:
+            num = len(next(iter(block.values())))
             for name, array in self._arrays.items():
-                num = len(block[name])
                 array[row : row + num] = block[name]
             row += num
         return first
