@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from capsdist.bench.aims import Aim, Row, least, most
+from capsdist.bench.pipeline_aims import PIPELINE_ROWS
 from capsdist.errors import DataError, DocumentError
 from capsdist.storage.documents import parse_document, read_file
 
-__all__ = ["documents_of_results", "newest_records", "number", "results_table", "with_table"]
+__all__ = ["documents_of_results", "goals_table", "newest_records", "number", "results_table", "with_table"]
 
 _MARKS = re.compile(r"(<!-- results -->\n).*?(<!-- /results -->)", flags=re.DOTALL)
 
@@ -33,120 +34,80 @@ class _Record(BaseModel):
 _SIGNIFICANT = 4  # digits of the figures in records
 
 
-@dataclass(frozen=True)
-class _Aim:
-    """What a figure has to be; `bound` is "at least" or "at most"."""
-
-    bound: str
-    value: float
-
-    def missed_by(self, value: float) -> bool:
-        return value < self.value if self.bound == "at least" else value > self.value
-
-
-def _least(value: float) -> _Aim:
-    return _Aim("at least", value)
-
-
-def _most(value: float) -> _Aim:
-    return _Aim("at most", value)
-
-
-@dataclass(frozen=True)
-class _Row:
-    """One line of the table: its aim, which figure of which record answers it, and what kind that is.
-
-    kind: words, or "median" with `runs`, where in the record the number of runs stands.
-    """
-
-    label: str
-    aim: _Aim | str | None
-    what: str | None = None
-    figure: str = "error_percent"
-    unit: str = " %"
-    kind: str = "one run"
-    runs: str = ""
-    headline: bool = False
-    """Whether the row stands in the README of the project too."""
-
-
 _ERRORS = (
-    _Row("4,000 real digits, a few epochs (`make quickstart`)", _most(3.5), "quickstart", headline=True),
-    _Row("MNIST, CapsNet r=3, after 1 epoch (cut and continued)", _most(2.5), "mnist-1-epoch", headline=True),
-    _Row("MNIST, CapsNet r=3, reconstruction, whole training", "0.25 % (paper)", headline=True),
-    _Row("MNIST, baseline CNN, whole training", "0.39 % (paper)"),
-    _Row("CIFAR-10, one network, whole training", "10.6 % with 7 networks (paper)"),
+    Row("4,000 real digits, a few epochs (`make quickstart`)", most(3.5), "quickstart", headline=True),
+    Row("MNIST, CapsNet r=3, after 1 epoch (cut and continued)", most(2.5), "mnist-1-epoch", headline=True),
+    Row("MNIST, CapsNet r=3, reconstruction, whole training", "0.25 % (paper)", headline=True),
+    Row("MNIST, baseline CNN, whole training", "0.39 % (paper)"),
+    Row("CIFAR-10, one network, whole training", "10.6 % with 7 networks (paper)"),
 )
 
 
-def _routing(label: str, aim: _Aim | None, figure: str, *, headline: bool = False) -> _Row:
-    return _Row(label, aim, "routing", figure, "", "ratio of medians", "figures.num_runs", headline)
+def _routing(label: str, aim: Aim | None, figure: str, *, headline: bool = False) -> Row:
+    return Row(label, aim, "routing", figure, "", "ratio of medians", "figures.num_runs", headline)
 
 
 def _counted(
-    label: str, aim: _Aim | None, figure: str, what: str = "routing", *, headline: bool = False
-) -> _Row:
-    return _Row(label, aim, what, figure, "", "counted", headline=headline)
+    label: str, aim: Aim | None, figure: str, what: str = "routing", *, headline: bool = False
+) -> Row:
+    return Row(label, aim, what, figure, "", "counted", headline=headline)
 
 
 _COSTS = (
-    _routing("routing, speed-up over the textbook form", _least(5), "speedup_vs_reference", headline=True),
-    _routing("routing, speed-up over the full-shape form", _least(10), "speedup_vs_full_shape"),
-    _routing("routing, share of the matrix product's rate", _least(0.22), "share_of_gemm_rate"),
-    _counted("routing, bytes saved for backward per image, r=10", _most(50_000), "saved_bytes_per_image_r10"),
-    _counted("routing, peak bytes, 128 images", _most(64_000_000), "peak_bytes"),
-    _counted("routing, peak bytes, 128 images, CIFAR-10 network", _most(400_000_000), "cifar10_peak_bytes"),
+    _routing("routing, speed-up over the textbook form", least(5), "speedup_vs_reference", headline=True),
+    _routing("routing, speed-up over the full-shape form", least(10), "speedup_vs_full_shape"),
+    _routing("routing, share of the matrix product's rate", least(0.22), "share_of_gemm_rate"),
+    _counted("routing, bytes saved for backward per image, r=10", most(50_000), "saved_bytes_per_image_r10"),
+    _counted("routing, peak bytes, 128 images", most(64_000_000), "peak_bytes"),
+    _counted("routing, peak bytes, 128 images, CIFAR-10 network", most(400_000_000), "cifar10_peak_bytes"),
     _counted(
-        "routing, memory of the textbook form over ours", _least(8), "memory_ratio_vs_reference",
+        "routing, memory of the textbook form over ours", least(8), "memory_ratio_vs_reference",
         headline=True,
     ),
-    _Row(
-        "MNIST training step, r=3 over r=1", _most(1.15), "routing", "step_r3_over_r1", "",
+    Row(
+        "MNIST training step, r=3 over r=1", most(1.15), "routing", "step_r3_over_r1", "",
         "ratio of medians", "figures.num_step_runs",
     ),
-    _Row(
-        "input pipeline, one rank, MNIST-size images/s", None, "pipeline", "images_per_s", "",
-        "median", "config.repeats",
-    ),
-    _counted("9 injected faults: samples lost", _most(0), "samples_lost", what="faults"),
-    _counted("9 injected faults: samples repeated", _most(0), "samples_doubled", what="faults"),
+    *PIPELINE_ROWS,
+    _counted("9 injected faults: samples lost", most(0), "samples_lost", what="faults"),
+    _counted("9 injected faults: samples repeated", most(0), "samples_doubled", what="faults"),
     _counted(
-        "9 injected faults: runs whose final weights differ", _most(0), "runs_diverged", "faults",
+        "9 injected faults: runs whose final weights differ", most(0), "runs_diverged", "faults",
         headline=True,
     ),
-    _counted("`make test`: failed tests", _most(0), "failed", what="suite"),
-    _Row("`make test`, when all is installed", _most(1500), "suite", "whole_s", " s"),
-    _counted("`make test` beside two busy loops: failed tests", _most(0), "failed", what="suite-loaded"),
-    _counted("quick suite with Python 3.12: failed tests", _most(0), "failed", what="suite-python-3.12"),
-    _counted("quick suite with Python 3.13: failed tests", _most(0), "failed", what="suite-python-3.13"),
-    _Row(
-        "from the crash of a worker to the next step", _most(30), "recovery", "worker_s", " s",
+    _counted("`make test`: failed tests", most(0), "failed", what="suite"),
+    Row("`make test`, when all is installed", most(1500), "suite", "whole_s", " s"),
+    _counted("`make test` beside two busy loops: failed tests", most(0), "failed", what="suite-loaded"),
+    _counted("quick suite with Python 3.12: failed tests", most(0), "failed", what="suite-python-3.12"),
+    _counted("quick suite with Python 3.13: failed tests", most(0), "failed", what="suite-python-3.13"),
+    Row(
+        "from the crash of a worker to the next step", most(30), "recovery", "worker_s", " s",
         "median", "config.repeats", headline=True,
     ),
-    _Row(
-        "from the loss of a host to the next step, with a spare host", _most(60), "recovery", "host_s", " s",
+    Row(
+        "from the loss of a host to the next step, with a spare host", most(60), "recovery", "host_s", " s",
         "median", "config.repeats",
     ),
-    _Row("search of 12 trials, killed once and continued", _most(1_200), "tune", "whole_s", " s"),
-    _Row(
-        "`import capsdist`, interpreter included", _most(1), "startup", "import_s", " s",
+    Row("search of 12 trials, killed once and continued", most(1_200), "tune", "whole_s", " s"),
+    Row(
+        "`import capsdist`, interpreter included", most(1), "startup", "import_s", " s",
         "median", "config.repeats",
     ),
-    _Row(
-        "`python jobs/train_cifar.py --check`", _most(1), "startup", "check_s", " s",
+    Row(
+        "`python jobs/train_cifar.py --check`", most(1), "startup", "check_s", " s",
         "median", "config.repeats",
     ),
-    _Row("`make quickstart` with installation (bf16)", _most(600), "quickstart", "whole_s", " s"),
-    _Row("training of `make quickstart` in fp32, AVX2 only", None, "quickstart-fp32", "wall_s", " s"),
-    _Row(
-        "GPU, bf16: routing, speed-up over the textbook form", _least(15), "gpu", "speedup_vs_reference", "",
+    Row("`make quickstart` with installation (bf16)", most(600), "quickstart", "whole_s", " s"),
+    Row("training of `make quickstart` in fp32, AVX2 only", None, "quickstart-fp32", "wall_s", " s"),
+    Row(
+        "GPU, bf16: routing, speed-up over the textbook form", least(15), "gpu", "speedup_vs_reference", "",
         headline=True,
     ),
-    _Row("GPU, bf16: routing, share of the roofline", _least(0.4), "gpu", "share_of_roofline", ""),
-    _Row("GPU, bf16: MNIST training step, r=3 over r=1", _most(1.05), "gpu", "step_r3_over_r1", ""),
-    _Row("GPU, bf16: MNIST training, images/s", _least(100_000), "gpu", "images_per_s", ""),
-    _Row("GPU, bf16: layer of ImageNet size, 256 images, ms", None, "gpu", "imagenet_ms", ""),
-    _Row("GPU: training of `make quickstart`, images/s", None, "quickstart-gpu", "images_per_s", ""),
+    Row("GPU, bf16: routing, share of the roofline", least(0.4), "gpu", "share_of_roofline", ""),
+    Row("GPU, bf16: MNIST training step, r=3 over r=1", most(1.05), "gpu", "step_r3_over_r1", ""),
+    Row("GPU, bf16: MNIST training, images/s", least(100_000), "gpu", "images_per_s", ""),
+    Row("GPU, bf16: layer of ImageNet size, 256 images, ms", None, "gpu", "imagenet_ms", ""),
+    Row("GPU: training of `make quickstart`, images/s", None, "quickstart-gpu", "images_per_s", ""),
 )  # fmt: skip
 
 
@@ -207,23 +168,37 @@ def with_table(readme: str, table: str) -> str:
     return _MARKS.sub(lambda marks: f"{marks[1]}{table}{marks[2]}", readme)
 
 
-def _line(row: _Row, newest: Mapping[str, tuple[str, dict[str, Any]]], links: str) -> str:
+def goals_table(rows: Sequence[Row], figures: Mapping[str, Any]) -> str:
+    """Return the aims of `rows` beside `figures` as text: each line ends with reached, missed or not run."""
+    lines = []
+    for row in rows:
+        if not isinstance(row.aim, Aim):
+            continue
+        value = figures.get(row.figure)
+        state = "not run" if value is None else "missed" if row.aim.missed_by(value) else "reached"
+        found = "" if value is None else f"{number(value)}{row.unit}"
+        aim = f"{row.aim.bound} {number(row.aim.value)}{row.unit}"
+        lines.append(f"{row.figure:36} {aim:18} {found:>12}  {state}")
+    return "\n".join(lines)
+
+
+def _line(row: Row, newest: Mapping[str, tuple[str, dict[str, Any]]], links: str) -> str:
     folder, record = newest.get(row.what or "", ("", {}))
     value = record.get("figures", {}).get(row.figure)
     aim = row.aim or "-"
-    if isinstance(aim, _Aim):
+    if isinstance(aim, Aim):
         aim = f"{aim.bound} {number(aim.value)}{row.unit}"
     if value is None:
         return f"| {row.label} | {aim} | not run | | | |"
     measured = f"{number(value)}{row.unit}"
-    if isinstance(row.aim, _Aim) and row.aim.missed_by(value):
+    if isinstance(row.aim, Aim) and row.aim.missed_by(value):
         measured = f"**{measured}, missed**"
     link = f"[{record['written'][:10]}]({links}{folder})"
     kind = _kind(row, record)
     return f"| {row.label} | {aim} | {measured} | {kind} | {_machine(record['hardware'])} | {link} |"
 
 
-def _kind(row: _Row, record: Mapping[str, Any]) -> str:
+def _kind(row: Row, record: Mapping[str, Any]) -> str:
     """Return what kind of figure it is, with the number of runs where the record has it."""
     section, _, name = row.runs.partition(".")
     runs = record.get(section, {}).get(name) if row.runs else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ __all__ = ["TrainStream", "eval_batches"]
 
 _CHUNK_BYTES = 2 << 20  # images gathered at once: enough to spread the cost of touching a shard
 _CHUNK_STEPS = 64
-_AHEAD = 4  # chunks whose shards are fetched before they are needed, where the split is far
+_AHEAD = 32  # chunks whose shards are fetched before they are needed, where the split is far: 64 MiB
 
 
 class _Plan(NamedTuple):
@@ -196,16 +197,17 @@ def _gather(split: Source, plan: _Plan, rank: int, world_size: int, pin: bool, p
     sample_ids = torch.from_numpy(own)
     weights = (torch.arange(size) < len(places) - partners).float()
 
-    def samples(step: int, columns: slice) -> tuple[Tensor, Tensor, Tensor, int | Tensor]:
-        epoch = epochs if isinstance(epochs, int) else epochs[step, columns]
-        return images[step, columns], labels[step, columns], sample_ids[step, columns], epoch
+    def samples(columns: slice) -> Iterator[tuple[Tensor, Tensor, Tensor, int | Tensor]]:
+        # Views of all steps by one call an array, instead of one a step.
+        every = [array[:, columns].unbind() for array in (images, labels, sample_ids)]
+        each = repeat(epochs) if isinstance(epochs, int) else epochs[:, columns].unbind()
+        return zip(*every, each, strict=False)
 
-    batches = []
-    for step in range(len(own)):
-        x, y, ids, epoch = samples(step, slice(size))
-        partner = Partner(*samples(step, slice(1, None))) if partners else None
-        batches.append(Batch(x, y, weights, ids, num, epoch, partner))
-    return batches
+    partner_of = (Partner(*found) for found in samples(slice(1, None))) if partners else repeat(None)
+    return [
+        Batch(x, y, weights, ids, num, epoch, partner)
+        for (x, y, ids, epoch), partner in zip(samples(slice(size)), partner_of, strict=False)
+    ]
 
 
 def _places(num: int, rank: int, world_size: int, partners: bool) -> np.ndarray:

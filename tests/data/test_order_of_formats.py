@@ -118,7 +118,8 @@ def run(
     made: Numbered, case: Case, world_size: int, reader: Reader, first: int, last: int | None
 ) -> list[list[Sample]]:
     """What steps first .. last - 1 of the epoch show on `world_size` ranks; last: None to the end."""
-    chunks = patch.multiple("capsdist.data.pipeline", _CHUNK_STEPS=reader.chunk, _DEPTH=reader.depth)
+    chunks = patch("capsdist.data.pipeline._CHUNK_STEPS", reader.chunk)
+    depth = patch("capsdist.data.ahead._DEPTH", reader.depth)
     with chunks:
         ranks = []
         for rank in range(world_size):

@@ -133,6 +133,7 @@ def write_samples(
                 if not (resume and place.holds(shard)):
                     place.put(shard, content)
                 parts.finish(number, shard)
+                del packed, content  # before the next shard is made
             shards += [shard] if shard else []
             if progress:
                 progress(stop, total)
@@ -169,10 +170,10 @@ def _packed_shard(
             writer.write({**key, **{index.member_name(field): data for field, data in members.items()}})
             stored = tuple(map(len, members.values())) if index.compression == "zstd" else ()
             blocks.append(Block(size, stored_bytes=stored))
-    content = stream.getbuffer()
-    places = spans(blocks, index.fields)
+    content = stream.getvalue()  # no copy
+    view, places = memoryview(content), spans(blocks, index.fields)
     assert len(content) == file_size(places[-1].end), "the layout of a shard is not what TarWriter writes"
-    digests = [xxhash.xxh3_128_hexdigest(content[place.begin : place.end]) for place in places]
+    digests = [xxhash.xxh3_128_hexdigest(view[place.begin : place.end]) for place in places]
     shard = Shard(
         name=f"shard-{number:05d}.tar",
         size_bytes=len(content),
@@ -181,7 +182,7 @@ def _packed_shard(
         sha256=hashlib.sha256(content).hexdigest(),
         blocks=tuple(replace(block, xxh3_128=digest) for block, digest in zip(blocks, digests, strict=True)),
     )
-    return shard, stream.getvalue()
+    return shard, content
 
 
 def _check_arrays(arrays: Mapping[str, np.ndarray], fields: Sequence[Field], size: int) -> None:

@@ -16,6 +16,7 @@ from capsdist.data.format.index import INDEX_NAME, Index, parse_index
 from capsdist.data.format.layout import ALIGNMENT
 from capsdist.data.format.packed import IMAGE
 from capsdist.data.format.reading import FileDamagedError, Identity, read_exactly
+from capsdist.data.format.room import Room
 from capsdist.data.format.source import Observe
 
 __all__ = ["Split", "read_index", "read_shard"]
@@ -54,14 +55,10 @@ class _Known:
 
 @dataclass
 class _Held:
-    """The images of a shard in memory.
+    """A shard in memory: the row of its first sample in the `Room`, and the number of the call that used it
+    last."""
 
-    images: every place of a buffer as the start of an image, uint8 [places, image_bytes]; starts: place of
-    the first image of each block; last_used: number of the call that used it last.
-    """
-
-    images: np.ndarray
-    starts: np.ndarray
+    first: int
     last_used: int
 
 
@@ -99,6 +96,7 @@ class Split:
         self._known: dict[int, _Known] = {}
         self._held: OrderedDict[int, _Held] = OrderedDict()  # the one used last is the last
         self._held_bytes = 0
+        self._room: Room | None = None
         self._gathers = 0
 
     def gather(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -116,26 +114,36 @@ class Split:
     def gather_into(self, ids: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
         """Copy the samples `ids` [n] into `out`: contiguous arrays [n, ...] by the names of fields.
 
-        Cost: two copies of every image (about 0.4 us for 784 bytes) and about 30 us a shard touched; a system
-        call an image of a shard that is not in memory; where the split is not local, the download of shards
-        that the node does not have.
+        Cost: a copy of every image (about 0.1 us for 784 bytes); a system call an image of a shard that is
+        not in memory; where the split is not local, the download of shards that the node does not have.
         """
-        flat = {name: array.reshape(len(ids), -1) if name == IMAGE else array for name, array in out.items()}
         which = self._shards_of(ids)
         self.prefetch(ids)
         self._gathers += 1
+        first_rows = np.full(len(self.index.shards), -1)
         for number in np.unique(which).tolist():
-            rows = np.flatnonzero(which == number)
-            local = ids[rows] - self.index.shard_starts[number]
-            if (held := self._touch(number)) is None:
-                self._read_rows(number, flat, rows, local)
+            if held := self._touch(number):
+                first_rows[number] = held.first
                 continue
-            block, place = np.divmod(local, self.index.block_size)
-            for name, target in flat.items():
-                if name == IMAGE:
-                    target[rows] = held.images[held.starts[block] + place * self.index.image_bytes]
-                else:
-                    target[rows] = self._known[number].fields[name][local]
+            rows = np.flatnonzero(which == number)
+            flat = {
+                name: array.reshape(len(ids), -1) if name == IMAGE else array for name, array in out.items()
+            }
+            self._read_rows(number, flat, rows, ids[rows] - self.index.shard_starts[number])
+        places = first_rows[which]
+        held_rows = np.flatnonzero(places >= 0)
+        if self._room is None or not held_rows.size:
+            return
+        places += ids - self.index.shard_starts[which]
+        if len(held_rows) == len(ids):
+            self._room.take(places, out)
+            return
+        found = {
+            name: np.empty((len(held_rows), *array.shape[1:]), array.dtype) for name, array in out.items()
+        }
+        self._room.take(places[held_rows], found)
+        for name, array in found.items():
+            out[name][held_rows] = array
 
     def prefetch(self, ids: np.ndarray) -> None:
         """Begin to fetch the shards of `ids` that are far away; return at once."""
@@ -154,8 +162,9 @@ class Split:
             return held
         if not self._make_room(size := self._memory(number)):
             return None
-        images, starts = self._read_whole(number)
-        self._held[number] = held = _Held(images, starts, self._gathers)
+        blocks = self._read_whole(number)
+        assert self._room, "_make_room has made it"
+        self._held[number] = held = _Held(self._room.put(blocks), self._gathers)
         self._held_bytes += size
         return held
 
@@ -167,14 +176,21 @@ class Split:
         return shard.num_samples * sum(field.num_bytes for field in self.index.fields)
 
     def _make_room(self, size_bytes: int) -> bool:
-        """Drop shards that are not used now; return whether `size_bytes` more may be in memory."""
-        while self._held and self._held_bytes + size_bytes > self.memory_bytes:
+        """Drop shards that are not used now; return whether one of `size_bytes` more may be in memory."""
+        if size_bytes > self.memory_bytes:
+            return False
+        if self._room is None:
+            most = max(shard.num_samples for shard in self.index.shards)
+            fit = self.memory_bytes // (most * sum(field.num_bytes for field in self.index.fields))
+            self._room = Room(self.index.fields, most, max(1, min(fit, len(self.index.shards))))
+        while self._held and (self._room.is_full or self._held_bytes + size_bytes > self.memory_bytes):
             number, oldest = next(iter(self._held.items()))
             if self._gathers - oldest.last_used <= _IDLE_GATHERS:
-                break
+                return False
             del self._held[number]
+            self._room.release(oldest.first)
             self._held_bytes -= self._memory(number)
-        return self._held_bytes + size_bytes <= self.memory_bytes
+        return True
 
     def check_files(self) -> None:
         """Read a local split wholly and compare it with the index; of others list the files."""
@@ -198,22 +214,15 @@ class Split:
                 for place, block in enumerate(blocks):
                     observe(first + place * self.index.block_size, block)
 
-    def _read_whole(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read shard `number`, compare it with the index, and return images and starts as in `_Held`."""
+    def _read_whole(self, number: int) -> list[dict[str, np.ndarray]]:
+        """Read shard `number`, compare it with the index, and return the arrays of its blocks."""
         index, shard = self.index, self.index.shards[number]
         content, identity = self.folder.read(shard, self._remedy)
-        arrays = read_shard(content, index, number, self.folder.path(shard), self._remedy)
-        blocks = [block.pop(IMAGE) for block in arrays]
-        fields = {name: np.concatenate([block[name] for block in arrays]) for name in arrays[0]}
+        blocks = read_shard(content, index, number, self.folder.path(shard), self._remedy)
+        names = index.field.keys() - {IMAGE}
+        fields = {name: np.concatenate([block[name] for block in blocks]) for name in names}
         self._known[number] = _Known(np.ones(len(blocks), bool), identity, fields)
-        if index.compression == "none":
-            starts = [span.starts[index.fields.index(index.field[IMAGE])] for span in index.spans(number)]
-            buffer, places = content, np.array(starts) + ALIGNMENT
-        else:
-            buffer = np.concatenate([block.reshape(-1) for block in blocks])
-            places = np.arange(len(blocks)) * index.block_size * index.image_bytes
-        # Every place as the start of an image: a view, so that one indexing call copies whole images.
-        return np.lib.stride_tricks.sliding_window_view(buffer, index.image_bytes), places
+        return blocks
 
     def _read_rows(
         self, number: int, flat: Mapping[str, np.ndarray], rows: np.ndarray, local: np.ndarray
@@ -228,9 +237,9 @@ class Split:
         else:
             read = self._read_images(number, images, rows, local)
         if not read and self.index.version == 1:  # only whole shards have checksums
-            every, starts = self._read_whole(number)
+            every = [part[IMAGE].reshape(-1, self.index.image_bytes) for part in self._read_whole(number)]
             if images is not None:
-                images[rows] = every[starts[block] + local % size * self.index.image_bytes]
+                images[rows] = np.concatenate(every)[local]
         elif not read:
             for each in np.unique(block).tolist():
                 found, chosen = self._read_block(number, each), block == each
