@@ -4,8 +4,8 @@ One process fills the file while the others wait; it gets its name when it is wh
 uses it removes it, and `remove_unused` what processes that were killed have left.
 All of this rests on locks of the system (flock), which end with the process that holds them:
 
-- NAME.part is locked exclusively by the process that fills it;
-- NAME.shared is locked shared by every process that uses it.
+- NAME.lock is locked exclusively by the process that fills NAME.part, for which others wait;
+- NAME.part, which is renamed to NAME.shared, is locked shared by every process that uses it.
 
 A file begins with a page of text: what it is, its key, its size, and the xxh3_128 of its bytes, which is
 compared by each process that opens it.
@@ -34,7 +34,7 @@ SHARED_MEMORY = Path("/dev/shm")
 """Folder whose files are in memory."""
 
 _HEAD_BYTES = 4096  # a page, so that what follows is aligned
-_NAME = re.compile(r"capsdist-(\d+)-[0-9a-f]{32}\.(?:part|shared)")
+_NAME = re.compile(r"capsdist-(\d+)-[0-9a-f]{32}\.(?:lock|part|shared)")
 
 
 class NoRoomError(DataError):
@@ -123,20 +123,32 @@ class SharedMemory:
 
     def _filled(self) -> BinaryIO | None:
         """Fill the file, once no other process does, and return it; None if another one has done it."""
+        path = self.path.with_suffix(".lock")
+        with open(path, "r+b", opener=lambda name, _: open_lock_file(Path(name))) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not names(path, lock.fileno()):
+                return None
+            try:
+                return None if self.path.exists() else self._published()
+            finally:
+                path.unlink()
+
+    def _published(self) -> BinaryIO | None:
         part = self.path.with_suffix(".part")
-        file = open(part, "r+b", opener=lambda name, _: open_lock_file(Path(name)))  # noqa: SIM115
+        part.unlink(missing_ok=True)  # a process that was killed has left it
+        file = open(part, "x+b", opener=open_regular)  # noqa: SIM115
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not names(part, file.fileno()) or self.path.exists():
-                return _closed(file, part)
+            fcntl.flock(file, fcntl.LOCK_SH)
+            if not names(part, file.fileno()):  # removed before it was locked: once more
+                file.close()
+                return None
             self._check_room()
-            file.truncate(0)  # what a process that was killed has left
             os.posix_fallocate(file.fileno(), 0, _HEAD_BYTES + self._num_bytes)  # else no room is SIGBUS
             self._write(file)
             os.replace(part, self.path)
-            fcntl.flock(file, fcntl.LOCK_SH)
         except BaseException:
-            _closed(file, part)
+            with file:
+                part.unlink(missing_ok=True)
             raise
         return file
 
@@ -150,13 +162,6 @@ class SharedMemory:
         digest = xxhash.xxh3_128_hexdigest(content)
         text = f"capsdist shared memory 1\n{self._key}\n{self._num_bytes}\n{digest}\n"
         return text.encode().ljust(_HEAD_BYTES)
-
-
-def _closed(file: BinaryIO, part: Path) -> None:
-    """Close the locked `file`, and remove it if it still has the name `part`."""
-    with file:
-        if names(part, file.fileno()):
-            part.unlink()
 
 
 def _release(file: BinaryIO, path: Path, pid: int) -> None:
