@@ -81,7 +81,8 @@ class FromFiles:
     def __init__(
         self, source: Source, *, pin: bool, resident: Residence = "never", close: Close = _nothing
     ) -> None:
-        self._source, self.pin, self.resident, self.close = source, pin, resident, close
+        self._source, self.pin, self.close = source, pin, close
+        self.resident: Residence = resident
 
     @property
     def source(self) -> Source | None:
@@ -95,7 +96,7 @@ class FromFiles:
         images = torch.empty((len(ids), *index.image_shape), dtype=torch.uint8, pin_memory=self.pin)
         labels = torch.empty((len(ids), *label.shape), dtype=torch.int64, pin_memory=self.pin)
         self._source.gather_into(ids, {IMAGE: images.numpy(), label.name: labels.numpy()})
-        samples = Samples(images, labels, torch.from_numpy(ids))
+        samples = Samples(images, labels, _host(ids, self.pin))
         return lambda: samples
 
 
@@ -111,7 +112,8 @@ class FromTensors:
         self, images: Tensor, labels: Tensor, *, pin: bool, resident: Residence, close: Close = _nothing
     ) -> None:
         self._images, self._labels = images, labels
-        self.pin, self.resident, self.close = pin, resident, close
+        self.pin, self.close = pin, close
+        self.resident: Residence = resident
         self.deferred = images.device.type != "cpu"
 
     def begin(self, ids: np.ndarray) -> Callable[[], Samples]:

@@ -95,7 +95,7 @@ def test_the_empty_name_is_only_for_the_reader_webdataset():
 
 @pytest.mark.parametrize("resident", ["auto", "never", "device", "shared"])
 def test_streamed_images_are_not_kept(resident):
-    found = [problem for problem in problems(config_of(resident=resident)) if problem.field == "data.resident"]
+    found = [each for each in problems(config_of(resident=resident)) if each.field == "data.resident"]
     assert len(found) == (resident in ("device", "shared"))
     if found:
         text = f"data.resident='{resident}': is for packed splits: the reader webdataset streams its images"
