@@ -15,6 +15,7 @@ import torch
 from recipe_sets import make_recipes
 from torch import Tensor
 
+from capsdist.bench.resident import resident_rate
 from capsdist.data import Batch, TrainStream
 from capsdist.data import resident as residence
 from capsdist.data.recipes.on_device import DeviceFrames
@@ -260,3 +261,7 @@ def test_batches_on_a_gpu_are_those_from_files(make, opened, kind, resident):
     if kept.resident == "device":
         assert all(batch.to("cuda").images is batch.images for batch in found)  # nothing is copied
     assert all(map(same, (batch.to("cpu") for batch in found), expected))
+
+
+def test_the_benchmark_has_a_rate():
+    assert resident_rate(num=300, global_batch_size=24, repeats=1) > 0
