@@ -50,6 +50,10 @@ class Data(Section):
     """Images of an epoch for the reader webdataset: how many there are in all tar files."""
     classes: tuple[str, ...] = ()
     """Names of the classes for the reader webdataset; default: of the packed splits, or numbers."""
+    resident: Annotated[Literal["auto", "never", "device", "shared"], MAY_CHANGE] = "auto"
+    """Keep the training split in memory: of the `device`, `shared` by the workers of a node, or `never`;
+    auto: blocks and recipes that take at most a quarter of the free memory; not encoded images, which would
+    be decoded before the first step."""
     lanes: Count = 8
     """Lanes that an epoch's order is cut into; divides `train.global_batch_size`, at least the workers."""
     window: Count = 8192

@@ -135,6 +135,9 @@ def _sample_problems(config: Config) -> Iterator[Problem]:
     if model.in_channels not in (1, 3):
         rule = "must be 1 (grey) or 3 (colour): what image files are decoded to"
         yield Problem("model.in_channels", model.in_channels, rule, "set --model.in-channels 1 or 3")
+    if data.resident not in ("auto", "never"):
+        rule = "is for packed splits: the reader webdataset streams its images"
+        yield Problem("data.resident", data.resident, rule, "set --data.resident auto")
     if data.crop:
         rule = "has no room: the reader webdataset decodes images to model.image_size"
         fix = f"set --data.crop 0 --data.resize {size_option(data.crop)}"

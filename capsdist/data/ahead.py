@@ -13,11 +13,14 @@ __all__ = ["prefetched"]
 
 _DEPTH = 2  # chunks that wait in the queue
 
-_Item: TypeAlias = "list[Batch] | BaseException | None"  # what the queue carries; None ends it
+_Item: TypeAlias = "Iterable[Batch] | BaseException | None"  # what the queue carries; None ends it
 
 
-def prefetched(chunks: Iterable[list[Batch]]) -> Iterator[Batch]:
-    """Yield the batches of `chunks`, which a thread computes ahead; what it raises is raised here."""
+def prefetched(chunks: Iterable[Iterable[Batch]]) -> Iterator[Batch]:
+    """Yield the batches of `chunks`, which a thread computes ahead; what it raises is raised here.
+
+    A chunk may be a generator: it runs in the thread of the consumer.
+    """
     filled: queue.Queue[_Item] = queue.Queue(_DEPTH)
     stop = threading.Event()
     thread = threading.Thread(target=_fill, args=(chunks, filled, stop), name="capsdist-data", daemon=True)
@@ -34,7 +37,7 @@ def prefetched(chunks: Iterable[list[Batch]]) -> Iterator[Batch]:
             thread.join()
 
 
-def _fill(chunks: Iterable[list[Batch]], filled: queue.Queue[_Item], stop: threading.Event) -> None:
+def _fill(chunks: Iterable[Iterable[Batch]], filled: queue.Queue[_Item], stop: threading.Event) -> None:
     def put(item: _Item) -> bool:
         while not stop.is_set():
             try:

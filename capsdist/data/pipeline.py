@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from typing import NamedTuple
 
@@ -21,9 +21,10 @@ from capsdist.config.steps import EpochSteps, LastBatch
 from capsdist.data.ahead import prefetched
 from capsdist.data.batch import Batch, Partner
 from capsdist.data.format.order import Order, rank_slice
-from capsdist.data.format.packed import IMAGE
 from capsdist.data.format.position import Position, check_inside, check_same_order
-from capsdist.data.format.source import Source, open_split
+from capsdist.data.format.source import open_split
+from capsdist.data.gather import FromFiles, Gather, Residence, Samples
+from capsdist.data.resident import Choice, open_gather
 
 __all__ = ["TrainStream", "eval_batches"]
 
@@ -46,10 +47,13 @@ class TrainStream:
     last_batch: "short" ends an epoch with a step of the remaining samples, "carry" fills that step with the
     first samples of the next epoch, which then has them behind it. steps: in which epoch each step is. pin:
     gather into pinned memory, for copies to a GPU. partners: gather those of the samples, for `Mixup`.
-    decode_size: side, or height and width, to which encoded images are decoded; 0: the stored one.
+    decode_size: side, or height and width, to which encoded images are decoded; 0: the stored one. resident:
+    whether the whole split stays in memory, and where; see `open_gather`. device: that batches are for: those
+    of a set that is resident in the memory of a GPU are there. workers_on_node: processes that do the same.
 
     Raises:
-        DataError: a split that cannot be read, or `lanes` that does not divide `global_batch_size`.
+        DataError: a split that cannot be read or does not fit where `resident` wants it, or `lanes` that does
+            not divide `global_batch_size`.
     """
 
     def __init__(
@@ -66,17 +70,37 @@ class TrainStream:
         pin: bool = False,
         partners: bool = False,
         decode_size: int | tuple[int, int] = 0,
+        resident: Choice = "never",
+        device: torch.device | str = "cpu",
+        workers_on_node: int = 1,
     ) -> None:
         self.split = open_split(folder, size=sides(decode_size) if decode_size else None)
         self.order = Order(self.split.index, seed, global_batch_size, lanes, window)
         self.index = self.split.index
         self.steps = EpochSteps(self.split.index.num_samples, global_batch_size, last_batch)
-        self.rank, self.world_size, self.pin, self.partners = rank, world_size, pin, partners
+        self.rank, self.world_size, self.partners = rank, world_size, partners
+        self._gather = open_gather(
+            folder,
+            self.split,
+            resident=resident,
+            device=torch.device(device),
+            workers_on_node=workers_on_node,
+            pin=pin,
+        )
 
     resumes_inside = True
     """A run resumes at any step of an epoch."""
     notice = None
     """There is nothing that this stream does not promise."""
+
+    @property
+    def resident(self) -> Residence:
+        """Where the whole split is kept."""
+        return self._gather.resident
+
+    def close(self) -> None:
+        """Stop sharing memory with other processes; batches that are there stay."""
+        self._gather.close()
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield the rank's batches of the steps of `epoch` from its step number `start_step` on.
@@ -84,7 +108,7 @@ class TrainStream:
         A thread gathers ahead of the consumer; it ends when the iterator is exhausted, closed or collected.
         """
         plans = self._plans(epoch, start_step)
-        return prefetched(_gathered(self.split, plans, self.rank, self.world_size, self.pin, self.partners))
+        return prefetched(_gathered(self._gather, plans, self.rank, self.world_size, self.partners))
 
     def position(self, epoch: int, step: int) -> Position:
         """Return the position after `step` completed steps of `epoch`."""
@@ -161,24 +185,26 @@ def eval_batches(
     total = split.index.num_samples
 
     plans = (_Plan(np.arange(first, min(first + step, total))[None], 0) for first in range(0, total, step))
-    return prefetched(_gathered(split, plans, rank, world_size, pin))
+    return prefetched(_gathered(FromFiles(split, pin=pin), plans, rank, world_size))
 
 
 def _gathered(
-    split: Source, plans: Iterable[_Plan], rank: int, world_size: int, pin: bool, partners: bool = False
-) -> Iterator[list[Batch]]:
+    gather: Gather, plans: Iterable[_Plan], rank: int, world_size: int, partners: bool = False
+) -> Iterator[Iterable[Batch]]:
     """Gather the rank's part of `plans`; shards of later ones are fetched while earlier ones are gathered."""
     waiting: deque[_Plan] = deque()
+    source = gather.source
     for plan in plans:
-        split.prefetch(plan.ids[:, _places(plan.ids.shape[1], rank, world_size, partners)])
+        if source is not None:
+            source.prefetch(plan.ids[:, _places(plan.ids.shape[1], rank, world_size, partners)])
         waiting.append(plan)
-        if split.is_local or len(waiting) > _AHEAD:
-            yield _gather(split, waiting.popleft(), rank, world_size, pin, partners)
+        if source is None or source.is_local or len(waiting) > _AHEAD:
+            yield _gather(gather, waiting.popleft(), rank, world_size, partners)
     for plan in waiting:
-        yield _gather(split, plan, rank, world_size, pin, partners)
+        yield _gather(gather, plan, rank, world_size, partners)
 
 
-def _gather(split: Source, plan: _Plan, rank: int, world_size: int, pin: bool, partners: bool) -> list[Batch]:
+def _gather(gather: Gather, plan: _Plan, rank: int, world_size: int, partners: bool) -> Iterable[Batch]:
     """Gather the rank's part of the steps of `plan`; the batches are views of one buffer.
 
     The partner of a sample stands behind it, so one column more is gathered for all partners of a step.
@@ -189,13 +215,29 @@ def _gather(split: Source, plan: _Plan, rank: int, world_size: int, pin: bool, p
     epochs = plan.epochs
     if not isinstance(epochs, int):
         epochs = torch.from_numpy(_padded(epochs, places, size + partners))
-    images = torch.empty((*own.shape, *split.index.image_shape), dtype=torch.uint8, pin_memory=pin)
-    label = split.index.field[split.index.label_name]
-    labels = torch.empty((*own.shape, *label.shape), dtype=torch.int64, pin_memory=pin)
-    out = {IMAGE: images.flatten(0, 1).numpy(), label.name: labels.flatten(0, 1).numpy()}
-    split.gather_into(own.reshape(-1), out)
-    sample_ids = torch.from_numpy(own)
-    weights = (torch.arange(size) < len(places) - partners).float()
+        epochs = epochs.pin_memory() if gather.pin else epochs
+    finish = gather.begin(own.reshape(-1))
+    batches = _batches(finish, own.shape, epochs, num, len(places) - partners, partners)
+    return batches if gather.deferred else list(batches)
+
+
+def _batches(
+    finish: Callable[[], Samples],
+    shape: tuple[int, int],
+    epochs: int | Tensor,
+    num_global: int,
+    num_own: int,
+    partners: bool,
+) -> Iterator[Batch]:
+    """Yield the batches of the samples that `finish` returns.
+
+    shape: steps, and samples of each with the partner that is gathered besides.
+    """
+    images, labels, sample_ids = (value.unflatten(0, shape) for value in finish())
+    steps, size = shape[0], shape[1] - partners
+    weights = (torch.arange(size, device=images.device) < num_own).float()
+    if not isinstance(epochs, int):
+        epochs = epochs.to(images.device, non_blocking=True)
 
     def samples(columns: slice) -> Iterator[tuple[Tensor, Tensor, Tensor, int | Tensor]]:
         # Views of all steps by one call an array, instead of one a step.
@@ -204,10 +246,8 @@ def _gather(split: Source, plan: _Plan, rank: int, world_size: int, pin: bool, p
         return zip(*every, each, strict=False)
 
     partner_of = (Partner(*found) for found in samples(slice(1, None))) if partners else repeat(None)
-    return [
-        Batch(x, y, weights, ids, num, epoch, partner)
-        for (x, y, ids, epoch), partner in zip(samples(slice(size)), partner_of, strict=False)
-    ]
+    for (x, y, ids, epoch), partner in zip(samples(slice(size)), partner_of, strict=False):
+        yield Batch(x, y, weights, ids, num_global, epoch, partner)
 
 
 def _places(num: int, rank: int, world_size: int, partners: bool) -> np.ndarray:

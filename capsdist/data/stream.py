@@ -8,6 +8,7 @@ from typing import Protocol
 from capsdist.config.steps import EpochSteps
 from capsdist.data.batch import Batch
 from capsdist.data.format.position import Position
+from capsdist.data.gather import Residence
 
 __all__ = ["Stream", "StreamIndex"]
 
@@ -53,6 +54,14 @@ class Stream(Protocol):
     def notice(self) -> str | None:
         """What the reader does not promise, in one line for people; None if there is nothing to say."""
         ...
+
+    @property
+    def resident(self) -> Residence:
+        """Where all images are kept in memory."""
+        ...
+
+    def close(self) -> None:
+        """Stop sharing memory with other processes; the run is over."""
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield the rank's batches of the steps of `epoch` from its step number `start_step` on."""

@@ -21,6 +21,7 @@ from capsdist.data.ahead import prefetched
 from capsdist.data.batch import Batch, Partner
 from capsdist.data.format.order import rank_slice
 from capsdist.data.format.position import Position, check_inside, check_same_order
+from capsdist.data.gather import Residence
 from capsdist.data.web_samples import Sample, decode_sample, read_labels, tar_samples
 from capsdist.errors import DataError
 
@@ -88,6 +89,7 @@ class WebStream:
     """
 
     resumes_inside = False
+    resident: Residence = "never"
     notice = (
         "data.reader=webdataset: inside an epoch an image may be missing or come twice, a run resumes where "
         "an epoch ended, and its order depends on train.num_workers; packed splits promise more"
@@ -115,6 +117,9 @@ class WebStream:
         self.steps = EpochSteps(data.num_samples, global_batch_size)
         self.lanes, self.window = lanes, window
         self.rank, self.world_size, self.pin, self.partners = rank, world_size, pin, partners
+
+    def close(self) -> None:
+        """Nothing is shared."""
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
         """Yield the rank's batches of `epoch`; a thread reads ahead.

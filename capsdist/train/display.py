@@ -66,9 +66,8 @@ class Display(Screen):
         self.close()
         self._start = row
         self._print(f"[bold]{_literal(row['run'])}[/]  {_network(row)} on {_literal(row['data'])}")
-        self._print(
-            f"[dim]{_hardware(row)}; {row['total_steps']:,} steps of {row['global_batch_size']} images[/]"
-        )
+        steps = f"{row['total_steps']:,} steps of {row['global_batch_size']} images{_resident(row)}"
+        self._print(f"[dim]{_hardware(row)}; {steps}[/]")
         if row["resumed_step"]:
             self._print(f"[dim]continues after step {row['resumed_step']:,}[/]")
         if not self._plain:
@@ -228,6 +227,12 @@ def _hardware(row: Row) -> str:
     threads = f" ({_plural(row['torch_threads'], 'thread')} each)" if row["device"] == "cpu" else ""
     workers = _plural(row["world_size"], "worker")
     return f"{workers} on {row['device']}{threads}, engine {row['engine']}, {row['precision']}"
+
+
+def _resident(row: Row) -> str:
+    """Return where the training images are kept, if they are; rows of earlier versions do not say."""
+    where = {"device": ", kept in memory", "shared": ", kept in shared memory"}
+    return where.get(row.get("resident", "never"), "")
 
 
 def _mebibytes(number: int) -> str:

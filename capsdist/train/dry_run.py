@@ -67,4 +67,4 @@ def dry_run(
         end = {"stopped": stopped, "error_percent": None, "images_per_s": speed, "wall_time_s": wall_s}
         return {"kind": "end", **place, **end}
     finally:
-        parts.engine.close()
+        parts.close()

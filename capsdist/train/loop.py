@@ -98,12 +98,11 @@ def run_training(
         loop = _Loop(parts, events=events, save=save, picture=picture, keep=keep)
         if resume_from is not None:
             loop.resume(read_checkpoint(resume_from))
-        for line in (parts.left_out, parts.stream.notice):
-            if line:
-                loop.note(line)
-        return loop.run(should_stop or (lambda step: False), observe or (lambda step, sample_ids: None))
+        for line in filter(None, (parts.left_out, parts.stream.notice)):
+            loop.note(line)
+        return loop.run(should_stop or (lambda step: False), observe)
     finally:
-        parts.engine.close()
+        parts.close()
 
 
 def train_on(parts: Parts, host_batch: Batch, step: int, phase: Phase = no_phase) -> tuple[Tensor, Tensor]:
@@ -143,10 +142,11 @@ class _Loop:
         check_trained_classes(checkpoint, self.data, self.parts.train_folder, self.note)
         self.engine.load(checkpoint.engine)
 
-    def run(self, should_stop: Callable[[int], bool], observe: Observe) -> Row:
+    def run(self, should_stop: Callable[[int], bool], observe: Observe | None) -> Row:
         """Do all steps that are left, and return the `end` row."""
         self._begin()
-        observe(self.step, torch.empty(0, dtype=torch.int64))
+        if observe:
+            observe(self.step, torch.empty(0, dtype=torch.int64))
         stopped = False
         with contextlib.ExitStack() as stack:
             if self.config.train.profile and self._keep:
@@ -155,7 +155,8 @@ class _Loop:
             while self.step < self.total_steps and not stopped:
                 for batch in self.stream.epoch(*self.stream.steps.locate(self.step)):
                     self._step(batch)
-                    observe(self.step, batch.sample_ids[batch.weights > 0])
+                    if observe:
+                        observe(self.step, batch.sample_ids[batch.weights > 0].cpu())
                     # asked on every rank, and void after the last step: that run is done
                     stopped = should_stop(self.step) and self.step < self.total_steps
                     self._after_step(stopped)
@@ -168,10 +169,9 @@ class _Loop:
         return self._end(stopped, self._test())
 
     def _step(self, batch: Batch) -> None:
-        if self._profiler is None:
-            done = train_on(self.parts, batch, self.step)
-        else:
-            done = train_on(self.parts, batch, self.step, self._profiler.phase)
+        phase = self._profiler.phase if self._profiler else no_phase
+        done = train_on(self.parts, batch, self.step, phase)
+        if self._profiler:
             self._profiler.step()
         self._window.add(*done)
         self.step += 1

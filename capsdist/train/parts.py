@@ -47,6 +47,11 @@ class Parts:
     total_steps: int
     left_out: str | None
 
+    def close(self) -> None:
+        """Leave the group of ranks, and stop sharing memory with other processes."""
+        self.stream.close()
+        self.engine.close()
+
 
 def start_row(parts: Parts, *, resumed_step: int) -> Row:
     """Return the row that begins an attempt, after `resumed_step` steps."""
@@ -72,6 +77,7 @@ def start_row(parts: Parts, *, resumed_step: int) -> Row:
         "steps_per_epoch": parts.stream.steps.before(1),
         "total_steps": parts.total_steps,
         "resumed_step": resumed_step,
+        "resident": parts.stream.resident,
     }
 
 
@@ -87,7 +93,7 @@ def build_parts(
         DataError, ConfigError, RunError: as `capsdist.train.run_training`.
     """
     data, train = config.data, config.train
-    stream = open_stream(config, rank=rank, world_size=world_size, pin=device.type == "cuda")
+    stream = open_stream(config, rank=rank, world_size=world_size, device=device)
     folders = split_folders(config)
     test = folders.get("test_split")
     torch.manual_seed(train.seed)

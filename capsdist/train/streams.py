@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
+
+import torch
 
 from capsdist.config import Config
 from capsdist.config.shapes import image_shape
@@ -20,8 +23,8 @@ Indexes = Mapping[str, SourceIndex]
 """Indexes of packed splits by their fields, as `Data.splits` names them."""
 
 
-def open_stream(config: Config, *, rank: int, world_size: int, pin: bool) -> Stream:
-    """Return the training images of rank `rank` as `data.reader` reads them.
+def open_stream(config: Config, *, rank: int, world_size: int, device: torch.device) -> Stream:
+    """Return the training images of rank `rank`, which trains on `device`, as `data.reader` reads them.
 
     Raises:
         DataError, ConfigError: they, or the splits to evaluate on, are not what the network takes.
@@ -33,12 +36,12 @@ def open_stream(config: Config, *, rank: int, world_size: int, pin: bool) -> Str
         "window": config.data.window,
         "rank": rank,
         "world_size": world_size,
-        "pin": pin,
+        "pin": device.type == "cuda",
         "partners": config.data.mixup > 0,
     }
     places = split_folders(config)
     others = {field: open_split(place).index for field, place in places.items() if field != "train_split"}
-    return READERS[config.data.reader](config, others, options)
+    return READERS[config.data.reader](config, others, device, options)
 
 
 def web_data(config: Config, others: Indexes) -> WebData:
@@ -61,23 +64,28 @@ def web_data(config: Config, others: Indexes) -> WebData:
     )
 
 
-def _packed(config: Config, others: Indexes, options: Mapping[str, Any]) -> Stream:
+def _packed(config: Config, others: Indexes, device: torch.device, options: Mapping[str, Any]) -> Stream:
     data = config.data
+    # Ray Train and torchrun say how many workers a node has; without them, all may be on one.
+    workers_on_node = int(os.environ.get("LOCAL_WORLD_SIZE") or options["world_size"])
     stream = TrainStream(
         split_folders(config)["train_split"],
         last_batch=data.last_batch,
         decode_size=data.decode_size,
+        resident=data.resident,
+        device=device,
+        workers_on_node=workers_on_node,
         **options,
     )
     check_splits(config, {"train_split": stream.index, **others})
     return stream
 
 
-def _webdataset(config: Config, others: Indexes, options: Mapping[str, Any]) -> Stream:
+def _webdataset(config: Config, others: Indexes, device: torch.device, options: Mapping[str, Any]) -> Stream:
     return WebStream(web_data(config, others), **options)
 
 
-READERS: Mapping[str, Callable[[Config, Indexes, Mapping[str, Any]], Stream]] = {
+READERS: Mapping[str, Callable[[Config, Indexes, torch.device, Mapping[str, Any]], Stream]] = {
     "packed": _packed,
     "webdataset": _webdataset,
 }

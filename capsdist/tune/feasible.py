@@ -6,12 +6,11 @@ output, the process): a point refused for it could not have run, one that is let
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from capsdist.config import Config, problems
 from capsdist.models.counts import num_parameters, output_bytes, training_state_bytes
+from capsdist.storage.memory import memory_here
 
 __all__ = ["GIB", "PROCESS_BYTES", "Limits", "memory_here", "refusal", "worker_bytes"]
 
@@ -54,12 +53,3 @@ def worker_bytes(config: Config) -> int:
     outputs = output_bytes(config) * images
     # under autocast most outputs take half
     return PROCESS_BYTES + state + (outputs if train.precision == "fp32" else outputs // 2)
-
-
-def memory_here() -> int:
-    """Return the memory of this machine, or what its container may use of it."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    quota = Path("/sys/fs/cgroup/memory.max")
-    if quota.exists() and (text := quota.read_text().strip()) != "max":
-        limits.append(int(text))
-    return min(limits)

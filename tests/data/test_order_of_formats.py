@@ -120,7 +120,7 @@ def run(
     """What steps first .. last - 1 of the epoch show on `world_size` ranks; last: None to the end."""
     chunks = patch("capsdist.data.pipeline._CHUNK_STEPS", reader.chunk)
     depth = patch("capsdist.data.ahead._DEPTH", reader.depth)
-    with chunks:
+    with chunks, depth:
         ranks = []
         for rank in range(world_size):
             batches = stream_of(made, case, rank, world_size, reader).epoch(case.epoch, first)

@@ -119,6 +119,14 @@ def test_a_resumed_run_says_where_it_goes_on() -> None:
     assert "continues after step 126" in plain(START | {"resumed_step": 126})
 
 
+@pytest.mark.parametrize(
+    ("resident", "text"),
+    [("never", ""), ("device", ", kept in memory"), ("shared", ", kept in shared memory")],
+)
+def test_the_start_says_where_the_images_are_kept(resident: str, text: str) -> None:
+    assert plain(START | {"resident": resident})[1].endswith(f"; 252 steps of 64 images{text}")
+
+
 def test_a_failed_worker_is_shown_with_its_message_as_it_is() -> None:
     lines = plain(START, {"kind": "failure", "message": "rank 1: KeyError: [bold]"})
     assert lines[-1].endswith("starting again from the newest checkpoint: rank 1: KeyError: [bold]")

@@ -91,3 +91,12 @@ def test_refused(fields, field, text):
 
 def test_the_empty_name_is_only_for_the_reader_webdataset():
     assert "data.name" in {problem.field for problem in problems(Config(data=Data(name="")))}
+
+
+@pytest.mark.parametrize("resident", ["auto", "never", "device", "shared"])
+def test_streamed_images_are_not_kept(resident):
+    found = [each for each in problems(config_of(resident=resident)) if each.field == "data.resident"]
+    assert len(found) == (resident in ("device", "shared"))
+    if found:
+        text = f"data.resident='{resident}': is for packed splits: the reader webdataset streams its images"
+        assert str(found[0]) == f"{text}; set --data.resident auto"

@@ -15,20 +15,20 @@ from capsdist.data.format.packed import IMAGE, LABEL, LABELS
 from capsdist.data.format.source import Observe
 from capsdist.data.format.split import Split
 from capsdist.data.recipes.index import DIGITS, SHIFTS, Base, RecipeIndex, parse_recipes, recipe_fields
-from capsdist.data.recipes.overlay import Frames
+from capsdist.data.recipes.overlay import Frames, Grid
 from capsdist.data.recipes.pairs import Pairs
 from capsdist.errors import DataError
 from capsdist.storage import join
 from capsdist.storage.place import beside
 
-__all__ = ["Recipes", "recipes_over", "write_recipes"]
+__all__ = ["Held", "Recipes", "recipes_over", "write_recipes"]
 
 _REMEDY = "pack it again (capsdist pack)"
 _AT_ONCE = 8192  # images of the base split that are read at once
 _SHARD_SIZE = 8192
 
 
-class _Held(NamedTuple):
+class Held(NamedTuple):
     """The base split in memory: its images, its labels int64 [num_digits], and the pairs."""
 
     frames: Frames
@@ -63,11 +63,11 @@ class Recipes:
         self._remedy = remedy
         self._base: Split | None = Split(self.base_folder, remedy=remedy)
         _check_base(self.index, self._base.index, self.base_folder, told)
-        self._held: _Held | None = None
+        self._held: Held | None = None
 
     def gather_into(self, ids: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
         """Copy the samples `ids` [n] into `out`: contiguous arrays [n, ...] by the names of fields."""
-        frames, labels, pairs = self._read()
+        frames, labels, pairs = self.held()
         digits, shifts = pairs.of(ids)
         values = {DIGITS: digits + self.index.base.first, LABELS: labels[digits], SHIFTS: shifts}
         for name, target in out.items():
@@ -89,7 +89,7 @@ class Recipes:
         They are padded and shifted, in the order of the fields `digits` and `labels`: what a decoder has to
         reconstruct from the capsule of each class.
         """
-        frames, _, pairs = self._read()
+        frames, _, pairs = self.held()
         digits, shifts = pairs.of(ids)
         return np.stack([frames.shifted(digits[:, each], shifts[:, each]) for each in range(2)], axis=1)
 
@@ -110,25 +110,53 @@ class Recipes:
                 ids = np.arange(start, min(start + _AT_ONCE, self.index.num_digits))
                 observe(start, self.fields(ids, *self.index.field))
 
-    def _read(self) -> _Held:
+    def held(self) -> Held:
         """Return the base split, which is read now if it was not before."""
         if self._held is None:
-            base, index = self._base, self.index
-            assert base is not None
-            frames = Frames(index.num_digits, base.index.image_shape, pad=index.pad, shift=index.shift)
-            labels = np.empty(index.num_digits, np.int64)
-            base.prefetch(np.arange(index.base.first, index.base.last))
-            for start in range(0, index.num_digits, _AT_ONCE):
-                part = slice(start, min(start + _AT_ONCE, index.num_digits))
-                frames.digits[part], labels[part] = base.gather(
-                    np.arange(part.start, part.stop) + index.base.first
-                )
-            try:
-                pairs = Pairs(index, labels)
-            except DataError as error:
-                raise DataError(f"{self.base_folder}: {error}") from None
-            self._held, self._base = _Held(frames, labels, pairs), None
+            memory = np.zeros(self.held_bytes, np.uint8)
+            self.fill(memory)
+            return self.hold(memory)
         return self._held
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that the base split takes in memory."""
+        return self.index.num_digits * 8 + self._grid.num_bytes
+
+    def fill(self, memory: np.ndarray) -> None:
+        """Read the base split into `memory`, contiguous uint8 [held_bytes], all zeros; before `hold`."""
+        base, index = self._base, self.index
+        assert base is not None
+        frames, labels = self._views(memory)
+        base.prefetch(np.arange(index.base.first, index.base.last))
+        for start in range(0, index.num_digits, _AT_ONCE):
+            part = slice(start, min(start + _AT_ONCE, index.num_digits))
+            ids = np.arange(part.start, part.stop) + index.base.first
+            frames.digits[part], labels[part] = base.gather(ids)
+
+    def hold(self, memory: np.ndarray) -> Held:
+        """Use the base split that `fill`, of any reader of these recipes, has read into `memory`."""
+        frames, labels = self._views(memory)
+        labels = labels.copy()  # they may outlive the images
+        try:
+            pairs = Pairs(self.index, labels)
+        except DataError as error:
+            raise DataError(f"{self.base_folder}: {error}") from None
+        self._held, self._base = Held(frames, labels, pairs), None
+        return self._held
+
+    @property
+    def _grid(self) -> Grid:
+        index = self.index
+        channels, height, width = index.image_shape
+        digit = channels, height - 2 * index.pad, width - 2 * index.pad
+        return Grid(index.num_digits, digit, index.pad, index.shift)
+
+    def _views(self, memory: np.ndarray) -> tuple[Frames, np.ndarray]:
+        """Return images and labels, int64 [num_digits], that lie in `memory`."""
+        grid, size = self._grid, self.index.num_digits * 8
+        frames = Frames(grid.num, grid.shape, pad=grid.pad, shift=grid.shift, buffer=memory[size:])
+        return frames, memory[:size].view(np.int64)
 
 
 def _check_base(index: RecipeIndex, base: Index, place: str, remedy: str) -> None:
