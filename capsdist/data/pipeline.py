@@ -234,7 +234,7 @@ def _batches(
     shape: steps, and samples of each with the partner that is gathered besides.
     """
     images, labels, sample_ids = (value.unflatten(0, shape) for value in finish())
-    steps, size = shape[0], shape[1] - partners
+    size = shape[1] - partners
     weights = (torch.arange(size, device=images.device) < num_own).float()
     if not isinstance(epochs, int):
         epochs = epochs.to(images.device, non_blocking=True)
