@@ -24,8 +24,8 @@ from capsdist.storage.durable import flush_folder
 from capsdist.storage.temporary import remove_stale_folders, temporary_folder
 
 __all__ = [
-    "Original", "Splits", "content", "download", "find", "open_checked", "opened", "originals_folder",
-    "unpacked",
+    "Original", "Splits", "check_file", "content", "download", "find", "open_checked", "opened",
+    "originals_folder", "unpacked",
 ]  # fmt: skip
 
 Splits: TypeAlias = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -183,6 +183,16 @@ def open_checked(path: Path, original: Original | None = None) -> Iterator[io.Bu
             if original:
                 original.check_file(file, path)
         yield file
+
+
+def check_file(original: Original, path: Path) -> None:
+    """Compare the bytes of the file `path`, as they are, with `original`.
+
+    Raises:
+        DataError: a file that cannot be read, or a wrong checksum.
+    """
+    with open_checked(path, original):
+        pass
 
 
 @contextlib.contextmanager
