@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 from capsdist.data.format.source import open_split
 
@@ -30,7 +31,7 @@ def jpeg(draws: np.random.Generator, size: tuple[int, int] = (64, 64), mode: str
     bands = len(Image.new(mode, (1, 1)).getbands())
     coarse = draws.integers(0, 256, (4, 4, bands), dtype=np.uint8)
     stream = io.BytesIO()
-    image = Image.fromarray(coarse[..., 0] if bands == 1 else coarse, mode)
+    image = Image.frombytes(mode, (4, 4), coarse.tobytes())
     image.resize(size[::-1], Image.Resampling.BILINEAR).save(stream, "JPEG")
     return stream.getvalue()
 
@@ -114,3 +115,44 @@ def stored(folder: Path) -> list[tuple[bytes, str]]:
                 [image] = [held for other, held in members.items() if other.startswith(key) and other != name]
                 found.append((image, index.classes[int(content)]))
     return found
+
+
+def imagenet(counts: tuple[int, int] = (4, 2), seed: int = 0) -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The training and validation images of ImageNet by name: train/WNID/NAME, NAME.
+
+    As in the original, one file is a PNG under the name of a JPEG, and others are CMYK or grey.
+    """
+    draws = np.random.default_rng(seed)
+    train = {}
+    for wnid in sorted(WNIDS):
+        for number in range(counts[0]):
+            size = tuple(int(side) for side in draws.integers(100, 200, 2))
+            mode = ("RGB", "CMYK", "L", "RGB")[number % 4]
+            train[f"train/{wnid}/{wnid}_{number}.JPEG"] = jpeg(draws, size, mode)
+    stream = io.BytesIO()
+    Image.open(io.BytesIO(jpeg(draws))).save(stream, "PNG")
+    train[f"train/{WNIDS[0]}/{WNIDS[0]}_0.JPEG"] = stream.getvalue()
+    numbers = range(1, counts[1] * len(WNIDS) + 1)
+    return train, {f"ILSVRC2012_val_{number:08d}.JPEG": jpeg(draws) for number in numbers}
+
+
+def imagenet_truth(num: int) -> list[str]:
+    """The wnid of each validation image."""
+    return [WNIDS[(3 * number + number // 4) % 4] for number in range(num)]
+
+
+def devkit(num: int) -> bytes:
+    """The development kit: synsets with numbers of their own, which also has inner ones, and the truth."""
+    rows = [(number, wnid, WORDS[wnid], 0) for number, wnid in enumerate(WNIDS, 1)]
+    rows.append((len(WNIDS) + 1, "n00001740", "entity", 2))
+    kinds = [(name, object) for name in ("ILSVRC2012_ID", "WNID", "words", "num_children")]
+    synsets = np.array(rows, kinds)[:, None]
+    stream = io.BytesIO()
+    savemat(stream, {"synsets": synsets})
+    truth = "".join(f"{WNIDS.index(wnid) + 1}\n" for wnid in imagenet_truth(num))
+    folder = "ILSVRC2012_devkit_t12/data"
+    files = {
+        f"{folder}/meta.mat": stream.getvalue(),
+        f"{folder}/ILSVRC2012_validation_ground_truth.txt": truth.encode(),
+    }
+    return tar_bytes(files, "w:gz")

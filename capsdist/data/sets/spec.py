@@ -40,6 +40,7 @@ DATASETS = {
     "tiny_imagenet": "capsdist.data.sets.tiny_imagenet:TINY_IMAGENET",
     "imagenette": "capsdist.data.sets.imagenette:IMAGENETTE",
     "imagewoof": "capsdist.data.sets.imagenette:IMAGEWOOF",
+    "imagenet": "capsdist.launch.packing:IMAGENET",
     "folder": "capsdist.data.sets.folder:FOLDER",
 }
 """Import paths of the data sets that have a name."""

@@ -23,7 +23,7 @@ import numpy as np
 from capsdist.data.encoded.tars import MAX_IMAGE_BYTES
 from capsdist.errors import DataError
 
-__all__ = ["Listing", "Places", "Tree", "add_tar", "readable", "tree_of"]
+__all__ = ["Listing", "Places", "Tree", "add_folder", "add_tar", "readable", "tree_of"]
 
 Container: TypeAlias = str | IO[bytes]
 """The path of a file, or an open temporary file."""
@@ -179,7 +179,7 @@ def tree_of(source: Path, scratch: Path) -> Tree:
     """
     listing = Listing(source)
     if source.is_dir():
-        _add_folder(listing, source, "")
+        add_folder(listing, source)
         return listing.tree()
     with readable(source):
         status = source.stat()
@@ -228,17 +228,25 @@ def readable(where: object) -> Iterator[None]:
         raise DataError(f"{where}: cannot be read ({reason}); get the file again") from None
 
 
-def _add_folder(listing: Listing, folder: Path, prefix: str) -> None:
-    """Add the files below `folder` in the order of their names; hidden ones are left out."""
+def add_folder(
+    listing: Listing, folder: Path, prefix: str = "", without: frozenset[str] = frozenset()
+) -> None:
+    """Add the files below `folder` in the order of their names, with `prefix` before their names.
+
+    Archives, hidden files, and folders of the names `without` are left out.
+
+    Raises:
+        DataError: a folder that cannot be read.
+    """
     with readable(folder), os.scandir(folder) as found:
         entries = sorted(found, key=lambda entry: entry.name)
     for entry in entries:
-        if entry.name.startswith("."):
+        if entry.name.startswith(".") or entry.name in without:
             continue
         with readable(entry.path):
             status = entry.stat()
         if entry.is_dir():
-            _add_folder(listing, Path(entry.path), f"{prefix}{entry.name}/")
+            add_folder(listing, Path(entry.path), f"{prefix}{entry.name}/", without)
         elif entry.is_file() and not entry.name.endswith((".tar", ".zip", ".tgz", ".gz")):
             name = prefix + entry.name
             listing.add(name, listing.contain(entry.path, status, name), 0, status.st_size)
