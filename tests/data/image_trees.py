@@ -109,11 +109,10 @@ def stored(folder: Path) -> list[tuple[bytes, str]]:
     for shard in index.shards:
         with tarfile.open(folder / shard.name) as tar:
             members = {member.name: tar.extractfile(member).read() for member in tar}
+        images = {name.partition(".")[0]: held for name, held in members.items() if not name.endswith("cls")}
         for name, content in members.items():
             if name.endswith(".cls"):
-                key = name.removesuffix(".cls")
-                [image] = [held for other, held in members.items() if other.startswith(key) and other != name]
-                found.append((image, index.classes[int(content)]))
+                found.append((images[name.removesuffix(".cls")], index.classes[int(content)]))
     return found
 
 

@@ -42,6 +42,7 @@ DATASETS = {
     "imagewoof": "capsdist.data.sets.imagenette:IMAGEWOOF",
     "imagenet": "capsdist.launch.packing:IMAGENET",
     "folder": "capsdist.data.sets.folder:FOLDER",
+    "webdataset": "capsdist.data.sets.webdataset:WEBDATASET",
 }
 """Import paths of the data sets that have a name."""
 
