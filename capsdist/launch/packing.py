@@ -6,6 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from capsdist.config import Config
 from capsdist.console import log
@@ -18,6 +19,9 @@ from capsdist.launch.failure import one_line, root_cause
 from capsdist.launch.preflight import Machine, this_machine
 from capsdist.launch.session import prepare_ray, ray_session
 from capsdist.storage import is_remote
+
+if TYPE_CHECKING:
+    import ray
 
 __all__ = ["IMAGENET", "shards_by_ray"]
 
@@ -80,12 +84,13 @@ def _write(folder: str, job: ShardJob) -> EncodedShard | None:
     return write_shard(SplitFolder(folder), job)
 
 
-def _result(reference: object) -> EncodedShard | None:
+def _result(reference: ray.ObjectRef) -> EncodedShard | None:
     import ray
+    from ray.exceptions import RayError
 
     try:
-        return ray.get(reference)  # type: ignore[call-overload]
-    except ray.exceptions.RayError as error:
+        return ray.get(reference)
+    except RayError as error:
         _, cause = root_cause(error)
         if isinstance(cause, CapsdistError):
             raise cause from None

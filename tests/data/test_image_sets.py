@@ -20,7 +20,7 @@ from image_trees import (
 
 from capsdist.data import verify_split
 from capsdist.data.encoded.write import write_encoded
-from capsdist.data.sets.holdout import Holdout, divided
+from capsdist.data.sets.holdout import Holdout, divided_members
 from capsdist.data.sets.imagenette import IMAGENETTE, IMAGEWOOF, load_imagenette
 from capsdist.data.sets.members import Members
 from capsdist.data.sets.originals import Original
@@ -139,7 +139,7 @@ def test_imagenette_of_another_number_or_class_is_refused(tmp_path):
 def test_a_part_of_train_becomes_validation_and_no_image_is_in_both(tmp_path):
     files = class_folders("imagenette2", {"train": 10, "val": 2}, tuple(NETTE))
     loaded = load_imagenette(write_folder(tmp_path, files), tmp_path, NETTE, {"train": 20, "test": 4})
-    parts = divided(loaded["train"], Holdout(0.2))
+    parts = divided_members(loaded["train"], Holdout(0.2))
     place = write(tmp_path / "data", {**loaded, **parts})
     found = {split: stored(place / split) for split in ("train", "train_part", "validation", "test")}
     assert [len(split) for split in found.values()] == [20, 16, 4, 4]

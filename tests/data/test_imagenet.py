@@ -172,3 +172,21 @@ def test_class_names_are_short_and_unique():
     }
     names = class_names([*words, "n6"], words)
     assert names == ("crane (n1)", "crane (n2)", "maillot", "maillot, tank suit", "tench", "n6")
+
+
+def test_real_photographs_in_the_original_layout(tmp_path, original_data):
+    path = original_data / "imagenet-sample/imagenet-100.tar"
+    if not path.is_file():
+        pytest.skip(f"CAPSDIST_DATA={original_data} holds no imagenet-sample")
+    with tarfile.open(path) as tar:
+        held = {member.name: tar.extractfile(member).read() for member in tar if member.name.endswith("jpg")}
+    classes = {f"{name[:9]}.tar": tar_bytes({f"{name[:9]}_1.JPEG": photo}) for name, photo in held.items()}
+    val = {f"val/{name[:9]}/{name[:9]}.JPEG": photo for name, photo in held.items()}
+    source = write_folder(tmp_path / "source", {"ILSVRC2012_img_train.tar": tar_bytes(classes), **val})
+    loaded = load_imagenet(source, facts(num_classes=100, counts={"train": 100, "test": 100}))
+    expected = sorted((photo, name[:9]) for name, photo in held.items())
+    for split, members in loaded.items():
+        index = write_encoded(tmp_path / split, members, classes=members.classes)
+        assert index.stored_shape == (3, None, None)
+        assert sorted(stored(tmp_path / split)) == expected
+        verify_split(tmp_path / split, decode_size=64)

@@ -98,7 +98,7 @@ def write_encoded(
     resume: bool = True,
     shard_bytes: int = _SHARD_BYTES,
     progress: Callable[[int, int], None] | None = None,
-    run: Run = _one_after_the_other,
+    run: Run | None = None,
 ) -> EncodedIndex:
     """Write `samples` as the split in `folder`, a path or s3:// URL, and return its index.
 
@@ -126,7 +126,7 @@ def write_encoded(
             for number, (start, stop) in enumerate(ranges)
         )
         shards: list[EncodedShard] = []
-        for shard, (_, stop) in zip(run(place, jobs), ranges, strict=True):
+        for shard, (_, stop) in zip((run or _one_after_the_other)(place, jobs), ranges, strict=True):
             shards += [shard] if shard else []
             if progress:
                 progress(stop, total)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from capsdist.data.sets.members import Members
 from capsdist.data.sets.spec import TRAIN_PART, VALIDATION
 from capsdist.errors import DataError
 
-__all__ = ["Holdout", "divided", "held_out"]
+__all__ = ["Holdout", "divided", "divided_members", "held_out"]
 
 _READ_BYTES = 64 << 20  # at once, to look at labels
 
@@ -34,9 +34,7 @@ class Holdout:
     seed: int = 0
 
 
-def divided(
-    samples: Samples | Members, holdout: Holdout, together: Sequence[str] = ()
-) -> Mapping[str, Samples | Members]:
+def divided(samples: Samples, holdout: Holdout, together: Sequence[str] = ()) -> dict[str, Samples]:
     """Return `samples` as the splits `train_part` and `validation`; see `held_out`.
 
     Raises:
@@ -44,9 +42,18 @@ def divided(
     """
     ids = held_out(samples, holdout, together)
     others = np.setdiff1d(np.arange(len(samples)), ids, assume_unique=True)
-    if isinstance(samples, Members):
-        return {TRAIN_PART: samples.take(others), VALIDATION: samples.take(ids)}
     return {TRAIN_PART: SelectedSamples(samples, others), VALIDATION: SelectedSamples(samples, ids)}
+
+
+def divided_members(members: Members, holdout: Holdout) -> dict[str, Members]:
+    """Return image files as the splits `train_part` and `validation`; see `held_out`.
+
+    Raises:
+        DataError: as `held_out`.
+    """
+    ids = held_out(members, holdout)
+    others = np.setdiff1d(np.arange(len(members)), ids, assume_unique=True)
+    return {TRAIN_PART: members.take(others), VALIDATION: members.take(ids)}
 
 
 def held_out(samples: Samples | Members, holdout: Holdout, together: Sequence[str] = ()) -> np.ndarray:

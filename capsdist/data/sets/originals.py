@@ -39,10 +39,11 @@ MAX_BYTES = 600 << 20
 
 
 class Bounded(io.RawIOBase):
-    """A file of which no more than `MAX_BYTES` are read, however much it would unpack to."""
+    """A file of which at most `most` bytes (0: `MAX_BYTES`) are read, however much it would unpack to."""
 
-    def __init__(self, file: IO[bytes], where: object) -> None:
-        self._file, self._where, self._left = file, where, MAX_BYTES
+    def __init__(self, file: IO[bytes], where: object, most: int = 0) -> None:
+        self._file, self._where, self._most = file, where, most or MAX_BYTES
+        self._left = self._most
 
     def readable(self) -> bool:
         """Return True."""
@@ -52,13 +53,13 @@ class Bounded(io.RawIOBase):
         """Return at most `size` bytes, empty at the end.
 
         Raises:
-            DataError: there are more than `MAX_BYTES`.
+            DataError: there are more than the limit.
         """
         wanted = self._left + 1 if size < 0 else min(size, self._left + 1)
         data = self._file.read(wanted)
         self._left -= len(data)
         if self._left < 0:
-            raise DataError(f"{self._where}: has more than {MAX_BYTES:,} bytes; get the original")
+            raise DataError(f"{self._where}: has more than {self._most:,} bytes; get the original")
         return data
 
 

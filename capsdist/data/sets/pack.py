@@ -16,7 +16,7 @@ from capsdist.data.format.checks import check_split
 from capsdist.data.format.samples import ArraySamples, Samples
 from capsdist.data.format.shards import write_samples
 from capsdist.data.format.source import SourceIndex
-from capsdist.data.sets.holdout import Holdout, divided
+from capsdist.data.sets.holdout import Holdout, divided, divided_members
 from capsdist.data.sets.members import Members
 from capsdist.data.sets.originals import originals_folder
 from capsdist.data.sets.spec import TRAIN_PART, VALIDATION, DatasetSpec
@@ -108,8 +108,8 @@ def _write_members(folder: str, members: Members, licence: str, run: Run | None)
             told = time.monotonic()
             log(f"{folder}: {done:,} of {total:,} images")
 
-    by = {"run": run} if run else {}
-    return write_encoded(folder, members, classes=members.classes, licence=licence, progress=progress, **by)
+    classes = members.classes
+    return write_encoded(folder, members, classes=classes, licence=licence, progress=progress, run=run)
 
 
 def _as_samples(samples: Samples | tuple[np.ndarray, np.ndarray]) -> Samples:
@@ -171,8 +171,10 @@ def pack_dataset(
         loaded = dict(load(source, folder, command))
         if holdout:
             train = loaded["train"]
-            samples = train if isinstance(train, Members) else _as_samples(train)
-            loaded |= divided(samples, holdout, spec.together)
+            if isinstance(train, Members):
+                loaded |= divided_members(train, holdout)
+            else:
+                loaded |= divided(_as_samples(train), holdout, spec.together)
         return {split: loaded[split] for split in splits}
 
     pack(

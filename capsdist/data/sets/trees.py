@@ -21,6 +21,7 @@ from typing import IO, TypeAlias
 import numpy as np
 
 from capsdist.data.encoded.tars import MAX_IMAGE_BYTES
+from capsdist.data.sets.originals import Bounded
 from capsdist.errors import DataError
 
 __all__ = ["Listing", "Places", "Tree", "add_folder", "add_tar", "readable", "tree_of"]
@@ -261,20 +262,6 @@ def _unpacked(source: Path, scratch: Path) -> IO[bytes]:
     scratch.mkdir(parents=True, exist_ok=True)
     target = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  # read as long as its places are used
     with file, gzip.GzipFile(fileobj=file) as packed:
-        shutil.copyfileobj(_Limited(packed, source), target, 1 << 20)
+        shutil.copyfileobj(Bounded(packed, source, _MAX_UNPACKED), target, 1 << 20)  # type: ignore[arg-type]
     target.flush()
     return target
-
-
-class _Limited:
-    """A file of which no more than `_MAX_UNPACKED` bytes are read."""
-
-    def __init__(self, file: IO[bytes] | gzip.GzipFile, where: object) -> None:
-        self._file, self._where, self._left = file, where, _MAX_UNPACKED
-
-    def read(self, size: int) -> bytes:
-        data = self._file.read(size)
-        self._left -= len(data)
-        if self._left < 0:
-            raise DataError(f"{self._where}: unpacks to more than {_MAX_UNPACKED:,} bytes; get the original")
-        return data

@@ -22,12 +22,12 @@ from capsdist.data.format.packed import LABEL
 from capsdist.data.format.shards import write_samples
 from capsdist.data.format.source import SourceIndex
 from capsdist.data.sets.folder import ImageOptions, tell_left_out
-from capsdist.data.sets.holdout import Holdout, held_out
+from capsdist.data.sets.holdout import Holdout, divided_members
 from capsdist.data.sets.image_files import ALIASES, SPLITS
 from capsdist.data.sets.members import DecodedMembers, Members
 from capsdist.data.sets.originals import originals_folder
 from capsdist.data.sets.pack import check_root, summary
-from capsdist.data.sets.spec import DatasetSpec
+from capsdist.data.sets.spec import TRAIN_PART, VALIDATION, DatasetSpec
 from capsdist.data.sets.trees import Container, Places
 from capsdist.errors import DataError
 from capsdist.storage import join, open_folder
@@ -123,7 +123,7 @@ def _members(tables: Sequence[TarTable], files: Mapping[str, Container], classes
 def _splits(members: Members, tables: Sequence[TarTable], options: WebdatasetOptions) -> dict[str, Members]:
     """Return the members of each split, mixed: by the names of the tar files, or divided by shares."""
     named = [_split_of(tar.name) for tar in tables]
-    if "train" in named and None not in named:
+    if "train" in named and "" not in named:
         of_row = np.repeat(named, [len(tar.table) for tar in tables])
         splits = {split: members.take(np.flatnonzero(of_row == split)) for split in SPLITS if split in named}
     else:
@@ -132,18 +132,17 @@ def _splits(members: Members, tables: Sequence[TarTable], options: WebdatasetOpt
     for split, share in (("test", options.test), ("validation", options.validation)):
         if split not in splits and share:
             rest = splits["train"]
-            ids = held_out(rest, Holdout(share / (1 - taken), seed=options.seed))
-            others = np.setdiff1d(np.arange(len(rest)), ids, assume_unique=True)
-            splits |= {split: rest.take(ids), "train": rest.take(others)}
+            parts = divided_members(rest, Holdout(share / (1 - taken), seed=options.seed))
+            splits |= {split: parts[VALIDATION], "train": parts[TRAIN_PART]}
             taken += share
     return {split: splits[split].mixed(options.seed, split) for split in SPLITS if split in splits}
 
 
-def _split_of(name: str) -> str | None:
-    """Return the split that the name of a tar file begins with: train-000.tar, val_1.tar, test.tar."""
+def _split_of(name: str) -> str:
+    """Return the split that the name of a tar file begins with (train-000.tar, val_1.tar), "" if none."""
     word = re.match("[a-z]*", name)
     split = ALIASES.get(word[0], word[0]) if word else ""
-    return split if split in SPLITS else None
+    return split if split in SPLITS else ""
 
 
 def _write(place: str, members: Members, size: tuple[int, int], options: WebdatasetOptions) -> SourceIndex:
