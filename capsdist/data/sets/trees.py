@@ -59,7 +59,9 @@ class Places:
         """Return the name of file `row` for messages."""
         container = self.containers[self.container[row]]
         name = container if isinstance(container, str) else "the unpacked archive"
-        return f"{name}, file {row} at {self.offset[row]}" if self.offset[row] else name
+        if self.zipped:
+            return f"{name}, member {self.offset[row]}"
+        return f"{name}, byte {self.offset[row]}" if self.offset[row] else name
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[Callable[[int], bytes]]:
