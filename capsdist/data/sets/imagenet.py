@@ -55,7 +55,7 @@ def load_imagenet(source: Path, facts: ImageNetFacts | None = None) -> dict[str,
     - Kaggle's copy, whose folder val is flat and whose LOC_val_solution.csv has the labels,
 
     or a mixture. The devkit, LOC_synset_mapping.txt, synset_words.txt or words.txt has the classes' names.
-    The headers of all archives are read, in a minute or two; memory: about 150 bytes an image.
+    The headers of all archives are read, in a minute or two; memory: about 400 bytes an image.
 
     Raises:
         DataError: a file that is missing, damaged or not the original; another number of classes or images.

@@ -131,7 +131,7 @@ class Tree:
 
 
 class Listing:
-    """Collects names and places; `tree` returns them. Memory: about 100 bytes a file."""
+    """Collects names and places; `tree` returns them. Memory: about 150 bytes a file."""
 
     def __init__(self, source: object) -> None:
         self._source, self._names = str(source), list[str]()
