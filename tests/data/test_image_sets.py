@@ -187,3 +187,27 @@ def test_classes_are_ten_in_the_order_of_their_wnids(spec):
     assert find_dataset(spec.name) is spec
     assert sum(spec.load.args[2].values()) == {"imagenette": 13394, "imagewoof": 12954}[spec.name]
     assert np.unique(list(names.values())).size == 10
+
+
+@pytest.mark.parametrize("kind", ["tgz", "tar", "zip"])
+@pytest.mark.parametrize("seed", range(8))
+def test_a_damaged_archive_is_one_line(tmp_path, kind, seed):
+    files = class_folders("imagenette2", {"train": 3, "val": 2}, tuple(NETTE))
+    archive = tmp_path / f"set.{kind}"
+    if kind == "zip":
+        write_zip(archive, files)
+    else:
+        archive.write_bytes(tar_bytes(files, "w:gz" if kind == "tgz" else "w"))
+    draws = np.random.default_rng(seed)
+    content = bytearray(archive.read_bytes()[: None if seed % 2 else int(draws.integers(1, 9000))])
+    for place in draws.integers(0, len(content), 40):
+        content[place] = int(draws.integers(256))
+    archive.write_bytes(content)
+    lines = ""
+    try:
+        write(tmp_path / "data", load_imagenette(archive, tmp_path, NETTE, COUNTS, {}))
+    except DataError as error:
+        lines = str(error)
+    else:  # no header was hit, and JPEG has no checksums
+        assert {len(stored(tmp_path / f"data/set/{split}")) for split in COUNTS} == {6, 4}
+    assert "\n" not in lines

@@ -30,6 +30,11 @@ Container: TypeAlias = str | IO[bytes]
 """The path of a file, or an open temporary file."""
 
 _MAX_UNPACKED = 16 << 30  # of a tar archive packed by gzip
+# What the readers of archives raise at damaged ones.
+_DAMAGE = (
+    OSError, EOFError, ValueError, IndexError, OverflowError, RuntimeError, zlib.error, tarfile.TarError,
+    zipfile.BadZipFile,
+)  # fmt: skip
 _GZIP = b"\x1f\x8b"
 
 
@@ -202,7 +207,7 @@ def add_tar(listing: Listing, file: IO[bytes], container: int, prefix: str = "",
     """Add the files of the tar archive at byte `start` of `file`, with `prefix` before their names.
 
     Raises:
-        tarfile.TarError, OSError: it cannot be read.
+        tarfile.TarError, OSError, ValueError, IndexError, OverflowError: it cannot be read.
     """
     file.seek(start)
     with tarfile.open(fileobj=file, mode="r:") as tar:
@@ -219,15 +224,8 @@ def readable(where: object) -> Iterator[None]:
     """Turn errors of reading `where` in the context into a `DataError`."""
     try:
         yield
-    except (
-        OSError,
-        EOFError,
-        zlib.error,
-        tarfile.TarError,
-        zipfile.BadZipFile,
-        NotImplementedError,
-    ) as error:
-        reason = getattr(error, "strerror", None) or error
+    except _DAMAGE as error:
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         raise DataError(f"{where}: cannot be read ({reason}); get the file again") from None
 
 
