@@ -6,8 +6,8 @@ from pathlib import Path
 
 from capsdist.console import log
 from capsdist.data.encoded.register import index_tars
+from capsdist.data.format.classes import read_class_names
 from capsdist.data.sets.pack import summary
-from capsdist.errors import DataError
 
 __all__ = ["index"]
 
@@ -45,7 +45,7 @@ def index(
     found = index_tars(
         folder,
         to,
-        classes=_names(classes) if classes else (),
+        classes=read_class_names(classes) if classes else (),
         label_key=label_key,
         num_channels=1 if grey else 3,
         licence=licence,
@@ -55,10 +55,3 @@ def index(
     if len(warned) > _MAX_WARNINGS:
         log(f"{len(warned) - _MAX_WARNINGS:,} more samples or files are passed over")
     print(f"indexed: {summary(to or folder, found)}")
-
-
-def _names(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error}); give a UTF-8 text file, a class a line") from None

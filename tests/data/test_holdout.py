@@ -230,7 +230,7 @@ def test_sets_with_splits_of_their_own_are_not_divided(tmp_path: Path) -> None:
         pack_command(SMALLNORB_AZIMUTH, "pack", ["--validation", "0.1"])
 
 
-@pytest.mark.parametrize("name", [name for name in DATASETS if name != "folder"])
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in ("folder", "webdataset")])
 def test_the_remedies_of_a_run_know_which_sets_can_be_divided(name: str) -> None:
     """`launch.preflight.packing_remedy` reads the table, because `--check` imports no data set."""
     spec = find_dataset(name)

@@ -9,6 +9,7 @@ from places import Place
 from capsdist.data import check_split, verify_split
 from capsdist.data.encoded.register import index_tars
 from capsdist.data.format.source import open_split
+from capsdist.data.sets.webdataset import WebdatasetOptions, pack_webdataset
 from capsdist.errors import DataError
 from encoded_images import Images, write
 
@@ -52,3 +53,21 @@ def test_foreign_tar_files_are_indexed_where_they_lie(place: Place, tmp_path):
     place.delete(f"tars/{index.shards[0].name}")
     with pytest.raises(DataError, match="is missing"):
         check_split(tmp_path / "mine")
+
+
+def test_foreign_tar_files_are_packed_from_s3_to_s3(place: Place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    images = Images(40)
+    write(f"{place.url}/tars", images)
+    options = WebdatasetOptions("mine", encoded=True, validation=0, test=0, root=f"{place.url}/data")
+    assert pack_webdataset(f"{place.url}/tars", options) == []
+    index = verify_split(f"{place.url}/data/mine/train", decode_size=8)
+    assert index.num_samples == 40
+    assert list((tmp_path / "data/originals/mine").iterdir()) == []
+    local = WebdatasetOptions("mine", encoded=True, validation=0, test=0, root=str(tmp_path / "here"))
+    write(tmp_path / "tars", images)
+    pack_webdataset(str(tmp_path / "tars"), local)
+    local_files = {path.name: path.read_bytes() for path in (tmp_path / "here/mine/train").iterdir()}
+    assert place.objects("data/mine/") == {
+        f"data/mine/train/{name}": file for name, file in local_files.items()
+    }

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from capsdist.data.decoding import decode_into, image_size
 from capsdist.data.format.fields import Field
 
-__all__ = ["EncodedSample", "EncodedSamples"]
+__all__ = ["EncodedSample", "EncodedSamples", "checked_sample"]
+
+_DECODED_SIZE = (8, 8, 3)  # to find files that are cut; JPEG shrinks while it is decoded
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,18 @@ class EncodedSample:
     suffix: str
     size: tuple[int, int]
     values: Mapping[str, int | float | np.ndarray]
+
+
+def checked_sample(
+    content: bytes, suffix: str, values: Mapping[str, int | float | np.ndarray]
+) -> EncodedSample:
+    """Return a sample of the image file `content`, once it is sure that it can be decoded.
+
+    Raises:
+        DataError: as `decode_into`.
+    """
+    decode_into(content, np.empty(_DECODED_SIZE, np.uint8))
+    return EncodedSample(content, suffix, image_size(content), values)
 
 
 class EncodedSamples(Protocol):
@@ -44,8 +59,8 @@ class EncodedSamples(Protocol):
         """Size in bytes of every image file: int64 [n]. Shards are filled by it."""
         ...
 
-    def read(self, start: int, stop: int) -> Iterator[EncodedSample]:
-        """Yield the samples start .. stop - 1, without those that cannot be read.
+    def read(self, start: int, stop: int) -> Iterable[EncodedSample]:
+        """Return the samples start .. stop - 1, without those that cannot be read; iterating reads them.
 
         Raises:
             DataError: an original that is damaged.

@@ -24,15 +24,15 @@ from capsdist.data.format.packed import ENCODED, INDEX_NAME, LABEL, MAX_INDEX_BY
 from capsdist.errors import DataError, DocumentError
 from capsdist.storage import is_remote, open_folder
 
-__all__ = ["index_tars"]
+__all__ = ["TarTable", "index_tars", "open_tar", "tables_of"]
 
 _FIELDS = (Field(LABEL, "<i8"),)
 _MAX_REMOTE_BYTES = 4 << 30  # of a tar file in S3, which is read into memory
 
 
 @dataclass
-class _Tar:
-    """A tar file that was read: its table, with the place of each label in `labels`, and checksum."""
+class TarTable:
+    """A tar file that was read: name, size, checksum, common size of its images, and its table."""
 
     name: str
     size_bytes: int
@@ -78,24 +78,13 @@ def index_tars(
         DataError: there are no tar files or samples, one is damaged, a label is none of `classes`, numbers
             and names are mixed, `to` holds a split of another kind or cannot be written.
     """
-    tars = SplitFolder(source)
-    tars.check_access("give a folder with tar files")
-    place = SplitFolder(to) if to else tars
+    place = SplitFolder(to or source)
     _check_place(to or source)
-    if not (names := tars.tar_names()):
-        raise DataError(f"{tars}: has no tar files; give the folder that they lie in")
-    labels, read = _Labels(), []
-    for done, (name, size_bytes) in enumerate(names.items(), 1):
-        if tar := _read_tar(tars, source, name, size_bytes, labels, label_key, warn):
-            read.append(tar)
-        if progress:
-            progress(done, len(names))
-    if not read:
-        raise DataError(f"{tars}: its {len(names)} tar files hold no image with a label; see --help")
-    found, numbers = _numbered(list(labels.numbers), classes, str(tars))
+    found, read = tables_of(
+        source, open_tar, classes=classes, label_key=label_key, warn=warn, progress=progress
+    )
     shards, contents = [], []
     for number, tar in enumerate(read):
-        tar.table[LABEL] = numbers[tar.table[LABEL]]
         contents.append(packed_table(tar.table))
         table = stored_table(number, contents[-1])
         shards.append(EncodedShard(tar.name, tar.size_bytes, len(tar.table), tar.sha256, tar.size, table))
@@ -117,6 +106,55 @@ def index_tars(
     return index
 
 
+def tables_of(
+    source: str,
+    opened: Callable[[str, str, int], AbstractContextManager[IO[bytes]]],
+    *,
+    classes: Sequence[str],
+    label_key: str,
+    warn: Callable[[str], None],
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[tuple[str, ...], list[TarTable]]:
+    """Return the names of the classes and the table of every tar file in `source` that has samples.
+
+    opened: opens a tar file, as `open_tar`; the others: see `index_tars`.
+
+    Raises:
+        DataError: as `index_tars`.
+    """
+    tars = SplitFolder(source)
+    tars.check_access("give a folder with tar files")
+    if not (names := tars.tar_names()):
+        raise DataError(f"{tars}: has no tar files; give the folder that they lie in")
+    labels, read = _Labels(), []
+    for done, (name, size_bytes) in enumerate(names.items(), 1):
+        with opened(source, name, size_bytes) as file:
+            if tar := _read_tar(file, source, name, labels, label_key, warn):
+                read.append(tar)
+        if progress:
+            progress(done, len(names))
+    if not read:
+        raise DataError(f"{tars}: its {len(names)} tar files hold no image with a label; see --help")
+    found, numbers = _numbered(list(labels.numbers), classes, str(tars))
+    for tar in read:
+        tar.table[LABEL] = numbers[tar.table[LABEL]]
+    return found, read
+
+
+def open_tar(source: str, name: str, size_bytes: int) -> AbstractContextManager[IO[bytes]]:
+    """Open the tar file `name` in `source`; one in S3 is read into memory.
+
+    Raises:
+        DataError: one in S3 has more than 4 GiB or cannot be read.
+    """
+    tars = SplitFolder(source)
+    if tars.is_local:
+        return tars.open_tar(name)
+    if size_bytes > _MAX_REMOTE_BYTES:
+        raise DataError(f"{source}/{name}: has {size_bytes:,} bytes, at most {_MAX_REMOTE_BYTES:,} are read")
+    return nullcontext(io.BytesIO(tars.read_tar(name, _MAX_REMOTE_BYTES)))
+
+
 def _check_place(place: str) -> None:
     """Check that no split of another format would be overwritten."""
     folder = open_folder(place)
@@ -131,47 +169,38 @@ def _check_place(place: str) -> None:
 
 
 def _read_tar(
-    tars: SplitFolder,
+    file: IO[bytes],
     source: str,
     name: str,
-    size_bytes: int,
     labels: _Labels,
     label_key: str,
     warn: Callable[[str], None],
-) -> _Tar | None:
-    """Return the table of a tar file, None without samples."""
+) -> TarTable | None:
+    """Return the table of a tar file, with the place of each label in `labels`; None without samples."""
     places: list[tuple[int, int, int]] = []
     values: list[dict[str, int]] = []
     sizes: set[tuple[int, int]] = set()
-    with _opened(tars, source, name, size_bytes) as file:
-        where = open_folder(source).path(name)
+    where = open_folder(source).path(name)
+    try:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    except OSError as error:
+        raise DataError(f"{where}: cannot be read ({error.strerror}); get the file again") from None
+    size_bytes = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    for sample in samples_in_tar(file, where, warn):
         try:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-        except OSError as error:
-            raise DataError(f"{where}: cannot be read ({error.strerror}); get the file again") from None
-        file.seek(0)
-        for sample in samples_in_tar(file, where, warn):
-            try:
-                size, label = image_size(sample.image), labels.number(label_of(sample, label_key))
-            except DataError as error:
-                warn(f"{where}: sample {sample.key!r} is passed over: {error}")
-                continue
-            sizes.add(size)
-            values.append({LABEL: label})
-            places.append(sample.place)
+            size, label = image_size(sample.image), labels.number(label_of(sample, label_key))
+        except DataError as error:
+            warn(f"{where}: sample {sample.key!r} is passed over: {error}")
+            continue
+        sizes.add(size)
+        values.append({LABEL: label})
+        places.append(sample.place)
     if not places:
         warn(f"{where}: holds no image with a label, and is left out")
         return None
     table = table_of(places, values, _FIELDS)
-    return _Tar(name, size_bytes, sha256, sizes.pop() if len(sizes) == 1 else None, table)
-
-
-def _opened(tars: SplitFolder, source: str, name: str, size_bytes: int) -> AbstractContextManager[IO[bytes]]:
-    if tars.is_local:
-        return tars.open_tar(name)
-    if size_bytes > _MAX_REMOTE_BYTES:
-        raise DataError(f"{source}/{name}: has {size_bytes:,} bytes, at most {_MAX_REMOTE_BYTES:,} are read")
-    return nullcontext(io.BytesIO(tars.read_tar(name, _MAX_REMOTE_BYTES)))
+    return TarTable(name, size_bytes, sha256, sizes.pop() if len(sizes) == 1 else None, table)
 
 
 def _numbered(

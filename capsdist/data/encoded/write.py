@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from capsdist.data.format.packed import LABEL
 from capsdist.data.format.parts import Parts
 from capsdist.errors import DataError
 
-__all__ = ["stored_table", "table_of", "write_encoded"]
+__all__ = ["ShardJob", "stored_table", "table_of", "write_encoded", "write_shard"]
 
 _SHARD_BYTES = 64 << 20
 _SHARD_SIZE = 8192
@@ -46,6 +46,48 @@ class _Packed:
     table: bytes
 
 
+@dataclass(frozen=True)
+class ShardJob:
+    """A shard that is to be written: `number`, its `samples`, and the number of the first in the split.
+
+    index: of the split, without shards; made_of, resume: see `Parts`. Can be pickled if `samples` can.
+    """
+
+    number: int
+    first: int
+    samples: Iterable[EncodedSample]
+    index: EncodedIndex
+    made_of: tuple[str, *tuple[object, ...]]
+    resume: bool
+
+
+Run = Callable[[SplitFolder, Iterator[ShardJob]], Iterable[EncodedShard | None]]
+"""Returns what `write_shard` returns for each job, in their order."""
+
+
+def write_shard(place: SplitFolder, job: ShardJob) -> EncodedShard | None:
+    """Write a shard unless it is stored already; return what the index says of it, None without samples.
+
+    Raises:
+        DataError: a label out of range, or a folder that cannot be written.
+    """
+    parts = Parts(place, EncodedShard, job.made_of, resume=job.resume)
+    shard = parts.finished(job.number)
+    if shard is not None and place.holds(shard.table):
+        return shard
+    if (packed := _packed(job)) is None:
+        return None
+    for file, content in ((packed.shard, packed.tar), (packed.shard.table, packed.table)):
+        if not (job.resume and place.holds(file)):
+            place.put(file, content)
+    parts.finish(job.number, packed.shard)
+    return packed.shard
+
+
+def _one_after_the_other(place: SplitFolder, jobs: Iterator[ShardJob]) -> Iterator[EncodedShard | None]:
+    return (write_shard(place, job) for job in jobs)
+
+
 def write_encoded(
     folder: str | os.PathLike[str],
     samples: EncodedSamples,
@@ -56,13 +98,15 @@ def write_encoded(
     resume: bool = True,
     shard_bytes: int = _SHARD_BYTES,
     progress: Callable[[int, int], None] | None = None,
+    run: Run | None = None,
 ) -> EncodedIndex:
     """Write `samples` as the split in `folder`, a path or s3:// URL, and return its index.
 
     Image files are stored as they are. The memory that it takes is a few times that of a shard: up to 8,192
     samples with image files of up to `shard_bytes`, or one larger one. Otherwise as `write_samples`: equal
     input gives equal bytes, the index is published last, packing that was cut off goes on after the shards
-    that samples of the same fingerprint have filled, and `progress` is called as progress(done, total).
+    that samples of the same fingerprint have filled, and `progress` is called as progress(done, total). `run`
+    may have other processes write the shards, with `write_shard`; the bytes are the same.
 
     Raises:
         DataError: no samples, fields that cannot be stored, a label out of range, names of classes that are
@@ -76,18 +120,13 @@ def write_encoded(
     place, total = SplitFolder(folder), len(samples.sizes)
     with place.packing():
         made_of = (samples.fingerprint, index.with_digest().digest, total, shard_bytes)
-        parts = Parts(place, EncodedShard, made_of, resume=resume)
+        ranges = list(_ranges(samples.sizes, shard_bytes))
+        jobs = (
+            ShardJob(number, start, samples.read(start, stop), index, made_of, resume)
+            for number, (start, stop) in enumerate(ranges)
+        )
         shards: list[EncodedShard] = []
-        for number, (start, stop) in enumerate(_ranges(samples.sizes, shard_bytes)):
-            shard = parts.finished(number)
-            if (shard is None or not place.holds(shard.table)) and (
-                packed := _packed(index, samples.read(start, stop), number, start)
-            ):
-                shard = packed.shard
-                for file, content in ((shard, packed.tar), (shard.table, packed.table)):
-                    if not (resume and place.holds(file)):
-                        place.put(file, content)
-                parts.finish(number, shard)
+        for shard, (_, stop) in zip((run or _one_after_the_other)(place, jobs), ranges, strict=True):
             shards += [shard] if shard else []
             if progress:
                 progress(stop, total)
@@ -125,14 +164,15 @@ def _ranges(sizes: np.ndarray, shard_bytes: int) -> Iterator[tuple[int, int]]:
         yield start, len(sizes)
 
 
-def _packed(index: EncodedIndex, samples: Iterator[EncodedSample], number: int, start: int) -> _Packed | None:
-    """Return shard `number` of `samples`; None: none of them can be read."""
+def _packed(job: ShardJob) -> _Packed | None:
+    """Return the shard of `job`; None: none of its samples can be read."""
     from webdataset.writer import TarWriter  # late: only writing needs it
 
+    index, number = job.index, job.number
     stream, values, sizes = io.BytesIO(), [], set()
     # An integer mtime keeps every header plain USTAR: webdataset's own float would force a PAX record.
     with TarWriter(stream, encoder=False, mtime=0, user="", group="") as writer:
-        for offset, sample in enumerate(samples):
+        for offset, sample in enumerate(job.samples):
             fields = {field.name: np.asarray(sample.values[field.name]) for field in index.other_fields}
             members = {sample.suffix: sample.content, **_label_members(fields)}
             writer.write({"__key__": f"{number:05d}{offset:06d}", **members})
@@ -144,7 +184,7 @@ def _packed(index: EncodedIndex, samples: Iterator[EncodedSample], number: int, 
     path = f"shard-{number:05d}.tar"
     places = [found.place for found in samples_in_tar(io.BytesIO(content), path, _refuse)]
     table = table_of(places, values, index.other_fields)
-    check_labels(table[index.label_name], index, start, _WRONG_LABEL)
+    check_labels(table[index.label_name], index, job.first, _WRONG_LABEL)
     stored = packed_table(table)
     shard = EncodedShard(
         name=path,

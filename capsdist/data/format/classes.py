@@ -1,4 +1,4 @@
-"""Check the names of classes, and that two splits number them alike.
+"""Read and check the names of classes, and check that two splits number them alike.
 
 Labels are numbers, so two splits that number the same classes differently train and evaluate without an
 error and give wrong figures. The list of names is what tells them apart.
@@ -7,10 +7,23 @@ error and give wrong figures. The list of names is what tells them apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from capsdist.errors import DataError
 
-__all__ = ["check_class_names", "check_same_classes"]
+__all__ = ["check_class_names", "check_same_classes", "read_class_names"]
+
+
+def read_class_names(path: Path) -> list[str]:
+    """Return the names of classes, by label, in a UTF-8 text file with one a line.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error}); give a UTF-8 text file, a class a line") from None
 
 
 def check_class_names(classes: Sequence[str]) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from capsdist.data.decoding import decode_into, image_size
-from capsdist.data.encoded.files import EncodedSample
+from capsdist.data.encoded.files import EncodedSample, checked_sample
 from capsdist.data.encoded.tars import IMAGE_SUFFIXES, MAX_IMAGE_BYTES
 from capsdist.data.format.fields import Field
 from capsdist.data.format.packed import LABEL, LABELS
@@ -19,7 +18,6 @@ from capsdist.data.sets.image_files import ImageFile, fingerprint_of, read_image
 __all__ = ["EncodedFiles"]
 
 _AT_ONCE = 64  # files in memory
-_DECODED_SIZE = (8, 8, 3)  # to find files that are cut; JPEG shrinks while it is decoded
 
 
 class EncodedFiles:
@@ -69,8 +67,7 @@ class EncodedFiles:
         found: list[EncodedSample] = []
 
         def take(content: bytes) -> None:
-            decode_into(content, np.empty(_DECODED_SIZE, np.uint8))
-            found.append(EncodedSample(content, suffix, image_size(content), self._values(file)))
+            found.append(checked_sample(content, suffix, self._values(file)))
 
         return read_image_file(file.path, MAX_IMAGE_BYTES, take) or found[0]
 

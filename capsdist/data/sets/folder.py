@@ -26,14 +26,14 @@ from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
 from capsdist.storage import join
 
-__all__ = ["FOLDER", "FolderOptions", "pack_folder"]
+__all__ = ["FOLDER", "FolderOptions", "ImageOptions", "pack_folder", "tell_left_out"]
 
 _SHOWN = 20  # files that cannot be read, by name
 _MAX_SIDE = 4096
 
 
 @dataclass(frozen=True)
-class FolderOptions:
+class ImageOptions:
     """How images become a data set.
 
     Attributes:
@@ -43,9 +43,6 @@ class FolderOptions:
         encoded: Store the image files as they are, of any size, and decode them while training. Then `size`
             has no effect; where images have different sizes, train with --data.decode-size.
         grey: One grey channel; otherwise red, green and blue.
-        table: CSV file with the columns file (path inside the folder), label (several with ";" between them)
-            and, if wanted, split (train, validation or test). Default: a sub-folder for each class, below
-            folders train, validation and test if those are there.
         validation: Share of the images of each class for the split validation, if none are given.
         test: Share of the images of each class for the split test, if none are given.
         seed: Seed of the division into splits and of the order in storage.
@@ -59,7 +56,6 @@ class FolderOptions:
     size: tuple[int, ...] = (64,)
     encoded: bool = False
     grey: bool = False
-    table: Path | None = None
     validation: float = 0.1
     test: float = 0.1
     seed: int = 0
@@ -67,6 +63,34 @@ class FolderOptions:
     licence: str = ""
     strict: bool = False
     root: str = "data"
+
+    def sides(self) -> tuple[int, int]:
+        """Return height and width in pixels.
+
+        Raises:
+            DataError: `size`, `validation` or `test` is out of range.
+        """
+        size = self.size * 2 if len(self.size) == 1 else self.size
+        if len(size) != 2 or not all(1 <= side <= _MAX_SIDE for side in size):
+            raise DataError(f"size={self.size}: give one or two numbers of pixels, 1 to {_MAX_SIDE:,}")
+        if not (self.validation >= 0 and self.test >= 0 and self.validation + self.test < 1):
+            raise DataError(
+                f"validation={self.validation:g} and test={self.test:g}: give shares whose sum is below 1"
+            )
+        return size[0], size[1]
+
+
+@dataclass(frozen=True)
+class FolderOptions(ImageOptions):
+    """How images in folders become a data set.
+
+    Attributes:
+        table: CSV file with the columns file (path inside the folder), label (several with ";" between them)
+            and, if wanted, split (train, validation or test). Default: a sub-folder for each class, below
+            folders train, validation and test if those are there.
+    """
+
+    table: Path | None = None
 
 
 def pack_folder(photos: Path, options: FolderOptions) -> list[tuple[Path, str]]:
@@ -78,7 +102,7 @@ def pack_folder(photos: Path, options: FolderOptions) -> list[tuple[Path, str]]:
         DataError: no images, options out of range, a split without images, with `strict` a file that cannot
             be read, or a place that cannot be written.
     """
-    _checked_size(options)
+    options.sides()
     check_root(options.root, options.name)
     with announced(log, f"listing {photos}"):
         files = files_in_table(options.table, photos) if options.table else files_in_folders(photos)
@@ -118,7 +142,7 @@ def _write_pixels(
     samples = ImageFiles(
         files,
         classes,
-        size=_checked_size(options),
+        size=options.sides(),
         channels=1 if options.grey else 3,
         num_labels=num_labels,
         left_out=left_out,
@@ -143,15 +167,12 @@ def _write_encoded(
     )
 
 
-def _checked_size(options: FolderOptions) -> tuple[int, int]:
-    size = options.size * 2 if len(options.size) == 1 else options.size
-    if len(size) != 2 or not all(1 <= side <= _MAX_SIDE for side in size):
-        raise DataError(f"size={options.size}: give one or two numbers of pixels, 1 to {_MAX_SIDE:,}")
-    if not (options.validation >= 0 and options.test >= 0 and options.validation + options.test < 1):
-        raise DataError(
-            f"validation={options.validation:g} and test={options.test:g}: give shares whose sum is below 1"
-        )
-    return size[0], size[1]
+def tell_left_out(files: Sequence[str]) -> None:
+    """Print which files were left out and why, 20 at most, and how many more there are."""
+    for line in files[:_SHOWN]:
+        log(f"left out: {line}")
+    if len(files) > _SHOWN:
+        log(f"left out: {len(files) - _SHOWN:,} more files")
 
 
 def _run(command: str, argv: Sequence[str]) -> int:
@@ -166,11 +187,7 @@ def _run(command: str, argv: Sequence[str]) -> int:
             photos: Folder with a sub-folder of images for each class; any format that Pillow reads.
             options: How images become a data set.
         """
-        left_out = pack_folder(photos, options)
-        for path, reason in left_out[:_SHOWN]:
-            log(f"left out: {path}: {reason}")
-        if len(left_out) > _SHOWN:
-            log(f"left out: {len(left_out) - _SHOWN:,} more files")
+        tell_left_out([f"{path}: {reason}" for path, reason in pack_folder(photos, options)])
         return DONE
 
     return tyro.cli(pack, args=list(argv), prog=command)

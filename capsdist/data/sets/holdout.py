@@ -10,10 +10,11 @@ import numpy as np
 from capsdist.data.format.order import permutation
 from capsdist.data.format.packed import LABEL, LABELS
 from capsdist.data.format.samples import Samples, SelectedSamples, sample_bytes
+from capsdist.data.sets.members import Members
 from capsdist.data.sets.spec import TRAIN_PART, VALIDATION
 from capsdist.errors import DataError
 
-__all__ = ["Holdout", "divided", "held_out"]
+__all__ = ["Holdout", "divided", "divided_members", "held_out"]
 
 _READ_BYTES = 64 << 20  # at once, to look at labels
 
@@ -44,7 +45,18 @@ def divided(samples: Samples, holdout: Holdout, together: Sequence[str] = ()) ->
     return {TRAIN_PART: SelectedSamples(samples, others), VALIDATION: SelectedSamples(samples, ids)}
 
 
-def held_out(samples: Samples, holdout: Holdout, together: Sequence[str] = ()) -> np.ndarray:
+def divided_members(members: Members, holdout: Holdout) -> dict[str, Members]:
+    """Return image files as the splits `train_part` and `validation`; see `held_out`.
+
+    Raises:
+        DataError: as `held_out`.
+    """
+    ids = held_out(members, holdout)
+    others = np.setdiff1d(np.arange(len(members)), ids, assume_unique=True)
+    return {TRAIN_PART: members.take(others), VALIDATION: members.take(ids)}
+
+
+def held_out(samples: Samples | Members, holdout: Holdout, together: Sequence[str] = ()) -> np.ndarray:
     """Return the numbers of the samples for validation, ascending, int64.
 
     Samples with equal values in all fields `together` stay on one side; `share` is of their groups then. A
@@ -58,26 +70,34 @@ def held_out(samples: Samples, holdout: Holdout, together: Sequence[str] = ()) -
     _check(holdout, len(samples), together)
     if holdout.first:
         return np.arange(holdout.first)
+    if isinstance(samples, Members):
+        return _drawn(samples.labels, None, holdout)
     label = LABEL if LABEL in samples.fields else LABELS
     columns = _columns(samples, (label, *together))
-    names, strata = _numbered(columns[label])
-    groups, firsts = np.arange(len(samples)), np.arange(len(samples))
-    if together:
-        keys, groups = _numbered(np.stack([columns[name].reshape(len(samples)) for name in together], axis=1))
-        firsts = np.full(len(keys), len(samples))
-        np.minimum.at(firsts, groups, np.arange(len(samples)))
+    keys = np.stack([columns[name].reshape(len(samples)) for name in together], axis=1) if together else None
+    return _drawn(columns[label], keys, holdout)
+
+
+def _drawn(labels: np.ndarray, keys: np.ndarray | None, holdout: Holdout) -> np.ndarray:
+    """Return the numbers of the samples for validation; those of equal rows of `keys` are one group."""
+    num = len(labels)
+    names, strata = _numbered(labels)
+    groups, firsts = np.arange(num), np.arange(num)
+    if keys is not None:
+        distinct, groups = _numbered(keys)
+        firsts = np.full(len(distinct), num)
+        np.minimum.at(firsts, groups, np.arange(num))
     strata = strata[firsts]  # of groups
     ends = np.cumsum(np.bincount(strata, minlength=len(names)))[:-1]
     by_stratum = np.split(np.argsort(strata, kind="stable"), ends)
     chosen = np.zeros(len(firsts), bool)
     for name, members in zip(names.tolist(), by_stratum, strict=True):
-        num = max(round(holdout.share * len(members)), int(len(members) >= 3))
-        chosen[members[permutation(len(members), "validation", holdout.seed, name)[:num]]] = True
+        wanted = max(round(holdout.share * len(members)), int(len(members) >= 3))
+        chosen[members[permutation(len(members), "validation", holdout.seed, name)[:wanted]]] = True
     ids = np.flatnonzero(chosen[groups])
-    if not 0 < len(ids) < len(samples):
+    if not 0 < len(ids) < num:
         raise DataError(
-            f"validation={holdout.share:g}: takes {len(ids):,} of {len(samples):,} images of train; give "
-            "another share"
+            f"validation={holdout.share:g}: takes {len(ids):,} of {num:,} images of train; give another share"
         )
     return ids
 

@@ -19,13 +19,14 @@ from capsdist.data.format.samples import FieldType
 from capsdist.errors import DataError
 
 __all__ = [
-    "ImageFile", "ImageFiles", "divided", "files_in_folders", "files_in_table", "fingerprint_of",
-    "read_image_file",
+    "ALIASES", "SPLITS", "ImageFile", "ImageFiles", "divided", "files_in_folders", "files_in_table",
+    "fingerprint_of", "read_image_file",
 ]  # fmt: skip
 
 _MAX_BYTES = 1 << 30  # of a file
-_SPLITS = ("train", "validation", "test")
-_ALIASES = {"val": "validation", "valid": "validation", "dev": "validation"}
+SPLITS = ("train", "validation", "test")
+ALIASES = {"val": "validation", "valid": "validation", "dev": "validation"}
+"""Other names of a split."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ def files_in_folders(root: Path) -> list[ImageFile]:
         raise DataError(f"{root}: is not a folder; give one with a sub-folder of images for each class")
     Image.init()
     suffixes = set(Image.registered_extensions())
-    splits = {path: _ALIASES.get(path.name, path.name) for path in _folders(root)}
-    by_split = bool(splits) and set(splits.values()) <= set(_SPLITS) and "train" in splits.values()
+    splits = {path: ALIASES.get(path.name, path.name) for path in _folders(root)}
+    by_split = bool(splits) and set(splits.values()) <= set(SPLITS) and "train" in splits.values()
     found = []
     for top, split in splits.items() if by_split else [(root, "")]:
         for folder in _folders(top):
@@ -84,12 +85,12 @@ def files_in_table(table: Path, root: Path) -> list[ImageFile]:
     for number, row in enumerate(rows, 2):
         name, labels, split = (str(row.get(column) or "").strip() for column in ("file", "label", "split"))
         classes = tuple(label.strip() for label in labels.split(";") if label.strip())
-        split = _ALIASES.get(split, split)
+        split = ALIASES.get(split, split)
         path = root / name
         if not name or not classes:
             raise DataError(f"{table}: line {number} has no {'label' if name else 'file'}; complete it")
-        if split and split not in _SPLITS:
-            raise DataError(f"{table}: line {number}: split {split!r} is none of {', '.join(_SPLITS)}")
+        if split and split not in SPLITS:
+            raise DataError(f"{table}: line {number}: split {split!r} is none of {', '.join(SPLITS)}")
         if os.path.isabs(name) or ".." in Path(name).parts:
             raise DataError(f"{table}: line {number}: {name} lies outside {root}; give a path inside it")
         found.append(ImageFile(path, classes, split))
@@ -107,7 +108,7 @@ def divided(
         DataError: a split that is wanted has no file.
     """
     groups: dict[tuple[str, ...], list[ImageFile]] = {}
-    splits: dict[str, list[ImageFile]] = {split: [] for split in _SPLITS}
+    splits: dict[str, list[ImageFile]] = {split: [] for split in SPLITS}
     for file in files:
         if file.split:
             splits[file.split].append(file)

@@ -24,8 +24,8 @@ from capsdist.storage.durable import flush_folder
 from capsdist.storage.temporary import remove_stale_folders, temporary_folder
 
 __all__ = [
-    "Original", "Splits", "content", "download", "find", "open_checked", "opened", "originals_folder",
-    "unpacked",
+    "Original", "Splits", "check_file", "content", "download", "find", "open_checked", "opened",
+    "originals_folder", "unpacked",
 ]  # fmt: skip
 
 Splits: TypeAlias = dict[str, tuple[np.ndarray, np.ndarray]]
@@ -39,10 +39,11 @@ MAX_BYTES = 600 << 20
 
 
 class Bounded(io.RawIOBase):
-    """A file of which no more than `MAX_BYTES` are read, however much it would unpack to."""
+    """A file of which at most `most` bytes (0: `MAX_BYTES`) are read, however much it would unpack to."""
 
-    def __init__(self, file: IO[bytes], where: object) -> None:
-        self._file, self._where, self._left = file, where, MAX_BYTES
+    def __init__(self, file: IO[bytes], where: object, most: int = 0) -> None:
+        self._file, self._where, self._most = file, where, most or MAX_BYTES
+        self._left = self._most
 
     def readable(self) -> bool:
         """Return True."""
@@ -52,13 +53,13 @@ class Bounded(io.RawIOBase):
         """Return at most `size` bytes, empty at the end.
 
         Raises:
-            DataError: there are more than `MAX_BYTES`.
+            DataError: there are more than the limit.
         """
         wanted = self._left + 1 if size < 0 else min(size, self._left + 1)
         data = self._file.read(wanted)
         self._left -= len(data)
         if self._left < 0:
-            raise DataError(f"{self._where}: has more than {MAX_BYTES:,} bytes; get the original")
+            raise DataError(f"{self._where}: has more than {self._most:,} bytes; get the original")
         return data
 
 
@@ -183,6 +184,16 @@ def open_checked(path: Path, original: Original | None = None) -> Iterator[io.Bu
             if original:
                 original.check_file(file, path)
         yield file
+
+
+def check_file(original: Original, path: Path) -> None:
+    """Compare the bytes of the file `path`, as they are, with `original`.
+
+    Raises:
+        DataError: a file that cannot be read, or a wrong checksum.
+    """
+    with open_checked(path, original):
+        pass
 
 
 @contextlib.contextmanager

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import field, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Annotated, Any
 
 from capsdist.console import DONE, announced, log, run_program
+from capsdist.data.encoded.write import write_encoded
 from capsdist.data.format.checks import check_split
 from capsdist.data.format.samples import ArraySamples, Samples
 from capsdist.data.format.shards import write_samples
 from capsdist.data.format.source import SourceIndex
-from capsdist.data.sets.holdout import Holdout, divided
+from capsdist.data.sets.holdout import Holdout, divided, divided_members
+from capsdist.data.sets.members import Members
 from capsdist.data.sets.originals import originals_folder
 from capsdist.data.sets.spec import TRAIN_PART, VALIDATION, DatasetSpec
 from capsdist.errors import DataError
 from capsdist.storage import is_remote, join, open_folder
 from capsdist.storage.place import in_uploaded_package
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from capsdist.data.encoded.write import Run
+    from capsdist.data.sets.spec import Loaded
+
 __all__ = ["check_root", "pack", "pack_command", "pack_dataset", "run_command", "run_pack", "summary"]
 
+_TELL_S = 10.0  # between two lines of progress
+
+_WORKERS = "Processes that write shards; 0: one for each core of this machine, or of the cluster RAY_ADDRESS."
 _DIVISION = (
     (
         "validation",
@@ -41,18 +52,20 @@ def pack(
     root: str | Path,
     name: str,
     classes: Sequence[str],
-    load: Callable[[], Mapping[str, Samples | tuple[np.ndarray, np.ndarray]]],
+    load: Callable[[], Mapping[str, Loaded]],
     *,
     splits: Sequence[str] = ("train", "test"),
     licence: str = "",
     anew: bool = False,
+    parallel: AbstractContextManager[Run] | None = None,
 ) -> None:
     """Write the data set `name` below `root`, a path or s3:// URL, unless it is there and intact.
 
-    load: returns samples, or images uint8 [N,C,H,W] and labels int64 [N], of every split; called only if
-    needed.
+    load: returns samples, members, or images uint8 [N,C,H,W] and labels int64 [N], of every split; called
+    only if needed.
     A packed set with a missing or damaged shard is packed again, and with `anew` every set; intact shards of
     the same content are kept. Whether a place on S3 can be written is checked before anything is loaded.
+    parallel: what `DatasetSpec.parallel` returns.
 
     Raises:
         DataError: what `load` and `write_samples` raise.
@@ -72,11 +85,31 @@ def pack(
             print(f"packing: {error}")
     with announced(log, f"fetching and reading the original files of {name}"):
         loaded = dict(load())
-    for split in list(loaded):
-        with announced(log, f"writing {folders[split]}"):
-            samples = loaded.pop(split)  # so that the memory of a split ends with its writing
-            index = write_samples(folders[split], _as_samples(samples), classes=classes, licence=licence)
-        print(f"packed: {summary(folders[split], index)}")
+    with parallel or nullcontext() as run:
+        for split in list(loaded):
+            with announced(log, f"writing {folders[split]}"):
+                samples = loaded.pop(split)  # so that the memory of a split ends with its writing
+                index: SourceIndex
+                if isinstance(samples, Members):
+                    index = _write_members(folders[split], samples, licence, run)
+                else:
+                    index = write_samples(
+                        folders[split], _as_samples(samples), classes=classes, licence=licence
+                    )
+            print(f"packed: {summary(folders[split], index)}")
+
+
+def _write_members(folder: str, members: Members, licence: str, run: Run | None) -> SourceIndex:
+    told = time.monotonic()
+
+    def progress(done: int, total: int) -> None:
+        nonlocal told
+        if time.monotonic() - told > _TELL_S:
+            told = time.monotonic()
+            log(f"{folder}: {done:,} of {total:,} images")
+
+    classes = members.classes
+    return write_encoded(folder, members, classes=classes, licence=licence, progress=progress, run=run)
 
 
 def _as_samples(samples: Samples | tuple[np.ndarray, np.ndarray]) -> Samples:
@@ -112,11 +145,12 @@ def pack_dataset(
     root: str,
     holdout: Holdout | None = None,
     whole: bool = True,
+    workers: int = 0,
 ) -> None:
     """Pack `spec` below `root`, a path or s3:// URL; see `DatasetSpec` for source and command.
 
     holdout: also write the images of `train` as the splits `train_part` and `validation`; whole: and `train`
-    itself, for presets that train on everything.
+    itself, for presets that train on everything; workers: processes, for a set that is packed in parallel.
 
     Raises:
         DataError: as `pack` and `held_out`; the set has no images to divide.
@@ -129,13 +163,26 @@ def pack_dataset(
     if holdout:
         splits = (*(split for split in splits if whole or split != "train"), TRAIN_PART, VALIDATION)
 
-    def read() -> dict[str, Samples | tuple[np.ndarray, np.ndarray]]:
+    def read() -> dict[str, Loaded]:
         loaded = dict(load(source, folder, command))
         if holdout:
-            loaded |= divided(_as_samples(loaded["train"]), holdout, spec.together)
+            train = loaded["train"]
+            if isinstance(train, Members):
+                loaded |= divided_members(train, holdout)
+            else:
+                loaded |= divided(_as_samples(train), holdout, spec.together)
         return {split: loaded[split] for split in splits}
 
-    pack(root, spec.name, spec.classes, read, splits=splits, licence=spec.licence, anew=holdout is not None)
+    pack(
+        root,
+        spec.name,
+        spec.classes,
+        read,
+        splits=splits,
+        licence=spec.licence,
+        anew=holdout is not None,
+        parallel=spec.parallel(workers) if spec.parallel else None,
+    )
 
 
 def run_pack(spec: DatasetSpec, command: str, argv: Sequence[str] | None = None) -> None:
@@ -163,6 +210,8 @@ def pack_command(spec: DatasetSpec, command: str, argv: Sequence[str] | None = N
             (name, Annotated[type(default), tyro.conf.arg(help=text)], field(default=default))
             for name, default, text in _DIVISION
         ]
+    if spec.parallel:
+        options.append(("workers", Annotated[int, tyro.conf.arg(help=_WORKERS)], field(default=0)))
     chosen = tyro.cli(
         make_dataclass("Pack", options), args=argv, prog=command, description=f"Pack {spec.title}."
     )
@@ -172,7 +221,10 @@ def pack_command(spec: DatasetSpec, command: str, argv: Sequence[str] | None = N
     if holdout is None and not getattr(chosen, "whole", True):
         raise DataError("whole=False: leaves out train, and nothing takes its place; give --validation, too")
     source, whole = getattr(chosen, "source", None), getattr(chosen, "whole", True)
-    pack_dataset(spec, command, source=source, root=chosen.root, holdout=holdout, whole=whole)
+    workers = getattr(chosen, "workers", 0)
+    pack_dataset(
+        spec, command, source=source, root=chosen.root, holdout=holdout, whole=whole, workers=workers
+    )
     return DONE
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +13,11 @@ from capsdist.importing import find
 if TYPE_CHECKING:
     import numpy as np
 
+    from capsdist.data.encoded.write import Run
     from capsdist.data.format.samples import Samples
+    from capsdist.data.sets.members import Members
 
-    Load = Callable[[Path | None, Path, str], Mapping[str, Samples | tuple[np.ndarray, np.ndarray]]]
+    Loaded = Samples | Members | tuple[np.ndarray, np.ndarray]
 
 __all__ = ["DATASETS", "SPLITS", "TRAIN_PART", "TRAIN_TEST", "VALIDATION", "DatasetSpec", "find_dataset"]
 
@@ -35,7 +38,12 @@ DATASETS = {
     "smallnorb": "capsdist.data.sets.smallnorb:SMALLNORB",
     "smallnorb_azimuth": "capsdist.data.sets.smallnorb:SMALLNORB_AZIMUTH",
     "smallnorb_elevation": "capsdist.data.sets.smallnorb:SMALLNORB_ELEVATION",
+    "tiny_imagenet": "capsdist.data.sets.tiny_imagenet:TINY_IMAGENET",
+    "imagenette": "capsdist.data.sets.imagenette:IMAGENETTE",
+    "imagewoof": "capsdist.data.sets.imagenette:IMAGEWOOF",
+    "imagenet": "capsdist.launch.packing:IMAGENET",
     "folder": "capsdist.data.sets.folder:FOLDER",
+    "webdataset": "capsdist.data.sets.webdataset:WEBDATASET",
 }
 """Import paths of the data sets that have a name."""
 
@@ -62,10 +70,11 @@ class DatasetSpec:
     Attributes:
         name: folder of the packed set, below the root of all data sets.
         title: what it is, in one line.
-        classes: name of each class, by label.
-        load: ``load(source, folder, command)`` returns `Samples` per split, or a pair of images
-            uint8 [N, C, H, W] and labels int64 [N]. source: what `--source` gives, or None; folder: where
-            downloads go; command: what an error tells the user to run after a download by hand.
+        classes: name of each class, by label; empty if `load` returns `Members`, which have names.
+        load: ``load(source, folder, command)`` returns `Samples` per split, `Members` for image files that
+            stay as they are, or a pair of images uint8 [N, C, H, W] and labels int64 [N]. source: what
+            `--source` gives, or None; folder: where downloads go; command: what an error tells the user to
+            run after a download by hand.
         source: help text of `--source`; empty for a set that takes none.
         licence: licence of the images, and whom to cite: a note in the index.
         splits: the splits that `load` returns.
@@ -75,20 +84,21 @@ class DatasetSpec:
             another is for training.
         run: ``run(command, argv)`` packs a set that has options of its own, in the place of `load`, and
             returns the exit status.
+        parallel: ``parallel(workers)`` returns a context in which the shards of `Members` are written by that
+            many processes, 0 for as many as there are cores: what `write_encoded` takes as `run`.
     """
 
     name: str
     title: str
     classes: tuple[str, ...]
-    load: Callable[[Path | None, Path, str], Mapping[str, Samples | tuple[np.ndarray, np.ndarray]]] | None = (
-        None
-    )
+    load: Callable[[Path | None, Path, str], Mapping[str, Loaded]] | None = None
     source: str = ""
     licence: str = ""
     splits: tuple[str, ...] = TRAIN_TEST
     further_splits: Mapping[str, str] = field(default_factory=dict)
     together: tuple[str, ...] = ()
     run: Callable[[str, Sequence[str]], int] | None = None
+    parallel: Callable[[int], AbstractContextManager[Run]] | None = None
 
     @property
     def can_be_divided(self) -> bool:
