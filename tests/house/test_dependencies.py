@@ -14,6 +14,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 FOLDERS = ("capsdist", "jobs", "data_prep", "cluster")
 SIBLINGS = {path.stem for folder in FOLDERS for path in (ROOT / folder).glob("*.py")} | {"capsdist", "tests"}
 SIBLINGS |= {path.stem for path in (ROOT / "tests").iterdir()}
+OF_ANOTHER_PYTHON = {"litdata"}  # a script for an environment that has it
 EXTRAS = ("quickstart", "zero", "tune", "clusters", "wandb", "mlflow")
 
 
@@ -43,7 +44,7 @@ def third_party() -> set[str]:
     """Packages of others that the project imports."""
     files = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
     modules = set().union(*(imported_modules(path.read_text()) for path in files))
-    modules -= sys.stdlib_module_names | SIBLINGS
+    modules -= sys.stdlib_module_names | SIBLINGS | OF_ANOTHER_PYTHON
     owners = metadata.packages_distributions()
     return {name_of(owners[module][0]) for module in modules}
 
