@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -16,46 +18,44 @@ import simplejpeg
 from PIL import Image
 
 from capsdist.bench.pipeline_images import tar_contents
+from capsdist.bench.pipeline_local import consume
 from capsdist.bench.timer import time_side_by_side
+from capsdist.data import TrainStream
 from capsdist.data.encoded.register import index_tars
-from capsdist.data.encoded.split import EncodedSplit
-from capsdist.data.format.packed import IMAGE, LABEL
 from capsdist.storage.temporary import temporary_folder
 
 __all__ = ["jpeg_figures"]
 
 _BATCH = 128
-_NUM_IMAGES = 2_000  # at a time: fewer different ones are repeated, more are left out
-_NUM_LARGE = 300
+_LEAST = 300  # images that are read at a time: fewer are read several times
 
 _Decode = Callable[[bytes], np.ndarray]
 
 
-def jpeg_figures(name: str, tar: Path, size: tuple[int, int], *, repeats: int, most: int) -> dict[str, float]:
+def jpeg_figures(name: str, tar: Path, size: tuple[int, int], *, repeats: int) -> dict[str, float]:
     """Return `NAME_images_per_s` of our reader over the JPEG files in `tar`, and `NAME_share_of_decoder`.
 
     The share is of the rate of the fastest of simplejpeg, Pillow and, where it is installed, PyTurboJPEG,
     decoding the same files out of memory, in as many threads, into one array uint8 [n,H,W,3] of `size`.
     Files of another size are scaled as `decode_into` does: decoded to at least twice `size` where the
     library can, then by Pillow's triangular filter. Our reader shuffles, reads the tar file, compares
-    checksums, and returns batches of 128 as training takes them. At most `most` images are read at a time.
+    checksums, and returns batches of 128 as training takes them.
     """
-    num = min(most, _NUM_IMAGES if max(size) <= 64 else _NUM_LARGE)
-    num_threads = len(os.sched_getaffinity(0))
+    num_threads, epochs = len(os.sched_getaffinity(0)), itertools.count()
     with temporary_folder() as folder, ThreadPoolExecutor(num_threads) as pool:
         (folder / "tars").mkdir()
         shutil.copy(tar, folder / "tars")
         index_tars(str(folder / "tars"), str(folder / "split"), warn=lambda _: None)
-        split = EncodedSplit(folder / "split", size=size, num_threads=num_threads)
-        contents = tar_contents(tar)
-        ids = np.resize(np.arange(min(split.index.num_samples, num)), num)
-        contents = [contents[number] for number in ids]
-        shuffled = np.random.default_rng(0).permutation(ids)
-        candidates = {"ours": lambda: _read(split, shuffled, size)}
+        stream = TrainStream(folder / "split", seed=0, global_batch_size=_BATCH, decode_size=size)
+        passes = -(-_LEAST // stream.index.num_samples)
+        contents = tar_contents(tar) * passes
+        candidates: dict[str, Callable[[], object]] = {
+            "ours": lambda: [consume(stream.epoch(next(epochs))) for _ in range(passes)]
+        }
         for decoder, decode in _decoders(size).items():
-            candidates[decoder] = lambda decode=decode: _decode_all(pool, num_threads, contents, decode, size)
+            candidates[decoder] = partial(_decode_all, pool, num_threads, contents, decode, size)
         timings = time_side_by_side(candidates, budget_s=0, min_rounds=repeats)
-    rates = {candidate: num / timing.median_s for candidate, timing in timings.items()}
+    rates = {candidate: len(contents) / timing.median_s for candidate, timing in timings.items()}
     ours = rates.pop("ours")
     alone = {f"{name}_{decoder}_images_per_s": rate for decoder, rate in rates.items()}
     return {
@@ -63,13 +63,6 @@ def jpeg_figures(name: str, tar: Path, size: tuple[int, int], *, repeats: int, m
         **alone,
         f"{name}_share_of_decoder": ours / max(rates.values()),
     }
-
-
-def _read(split: EncodedSplit, ids: np.ndarray, size: tuple[int, int]) -> None:
-    for start in range(0, len(ids), _BATCH):
-        chosen = ids[start : start + _BATCH]
-        images = np.empty((len(chosen), 3, *size), np.uint8)
-        split.gather_into(chosen, {IMAGE: images, LABEL: np.empty(len(chosen), np.int64)})
 
 
 def _decode_all(

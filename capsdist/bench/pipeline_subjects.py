@@ -88,7 +88,7 @@ def _jpeg(settings: Settings, log: Log) -> Figures:
     found, tars = Figures(), jpeg_tars(settings.data)
     for name in ("jpeg", "jpeg_large"):
         if name in tars:
-            found |= jpeg_figures(name, *tars[name], repeats=settings.repeats, most=settings.num)
+            found |= jpeg_figures(name, *tars[name], repeats=settings.repeats)
         else:
             log(f"{name}_share_of_decoder: left out, --data has none of its files")
     return found

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from capsdist.console import DONE, announced
+from capsdist.console import DONE, announced, print_error
+from capsdist.errors import CapsdistError
 
 __all__ = ["predict"]
 
@@ -22,6 +23,7 @@ def predict(
     """Print a line per image file: its path, the class, and the score of the class.
 
     Of a network for K labels an image: the K classes of the largest scores, joined by "+", and their scores.
+    The exit status is 1 if a file could not be read; the others are predicted.
 
     Args:
         run: Path or s3:// URL of a run, or of a checkpoint.
@@ -33,8 +35,13 @@ def predict(
         from capsdist.inference import load
 
         network = load(run, best=best, device=device, log=lambda text: print(text, file=sys.stderr))
-    found = network.predict(files)
-    for path, name, classes, scores in zip(files, found.names, found.labels, found.scores, strict=True):
-        of_classes = ", ".join(f"{score:.3f}" for score in scores[classes.view(-1)])
-        print(f"{path}: {name} ({of_classes})")
-    return DONE
+    status = DONE
+    for path in files:  # one by one: any number of them fits into memory, and a bad one stops no other
+        try:
+            found = network.predict(path)
+        except CapsdistError as error:
+            status = print_error(error)
+            continue
+        scores = ", ".join(f"{score:.3f}" for score in found.scores[0][found.labels[0].view(-1)])
+        print(f"{path}: {found.names[0]} ({scores})")
+    return status

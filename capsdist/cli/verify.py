@@ -73,8 +73,9 @@ def _place(picture: Path, split: str, num_splits: int) -> Path:
 def _draw(split: str, picks: Picks, index: SourceIndex, path: Path) -> None:
     from capsdist.analysis.sheets import draw_cells, in_rows, write_png
 
-    heading = f"{split}: {index.num_samples:,} images of {len(index.classes):,} classes"
-    write_png(draw_cells(in_rows(picks.cells(index.classes)), heading), path)
+    cells = picks.cells(index.classes)
+    heading = f"{split}: {len(cells):,} of {index.num_samples:,} images, {len(index.classes):,} classes"
+    write_png(draw_cells(in_rows(cells), heading), path)
     print(f"picture: {path}")
 
 
@@ -132,4 +133,4 @@ def verify(
         if picture:
             _draw(split, picks, index, _place(picture, split, len(found)))
     if damaged:
-        raise DataError(f"damaged: {', '.join(damaged)}; pack again, intact shards are kept")
+        raise DataError(f"damaged: {', '.join(damaged)}; pack again or index again, intact shards are kept")

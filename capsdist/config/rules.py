@@ -17,7 +17,8 @@ from capsdist.config.sections import Bounds, Section
 from capsdist.config.tar_urls import reader_problems
 from capsdist.errors import ConfigError, Problem
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""What runs, data sets and splits may be called: they name folders."""
 
 
 def problems(config: Config) -> list[Problem]:
@@ -87,7 +88,7 @@ def _name_problems(config: Config) -> Iterator[Problem]:
         names.pop()  # there is no packed set
     splits = {f"data.{field}": split for field, split in data.splits.items()}
     for field, value in (*names, *splits.items()):
-        if not _NAME.fullmatch(value):
+        if not NAME.fullmatch(value):
             yield Problem(
                 field,
                 value,

@@ -41,16 +41,20 @@ def image_size(content: bytes) -> tuple[int, int]:
         raise _no_image(error) from None
 
 
-def decode_into(content: bytes, pixels: np.ndarray) -> None:
+def decode_into(content: bytes, pixels: np.ndarray, *, of_this_size: bool = False) -> None:
     """Decode an image file into `pixels`, contiguous uint8 [H, W, C]: C = 1 is grey, 3 red, green and blue.
 
     An image of another size is scaled until it covers H x W, with a triangular filter that averages where it
     shrinks, and what is left over is cut off on both sides alike.
 
+    of_this_size: the image is expected to have H x W pixels, which is faster if it is a JPEG file.
+
     Raises:
         DataError: it is no image, is damaged or cut, or has more than `MAX_PIXELS`.
     """
     try:
+        if of_this_size and _decode_same(content, pixels):
+            return
         if content[:3] == b"\xff\xd8\xff" and _decode_jpeg(content, pixels):
             return
         _decode_any(content, pixels)
@@ -58,16 +62,34 @@ def decode_into(content: bytes, pixels: np.ndarray) -> None:
         raise _no_image(error) from None
 
 
+def _decode_same(content: bytes, pixels: np.ndarray) -> bool:
+    """Decode a JPEG file of the size of `pixels`; return False if it is none, or may be one that is refused.
+
+    One call: threads that decode wait for each other between calls.
+    """
+    import simplejpeg
+
+    height, width, channels = pixels.shape
+    if len(content) * height * width > _MAX_SCAN_PIXELS:  # a scan has more than one byte
+        return False
+    try:
+        found = simplejpeg.decode_jpeg(content, "GRAY" if channels == 1 else "RGB", buffer=pixels)
+    except ValueError:  # of other sizes, or no JPEG file that it reads
+        return False
+    return found.shape[:2] == (height, width)
+
+
 def _decode_jpeg(content: bytes, pixels: np.ndarray) -> bool:
     """Decode a JPEG file; return False for one that Pillow has to read: of four channels (CMYK)."""
     import simplejpeg
 
     height, width, channels = pixels.shape
-    *found_sides, colours, _ = simplejpeg.decode_jpeg_header(content)
-    found_height, found_width = _limited(*map(int, found_sides))
-    scans = content.count(b"\xff\xda")
-    if scans * found_height * found_width > _MAX_SCAN_PIXELS:
-        raise ValueError(f"it has {found_height} x {found_width} pixels in {scans} scans, fewer are read")
+    found_height, found_width, colours, _ = simplejpeg.decode_jpeg_header(content)
+    found_height, found_width = _limited(int(found_height), int(found_width))
+    if len(content) * found_height * found_width > _MAX_SCAN_PIXELS:  # a scan has more than one byte
+        scans = content.count(b"\xff\xda")
+        if scans * found_height * found_width > _MAX_SCAN_PIXELS:
+            raise ValueError(f"it has {found_height} x {found_width} pixels in {scans} scans, fewer are read")
     if colours in ("CMYK", "YCCK"):
         return False
     colourspace = "GRAY" if channels == 1 else "RGB"

@@ -93,11 +93,18 @@ class FromFiles:
         """Gather the samples `ids`, int64 [n]."""
         index = self._source.index
         label = index.field[index.label_name]
-        images = torch.empty((len(ids), *index.image_shape), dtype=torch.uint8, pin_memory=self.pin)
+        channels, height, width = index.image_shape
+        if self._source.decodes:  # a decoder writes the channels of a pixel side by side
+            images = self._empty(len(ids), height, width, channels).permute(0, 3, 1, 2)
+        else:
+            images = self._empty(len(ids), channels, height, width)
         labels = torch.empty((len(ids), *label.shape), dtype=torch.int64, pin_memory=self.pin)
         self._source.gather_into(ids, {IMAGE: images.numpy(), label.name: labels.numpy()})
         samples = Samples(images, labels, _host(ids, self.pin))
         return lambda: samples
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=torch.uint8, pin_memory=self.pin)
 
 
 class FromTensors:

@@ -29,6 +29,7 @@ from capsdist.data.resident import Choice, open_gather
 __all__ = ["TrainStream", "eval_batches"]
 
 _CHUNK_BYTES = 2 << 20  # images gathered at once: enough to spread the cost of touching a shard
+_DECODED_BYTES = 16 << 20  # the same where they are decoded: threads wait for the last one of a chunk
 _CHUNK_STEPS = 64
 _AHEAD = 32  # chunks whose shards are fetched before they are needed, where the split is far: 64 MiB
 
@@ -138,7 +139,8 @@ class TrainStream:
         """Yield the samples of all ranks for a chunk of steps at a time."""
         order = self.order
         per_step = -(-order.global_batch_size // self.world_size)
-        size = min(_CHUNK_STEPS, max(1, _CHUNK_BYTES // (per_step * order.index.image_bytes)))
+        chunk_bytes = _DECODED_BYTES if self.split.decodes else _CHUNK_BYTES
+        size = min(_CHUNK_STEPS, max(1, chunk_bytes // (per_step * order.index.image_bytes)))
         if self.steps.last_batch == "carry":
             begin, end = self.steps.before(epoch), self.steps.before(epoch + 1)
             for first in range(begin + start_step, end - 1, size):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from capsdist.config import Config
 from capsdist.data.format.head import read_head
-from capsdist.errors import DataError
+from capsdist.errors import ConfigError, DataError, Problem
 from capsdist.launch.preflight import packing_remedy
 from capsdist.storage import join
 
@@ -18,6 +18,7 @@ def fitted(config: Config) -> Config:
 
     Raises:
         DataError: the split is not packed, or its index cannot be used.
+        ConfigError: its images have different sizes, and `data.decode_size` is not set.
     """
     if not config.model.from_data or config.data.reader != "packed":  # without an index: `problems` says so
         return config
@@ -26,10 +27,9 @@ def fitted(config: Config) -> Config:
     head = read_head(place, packing_remedy(config, data.train_split))
     size = data.crop or data.resize or data.decode_size or head.image_size
     if size is None:
-        raise DataError(
-            f"{place}: images have different sizes; set data.decode_size to what they are decoded to, "
-            "--data.decode-size 64 for example"
-        )
+        rule = f"images of {place} have different sizes"
+        fix = "set it to what they are decoded to, --data.decode-size 64 for example"
+        raise ConfigError([Problem("data.decode_size", 0, rule, fix)])
     found = {
         "in_channels": head.num_channels,
         "image_size": size,

@@ -79,7 +79,12 @@ def fit(
         if thread.is_alive():
             limit_s = grace_period_s(config.launch.stop_timeout_s) if ray.get(channel.stop.remote()) else 0.0
             if limit_s:
-                show({"kind": "note", "message": f"stopping: a last checkpoint, within {limit_s:g} s"})
+                last = (
+                    "a last checkpoint"
+                    if config.data.reader == "packed"
+                    else "it resumes where an epoch ended"
+                )
+                show({"kind": "note", "message": f"stopping: {last}, within {limit_s:g} s"})
             deadline = time.monotonic() + limit_s
             while thread.is_alive() and time.monotonic() < deadline:
                 show_rows()

@@ -80,14 +80,15 @@ def _fault(path: Path, head: Head) -> str | None:
         if head.digest != base.digest:
             return f"{path} has the digest {head.digest}, its recipes were made over {base.digest}"
     if is_url(head.location):
-        return None
+        return None  # their size is compared when the run starts
     folder = Path(head.location or path.parent)
-    faults = (_shard_fault(folder / shard.name, shard.size_bytes) for shard in head.shards)
-    return next(filter(None, faults), None)
+    files = {folder / shard.name: shard.size_bytes for shard in head.shards}
+    files |= {path.parent / shard.table.name: shard.table.size_bytes for shard in head.shards if shard.table}
+    return next(filter(None, map(_file_fault, files, files.values())), None)
 
 
-def _shard_fault(path: Path, size_bytes: int) -> str | None:
-    """Return what is wrong with the shard `path`, None if it is a file of `size_bytes`."""
+def _file_fault(path: Path, size_bytes: int) -> str | None:
+    """Return what is wrong with the file `path`, None if it is there with `size_bytes`."""
     try:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -124,13 +125,17 @@ def _head_problems(config: Config, field: str, head: Head) -> Iterator[Problem]:
     height, width = sides(size)
     small, other = own[0] < height or own[1] < width, own != [height, width]
     if small if crop else other and not config.data.resize:
-        fix = "set it accordingly, or choose another data set"
+        fix = f"set --model.image-size {size_option(stored)} or --data.resize {size_option(size)}"
+        fix = f"set --data.crop {min(own)} or less" if crop else fix
         yield Problem(name, size, f"images of {split!r} are {shape} (C x H x W)", fix)
     if len(head.classes) > model.num_classes:
         rule = f"{split!r} has {len(head.classes)} classes"
         yield Problem(
             "model.num_classes", model.num_classes, rule, f"set --model.num-classes {len(head.classes)}"
         )
+    if head.num_labels > model.num_labels:
+        rule = f"images of {split!r} have up to {head.num_labels} labels"
+        yield Problem("model.num_labels", model.num_labels, rule, f"set --model.num-labels {head.num_labels}")
     batch = config.train.global_batch_size
     if field == "data.train_split" and batch > head.num_samples:
         rule = f"is more than the {head.num_samples:,} images of {split!r}"

@@ -152,7 +152,7 @@ def test_more_classes_than_the_network_has(make_split, num_classes):
     refused(
         lambda: check_split(make_split().folder, num_classes=num_classes),
         f"has 10 classes, the model takes {num_classes}",
-        "set model.num_classes to 10",
+        "set --model.num-classes 10",
     )
 
 

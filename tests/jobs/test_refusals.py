@@ -87,7 +87,7 @@ def test_a_wrong_checksum(capsys, own_root):
 
 
 def test_more_classes_than_the_network_has(capsys, tiny_root):
-    parts = ("tiny/train: has 10 classes, the model takes 9", "model.num_classes to 10")
+    parts = ("tiny/train: has 10 classes, the model takes 9", "set --model.num-classes 10")
     refused(capsys, tiny_root, ["--model.num-classes=9"], FAILED, *parts)
 
 

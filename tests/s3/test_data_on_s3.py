@@ -212,7 +212,7 @@ def test_more_classes_than_the_model_takes(place: Place):
     random_set(15).write(place.url)
     refused(
         lambda: check_split(place.url, num_classes=9),
-        "has 10 classes, the model takes 9; set model.num_classes",
+        "has 10 classes, the model takes 9; set --model.num-classes",
     )
 
 

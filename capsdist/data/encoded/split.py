@@ -85,6 +85,9 @@ class EncodedSplit:
         self._num_threads = num_threads or len(os.sched_getaffinity(0))
         self._tables: dict[int, np.ndarray] = {}
 
+    decodes = True
+    """Images are decoded, in threads."""
+
     def gather_into(self, ids: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
         """Copy the samples `ids` [n] into `out`: arrays [n, ...] by the names of fields.
 
@@ -238,12 +241,13 @@ class EncodedSplit:
         table, faults = self._tables[part.number], []
         direct = images[part.rows[0]].flags.c_contiguous
         buffer = np.empty(images.shape[1:], np.uint8)
+        same = self.index.shards[part.number].size == images.shape[1:3]
         contents = _contents(files[part.number], table, part.local)
         for row, (content, reason) in zip(part.rows.tolist(), contents, strict=True):
             if not reason:
                 target = images[row] if direct else buffer
                 try:
-                    decode_into(content, target)
+                    decode_into(content, target, of_this_size=same)
                 except DataError as error:
                     reason = f"is no image that can be read ({error})"
                 if not direct:

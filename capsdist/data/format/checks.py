@@ -56,7 +56,7 @@ def check_num_classes(index: SourceIndex, num_classes: int, place: str) -> None:
     if index.num_classes > num_classes:
         raise DataError(
             f"{place}: has {index.num_classes} classes, the model takes {num_classes}; "
-            f"set model.num_classes to {index.num_classes}"
+            f"set --model.num-classes {index.num_classes}"
         )
 
 
@@ -70,7 +70,7 @@ def check_num_labels(index: SourceIndex, num_labels: int, place: str) -> None:
     if most > num_labels:
         raise DataError(
             f"{place}: an image has up to {most} labels, the model takes {num_labels}; "
-            f"set model.num_labels to {most}"
+            f"set --model.num-labels {most}"
         )
 
 

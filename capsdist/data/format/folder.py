@@ -219,7 +219,8 @@ class SplitFolder:
         try:
             yield
         except MissingDataError:
-            raise DataError(f"{path}: shard is missing; {remedy}") from None
+            what = "shard is missing" if name.startswith("shard-") else "is missing"
+            raise DataError(f"{path}: {what}; {remedy}") from None
         except DocumentError as error:  # begins with the path
             reason = str(error).removeprefix(path).lstrip(": ")
             text = f"{path}: {reason}" if self.is_local else str(error)

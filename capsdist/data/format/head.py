@@ -15,6 +15,7 @@ from capsdist.data.format.packed import (
     LOCATION,
     MAX_INDEX_BYTES,
     RECIPES,
+    TABLE_NAME,
     TAR_NAME,
     check_unaltered,
 )
@@ -25,6 +26,15 @@ from capsdist.storage.documents import parse_document
 __all__ = ["Head", "parse_head", "read_head"]
 
 
+class TableHead(BaseModel):
+    """The part of an index of encoded images that says how large the table of a shard is."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    name: Annotated[str, Field(pattern=f"^{TABLE_NAME}$")]
+    size_bytes: PositiveInt
+
+
 class ShardHead(BaseModel):
     """The part of an index that says how large a shard is."""
 
@@ -32,6 +42,7 @@ class ShardHead(BaseModel):
 
     name: Annotated[str, Field(pattern=f"^{TAR_NAME}$")]
     size_bytes: PositiveInt
+    table: TableHead | None = None
 
 
 class FieldHead(BaseModel):

@@ -57,6 +57,7 @@ Compression: TypeAlias = Literal["none", "zstd"]
 
 _MAX_SAMPLES = 1 << 40
 _MAX_LICENCE = 4096  # characters
+_NAMED = 10  # neighbours of a split that is not there, in an error
 _MAX_UNPACKED = 1 << 30  # bytes of a compressed shard: its file may be small all the same
 
 _Count = Annotated[int, Limits(ge=1, le=_MAX_SAMPLES)]
@@ -287,6 +288,5 @@ def missing_split(place: str, parent: str, siblings: Sequence[str], remedy: str)
     """Return the error for a split that is not there; `siblings`: names of those that lie beside it."""
     if not siblings:
         return f"{place}: there is no such data set; {remedy}"
-    return (
-        f"{place}: there is no such split, {parent} has {', '.join(siblings)}; name one of them, or {remedy}"
-    )
+    names = ", ".join([*siblings[:_NAMED], *(["..."] if len(siblings) > _NAMED else [])])
+    return f"{place}: there is no such split, {parent} has {names}; name one of them, or {remedy}"

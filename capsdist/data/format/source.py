@@ -109,8 +109,16 @@ class Source(Protocol):
         """Is nothing gained by an early `prefetch`?"""
         ...
 
+    @property
+    def decodes(self) -> bool:
+        """Are images decoded, in threads? Then it is faster to gather many at once."""
+        ...
+
     def gather_into(self, ids: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
-        """Copy the samples `ids` [n] into `out`: contiguous arrays [n, ...] by the names of fields."""
+        """Copy the samples `ids` [n] into `out`: contiguous arrays [n, ...] by the names of fields.
+
+        With `decodes`, images [n, C, H, W] may be a view of a contiguous array [n, H, W, C].
+        """
 
     def prefetch(self, ids: np.ndarray) -> None:
         """Begin to fetch what the samples `ids` need; return at once."""

@@ -111,6 +111,9 @@ class Split:
         self.gather_into(ids, out)
         return out
 
+    decodes = False
+    """Images are copied as they are stored."""
+
     def gather_into(self, ids: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
         """Copy the samples `ids` [n] into `out`: contiguous arrays [n, ...] by the names of fields.
 

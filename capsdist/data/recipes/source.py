@@ -65,6 +65,9 @@ class Recipes:
         _check_base(self.index, self._base.index, self.base_folder, told)
         self._held: Held | None = None
 
+    decodes = False
+    """Images are copied as they are stored."""
+
     def gather_into(self, ids: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
         """Copy the samples `ids` [n] into `out`: contiguous arrays [n, ...] by the names of fields."""
         frames, labels, pairs = self.held()

@@ -10,6 +10,7 @@ from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from capsdist.config.rules import NAME
 from capsdist.console import DONE, announced, log, run_program
 from capsdist.data.encoded.write import write_encoded
 from capsdist.data.format.checks import check_split
@@ -120,8 +121,10 @@ def check_root(root: str | Path, name: str) -> None:
     """Check that the data set `name` can be written below `root`, a path or s3:// URL, before it is read.
 
     Raises:
-        DataError: it cannot, or would be lost with a job.
+        DataError: it cannot, or would be lost with a job; `name` is not the name of a folder.
     """
+    if not NAME.fullmatch(name):
+        raise DataError(f"name={name!r} must be letters, digits, '.', '_' or '-'; choose another name")
     if is_remote(root):
         open_folder(join(root, name)).check_writable()
     elif in_uploaded_package(str(root)):
@@ -133,7 +136,9 @@ def check_root(root: str | Path, name: str) -> None:
 
 def summary(folder: str, index: SourceIndex) -> str:
     """Return one line on a packed split: images, shards, size, name of the data set."""
-    shape = " x ".join("any" if side is None else str(side) for side in index.stored_shape)
+    shape = " x ".join(map(str, index.stored_shape))
+    if None in index.stored_shape:
+        shape = f"{index.stored_shape[0]} channels and different sizes"
     return f"{folder}: {index.num_samples:,} images of {shape} in {index.stored}, digest {index.digest[:16]}"
 
 

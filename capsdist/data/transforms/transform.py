@@ -72,6 +72,7 @@ class Transform:
                 than numbers to normalise them with.
         """
         self._check(images)
+        images = images.contiguous()  # decoded images have the channels of a pixel side by side
         if not self.train:
             return self.evaluated(images)
         draws = Draws(sample_ids, seed, epoch)
@@ -99,6 +100,7 @@ class Transform:
 
     def evaluated(self, images: Tensor) -> Tensor:
         """Return what the network sees of `images` in evaluation: grey levels 0 to 255, any dtype."""
+        images = images.contiguous()
         grey = (central(images, sides(self.crop)) if self.crop else images).float()
         if self.resize:
             size = sides(self.resize)
