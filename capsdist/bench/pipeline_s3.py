@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import botocore.session
+import fsspec
 import numpy as np
 
 from capsdist.bench.pipeline_local import CLASSES, consume
@@ -56,7 +57,8 @@ def s3_figures(
 
     They are repeated four times, so that there are more shards than are read at once. The environment has the
     credentials. Every epoch is the first of a new stream with an empty cache.
-    `s3_share_of_raw_download`: of the rate of downloading the same objects, 4 at a time, and dropping them;
+    `s3_share_of_raw_download`: of the rate of downloading the same objects by botocore, 4 at a time, and
+    dropping them; `s3_share_of_s3fs_download`: by s3fs, which the reader uses, all at once;
     `s3_speedup_vs_webdataset`: over webdataset with one PNG member an image, at most 5,000 of them, opened by
     fsspec. What was written is removed.
     """
@@ -73,6 +75,7 @@ def s3_figures(
             {
                 "ours": lambda: _cold_epoch(f"{place}/split", folder / str(next(number)), global_batch_size),
                 "raw": lambda: _download(client, shards),
+                "s3fs": lambda: fsspec.filesystem("s3").cat(shards),
                 "webdataset": lambda: consume(plain_batches([f"{place}/plain.tar"], global_batch_size)),
             },
             budget_s=0,
@@ -84,6 +87,7 @@ def s3_figures(
         "s3_images_per_s": rate,
         "s3_raw_download_mb_per_s": sum(shard.size_bytes for shard in index.shards) / seconds["raw"] / 1e6,
         "s3_share_of_raw_download": seconds["raw"] / seconds["ours"],
+        "s3_share_of_s3fs_download": seconds["s3fs"] / seconds["ours"],
         "s3_speedup_vs_webdataset": rate * seconds["webdataset"] / len(images[few]),
     }
 

@@ -46,7 +46,7 @@ def test_a_run_refuses_a_test_split_with_other_numbers(tmp_path: Path) -> None:
 def test_a_run_refuses_more_classes_than_the_network_has(shapes: Path, tmp_path: Path) -> None:
     config = small_config(shapes)
     config = config.model_copy(update={"model": config.model.model_copy(update={"num_classes": 2})})
-    with pytest.raises(DataError, match=r"has 3 classes, the model takes 2; set model\.num_classes to 3"):
+    with pytest.raises(DataError, match=r"has 3 classes, the model takes 2; set --model\.num-classes 3"):
         run_small(config, tmp_path)
 
 

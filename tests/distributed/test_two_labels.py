@@ -135,7 +135,7 @@ def test_a_run_learns_both_labels_of_a_packed_set(kind: str, tmp_path: Path) -> 
     assert found["label_error_percent"] <= found["error_percent"] < 15
     one = config.model_copy(update={"model": config.model.model_copy(update={"num_labels": 1})})
     with pytest.raises(
-        DataError, match=r"train: an image has up to 2 labels, the model takes 1; set model.nu"
+        DataError, match=r"train: an image has up to 2 labels, the model takes 1; set --model.num-labels 2"
     ):
         run_small(one, tmp_path)
 
