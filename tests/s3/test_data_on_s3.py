@@ -333,7 +333,7 @@ def test_the_commands(place: Place, capsys):
     damage(place, "digits/test/shard-00000.tar")
     assert command("verify.py", place.url) == 1
     output = capsys.readouterr()
-    line = f"error: damaged: {place.url}/digits/test; pack again, intact shards are kept\n"
+    line = f"error: damaged: {place.url}/digits/test; pack again or index again, intact shards are kept\n"
     assert without_progress(output.err) == line
     assert f"intact: {place.url}/digits/train" in output.out
 
