@@ -53,9 +53,9 @@ def decode_into(content: bytes, pixels: np.ndarray, *, of_this_size: bool = Fals
         DataError: it is no image, is damaged or cut, or has more than `MAX_PIXELS`.
     """
     try:
-        if of_this_size and _decode_same(content, pixels):
-            return
-        if content[:3] == b"\xff\xd8\xff" and _decode_jpeg(content, pixels):
+        if content[:3] == b"\xff\xd8\xff" and (
+            (of_this_size and _decode_same(content, pixels)) or _decode_jpeg(content, pixels)
+        ):
             return
         _decode_any(content, pixels)
     except Exception as error:  # a damaged file raises nearly anything

@@ -72,9 +72,9 @@ class Transform:
                 than numbers to normalise them with.
         """
         self._check(images)
-        images = images.contiguous()  # decoded images have the channels of a pixel side by side
         if not self.train:
             return self.evaluated(images)
+        images = images.contiguous()  # decoded images have the channels of a pixel side by side
         draws = Draws(sample_ids, seed, epoch)
         size = sides(self.crop) if self.crop else (images.shape[2], images.shape[3])
         grey = window(images, draws, shift=self.shift, size=size, flip=self.flip).float()
