@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from capsdist.config.images import sides
 from capsdist.config.models import CapsNetConfig, Loss, Routing
 from capsdist.config.schema import Config, Data
 from capsdist.errors import Problem
 
-__all__ = ["capsnet_problems", "feature_size"]
+if TYPE_CHECKING:
+    from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
+
+__all__ = ["capsnet_problems", "decoder_problems", "feature_size", "loss_problems", "routing_problems"]
 
 
 def feature_size(size: int, kernel: int, stride: int, padding: str) -> int:
@@ -19,18 +23,24 @@ def feature_size(size: int, kernel: int, stride: int, padding: str) -> int:
 
 def capsnet_problems(config: Config) -> Iterator[Problem]:
     """Return every problem of the sections `model`, `routing` and `loss` of a capsule network."""
-    model, routing, loss = config.model, config.routing, config.loss
-    assert isinstance(model, CapsNetConfig)
-    assert isinstance(routing, Routing)
+    assert isinstance(config.model, CapsNetConfig)
+    yield from loss_problems(config)
+    yield from decoder_problems(config.model, config.data)
+    yield from _size_problems(config.model)
+    yield from routing_problems(config)
+
+
+def loss_problems(config: Config) -> Iterator[Problem]:
+    """Return every problem of the section `loss` of a network of capsules."""
+    loss = config.loss
     assert isinstance(loss, Loss)
     if loss.m_minus >= loss.m_plus:
         rule = f"must be below loss.m_plus={loss.m_plus}"
         yield Problem("loss.m_minus", loss.m_minus, rule, "the paper has 0.1 and 0.9")
-    yield from _network_problems(model, config.data)
-    yield from _routing_problems(routing, device=config.train.device)
 
 
-def _network_problems(model: CapsNetConfig, data: Data) -> Iterator[Problem]:
+def decoder_problems(model: CapsNetConfig | ResNetCapsNetConfig, data: Data) -> Iterator[Problem]:
+    """Return every problem of the decoder."""
     if min(model.decoder_hidden) < 1:
         yield Problem(
             "model.decoder_hidden", model.decoder_hidden, "must be at least 1 each", "the paper has 512 1024"
@@ -40,6 +50,9 @@ def _network_problems(model: CapsNetConfig, data: Data) -> Iterator[Problem]:
         rule = f"needs pixels in [0, 1], which data.{name} removes"
         fix = "--data.no-standardise" if data.standardise else "leave --data.normalise-mean out"
         yield Problem("model.decoder", True, rule, f"set --model.no-decoder or {fix}")
+
+
+def _size_problems(model: CapsNetConfig) -> Iterator[Problem]:
     if min(model.conv_kernel, model.primary_kernel, model.primary_stride) < 1:
         return  # already reported as a range
     after_conv = feature_size(min(sides(model.image_size)), model.conv_kernel, 1, model.padding)
@@ -55,7 +68,10 @@ def _network_problems(model: CapsNetConfig, data: Data) -> Iterator[Problem]:
         )
 
 
-def _routing_problems(routing: Routing, *, device: str) -> Iterator[Problem]:
+def routing_problems(config: Config) -> Iterator[Problem]:
+    """Return every problem of the section `routing` of a network of capsules."""
+    routing = config.routing
+    assert isinstance(routing, Routing)
     if routing.backend in ("fused", "streamed") and routing.recompute != "streamed":
         yield Problem(
             "routing.recompute",
@@ -70,5 +86,5 @@ def _routing_problems(routing: Routing, *, device: str) -> Iterator[Problem]:
             "is not in the kernels of routing.backend=fused",
             "set --routing.backend auto",
         )
-    if routing.backend == "fused" and device == "cpu":
+    if routing.backend == "fused" and config.train.device == "cpu":
         yield Problem("routing.backend", "fused", "needs a GPU", "set --routing.backend auto")

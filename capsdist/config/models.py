@@ -28,6 +28,7 @@ __all__ = [
 
 BUILT_IN = {
     "capsnet": "capsdist.models.registry:CAPSNET",
+    "resnet_capsnet": "capsdist.models.registry:RESNET_CAPSNET",
     "baseline_cnn": "capsdist.models.registry:BASELINE_CNN",
 }
 """Import paths of the families that have a name."""
@@ -122,6 +123,8 @@ class Loss(Section):
     """Length that the capsule of an absent class may have; paper: 0.1."""
     absent_weight: NonNegative = 0.5
     """Weight lambda of absent classes; paper: 0.5."""
+    absent_scaling: Literal["none", "classes"] = "none"
+    """`classes`: absent_weight x 9 / (classes - 1), so that all absent classes weigh as much as 9 do."""
     margin_reduction: Literal["paper", "official"] = "paper"
     """`paper`: sum over classes; `official`: mean over classes of half of it, 20 times smaller for 10."""
     reconstruction_weight: NonNegative = 0.0005

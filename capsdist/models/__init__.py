@@ -12,10 +12,12 @@ if TYPE_CHECKING:
     from capsdist.models.capsnet import CapsNet, Output
     from capsdist.models.decoder import Decoder
     from capsdist.models.layers import ClassCapsules, PackedCapsules, PrimaryCapsules
+    from capsdist.models.resnet import ResNetStem
+    from capsdist.models.resnet_capsnet import ResNetCapsNet
 
 __all__ = [
     "BaselineCNN", "CapsNet", "ClassCapsules", "Decoder", "Output", "PackedCapsules", "PrimaryCapsules",
-    "build_model",
+    "ResNetCapsNet", "ResNetStem", "build_model",
 ]  # fmt: skip
 
 # Names load on first use: `registry` is read without torch.
@@ -29,6 +31,8 @@ __getattr__ = load_on_use(
         "Output": ".capsnet",
         "PackedCapsules": ".layers",
         "PrimaryCapsules": ".layers",
+        "ResNetCapsNet": ".resnet_capsnet",
+        "ResNetStem": ".resnet",
         "build_model": ".build",
     },
 )

@@ -29,6 +29,7 @@ from capsdist.routing import RoutingKeywords
 from capsdist.routing.common.checks import check_flag, one_of
 
 Initialisation = Literal["default", "truncated_normal"]
+AbsentScaling = Literal["none", "classes"]
 
 
 class Output(NamedTuple):
@@ -110,9 +111,7 @@ class CapsNet(nn.Module):
             )
         check_flag("decoder", decoder)
         check_flag("primary_coupling", primary_coupling)
-        check_sizes(num_labels=num_labels)
-        if 1 < num_labels >= num_classes:
-            raise ShapeError(f"num_labels={num_labels} must be below num_classes={num_classes}")
+        check_num_labels(num_labels, num_classes)
         self.num_labels = num_labels
         self.initialisation: Initialisation = initialisation
         channels, height, width = image_shape
@@ -163,17 +162,7 @@ class CapsNet(nn.Module):
             check_tensor("labels", labels)
         features = functional.relu(self.conv(images), inplace=True)
         parent_poses = self.class_capsules(self.primary_capsules(features))
-        scores = lengths(parent_poses)
-        if self.decoder is None:
-            return Output(scores, parent_poses)
-        return Output(scores, parent_poses, self.decoder(parent_poses, self._mask_labels(scores, labels)))
-
-    def _mask_labels(self, scores: Tensor, labels: Tensor | None) -> Tensor:
-        """Return which capsules the decoder sees, as it takes them."""
-        if labels is None:
-            longest = largest(scores.detach(), self.num_labels)
-            return longest[:, 0] if self.num_labels == 1 else longest
-        return labels > 0 if labels.is_floating_point() and labels.dim() == 2 else labels
+        return read_out(parent_poses, labels, self.decoder, self.num_labels)
 
     def _initialise_as_official(self) -> None:
         for name, parameter in self.named_parameters():
@@ -183,6 +172,26 @@ class CapsNet(nn.Module):
                 self.class_capsules.draw_weights(partial(truncated_normal_, sd=0.1))
             elif not name.endswith("log_priors"):
                 truncated_normal_(parameter, 0.05 if name == "conv.weight" else 0.1)
+
+
+def check_num_labels(num_labels: int, num_classes: int) -> None:
+    """Raise ShapeError unless `num_labels` is from 1 to num_classes - 1."""
+    check_sizes(num_labels=num_labels)
+    if 1 < num_labels >= num_classes:
+        raise ShapeError(f"num_labels={num_labels} must be below num_classes={num_classes}")
+
+
+def read_out(parent_poses: Tensor, labels: Tensor | None, decoder: Decoder | None, num_labels: int) -> Output:
+    """Return what class capsules [B, J, E] say; labels, num_labels: which of them the decoder sees."""
+    scores = lengths(parent_poses)
+    if decoder is None:
+        return Output(scores, parent_poses)
+    if labels is None:
+        longest = largest(scores.detach(), num_labels)
+        seen = longest[:, 0] if num_labels == 1 else longest
+    else:
+        seen = labels > 0 if labels.is_floating_point() and labels.dim() == 2 else labels
+    return Output(scores, parent_poses, decoder(parent_poses, seen))
 
 
 def capsnet_losses(
@@ -195,6 +204,7 @@ def capsnet_losses(
     absent_weight: float,
     margin_reduction: MarginReduction,
     reconstruction_weight: float,
+    absent_scaling: AbsentScaling = "none",
 ) -> dict[str, Tensor]:
     """Return named losses per image, [B] each: margin loss, reconstruction loss, and `loss`, their sum.
 
@@ -204,10 +214,15 @@ def capsnet_losses(
         labels: targets as `margin_loss` takes them: [B] int64, [B, K] int64 or [B, J] floating.
         m_plus, m_minus, absent_weight, margin_reduction: see `margin_loss` (paper, section 3).
         reconstruction_weight: weight of the reconstruction loss (section 4.1) in the sum.
+        absent_scaling: ``"classes"`` multiplies `absent_weight` by 9 / (J - 1): the sum over the J - 1
+            absent classes then weighs what that over 9 does in the paper, whatever J is. Without it a
+            network of 200 classes learns first to make all capsules short.
 
     Raises:
         ShapeError: as `margin_loss` and `reconstruction_loss`.
     """
+    if absent_scaling == "classes":
+        absent_weight *= 9 / (output.scores.shape[1] - 1)
     margin = margin_loss(
         output.scores,
         labels,

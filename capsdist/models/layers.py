@@ -298,9 +298,12 @@ def check_child_poses(child_poses: Tensor, num_children: int, child_dim: int) ->
         )
 
 
-def initial_sd(num_children: int, num_parents: int, parent_dim: int) -> float:
-    """Return the standard deviation that weights of class capsules are drawn with, see `ClassCapsules`."""
-    return 0.4 * num_parents / math.sqrt(num_children * parent_dim)
+def initial_sd(num_children: int, num_parents: int, parent_dim: int, total: float = 0.4) -> float:
+    """Return the standard deviation that weights of class capsules are drawn with, see `ClassCapsules`.
+
+    total: length of the totals that children of length 1 start with.
+    """
+    return total * num_parents / math.sqrt(num_children * parent_dim)
 
 
 def truncated_normal_(parameter: Tensor, sd: float) -> None:

@@ -18,6 +18,7 @@ from capsdist.config.models import (
     NoOptions,
     Routing,
 )
+from capsdist.config.resnet_capsnet import ResNetCapsNetConfig, find_stem, resnet_capsnet_problems
 from capsdist.config.shapes import image_shape
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from capsdist.models.capsnet import Output
 
-__all__ = ["BASELINE_CNN", "CAPSNET"]
+__all__ = ["BASELINE_CNN", "CAPSNET", "RESNET_CAPSNET"]
 
 
 def _build_capsnet(model: CapsNetConfig, routing: Routing) -> nn.Module:
@@ -39,6 +40,21 @@ def _capsnet_losses(output: Output, images: Tensor, labels: Tensor, loss: Loss) 
     from capsdist.models.capsnet import capsnet_losses
 
     return capsnet_losses(output, images, labels, **dict(loss))
+
+
+def _build_resnet_capsnet(model: ResNetCapsNetConfig, routing: Routing) -> nn.Module:
+    from capsdist.models.resnet_capsnet import ResNetCapsNet
+
+    options = model.model_dump(exclude=set(NetworkConfig.model_fields)) | routing.model_dump()
+    stem_options = [options.pop(name) for name in ("stem_channels", "stem_blocks", "stem_first")]
+    make_stem = find_stem(options.pop("stem"))
+    if model.stem == "resnet":
+        stem = make_stem(model.in_channels, *stem_options, model.norm_groups)
+    else:
+        stem = make_stem(model.in_channels)
+    return ResNetCapsNet(
+        image_shape(model), model.num_classes, stem=stem, num_labels=model.num_labels, **options
+    )
 
 
 def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:
@@ -84,6 +100,17 @@ CAPSNET = Family(
     losses=_capsnet_losses,
     loss_names=("loss", "margin_loss", "reconstruction_loss"),
     problems=capsnet_problems,
+    multi_label_losses=_capsnet_losses,
+)
+RESNET_CAPSNET = Family(
+    title="capsule network over a residual network",
+    model=ResNetCapsNetConfig,
+    routing=Routing,
+    loss=Loss,
+    build=_build_resnet_capsnet,
+    losses=_capsnet_losses,
+    loss_names=CAPSNET.loss_names,
+    problems=resnet_capsnet_problems,
     multi_label_losses=_capsnet_losses,
 )
 BASELINE_CNN = Family(
