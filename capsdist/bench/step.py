@@ -20,12 +20,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Step"]
 
+_TOTAL_STEPS = 100_000
+
 
 class Step:
     """Optimizer steps of `model` on one batch, on the device of `images`; each call is the next step.
 
     images: float [B, C, H, W]; labels: int64 [B], or [B, K] of several an image. Both may be changed in
-    place between steps.
+    place between steps. The schedule of the learning rate is that of a run of 100,000 steps.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Step:
 
     def __call__(self) -> Tensor:
         """Do a step; return its sums, see `train_step`."""
-        sums, _ = train_step(self.engine, self.batch, self.images, self.family, self.config, self._number)
+        where = self.engine, self.batch, self.images, self.family
+        sums, _ = train_step(*where, self.config, self._number, _TOTAL_STEPS)
         self._number += 1
         return sums

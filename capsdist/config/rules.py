@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from capsdist.config.image_rules import image_problems
 from capsdist.config.models import find_family
+from capsdist.config.optim_rules import optim_problems
 from capsdist.config.schema import Config
 from capsdist.config.sections import Bounds, Section
 from capsdist.config.tar_urls import reader_problems
@@ -38,6 +39,7 @@ def problems(config: Config) -> list[Problem]:
         *image_problems(config),
         *reader_problems(config),
         *_label_problems(config),
+        *optim_problems(config),
         *find_family(config.model.kind).problems(config),
         *_batch_problems(config),
     ]

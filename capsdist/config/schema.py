@@ -114,10 +114,13 @@ class Data(Section):
 
 
 class Optim(Section):
-    """Adam with exponentially decaying learning rate (paper, section 4)."""
+    """Optimizer, learning rate by step, average of the weights; default: Adam as in the paper, section 4."""
 
+    kind: Literal["adam", "adamw", "sgd"] = "adam"
+    """Optimizer; adamw: Adam with decoupled weight decay (Loshchilov and Hutter 2019); paper: adam."""
     learning_rate: Positive = 1e-3
-    """Learning rate at the first step; TensorFlow's Adam default, as in the paper."""
+    """Largest learning rate, for exponential that of the first step; TensorFlow's Adam default, as in the
+    paper."""
     beta1: Annotated[float, Bounds(ge=0, lt=1)] = 0.9
     """Adam's decay of the first moment."""
     beta2: Annotated[float, Bounds(ge=0, lt=1)] = 0.999
@@ -126,14 +129,33 @@ class Optim(Section):
     """Adam's epsilon."""
     epsilon_placement: Literal["pytorch", "tensorflow"] = "pytorch"
     """Epsilon is added before (`tensorflow`; paper, official) or after (`pytorch`) the bias correction."""
+    momentum: Annotated[float, Bounds(ge=0, lt=1)] = 0.9
+    """Momentum of sgd; 0: none."""
+    nesterov: bool = False
+    """Nesterov's form of the momentum of sgd."""
+    weight_decay: NonNegative = 0.0
+    """Weight decay a step, of adamw times the learning rate, of sgd added to the gradient; not of biases,
+    normalisation layers and parameters of one dimension."""
+    schedule: Literal["exponential", "cosine", "one_cycle", "constant"] = "exponential"
+    """Learning rate by step: exponential decay (paper), half a cosine or one_cycle to the floor, constant."""
+    warmup_steps: Annotated[int, Bounds(ge=0)] = 0
+    """Steps before the schedule begins, in which the learning rate rises linearly; not for one_cycle."""
+    schedule_steps: Annotated[OptionalCount, END_OF_RUN] = None
+    """Step after which cosine and one_cycle stay at the floor, warm-up included; default: the run's last.
+    A run that is started again with more epochs must keep this number."""
+    cycle_up: Annotated[float, Bounds(gt=0, lt=1)] = 0.3
+    """Share of one_cycle in which the learning rate rises, linearly from the floor."""
     decay_rate: Annotated[float, Bounds(gt=0, le=1)] = 0.96
-    """Learning rate = max(floor, learning_rate x decay_rate^(step / decay_steps)), continuous."""
+    """exponential: learning rate = max(floor, learning_rate x decay_rate^(step / decay_steps)), continuous."""
     decay_steps: Count = 2000
-    """Steps over which the rate decays by `decay_rate`; official: 2000."""
+    """Steps over which the exponential rate decays by `decay_rate`; official: 2000."""
     learning_rate_floor: NonNegative = 1e-6
-    """Smallest learning rate; official: 1e-6."""
+    """Smallest learning rate of all schedules but constant; official: 1e-6."""
     max_grad_norm: NonNegative = 0.0
     """Clip the global gradient norm to this; 0: no clipping, as in the paper."""
+    average_decay: Annotated[float, Bounds(ge=0, lt=1)] = 0.0
+    """Decay a step of a moving average of the weights, which is evaluated and exported in their place, at
+    step t at most (1 + t) / (10 + t); 0: no average."""
 
 
 class Train(Section):

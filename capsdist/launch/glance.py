@@ -14,6 +14,7 @@ from pathlib import Path
 
 from capsdist.config import Config
 from capsdist.config.images import sides, size_option
+from capsdist.config.optim_rules import schedule_problem
 from capsdist.data.format.head import Head, parse_head
 from capsdist.data.format.packed import INDEX_NAME, KEPT, MAX_INDEX_BYTES
 from capsdist.errors import ConfigError, DocumentError, Problem
@@ -145,3 +146,5 @@ def _head_problems(config: Config, field: str, head: Head) -> Iterator[Problem]:
             rule,
             f"set --train.global-batch-size {head.num_samples} or less",
         )
+    elif field == "data.train_split" and (problem := schedule_problem(config, head.num_samples)):
+        yield problem

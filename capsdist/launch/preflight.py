@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from capsdist.config import Config, problems
+from capsdist.config.optim_rules import check_schedule
 from capsdist.config.shapes import stored_shape
 from capsdist.config.tar_urls import absolute_urls, local_tars
 from capsdist.console import Log, command_line
@@ -198,8 +199,8 @@ def check_data(config: Config) -> StreamIndex:
     Raises:
         DataError: a split or tar file is missing, damaged, or not what the network takes; the splits number
             their classes differently.
-        ConfigError: `train.global_batch_size` is more than the training images, or images for validation are
-            among them.
+        ConfigError: `train.global_batch_size` is more than the training images, images for validation are
+            among them, or the run ends during its warm-up.
     """
     from capsdist.data import check_split
     from capsdist.train.splits import check_splits, split_folders
@@ -219,6 +220,7 @@ def check_data(config: Config) -> StreamIndex:
         raise ConfigError([problem])
     if config.data.reader == "packed":
         check_splits(config, indexes)
+        check_schedule(config, indexes["train_split"].num_samples)
         return indexes["train_split"]
     from capsdist.train.streams import web_data
 
@@ -226,6 +228,7 @@ def check_data(config: Config) -> StreamIndex:
         raise DataError(missing)
     data = web_data(config, indexes)
     data.check_first()
+    check_schedule(config, data.num_samples)
     return data
 
 

@@ -17,6 +17,7 @@ from pydantic import NonNegativeFloat, NonNegativeInt, ValidationError
 
 from capsdist.config import Config
 from capsdist.config.earlier import as_begun
+from capsdist.config.optim_rules import schedule_steps
 from capsdist.config.sections import Change, Section
 from capsdist.config.steps import total_steps
 from capsdist.console import Log
@@ -222,7 +223,8 @@ class RunFolder:
         """Check that `config` may continue what the folder holds; a new run always may.
 
         Raises:
-            ConfigError: fields differ that decide the result, or the end lies before the newest checkpoint.
+            ConfigError: fields differ that decide the result, the end lies before the newest checkpoint, or
+                the schedule of the learning rate would end at another step.
             CheckpointError: as `read_config`.
         """
         if problem := self.conflict(config):
@@ -233,6 +235,12 @@ class RunFolder:
             value = config.train.epochs if config.train.max_steps is None else config.train.max_steps
             rule = f"ends after step {total}, but run {self.name!r} has already done {saved} steps"
             raise ConfigError([Problem(field, value, rule, "raise it, or choose another --train.name")])
+        if saved and (stored := self.read_config()):
+            begun, now = (schedule_steps(each, num_samples) for each in (stored, config))
+            if begun != now:
+                rule = f"ends the schedule of run {self.name!r} at step {now}, which began with one of {begun}"
+                fix = f"set --optim.schedule-steps {begun}, or choose another --train.name"
+                raise ConfigError([Problem("optim.schedule_steps", config.optim.schedule_steps, rule, fix)])
 
 
 def changed_fields(old: Config, new: Config) -> dict[str, tuple[object, object]]:

@@ -133,21 +133,22 @@ def evaluate_engine(
 ) -> Evaluation:
     """Return what the network of an engine in training makes of the split in `folder`; see `evaluate`.
 
-    Batches have the size of a microbatch; the network is in training mode again afterwards.
+    The weights are their averages where `optim.average_decay` asks for them. Batches have the size of a microbatch; the network is in training mode again afterwards.
     """
     train, world_size = config.train, engine.world_size
     engine.model.eval()
-    found = evaluate(
-        engine.forward,
-        folder,
-        config,
-        device=engine.device,
-        batch_size=-(-train.global_batch_size // (world_size * train.gradient_accumulation_steps)),
-        rank=engine.rank,
-        world_size=world_size,
-        progress=progress,
-        observe=observe,
-    )
+    with engine.averaged():
+        found = evaluate(
+            engine.forward,
+            folder,
+            config,
+            device=engine.device,
+            batch_size=-(-train.global_batch_size // (world_size * train.gradient_accumulation_steps)),
+            rank=engine.rank,
+            world_size=world_size,
+            progress=progress,
+            observe=observe,
+        )
     engine.model.train()
     return found
 

@@ -25,10 +25,10 @@ from capsdist.train.checkpoint import Checkpoint, read_checkpoint, write_checkpo
 from capsdist.train.evaluate import Evaluation, evaluate_engine
 from capsdist.train.finite import check_state, not_finite
 from capsdist.train.metrics import Row
-from capsdist.train.optim import learning_rate_at
 from capsdist.train.parts import Parts, build_parts, start_row
 from capsdist.train.phases import Keep, Phase, StepProfiler, no_phase
 from capsdist.train.pictures import reconstruction_picture
+from capsdist.train.schedule import learning_rate_at
 from capsdist.train.splits import check_trained_classes
 from capsdist.train.step import train_step
 from capsdist.train.window import Window
@@ -111,7 +111,7 @@ def train_on(parts: Parts, host_batch: Batch, step: int, phase: Phase = no_phase
     images = parts.transform(batch.images, batch.sample_ids, seed, batch.epoch)
     if parts.mixup:
         batch, images = parts.mixup(batch, images, parts.transform, seed)
-    return train_step(parts.engine, batch, images, parts.family, parts.config, step, phase)
+    return train_step(parts.engine, batch, images, parts.family, parts.config, step, parts.total_steps, phase)
 
 
 class _Loop:
@@ -220,7 +220,7 @@ class _Loop:
             "train",
             **means.losses,
             **means.errors,
-            learning_rate=learning_rate_at(self.step - 1, self.config.optim),
+            learning_rate=learning_rate_at(self.step - 1, self.config.optim, self.total_steps),
             grad_norm=means.grad_norm,
             images_per_s=means.num_images / means.seconds,
             step_time_s=means.seconds / means.num_steps,

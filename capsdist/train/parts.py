@@ -9,6 +9,7 @@ import torch
 
 from capsdist.config import Config, Family
 from capsdist.config.models import find_family
+from capsdist.config.optim_rules import check_schedule
 from capsdist.config.steps import total_steps
 from capsdist.data import Mixup, Transform
 from capsdist.data.stream import Stream
@@ -94,6 +95,7 @@ def build_parts(
     """
     data, train = config.data, config.train
     stream = open_stream(config, rank=rank, world_size=world_size, device=device)
+    check_schedule(config, stream.index.num_samples)
     folders = split_folders(config)
     test = folders.get("test_split")
     torch.manual_seed(train.seed)

@@ -1,4 +1,4 @@
-"""The state of an engine, and what its tensors must be: names, shapes, finite numbers, values of Adam."""
+"""The state of an engine, and what its tensors must be: names, shapes, finite numbers, values of the optimizer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ __all__ = ["EngineState", "check_tensors", "first_not_finite", "first_unfit"]
 class EngineState:
     """What an engine holds, in the one form that all engines share; tensors on the CPU.
 
-    model: every parameter (fp32 master weights) and persistent buffer by its name in the network.
-    optimizer: `<parameter>/<slot>`: `exp_avg` and `exp_avg_sq` shaped like the parameter, `step` a scalar.
+    model: every parameter (fp32 master weights, or their averages) and persistent buffer by its name in the
+        network.
+    optimizer: `<parameter>/<slot>`: of Adam `exp_avg` and `exp_avg_sq` shaped like the parameter, `step` a
+        scalar; of sgd `momentum_buffer`; `trained`, the master weight, where `model` has its average.
     loss_scale: of fp16 (`scale`, `growth_tracker`), else empty.
     """
 

@@ -16,9 +16,10 @@ from torch import Tensor
 
 from capsdist.errors import ShapeError
 from capsdist.ops.predictions import missed_labels
+from capsdist.train.averages import share_at
 from capsdist.train.engine.base import Engine
-from capsdist.train.optim import learning_rate_at
 from capsdist.train.phases import Phase, no_phase
+from capsdist.train.schedule import learning_rate_at
 
 if TYPE_CHECKING:  # a machine with torch alone runs steps
     from capsdist.config import Config, Family
@@ -51,12 +52,13 @@ def train_step(
     family: Family,
     config: Config,
     step: int,
+    total_steps: int,
     phase: Phase = no_phase,
 ) -> tuple[Tensor, Tensor]:
     """Do optimizer step number `step` (the first is 0) on this rank's `batch`.
 
     images: float [b, C, H, W], the batch's after the transform, on the engine's device like the batch.
-    family: that of `config.model.kind`.
+    family: that of `config.model.kind`. total_steps: of the whole run, for the schedule.
     batch.labels: int64 [b], int64 [b, K] or floating [b, J], see `capsdist.ops.targets`.
     Returns (sums, grad_norm): float64, this rank's contribution to the metrics in the order of
     `metric_names`, and the global gradient norm before clipping. Both stay on the device: the step waits for
@@ -77,7 +79,8 @@ def train_step(
             engine.backward((weights * losses["loss"]).sum() * (engine.world_size / batch.num_global))
         sums += metric_sums(family, losses, output.scores, labels, weights, num_labels)
     phase("optimizer")
-    return sums, engine.step(learning_rate_at(step, config.optim))
+    rate = learning_rate_at(step, config.optim, total_steps)
+    return sums, engine.step(rate, share_at(step, config.optim))
 
 
 @torch.no_grad()

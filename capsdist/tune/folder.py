@@ -30,7 +30,8 @@ __all__ = ["SearchFolder"]
 _DEFINITION, _RESULT = "search.json", "result.json"
 # More trials go on where the search ended; how many run at a time does not decide what they find.
 _FREE = frozenset({"search.trials", "search.concurrency", "search.record"})
-_END_FIELDS = ("epochs", "max_steps")  # free for a run, but trials of different lengths cannot be compared
+# Free for a run, but trials of different lengths cannot be compared.
+_END_FIELDS = (("train", "epochs"), ("train", "max_steps"), ("optim", "schedule_steps"))
 
 
 class _Definition(BaseModel):
@@ -98,13 +99,9 @@ class SearchFolder:
         changed |= dict(_differing("search", stored.search, search))
         config, note = as_begun(config, stored.config)
         changed |= changed_fields(stored.config, config)
-        ends = ((stored.config.train, config.train),)
-        changed |= {
-            f"train.{name}": (getattr(old, name), getattr(new, name))
-            for old, new in ends
-            for name in _END_FIELDS
-            if getattr(old, name) != getattr(new, name)
-        }
+        for section, name in _END_FIELDS:
+            old, new = (getattr(getattr(each, section), name) for each in (stored.config, config))
+            changed |= {f"{section}.{name}": (old, new)} if old != new else {}
         changed = {field: values for field, values in changed.items() if field not in _FREE}
         if changed:
             text = ", ".join(f"{field} {old!r} -> {new!r}" for field, (old, new) in changed.items())

@@ -29,6 +29,9 @@ from capsdist.ops import margin_loss, reconstruction_loss
 from capsdist.routing import RoutingOptions
 from capsdist.train.checkpoint import EngineState
 from capsdist.train.engine.replicated import load_replicated, replicated_state
+from capsdist.train.optim import StateForm
+
+FORM = StateForm(("exp_avg", "exp_avg_sq"), counts_steps=True)
 
 CLASSES, CHILDREN = 5, 27  # 13 + 14 children on 2 ranks, 6 + 7 + 7 + 7 on 4
 FULL, SHORT = 8, 7
@@ -164,8 +167,8 @@ def load_and_gather(state: EngineState) -> tuple[EngineState, list[int]]:
     network = parallelize(capsnet(1))
     optimizer = adam(network)
     part = EngineState(split_state(network, state.model), split_state(network, state.optimizer))
-    load_replicated(part, network, optimizer)
-    parts = replicated_state(network, optimizer)
+    load_replicated(part, network, optimizer, FORM)
+    parts = replicated_state(network, optimizer, FORM)
     return EngineState(*(gather_state(network, each) for each in parts)), list(
         network.class_capsules.weights.shape
     )

@@ -109,7 +109,7 @@ def partition_numels(name: str) -> tuple[int, int]:
     """Numbers of the toy's parameters that this rank's optimizer and network hold, before a step."""
     engine = build_toy(name)
     assert isinstance(engine, ZeroEngine)
-    held = sum(flat.numel() for flat in engine._flat_partitions())
+    held = sum(flat.numel() for flat in engine._held_weights())
     weights = sum(parameter.numel() for parameter in engine.model.parameters())
     engine.close()
     return held, weights

@@ -7,6 +7,7 @@ import torch
 from capsule_network import (
     CLASSES,
     Trained,
+    FORM,
     adam,
     capsnet,
     gather_back,
@@ -53,12 +54,12 @@ def test_checkpoints_with_adams_state_go_to_ranks_and_back(ranks, alone, world_s
     optimizer = adam(network)
     network.load_state_dict(alone[0].model)
     optimizer.load_state_dict(alone[0].optimizer)
-    state = EngineState(*replicated_state(network, optimizer))
+    state = EngineState(*replicated_state(network, optimizer, FORM))
     found = ranks(world_size).run(load_and_gather, state)
     assert same_bits(found[0][0].model, state.model)
     assert same_bits(found[0][0].optimizer, state.optimizer)
     assert sum(shape[0] for _, shape in found) == 27
-    load_replicated(found[0][0], network, optimizer)  # and into the whole network again
+    load_replicated(found[0][0], network, optimizer, FORM)  # and into the whole network again
 
 
 def test_slices_travel_to_the_first_rank_alone_and_one_by_one(ranks) -> None:

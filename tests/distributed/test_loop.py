@@ -15,7 +15,7 @@ from capsdist.config import Config
 from capsdist.errors import CheckpointError, ConfigError, DataError, RunError
 from capsdist.train.checkpoint import EngineState, read_checkpoint, write_checkpoint
 from capsdist.train.evaluate import evaluate_checkpoint
-from capsdist.train.optim import learning_rate_at
+from capsdist.train.schedule import learning_rate_at
 
 
 def steps_of(rows: list[dict[str, Any]], kind: str) -> list[int]:
@@ -70,7 +70,7 @@ def test_rows_say_what_the_run_is(shapes: Path, tmp_path: Path) -> None:
     assert (start["steps_per_epoch"], start["total_steps"], start["num_parameters"]) == (4, 3, 2066)
     train = [row for row in rows if row["kind"] == "train"]
     assert [row["learning_rate"] for row in train] == [
-        learning_rate_at(step, config.optim) for step in range(3)
+        learning_rate_at(step, config.optim, 12) for step in range(3)
     ]
     assert [row["epoch"] for row in train] == [0.25, 0.5, 0.75]
     assert all(

@@ -82,7 +82,7 @@ def trained(config: Config, steps: int, *, multi: bool = False) -> tuple[PlainEn
             batch = with_labels(batch, multi_hot(batch.labels, NUM_CLASSES))
         if step == steps - 5:
             window = Window(family, CPU, 1, config.model.num_labels)
-        window.add(*train_step(engine, batch, batch.images / 255, family, config, step))
+        window.add(*train_step(engine, batch, batch.images / 255, family, config, step, 100))
     model.eval()
     return engine, window
 

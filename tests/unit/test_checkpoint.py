@@ -30,7 +30,7 @@ from capsdist.train.checkpoint import (
 )
 from capsdist.train.engine.replicated import load_replicated
 from capsdist.train.manifest import digest_of, parse_manifest
-from capsdist.train.optim import build_optimizer
+from capsdist.train.optim import StateForm, build_optimizer
 
 CONFIG = Config(
     model=CapsNetConfig(
@@ -224,7 +224,8 @@ def test_a_number_of_steps_that_adam_cannot_have_done_is_damage(
         load_replicated(
             EngineState(network.state_dict(), slots | steps),
             network,
-            build_optimizer(network.parameters(), Optim()),
+            build_optimizer(network, Optim()),
+            StateForm.of(Optim()),
         )
 
 

@@ -15,7 +15,8 @@ from capsdist.config.models import find_family
 from capsdist.data import Transform
 from capsdist.models import CapsNet, PrimaryCapsules, build_model
 from capsdist.models.counts import num_parameters
-from capsdist.train.optim import build_optimizer, epsilon_at, learning_rate_at, set_step
+from capsdist.train.optim import build_optimizer, epsilon_at, set_step
+from capsdist.train.schedule import learning_rate_at
 
 Images = tuple[Tensor, Tensor]
 
@@ -141,13 +142,13 @@ def test_official_networks_start_far_from_saturation(
 def losses_on_a_fixed_batch(config: Config, images: Images, steps: int) -> list[float]:
     torch.manual_seed(0)
     network = build_model(config.model, config.routing)
-    optimizer = build_optimizer(network.parameters(), config.optim)
+    optimizer = build_optimizer(network, config.optim)
     losses = []
     for step in range(steps):
         loss = _loss(network(*images), images, config)
         optimizer.zero_grad()
         loss.backward()
-        set_step(optimizer, learning_rate_at(step, config.optim), epsilon_at(step + 1, config.optim))
+        set_step(optimizer, learning_rate_at(step, config.optim, steps), epsilon_at(step + 1, config.optim))
         optimizer.step()
         losses.append(loss.item())
     return losses

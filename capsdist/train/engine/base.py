@@ -41,11 +41,20 @@ class Engine(Protocol):
         """Add the gradients of `loss`; `step` takes their MEAN over ranks of the SUM over microbatches."""
         ...
 
-    def step(self, learning_rate: float) -> Tensor:
+    def step(self, learning_rate: float, average_share: float = 0.0) -> Tensor:
         """Clip, update the weights, clear the gradients; return the gradients' norm before clipping (scalar).
+
+        average_share: of the new weights in their moving average, where `optim.average_decay` asks for one.
 
         The norm is left on the device, so that no step waits for it. fp16 skips a step whose gradients
         overflow.
+        """
+        ...
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """Enclose an evaluation: the network holds the averages of its weights, if there are any. Collective.
+
+        The trained weights come back to the bit. After an error inside, the engine can only be closed.
         """
         ...
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from capsdist.models import Output
+from capsdist.train.averages import average_weights, exchange_averages
 from capsdist.train.engine.replicated import load_replicated, one_step_count, replicated_state
-from capsdist.train.optim import build_optimizer, epsilon_at, set_step
+from capsdist.train.optim import StateForm, build_optimizer, create_state, epsilon_at, set_step
 from capsdist.train.precision import Precision, autocast
 from capsdist.train.state import EngineState
 
@@ -43,8 +44,8 @@ class PlainEngine:
         self.rank, self.world_size, self.device = rank, world_size, device
         self.precision: Precision = precision
         self.model = model.to(device)
-        self.optimizer = build_optimizer(self.model.parameters(), optim)
-        self._optim = optim
+        self.optimizer = build_optimizer(self.model, optim)
+        self._optim, self._form = optim, StateForm.of(optim)
         self._adam_steps = 0  # counted here, because Adam's own count lies on the GPU
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")  # pyright: ignore[reportPrivateImportUsage]
         self._network: nn.Module = self.model
@@ -54,6 +55,8 @@ class PlainEngine:
                 device_ids=[device] if device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
             )
+        for parameter in self.model.parameters():  # now that all ranks have the weights of rank 0
+            create_state(self.optimizer, parameter, self._form)
 
     @contextmanager
     def microbatch(self, *, last: bool) -> Iterator[None]:
@@ -75,9 +78,10 @@ class PlainEngine:
         """Add the gradients of `loss` (scalar)."""
         self._scaler.scale(loss).backward()
 
-    def step(self, learning_rate: float) -> Tensor:
-        """Clip, update and clear; return the gradients' norm before clipping."""
-        set_step(self.optimizer, learning_rate, epsilon_at(self._adam_steps + 1, self._optim))
+    def step(self, learning_rate: float, average_share: float = 0.0) -> Tensor:
+        """Clip, update, average and clear; return the gradients' norm before clipping."""
+        epsilon = epsilon_at(self._adam_steps + 1, self._optim)
+        set_step(self.optimizer, learning_rate, epsilon, average_share)
         self._scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
         if (limit := self._optim.max_grad_norm) > 0:
@@ -85,8 +89,21 @@ class PlainEngine:
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self._count_step()
+        if self._form.averages:
+            average_weights(self.optimizer, self.model.parameters())
         self.optimizer.zero_grad(set_to_none=True)
         return norm
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the network hold the averages of its weights, if there are any, in this context."""
+        if self._form.averages:
+            exchange_averages(self.optimizer, self.model.parameters())
+        try:
+            yield
+        finally:
+            if self._form.averages:
+                exchange_averages(self.optimizer, self.model.parameters())
 
     def _count_step(self) -> None:
         """Count Adam's steps where epsilon depends on them; Adam itself knows which ones fp16 has skipped."""
@@ -103,7 +120,7 @@ class PlainEngine:
             return EngineState({}, {})
         scaler = self._scaler.state_dict()
         scale = {"scale": scaler["scale"], "growth_tracker": scaler["_growth_tracker"]} if scaler else {}
-        return EngineState(*replicated_state(self.model, self.optimizer), scale)
+        return EngineState(*replicated_state(self.model, self.optimizer, self._form), scale)
 
     def load(self, state: EngineState) -> None:
         """Take over `state`.
@@ -112,7 +129,7 @@ class PlainEngine:
             CheckpointError: names or shapes differ; or the parameters have had different numbers of
                 steps, and epsilon depends on it.
         """
-        load_replicated(state, self.model, self.optimizer)
+        load_replicated(state, self.model, self.optimizer, self._form)
         if self._optim.epsilon_placement == "tensorflow":
             names = (name for name, _ in self.model.named_parameters())
             self._adam_steps = one_step_count(

@@ -8,64 +8,80 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.errors import CheckpointError
-from capsdist.train.optim import SLOTS
+from capsdist.train.averages import as_held, as_stored
+from capsdist.train.optim import StateForm, create_state
 from capsdist.train.state import EngineState, check_tensors, first_unfit
 
 __all__ = [
-    "check_state", "copy_to_cpu", "load_replicated", "one_step_count", "persistent_buffers",
+    "checked_state", "copy_to_cpu", "load_replicated", "one_step_count", "persistent_buffers",
     "replicated_state",
 ]  # fmt: skip
 
 
 def replicated_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer
+    model: nn.Module, optimizer: torch.optim.Optimizer, form: StateForm
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return copies of the weights and of Adam's state by parameter name; zeros before the first step."""
+    """Return copies of the weights and of the optimizer's state by parameter name, as `EngineState` has them.
+
+    form: that of the optimizer's state, which holds every parameter.
+    """
     weights = {name: copy_to_cpu(p) for name, p in model.named_parameters()}
     weights |= {name: copy_to_cpu(buffer) for name, buffer in persistent_buffers(model).items()}
     slots: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
-        held = optimizer.state.get(parameter, {})
-        for slot in SLOTS:
-            slots[f"{name}/{slot}"] = copy_to_cpu(held[slot] if held else torch.zeros_like(parameter))
-        slots[f"{name}/step"] = copy_to_cpu(held["step"]) if held else torch.zeros(())
+        held = optimizer.state[parameter]
+        for slot in (*form.slots, "step") if form.counts_steps else form.slots:
+            slots[f"{name}/{slot}"] = copy_to_cpu(held[slot])
+    as_stored(weights, slots)
     return weights, slots
 
 
 @torch.no_grad()
-def load_replicated(state: EngineState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+def load_replicated(
+    state: EngineState, model: nn.Module, optimizer: torch.optim.Optimizer, form: StateForm
+) -> None:
     """Copy `state` into the network and its optimizer.
 
     Raises:
-        CheckpointError: as `check_state`.
+        CheckpointError: as `checked_state`.
     """
     parameters, buffers = dict(model.named_parameters()), persistent_buffers(model)
-    check_state(state, {name: p.shape for name, p in parameters.items()}, buffers)
+    weights, slots = checked_state(state, {name: p.shape for name, p in parameters.items()}, buffers, form)
     for name, tensor in (parameters | buffers).items():
-        tensor.copy_(state.model[name])
+        tensor.copy_(weights[name])
     for name, parameter in parameters.items():
-        held = {slot: torch.empty_like(parameter).copy_(state.optimizer[f"{name}/{slot}"]) for slot in SLOTS}
         # copied, like the rest: the state belongs to the caller, whose tensors may be memory-mapped
-        step = state.optimizer[f"{name}/step"].to(parameter.device, copy=True)
-        optimizer.state[parameter] = {"step": step, **held}
+        for slot, tensor in create_state(optimizer, parameter, form).items():
+            tensor.copy_(slots[f"{name}/{slot}"])
 
 
-def check_state(
-    state: EngineState, parameters: Mapping[str, torch.Size], buffers: Mapping[str, Tensor]
-) -> None:
-    """Check that `state` belongs to a network with these parameters and buffers.
+def checked_state(
+    state: EngineState,
+    parameters: Mapping[str, torch.Size],
+    buffers: Mapping[str, Tensor],
+    form: StateForm,
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return what `state` holds of a network with these parameters and buffers, and an optimizer of `form`.
+
+    That is the trained weights with the buffers, and by `<parameter>/<slot>` the optimizer's state.
 
     Raises:
         CheckpointError: naming the first tensor that is missing, left over, of another shape, or in Adam's
             state with values that Adam cannot have: a number of steps below 0, for example.
     """
     check_tensors(state.model, {**parameters, **{name: tensor.shape for name, tensor in buffers.items()}})
-    slots = {f"{name}/{slot}": shape for name, shape in parameters.items() for slot in SLOTS}
-    check_tensors(state.optimizer, slots | {f"{name}/step": torch.Size([]) for name in parameters})
+    stored = ["trained" if slot == "average" else slot for slot in form.slots]
+    expected = {f"{name}/{slot}": shape for name, shape in parameters.items() for slot in stored}
+    if form.counts_steps:
+        expected |= {f"{name}/step": torch.Size([]) for name in parameters}
+    check_tensors(state.optimizer, expected)
     if (found := first_unfit(state.optimizer)) is not None:
         raise CheckpointError(
             f"checkpoint holds {found!r} with values that Adam cannot have; resume from an older checkpoint"
         )
+    weights, slots = dict(state.model), dict(state.optimizer)
+    as_held(weights, slots)
+    return weights, slots
 
 
 def one_step_count(state: EngineState, parameters: Iterable[str], needed_by: str, remedy: str) -> int:

@@ -23,17 +23,18 @@ from torch import Tensor, nn
 
 from capsdist.config.schema import Optim
 from capsdist.models import Output
+from capsdist.train.averages import as_stored, average_weights, exchange_averages
 from capsdist.train.engine.interfaces import on_loopback
 from capsdist.train.engine.operators import import_deepspeed, load_operators
 from capsdist.train.engine.replicated import (
-    check_state,
+    checked_state,
     copy_to_cpu,
     load_replicated,
     one_step_count,
     persistent_buffers,
     replicated_state,
 )  # fmt: skip
-from capsdist.train.optim import SLOTS, build_optimizer, epsilon_at, set_step
+from capsdist.train.optim import StateForm, build_optimizer, create_state, epsilon_at, set_step
 from capsdist.train.precision import LossScale, Precision, autocast
 from capsdist.train.state import EngineState
 
@@ -80,7 +81,7 @@ class ZeroEngine:
         self.model, self.stage = model.to(device), stage
         self.rank, self.world_size, self.device = rank, world_size, device
         self.precision: Precision = precision
-        self._optim = optim
+        self._optim, self._form = optim, StateForm.of(optim)
         self._adam_steps = 0
         self._loss_scale = LossScale() if precision == "fp16" else None
         self._owns_group = not dist.is_initialized()
@@ -96,18 +97,22 @@ class ZeroEngine:
                 "reduce_bucket_size": min(num_parameters, _BUCKET_ELEMENTS),
                 "stage3_param_persistence_threshold": 0,  # partition small parameters too
             },
+            "zero_allow_untested_optimizer": True,  # sgd is not on its list; tests/distributed/test_zero.py
             "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU every step
             "log_level": "error",
         }
         network = _Autocast(self.model, precision, device)
-        optimizer = build_optimizer(self.model.parameters(), optim)
+        optimizer = build_optimizer(self.model, optim)
         with on_loopback() if self._owns_group else contextlib.nullcontext():
             if self._owns_group:
                 store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
                 dist.init_process_group(_backend(device), store=store, rank=rank, world_size=world_size)
             self._engine = _initialise(network, optimizer, config, device)
-        if stage:
-            self._create_optimizer_state()
+        # A load may come before the first step, and the averages begin with these weights.
+        for weight in self._held_weights():
+            create_state(self._optimizer, weight, self._form)
+        if stage in (1, 2):
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
 
     @contextmanager
     def microbatch(self, *, last: bool) -> Iterator[None]:
@@ -127,11 +132,17 @@ class ZeroEngine:
             loss = loss * self._loss_scale.scale
         self._engine.backward(loss, scale_wrt_gas=False)
 
-    def step(self, learning_rate: float) -> Tensor:
-        """Clip, update and clear; return the gradients' norm before clipping."""
-        set_step(self._engine.optimizer, learning_rate, epsilon_at(self._adam_steps + 1, self._optim))
-        if not self.stage:
-            return self._step_whole()
+    def step(self, learning_rate: float, average_share: float = 0.0) -> Tensor:
+        """Clip, update, average and clear; return the gradients' norm before clipping."""
+        epsilon = epsilon_at(self._adam_steps + 1, self._optim)
+        set_step(self._optimizer, learning_rate, epsilon, average_share)
+        norm = self._step_parts() if self.stage else self._step_whole()
+        if self._form.averages:
+            average_weights(self._optimizer, self._held_weights())
+        return norm
+
+    def _step_parts(self) -> Tensor:
+        """Do the step of a stage that partitions: DeepSpeed clips and updates."""
         self._engine.step()
         overflow = bool(self._engine.optimizer.overflow)
         self._adam_steps += not overflow
@@ -158,21 +169,42 @@ class ZeroEngine:
         self._adam_steps += 1
         return norm
 
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Have the network hold the averages of its weights, if there are any, in this context. Collective."""
+        self._exchange()
+        yield
+        self._exchange()  # not after an error, which other ranks may not have had
+
+    def _exchange(self) -> None:
+        if not self._form.averages:
+            return
+        if self.stage == 3:
+            self._engine.empty_partition_cache()  # whole weights that the last forward pass has gathered
+        exchange_averages(self._optimizer, self._held_weights())
+        if self.stage in (1, 2):
+            self._engine.optimizer.update_lp_params()
+        elif self.stage == 3:
+            for number in range(len(self._held_weights())):
+                self._engine.optimizer._reassign_or_swap_out_partitioned_parameters(number)
+
     def state(self) -> EngineState:
         """Gather a copy of the whole state on the CPU of rank 0. Collective."""
         if not self.stage:
-            weights, slots = ({}, {}) if self.rank else replicated_state(self.model, self._engine.optimizer)
-            return EngineState(weights, slots, self._kept_scale())
+            whole = ({}, {}) if self.rank else replicated_state(self.model, self._optimizer, self._form)
+            return EngineState(*whole, self._kept_scale())
         weights, slots = {}, {}
         for name, parameter in self.model.named_parameters():
-            for slot in (None, *SLOTS):
+            for slot in (None, *self._form.slots):
                 whole = self._gather(parameter, slot)
                 if self.rank == 0:
                     (slots if slot else weights)[f"{name}/{slot}" if slot else name] = copy_to_cpu(whole)
         if self.rank == 0:
             weights |= {name: copy_to_cpu(buffer) for name, buffer in self._buffers().items()}
-            step = self._adam_states()[0]["step"]
-            slots |= {f"{name}/step": copy_to_cpu(step) for name in self._shapes}
+            if self._form.counts_steps:
+                step = self._optimizer.state[self._held_weights()[0]]["step"]
+                slots |= {f"{name}/step": copy_to_cpu(step) for name in self._shapes}
+            as_stored(weights, slots)
         return EngineState(weights, slots, self._kept_scale())
 
     def _kept_scale(self) -> dict[str, float]:
@@ -189,21 +221,22 @@ class ZeroEngine:
         """
         if self._loss_scale and state.loss_scale:
             self._loss_scale = LossScale(state.loss_scale["scale"], int(state.loss_scale["growth_tracker"]))
-        check_state(state, self._shapes, self._buffers())
-        if self.stage or self._optim.epsilon_placement == "tensorflow":
+        weights, slots = checked_state(state, self._shapes, self._buffers(), self._form)
+        if self._form.counts_steps and (self.stage or self._optim.epsilon_placement == "tensorflow"):
             who, remedy = f"ZeRO stage {self.stage}", "resume with --train.engine ddp"
             self._adam_steps = one_step_count(state, self._shapes, who, remedy)
         if not self.stage:
-            load_replicated(state, self.model, self._engine.optimizer)
+            load_replicated(state, self.model, self._optimizer, self._form)
             return
         for name, buffer in self._buffers().items():
-            buffer.copy_(state.model[name])
+            buffer.copy_(weights[name])
         for name, parameter in self.model.named_parameters():
-            self._scatter(parameter, state.model[name])
-            for slot in SLOTS:
-                self._scatter(parameter, state.optimizer[f"{name}/{slot}"], slot)
-        for held in self._adam_states():
-            held["step"].fill_(self._adam_steps)
+            self._scatter(parameter, weights[name])
+            for slot in self._form.slots:
+                self._scatter(parameter, slots[f"{name}/{slot}"], slot)
+        if self._form.counts_steps:
+            for weight in self._held_weights():
+                self._optimizer.state[weight]["step"].fill_(self._adam_steps)
         if self.stage < 3:
             self._engine.optimizer.update_lp_params()  # from the fp32 partitions to the network's weights
 
@@ -216,28 +249,22 @@ class ZeroEngine:
     def _buffers(self) -> dict[str, Tensor]:
         return persistent_buffers(self.model)
 
-    def _flat_partitions(self) -> list[Tensor]:
-        """The flat fp32 tensors of this rank that Adam updates instead of the parameters."""
+    @property
+    def _optimizer(self) -> torch.optim.Optimizer:
+        """Torch's optimizer, which DeepSpeed wraps from stage 1 on."""
+        return self._engine.optimizer.optimizer if self.stage else self._engine.optimizer
+
+    def _held_weights(self) -> list[Tensor]:
+        """What the optimizer of this rank updates: parameters, from stage 1 on flat fp32 parts of them."""
         optimizer = self._engine.optimizer
+        if not self.stage:
+            return list(self.model.parameters())
         if self.stage == 3:
             return optimizer.fp32_partitioned_groups_flat
         return optimizer.single_partition_of_fp32_groups
 
-    def _adam_states(self) -> list[dict[str, Tensor]]:
-        return [self._engine.optimizer.optimizer.state[flat] for flat in self._flat_partitions()]
-
-    def _create_optimizer_state(self) -> None:
-        """Create Adam's state now, as Adam would at its first step: a load may come before that."""
-        for flat in self._flat_partitions():
-            self._engine.optimizer.optimizer.state[flat] = {
-                "step": torch.zeros((), device=flat.device),
-                **{slot: torch.zeros_like(flat, requires_grad=False) for slot in SLOTS},
-            }
-        if self.stage < 3:
-            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
-
     def _gather(self, parameter: Any, slot: str | None = None) -> Tensor:
-        """Return the whole fp32 weight, or Adam's `slot`, of a parameter of which every rank holds a part."""
+        """Return the whole fp32 weight, or the `slot`, of a parameter of which every rank holds a part."""
         if self.stage == 3:
             return parameter._z3_optimizer.get_full_hp_param(parameter, slot)
         # Sums of bit patterns, one of them not zero: a sum of floats would turn -0.0 into 0.0.
