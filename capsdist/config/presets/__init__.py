@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from capsdist.config.presets import cifar10, fashion_mnist, mnist, own_images, resnet
+from capsdist.config.presets import cifar10, fashion_mnist, imagenet, mnist, own_images, resnet
 from capsdist.config.schema import Config
 from capsdist.errors import ConfigError, Problem
 
-_MODULES = (mnist, fashion_mnist, cifar10, resnet, own_images)
+_MODULES = (mnist, fashion_mnist, cifar10, resnet, imagenet, own_images)
 PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__: function for module in _MODULES for function in module.PRESETS
 }

@@ -29,7 +29,7 @@ def cifar10_resnet_capsnet_cpu() -> Config:
         ),
         data=_data("cifar10").model_copy(update={"cutout": 0}),
         optim=_optim().model_copy(update={"learning_rate": 3e-3}),
-        train=Train(name="cifar10-resnet-cpu", epochs=12, global_batch_size=64),
+        train=Train(name="cifar10-resnet-cpu", epochs=10, global_batch_size=64),
     )
 
 
