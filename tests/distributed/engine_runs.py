@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from small_run import own_rank
+from torch import Tensor
 from toy import toy, toy_batch, toy_config
 
 from capsdist.train.checkpoint import EngineState
@@ -15,6 +17,13 @@ from capsdist.train.engine.plain import PlainEngine
 from capsdist.train.engine.zero import ZeroEngine
 
 ENGINES = {"ddp": ("ddp", 1), **{f"zero-{stage}": ("zero", stage) for stage in range(4)}}
+AVERAGE_SHARE = 0.25
+RECIPES: dict[str, dict[str, object]] = {
+    "adamw": {"kind": "adamw", "weight_decay": 0.5, "average_decay": 0.75},
+    "sgd": {"kind": "sgd", "nesterov": True, "weight_decay": 0.5, "average_decay": 0.75},
+    "no momentum": {"kind": "sgd", "momentum": 0.0, "average_decay": 0.75},
+}
+"""Fields of `optim` with two groups of parameters and an average, and without any slot of the optimizer's."""
 
 
 def build_toy(
@@ -24,6 +33,7 @@ def build_toy(
     gradient_accumulation_steps: int = 2,
     precision: str = "fp32",
     tensorflow_epsilon: float | None = None,
+    recipe: Mapping[str, object] | None = None,
 ) -> Engine:
     """The engine `name` around the toy network; ranks begin with different weights, those of rank 0 win.
 
@@ -39,6 +49,7 @@ def build_toy(
         gradient_accumulation_steps=gradient_accumulation_steps,
         precision=precision,
         tensorflow_epsilon=tensorflow_epsilon,
+        recipe=recipe,
     )
     if precision != "fp16":
         return build_engine(config, network, rank=rank, world_size=world_size, device=device)
@@ -68,7 +79,7 @@ def toy_steps(
             with engine.microbatch(last=number == len(parts[0]) - 1):
                 error = (engine.forward(images).scores - targets).square().sum() / 7
                 engine.backward(error * engine.world_size * factor)
-        norms.append(engine.step(0.01).item())
+        norms.append(engine.step(0.01, AVERAGE_SHARE).item())
     return norms
 
 
@@ -103,6 +114,22 @@ def overflow_toy(name: str) -> tuple[list[float], EngineState, EngineState]:
     norms += toy_steps(engine, 3, 4, factor=1e-3)
     engine.close()
     return norms, before, after
+
+
+def averaged_toy(name: str) -> tuple[Tensor, EngineState, EngineState, EngineState]:
+    """Scores with averaged weights after 3 steps; states before and after that, and after 2 more steps."""
+    engine = build_toy(name, recipe=RECIPES["sgd"])
+    toy_steps(engine, 0, 3)
+    before = engine.state()
+    with torch.no_grad():
+        engine.forward(toy_batch(0)[0])  # at stage 3 this has gathered the trained weights
+        with engine.averaged():
+            scores = engine.forward(toy_batch(0)[0]).scores
+    after = engine.state()
+    toy_steps(engine, 3, 5)
+    end = engine.state()
+    engine.close()
+    return scores, before, after, end
 
 
 def partition_numels(name: str) -> tuple[int, int]:

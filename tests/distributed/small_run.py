@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +53,13 @@ SMALL = {
 }  # fmt: skip
 
 
-def small_config(root: Path, *, kind: str = "capsnet", **train: Any) -> Config:
-    """The configuration of a run on `write_data(root)`: 3 epochs of 4 steps, the last of only 2 images."""
+def small_config(
+    root: Path, *, kind: str = "capsnet", recipe: Mapping[str, object] | None = None, **train: Any
+) -> Config:
+    """The configuration of a run on `write_data(root)`: 3 epochs of 4 steps, the last of only 2 images.
+
+    recipe: fields of `optim`; `train`: fields of `train`, and two of `optim`.
+    """
     optim = {key: train.pop(key) for key in ("max_grad_norm", "learning_rate") if key in train}
     settings = {
         "name": "small",
@@ -67,7 +72,7 @@ def small_config(root: Path, *, kind: str = "capsnet", **train: Any) -> Config:
     return Config(
         model=SMALL[kind],
         data=Data(name="shapes", root=str(root), lanes=2, window=16, shift=1),
-        optim=Optim(**{"learning_rate": 0.01, "decay_steps": 5, "decay_rate": 0.8, **optim}),
+        optim=Optim(**{"learning_rate": 0.01, "decay_steps": 5, "decay_rate": 0.8, **optim, **(recipe or {})}),
         train=Train.model_validate(settings | train),
     )  # fmt: skip
 

@@ -1,7 +1,8 @@
 """Every checkpoint goes everywhere: saved by DDP or ZeRO 0 to 3 on 1, 2 or 4 ranks, loaded by any on any.
 
 The whole matrix, 15 by 15, through the files, equal to the last bit. An engine is built once for all that it
-loads, as building costs seconds and loading does not.
+loads, as building costs seconds and loading does not. The states have every sort of tensor: two groups of
+parameters, moments, step counts and averages.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_runs import ENGINES, build_toy, toy_steps
+from engine_runs import ENGINES, RECIPES, build_toy, toy_steps
 from small_run import own_rank, same_bits
 
 from capsdist.config import Config
@@ -29,7 +30,7 @@ STEPS = 3
 def save(name: str, folder: Path) -> None:
     """Train a few steps and save; another number of steps on other numbers of ranks, so that all differ."""
     rank, world_size = own_rank()
-    engine = build_toy(name, gradient_accumulation_steps=1)
+    engine = build_toy(name, gradient_accumulation_steps=1, recipe=RECIPES["adamw"])
     toy_steps(engine, 0, STEPS + world_size, gradient_accumulation_steps=1)
     state = engine.state()
     engine.close()
@@ -39,7 +40,7 @@ def save(name: str, folder: Path) -> None:
 
 def load_all(name: str, folder: Path) -> tuple[list[str], float]:
     """Load every checkpoint; return those that did not come back, and the gradient norm after the first."""
-    engine = build_toy(name, gradient_accumulation_steps=1)
+    engine = build_toy(name, gradient_accumulation_steps=1, recipe=RECIPES["adamw"])
     changed = []
     paths = sorted(folder.iterdir())
     for path in paths:

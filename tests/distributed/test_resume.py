@@ -16,9 +16,16 @@ from capsdist.train.metrics import read_metrics
 FINAL, MIDDLE = "step-0012", "step-0006"
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-def test_a_killed_run_continues_bit_for_bit(on_ranks, shapes: Path, tmp_path: Path, world_size: int) -> None:
-    config = small_config(shapes, checkpoint_every_steps=6, max_grad_norm=0.5)
+SGD = {
+    "kind": "sgd", "nesterov": True, "weight_decay": 0.01, "schedule": "one_cycle", "average_decay": 0.9,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("world_size", "recipe"), [(1, {}), (2, {}), (2, SGD)])
+def test_a_killed_run_continues_bit_for_bit(
+    on_ranks, shapes: Path, tmp_path: Path, world_size: int, recipe: dict
+) -> None:
+    config = small_config(shapes, checkpoint_every_steps=6, max_grad_norm=0.5, recipe=recipe)
     whole = on_ranks(world_size, run_small, config, tmp_path / "whole")
     with Ranks(world_size) as mortal, pytest.raises(RankError, match="died with exit code 9"):
         mortal.run(run_small, config, tmp_path / "killed", None, None, 7)

@@ -7,9 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine_runs import ENGINES, build_toy, continue_toy, overflow_toy, partition_numels, train_toy
+from engine_runs import (
+    ENGINES,
+    RECIPES,
+    averaged_toy,
+    build_toy,
+    continue_toy,
+    overflow_toy,
+    partition_numels,
+    train_toy,
+)  # fmt: skip
 from ranks import Ranks
 from small_run import losses, refusal, run_small, same_bits, same_checkpoint, small_config, without_times
+from toy import toy, toy_batch
 
 from capsdist.errors import CheckpointError
 from capsdist.train.checkpoint import EngineState
@@ -43,15 +53,31 @@ def saved(two: Ranks, ddp) -> dict[str, EngineState]:
 
 @pytest.mark.parametrize("name", ZERO)
 @pytest.mark.parametrize(
-    "options", [{}, {"clip": 0.0, "gradient_accumulation_steps": 1}], ids=["clip, accumulate", "neither"]
+    "options",
+    [{}, {"clip": 0.0, "gradient_accumulation_steps": 1}, *({"recipe": each} for each in RECIPES.values())],
+    ids=["clip, accumulate", "neither", *RECIPES],
 )
-def test_steps_are_those_of_ddp(two: Ranks, name: str, options: dict[str, float]) -> None:
+def test_steps_are_those_of_ddp(two: Ranks, name: str, options: dict) -> None:
     norms, state = two.run(train_toy, "ddp", 5, options)[0]
     found, zero = two.run(train_toy, name, 5, options)[0]
     assert found == pytest.approx(norms, rel=1e-5)
     for key, tensor in {**state.model, **state.optimizer}.items():
         other = {**zero.model, **zero.optimizer}[key]
         torch.testing.assert_close(other, tensor, rtol=1e-5, atol=1e-6, msg=key)
+
+
+def test_an_evaluation_has_the_averages_and_training_goes_on_without(two: Ranks) -> None:
+    expected, *_, end = two.run(averaged_toy, "ddp")[0]
+    for name in ZERO:
+        scores, before, after, last = two.run(averaged_toy, name)[0]
+        torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-6)
+        network = toy()
+        network.load_state_dict(before.model)  # a checkpoint has the averages as its weights
+        torch.testing.assert_close(scores, network(toy_batch(0)[0]).scores.detach(), rtol=1e-5, atol=1e-6)
+        assert not torch.allclose(before.model["weights"], before.optimizer["weights/trained"], rtol=1e-3)
+        assert same_bits(before.model | before.optimizer, after.model | after.optimizer)
+        for key, tensor in {**end.model, **end.optimizer}.items():
+            torch.testing.assert_close({**last.model, **last.optimizer}[key], tensor, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -165,6 +191,7 @@ def zero_config(shapes: Path, stage: int):
         shapes,
         engine="zero",
         zero_stage=stage,
+        recipe={"average_decay": 0.8},  # of no influence on the losses
         gradient_accumulation_steps=2,
         max_grad_norm=0.5,
         checkpoint_every_steps=6,

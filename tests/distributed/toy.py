@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -51,15 +53,19 @@ def toy_config(
     gradient_accumulation_steps: int = 1,
     precision: str = "fp32",
     tensorflow_epsilon: float | None = None,
+    recipe: Mapping[str, object] | None = None,
 ) -> Config:
-    """A configuration that sends the toy network through `engine`, on request with TensorFlow's Adam."""
+    """A configuration that sends the toy network through `engine`, on request with TensorFlow's Adam.
+
+    recipe: further fields of `optim`.
+    """
     train = {"engine": engine, "zero_stage": stage, "precision": precision, "global_batch_size": 7}
     optim = Optim(learning_rate=0.01, max_grad_norm=clip)
     if tensorflow_epsilon is not None:
         adam = {"epsilon": tensorflow_epsilon, "epsilon_placement": "tensorflow"}
         optim = Optim.model_validate(optim.model_dump() | adam)
     return Config(
-        optim=optim,
+        optim=Optim.model_validate(optim.model_dump() | dict(recipe or {})),
         train=Train.model_validate(train | {"gradient_accumulation_steps": gradient_accumulation_steps}),
     )
 
