@@ -42,9 +42,9 @@ def resolve_microbatch(
 ) -> Config:
     """Return `config` with the size found in place of `train.microbatch_size` auto. Collective.
 
-    `model`, which moves to `device`, is otherwise left as it is: weights, buffers, no gradients; so is torch's
-    generator. saved: of the checkpoint that the run resumes from. The size is at most the one there, if the
-    number of workers is the same: then the run continues bit for bit.
+    `model`, which moves to `device`, is otherwise left as it is: weights, buffers, no gradients; so is the
+    generator of torch. saved: of the checkpoint that the run resumes from. The size is at most the one there,
+    if the number of workers is the same: then the run continues bit for bit.
 
     Cost: about a step on a GPU; two on a CPU, where sizes grow from one image. There the memory of the
     process is measured, and a size is tried only if the growth so far, continued linearly, fits.
@@ -54,8 +54,9 @@ def resolve_microbatch(
     """
     train = config.train
     largest = train.images_per_rank(world_size)
-    if saved and saved.train.num_workers == train.num_workers and isinstance(saved.train.microbatch_size, int):
-        largest = min(largest, saved.train.microbatch_size)
+    before = saved.train if saved else train
+    if before.num_workers == train.num_workers and isinstance(before.microbatch_size, int):
+        largest = min(largest, before.microbatch_size)
     sizes = _halves(largest)
     later = _LATER_BYTES * sum(parameter.numel() for parameter in model.parameters())
     with _undone(model.to(device), device):
@@ -70,9 +71,9 @@ def resolve_microbatch(
     if not found:
         shape = "x".join(map(str, image_shape(config.model)))
         raise MemoryExhaustedError(
-            f"train.microbatch_size='auto': the memory for one image ({shape}) in a forward and backward pass "
-            f"is not there ({reason or 'on another worker'}); use fewer workers on a machine, a machine with "
-            "more memory, or a smaller network"
+            f"train.microbatch_size='auto': the memory for one image ({shape}) in a forward and backward "
+            f"pass is not there ({reason or 'on another worker'}); use fewer workers on a machine, a machine "
+            "with more memory, or a smaller network"
         )
     return config.model_copy(update={"train": train.model_copy(update={"microbatch_size": int(found)})})
 
