@@ -61,8 +61,10 @@ def section_problems(section_name: str, section: Section) -> Iterator[Problem]:
     """Yield the fields of a section of options that are not within their `Bounds`."""
     for name, field in type(section).model_fields.items():
         value, option = getattr(section, name), f"{section_name}.{name}"
+        if value is None or isinstance(value, str):  # a string stands for a number, as "auto"
+            continue
         for bounds in field.metadata:
-            if value is not None and isinstance(bounds, Bounds) and (rule := _broken(value, bounds)):
+            if isinstance(bounds, Bounds) and (rule := _broken(value, bounds)):
                 fix = f"set --{option} accordingly"
                 fix += ", or leave it out for the default" if field.default is None else ""
                 yield Problem(option, value, f"must be {rule}", fix)
@@ -154,6 +156,7 @@ def _batch_problems(config: Config) -> Iterator[Problem]:
             f"must be at least num_workers x gradient_accumulation_steps = {least}",
             "raise the batch or lower train.num_workers or train.gradient_accumulation_steps",
         )
+    yield from _microbatch_problems(config)
     if config.data.lanes >= 1 and train.global_batch_size % config.data.lanes:
         yield Problem(
             "data.lanes",
@@ -173,3 +176,14 @@ def _batch_problems(config: Config) -> Iterator[Problem]:
         yield Problem("train.profile", train.profile, rule, "set one of them")
     if train.precision == "fp16" and train.device == "cpu":
         yield Problem("train.precision", "fp16", "is for GPUs", "use fp32 or bf16 on a CPU")
+
+
+def _microbatch_problems(config: Config) -> Iterator[Problem]:
+    train = config.train
+    if train.microbatch_size is not None and train.gradient_accumulation_steps > 1:
+        rule = f"splits what train.gradient_accumulation_steps={train.gradient_accumulation_steps} splits too"
+        yield Problem("train.microbatch_size", train.microbatch_size, rule, "set one of them")
+    if train.microbatch_size == "auto" and train.zero_stage == 3 and train.engine != "ddp":
+        rule = "tries the whole network on every worker, and train.zero_stage=3 is for one that does not fit"
+        fix = "set --train.microbatch-size to a number, or --train.zero-stage 2"
+        yield Problem("train.microbatch_size", "auto", rule, fix)

@@ -177,6 +177,9 @@ class Train(Section):
     """Images an optimizer step over all workers; official: 128."""
     gradient_accumulation_steps: Annotated[Count, MAY_CHANGE] = 1
     """Microbatches that a worker's share of a step is split into."""
+    microbatch_size: Annotated[int | Literal["auto"] | None, Bounds(ge=1), MAY_CHANGE] = None
+    """Most images of a worker in one forward pass, in place of `gradient_accumulation_steps`; auto: the
+    largest share, half, quarter... of a worker that fits in memory, tried before the first step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU or a CPU that multiplies bf16 in hardware; else fp32. Routing sums in fp32."""
     engine: Annotated[Literal["auto", "ddp", "zero"], MAY_CHANGE] = "auto"
@@ -207,6 +210,19 @@ class Train(Section):
     """Only do this many steps, print their time and memory by phase, and leave no run behind; 0: train."""
     loggers: Annotated[tuple[str, ...], MAY_CHANGE] = ("jsonl", "tensorboard")
     """Where metrics go: jsonl, tensorboard, wandb, mlflow, or an import path package.module:CLASS."""
+
+    def images_per_rank(self, num_ranks: int) -> int:
+        """Return the most images of a step that one of `num_ranks` ranks has."""
+        return -(-self.global_batch_size // num_ranks)
+
+    def microbatch_of(self, num_images: int) -> int:
+        """Return the most images of a microbatch where a rank has `num_images` of the step.
+
+        For `auto`, which `capsdist.train.microbatch` replaces by a number, it is the least possible, 1.
+        """
+        if self.microbatch_size is None:
+            return -(-num_images // self.gradient_accumulation_steps)
+        return 1 if self.microbatch_size == "auto" else min(self.microbatch_size, num_images)
 
 
 class Launch(Section):

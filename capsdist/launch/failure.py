@@ -65,8 +65,8 @@ def one_line(rank: int | None, error: BaseException) -> str:
         )
         return (
             f"{where}Ray's memory monitor killed {killed or 'a worker'}, because node {monitored['ip']} had "
-            f"{monitored['used']} GB of {monitored['limit']} GB in use; use fewer workers per node, or raise "
-            "--train.gradient-accumulation-steps"
+            f"{monitored['used']} GB of {monitored['limit']} GB in use; use fewer workers per node, or set a "
+            "smaller --train.microbatch-size"
         )
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, CapsdistError):

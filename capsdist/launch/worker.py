@@ -165,8 +165,8 @@ def _translated_memory_errors() -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise MemoryExhaustedError(
-            f"out of memory on {socket.gethostname()} ({one_line(None, error)}); raise "
-            "--train.gradient-accumulation-steps or --train.num-workers, or choose a smaller network"
+            f"out of memory on {socket.gethostname()} ({one_line(None, error)}); set a "
+            "smaller --train.microbatch-size, raise --train.num-workers, or choose a smaller network"
         ) from error
 
 

@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Checkpoint", "EngineState", "build_network", "load_model", "read_checkpoint", "verify_checkpoint",
-    "write_checkpoint",
+    "Checkpoint", "EngineState", "build_network", "load_model", "read_checkpoint", "read_config",
+    "verify_checkpoint", "write_checkpoint",
 ]  # fmt: skip
 
 _OLDER = "take an older checkpoint"
@@ -142,6 +142,19 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         versions=state.versions,
         classes=state.classes,
     )
+
+
+def read_config(folder: Path) -> Config:
+    """Return the configuration of the checkpoint in `folder`, whose tensors are not read.
+
+    Raises:
+        CheckpointError: as `read_checkpoint`, of the files read.
+    """
+    try:
+        state = parse_state(_content(folder, STATE, _manifest(folder).files[STATE]))
+    except DocumentError as error:
+        raise _damaged(folder, STATE, str(error)) from None
+    return _parse_config(folder, state.config)
 
 
 def load_model(folder: str | Path) -> tuple[Config, nn.Module]:

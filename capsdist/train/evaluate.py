@@ -143,7 +143,7 @@ def evaluate_engine(
             folder,
             config,
             device=engine.device,
-            batch_size=-(-train.global_batch_size // (world_size * train.gradient_accumulation_steps)),
+            batch_size=train.microbatch_of(train.images_per_rank(world_size)),
             rank=engine.rank,
             world_size=world_size,
             progress=progress,

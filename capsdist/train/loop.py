@@ -86,14 +86,15 @@ def run_training(
 
     Raises:
         RunError: loss, gradients, weights or optimizer state are not finite; no process group; DeepSpeed
-            cannot run here.
+            cannot run here; one image does not fit in memory, with `train.microbatch_size` auto.
         DataError: a split that cannot be read, more classes than the network has, splits or a checkpoint
             that number them differently, or a checkpoint of other data.
         ConfigError: a global batch larger than the training split; weights to start from that do not fit.
         CheckpointError: see `read_checkpoint`.
     """
-    start = None if resume_from else init_from
-    parts = build_parts(config, rank=rank, world_size=world_size, device=device, init_from=start)
+    parts = build_parts(
+        config, rank=rank, world_size=world_size, device=device, init_from=init_from, resume_from=resume_from
+    )
     try:
         loop = _Loop(parts, events=events, save=save, picture=picture, keep=keep)
         if resume_from is not None:
@@ -281,12 +282,7 @@ class _Loop:
             }
         state = self.engine.state()
         check_state(
-            state,
-            self.config,
-            self.step,
-            saved=self.saved,
-            world_size=self.world_size,
-            device=self.device,
+            state, self.config, self.step, saved=self.saved, world_size=self.world_size, device=self.device
         )
         checkpoint = Checkpoint(
             engine=state,

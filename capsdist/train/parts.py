@@ -14,11 +14,12 @@ from capsdist.config.steps import total_steps
 from capsdist.data import Mixup, Transform
 from capsdist.data.stream import Stream
 from capsdist.models import build_model
-from capsdist.train.checkpoint import read_checkpoint
+from capsdist.train.checkpoint import read_checkpoint, read_config
 from capsdist.train.engine.base import Engine
 from capsdist.train.engine.build import build_engine
 from capsdist.train.initial import take_weights
 from capsdist.train.metrics import Row
+from capsdist.train.microbatch import resolve_microbatch
 from capsdist.train.splits import split_folders
 from capsdist.train.streams import open_stream
 
@@ -28,6 +29,7 @@ __all__ = ["Parts", "build_parts", "start_row"]
 @dataclass(frozen=True)
 class Parts:
     """The parts of one rank. num_parameters: of the network; total_steps: of the whole run.
+    config: with a number in place of `train.microbatch_size` auto.
 
     train_folder: where the training images are; validation_folder: the test split's where the run validates
     on that, None without validation; test_folder: None if there is none.
@@ -75,6 +77,7 @@ def start_row(parts: Parts, *, resumed_step: int) -> Row:
         "world_size": engine.world_size,
         "torch_threads": torch.get_num_threads(),
         "global_batch_size": config.train.global_batch_size,
+        "microbatch_size": config.train.microbatch_of(config.train.images_per_rank(engine.world_size)),
         "steps_per_epoch": parts.stream.steps.before(1),
         "total_steps": parts.total_steps,
         "resumed_step": resumed_step,
@@ -83,12 +86,19 @@ def start_row(parts: Parts, *, resumed_step: int) -> Row:
 
 
 def build_parts(
-    config: Config, *, rank: int, world_size: int, device: torch.device, init_from: Path | None = None
+    config: Config,
+    *,
+    rank: int,
+    world_size: int,
+    device: torch.device,
+    init_from: Path | None = None,
+    resume_from: Path | None = None,
 ) -> Parts:
     """Return the parts of rank `rank`; every rank calls it with the same configuration.
 
     init_from: a checkpoint, in a folder of rank 0, whose weights the network starts from; other ranks get
-    them from rank 0.
+    them from rank 0. resume_from: a checkpoint that every rank can read and its caller will load: the network
+    does not start from `init_from`, and `train.microbatch_size` auto takes no more than the checkpoint's run.
 
     Raises:
         DataError, ConfigError, RunError: as `capsdist.train.run_training`.
@@ -100,8 +110,13 @@ def build_parts(
     test = folders.get("test_split")
     torch.manual_seed(train.seed)
     model = build_model(config.model, config.routing)
-    left_out = take_weights(model, read_checkpoint(init_from).engine.model, config) if init_from else None
+    left_out = None
+    if init_from and not resume_from:
+        left_out = take_weights(model, read_checkpoint(init_from).engine.model, config)
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    if train.microbatch_size == "auto":
+        saved = read_config(resume_from) if resume_from else None
+        config = resolve_microbatch(config, model, world_size=world_size, device=device, saved=saved)
     return Parts(
         config=config,
         family=find_family(config.model.kind),

@@ -13,7 +13,9 @@ import torch
 import torch.distributed as dist
 from torch.profiler import profile, record_function, schedule
 
-__all__ = ["PHASES", "Keep", "Phase", "PhaseMeter", "StepProfiler", "no_phase"]
+__all__ = [
+    "PHASES", "Keep", "Phase", "PhaseMeter", "StepProfiler", "forget_peak", "no_phase", "peak_bytes",
+]  # fmt: skip
 
 PHASES: tuple[str, ...] = ("data", "forward", "backward", "optimizer")
 """In the order of a step. data: await a batch, move it to the device, augment it; forward: with losses."""
@@ -48,8 +50,8 @@ class PhaseMeter:
         now = time.perf_counter()
         if self._name:
             self._seconds[self._name] += now - self._began
-            self._peaks[self._name] = max(self._peaks[self._name], _peak_bytes(self._device))
-        _forget_peak(self._device)
+            self._peaks[self._name] = max(self._peaks[self._name], peak_bytes(self._device))
+        forget_peak(self._device)
         self._name, self._began = name, time.perf_counter()
 
     def forget_times(self) -> None:
@@ -66,8 +68,8 @@ class PhaseMeter:
         return dict(zip(PHASES, times, strict=True)), dict(zip(PHASES, map(int, peaks), strict=True))
 
 
-def _peak_bytes(device: torch.device) -> float:
-    """Return the most memory since `_forget_peak`: of torch's tensors on a GPU, else of this process."""
+def peak_bytes(device: torch.device) -> float:
+    """Return the most memory since `forget_peak`: of torch's tensors on a GPU, else of this process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:
@@ -79,7 +81,8 @@ def _peak_bytes(device: torch.device) -> float:
         return psutil.Process().memory_info().rss
 
 
-def _forget_peak(device: torch.device) -> None:
+def forget_peak(device: torch.device) -> None:
+    """Begin anew to look for the peak."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return

@@ -66,8 +66,8 @@ def train_step(
     """
     losses_for, num_labels = losses_of(family, config), config.model.num_labels
     sums = torch.zeros(len(metric_names(family, num_labels)), dtype=torch.float64, device=images.device)
-    count = config.train.gradient_accumulation_steps
-    parts = list(zip(*(t.chunk(count) for t in (images, batch.labels, batch.weights)), strict=True))
+    size = config.train.microbatch_of(len(images))
+    parts = list(zip(*(t.split(size) for t in (images, batch.labels, batch.weights)), strict=True))
     for number, (part, labels, weights) in enumerate(parts):
         torch.manual_seed(microbatch_seed(config.train.seed, step, number, engine.rank))
         phase("forward")

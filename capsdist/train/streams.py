@@ -17,7 +17,7 @@ from capsdist.data.stream import Stream
 from capsdist.data.web_stream import WebData, WebStream
 from capsdist.train.splits import check_classes, check_splits, split_folders
 
-__all__ = ["READERS", "open_stream", "web_data"]
+__all__ = ["READERS", "open_stream", "web_data", "workers_on_node"]
 
 Indexes = Mapping[str, SourceIndex]
 """Indexes of packed splits by their fields, as `Data.splits` names them."""
@@ -64,17 +64,23 @@ def web_data(config: Config, others: Indexes) -> WebData:
     )
 
 
+def workers_on_node(world_size: int) -> int:
+    """Return how many workers share the memory of this machine.
+
+    Ray Train and torchrun say it; without them, all may be on one.
+    """
+    return int(os.environ.get("LOCAL_WORLD_SIZE") or world_size)
+
+
 def _packed(config: Config, others: Indexes, device: torch.device, options: Mapping[str, Any]) -> Stream:
     data = config.data
-    # Ray Train and torchrun say how many workers a node has; without them, all may be on one.
-    workers_on_node = int(os.environ.get("LOCAL_WORLD_SIZE") or options["world_size"])
     stream = TrainStream(
         split_folders(config)["train_split"],
         last_batch=data.last_batch,
         decode_size=data.decode_size,
         resident=data.resident,
         device=device,
-        workers_on_node=workers_on_node,
+        workers_on_node=workers_on_node(options["world_size"]),
         **options,
     )
     check_splits(config, {"train_split": stream.index, **others})

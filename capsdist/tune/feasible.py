@@ -49,7 +49,7 @@ def worker_bytes(config: Config) -> int:
         zero_stage=train.zero_stage if divided else 0,
         num_ranks=train.num_workers,
     )
-    images = -(-train.global_batch_size // (train.num_workers * train.gradient_accumulation_steps))
+    images = train.microbatch_of(train.images_per_rank(train.num_workers))
     outputs = output_bytes(config) * images
     # under autocast most outputs take half
     return PROCESS_BYTES + state + (outputs if train.precision == "fp32" else outputs // 2)

@@ -53,13 +53,21 @@ def run_unweighted(config: Config, checkpoints: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("world_size", "gradient_accumulation_steps"), [(1, 3), (2, 1), (2, 2), (3, 1), (3, 2)]
+    ("world_size", "split"),
+    [
+        (1, {"gradient_accumulation_steps": 3}),
+        (2, {}),
+        (2, {"gradient_accumulation_steps": 2}),
+        (2, {"microbatch_size": 3}),
+        (3, {}),
+        (3, {"gradient_accumulation_steps": 2}),
+    ],
 )
 def test_losses_and_weights_are_those_of_one_rank(
-    on_ranks, shapes: Path, single, tmp_path: Path, world_size: int, gradient_accumulation_steps: int
+    on_ranks, shapes: Path, single, tmp_path: Path, world_size: int, split: dict[str, int]
 ) -> None:
     rows, folder = single
-    config = small_config(shapes, max_grad_norm=0.5, gradient_accumulation_steps=gradient_accumulation_steps)
+    config = small_config(shapes, max_grad_norm=0.5, **split)
     found = on_ranks(world_size, run_small, config, tmp_path)
     assert losses(found) == pytest.approx(losses(rows), rel=1e-5)
     assert distance(tmp_path / FINAL, folder / FINAL) < 1e-5

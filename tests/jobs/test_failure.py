@@ -116,6 +116,6 @@ def test_the_report_of_rays_memory_monitor_is_one_line_that_says_what_was_killed
     line = one_line(1, type("OutOfMemoryError", (Exception,), {})(text))
     assert line == (
         "worker 1: Ray's memory monitor killed RayTrainWorker.__init__ (process 20691, 0.10 GB), because "
-        "node 10.0.0.7 had 5.19 GB of 23.54 GB in use; use fewer workers per node, or raise "
-        "--train.gradient-accumulation-steps"
+        "node 10.0.0.7 had 5.19 GB of 23.54 GB in use; use fewer workers per node, or set a "
+        "smaller --train.microbatch-size"
     )

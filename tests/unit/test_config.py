@@ -136,6 +136,18 @@ RULES = [
         {"train__global_batch_size": 8, "train__num_workers": 3, "train__gradient_accumulation_steps": 3},
         "at least num_workers x gradient_accumulation_steps = 9",
     ),
+    (
+        "train.microbatch_size",
+        5,
+        {"train__microbatch_size": 5, "train__gradient_accumulation_steps": 2},
+        "splits what train.gradient_accumulation_steps=2 splits too",
+    ),
+    (
+        "train.microbatch_size",
+        "auto",
+        {"train__microbatch_size": "auto", "train__zero_stage": 3},
+        "train.zero_stage=3 is for one that does not fit",
+    ),
     ("data.lanes", 7, {"data__lanes": 7}, "must divide train.global_batch_size=128"),
     (
         "train.num_workers",
@@ -193,6 +205,8 @@ ALLOWED = [
         "data__lanes": 3,
     },
     {"train__name": "a.b_c-9"},
+    {"train__microbatch_size": "auto", "train__zero_stage": 3, "train__engine": "ddp"},
+    {"train__microbatch_size": 300, "train__num_workers": 2},
     {"model__num_labels": 9},
     {"routing__recompute": "iterations", "routing__gradient": "last"},
     {"routing__recompute": "none", "routing__backend": "reference"},

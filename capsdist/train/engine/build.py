@@ -92,7 +92,8 @@ def build_engine(
     if device.type == "cpu" and (lacking := zero_requirements()):
         raise RunError(lacking)
     # DeepSpeed is given the largest microbatch; slices of a step may be uneven and the last step short.
-    share = -(-train.global_batch_size // world_size)
+    share = train.images_per_rank(world_size)
+    microbatch_size = train.microbatch_of(share)
     return ZeroEngine(
         model,
         config.optim,
@@ -101,8 +102,8 @@ def build_engine(
         world_size=world_size,
         device=device,
         precision=precision,
-        microbatch_size=-(-share // train.gradient_accumulation_steps),
-        gradient_accumulation_steps=train.gradient_accumulation_steps,
+        microbatch_size=microbatch_size,
+        gradient_accumulation_steps=-(-share // microbatch_size),
     )
 
 
