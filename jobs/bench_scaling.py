@@ -1,7 +1,4 @@
-"""Measure how training scales: over workers, with sizes, over bare PyTorch, and with ZeRO-3.
-
-What other machines would need is no measurement: `capsdist plan` projects it.
-"""
+"""Measure how training scales: over workers, with sizes, over bare PyTorch, and with ZeRO-3."""
 
 from __future__ import annotations
 
@@ -35,8 +32,8 @@ def main(
         rounds: Blocks of steps of each arm of the study of workers, of which the median counts.
         blocks: Pairs of blocks of the run and of bare steps.
     """
-    settings = Settings(goals, this_machine().cores, 10 if goals else rounds, 24 if goals else blocks)
-    lines = list[str]()
+    rounds, blocks, lines = 10 if goals else rounds, 24 if goals else blocks, list[str]()
+    settings = Settings(goals, this_machine().cores, rounds, blocks)
 
     def log(text: str) -> None:
         lines.append(text)

@@ -53,7 +53,11 @@ def overhead_figures(
     """
     from capsdist.launch.launcher import launch  # late: it imports Ray
     from capsdist.launch.preflight import this_machine
+    from capsdist.launch.session import names_cluster
 
+    if names_cluster():  # its workers are no descendants of this process
+        log("loop_overhead_percent: left out, RAY_ADDRESS names a cluster; unset it")
+        return {}
     threads = this_machine().cores
     with temporary_folder() as folder:
         config = training_config(
