@@ -66,7 +66,7 @@ test-slow: $(VENV)/.install  ## smoke trainings and long campaigns
 cluster-drill: $(VENV)/.install  ## ray up, train, ray down on machines made of namespaces (root, sshd, rsync)
 	@$(BIN)/python tests/clusters/drill.py
 
-bench: $(VENV)/.install  ## the figures of every benchmark: a minute or so each, bench_tune 8
+bench: $(VENV)/.install  ## the figures of every benchmark: a minute or so each, bench_tune and bench_scaling about ten
 	@for job in jobs/bench_*.py; do echo "$$job"; $(BIN)/python $$job --goals; done
 
 # On the machine's own Python: torch, triton, numpy and pytest are all that it needs.

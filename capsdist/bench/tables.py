@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from capsdist.bench.aims import Aim, Row, least, most
 from capsdist.bench.pipeline_aims import PIPELINE_ROWS
+from capsdist.bench.scaling_aims import SCALING_ROWS
 from capsdist.errors import DataError, DocumentError
 from capsdist.storage.documents import parse_document, read_file
 
@@ -69,6 +70,7 @@ _COSTS = (
         "ratio of medians", "figures.num_step_runs",
     ),
     *PIPELINE_ROWS,
+    *SCALING_ROWS,
     _counted("9 injected faults: samples lost", most(0), "samples_lost", what="faults"),
     _counted("9 injected faults: samples repeated", most(0), "samples_doubled", what="faults"),
     _counted(

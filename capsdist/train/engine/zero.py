@@ -43,6 +43,9 @@ __all__ = ["ZeroEngine"]
 _BUCKET_ELEMENTS = 50_000_000
 """Largest gradient bucket (200 MB); DeepSpeed's default of 2 GB is allocated even for small networks."""
 
+_PASSING_ELEMENTS = 5_000_000
+"""Numbers (20 MB) that a rank may always gather beyond its part at stage 3, see `_stage_3`."""
+
 
 class _Autocast(nn.Module):
     """A network that enters its own autocast: DeepSpeed switches off one that is entered around it."""
@@ -95,7 +98,7 @@ class ZeroEngine:
             "zero_optimization": {
                 "stage": stage,
                 "reduce_bucket_size": min(num_parameters, _BUCKET_ELEMENTS),
-                "stage3_param_persistence_threshold": 0,  # partition small parameters too
+                **(_stage_3(num_parameters) if stage == 3 else {}),
             },
             "zero_allow_untested_optimizer": True,  # sgd is not on its list; tests/distributed/test_zero.py
             "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU every step
@@ -288,6 +291,24 @@ class ZeroEngine:
         parameter._z3_optimizer.set_local_hp_param(padded, parameter, slot)
         if slot is None:  # the partition that the forward pass gathers, until the next step a copy of its own
             parameter.ds_tensor.data.copy_(padded)
+
+
+def _stage_3(num_parameters: int) -> dict[str, int]:
+    """Return the limits of what passes through a rank at stage 3, in numbers of 4 bytes.
+
+    DeepSpeed's defaults keep a billion gathered weights until the next step, so ranks hold the network
+    whole, and flatten all gradients of a rank at once. A layer that is larger than a limit passes alone.
+    Networks below 5 million parameters stay gathered from the forward to the backward pass.
+    """
+    passing = min(num_parameters, max(_PASSING_ELEMENTS, num_parameters // 32), _BUCKET_ELEMENTS)
+    return {
+        "reduce_bucket_size": passing,
+        "stage3_prefetch_bucket_size": passing,
+        "stage3_max_live_parameters": passing,
+        "stage3_max_reuse_distance": passing,
+        "sub_group_size": passing,
+        "stage3_param_persistence_threshold": 0,  # partition small parameters too
+    }
 
 
 def _initialise(
