@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from capsdist.models import Output
-from capsdist.train.engine.replicated import load_replicated, one_step_count, replicated_state
+from capsdist.train.engine.replicated import (
+    load_replicated,
+    one_step_count,
+    replicated_state,
+    trained_parameters,
+)
 from capsdist.train.optim import build_optimizer, epsilon_at, set_step
 from capsdist.train.precision import Precision, autocast
 from capsdist.train.state import EngineState
@@ -43,7 +48,7 @@ class PlainEngine:
         self.rank, self.world_size, self.device = rank, world_size, device
         self.precision: Precision = precision
         self.model = model.to(device)
-        self.optimizer = build_optimizer(self.model.parameters(), optim)
+        self.optimizer = build_optimizer(trained_parameters(self.model).values(), optim)
         self._optim = optim
         self._adam_steps = 0  # counted here, because Adam's own count lies on the GPU
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")  # pyright: ignore[reportPrivateImportUsage]
@@ -114,10 +119,8 @@ class PlainEngine:
         """
         load_replicated(state, self.model, self.optimizer)
         if self._optim.epsilon_placement == "tensorflow":
-            names = (name for name, _ in self.model.named_parameters())
-            self._adam_steps = one_step_count(
-                state, names, "TensorFlow's Adam", "resume from another checkpoint"
-            )
+            names, who = trained_parameters(self.model), "TensorFlow's Adam"
+            self._adam_steps = one_step_count(state, names, who, "resume from another checkpoint")
         if self._scaler.is_enabled() and state.loss_scale:
             saved = {
                 "scale": state.loss_scale["scale"],

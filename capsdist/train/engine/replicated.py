@@ -12,8 +12,8 @@ from capsdist.train.optim import SLOTS
 from capsdist.train.state import EngineState, check_tensors, first_unfit
 
 __all__ = [
-    "check_state", "copy_to_cpu", "load_replicated", "one_step_count", "persistent_buffers",
-    "replicated_state",
+    "check_state", "copy_to_cpu", "fixed_tensors", "load_replicated", "one_step_count", "replicated_state",
+    "shapes_of", "trained_parameters",
 ]  # fmt: skip
 
 
@@ -21,10 +21,10 @@ def replicated_state(
     model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return copies of the weights and of Adam's state by parameter name; zeros before the first step."""
-    weights = {name: copy_to_cpu(p) for name, p in model.named_parameters()}
-    weights |= {name: copy_to_cpu(buffer) for name, buffer in persistent_buffers(model).items()}
+    trained = trained_parameters(model)
+    weights = {name: copy_to_cpu(tensor) for name, tensor in (trained | fixed_tensors(model)).items()}
     slots: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained.items():
         held = optimizer.state.get(parameter, {})
         for slot in SLOTS:
             slots[f"{name}/{slot}"] = copy_to_cpu(held[slot] if held else torch.zeros_like(parameter))
@@ -39,9 +39,9 @@ def load_replicated(state: EngineState, model: nn.Module, optimizer: torch.optim
     Raises:
         CheckpointError: as `check_state`.
     """
-    parameters, buffers = dict(model.named_parameters()), persistent_buffers(model)
-    check_state(state, {name: p.shape for name, p in parameters.items()}, buffers)
-    for name, tensor in (parameters | buffers).items():
+    parameters, fixed = trained_parameters(model), fixed_tensors(model)
+    check_state(state, shapes_of(parameters), shapes_of(fixed))
+    for name, tensor in (parameters | fixed).items():
         tensor.copy_(state.model[name])
     for name, parameter in parameters.items():
         held = {slot: torch.empty_like(parameter).copy_(state.optimizer[f"{name}/{slot}"]) for slot in SLOTS}
@@ -51,15 +51,15 @@ def load_replicated(state: EngineState, model: nn.Module, optimizer: torch.optim
 
 
 def check_state(
-    state: EngineState, parameters: Mapping[str, torch.Size], buffers: Mapping[str, Tensor]
+    state: EngineState, parameters: Mapping[str, torch.Size], fixed: Mapping[str, torch.Size]
 ) -> None:
-    """Check that `state` belongs to a network with these parameters and buffers.
+    """Check that `state` belongs to a network with these `trained_parameters` and `fixed_tensors`.
 
     Raises:
         CheckpointError: naming the first tensor that is missing, left over, of another shape, or in Adam's
             state with values that Adam cannot have: a number of steps below 0, for example.
     """
-    check_tensors(state.model, {**parameters, **{name: tensor.shape for name, tensor in buffers.items()}})
+    check_tensors(state.model, {**parameters, **fixed})
     slots = {f"{name}/{slot}": shape for name, shape in parameters.items() for slot in SLOTS}
     check_tensors(state.optimizer, slots | {f"{name}/step": torch.Size([]) for name in parameters})
     if (found := first_unfit(state.optimizer)) is not None:
@@ -83,11 +83,24 @@ def one_step_count(state: EngineState, parameters: Iterable[str], needed_by: str
     return steps.pop()
 
 
-def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers that belong to the state, by name: not those that a module rebuilds by itself."""
-    parameters = {name for name, _ in model.named_parameters()}
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that the optimizer changes, by name: all but frozen ones."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def fixed_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return what else belongs to the state, by name: frozen parameters, and buffers.
+
+    Not those buffers that a module rebuilds by itself. The optimizer holds nothing for them.
+    """
+    trained = trained_parameters(model)
     state = model.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in state.items() if name not in parameters}
+    return {name: tensor for name, tensor in state.items() if name not in trained}
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shape of each tensor."""
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def copy_to_cpu(tensor: Tensor) -> Tensor:

@@ -28,10 +28,12 @@ from capsdist.train.engine.operators import import_deepspeed, load_operators
 from capsdist.train.engine.replicated import (
     check_state,
     copy_to_cpu,
+    fixed_tensors,
     load_replicated,
     one_step_count,
-    persistent_buffers,
     replicated_state,
+    shapes_of,
+    trained_parameters,
 )  # fmt: skip
 from capsdist.train.optim import SLOTS, build_optimizer, epsilon_at, set_step
 from capsdist.train.precision import LossScale, Precision, autocast
@@ -84,7 +86,11 @@ class ZeroEngine:
         self._adam_steps = 0
         self._loss_scale = LossScale() if precision == "fp16" else None
         self._owns_group = not dist.is_initialized()
-        self._shapes = {name: p.shape for name, p in model.named_parameters()}
+        # taken here: at stage 3 DeepSpeed leaves parameters empty
+        self._shapes, self._fixed_shapes = (
+            shapes_of(trained_parameters(model)),
+            shapes_of(fixed_tensors(model)),
+        )
         num_parameters = sum(shape.numel() for shape in self._shapes.values())
         config = {
             "train_micro_batch_size_per_gpu": microbatch_size,
@@ -100,7 +106,7 @@ class ZeroEngine:
             "log_level": "error",
         }
         network = _Autocast(self.model, precision, device)
-        optimizer = build_optimizer(self.model.parameters(), optim)
+        optimizer = build_optimizer(trained_parameters(self.model).values(), optim)
         with on_loopback() if self._owns_group else contextlib.nullcontext():
             if self._owns_group:
                 store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
@@ -164,13 +170,14 @@ class ZeroEngine:
             weights, slots = ({}, {}) if self.rank else replicated_state(self.model, self._engine.optimizer)
             return EngineState(weights, slots, self._kept_scale())
         weights, slots = {}, {}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in trained_parameters(self.model).items():
             for slot in (None, *SLOTS):
                 whole = self._gather(parameter, slot)
                 if self.rank == 0:
                     (slots if slot else weights)[f"{name}/{slot}" if slot else name] = copy_to_cpu(whole)
+        with self._whole_fixed_tensors() as fixed:
+            weights |= {} if self.rank else {name: copy_to_cpu(tensor) for name, tensor in fixed.items()}
         if self.rank == 0:
-            weights |= {name: copy_to_cpu(buffer) for name, buffer in self._buffers().items()}
             step = self._adam_states()[0]["step"]
             slots |= {f"{name}/step": copy_to_cpu(step) for name in self._shapes}
         return EngineState(weights, slots, self._kept_scale())
@@ -189,16 +196,20 @@ class ZeroEngine:
         """
         if self._loss_scale and state.loss_scale:
             self._loss_scale = LossScale(state.loss_scale["scale"], int(state.loss_scale["growth_tracker"]))
-        check_state(state, self._shapes, self._buffers())
+        check_state(state, self._shapes, self._fixed_shapes)
         if self.stage or self._optim.epsilon_placement == "tensorflow":
             who, remedy = f"ZeRO stage {self.stage}", "resume with --train.engine ddp"
             self._adam_steps = one_step_count(state, self._shapes, who, remedy)
         if not self.stage:
             load_replicated(state, self.model, self._engine.optimizer)
             return
-        for name, buffer in self._buffers().items():
-            buffer.copy_(state.model[name])
-        for name, parameter in self.model.named_parameters():
+        fixed: dict[str, Any] = fixed_tensors(self.model)
+        for name, tensor in fixed.items():
+            if _is_partitioned(tensor):
+                tensor.ds_tensor.data.copy_(self._own_part(tensor, state.model[name]))
+            else:
+                tensor.copy_(state.model[name])
+        for name, parameter in trained_parameters(self.model).items():
             self._scatter(parameter, state.model[name])
             for slot in SLOTS:
                 self._scatter(parameter, state.optimizer[f"{name}/{slot}"], slot)
@@ -213,8 +224,14 @@ class ZeroEngine:
         if self._owns_group:
             dist.destroy_process_group()
 
-    def _buffers(self) -> dict[str, Tensor]:
-        return persistent_buffers(self.model)
+    @contextmanager
+    def _whole_fixed_tensors(self) -> Iterator[dict[str, Any]]:
+        """Yield buffers and frozen parameters, which stage 3 partitions too. Collective."""
+        fixed: dict[str, Any] = fixed_tensors(self.model)
+        partitioned = [tensor for tensor in fixed.values() if _is_partitioned(tensor)]
+        deepspeed = import_deepspeed(self.device)
+        with deepspeed.zero.GatheredParameters(partitioned) if partitioned else contextlib.nullcontext():
+            yield fixed
 
     def _flat_partitions(self) -> list[Tensor]:
         """The flat fp32 tensors of this rank that Adam updates instead of the parameters."""
@@ -254,13 +271,23 @@ class ZeroEngine:
         if self.stage < 3:
             parameter.set_full_hp_param(value.to(self.device), slot)
             return
-        # Equal parts, the last padded with zeros (DeepSpeed's own full setter reads beyond the end there).
-        part = parameter.ds_tensor.numel()
-        own = value.flatten()[self.rank * part : (self.rank + 1) * part].to(self.device)
-        padded = nn.functional.pad(own, (0, part - own.numel()))
+        padded = self._own_part(parameter, value)
         parameter._z3_optimizer.set_local_hp_param(padded, parameter, slot)
         if slot is None:  # the partition that the forward pass gathers, until the next step a copy of its own
             parameter.ds_tensor.data.copy_(padded)
+
+    def _own_part(self, parameter: Any, value: Tensor) -> Tensor:
+        """Return this rank's part of `value` at stage 3: equal parts, the last padded with zeros.
+
+        (DeepSpeed's own full setter reads beyond the end there.)
+        """
+        part = parameter.ds_tensor.numel()
+        own = value.flatten()[self.rank * part : (self.rank + 1) * part].to(self.device)
+        return nn.functional.pad(own, (0, part - own.numel()))
+
+
+def _is_partitioned(tensor: Any) -> bool:
+    return hasattr(tensor, "ds_tensor")
 
 
 def _initialise(
