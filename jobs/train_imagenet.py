@@ -1,7 +1,7 @@
 """Train capsules over a residual network on ImageNet, Tiny-ImageNet or Imagenette.
 
-Source: the layers of "Dynamic Routing Between Capsules" (2017) over a residual stem; no published figures. With 200
-to 1,000 classes the loss of absent classes is scaled, see loss.absent_scaling.
+Source: the layers of "Dynamic Routing Between Capsules" (2017) over a residual stem; no published figures.
+With 200 to 1,000 classes the loss of absent classes is scaled, see loss.absent_scaling.
 Command: python data_prep/pack_tiny_imagenet.py --validation 0.1 && python jobs/train_imagenet.py
 Expected time: not measured; a GPU is needed, several for the 803 M weights of imagenet_resnet_capsnet.
 Expected error_percent: not measured.

@@ -28,8 +28,8 @@ __all__ = [
 
 BUILT_IN = {
     "capsnet": "capsdist.models.registry:CAPSNET",
-    "resnet_capsnet": "capsdist.models.registry:RESNET_CAPSNET",
     "baseline_cnn": "capsdist.models.registry:BASELINE_CNN",
+    "resnet_capsnet": "capsdist.models.registry:RESNET_CAPSNET",
 }
 """Import paths of the families that have a name."""
 

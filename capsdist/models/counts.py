@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from capsdist.config import Config, image_shape
 from capsdist.models.build import build_model
@@ -30,34 +31,43 @@ ADAM_SLOTS = 4
 
 def num_parameters(config: Config) -> int:
     """Return the number of trainable parameters of the network."""
-    return sum(parameter.numel() for parameter in _on_meta(config).parameters())
+    return sum(parameter.numel() for parameter in _on_meta(config).parameters() if parameter.requires_grad)
 
 
 def training_state_bytes(config: Config, *, zero_stage: int = 0, num_ranks: int = 1) -> int:
     """Return the bytes that weights, gradients and Adam's moments take on one rank, all in fp32.
 
+    Of frozen parameters only weights.
+
     ZeRO (Rajbhandari et al. 2020, figure 1) divides over `num_ranks` ranks: from stage 1 the moments,
     from stage 2 also gradients, from stage 3 also weights. Rounded up; without its working buffers.
     """
     divided = {0: 0, 1: 2, 2: 3, 3: 4}[zero_stage]
-    size = num_parameters(config) * FP32_BYTES
-    return size * (ADAM_SLOTS - divided) + -(-size * divided // num_ranks)
+    parameters = list(_on_meta(config).parameters())
+    size, frozen = (
+        sum(parameter.numel() for parameter in parameters if parameter.requires_grad == trained) * FP32_BYTES
+        for trained in (True, False)
+    )
+    whole, shared = size * (ADAM_SLOTS - divided), size * divided
+    whole, shared = (whole, shared + frozen) if zero_stage == 3 else (whole + frozen, shared)
+    return whole + -(-shared // num_ranks)
 
 
 def output_bytes(config: Config) -> int:
     """Return the bytes of the outputs of all layers with parameters, for one image in fp32.
 
-    That is the least that the backward pass keeps.
+    That is the least that the backward pass keeps; of layers whose parameters are frozen it keeps nothing.
     """
     numbers = 0
 
-    def add(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+    def add(module: nn.Module, inputs: Any, output: Any) -> None:
         nonlocal numbers
-        numbers += math.prod(output.shape)
+        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor)]
+        numbers += sum(math.prod(tensor.shape) for tensor in tensors)
 
     network = _on_meta(config).eval()
     for module in network.modules():
-        if next(module.parameters(recurse=False), None) is not None:
+        if any(parameter.requires_grad for parameter in module.parameters(recurse=False)):
             module.register_forward_hook(add)
     with torch.no_grad():
         network(torch.empty(1, *image_shape(config.model), device="meta"))

@@ -20,6 +20,7 @@ from capsdist.config.models import (
 )
 from capsdist.config.resnet_capsnet import ResNetCapsNetConfig, find_stem, resnet_capsnet_problems
 from capsdist.config.shapes import image_shape
+from capsdist.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -47,14 +48,26 @@ def _build_resnet_capsnet(model: ResNetCapsNetConfig, routing: Routing) -> nn.Mo
 
     options = model.model_dump(exclude=set(NetworkConfig.model_fields)) | routing.model_dump()
     stem_options = [options.pop(name) for name in ("stem_channels", "stem_blocks", "stem_first")]
-    make_stem = find_stem(options.pop("stem"))
-    if model.stem == "resnet":
-        stem = make_stem(model.in_channels, *stem_options, model.norm_groups)
-    else:
-        stem = make_stem(model.in_channels)
+    own = (*stem_options, model.norm_groups) if model.stem == "resnet" else ()
+    stem = find_stem(options.pop("stem"))(model.in_channels, *own)
+    _check_stem(model, stem)
     return ResNetCapsNet(
         image_shape(model), model.num_classes, stem=stem, num_labels=model.num_labels, **options
     )
+
+
+def _check_stem(model: ResNetCapsNetConfig, stem: object) -> None:
+    """Raise ConfigError if a stem cannot be trained so that the gradient does not depend on the ranks."""
+    from torch import nn
+
+    if not isinstance(stem, nn.Module):
+        fix = "return a torch.nn.Module from images [B, C, H, W] to features [B, C', H', W']"
+        raise ConfigError([Problem("model.stem", model.stem, f"returns a {type(stem).__name__}", fix)])
+    found = (name for name, each in stem.named_modules() if isinstance(each, nn.modules.batchnorm._BatchNorm))
+    if not model.stem_frozen and (name := next(found, None)) is not None:
+        rule = f"has the BatchNorm layer {name!r}, whose statistics differ between ranks and microbatches"
+        fix = "set --model.stem-frozen, or build the stem with GroupNorm"
+        raise ConfigError([Problem("model.stem", model.stem, rule, fix)])
 
 
 def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:

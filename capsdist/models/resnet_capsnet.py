@@ -139,7 +139,7 @@ def initial_total(num_parents: int, parent_dim: int) -> float:
     0.4 as in `ClassCapsules`, less with many classes. Totals of random votes are sums of I votes over J, so
     the votes grow with J, and with them the agreement: the first iteration adds about t^4 J / E to a total of
     t (J classes of E dimensions; squash of t is t^2, and the votes' second moment is t^2 J / E in each
-    direction). That is kept at 0.1 at most, or else all capsules start near length 1.
+    direction). That is kept at 0.1 at most, or else many capsules start near length 1.
     """
     return min(0.4, (0.1 * parent_dim / num_parents) ** 0.25)
 

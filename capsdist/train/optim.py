@@ -17,7 +17,10 @@ from torch import Tensor, nn
 if TYPE_CHECKING:  # a machine with torch alone runs steps
     from capsdist.config.schema import Optim
 
-__all__ = ["KINDS", "OptimizerKind", "StateForm", "build_optimizer", "create_state", "epsilon_at", "set_step"]
+__all__ = [
+    "KINDS", "OptimizerKind", "StateForm", "build_optimizer", "create_state", "epsilon_at", "set_step",
+    "trained_parameters",
+]  # fmt: skip
 
 _NORMALISATION = (nn.LayerNorm, nn.RMSNorm)  # the others have weights of one dimension
 
@@ -86,15 +89,20 @@ class StateForm:
         return "average" in self.slots
 
 
+def trained_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that the optimizer changes, by name: all but frozen ones."""
+    return {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+
+
 def build_optimizer(network: nn.Module, optim: Optim) -> torch.optim.Optimizer:
-    """Return torch's fused optimizer of `optim.kind` over the parameters of `network`.
+    """Return torch's fused optimizer of `optim.kind` over the `trained_parameters` of `network`.
 
     Without weight decay they are one group. With it there are two: `optim.weight_decay` is that of parameters
     of two or more dimensions that are neither biases (their names end in "bias") nor of normalisation layers.
 
     Fused: one pass over memory instead of about eight, and on a GPU no wait for the loss scaler.
     """
-    groups = [{"params": list(network.parameters()), "weight_decay": 0.0}]
+    groups = [{"params": list(trained_parameters(network).values()), "weight_decay": 0.0}]
     if optim.weight_decay:
         decayed = set(_decayed(network))
         whole = groups[0]["params"]

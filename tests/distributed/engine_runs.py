@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from small_run import own_rank
 from torch import Tensor
 from toy import toy, toy_batch, toy_config
@@ -34,6 +35,7 @@ def build_toy(
     precision: str = "fp32",
     tensorflow_epsilon: float | None = None,
     recipe: Mapping[str, object] | None = None,
+    frozen: bool = False,
 ) -> Engine:
     """The engine `name` around the toy network; ranks begin with different weights, those of rank 0 win.
 
@@ -42,6 +44,7 @@ def build_toy(
     rank, world_size = own_rank()
     kind, stage = ENGINES[name]
     device, network = torch.device("cpu"), toy(seed=rank)
+    network.dense.requires_grad_(not frozen)
     config = toy_config(
         kind,
         stage,
@@ -102,6 +105,24 @@ def continue_toy(name: str, state: EngineState, steps: int) -> tuple[EngineState
     norms = toy_steps(engine, steps, steps + 3)
     engine.close()
     return untouched, norms
+
+
+def frozen_toy(saver: str, loader: str) -> tuple[EngineState, EngineState, list[float], list[float]]:
+    """With a layer frozen: the state of 2 steps, what another engine holds of it, norms of both after it."""
+    first = build_toy(saver, frozen=True)
+    toy_steps(first, 0, 2)
+    state = first.state()
+    norms = toy_steps(first, 2, 4)
+    first.close()
+    whole = [state]
+    if dist.is_initialized():
+        dist.broadcast_object_list(whole)
+    other = build_toy(loader, frozen=True)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.zero_()  # as far as it is here
+    other.load(whole[0])
+    return whole[0], other.state(), norms, toy_steps(other, 2, 4)
 
 
 def overflow_toy(name: str) -> tuple[list[float], EngineState, EngineState]:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from capsdist.config import BaselineCNNConfig, CapsNetConfig, Config, Data, Optim, Train
+from capsdist.config import BaselineCNNConfig, CapsNetConfig, Config, Data, Optim, ResNetCapsNetConfig, Train
 from capsdist.data import write_split
 from capsdist.errors import RunError
 from capsdist.runs.record import RunRecord
@@ -50,6 +50,10 @@ SMALL = {
         image_size=9, num_classes=3, conv_channels=4, conv_kernel=3, primary_types=3, primary_dim=2,
         primary_kernel=3, class_dim=5, decoder_hidden=(7, 9),
     ),
+    "resnet_capsnet": ResNetCapsNetConfig(
+        image_size=9, num_classes=3, stem_channels=(4, 6), stem_blocks=(1, 0), norm_groups=2, primary_types=3,
+        primary_dim=2, class_dim=5, decoder=True, decoder_hidden=(7, 9),
+    ),
 }  # fmt: skip
 
 
@@ -60,6 +64,7 @@ def small_config(
 
     recipe: fields of `optim`; `train`: fields of `train`, and two of `optim`.
     """
+    defaults = {"learning_rate": 0.01, "decay_steps": 5, "decay_rate": 0.8}
     optim = {key: train.pop(key) for key in ("max_grad_norm", "learning_rate") if key in train}
     settings = {
         "name": "small",
@@ -72,7 +77,7 @@ def small_config(
     return Config(
         model=SMALL[kind],
         data=Data(name="shapes", root=str(root), lanes=2, window=16, shift=1),
-        optim=Optim(**{"learning_rate": 0.01, "decay_steps": 5, "decay_rate": 0.8, **optim, **(recipe or {})}),
+        optim=Optim(**(defaults | optim | dict(recipe or {}))),
         train=Train.model_validate(settings | train),
     )  # fmt: skip
 

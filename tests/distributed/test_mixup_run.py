@@ -48,7 +48,7 @@ def test_the_first_loss_is_the_weighted_mean_of_both_labels(shapes: Path, tmp_pa
     assert first == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["capsnet", "baseline_cnn"])
+@pytest.mark.parametrize("kind", ["capsnet", "baseline_cnn", "resnet_capsnet"])
 def test_ranks_and_microbatches_mix_alike(shapes: Path, tmp_path: Path, on_ranks: Any, kind: str) -> None:
     def run(name: str, world_size: int, **options: Any) -> list[float]:
         config = mixed_config(shapes, kind=kind, epochs=1, **options)

@@ -13,6 +13,7 @@ from engine_runs import (
     averaged_toy,
     build_toy,
     continue_toy,
+    frozen_toy,
     overflow_toy,
     partition_numels,
     train_toy,
@@ -92,6 +93,21 @@ def test_a_state_goes_from_engine_to_engine(two: Ranks, saved, saver: str, loade
     assert same_bits(untouched.model, saved[saver].model)
     assert same_bits(untouched.optimizer, saved[saver].optimizer)
     assert norms == pytest.approx(two.run(continue_toy, "ddp", saved["ddp"], 5)[0][1], rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("saver", "loader"), [("ddp", "zero-3"), ("zero-3", "zero-2"), ("zero-1", "zero-0"), ("zero-0", "ddp")]
+)
+def test_a_frozen_layer_keeps_its_weights_and_has_no_optimizer_state(
+    two: Ranks, saver: str, loader: str
+) -> None:
+    state, loaded, norms, continued = two.run(frozen_toy, saver, loader)[0]
+    start = toy(seed=0).dense
+    assert torch.equal(state.model["dense.weight"], start.weight)
+    assert {name.partition("/")[0] for name in state.optimizer} == {"weights"}
+    assert same_bits(loaded.model, state.model)
+    assert same_bits(loaded.optimizer, state.optimizer)
+    assert continued == pytest.approx(norms, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["zero-1", "zero-3"])

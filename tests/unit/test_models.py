@@ -285,7 +285,7 @@ def test_an_image_too_small_for_the_kernels_is_refused_when_built() -> None:
         CapsNet((1, 16, 28))
 
 
-@pytest.mark.parametrize("name", ["layers", "decoder", "capsnet", "build"])
+@pytest.mark.parametrize("name", ["layers", "decoder", "capsnet", "resnet", "resnet_capsnet", "build"])
 def test_examples_of_the_docstrings_run(name: str) -> None:
     result = doctest.testmod(import_module(f"capsdist.models.{name}"))
     assert result.attempted

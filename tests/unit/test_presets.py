@@ -47,7 +47,7 @@ def test_official_presets_follow_the_authors_code(name: str) -> None:
 PROFILES = {
     "paper": (False, "tensorflow", "short", "auto"), "official": (True, "tensorflow", "carry", "fp32"),
     "baseline": (None, "tensorflow", "short", "auto"), "quickstart": (False, "pytorch", "short", "auto"),
-    "small": (False, "pytorch", "short", "auto"),
+    "small": (False, "pytorch", "short", "auto"), "capsnet": (None, "pytorch", "short", "auto"),
 }  # fmt: skip
 
 
@@ -81,7 +81,7 @@ def test_cifar_is_as_in_section_7(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_of_papers_train_on_everything_and_the_others_validate(name: str) -> None:
     config = get_preset(name)
-    if name in ("digits_quickstart", "capsnet_small"):
+    if name in ("digits_quickstart", "capsnet_small") or name.endswith("resnet_capsnet"):
         assert (config.data.validation_split, config.train.keep_best) == ("validation", 1)
     else:
         assert (config.data.train_split, config.data.validation_split) == ("train", None)

@@ -13,7 +13,14 @@ from torch.nn.parallel import DistributedDataParallel
 from capsdist.models import Output
 from capsdist.train.averages import average_weights, exchange_averages
 from capsdist.train.engine.replicated import load_replicated, one_step_count, replicated_state
-from capsdist.train.optim import StateForm, build_optimizer, create_state, epsilon_at, set_step
+from capsdist.train.optim import (
+    StateForm,
+    build_optimizer,
+    create_state,
+    epsilon_at,
+    set_step,
+    trained_parameters,
+)  # fmt: skip
 from capsdist.train.precision import Precision, autocast
 from capsdist.train.state import EngineState
 
@@ -44,6 +51,7 @@ class PlainEngine:
         self.rank, self.world_size, self.device = rank, world_size, device
         self.precision: Precision = precision
         self.model = model.to(device)
+        self._trained = trained_parameters(self.model)
         self.optimizer = build_optimizer(self.model, optim)
         self._optim, self._form = optim, StateForm.of(optim)
         self._adam_steps = 0  # counted here, because Adam's own count lies on the GPU
@@ -55,7 +63,7 @@ class PlainEngine:
                 device_ids=[device] if device.type == "cuda" else None,
                 gradient_as_bucket_view=True,
             )
-        for parameter in self.model.parameters():  # now that all ranks have the weights of rank 0
+        for parameter in self._trained.values():  # now that all ranks have the weights of rank 0
             create_state(self.optimizer, parameter, self._form)
 
     @contextmanager
@@ -90,7 +98,7 @@ class PlainEngine:
         self._scaler.update()
         self._count_step()
         if self._form.averages:
-            average_weights(self.optimizer, self.model.parameters())
+            average_weights(self.optimizer, self._trained.values())
         self.optimizer.zero_grad(set_to_none=True)
         return norm
 
@@ -98,12 +106,12 @@ class PlainEngine:
     def averaged(self) -> Iterator[None]:
         """Have the network hold the averages of its weights, if there are any, in this context."""
         if self._form.averages:
-            exchange_averages(self.optimizer, self.model.parameters())
+            exchange_averages(self.optimizer, self._trained.values())
         try:
             yield
         finally:
             if self._form.averages:
-                exchange_averages(self.optimizer, self.model.parameters())
+                exchange_averages(self.optimizer, self._trained.values())
 
     def _count_step(self) -> None:
         """Count Adam's steps where epsilon depends on them; Adam itself knows which ones fp16 has skipped."""
@@ -131,10 +139,8 @@ class PlainEngine:
         """
         load_replicated(state, self.model, self.optimizer, self._form)
         if self._optim.epsilon_placement == "tensorflow":
-            names = (name for name, _ in self.model.named_parameters())
-            self._adam_steps = one_step_count(
-                state, names, "TensorFlow's Adam", "resume from another checkpoint"
-            )
+            who, remedy = "TensorFlow's Adam", "resume from another checkpoint"
+            self._adam_steps = one_step_count(state, self._trained, who, remedy)
         if self._scaler.is_enabled() and state.loss_scale:
             saved = {
                 "scale": state.loss_scale["scale"],

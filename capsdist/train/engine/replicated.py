@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from capsdist.errors import CheckpointError
 from capsdist.train.averages import as_held, as_stored
-from capsdist.train.optim import StateForm, create_state
+from capsdist.train.optim import StateForm, create_state, trained_parameters
 from capsdist.train.state import EngineState, check_tensors, first_unfit
 
 __all__ = [
-    "checked_state", "copy_to_cpu", "load_replicated", "one_step_count", "persistent_buffers",
-    "replicated_state",
+    "checked_state", "copy_to_cpu", "fixed_tensors", "load_replicated", "one_step_count", "replicated_state",
+    "shapes_of",
 ]  # fmt: skip
 
 
@@ -23,12 +23,12 @@ def replicated_state(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Return copies of the weights and of the optimizer's state by parameter name, as `EngineState` has them.
 
-    form: that of the optimizer's state, which holds every parameter.
+    form: that of the optimizer's state, which holds every trained parameter.
     """
-    weights = {name: copy_to_cpu(p) for name, p in model.named_parameters()}
-    weights |= {name: copy_to_cpu(buffer) for name, buffer in persistent_buffers(model).items()}
+    trained = trained_parameters(model)
+    weights = {name: copy_to_cpu(tensor) for name, tensor in (trained | fixed_tensors(model)).items()}
     slots: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
+    for name, parameter in trained.items():
         held = optimizer.state[parameter]
         for slot in (*form.slots, "step") if form.counts_steps else form.slots:
             slots[f"{name}/{slot}"] = copy_to_cpu(held[slot])
@@ -45,9 +45,9 @@ def load_replicated(
     Raises:
         CheckpointError: as `checked_state`.
     """
-    parameters, buffers = dict(model.named_parameters()), persistent_buffers(model)
-    weights, slots = checked_state(state, {name: p.shape for name, p in parameters.items()}, buffers, form)
-    for name, tensor in (parameters | buffers).items():
+    parameters, fixed = trained_parameters(model), fixed_tensors(model)
+    weights, slots = checked_state(state, shapes_of(parameters), shapes_of(fixed), form)
+    for name, tensor in (parameters | fixed).items():
         tensor.copy_(weights[name])
     for name, parameter in parameters.items():
         # copied, like the rest: the state belongs to the caller, whose tensors may be memory-mapped
@@ -58,18 +58,19 @@ def load_replicated(
 def checked_state(
     state: EngineState,
     parameters: Mapping[str, torch.Size],
-    buffers: Mapping[str, Tensor],
+    fixed: Mapping[str, torch.Size],
     form: StateForm,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return what `state` holds of a network with these parameters and buffers, and an optimizer of `form`.
+    """Return what `state` holds of a network with these shapes, and an optimizer of `form`.
 
-    That is the trained weights with the buffers, and by `<parameter>/<slot>` the optimizer's state.
+    That is the trained weights with the `fixed_tensors`, and by `<parameter>/<slot>` the optimizer's state.
+    parameters: of the `trained_parameters`.
 
     Raises:
         CheckpointError: naming the first tensor that is missing, left over, of another shape, or in Adam's
             state with values that Adam cannot have: a number of steps below 0, for example.
     """
-    check_tensors(state.model, {**parameters, **{name: tensor.shape for name, tensor in buffers.items()}})
+    check_tensors(state.model, {**parameters, **fixed})
     stored = ["trained" if slot == "average" else slot for slot in form.slots]
     expected = {f"{name}/{slot}": shape for name, shape in parameters.items() for slot in stored}
     if form.counts_steps:
@@ -99,11 +100,19 @@ def one_step_count(state: EngineState, parameters: Iterable[str], needed_by: str
     return steps.pop()
 
 
-def persistent_buffers(model: nn.Module) -> dict[str, Tensor]:
-    """Return the buffers that belong to the state, by name: not those that a module rebuilds by itself."""
-    parameters = {name for name, _ in model.named_parameters()}
+def fixed_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return what else belongs to the state, by name: frozen parameters, and buffers.
+
+    Not those buffers that a module rebuilds by itself. The optimizer holds nothing for them.
+    """
+    trained = trained_parameters(model)
     state = model.state_dict(keep_vars=True)
-    return {name: tensor for name, tensor in state.items() if name not in parameters}
+    return {name: tensor for name, tensor in state.items() if name not in trained}
+
+
+def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    """Return the shape of each tensor."""
+    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def copy_to_cpu(tensor: Tensor) -> Tensor:

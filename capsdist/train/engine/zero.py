@@ -29,22 +29,25 @@ from capsdist.train.engine.operators import import_deepspeed, load_operators
 from capsdist.train.engine.replicated import (
     checked_state,
     copy_to_cpu,
+    fixed_tensors,
     load_replicated,
     one_step_count,
-    persistent_buffers,
     replicated_state,
+    shapes_of,
 )  # fmt: skip
-from capsdist.train.optim import StateForm, build_optimizer, create_state, epsilon_at, set_step
+from capsdist.train.engine.zero_settings import zero_settings
+from capsdist.train.optim import (
+    StateForm,
+    build_optimizer,
+    create_state,
+    epsilon_at,
+    set_step,
+    trained_parameters,
+)  # fmt: skip
 from capsdist.train.precision import LossScale, Precision, autocast
 from capsdist.train.state import EngineState
 
 __all__ = ["ZeroEngine"]
-
-_BUCKET_ELEMENTS = 50_000_000
-"""Largest gradient bucket (200 MB); DeepSpeed's default of 2 GB is allocated even for small networks."""
-
-_PASSING_ELEMENTS = 5_000_000
-"""Numbers (20 MB) that a rank may always gather beyond its part at stage 3, see `_stage_3`."""
 
 
 class _Autocast(nn.Module):
@@ -88,22 +91,18 @@ class ZeroEngine:
         self._adam_steps = 0
         self._loss_scale = LossScale() if precision == "fp16" else None
         self._owns_group = not dist.is_initialized()
-        self._shapes = {name: p.shape for name, p in model.named_parameters()}
+        # taken here: at stage 3 DeepSpeed leaves parameters empty
+        self._shapes, self._fixed_shapes = (
+            shapes_of(named) for named in (trained_parameters(model), fixed_tensors(model))
+        )
         num_parameters = sum(shape.numel() for shape in self._shapes.values())
-        config = {
-            "train_micro_batch_size_per_gpu": microbatch_size,
-            "gradient_accumulation_steps": gradient_accumulation_steps,
-            # at stage 0 the gradients are whole and clipped here, as in the plain engine
-            "gradient_clipping": optim.max_grad_norm if stage else 0.0,
-            "zero_optimization": {
-                "stage": stage,
-                "reduce_bucket_size": min(num_parameters, _BUCKET_ELEMENTS),
-                **(_stage_3(num_parameters) if stage == 3 else {}),
-            },
-            "zero_allow_untested_optimizer": True,  # sgd is not on its list; tests/distributed/test_zero.py
-            "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU every step
-            "log_level": "error",
-        }
+        config = zero_settings(
+            stage,
+            num_parameters,
+            max_grad_norm=optim.max_grad_norm,
+            microbatch_size=microbatch_size,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+        )
         network = _Autocast(self.model, precision, device)
         optimizer = build_optimizer(self.model, optim)
         with on_loopback() if self._owns_group else contextlib.nullcontext():
@@ -174,7 +173,7 @@ class ZeroEngine:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Have the network hold the averages of its weights, if there are any, in this context. Collective."""
+        """Have the network hold the averages of its weights, if there are any, inside. Collective."""
         self._exchange()
         yield
         self._exchange()  # not after an error, which other ranks may not have had
@@ -197,13 +196,14 @@ class ZeroEngine:
             whole = ({}, {}) if self.rank else replicated_state(self.model, self._optimizer, self._form)
             return EngineState(*whole, self._kept_scale())
         weights, slots = {}, {}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in trained_parameters(self.model).items():
             for slot in (None, *self._form.slots):
                 whole = self._gather(parameter, slot)
                 if self.rank == 0:
                     (slots if slot else weights)[f"{name}/{slot}" if slot else name] = copy_to_cpu(whole)
+        with self._whole_fixed_tensors() as fixed:
+            weights |= {} if self.rank else {name: copy_to_cpu(tensor) for name, tensor in fixed.items()}
         if self.rank == 0:
-            weights |= {name: copy_to_cpu(buffer) for name, buffer in self._buffers().items()}
             if self._form.counts_steps:
                 step = self._optimizer.state[self._held_weights()[0]]["step"]
                 slots |= {f"{name}/step": copy_to_cpu(step) for name in self._shapes}
@@ -224,16 +224,20 @@ class ZeroEngine:
         """
         if self._loss_scale and state.loss_scale:
             self._loss_scale = LossScale(state.loss_scale["scale"], int(state.loss_scale["growth_tracker"]))
-        weights, slots = checked_state(state, self._shapes, self._buffers(), self._form)
+        weights, slots = checked_state(state, self._shapes, self._fixed_shapes, self._form)
         if self._form.counts_steps and (self.stage or self._optim.epsilon_placement == "tensorflow"):
             who, remedy = f"ZeRO stage {self.stage}", "resume with --train.engine ddp"
             self._adam_steps = one_step_count(state, self._shapes, who, remedy)
         if not self.stage:
             load_replicated(state, self.model, self._optimizer, self._form)
             return
-        for name, buffer in self._buffers().items():
-            buffer.copy_(weights[name])
-        for name, parameter in self.model.named_parameters():
+        fixed: dict[str, Any] = fixed_tensors(self.model)
+        for name, tensor in fixed.items():
+            if _is_partitioned(tensor):
+                tensor.ds_tensor.data.copy_(self._own_part(tensor, weights[name]))
+            else:
+                tensor.copy_(weights[name])
+        for name, parameter in trained_parameters(self.model).items():
             self._scatter(parameter, weights[name])
             for slot in self._form.slots:
                 self._scatter(parameter, slots[f"{name}/{slot}"], slot)
@@ -249,8 +253,14 @@ class ZeroEngine:
         if self._owns_group:
             dist.destroy_process_group()
 
-    def _buffers(self) -> dict[str, Tensor]:
-        return persistent_buffers(self.model)
+    @contextmanager
+    def _whole_fixed_tensors(self) -> Iterator[dict[str, Any]]:
+        """Yield buffers and frozen parameters, which stage 3 partitions too. Collective."""
+        fixed: dict[str, Any] = fixed_tensors(self.model)
+        partitioned = [tensor for tensor in fixed.values() if _is_partitioned(tensor)]
+        deepspeed = import_deepspeed(self.device)
+        with deepspeed.zero.GatheredParameters(partitioned) if partitioned else contextlib.nullcontext():
+            yield fixed
 
     @property
     def _optimizer(self) -> torch.optim.Optimizer:
@@ -261,7 +271,7 @@ class ZeroEngine:
         """What the optimizer of this rank updates: parameters, from stage 1 on flat fp32 parts of them."""
         optimizer = self._engine.optimizer
         if not self.stage:
-            return list(self.model.parameters())
+            return list(trained_parameters(self.model).values())
         if self.stage == 3:
             return optimizer.fp32_partitioned_groups_flat
         return optimizer.single_partition_of_fp32_groups
@@ -284,31 +294,23 @@ class ZeroEngine:
         if self.stage < 3:
             parameter.set_full_hp_param(value.to(self.device), slot)
             return
-        # Equal parts, the last padded with zeros (DeepSpeed's own full setter reads beyond the end there).
-        part = parameter.ds_tensor.numel()
-        own = value.flatten()[self.rank * part : (self.rank + 1) * part].to(self.device)
-        padded = nn.functional.pad(own, (0, part - own.numel()))
+        padded = self._own_part(parameter, value)
         parameter._z3_optimizer.set_local_hp_param(padded, parameter, slot)
         if slot is None:  # the partition that the forward pass gathers, until the next step a copy of its own
             parameter.ds_tensor.data.copy_(padded)
 
+    def _own_part(self, parameter: Any, value: Tensor) -> Tensor:
+        """Return this rank's part of `value` at stage 3: equal parts, the last padded with zeros.
 
-def _stage_3(num_parameters: int) -> dict[str, int]:
-    """Return the limits of what passes through a rank at stage 3, in numbers of 4 bytes.
+        (DeepSpeed's own full setter reads beyond the end there.)
+        """
+        part = parameter.ds_tensor.numel()
+        own = value.flatten()[self.rank * part : (self.rank + 1) * part].to(self.device)
+        return nn.functional.pad(own, (0, part - own.numel()))
 
-    DeepSpeed's defaults keep a billion gathered weights until the next step, so ranks hold the network
-    whole, and flatten all gradients of a rank at once. A layer that is larger than a limit passes alone.
-    Networks below 5 million parameters stay gathered from the forward to the backward pass.
-    """
-    passing = min(num_parameters, max(_PASSING_ELEMENTS, num_parameters // 32), _BUCKET_ELEMENTS)
-    return {
-        "reduce_bucket_size": passing,
-        "stage3_prefetch_bucket_size": passing,
-        "stage3_max_live_parameters": passing,
-        "stage3_max_reuse_distance": passing,
-        "sub_group_size": passing,
-        "stage3_param_persistence_threshold": 0,  # partition small parameters too
-    }
+
+def _is_partitioned(tensor: Any) -> bool:
+    return hasattr(tensor, "ds_tensor")
 
 
 def _initialise(
