@@ -33,7 +33,7 @@ class ResNetCapsNetConfig(NetworkConfig):
     stem_blocks: Annotated[tuple[int, ...], Bounds(ge=0)] = (2, 2, 2)
     """Residual blocks of each stage of `resnet`; 0: only the convolution that begins it."""
     stem_first: Literal["conv3", "conv7_pool"] = "conv3"
-    """First layer of `resnet`: `conv3` 3x3; `conv7_pool` 7x7 and pooling, stride 2 each (ImageNet)."""
+    """First layer of `resnet`: `conv3` (CIFAR); `conv7_pool` 7x7 and a pooling, stride 2 each (ImageNet)."""
     norm_groups: Count = 8
     """Groups of each GroupNorm; divides all stem_channels. BatchNorm would mix the images of a batch."""
     primary_types: Count = 32

@@ -27,7 +27,7 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.first = _activated_conv(channels, channels, norm_groups)
         self.second = _activated_conv(channels, channels, norm_groups)
-        nn.init.zeros_(self.second[-1].weight)
+        nn.init.zeros_(self.second.get_parameter("2.weight"))
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `features` [B, C, H, W] plus what the block has learned to add."""

@@ -50,6 +50,8 @@ __all__ = [
 
 _OLDER = "take an older checkpoint"
 _DTYPES = {torch.float32, torch.float64}
+_BUFFERS = {torch.int64, torch.int32, torch.bool}
+"""Types of buffers beside those, such as the count of a BatchNorm."""
 
 
 @dataclass(frozen=True)
@@ -283,7 +285,7 @@ def _load(folder: Path, name: str, expected: FileEntry) -> dict[str, torch.Tenso
     except (SafetensorError, KeyError, RuntimeError, ValueError) as error:  # all but the first: unknown types
         raise _damaged(folder, name, f"cannot be read ({error})") from None
     for key, tensor in tensors.items():
-        if tensor.dtype not in _DTYPES:
+        if tensor.dtype not in (_DTYPES | _BUFFERS if name == MODEL else _DTYPES):
             raise _damaged(folder, name, f"holds {key!r} of type {tensor.dtype}, not float32 or float64")
     if (found := first_not_finite(tensors)) is not None:
         raise _damaged(folder, name, f"holds {found!r} with values that are not finite")

@@ -19,8 +19,9 @@ def stem(in_channels):
 """
 
 
-@pytest.mark.parametrize("epsilon_placement", ["pytorch", "tensorflow"])
-@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize(
+    ("frozen", "epsilon_placement"), [(False, "pytorch"), (True, "pytorch"), (True, "tensorflow")]
+)
 def test_a_run_continues_bit_for_bit(
     shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, frozen: bool, epsilon_placement: str
 ) -> None:

@@ -111,8 +111,8 @@ def test_a_block_starts_as_the_identity_and_an_image_is_seen_alone() -> None:
 
 @pytest.mark.parametrize("num_classes", [10, 200, 1000])
 def test_capsules_start_at_healthy_lengths(num_classes: int) -> None:
-    network = built(in_channels=3, image_size=32, num_classes=num_classes, primary_types=8, primary_dim=8)
-    images = torch.rand(4, 3, 32, 32)
+    network = built(in_channels=3, image_size=16, num_classes=num_classes, primary_types=8, primary_dim=8)
+    images = torch.rand(4, 3, 16, 16)
     with torch.no_grad():
         children = network.primary_capsules(network.stem(images)).norm(dim=-1)
         assert 0.3 < children.mean() < 0.6
