@@ -85,10 +85,14 @@ def _schedule_problems(optim: Optim) -> Iterator[Problem]:
         yield Problem("optim.schedule_steps", optim.schedule_steps, rule, "leave it out")
     if name != "one_cycle" and optim.cycle_up != Optim.model_fields["cycle_up"].default:
         rule = f"is for one_cycle, and optim.schedule is {name}"
-        yield Problem("optim.cycle_up", optim.cycle_up, rule, "leave it out, or set --optim.schedule one_cycle")
+        yield Problem(
+            "optim.cycle_up", optim.cycle_up, rule, "leave it out, or set --optim.schedule one_cycle"
+        )
     if name == "one_cycle" and optim.warmup_steps > 0:
         rule = "does not go with optim.schedule=one_cycle, which rises by itself"
         yield Problem("optim.warmup_steps", optim.warmup_steps, rule, "leave it out and set --optim.cycle-up")
     if name in _WITH_AN_END and optim.learning_rate_floor >= optim.learning_rate > 0:
         rule = f"must be below optim.learning_rate={optim.learning_rate:g} for optim.schedule={name}"
-        yield Problem("optim.learning_rate_floor", optim.learning_rate_floor, rule, "set it to 0 or a lower rate")
+        yield Problem(
+            "optim.learning_rate_floor", optim.learning_rate_floor, rule, "set it to 0 or a lower rate"
+        )

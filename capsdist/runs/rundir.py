@@ -238,7 +238,9 @@ class RunFolder:
         if saved and (stored := self.read_config()):
             begun, now = (schedule_steps(each, num_samples) for each in (stored, config))
             if begun != now:
-                rule = f"ends the schedule of run {self.name!r} at step {now}, begun with its end at step {begun}"
+                rule = (
+                    f"ends the schedule of {self.name!r} at step {now}, it began with its end at step {begun}"
+                )
                 fix = f"set --optim.schedule-steps {begun}, or choose another --train.name"
                 raise ConfigError([Problem("optim.schedule_steps", config.optim.schedule_steps, rule, fix)])
 

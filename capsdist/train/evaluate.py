@@ -133,7 +133,8 @@ def evaluate_engine(
 ) -> Evaluation:
     """Return what the network of an engine in training makes of the split in `folder`; see `evaluate`.
 
-    The weights are their averages where `optim.average_decay` asks for them. Batches have the size of a microbatch; the network is in training mode again afterwards.
+    The weights are their averages where `optim.average_decay` asks for them. Batches have the size of a
+    microbatch; the network is in training mode again afterwards.
     """
     train, world_size = config.train, engine.world_size
     engine.model.eval()

@@ -72,7 +72,9 @@ def small_config(
     return Config(
         model=SMALL[kind],
         data=Data(name="shapes", root=str(root), lanes=2, window=16, shift=1),
-        optim=Optim(**{"learning_rate": 0.01, "decay_steps": 5, "decay_rate": 0.8, **optim, **(recipe or {})}),
+        optim=Optim.model_validate(
+            {"learning_rate": 0.01, "decay_steps": 5, "decay_rate": 0.8, **optim, **(recipe or {})}
+        ),
         train=Train.model_validate(settings | train),
     )  # fmt: skip
 

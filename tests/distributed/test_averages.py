@@ -29,7 +29,7 @@ def test_rows_and_checkpoints_are_of_the_average(shapes: Path, tmp_path: Path) -
     assert same_bits({name: averaged.optimizer[f"{name}/trained"] for name in trained.model}, trained.model)
     weights = dict(load_model(end)[1].named_parameters())
     assert all(torch.equal(weights[name], tensor) for name, tensor in averaged.model.items())
-    with pytest.raises(CheckpointError, match="checkpoint has '.*/trained', the network has no such tensor"):
+    with pytest.raises(CheckpointError, match=r"checkpoint has '.*/trained', the network has no such tensor"):
         run_small(without, tmp_path, end)
 
 
@@ -40,5 +40,5 @@ def test_a_checkpoint_of_sgd_has_no_steps_and_one_with_steps_is_refused(shapes: 
     assert slots == {"momentum_buffer"}
     adam = small_config(shapes, max_steps=1)
     run_small(adam, tmp_path / "adam")
-    with pytest.raises(CheckpointError, match="checkpoint lacks '.*/momentum_buffer'"):
+    with pytest.raises(CheckpointError, match=r"checkpoint lacks '.*/momentum_buffer'"):
         run_small(config, tmp_path, tmp_path / "adam" / "step-0001")

@@ -6,8 +6,8 @@ import pytest
 import torch
 from capsule_network import (
     CLASSES,
-    Trained,
     FORM,
+    Trained,
     adam,
     capsnet,
     gather_back,

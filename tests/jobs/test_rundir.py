@@ -126,8 +126,8 @@ def test_more_epochs_do_not_bend_the_schedule(tmp_path, schedule_steps, epochs, 
     if now is None:
         run.check_continues(config, num_samples)
         return
-    match = f"^optim.schedule_steps={schedule_steps}: .* at step {now}, .* step 100; set --optim.schedule-steps 100"
-    with pytest.raises(ConfigError, match=match):
+    rule = f"^optim.schedule_steps={schedule_steps}: .* at step {now}, .* step 100; "
+    with pytest.raises(ConfigError, match=rule + "set --optim.schedule-steps 100"):
         run.check_continues(config, num_samples)
 
 

@@ -190,7 +190,12 @@ def test_every_rule_names_field_and_value(field: str, value: object, fields: dic
 
 ALLOWED = [
     {"optim__kind": "sgd", "optim__momentum": 0.0, "optim__weight_decay": 0.1, "optim__warmup_steps": 9},
-    {"optim__kind": "adamw", "optim__weight_decay": 0.1, "optim__schedule": "one_cycle", "optim__cycle_up": 0.5},
+    {
+        "optim__kind": "adamw",
+        "optim__weight_decay": 0.1,
+        "optim__schedule": "one_cycle",
+        "optim__cycle_up": 0.5,
+    },
     {"optim__schedule": "cosine", "optim__schedule_steps": 10, "optim__warmup_steps": 9},
     {"train__max_steps": 1, "launch__max_workers": 1},
     {"data__crop": 28},
