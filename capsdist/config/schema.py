@@ -146,7 +146,7 @@ class Optim(Section):
     cycle_up: Annotated[float, Bounds(gt=0, lt=1)] = 0.3
     """Share of one_cycle in which the learning rate rises, linearly from the floor."""
     decay_rate: Annotated[float, Bounds(gt=0, le=1)] = 0.96
-    """exponential: rate = max(floor, learning_rate x decay_rate^(step / decay_steps)), continuous."""
+    """exponential: max(floor, learning_rate x decay_rate^(step / decay_steps)), continuous."""
     decay_steps: Count = 2000
     """Steps over which the exponential rate decays by `decay_rate`; official: 2000."""
     learning_rate_floor: NonNegative = 1e-6

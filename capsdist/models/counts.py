@@ -16,7 +16,6 @@ from capsdist.config import Config, image_shape
 from capsdist.models.build import build_model
 
 __all__ = [
-    "ADAM_SLOTS",
     "FP32_BYTES",
     "num_parameters",
     "output_bytes",
@@ -25,8 +24,6 @@ __all__ = [
 ]
 
 FP32_BYTES = 4
-ADAM_SLOTS = 4
-"""Numbers kept per parameter while training with Adam: weight, gradient, first and second moment."""
 
 
 def num_parameters(config: Config) -> int:
@@ -35,20 +32,24 @@ def num_parameters(config: Config) -> int:
 
 
 def training_state_bytes(config: Config, *, zero_stage: int = 0, num_ranks: int = 1) -> int:
-    """Return the bytes that weights, gradients and Adam's moments take on one rank, all in fp32.
+    """Return the bytes that weights, gradients and the optimizer's state take on one rank, all in fp32.
 
-    Of frozen parameters only weights.
+    The state is Adam's two moments or the momentum of sgd, and the average of the weights where there is one.
+    Of frozen parameters there are only weights.
 
-    ZeRO (Rajbhandari et al. 2020, figure 1) divides over `num_ranks` ranks: from stage 1 the moments,
+    ZeRO (Rajbhandari et al. 2020, figure 1) divides over `num_ranks` ranks: from stage 1 the state,
     from stage 2 also gradients, from stage 3 also weights. Rounded up; without its working buffers.
     """
-    divided = {0: 0, 1: 2, 2: 3, 3: 4}[zero_stage]
+    optim = config.optim
+    state = int(optim.momentum > 0) if optim.kind == "sgd" else 2
+    state += optim.average_decay > 0
+    divided = {0: 0, 1: state, 2: state + 1, 3: state + 2}[zero_stage]
     parameters = list(_on_meta(config).parameters())
     size, frozen = (
         sum(parameter.numel() for parameter in parameters if parameter.requires_grad == trained) * FP32_BYTES
         for trained in (True, False)
     )
-    whole, shared = size * (ADAM_SLOTS - divided), size * divided
+    whole, shared = size * (state + 2 - divided), size * divided
     whole, shared = (whole, shared + frozen) if zero_stage == 3 else (whole + frozen, shared)
     return whole + -(-shared // num_ranks)
 

@@ -239,7 +239,7 @@ class RunFolder:
             begun, now = (schedule_steps(each, num_samples) for each in (stored, config))
             if begun != now:
                 rule = (
-                    f"ends the schedule of run {self.name!r} at step {now}, which began with one of {begun}"
+                    f"ends the schedule of {self.name!r} at step {now}, it began with its end at step {begun}"
                 )
                 fix = f"set --optim.schedule-steps {begun}, or choose another --train.name"
                 raise ConfigError([Problem("optim.schedule_steps", config.optim.schedule_steps, rule, fix)])

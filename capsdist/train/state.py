@@ -1,4 +1,4 @@
-"""The state of an engine, and what its tensors must be: names, shapes, finite numbers, ranges."""
+"""The state of an engine, and what its tensors must be: names, shapes, finite numbers, fit values."""
 
 from __future__ import annotations
 

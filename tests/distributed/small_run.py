@@ -64,7 +64,6 @@ def small_config(
 
     recipe: fields of `optim`; `train`: fields of `train`, and two of `optim`.
     """
-    defaults = {"learning_rate": 0.01, "decay_steps": 5, "decay_rate": 0.8}
     optim = {key: train.pop(key) for key in ("max_grad_norm", "learning_rate") if key in train}
     settings = {
         "name": "small",
@@ -77,7 +76,9 @@ def small_config(
     return Config(
         model=SMALL[kind],
         data=Data(name="shapes", root=str(root), lanes=2, window=16, shift=1),
-        optim=Optim(**(defaults | optim | dict(recipe or {}))),
+        optim=Optim.model_validate(
+            {"learning_rate": 0.01, "decay_steps": 5, "decay_rate": 0.8, **optim, **(recipe or {})}
+        ),
         train=Train.model_validate(settings | train),
     )  # fmt: skip
 

@@ -46,7 +46,7 @@ FREE = {
     "train.profile", "train.storage", "train.validate_every_steps", "train.num_workers", "train.zero_stage",
     *(name for name in FIELDS if name.startswith("launch.")),
 }  # fmt: skip
-ENDS = {"train.epochs", "train.max_steps"}
+ENDS = {"train.epochs", "train.max_steps", "optim.schedule_steps"}
 
 
 @pytest.mark.parametrize("name", sorted(set(FIELDS) - FREE - ENDS))
@@ -108,6 +108,26 @@ def test_the_end_may_move_but_not_before_the_newest_checkpoint(tmp_path, name, v
     with pytest.raises(
         ConfigError, match=rf"^{name}={value}: ends after step \d+, .*'first' .* 24 steps; raise"
     ):
+        run.check_continues(config, num_samples)
+
+
+@pytest.mark.parametrize(
+    ("schedule_steps", "epochs", "now"), [(None, 10, None), (None, 12, 120), (100, 12, None), (120, 12, 120)]
+)
+def test_more_epochs_do_not_bend_the_schedule(tmp_path, schedule_steps, epochs, now):
+    cosine = with_field("optim.schedule", "cosine")
+    run = RunFolder(tmp_path / "first")
+    run.create()
+    run.begin(cosine)
+    save_tiny(run.path, 16, config=cosine)
+    optim = cosine.optim.model_copy(update={"schedule_steps": schedule_steps})
+    train = cosine.train.model_copy(update={"epochs": epochs})
+    config, num_samples = cosine.model_copy(update={"optim": optim, "train": train}), 10 * 128
+    if now is None:
+        run.check_continues(config, num_samples)
+        return
+    rule = f"^optim.schedule_steps={schedule_steps}: .* at step {now}, .* step 100; "
+    with pytest.raises(ConfigError, match=rule + "set --optim.schedule-steps 100"):
         run.check_continues(config, num_samples)
 
 

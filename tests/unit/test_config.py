@@ -80,6 +80,20 @@ def test_numbers_must_be_finite(field: str, value: float) -> None:
 
 
 NORMALISED = {"data__normalise_mean": (0.1,), "data__normalise_std": (0.3,), "model__decoder": False}
+SGD, COSINE, CYCLE = ("kind", "sgd"), ("schedule", "cosine"), ("schedule", "one_cycle")
+OPTIM_RULES = [  # fields of `optim`, the first of which is named
+    ([("momentum", 0.8)], "is for kind sgd, and optim.kind is adam"),
+    ([("nesterov", True), ("kind", "adamw")], "is for kind sgd, and optim.kind is adamw"),
+    ([("nesterov", True), SGD, ("momentum", 0.0)], "needs momentum"),
+    ([("weight_decay", 0.1)], "divided by Adam's second moment"),
+    ([("beta1", 0.8), SGD], "is for kinds adam and adamw"),
+    ([("epsilon_placement", "tensorflow"), SGD], "is for kinds adam and adamw"),
+    ([("schedule_steps", 9)], "is for cosine and one_cycle"),
+    ([("cycle_up", 0.4), COSINE], "is for one_cycle"),
+    ([("warmup_steps", 3), CYCLE], "does not go with optim.schedule=one_cycle"),
+    ([("warmup_steps", 9), COSINE, ("schedule_steps", 9)], "must be below the 9 steps"),
+    ([("learning_rate_floor", 0.1), CYCLE], "must be below optim.learning_rate=0.001"),
+]
 RULES = [
     ("train.max_steps", 0, {"train__max_steps": 0}, "at least 1"),
     ("train.validate_every_steps", -3, {"train__validate_every_steps": -3}, "at least 1"),
@@ -155,6 +169,10 @@ RULES = [
         {"train__num_workers": 5, "launch__max_workers": 4},
         "exceeds launch.max_workers=4",
     ),
+    *(
+        (f"optim.{fields[0][0]}", fields[0][1], {f"optim__{name}": value for name, value in fields}, rule)
+        for fields, rule in OPTIM_RULES
+    ),
     ("model.num_labels", 10, {"model__num_labels": 10}, "must be below model.num_classes=10"),
     ("train.precision", "fp16", {"train__precision": "fp16", "train__device": "cpu"}, "is for GPUs"),
     (
@@ -183,6 +201,14 @@ def test_every_rule_names_field_and_value(field: str, value: object, fields: dic
 
 
 ALLOWED = [
+    {"optim__kind": "sgd", "optim__momentum": 0.0, "optim__weight_decay": 0.1, "optim__warmup_steps": 9},
+    {
+        "optim__kind": "adamw",
+        "optim__weight_decay": 0.1,
+        "optim__schedule": "one_cycle",
+        "optim__cycle_up": 0.5,
+    },
+    {"optim__schedule": "cosine", "optim__schedule_steps": 10, "optim__warmup_steps": 9},
     {"train__max_steps": 1, "launch__max_workers": 1},
     {"data__crop": 28},
     {"data__shift": 27},

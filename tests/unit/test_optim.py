@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_every_kind_is_torchs_own_with_its_average(name: str) -> None:
             by.step()
         average_weights(optimizer, network.parameters())
         average.update_parameters(theirs)
-    same = {"rtol": 1e-10, "atol": 1e-12}
+    same: dict[str, Any] = {"rtol": 1e-10, "atol": 1e-12}
     trained = [parameter.detach().clone() for parameter in network.parameters()]
     torch.testing.assert_close(trained, [p.detach() for p in theirs.parameters()], **same)
     exchange_averages(optimizer, network.parameters())

@@ -173,7 +173,7 @@ class ZeroEngine:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """Have the network hold the averages of its weights, if there are any, inside. Collective."""
+        """Have the network hold the averages of its weights, if there are any; collective."""
         self._exchange()
         yield
         self._exchange()  # not after an error, which other ranks may not have had
