@@ -211,19 +211,6 @@ class Train(Section):
     loggers: Annotated[tuple[str, ...], MAY_CHANGE] = ("jsonl", "tensorboard")
     """Where metrics go: jsonl, tensorboard, wandb, mlflow, or an import path package.module:CLASS."""
 
-    def images_per_rank(self, num_ranks: int) -> int:
-        """Return the most images of a step that one of `num_ranks` ranks has."""
-        return -(-self.global_batch_size // num_ranks)
-
-    def microbatch_of(self, num_images: int) -> int:
-        """Return the most images of a microbatch where a rank has `num_images` of the step.
-
-        For `auto`, which `capsdist.train.microbatch` replaces by a number, it is the least possible, 1.
-        """
-        if self.microbatch_size is None:
-            return -(-num_images // self.gradient_accumulation_steps)
-        return 1 if self.microbatch_size == "auto" else min(self.microbatch_size, num_images)
-
 
 class Launch(Section):
     """What is asked of Ray, and how long to wait for it."""

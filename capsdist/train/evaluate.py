@@ -26,6 +26,7 @@ from capsdist.storage import join
 from capsdist.train.checkpoint import build_network, read_checkpoint
 from capsdist.train.engine.base import Engine
 from capsdist.train.precision import autocast, resolve_precision
+from capsdist.train.shares import images_per_rank, microbatch_of
 from capsdist.train.splits import check_trained_classes
 from capsdist.train.step import error_percents, losses_of, metric_names, metric_sums
 
@@ -144,7 +145,7 @@ def evaluate_engine(
             folder,
             config,
             device=engine.device,
-            batch_size=train.microbatch_of(train.images_per_rank(world_size)),
+            batch_size=microbatch_of(train, images_per_rank(train, world_size)),
             rank=engine.rank,
             world_size=world_size,
             progress=progress,

@@ -23,6 +23,7 @@ from capsdist.storage.memory import free_memory
 from capsdist.train.optim import StateForm
 from capsdist.train.phases import forget_peak, peak_bytes
 from capsdist.train.precision import autocast, resolve_precision
+from capsdist.train.shares import images_per_rank
 from capsdist.train.step import losses_of
 from capsdist.train.streams import workers_on_node
 
@@ -52,7 +53,7 @@ def resolve_microbatch(
         MemoryExhaustedError: one image does not fit, on any rank.
     """
     train = config.train
-    largest = train.images_per_rank(world_size)
+    largest = images_per_rank(train, world_size)
     before = saved.train if saved else train
     if before.num_workers == train.num_workers and isinstance(before.microbatch_size, int):
         largest = min(largest, before.microbatch_size)
@@ -61,7 +62,7 @@ def resolve_microbatch(
     copies = len(StateForm.of(config.optim).slots) + 1
     later = sum(copies * parameter.nbytes for parameter in model.parameters())
     with _undone(model.to(device), device):
-        passes = _passes(config, model, train.images_per_rank(world_size), device)
+        passes = _passes(config, model, images_per_rank(train, world_size), device)
         if device.type == "cuda":
             size, reason = _on_gpu(passes, sizes, later, device)
         else:

@@ -20,6 +20,7 @@ from capsdist.train.engine.build import build_engine
 from capsdist.train.initial import take_weights
 from capsdist.train.metrics import Row
 from capsdist.train.microbatch import resolve_microbatch
+from capsdist.train.shares import images_per_rank, microbatch_of
 from capsdist.train.splits import split_folders
 from capsdist.train.streams import open_stream
 
@@ -77,7 +78,7 @@ def start_row(parts: Parts, *, resumed_step: int) -> Row:
         "world_size": engine.world_size,
         "torch_threads": torch.get_num_threads(),
         "global_batch_size": config.train.global_batch_size,
-        "microbatch_size": config.train.microbatch_of(config.train.images_per_rank(engine.world_size)),
+        "microbatch_size": microbatch_of(config.train, images_per_rank(config.train, engine.world_size)),
         "steps_per_epoch": parts.stream.steps.before(1),
         "total_steps": parts.total_steps,
         "resumed_step": resumed_step,

@@ -20,6 +20,7 @@ from capsdist.train.averages import share_at
 from capsdist.train.engine.base import Engine
 from capsdist.train.phases import Phase, no_phase
 from capsdist.train.schedule import learning_rate_at
+from capsdist.train.shares import microbatch_of
 
 if TYPE_CHECKING:  # a machine with torch alone runs steps
     from capsdist.config import Config, Family
@@ -66,7 +67,7 @@ def train_step(
     """
     losses_for, num_labels = losses_of(family, config), config.model.num_labels
     sums = torch.zeros(len(metric_names(family, num_labels)), dtype=torch.float64, device=images.device)
-    size = config.train.microbatch_of(len(images))
+    size = microbatch_of(config.train, len(images))
     parts = list(zip(*(t.split(size) for t in (images, batch.labels, batch.weights)), strict=True))
     for number, (part, labels, weights) in enumerate(parts):
         torch.manual_seed(microbatch_seed(config.train.seed, step, number, engine.rank))

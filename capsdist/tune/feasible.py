@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from capsdist.config import Config, problems
 from capsdist.models.counts import num_parameters, output_bytes, training_state_bytes
 from capsdist.storage.memory import memory_here
+from capsdist.train.shares import images_per_rank, microbatch_of
 
 __all__ = ["GIB", "PROCESS_BYTES", "Limits", "memory_here", "refusal", "worker_bytes"]
 
@@ -49,7 +50,7 @@ def worker_bytes(config: Config) -> int:
         zero_stage=train.zero_stage if divided else 0,
         num_ranks=train.num_workers,
     )
-    images = train.microbatch_of(train.images_per_rank(train.num_workers))
+    images = microbatch_of(train, images_per_rank(train, train.num_workers))
     outputs = output_bytes(config) * images
     # under autocast most outputs take half
     return PROCESS_BYTES + state + (outputs if train.precision == "fp32" else outputs // 2)

@@ -72,7 +72,9 @@ def test_its_configuration_is_the_preset() -> None:
     """It is stored, because the machine has no pydantic."""
     file = Path(gpu.__file__).with_name("mnist_paper.json")
     stored, preset = json.loads(file.read_text()), get_preset("mnist_paper").model_dump(mode="json")
-    train = {name: preset["train"][name] for name in ("gradient_accumulation_steps", "seed")}
+    train = {
+        name: preset["train"][name] for name in ("gradient_accumulation_steps", "microbatch_size", "seed")
+    }
     sections = {name: preset[name] for name in ("model", "routing", "loss", "optim")}
     assert stored == sections | {"train": train}
     assert CAPSNET.loss_names == gpu.FAMILY.loss_names

@@ -20,6 +20,7 @@ from capsdist.train.engine.operators import Sign, prepare_operators
 from capsdist.train.engine.plain import PlainEngine
 from capsdist.train.engine.zero import ZeroEngine
 from capsdist.train.precision import resolve_precision
+from capsdist.train.shares import images_per_rank, microbatch_of
 
 __all__ = ["build_engine", "prepare_engine", "resolve_engine", "zero_requirements"]
 
@@ -92,8 +93,8 @@ def build_engine(
     if device.type == "cpu" and (lacking := zero_requirements()):
         raise RunError(lacking)
     # DeepSpeed is given the largest microbatch; slices of a step may be uneven and the last step short.
-    share = train.images_per_rank(world_size)
-    microbatch_size = train.microbatch_of(share)
+    share = images_per_rank(train, world_size)
+    microbatch_size = microbatch_of(train, share)
     return ZeroEngine(
         model,
         config.optim,
