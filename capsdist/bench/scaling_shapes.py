@@ -129,7 +129,7 @@ def describe(name: str, point: Point) -> str:
 
 
 def fits(name: str, points: Sequence[Point]) -> dict[str, Power]:
-    """Return the fitted powers of a study by the names of their figures, where two points or more have values.
+    """Return the fitted powers of a study by figure, where two points or more have values.
 
     A total below 1 MB is left out: an allocator's own pieces are as large.
     """
