@@ -92,7 +92,7 @@ def test_points_have_fits_and_pictures(tmp_path: Path) -> None:
 
 def test_workers_are_measured_in_turns() -> None:
     lines: list[str] = []
-    scaling = Scaling(num_images=8, steps=1, rounds=1)
+    scaling = Scaling(num_images=16, steps=1, rounds=1)
     figures = worker_figures(scaling, 2, lines.append)
     positive = {"weak_scaling_efficiency", "strong_scaling_efficiency", "independent_processes_efficiency"}
     assert all(figures[name] > 0 for name in positive)
