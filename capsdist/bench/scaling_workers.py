@@ -48,7 +48,7 @@ class Scaling:
 
 
 def worker_numbers(cores: int) -> list[int]:
-    """Return the numbers of workers that are measured: 2, and with as many cores 4 and 8, one for each lane."""
+    """Return the numbers of workers that are measured: 2, and with as many cores 4 and 8, one a lane."""
     return [number for number in (2, 4, 8) if number <= max(cores, 2)]
 
 
