@@ -83,6 +83,7 @@ def training_config(folder: Path, preset: str, num_images: int, **train: Any) ->
         write_split(folder / "random" / split, images[chosen], labels[chosen], classes=classes)
     base = get_preset(preset)
     data = {"name": "random", "root": str(folder), "train_split": "train", "validation_split": None}
+    data |= {"resident": "device"}  # several streams of a process need not share
     settings = {"global_batch_size": num_images, "epochs": 10**6, "precision": "fp32", "device": "cpu"}
     return base.model_copy(
         update={
