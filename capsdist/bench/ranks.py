@@ -11,7 +11,7 @@ import os
 import re
 import traceback
 from collections.abc import Callable
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,12 @@ def on_ranks(function: Callable[..., Any], world_size: int, *args: Any, group: b
             stack.callback(process.join)
             stack.callback(process.kill)
             pipes.append(ours)
-        return [_received(rank, pipe) for rank, pipe in enumerate(pipes)]
+        results: dict[Connection, Any] = {}
+        while len(results) < world_size:  # the first that fails has the cause
+            for pipe in wait([pipe for pipe in pipes if pipe not in results]):
+                assert isinstance(pipe, Connection)
+                results[pipe] = _received(pipes.index(pipe), pipe)
+        return [results[pipe] for pipe in pipes]
 
 
 def _received(rank: int, pipe: Connection) -> Any:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from capsdist.config import Config
 
-__all__ = ["Blocks", "bare_loop", "overhead_figures", "overheads", "stopped"]
+__all__ = ["Blocks", "bare_loop", "bare_process", "overhead_figures", "overheads", "stopped"]
 
 _STEPS, _WARM = 6, 2  # of a block; blocks that are not counted
 
@@ -66,8 +66,7 @@ def overhead_figures(
             checkpoint_every_steps=10**9,
         )  # fmt: skip
         address, times = str(folder / "bare"), folder / "times.json"
-        arguments = (config.model_dump(mode="json"), address, steps, threads)
-        with _process(bare_loop, *arguments) as bare:
+        with bare_process(config, address, steps, threads) as bare:
             blocks = Blocks(address, str(times), steps, os.getpid(), bare)
             launch(config, display=lambda row: None, observer=blocks)
         found = json.loads(times.read_text())
@@ -197,19 +196,20 @@ def stopped(driver: int, *spared: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _process(target: Any, config: dict[str, Any], address: str, *arguments: Any) -> Iterator[int]:
-    """Run `target` in a new process until the context ends; yield its id once it listens on `address`.
+def bare_process(config: Config, address: str, steps: int, threads: int) -> Iterator[int]:
+    """Run `bare_loop` in a new process until the context ends; yield its id once it listens.
 
     Raises:
         RunError: it ends before.
     """
-    process = get_context("spawn").Process(target=target, args=(config, address, *arguments), daemon=True)
+    arguments = (config.model_dump(mode="json"), address, steps, threads)
+    process = get_context("spawn").Process(target=bare_loop, args=arguments, daemon=True)
     process.start()
     try:
         while not Path(address).exists():
             if not process.is_alive():
                 raise RunError(
-                    f"the process of bare steps ended with exit code {process.exitcode}; start it alone"
+                    f"the process of bare steps ended with exit code {process.exitcode}; start it again"
                 )
             time.sleep(0.05)
         assert process.pid is not None

@@ -27,6 +27,7 @@ from capsdist.console import Log
 
 __all__ = ["STUDIES", "Point", "Study", "describe", "fits", "measure_points", "shape_figures"]
 
+_LEAST_TOTAL = 1e6
 _BUDGET_S, _MOST_RUNS = 1.5, 15  # for the times of a point; at least 3
 
 
@@ -128,21 +129,22 @@ def describe(name: str, point: Point) -> str:
 
 
 def fits(name: str, points: Sequence[Point]) -> dict[str, Power]:
-    """Return the fitted powers of a study by the names of their figures, none where a value is 0."""
+    """Return the fitted powers of a study by figure, where two points or more have values.
+
+    A total below 1 MB is left out: an allocator's own pieces are as large.
+    """
     found = {}
     for backend in dict.fromkeys(point.backend for point in points):
         own = [point for point in points if point.backend == backend]
         prefix = "reference_" if backend == "reference" else ""
         kinds = {
-            "memory": [point.working_bytes for point in own],
-            "total_memory": [point.total_bytes for point in own],
-            "time": [point.seconds for point in own],
+            "memory": {point.value: point.working_bytes for point in own if point.working_bytes},
+            "total_memory": {p.value: p.total_bytes for p in own if p.total_bytes > _LEAST_TOTAL},
+            "time": {point.value: point.seconds for point in own},
         }
         for kind, values in kinds.items():
-            if all(value is not None and value > 0 for value in values):
-                found[f"{prefix}{kind}_exponent_{name}"] = fit_power(
-                    [point.value for point in own], [float(value or 0) for value in values]
-                )
+            if len(values) > 1:
+                found[f"{prefix}{kind}_exponent_{name}"] = fit_power([*values], [*values.values()])
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +12,15 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import torch
 
-from capsdist.bench.ranks import on_ranks
 from capsdist.bench.scaling_aims import SCALING_ROWS
 from capsdist.bench.scaling_fit import fit_power, mean_interval
-from capsdist.bench.scaling_overhead import overheads, stopped
+from capsdist.bench.scaling_overhead import Blocks, bare_process, overheads, stopped
 from capsdist.bench.scaling_plots import save_plots
 from capsdist.bench.scaling_shapes import STUDIES, Point, Study, fits, measure_points
-from capsdist.bench.scaling_workers import Scaling, worker_figures, worker_numbers
+from capsdist.bench.scaling_workers import Scaling, training_config, worker_figures, worker_numbers
 from capsdist.bench.tables import goals_table
-from capsdist.errors import RunError
 
 
 def test_a_power_is_found_with_the_error_that_least_squares_has() -> None:
@@ -91,7 +92,7 @@ def test_points_have_fits_and_pictures(tmp_path: Path) -> None:
 
 def test_workers_are_measured_in_turns() -> None:
     lines: list[str] = []
-    scaling = Scaling(preset="mnist_baseline", num_images=8, steps=1, rounds=1)
+    scaling = Scaling(num_images=16, steps=1, rounds=1)
     figures = worker_figures(scaling, 2, lines.append)
     positive = {"weak_scaling_efficiency", "strong_scaling_efficiency", "independent_processes_efficiency"}
     assert all(figures[name] > 0 for name in positive)
@@ -99,9 +100,17 @@ def test_workers_are_measured_in_turns() -> None:
     assert lines[0].startswith("2 workers: ")
 
 
-def test_a_process_that_fails_is_named() -> None:
-    with pytest.raises(RunError, match="process 0 of the measurement failed: ValueError"):
-        on_ranks(int, 1, "x", group=False)
+def test_blocks_of_a_run_and_of_a_bare_process_take_turns(tmp_path: Path) -> None:
+    address, times = str(tmp_path / "bare"), tmp_path / "times.json"
+    with bare_process(training_config(tmp_path, "mnist_paper", 2), address, 1, 1) as bare:
+        blocks = pickle.loads(
+            pickle.dumps(Blocks(address, str(times), 2, os.getpid(), bare))
+        )  # as to a worker
+        for step in range(6):
+            blocks(0, step, torch.empty(0))
+    found = json.loads(times.read_text())
+    assert {name: len(seconds) for name, seconds in found.items()} == {"run": 2, "bare": 3}
+    assert len(overheads(found["run"], found["bare"])) == 2
 
 
 def test_all_descendants_but_one_are_stopped_for_a_while() -> None:
