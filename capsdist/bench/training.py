@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from capsdist.bench.convolution import convolution_figures
 from capsdist.bench.step import Step
 from capsdist.bench.timer import time_side_by_side
 from capsdist.config import get_preset, image_shape
@@ -18,7 +19,7 @@ from capsdist.config.models import find_family
 from capsdist.models import ClassCapsules, build_model
 from capsdist.train.precision import Precision, autocast, resolve_precision
 
-__all__ = ["ITERATIONS", "PRESETS", "describe_step", "step_figures", "step_rows"]
+__all__ = ["ITERATIONS", "PRESETS", "cpu_figures", "describe_step", "step_figures", "step_rows"]
 
 ITERATIONS = (1, 3)
 PRESETS = ("mnist_paper", "cifar10_official")
@@ -125,6 +126,13 @@ def step_figures(rows: Sequence[Row]) -> dict[str, float]:
         "images_per_s": last["images_per_s"],
         "routing_share": last["routing_share"],
     }
+
+
+def cpu_figures(*, num_images: int, budget_s: float = 15.0) -> dict[str, float]:
+    """Return the figures of `convolution_figures`, with a step of the MNIST network in fp32."""
+    place = torch.device("cpu")
+    step = _Step(PRESETS[0], ITERATIONS[-1], num_images=num_images, device=place, precision="fp32")
+    return convolution_figures(step, num_images=num_images, budget_s=budget_s)
 
 
 def describe_step(row: Row) -> str:

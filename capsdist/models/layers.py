@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from capsdist.errors import ShapeError
 from capsdist.ops import squash
+from capsdist.ops.convolution import convolve
 from capsdist.ops.checks import check_tensor
 from capsdist.routing import RoutingKeywords, RoutingOptions, unpack_weights
 from capsdist.routing.common.checks import check_flag, is_count
@@ -87,9 +88,10 @@ class Conv2d(nn.Conv2d):
 
     def _convolve(self, input: Tensor, zeros: tuple[int, int] = (0, 0)) -> Tensor:
         """Convolve with `zeros` above and below, left and right."""
+        stride = self.stride[0], self.stride[1]
         if self.scale is None:  # a comparison of floats would make torch.compile trace twice
-            return functional.conv2d(input, self.weight, self.bias, self.stride, zeros)
-        sums = functional.conv2d(input, self.weight, None, self.stride, zeros) * self.scale
+            return convolve(input, self.weight, self.bias, stride, zeros)
+        sums = convolve(input, self.weight, None, stride, zeros) * self.scale
         assert self.bias is not None
         return sums + self.bias.to(sums.dtype)[:, None, None]
 

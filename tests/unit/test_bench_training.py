@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from capsdist.bench.training import describe_step, step_figures, step_rows
+from capsdist.bench.training import cpu_figures, describe_step, step_figures, step_rows
 
 
 def test_a_row_for_each_number_of_iterations_and_the_figures_made_of_them() -> None:
@@ -16,6 +16,12 @@ def test_a_row_for_each_number_of_iterations_and_the_figures_made_of_them() -> N
     assert figures["step_r3_over_r1"] == rows[2]["median_s"] / rows[0]["median_s"]
     assert figures["routing_share"] == rows[2]["routing_share"] > 0
     assert all("images/s" in describe_step(row) for row in rows)
+
+
+def test_figures_of_the_convolution_are_ratios_above_0() -> None:
+    figures = cpu_figures(num_images=1, budget_s=0)
+    assert set(figures) == {"convolution_speedup", "weight_gradient_speedup", "step_share_of_gemm_rate"}
+    assert all(value > 0 for value in figures.values())
 
 
 def test_a_step_trains(monkeypatch: pytest.MonkeyPatch) -> None:
