@@ -1,4 +1,4 @@
-"""Count parameters and bytes of a network from its configuration, on torch's meta device.
+"""Count parameters and outputs of a network from its configuration, on torch's meta device.
 
 So a configuration can be priced before a machine is asked for.
 """
@@ -14,18 +14,7 @@ from torch import nn
 from capsdist.config import Config, image_shape
 from capsdist.models.build import build_model
 
-__all__ = [
-    "ADAM_SLOTS",
-    "FP32_BYTES",
-    "num_parameters",
-    "output_bytes",
-    "training_state_bytes",
-    "weight_shapes",
-]
-
-FP32_BYTES = 4
-ADAM_SLOTS = 4
-"""Numbers kept per parameter while training with Adam: weight, gradient, first and second moment."""
+__all__ = ["num_parameters", "output_numbers", "weight_shapes"]
 
 
 def num_parameters(config: Config) -> int:
@@ -33,21 +22,10 @@ def num_parameters(config: Config) -> int:
     return sum(parameter.numel() for parameter in _on_meta(config).parameters())
 
 
-def training_state_bytes(config: Config, *, zero_stage: int = 0, num_ranks: int = 1) -> int:
-    """Return the bytes that weights, gradients and Adam's moments take on one rank, all in fp32.
+def output_numbers(config: Config) -> int:
+    """Return how many numbers all layers with parameters give for one image.
 
-    ZeRO (Rajbhandari et al. 2020, figure 1) divides over `num_ranks` ranks: from stage 1 the moments,
-    from stage 2 also gradients, from stage 3 also weights. Rounded up; without its working buffers.
-    """
-    divided = {0: 0, 1: 2, 2: 3, 3: 4}[zero_stage]
-    size = num_parameters(config) * FP32_BYTES
-    return size * (ADAM_SLOTS - divided) + -(-size * divided // num_ranks)
-
-
-def output_bytes(config: Config) -> int:
-    """Return the bytes of the outputs of all layers with parameters, for one image in fp32.
-
-    That is the least that the backward pass keeps.
+    That is the least that the backward pass keeps, of families without a function `cost`.
     """
     numbers = 0
 
@@ -61,7 +39,7 @@ def output_bytes(config: Config) -> int:
             module.register_forward_hook(add)
     with torch.no_grad():
         network(torch.empty(1, *image_shape(config.model), device="meta"))
-    return numbers * FP32_BYTES
+    return numbers
 
 
 def weight_shapes(config: Config) -> dict[str, torch.Size]:

@@ -23,6 +23,7 @@ from capsdist.config.shapes import image_shape
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from capsdist.config.cost import Cost
     from capsdist.models.capsnet import Output
 
 __all__ = ["BASELINE_CNN", "CAPSNET"]
@@ -75,6 +76,18 @@ def _sigmoid_cross_entropy(
     return {"loss": terms.sum(1)}
 
 
+def _capsnet_cost(model: CapsNetConfig, routing: Routing) -> Cost:
+    from capsdist.models.network_costs import capsnet_cost
+
+    return capsnet_cost(model, routing)
+
+
+def _baseline_cost(model: BaselineCNNConfig, routing: NoOptions) -> Cost:
+    from capsdist.models.network_costs import baseline_cost
+
+    return baseline_cost(model, routing)
+
+
 CAPSNET = Family(
     title="capsule network",
     model=CapsNetConfig,
@@ -85,6 +98,7 @@ CAPSNET = Family(
     loss_names=("loss", "margin_loss", "reconstruction_loss"),
     problems=capsnet_problems,
     multi_label_losses=_capsnet_losses,
+    cost=_capsnet_cost,
 )
 BASELINE_CNN = Family(
     title="baseline CNN",
@@ -92,4 +106,5 @@ BASELINE_CNN = Family(
     build=_build_baseline,
     losses=_cross_entropy,
     multi_label_losses=_sigmoid_cross_entropy,
+    cost=_baseline_cost,
 )
