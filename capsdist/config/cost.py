@@ -25,7 +25,7 @@ class Bytes:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Numbers that autograd keeps of one image: `narrow` in the precision of the forward pass, `wide` in fp32."""
+    """Numbers that autograd keeps of one image: `narrow` in the forward pass's precision, `wide` in fp32."""
 
     narrow: int = 0
     wide: int = 0
@@ -53,7 +53,7 @@ class LayerCost:
     Attributes:
         name: for people.
         parameters: trainable numbers.
-        forward_flop, backward_flop: FLOP of matrix products and convolutions (2 a multiplication and addition).
+        forward_flop, backward_flop: FLOP of matrix products and convolutions, 2 a multiply-add.
         recomputed_flop: what the backward pass computes that the forward pass had computed.
         saved: what autograd keeps from the forward to the backward pass, without parameters.
         forward_peaks, backward_peaks: bytes that exist at once while the layer runs, above what is kept; each

@@ -26,6 +26,7 @@ __all__ = [
 ]
 
 _FP32 = 4
+_NONE = Numbers()
 _BLOCK = 8  # channels of a block of oneDNN's layout with AVX2; with AVX512 it has 16
 _MARGIN_NUMBERS = 4  # of a parent that lengths and margin loss keep
 _PLAIN = 4  # oneDNN reads fewer input channels than this as they are
@@ -82,7 +83,7 @@ def conv_cost(
     )
 
 
-def linear_cost(name: str, before: int, after: int, *, saved: Numbers = Numbers()) -> LayerCost:
+def linear_cost(name: str, before: int, after: int, *, saved: Numbers = _NONE) -> LayerCost:
     """Return the cost of a dense layer: 2 x inputs x outputs forward, twice that backward.
 
     saved: its input where no layer before keeps it.

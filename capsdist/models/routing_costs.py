@@ -19,8 +19,8 @@ def routing_cost(
 ) -> LayerCost:
     """Return the cost of class capsules [B, I, D] -> [B, J, E].
 
-    A product has 2 I J D E FLOP. `streamed` and `fused`: 2R - 1 products forward; 4R - 2 backward; R - 1 again in
-    the backward pass, 2 (R - 1) more where parents are cut into pieces. The reference: one product for the
+    A product has 2 I J D E FLOP. `streamed` and `fused`: 2R - 1 products forward; 4R - 2 backward; R - 1
+    again in the backward pass, 2 (R - 1) more where parents are cut into pieces. The reference: one for the
     votes, R products of 2 I J E for totals, R - 1 for agreements, twice as many backward; with
     `recompute="iterations"` totals and agreements again.
     """

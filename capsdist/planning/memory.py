@@ -5,8 +5,8 @@ needs what layers up to it keep, the gradients of the parameters after it, and i
 needs weights, gradients and state at once. The largest of these moments is the peak.
 
 ZeRO (Rajbhandari et al. 2020, figure 1) divides over the ranks: from stage 1 the optimizer's state, from
-stage 2 also gradients, from stage 3 also weights. Capsule ranks divide class capsules, with gradients and state,
-which then take no part in ZeRO.
+stage 2 also gradients, from stage 3 also weights. Capsule ranks divide class capsules, with gradients and
+state, which then take no part in ZeRO.
 """
 
 from __future__ import annotations
@@ -31,16 +31,17 @@ __all__ = [
 
 FP32_BYTES = 4
 _BUCKET_NUMBERS = 50_000_000  # largest gradient bucket of `capsdist.train.engine.zero`
-# Measured with glibc on an EPYC with 2 threads, on `capsdist.bench.planner_check.FITTED`.
-_ALLOCATOR_FACTOR, _LIBRARY_BYTES = 1.0, 0
+# Share of the tensors' peak, and bytes besides, measured with glibc on `capsdist.bench.planner_check.FITTED`.
+_FRAGMENTED, _LIBRARY_BYTES = 0.19, 9 * 10**6
+_KEPT_FREE = 64 * 2**20  # glibc returns what is free at the end of its heap beyond this (M_TRIM_THRESHOLD)
 
 
 @dataclass(frozen=True)
 class Setup:
     """How a network is trained.
 
-    num_ranks: data-parallel and capsule ranks together. zero_stage: 0 is DDP. narrow_bytes: of a number in the
-    precision of the forward pass. microbatch: images of one forward pass of a rank. slots: numbers of
+    num_ranks: data-parallel and capsule ranks together. zero_stage: 0 is DDP. narrow_bytes: of a number in
+    the precision of the forward pass. microbatch: images of one forward pass of a rank. slots: numbers of
     optimizer state a parameter.
     """
 
@@ -179,6 +180,6 @@ def _moments(layers: list[LayerCost], setup: Setup, gradients: int, *, whole: bo
 def process_peak(peak: int) -> int:
     """Return the resident bytes, above its start, of a process on a CPU whose tensors peak at `peak` bytes.
 
-    The allocator keeps some freed blocks, and libraries have buffers of their own.
+    The allocator keeps freed blocks, up to a limit, and libraries have buffers of their own.
     """
-    return int(peak * _ALLOCATOR_FACTOR) + _LIBRARY_BYTES
+    return peak + min(int(peak * _FRAGMENTED) + _LIBRARY_BYTES, _KEPT_FREE)

@@ -91,7 +91,7 @@ def communicated_bytes(cost: Cost, setup: Setup) -> int:
     """Return the bytes that a rank sends in a step, with ring collectives, all in fp32.
 
     N parameters that P ranks replicate: 2 (P - 1) / P x 4 N for DDP and ZeRO 1 and 2; stage 3 gathers weights
-    in the forward and in the backward pass of every microbatch, and scatters gradients: (2 M + 1) (P - 1) / P.
+    in forward and backward pass of each of M microbatches, and scatters gradients: (2 M + 1) (P - 1) / P.
     Q capsule ranks, a microbatch of b images a rank: poses there and back, and their gradients,
     2 (Q - 1) / Q x 4 b I D; totals [Q b, J, E] of R iterations forward and R - 1 backward, summed, and one
     gathered: (Q - 1) / Q x 4 (2 (2 R - 1) + 1) Q b J E. Their weights are summed over P / Q replicas.
@@ -186,7 +186,7 @@ def _capsule_ranks(cost: Cost, num_ranks: int) -> list[int]:
 
 
 def cheapest(rows: list[Row]) -> Row | None:
-    """Return the row that fits, can be run, and takes the least device time an image; None if there is none."""
+    """Return the row that fits, can be run, and takes the least device time an image, or None."""
     able = [row for row in rows if row.fits and not row.missing]
     return min(able, key=lambda row: (row.device_s_per_image, row.memory.peak), default=None)
 

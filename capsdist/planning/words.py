@@ -24,8 +24,8 @@ def heading(config: Config, device: Device, row: Row) -> list[str]:
         f"{device.memory_gib:g} GiB",
         f"FLOP a step: forward {flop.forward:,}, backward {flop.backward:,}, recomputation "
         f"{flop.recomputed:,} (routing.recompute={row.recompute or 'none'})",
-        f"Memory of a rank in GiB; {device.reserved_gib:g} GiB of each device is left to driver and libraries. "
-        "Its formula was compared with steps on a CPU in fp32 only.",
+        f"Memory of a rank in GiB; {device.reserved_gib:g} GiB of each device is for driver and libraries. "
+        "The formula was compared with steps on a CPU in fp32 only.",
         "Time is a projection, not a measurement: sum over layers of max(FLOP / peak, bytes / bandwidth), + "
         "optimizer bytes / bandwidth, + bytes sent / interconnect.",
         f"Ceilings (H100 SXM unless given): --peak-tflops {device.peak_tflops:g}, --peak-tflops-fp32 "

@@ -1,4 +1,4 @@
-"""How many matrix products a call of `streamed` and `fused` does, each of 2 B I J D E FLOP. Imports nothing."""
+"""How many matrix products `streamed` and `fused` do, each of 2 B I J D E FLOP. Imports nothing."""
 
 from __future__ import annotations
 
