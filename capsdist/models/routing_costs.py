@@ -104,7 +104,7 @@ def _reference(
         forward_flop=product + passes * small,
         backward_flop=2 * product + backward * small,
         recomputed_flop=again * small if iterations else 0,
-        saved=Numbers(narrow=poses, wide=saved),
+        saved=Numbers(wide=poses + saved),  # it computes in fp32
         forward_peaks=(Bytes(_FP32 * votes, _FP32 * weights),),
         backward_peaks=(Bytes(_FP32 * 3 * votes, _FP32 * parameters),),
         routed=sizes,
