@@ -64,6 +64,7 @@ FITTED = (
     Case("paper", 48),
     Case("wide conv", 64, {"conv_channels": 160, "primary_types": 12, "decoder": False}),
     Case("wide decoder", 64, {**_SMALL, **_COLOUR, "decoder_hidden": (3072, 4096), "conv_channels": 64}),
+    Case("200 classes", 16, {"num_classes": 200, "decoder": False, "conv_channels": 64}),
 )
 """The constants of `capsdist.planning.memory.process_peak` were chosen on these."""
 CHECKED = (
@@ -74,7 +75,8 @@ CHECKED = (
     Case("colour", 128, {**_SMALL, **_COLOUR, "conv_channels": 96}),
     Case("same padding", 128, {**_SMALL, **_COLOUR, "conv_channels": 96, "padding": "same"}),
     Case("no decoder", 256, {**_TINY, "decoder": False, "conv_channels": 72, "primary_types": 16}),
-    Case("200 classes", 16, {"num_classes": 200, "decoder": False, "conv_channels": 64}),
+    Case("150 classes", 32, {"num_classes": 150, "conv_channels": 96, "primary_types": 24}),
+    Case("small decoder", 160, {**_SMALL, "decoder_hidden": (128, 256), "conv_channels": 112}),
     Case("50 classes, 2 microbatches", 192, {**_SMALL, "num_classes": 50}, num_microbatches=2),
     Case("wide capsules", 96, {**_SMALL, "primary_dim": 16, "class_dim": 32, "conv_channels": 128}),
     Case("iterations recomputed", 128, {**_SMALL, "primary_types": 12}, {"recompute": "iterations"}),
@@ -90,7 +92,7 @@ def planned_peak(case: Case) -> int:
     setup = Setup(
         microbatch=-(-case.num_images // case.num_microbatches), num_microbatches=case.num_microbatches
     )
-    return process_peak(training_memory(case.cost(), setup).peak)
+    return process_peak(training_memory(case.cost(), setup))
 
 
 def measured_peak(case: Case) -> int:

@@ -31,8 +31,9 @@ __all__ = [
 
 FP32_BYTES = 4
 _BUCKET_NUMBERS = 50_000_000  # largest gradient bucket of `capsdist.train.engine.zero`
-# Share of the tensors' peak, and bytes besides, measured with glibc on `capsdist.bench.planner_check.FITTED`.
-_FRAGMENTED, _LIBRARY_BYTES = 0.19, 9 * 10**6
+# What a process holds besides its tensors, for each byte of activations and in all; measured with glibc on
+# `capsdist.bench.planner_check.FITTED`.
+_FRAGMENTED, _LIBRARY_BYTES = 1.2, 9 * 10**6
 _KEPT_FREE = 64 * 2**20  # glibc returns what is free at the end of its heap beyond this (M_TRIM_THRESHOLD)
 
 
@@ -177,9 +178,9 @@ def _moments(layers: list[LayerCost], setup: Setup, gradients: int, *, whole: bo
         held += 0 if several else FP32_BYTES * layer.parameters
 
 
-def process_peak(peak: int) -> int:
-    """Return the resident bytes, above its start, of a process on a CPU whose tensors peak at `peak` bytes.
+def process_peak(memory: Memory) -> int:
+    """Return the resident bytes, above its start, of a process on a CPU that trains with `memory`.
 
-    The allocator keeps freed blocks, up to a limit, and libraries have buffers of their own.
+    The allocator keeps freed blocks of activations, up to a limit, and libraries have buffers of their own.
     """
-    return peak + min(int(peak * _FRAGMENTED) + _LIBRARY_BYTES, _KEPT_FREE)
+    return memory.peak + min(int(memory.activations * _FRAGMENTED) + _LIBRARY_BYTES, _KEPT_FREE)
