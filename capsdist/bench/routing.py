@@ -18,6 +18,7 @@ from capsdist.bench.full_shape import route_full_shape
 from capsdist.bench.memory import peak_bytes, saved_bytes
 from capsdist.bench.timer import Timing, time_side_by_side
 from capsdist.routing import explain, route_packed, route_reference, unpack_weights
+from capsdist.routing.dynamic.products import backward_products, forward_products
 
 __all__ = [
     "BACKENDS",
@@ -63,12 +64,12 @@ class Case:
     @property
     def flop(self) -> int:
         """FLOP of the matrix products of `streamed`, forward and backward (its docstring counts them)."""
-        return self.forward_flop + (5 * self.iterations - 3) * self._product_flop
+        return self.forward_flop + backward_products(self.iterations, uniform=True) * self._product_flop
 
     @property
     def forward_flop(self) -> int:
         """FLOP of the forward pass alone."""
-        return (2 * self.iterations - 1) * self._product_flop
+        return forward_products(self.iterations) * self._product_flop
 
     @property
     def _product_flop(self) -> int:

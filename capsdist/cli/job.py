@@ -85,11 +85,13 @@ def parse_options(
     argv: Sequence[str],
     *,
     more: Mapping[str, object] | None = None,
+    flat: bool = False,
     name_prefix: str = "",
 ) -> tuple[Config, Any]:
     """As `parse_command`, for a job with sections of options of its own; return them as attributes.
 
-    `more`: these sections with their default values, by name; `name_prefix` stands before the name of the run
+    `more`: these sections with their default values, by name; with `flat` their options have no prefix;
+    `name_prefix` stands before the name of the run
     that the preset or file gives.
     """
     import tyro
@@ -105,7 +107,7 @@ def parse_options(
     base = base.model_copy(update={"train": train})
     title = (description or "Train a network.").strip().splitlines()[0]
     command = tyro.cli(
-        _command_type(presets, base.preset if base.preset in presets else presets[0], base, more),
+        _command_type(presets, base.preset if base.preset in presets else presets[0], base, more, flat),
         args=with_flags(argv, base),
         prog=Path(sys.argv[0]).name,
         description=f"{title}\n\n{_describe(presets)}",
@@ -167,7 +169,9 @@ def with_environment(config: Config) -> Config:
     return config.model_copy(update={"data": data, "train": train})
 
 
-def _command_type(presets: Sequence[str], preset: str, base: Config, more: Mapping[str, object]) -> Any:
+def _command_type(
+    presets: Sequence[str], preset: str, base: Config, more: Mapping[str, object], flat: bool
+) -> Any:
     """Return a dataclass of the job's own options and, below them, the sections of a configuration."""
     import tyro
 
@@ -191,7 +195,10 @@ def _command_type(presets: Sequence[str], preset: str, base: Config, more: Mappi
         ),
     ]
     sections = [(name, type(getattr(base, name)), field(default=getattr(base, name))) for name in _sections()]
-    others = [(name, type(value), field(default=value)) for name, value in more.items()]
+    others: list[tuple[str, Any, Any]] = [
+        (name, tyro.conf.OmitArgPrefixes[type(value)] if flat else type(value), field(default=value))
+        for name, value in more.items()
+    ]
     return make_dataclass("Command", own + others + sections)
 
 

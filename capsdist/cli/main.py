@@ -32,6 +32,15 @@ def _tune(argv: Sequence[str]) -> int:
     return tune("Search over routing depth and capsule capacity with Ray Tune.", argv)
 
 
+def _plan(argv: Sequence[str]) -> int:
+    """say what a training takes, and the cheapest way: capsdist plan PRESET --gpus 8 [options]"""
+    from capsdist.cli.plan import plan
+
+    if argv and not argv[0].startswith("-"):
+        argv = ["--preset", *argv]
+    return plan(argv)
+
+
 def _evaluate(argv: Sequence[str]) -> int:
     """measure the error of a run or checkpoint: capsdist evaluate RUN"""
     from capsdist.cli.evaluate import evaluate
@@ -95,6 +104,7 @@ def _check_cluster(argv: Sequence[str]) -> int:
 
 COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
+    "plan": _plan,
     "evaluate": _evaluate,
     "predict": _predict,
     "pack": _pack,

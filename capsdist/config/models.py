@@ -19,6 +19,7 @@ from capsdist.importing import find
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from capsdist.config.cost import Cost
     from capsdist.errors import Problem
 
 __all__ = [
@@ -148,6 +149,8 @@ class Family:
         multi_label_losses: as `losses`, for `model.num_labels` above 1; labels: int64 [B, K], up to K labels
             of each image, -1 where it has fewer, or floating [B, J], multi-hot or in between. None: images
             have one label.
+        cost: ``cost(model, routing)`` returns what the layers cost (`capsdist.config.cost.Cost`), for
+            `capsdist plan`. None: the planner cannot price the family.
     """
 
     title: str
@@ -159,6 +162,7 @@ class Family:
     loss: type[Section] = NoOptions
     problems: Callable[[Any], Iterable[Problem]] = lambda config: ()
     multi_label_losses: Callable[[Any, Tensor, Tensor, Any], dict[str, Tensor]] | None = None
+    cost: Callable[[Any, Any], Cost] | None = None
 
 
 @functools.cache

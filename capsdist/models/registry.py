@@ -25,6 +25,7 @@ from capsdist.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from capsdist.config.cost import Cost
     from capsdist.models.capsnet import Output
 
 __all__ = ["BASELINE_CNN", "CAPSNET", "RESNET_CAPSNET"]
@@ -104,6 +105,18 @@ def _sigmoid_cross_entropy(
     return {"loss": terms.sum(1)}
 
 
+def _capsnet_cost(model: CapsNetConfig, routing: Routing) -> Cost:
+    from capsdist.models.network_costs import capsnet_cost
+
+    return capsnet_cost(model, routing)
+
+
+def _baseline_cost(model: BaselineCNNConfig, routing: NoOptions) -> Cost:
+    from capsdist.models.network_costs import baseline_cost
+
+    return baseline_cost(model, routing)
+
+
 CAPSNET = Family(
     title="capsule network",
     model=CapsNetConfig,
@@ -114,6 +127,7 @@ CAPSNET = Family(
     loss_names=("loss", "margin_loss", "reconstruction_loss"),
     problems=capsnet_problems,
     multi_label_losses=_capsnet_losses,
+    cost=_capsnet_cost,
 )
 RESNET_CAPSNET = Family(
     title="capsule network over a residual network",
@@ -132,4 +146,5 @@ BASELINE_CNN = Family(
     build=_build_baseline,
     losses=_cross_entropy,
     multi_label_losses=_sigmoid_cross_entropy,
+    cost=_baseline_cost,
 )

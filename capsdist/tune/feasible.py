@@ -1,7 +1,8 @@
 """Refuse points that cannot be trained, by formula: no network is built, no trial is spent.
 
-Built on `capsdist.models.counts`. Memory is a floor (weights, gradients, Adam's moments, every layer's
-output, the process): a point refused for it could not have run, one that is let through may still fail.
+Memory is a floor by `capsdist.planning.memory` (weights, gradients, optimizer state, what autograd keeps, the
+process): a point refused for it could not have run, one that is let through may still fail. Of families
+without a function `cost` the outputs of layers count.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from capsdist.config import Config, problems
-from capsdist.models.counts import num_parameters, output_bytes, training_state_bytes
+from capsdist.config.models import find_family
+from capsdist.models.counts import num_parameters, output_numbers
+from capsdist.planning.memory import Setup, optimizer_slots, state_bytes, training_memory
 from capsdist.storage.memory import memory_here
 from capsdist.train.shares import images_per_rank, microbatch_of
 
@@ -45,12 +48,17 @@ def worker_bytes(config: Config) -> int:
     """Return the memory that a worker needs at least to train `config`."""
     train = config.train
     divided = train.engine == "zero" or (train.engine == "auto" and train.device != "cpu")
-    state = training_state_bytes(
-        config,
-        zero_stage=train.zero_stage if divided else 0,
+    images = microbatch_of(train, share := images_per_rank(train, train.num_workers))
+    setup = Setup(
         num_ranks=train.num_workers,
+        zero_stage=train.zero_stage if divided else 0,
+        narrow_bytes=4 if train.precision == "fp32" else 2,
+        microbatch=images,
+        num_microbatches=-(-share // images),
+        slots=optimizer_slots(config),
     )
-    images = microbatch_of(train, images_per_rank(train, train.num_workers))
-    outputs = output_bytes(config) * images
-    # under autocast most outputs take half
-    return PROCESS_BYTES + state + (outputs if train.precision == "fp32" else outputs // 2)
+    cost = find_family(config.model.kind).cost
+    if cost is not None:
+        return PROCESS_BYTES + training_memory(cost(config.model, config.routing), setup).least
+    state = sum(state_bytes(num_parameters(config), setup))
+    return PROCESS_BYTES + state + output_numbers(config) * images * setup.narrow_bytes

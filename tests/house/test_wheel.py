@@ -64,6 +64,7 @@ COMMANDS = [
     ("capsdist train digits_quickstart --check", 0, "configuration is valid"),
     ("capsdist train digits_quickstart --model.kind linear:LINEAR --check", 0, "configuration is valid"),
     ("capsdist train digits_quickstart --print-config", 0, "preset: digits_quickstart"),
+    ("capsdist plan digits_quickstart", 0, "cheapest that fits"),
     ("capsdist tune --help", 0, "--search.trials"),
     ("capsdist evaluate runs/none", 1, "no checkpoint below runs/none"),
     ("capsdist predict runs/none a.png", 1, "no checkpoint below runs/none"),

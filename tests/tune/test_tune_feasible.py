@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from capsdist.bench.memory import saved_bytes
 from capsdist.config import CapsNetConfig, Config, Data, Train
-from capsdist.models import build_model
+from capsdist.models import build_model, registry
 from capsdist.tune.feasible import GIB, PROCESS_BYTES, Limits, memory_here, refusal, worker_bytes
 from capsdist.tune.space import with_values
 
@@ -56,16 +59,22 @@ def test_what_the_rules_refuse_is_refused_with_their_words(values, words):
 @pytest.mark.parametrize("types", [2, 16])
 @pytest.mark.parametrize("class_dim", [4, 32])
 def test_memory_is_a_floor_of_what_training_holds(types, class_dim):
-    """Weights, gradients, both moments and the outputs of all layers are really there, at once."""
+    """Weights, gradients, both moments and what autograd keeps are really there, at once."""
     config = with_values(SMALL, {"model.primary_types": types, "model.class_dim": class_dim})
     network = build_model(config.model, config.routing)
-    held = []
-    for module in network.modules():
-        if type(module).__name__ in ("Conv2d", "Linear", "ClassCapsules"):
-            module.register_forward_hook(lambda _m, _i, output: held.append(output.nbytes))
-    network(torch.rand(config.train.global_batch_size, 1, 12, 12))
-    state = sum(p.nbytes for p in network.parameters()) * 4
-    assert worker_bytes(config) == PROCESS_BYTES + state + sum(held)
+    images, labels = torch.rand(12, 1, 12, 12), torch.zeros(12, dtype=torch.long)
+    parameters = list(network.parameters())
+    held = saved_bytes(lambda: network(images, labels), exclude=(images, labels, *parameters))
+    state = sum(p.nbytes for p in parameters) * 4
+    losses = 12 * 4 * (2 * 144 + 4 * 10)  # with the images
+    assert state + held < worker_bytes(config) - PROCESS_BYTES < state + held + losses
+
+
+def test_a_family_without_cost_is_priced_by_its_outputs(monkeypatch):
+    monkeypatch.setattr(registry, "UNPRICED", replace(registry.CAPSNET, cost=None), raising=False)
+    kind = "capsdist.models.registry:UNPRICED"
+    unpriced = SMALL.model_copy(update={"model": SMALL.model.model_copy(update={"kind": kind})})
+    assert PROCESS_BYTES + 16 * num_parameters(SMALL) < worker_bytes(unpriced) < worker_bytes(SMALL)
 
 
 def test_more_workers_need_less_each_and_zero_less_again():

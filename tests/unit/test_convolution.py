@@ -48,9 +48,7 @@ def drawn(shape: Any, *, images_too: bool = True) -> tuple[Tensor, Tensor, Tenso
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("images_too", [True, False])
-def test_value_and_gradients_are_those_of_torch(
-    shape: Any, images_too: bool, ours: list[torch.Size]
-) -> None:
+def test_value_and_gradients_are_those_of_torch(shape: Any, images_too: bool, ours: list[torch.Size]) -> None:
     operands, (stride, zeros) = drawn(shape, images_too=images_too), shape[6:]
     found, expected = convolve(*operands, stride, zeros), functional.conv2d(*operands, stride, zeros)
     assert torch.equal(found, expected)
@@ -64,7 +62,9 @@ def test_value_and_gradients_are_those_of_torch(
 
 
 @pytest.mark.parametrize("padding", ["valid", "same"])
-@pytest.mark.parametrize(("stride", "kernel", "side"), [(1, 4, 9), (2, 9, 20), (2, 3, 7), (3, 5, 13), (3, 2, 9)])
+@pytest.mark.parametrize(
+    ("stride", "kernel", "side"), [(1, 4, 9), (2, 9, 20), (2, 3, 7), (3, 5, 13), (3, 2, 9)]
+)
 @pytest.mark.parametrize("scale", [None, 0.3])
 def test_the_layer_trains_by_it(
     padding: Padding, stride: int, kernel: int, side: int, scale: float | None, ours: list[torch.Size],
@@ -108,14 +108,16 @@ def test_compilers_and_exporters_see_an_ordinary_convolution(ours: list[torch.Si
     layer, features = Conv2d(3, 4, 3, 2), torch.randn(2, 3, 7, 7)
     expected = layer(features)
     program = torch.export.export(layer, (features,))
-    assert "conv2d" in str(program.graph) and torch.equal(program.module()(features), expected)
+    assert "conv2d" in str(program.graph)
+    assert torch.equal(program.module()(features), expected)
     found = torch.compile(layer, backend="aot_eager", fullgraph=True)(features)
     found.sum().backward()
     with torch.autocast("cpu", torch.bfloat16):
         layer(features).float().sum().backward()
     with torch.no_grad():
         layer(features)
-    assert torch.equal(found, expected) and ours == []
+    assert torch.equal(found, expected)
+    assert ours == []
 
 
 @pytest.mark.parametrize("processor", ["AVX2", "AVX512"])

@@ -1,4 +1,4 @@
-"""Parameters and bytes are those of the networks that are built, of the paper, and of closed formulas."""
+"""Parameters and outputs are those of the networks that are built, of the paper, and of closed formulas."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from capsdist.config import PRESETS, BaselineCNNConfig, CapsNetConfig, Config, NetworkConfig, get_preset
 from capsdist.models import CapsNet, build_model
-from capsdist.models.counts import num_parameters, output_bytes, training_state_bytes
+from capsdist.models.counts import num_parameters, output_numbers
 
 CIFAR = get_preset("cifar10_official").model
 
@@ -86,7 +86,7 @@ def test_number_of_primary_capsules(model: CapsNetConfig, expected: int) -> None
 
 
 @pytest.mark.parametrize("model", ODD)
-def test_output_bytes_are_those_of_the_layers(model: NetworkConfig) -> None:
+def test_output_numbers_are_those_of_the_layers(model: NetworkConfig) -> None:
     config = Config(model=model)
     network = build_model(model, config.routing).eval()
     shapes: list[int] = []
@@ -99,12 +99,4 @@ def test_output_bytes_are_those_of_the_layers(model: NetworkConfig) -> None:
         if type(module).__name__ in kinds:
             module.register_forward_hook(note)
     network(torch.rand(2, model.in_channels, model.image_size, model.image_size))
-    assert output_bytes(config) == 4 * sum(shapes)
-
-
-@pytest.mark.parametrize(("stage", "numbers"), [(0, 4.0), (1, 3.0), (2, 2.5), (3, 2.0)])
-def test_zero_divides_the_training_state(stage: int, numbers: float) -> None:
-    config = Config()
-    expected = numbers * 4 * num_parameters(config)
-    assert training_state_bytes(config, zero_stage=stage, num_ranks=2) == expected
-    assert training_state_bytes(config, zero_stage=stage) == 16 * num_parameters(config)
+    assert output_numbers(config) == sum(shapes)

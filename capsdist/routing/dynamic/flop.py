@@ -18,6 +18,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 import capsdist.routing.dynamic.fused.operators
 import capsdist.routing.dynamic.streamed  # noqa: F401 (both for the operators that they register)
+from capsdist.routing.dynamic.products import backward_products, forward_products
 
 __all__: list[str] = []
 
@@ -31,17 +32,16 @@ def _product(poses: Size, weights: Size) -> int:
 def _forward(
     poses: Size, weights: Size, bias: Size | None, priors: Size | None, iterations: int, *_: Any, **__: Any
 ) -> int:
-    """Count two products an iteration, agreement and totals; there is no agreement before the first."""
-    return _product(poses, weights) * (2 * iterations - 1)
+    return _product(poses, weights) * forward_products(iterations)
 
 
 def _backward(
     poses: Size, weights: Size, priors: Size | None, iterations: int, want_poses: bool, want_weights: bool
 ) -> int:
-    """Count three products an iteration, two more for weights; one each where the coupling is uniform."""
     uniform = priors is None
-    products = (iterations - uniform) * (3 + 2 * want_weights) + uniform * (want_poses + want_weights)
-    return _product(poses, weights) * products
+    return _product(poses, weights) * backward_products(
+        iterations, uniform=uniform, want_poses=want_poses, want_weights=want_weights
+    )
 
 
 @register_flop_formula(torch.ops.capsdist.route_streamed_backward)

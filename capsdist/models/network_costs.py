@@ -1,0 +1,101 @@
+"""What the built-in networks cost, layer by layer: the functions `cost` of their families."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import prod
+from typing import Literal
+
+from capsdist.config.cost import Cost, LayerCost, Numbers, Routed
+from capsdist.config.models import BaselineCNNConfig, CapsNetConfig, NoOptions, Routing
+from capsdist.config.shapes import image_shape
+from capsdist.models.costs import conv_cost, lengths_cost, linear_cost, loss_cost, relu_cost, squash_cost
+from capsdist.models.routing_costs import routing_cost
+
+__all__ = ["baseline_cost", "capsnet_cost", "decoder_costs"]
+
+Sides = tuple[int, int]
+
+
+def capsnet_cost(model: CapsNetConfig, routing: Routing) -> Cost:
+    """Return the cost of a `CapsNet`."""
+    channels, *sides = image_shape(model)
+    size, types, dim = (sides[0], sides[1]), model.primary_types, model.primary_dim
+    middle, padded = _sides(size, model.conv_kernel, 1, model.padding)
+    conv = conv_cost(
+        "conv", (channels, model.conv_channels), model.conv_kernel, (size, middle),
+        input_gradient=False, padded=padded,
+    )  # fmt: skip
+    after, padded = _sides(middle, model.primary_kernel, model.primary_stride, model.padding)
+    primary = conv_cost(
+        "primary_capsules", (model.conv_channels, types * dim), model.primary_kernel, (middle, after),
+        padded=padded,
+    )  # fmt: skip
+    children = types * prod(after)
+    routed = Routed(children, dim, model.num_classes, model.class_dim, routing.iterations)
+    return Cost(
+        prod(image_shape(model)),
+        [
+            conv,
+            relu_cost("relu", model.conv_channels * prod(middle)),
+            primary,
+            squash_cost("squash", children, dim),
+            routing_cost(
+                "class_capsules", routed, routing, bias=model.capsule_bias, log_priors=model.log_priors
+            ),
+            lengths_cost("lengths", model.num_classes, model.class_dim),
+            *(decoder_costs(model.num_classes * model.class_dim, model) if model.decoder else ()),
+        ],
+    )
+
+
+def decoder_costs(poses: int, model: CapsNetConfig) -> list[LayerCost]:
+    """Return the costs of a `Decoder` of `poses` numbers, and of the reconstruction loss."""
+    first, second = model.decoder_hidden
+    mask = -(-model.num_classes // 4)  # of bytes
+    pixels = prod(image_shape(model))
+    return [
+        linear_cost("decoder.0", poses, first, saved=Numbers(narrow=poses, wide=mask)),
+        relu_cost("decoder.1", first),
+        linear_cost("decoder.2", first, second),
+        relu_cost("decoder.3", second),
+        linear_cost("decoder.4", second, pixels),
+        loss_cost("reconstruction", pixels),
+    ]
+
+
+def baseline_cost(model: BaselineCNNConfig, routing: NoOptions) -> Cost:
+    """Return the cost of a `BaselineCNN`."""
+    from capsdist.models.baseline_cnn import CONV_CHANNELS, DENSE_UNITS, KERNEL_SIZE
+
+    channels, *sides = image_shape(model)
+    size = (sides[0], sides[1])
+    layers: list[LayerCost] = []
+    for number, pair in enumerate(pairwise((channels, *CONV_CHANNELS))):
+        layers.append(conv_cost(f"conv {number}", pair, KERNEL_SIZE, (size, size), input_gradient=number > 0))
+        layers.append(relu_cost(f"relu {number}", pair[1] * prod(size)))
+    units = (CONV_CHANNELS[-1] * prod(size), *DENSE_UNITS)
+    for number, (before, after) in enumerate(pairwise(units)):
+        layers += [linear_cost(f"dense {number}", before, after), relu_cost(f"relu dense {number}", after)]
+    # dropout keeps its mask, and the last layer its input
+    dropped = Numbers(narrow=2 * units[-1] if model.dropout else 0)
+    layers.append(linear_cost("scores", units[-1], model.num_classes, saved=dropped))
+    return Cost(prod(image_shape(model)), layers)
+
+
+def _sides(
+    sides: Sides, kernel: int, stride: int, padding: Literal["valid", "same"]
+) -> tuple[Sides, Sides | None]:
+    """Return (H, W) of a convolution's output, and of a padded copy of its input where it makes one."""
+    if padding == "valid":
+        height, width = ((side - kernel) // stride + 1 for side in sides)
+        return (height, width), None
+    height, width = (-(-side // stride) for side in sides)
+    zeros = [
+        max((after - 1) * stride + kernel - side, 0)
+        for side, after in zip(sides, (height, width), strict=True)
+    ]
+    halves = {(total // 2, total - total // 2) for total in zeros}
+    symmetric = all(before == after for before, after in halves)
+    padded = None if symmetric else (sides[0] + zeros[0], sides[1] + zeros[1])
+    return (height, width), padded

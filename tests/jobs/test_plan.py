@@ -1,0 +1,78 @@
+"""The command `capsdist plan`: rows, the cheapest that fits as a command, and what is missing."""
+
+from __future__ import annotations
+
+import pytest
+
+from capsdist.cli.main import main
+
+TRAIN = "capsdist train mnist_paper"
+
+
+def plan(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, list[str], str]:
+    status = main(["plan", *words])
+    out, err = capsys.readouterr()
+    return status, out.splitlines(), err
+
+
+def test_the_cheapest_that_fits_is_a_command(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("mnist_paper", "--gpus", "4", "--price-per-gpu-hour", "3", "--train.global-batch-size=512")
+    status, lines, _ = plan(capsys, *words)
+    assert status == 0
+    assert lines[0].startswith("mnist_paper: 8,215,568 parameters, 512 images a step on 4 devices of 80 GiB")
+    assert any(line.startswith("Time is a projection, not a measurement") for line in lines)
+    assert lines[-1].startswith(f"{TRAIN} --train.global-batch-size=512 --train.num-workers 4 ")
+    rows = [line.split() for line in lines if line.strip().endswith(("fits", "capsule_ranks"))]
+    able = [row for row in rows if row[-1] == "fits"]
+    assert {(row[0], row[1]) for row in rows} == {(s, p) for s in "0123" for p in ("fp32", "bf16")}
+    assert {row[3] for row in rows} == {"1", "2", "4"}
+    costs = [float(row[13]) for row in able]
+    assert costs == sorted(costs)
+    best = able[0]
+    assert f"--train.precision {best[1]} --train.gradient-accumulation-steps {best[4]} " in lines[-1]
+    assert ("--train.engine ddp" in lines[-1]) == (best[0] == "0")
+
+
+def test_the_command_is_a_valid_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    _, lines, _ = plan(capsys, "mnist_paper", "--gpus", "2")
+    status = main([*lines[-1].split()[1:], "--print-config"])
+    assert status == 0
+    assert "num_workers: 2" in capsys.readouterr().out
+
+
+def test_less_memory_means_more_microbatches(capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines, _ = plan(capsys, "mnist_paper", "--memory-gib", "1.2")
+    assert status == 0
+    assert "--train.gradient-accumulation-steps 1 " not in lines[-1]
+
+
+def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines, err = plan(capsys, "mnist_paper", "--memory-gib", "1.05")
+    assert status == 1
+    assert "cheapest" not in "".join(lines)
+    assert "nothing fits" in err
+    assert "optimizer state" in err
+    assert "--gpus" in err
+
+
+@pytest.mark.parametrize("words", [("--gpus", "0"), ("--memory-gib", "-1"), ("--peak-tflops", "0")])
+def test_devices_that_there_are_not(capsys: pytest.CaptureFixture[str], words: tuple[str, str]) -> None:
+    status, _, err = plan(capsys, "mnist_paper", *words)
+    assert status == 2
+    assert words[0][2:].replace("-", "_") in err
+
+
+def test_a_family_without_cost_names_the_dry_run(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dataclasses import replace
+
+    from capsdist.config import models
+    from capsdist.models import registry
+
+    monkeypatch.setattr(registry, "UNPRICED", replace(registry.CAPSNET, cost=None), raising=False)
+    kind = "capsdist.models.registry:UNPRICED"
+    status, _, err = plan(capsys, "mnist_paper", "--model.kind", kind)
+    models.find_family.cache_clear()
+    assert status == 1
+    assert "--train.dry-run" in err

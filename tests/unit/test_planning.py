@@ -1,0 +1,165 @@
+"""What the planner says of small odd networks is what torch counts and keeps in real steps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from capsdist.bench.memory import saved_bytes
+from capsdist.bench.planner_check import Case, counted_flop, planned_flop
+from capsdist.bench.step import Step
+from capsdist.config import PRESETS, BaselineCNNConfig, Config, NetworkConfig, Train, get_preset, image_shape
+from capsdist.config.cost import Bytes, Cost, LayerCost, Numbers, Routed
+from capsdist.config.models import find_family
+from capsdist.models import build_model
+from capsdist.models.counts import num_parameters
+from capsdist.planning.memory import Setup, split_over, state_bytes, training_memory
+from capsdist.planning.plan import communicated_bytes
+from capsdist.train.precision import autocast
+from capsdist.train.step import losses_of
+
+ODD: dict[str, Any] = {
+    "in_channels": 3, "image_size": (21, 19), "conv_channels": 6, "conv_kernel": 4, "primary_types": 3,
+    "primary_dim": 5, "primary_kernel": 5, "primary_stride": 3, "class_dim": 7, "num_classes": 4,
+    "decoder_hidden": (19, 23),
+}  # fmt: skip
+NETWORKS = {
+    "odd": ({}, {}),
+    "same": ({"padding": "same"}, {"iterations": 1}),
+    "official": (
+        {"primary_coupling": True, "decoder": False, "capsule_bias": True, "log_priors": True},
+        {"none_of_the_above": True, "iterations": 2},
+    ),
+    "last": ({}, {"gradient": "last"}),
+    "votes": ({}, {"recompute": "none", "iterations": 2}),
+    "votes, one iteration": ({"log_priors": True}, {"recompute": "none", "iterations": 1}),
+    "votes, last": ({"decoder": False}, {"recompute": "none", "gradient": "last"}),
+    "iterations": ({}, {"recompute": "iterations"}),
+    "iterations, priors": ({"log_priors": True}, {"recompute": "iterations", "gradient": "last"}),
+    "many parents": (
+        {"num_classes": 2500, "class_dim": 3, "primary_dim": 2, "decoder": False, "primary_kernel": 3},
+        {"iterations": 2},
+    ),
+}
+
+
+def case_of(name: str, num_images: int = 3) -> Case:
+    model, routing = NETWORKS[name]
+    return Case(name, num_images, {**ODD, **model}, routing)
+
+
+def cost_of(config: Config) -> Cost:
+    price = find_family(config.model.kind).cost
+    assert price is not None
+    return price(config.model, config.routing)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_parameters_of_every_preset(name: str) -> None:
+    config = get_preset(name)
+    assert cost_of(config).parameters == num_parameters(config)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_flop_are_those_that_torch_counts_in_a_step(name: str) -> None:
+    case = case_of(name, 8)  # fewer would be cut into other pieces
+    assert planned_flop(case) == counted_flop(case)
+    assert case.cost().parameters == num_parameters(case.config())
+
+
+def kept_bytes(config: Config, num_images: int, precision: Any) -> int:
+    """Bytes that autograd keeps of a network's forward pass and losses."""
+    network = build_model(config.model, config.routing)
+    images = torch.rand(num_images, *image_shape(config.model))
+    labels = torch.randint(config.model.num_classes, (num_images,))
+    weights = torch.ones(num_images)
+    losses = losses_of(find_family(config.model.kind), config)
+
+    def run() -> torch.Tensor:
+        with autocast(precision, images.device):
+            output = network(images, labels)
+        return (losses(output, images, labels)["loss"] * weights).sum()
+
+    return saved_bytes(run, exclude=(images, labels, weights, *network.parameters()))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("votes, last", "many parents")])
+def test_activations_are_what_autograd_keeps(name: str, precision: str) -> None:
+    case = case_of(name)
+    config, cost = case.config(), case.cost()
+    narrow = 4 if precision == "fp32" else 2
+    memory = training_memory(cost, Setup(narrow_bytes=narrow, microbatch=case.num_images))
+    images = 4 * case.num_images * cost.input_numbers
+    kept = kept_bytes(config, case.num_images, precision)
+    assert memory.activations - images == pytest.approx(kept, rel=0.01)
+
+
+def baseline_flop(model: NetworkConfig) -> tuple[int, int]:
+    from torch.utils.flop_counter import FlopCounterMode
+
+    config = Config(model=model, train=Train(global_batch_size=3, precision="fp32"))
+    family = find_family(model.kind)
+    step = Step(
+        build_model(model, config.routing),
+        family,
+        config,
+        images=torch.rand(3, *image_shape(model)),
+        labels=torch.tensor([0, 1, 2]),
+        precision="fp32",
+    )
+    with FlopCounterMode(display=False) as counter:
+        step()
+    layers = cost_of(config).layers
+    return counter.get_total_flops(), 3 * sum(each.forward_flop + each.backward_flop for each in layers)
+
+
+def test_the_baseline_network_is_priced_too() -> None:
+    model = BaselineCNNConfig(in_channels=2, image_size=9, num_classes=7)
+    counted, planned = baseline_flop(model)
+    assert counted == planned
+    assert cost_of(Config(model=model)).parameters == num_parameters(Config(model=model))
+
+
+@pytest.mark.parametrize(("stage", "numbers"), [(0, 4.0), (1, 3.0), (2, 2.5), (3, 2.0)])
+def test_zero_divides_the_training_state(stage: int, numbers: float) -> None:
+    assert sum(state_bytes(1001, Setup(num_ranks=2, zero_stage=stage))) == pytest.approx(
+        numbers * 4 * 1001, abs=8
+    )
+    assert sum(state_bytes(1001, Setup(zero_stage=stage))) == 16 * 1001
+
+
+LAYERS = Cost(
+    10,
+    [
+        LayerCost("a", parameters=100, saved=Numbers(narrow=50), backward_peaks=(Bytes(8, 400),)),
+        LayerCost("b", parameters=300, saved=Numbers(wide=20), forward_peaks=(Bytes(4000, 0),)),
+    ],
+)
+
+
+def test_the_peak_is_the_largest_moment() -> None:
+    one = training_memory(LAYERS, Setup(microbatch=2))
+    resident = 4 * 400 + 8 * 400 + 4 * 10 * 2
+    assert one.peak == resident + (50 + 20) * 4 * 2 + 4000 * 2  # forward of b
+    bare = replace(LAYERS, layers=[LAYERS.layers[0], replace(LAYERS.layers[1], forward_peaks=())])
+    # backward of a: its kept numbers, its own peak, the gradient of b
+    assert training_memory(bare, Setup(microbatch=2)).peak == resident + 50 * 4 * 2 + 8 * 2 + 400 + 300 * 4
+    several = training_memory(bare, Setup(microbatch=2, num_microbatches=3))
+    assert several.peak == resident + 4 * 10 * 4 + 1600 + 50 * 4 * 2 + 8 * 2 + 400
+
+
+def test_capsule_ranks_divide_class_capsules_only() -> None:
+    layer = LayerCost("classes", parameters=1000, routed=Routed(10, 2, 5, 10, 3))
+    part = split_over(layer, 4)
+    assert part.parameters == 250
+    assert part.saved == Numbers(20, 3 * 3 * 50)
+    cost = replace(LAYERS, layers=[*LAYERS.layers, layer])
+    # 400 replicated, 250 of a rank that no other has; poses and totals of 2 images
+    sent = 4 * (2 * 3 / 4 * 400 + 3 / 4 * 2 * (2 * 20 + 11 * 4 * 50))
+    assert communicated_bytes(cost, Setup(num_ranks=4, capsule_ranks=4, microbatch=2)) == sent
+    assert communicated_bytes(cost, Setup(num_ranks=4, zero_stage=3)) == 4 * 3 * 3 / 4 * 1400
+    assert communicated_bytes(cost, Setup()) == 0
