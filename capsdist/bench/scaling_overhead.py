@@ -49,7 +49,7 @@ def overhead_figures(
     """Return the overhead in percent: the mean over `num_blocks` pairs, and the ends of its 95 % interval.
 
     Raises:
-        CapsdistError: as `launch`; RunError: the bare process ended early.
+        CapsdistError: as `launch`; RunError: the run was stopped, or the bare process ended.
     """
     from capsdist.launch.launcher import launch  # late: it imports Ray
     from capsdist.launch.preflight import this_machine
@@ -68,7 +68,8 @@ def overhead_figures(
         address, times = str(folder / "bare"), folder / "times.json"
         with bare_process(config, address, steps, threads) as bare:
             blocks = Blocks(address, str(times), steps, os.getpid(), bare)
-            launch(config, display=lambda row: None, observer=blocks)
+            if (done := launch(config, display=lambda row: None, observer=blocks)).status != "done":
+                raise RunError(f"the run that is measured ended as {done.status!r}; start it again")
         found = json.loads(times.read_text())
     ratios = overheads(found["run"][_WARM:], found["bare"][_WARM:])
     mean, lower, upper = mean_interval(ratios)
