@@ -38,7 +38,10 @@ def average_weights(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor])
     """Move the averages towards `weights`, which `optimizer` has just updated: a' = a + share (w - a)."""
     held = list(weights)
     averages = [optimizer.state[weight]["average"] for weight in held]
-    torch._foreach_lerp_(averages, held, optimizer.param_groups[0]["average_share"])
+    share = optimizer.param_groups[0]["average_share"]
+    if isinstance(share, Tensor):  # see `step_from`
+        share = [share.to(weight.dtype) for weight in held]
+    torch._foreach_lerp_(averages, held, share)
 
 
 @torch.no_grad()
