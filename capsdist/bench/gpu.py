@@ -17,11 +17,13 @@ from typing import Any
 import torch
 
 from capsdist.bench import routing
+from capsdist.bench.aims import goals_table
 from capsdist.bench.ceilings import measure_ceilings
+from capsdist.bench.gpu_aims import GPU_ROWS
 from capsdist.bench.gpu_loop import loop_rows, train_briefly
 from capsdist.bench.timer import time_side_by_side
 
-__all__ = ["as_graph", "figures", "measure", "routing_cases", "routing_rows"]
+__all__ = ["as_graph", "figures", "measure", "report", "routing_cases", "routing_rows"]
 
 Row = dict[str, Any]
 # Calls between two looks at the clock.
@@ -29,6 +31,14 @@ CALLS = 20
 _MNIST, _IMAGENET = "B=1024 I=1152 J=10 R=3", "B=256 I=6272 J=1000 R=3"
 # Error that a short training must get below; a guess is wrong in 90 %.
 MAX_ERROR_PERCENT = 5.0
+
+
+def report(device: str) -> Row:
+    """Return the figures of `measure`, and print which aims they reach; see `measure`."""
+    found = figures(measure(device))
+    if device == "cuda":
+        print(goals_table(GPU_ROWS, found))
+    return found
 
 
 def measure(device: str) -> Row:
@@ -54,9 +64,9 @@ def figures(found: Row) -> Row:
     """Return the named figures of what `measure` has found, as far as they are there; its rows below `rows`.
 
     speedup_vs_reference, share_of_roofline, imagenet_ms, imagenet_peak_gib: of `fused`, forward and backward,
-    in bf16: at MNIST's shape with the largest batch and R = 3; of a layer of 6,272 to 1,000 capsules, B = 256.
-    mnist_b128_images_per_s, cifar10_b512_mfu_percent and so on: of the training loop, by network and batch;
-    step_r3_over_r1: at the largest batch of the MNIST network.
+    in bf16: at MNIST's shape with the largest batch and R = 3; of a layer of 6,272 to 1,000 capsules, 256
+    images. mnist_b128_images_per_s, cifar10_b512_mfu_percent and so on: of the training loop, by network and
+    batch; step_r3_over_r1: at the largest batch of the MNIST network.
     """
     times: dict[str, dict[str, Row]] = {}
     for row in found["routing"]:

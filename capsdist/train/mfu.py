@@ -1,4 +1,4 @@
-"""Model FLOP utilisation: the FLOP that a network needs over those that the device could do. Needs torch only.
+"""Model FLOP utilisation: the FLOP that a network needs over those that the device could do.
 
 Source: Chowdhery et al. 2022 (PaLM), appendix B: what is computed again in the backward pass does not count.
 """

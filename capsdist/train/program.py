@@ -1,4 +1,4 @@
-"""A training step as a program over static buffers: on a GPU it is captured once as a CUDA graph and replayed.
+"""A training step as a program over static buffers, which a GPU captures once as a CUDA graph and replays.
 
 A step of the MNIST network is some hundred kernels, which a GPU runs faster than Python launches them. What
 changes from step to step is copied into buffers: the batch, the epochs of its images, and the learning rate
@@ -113,7 +113,9 @@ class StepProgram:
                     self._replay = self._record(lambda: self._run(static))
             except RuntimeError as error:  # of CUDA, or out of memory: nothing was computed
                 self.failure = str(error).strip().partition("\n")[0]
-                self._note(f"steps are eager from here on: a CUDA graph could not be captured ({self.failure})")
+                self._note(
+                    f"steps are eager from here on: the capture failed ({self.failure})"
+                )
                 self._engine.clear_gradients()
                 return self._run(static)
         return self._replay()
@@ -129,7 +131,7 @@ class StepProgram:
         return sums, self._engine.step_from(self._numbers)
 
     def _is_full(self, batch: Batch) -> bool:
-        """Whether it has the size of the recording: then `num_global`, which is captured, is that size too."""
+        """Whether it has the size of the recording: `num_global`, which is captured, is then that size."""
         return len(batch.images) == batch.num_global == self._work.config.train.global_batch_size
 
     def _set_numbers(self, step: int) -> None:

@@ -34,9 +34,9 @@ _REPLAYS = 20
 
 @dataclass(frozen=True)
 class Variant:
-    """A way to compute the same step. channels_last: memory format of convolutions; compiled: by torch.compile.
+    """A way to compute the same step.
 
-    Compiled are the parts without routing, see `compilable`.
+    channels_last: memory format of convolutions; compiled: torch.compile runs the parts of `compilable`.
     """
 
     channels_last: bool = False
@@ -109,7 +109,9 @@ def eager_reason(work: Work) -> str | None:
 
 def example_batch(parts: Parts, num_images: int = 0) -> Batch:
     """Return random images as the network takes them, already transformed: `num_images`, 0: a full batch."""
-    from capsdist.config.shapes import image_shape  # late, with pydantic: benchmarks bring a batch of their own
+    from capsdist.config.shapes import (
+        image_shape,
+    )  # late, with pydantic: benchmarks bring a batch of their own
     from capsdist.data.batch import Batch
 
     model, size = parts.config.model, num_images or parts.config.train.global_batch_size
@@ -129,9 +131,10 @@ def example_batch(parts: Parts, num_images: int = 0) -> Batch:
 def draws_random_numbers(work: Work, batch: Batch) -> bool:
     """Say whether forward pass and losses draw from torch's generators, as dropout does.
 
-    batch: transformed, on the device; two of its images pass a copy of the network.
+    batch: transformed, on the device; a microbatch of it passes a copy of the network.
     """
-    engine, images, labels = work.engine, batch.images[:2], batch.labels[:2]
+    count = work.config.train.gradient_accumulation_steps
+    engine, (images, labels) = work.engine, (each.chunk(count)[0] for each in (batch.images, batch.labels))
     devices = [work.device] if work.device.type == "cuda" else []
 
     def states() -> list[Tensor]:

@@ -180,7 +180,9 @@ def test_a_trial_takes_the_fastest_and_leaves_no_trace(shapes: Path) -> None:
     assert same_bits(before.model, after.model)
     assert same_bits(before.optimizer, after.optimizer)
     # a compiler that is not there, or no memory: the step runs as it is
-    variant, notes = fastest(parts, example_batch(parts), candidates[2:], **options | {"backend": "none such"})
+    variant, notes = fastest(
+        parts, example_batch(parts), candidates[2:], **options | {"backend": "none such"}
+    )
     assert variant == Variant()
     assert notes[0].startswith("nchw, compiled: not possible here (")
     parts.close()
