@@ -103,7 +103,8 @@ def model_flop(
     copied = copy.deepcopy(network, own).train()
     for module in copied.modules():
         if isinstance(options := getattr(module, "routing", None), RoutingOptions):
-            module.routing = replace(options, backend="reference", recompute="none")
+            textbook = replace(options, backend="reference", recompute="none")
+            module.routing = textbook  # type: ignore[assignment]
     images, labels = images.to("meta"), labels.to("meta")
     with FlopCounterMode(display=False) as counter:
         loss(copied(images, labels), images, labels).sum().backward()

@@ -66,7 +66,8 @@ def _tensorflow_step(
         return
     held = [optimizer.state[weight] for weight in weights]
     if group["weight_decay"]:
-        torch._foreach_mul_(weights, (1 - decay * group["weight_decay"]).to(weights[0].dtype))
+        factor = (1 - decay * group["weight_decay"]).to(weights[0].dtype)
+        torch._foreach_mul_(weights, factor)  # pyright: ignore[reportPrivateImportUsage]
     far = torch.full((), _FAR, device=weights[0].device)
     adam(
         weights,
@@ -85,4 +86,5 @@ def _tensorflow_step(
         eps=group["eps"],
         maximize=False,
     )
-    torch._foreach_add_([slots["step"] for slots in held], 1)
+    steps = [slots["step"] for slots in held]
+    torch._foreach_add_(steps, 1)  # pyright: ignore[reportPrivateImportUsage]

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
@@ -143,14 +143,14 @@ class StepProgram:
 
     def _hold(self, batch: Batch) -> Batch:
         """Copy `batch` into the static one, which is made of the first."""
-        if self._static is None:
-            self._static = _buffers(batch, self._work.device)
-        for target, source in zip(_tensors(self._static), _tensors(batch), strict=True):
-            if isinstance(source, int):
-                target.fill_(source)
-            else:
+        static = self._static = self._static or _buffers(batch, self._work.device)
+        for target, source in zip(_values(static), _values(batch), strict=True):
+            assert isinstance(target, Tensor)
+            if isinstance(source, Tensor):
                 target.copy_(source, non_blocking=True)
-        return self._static
+            else:
+                target.fill_(source)
+        return static
 
     @contextmanager
     def _warming_up(self) -> Iterator[None]:
@@ -177,16 +177,19 @@ class StepProgram:
                 module._compiled_call_impl = None
 
 
-def _tensors(samples: Batch | Partner) -> Iterator[Tensor | int]:
+def _values(samples: Batch | Partner) -> Iterator[Tensor | int]:
     """Yield what differs between batches of one size; the epoch is a number where all images share it."""
     yield from (samples.images, samples.labels, samples.sample_ids, samples.epoch)
     if isinstance(weights := getattr(samples, "weights", None), Tensor):
         yield weights
     if partner := getattr(samples, "partner", None):
-        yield from _tensors(partner)
+        yield from _values(partner)
 
 
-def _buffers(samples: Batch | Partner, device: torch.device) -> Batch | Partner:
+_Samples = TypeVar("_Samples", "Batch", "Partner")
+
+
+def _buffers(samples: _Samples, device: torch.device) -> _Samples:
     """Return tensors like those of `samples` on `device`, with an epoch for each image."""
     found = {name: value for name, value in vars(samples).items() if isinstance(value, Tensor)}
     found = {name: torch.empty_like(value, device=device) for name, value in found.items()}

@@ -17,6 +17,7 @@ from capsdist.models.layers import PackedCapsules
 from capsdist.train.engine.plain import PlainEngine
 from capsdist.train.precision import autocast
 from capsdist.train.program import WARM_UP, Recorder, StepProgram, cuda_graph
+from capsdist.train.shares import microbatch_of
 from capsdist.train.step import Work, losses_of, train_on
 
 if TYPE_CHECKING:
@@ -133,8 +134,8 @@ def draws_random_numbers(work: Work, batch: Batch) -> bool:
 
     batch: transformed, on the device; a microbatch of it passes a copy of the network.
     """
-    count = work.config.train.gradient_accumulation_steps
-    engine, (images, labels) = work.engine, (each.chunk(count)[0] for each in (batch.images, batch.labels))
+    size = microbatch_of(work.config.train, len(batch.images))
+    engine, images, labels = work.engine, batch.images[:size], batch.labels[:size]
     devices = [work.device] if work.device.type == "cuda" else []
 
     def states() -> list[Tensor]:

@@ -24,7 +24,7 @@ from capsdist.train.shares import microbatch_of
 
 if TYPE_CHECKING:  # a machine with torch alone runs steps
     from capsdist.config import Config, Family
-    from capsdist.data import Batch, Mixup
+    from capsdist.data import Batch, Mixup, Transform
     from capsdist.models import Output
 
 __all__ = [
@@ -68,8 +68,8 @@ class Work(Protocol):
         ...
 
     @property
-    def transform(self) -> Callable[[Tensor, Tensor, int, int | Tensor], Tensor]:
-        """See `capsdist.data.Transform`."""
+    def transform(self) -> Transform:
+        """Of stored images."""
         ...
 
     @property

@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from capsdist.config import get_preset, image_shape
 from capsdist.models import CapsNet
 from capsdist.models.capsnet import Output
+from capsdist.models.registry import CAPSNET
 from capsdist.train.mfu import mfu_percent, model_flop, peak_flop_per_s
 
 
@@ -44,6 +46,24 @@ def test_the_mnist_network_needs_1_2_gigaflop_an_image() -> None:
     flop = model_flop(CapsNet(), loss, torch.rand(1, 1, 28, 28), torch.zeros(1).long())
     assert flop == 1_202_257_920
     assert mfu_percent(flop, 120_000, 989.4e12) == pytest.approx(14.6, abs=0.05)
+
+
+@pytest.mark.parametrize("preset", ["mnist_paper", "cifar10_official"])
+def test_the_planner_counts_the_same_where_nothing_is_computed_again(preset: str) -> None:
+    config = get_preset(preset)
+    routing = config.routing.model_copy(update={"backend": "reference", "recompute": "none"})
+    assert CAPSNET.cost is not None
+    layers = CAPSNET.cost(config.model, routing).layers
+    assert sum(layer.recomputed_flop for layer in layers) == 0
+    with torch.device("meta"):
+        built = CAPSNET.build(config.model, config.routing)
+        images, labels = torch.empty(2, *image_shape(config.model)), torch.zeros(2, dtype=torch.int64)
+
+    def total(output: Output, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        return CAPSNET.losses(output, images, labels, config.loss)["loss"]
+
+    flop = sum(layer.forward_flop + layer.backward_flop for layer in layers)
+    assert model_flop(built, total, images, labels) == flop
 
 
 @pytest.mark.parametrize(
