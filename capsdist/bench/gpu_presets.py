@@ -82,7 +82,8 @@ def preset_work(preset: str, *, num_images: int, iterations: int, device: str) -
         network, config.optim, rank=0, world_size=1, device=place,
         precision="fp32" if device == "cpu" else "bf16",
     )  # fmt: skip
-    augmentation = {name: tuple(v) if isinstance(v, list) else v for name, v in vars(config.data).items()}
+    fields: dict[str, Any] = vars(config.data)
+    augmentation: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
     return PresetWork(
         config=config,
         family=FAMILY,

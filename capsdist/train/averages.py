@@ -41,7 +41,7 @@ def average_weights(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor])
     share = optimizer.param_groups[0]["average_share"]
     if isinstance(share, Tensor):  # see `step_from`
         share = [share.to(weight.dtype) for weight in held]
-    torch._foreach_lerp_(averages, held, share)
+    torch._foreach_lerp_(averages, held, share)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @torch.no_grad()

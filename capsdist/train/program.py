@@ -113,9 +113,7 @@ class StepProgram:
                     self._replay = self._record(lambda: self._run(static))
             except RuntimeError as error:  # of CUDA, or out of memory: nothing was computed
                 self.failure = str(error).strip().partition("\n")[0]
-                self._note(
-                    f"steps are eager from here on: the capture failed ({self.failure})"
-                )
+                self._note(f"steps are eager from here on: the capture failed ({self.failure})")
                 self._engine.clear_gradients()
                 return self._run(static)
         return self._replay()

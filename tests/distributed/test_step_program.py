@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from small_run import run_small, same_bits, small_config
-from tape import tape
 
 from capsdist.config import Config
 from capsdist.data import Batch
@@ -27,6 +26,7 @@ from capsdist.train.speed import (
 )
 from capsdist.train.state import EngineState
 from capsdist.train.step import train_on
+from tape import tape
 
 CPU = torch.device("cpu")
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {

@@ -133,7 +133,7 @@ class PlainEngine:
     @torch.no_grad()
     def use_channels_last(self) -> None:
         """Keep convolution weights, and the optimizer's state of them, with channels innermost in memory."""
-        self.model.to(memory_format=torch.channels_last)
+        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         for parameter in self._trained.values():
             held = self.optimizer.state[parameter]
             for slot in self._form.slots:  # fused optimizers want the layout of the parameter
