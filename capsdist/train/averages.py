@@ -39,6 +39,8 @@ def average_weights(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor])
     held = list(weights)
     averages = [optimizer.state[weight]["average"] for weight in held]
     share = optimizer.param_groups[0]["average_share"]
+    if isinstance(share, Tensor):  # see `step_from`
+        share = [share.to(weight.dtype) for weight in held]
     torch._foreach_lerp_(averages, held, share)  # pyright: ignore[reportPrivateImportUsage]
 
 

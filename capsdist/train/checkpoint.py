@@ -60,7 +60,7 @@ class Checkpoint:
 
     step: optimizer steps done; epoch: epochs begun, from 0; position: of the data (`capsdist.data.Position`
     as a dict); metrics: of the last validation; versions: of the programs that wrote it; classes: names by
-    label, None in a checkpoint of version 0.1.
+    label, None in a checkpoint of version 0.1; speed: `capsdist.train.speed.Steps.stored` of the run.
     """
 
     engine: EngineState
@@ -71,6 +71,7 @@ class Checkpoint:
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
+    speed: Mapping[str, bool] = field(default_factory=dict)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
@@ -90,6 +91,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "versions": _versions(),
         "config": checkpoint.config.model_dump(mode="json"),
         "classes": checkpoint.classes,
+        "speed": dict(checkpoint.speed),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -143,6 +145,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         metrics=state.metrics,
         versions=state.versions,
         classes=state.classes,
+        speed=dict(state.speed),
     )
 
 

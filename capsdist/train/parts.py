@@ -57,8 +57,11 @@ class Parts:
         self.engine.close()
 
 
-def start_row(parts: Parts, *, resumed_step: int) -> Row:
-    """Return the row that begins an attempt, after `resumed_step` steps."""
+def start_row(parts: Parts, *, resumed_step: int, speed: str, variant: str = "") -> Row:
+    """Return the row that begins an attempt, after `resumed_step` steps.
+
+    speed, variant: see `capsdist.train.speed.Steps`.
+    """
     config, engine, device = parts.config, parts.engine, parts.device
     return {
         "kind": "start",
@@ -83,6 +86,8 @@ def start_row(parts: Parts, *, resumed_step: int) -> Row:
         "total_steps": parts.total_steps,
         "resumed_step": resumed_step,
         "resident": parts.stream.resident,
+        "speed": speed,
+        **({"variant": variant} if variant else {}),
     }
 
 

@@ -21,6 +21,7 @@ from capsdist.train.optim import (
     set_step,
     trained_parameters,
 )  # fmt: skip
+from capsdist.train.optim_tensors import step_from, step_numbers
 from capsdist.train.precision import Precision, autocast
 from capsdist.train.state import EngineState
 
@@ -91,16 +92,52 @@ class PlainEngine:
         epsilon = epsilon_at(self._adam_steps + 1, self._optim)
         set_step(self.optimizer, learning_rate, epsilon, average_share)
         self._scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
-        if (limit := self._optim.max_grad_norm) > 0:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
+        norm = self._clip()
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self._count_step()
+        self._average_and_clear()
+        return norm
+
+    def next_numbers(self, learning_rate: float, average_share: float) -> tuple[float, float, float]:
+        """Return what `step_from` takes in the next step, and count that step; not for fp16."""
+        numbers = step_numbers(self._adam_steps + 1, self._optim, learning_rate, average_share)
+        self._count_step()
+        return numbers
+
+    def step_from(self, numbers: Tensor) -> Tensor:
+        """Do as `step` by `numbers` on the device: nothing of the host enters, so a CUDA graph may hold it.
+
+        numbers: `next_numbers` as a tensor [3], fp32; on a CPU fp64.
+        """
+        norm = self._clip()
+        step_from(self.optimizer, self._optim, numbers)
+        self._average_and_clear()
+        return norm
+
+    def _clip(self) -> Tensor:
+        norm = torch.nn.utils.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
+        if (limit := self._optim.max_grad_norm) > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
+        return norm
+
+    def _average_and_clear(self) -> None:
         if self._form.averages:
             average_weights(self.optimizer, self._trained.values())
+        self.clear_gradients()
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients of a step that was not finished."""
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+
+    @torch.no_grad()
+    def use_channels_last(self) -> None:
+        """Keep convolution weights, and the optimizer's state of them, with channels innermost in memory."""
+        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        for parameter in self._trained.values():
+            held = self.optimizer.state[parameter]
+            for slot in self._form.slots:  # fused optimizers want the layout of the parameter
+                held[slot] = torch.empty_like(parameter).copy_(held[slot])
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
