@@ -189,6 +189,8 @@ class Train(Section):
     """ddp: PyTorch DistributedDataParallel; zero: DeepSpeed ZeRO. auto: zero on several GPUs, else ddp."""
     zero_stage: Annotated[Literal[0, 1, 2, 3], MAY_CHANGE] = 1
     """DeepSpeed ZeRO stage: 1 partitions optimizer state, 2 also gradients, 3 also parameters."""
+    capsule_ranks: Annotated[Count, MAY_CHANGE] = 1
+    """Workers that share the weights of class capsules, each with its part; a divisor of `num_workers`."""
     seed: Annotated[int, Bounds(ge=0, lt=2**31)] = 0
     """Seed of initialisation, data order and augmentation; equal seeds repeat a CPU run bit for bit."""
     init_from: str | None = None

@@ -21,7 +21,7 @@ from torch import Tensor
 from capsdist.config import Config
 from capsdist.data import Batch, Position
 from capsdist.models import Output
-from capsdist.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from capsdist.train.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from capsdist.train.evaluate import Evaluation, evaluate_engine
 from capsdist.train.finite import check_state, not_finite
 from capsdist.train.metrics import Row
@@ -39,11 +39,11 @@ __all__ = ["Events", "Observe", "Picture", "Save", "run_training"]
 Events = Callable[[Row], None]
 """Called on rank 0 with every event; README.md lists the rows."""
 
-Save = Callable[[Callable[[Path], None], int, dict[str, float]], str | None]
+Save = Callable[[Callable[[Path | None], None], int, dict[str, float]], str | None]
 """Called on every rank as ``save(write, step, metrics)`` to decide where a checkpoint goes.
 
-``write(folder)`` writes the files; it is called where `folder` shall appear and does nothing on ranks other
-than 0. May return a name for the checkpoint, which is shown to people.
+``write(folder)`` writes the files of rank 0 into `folder`. Every rank calls it, to send rank 0 what it holds;
+on others `folder` is not used, and may be None. May return a name for the checkpoint, shown to people.
 """
 
 Observe = Callable[[int, Tensor], None]
@@ -91,7 +91,7 @@ def run_training(
         DataError: a split that cannot be read, more classes than the network has, splits or a checkpoint
             that number them differently, or a checkpoint of other data.
         ConfigError: a global batch larger than the training split; weights to start from that do not fit.
-        CheckpointError: see `read_checkpoint`.
+        CheckpointError: see `open_checkpoint`.
     """
     parts = build_parts(
         config, rank=rank, world_size=world_size, device=device, init_from=init_from, resume_from=resume_from
@@ -99,7 +99,7 @@ def run_training(
     try:
         loop = _Loop(parts, events=events, save=save, picture=picture, keep=keep)
         if resume_from is not None:
-            loop.resume(read_checkpoint(resume_from))
+            loop.resume(open_checkpoint(resume_from))
         for line in filter(None, (parts.left_out, parts.stream.notice)):
             loop.note(line)
         return loop.run(should_stop or (lambda step: False), observe)
@@ -297,8 +297,10 @@ class _Loop:
             speed=self._steps.stored if self._steps else {},
         )
 
-        def write(folder: Path) -> None:
-            if self.rank == 0:
+        def write(folder: Path | None) -> None:
+            if self.rank or folder is None:
+                state.send()
+            else:
                 write_checkpoint(folder, checkpoint)
 
         self.checkpoint_name = self._save(write, self.step, metrics)
