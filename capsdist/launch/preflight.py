@@ -28,21 +28,9 @@ if TYPE_CHECKING:
     from capsdist.data.stream import StreamIndex
 
 __all__ = [
-    "Machine",
-    "Placement",
-    "absolute",
-    "all_problems",
-    "check_capsules", "check_data",
-    "check_engine",
-    "check_initial",
-    "machine_at_a_glance",
-    "missing_data",
-    "overlap",
-    "packing_remedy",
-    "place_on_cluster",
-    "place_on_machine",
-    "storage_for_ray",
-    "this_machine",
+    "Machine", "Placement", "absolute", "all_problems", "check_capsules", "check_data",
+    "check_engine", "check_initial", "machine_at_a_glance", "missing_data", "overlap",
+    "packing_remedy", "place_on_cluster", "place_on_machine", "storage_for_ray", "this_machine",
 ]  # fmt: skip
 
 _SHARED = "a folder that all machines see, or s3://bucket/prefix"

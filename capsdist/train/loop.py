@@ -274,7 +274,7 @@ class _Loop:
 
     def _checkpoint(self) -> None:
         began = time.perf_counter()
-        epoch, step = self._position()
+        epoch, step = self.stream.steps.locate(self.step)  # after a whole epoch the next one's beginning
         metrics: dict[str, float] = {}
         if self.validation:
             metrics = {
@@ -324,10 +324,6 @@ class _Loop:
             checkpoint=self.checkpoint_name,
             wall_time_s=time.perf_counter() - self._began,
         )
-
-    def _position(self) -> tuple[int, int]:
-        """Epoch and steps done inside it; after a whole epoch the next one's beginning."""
-        return self.stream.steps.locate(self.step)
 
     def _fail(self, what: str) -> NoReturn:
         raise not_finite(self.config, what, self.step, saved=self.saved)

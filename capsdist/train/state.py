@@ -13,8 +13,8 @@ from capsdist.errors import CheckpointError
 from capsdist.models.parallel.pieces import PIECE
 
 __all__ = [
-    "FILE_TYPES", "EngineState", "Pieces", "Stored", "check_tensors", "copy_into", "first_not_finite", "first_unfit",
-    "in_memory", "in_order", "pieces_of",
+    "FILE_TYPES", "EngineState", "Pieces", "Stored", "check_tensors", "copy_into", "first_not_finite",
+    "first_unfit", "in_memory", "in_order", "pieces_of",
 ]  # fmt: skip
 
 
