@@ -97,7 +97,7 @@ def _check_stages(channels: Sequence[int], blocks: Sequence[int], first: str) ->
 
 
 class _Conv(nn.Conv2d):
-    """A convolution without bias whose output has the mean square of its input before a ReLU (He et al. 2015).
+    """A convolution without bias that keeps the mean square of what passed a ReLU (He et al. 2015).
 
     zero: starts at 0 instead.
     """
