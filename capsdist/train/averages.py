@@ -38,7 +38,8 @@ def average_weights(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor])
     """Move the averages towards `weights`, which `optimizer` has just updated: a' = a + share (w - a)."""
     held = list(weights)
     averages = [optimizer.state[weight]["average"] for weight in held]
-    torch._foreach_lerp_(averages, held, optimizer.param_groups[0]["average_share"])
+    share = optimizer.param_groups[0]["average_share"]
+    torch._foreach_lerp_(averages, held, share)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @torch.no_grad()
