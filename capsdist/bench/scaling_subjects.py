@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from capsdist.bench import scaling_overhead, scaling_shapes, scaling_workers, scaling_zero
+from capsdist.bench import scaling_capsules, scaling_overhead, scaling_shapes, scaling_workers, scaling_zero
+from capsdist.bench.scaling_capsules import capsule_figures
 from capsdist.bench.scaling_overhead import overhead_figures
 from capsdist.bench.scaling_shapes import STUDIES, Point, shape_figures
 from capsdist.bench.scaling_workers import Scaling, worker_figures
@@ -15,7 +16,7 @@ from capsdist.console import Log
 
 __all__ = ["SUBJECTS", "Found", "Settings", "Subject", "measure"]
 
-Subject: TypeAlias = Literal["workers", "shapes", "overhead", "zero"]
+Subject: TypeAlias = Literal["workers", "shapes", "overhead", "zero", "capsules"]
 
 
 @dataclass
@@ -73,10 +74,16 @@ def _zero(_: Settings, log: Log, found: Found) -> None:
     found.figures |= zero_figures(log)
 
 
+def _capsules(_: Settings, log: Log, found: Found) -> None:
+    log(str(scaling_capsules.__doc__))
+    found.figures |= capsule_figures(log)
+
+
 SUBJECTS: dict[Subject, Callable[[Settings, Log, Found], Any]] = {
     "workers": _workers,
     "shapes": _shapes,
     "overhead": _overhead,
     "zero": _zero,
+    "capsules": _capsules,
 }
 assert tuple(SUBJECTS) == get_args(Subject)
