@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from capsdist.bench import scaling_overhead, scaling_shapes, scaling_workers, scaling_zero
+from capsdist.bench import planner_check, scaling_overhead, scaling_shapes, scaling_workers, scaling_zero
 from capsdist.bench.scaling_overhead import overhead_figures
 from capsdist.bench.scaling_shapes import STUDIES, Point, shape_figures
 from capsdist.bench.scaling_workers import Scaling, worker_figures
@@ -15,7 +15,7 @@ from capsdist.console import Log
 
 __all__ = ["SUBJECTS", "Found", "Settings", "Subject", "measure"]
 
-Subject: TypeAlias = Literal["workers", "shapes", "overhead", "zero"]
+Subject: TypeAlias = Literal["workers", "shapes", "overhead", "zero", "planner"]
 
 
 @dataclass
@@ -73,10 +73,16 @@ def _zero(_: Settings, log: Log, found: Found) -> None:
     found.figures |= zero_figures(log)
 
 
+def _planner(_: Settings, log: Log, found: Found) -> None:
+    log(str(planner_check.__doc__))
+    found.figures |= planner_check.figures(log)
+
+
 SUBJECTS: dict[Subject, Callable[[Settings, Log, Found], Any]] = {
     "workers": _workers,
     "shapes": _shapes,
     "overhead": _overhead,
     "zero": _zero,
+    "planner": _planner,
 }
 assert tuple(SUBJECTS) == get_args(Subject)
