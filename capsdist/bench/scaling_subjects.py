@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from capsdist.bench import scaling_capsules, scaling_overhead, scaling_shapes, scaling_workers, scaling_zero
+from capsdist.bench import (
+    planner_check,
+    scaling_capsules,
+    scaling_overhead,
+    scaling_shapes,
+    scaling_workers,
+    scaling_zero,
+)
 from capsdist.bench.scaling_capsules import capsule_figures
 from capsdist.bench.scaling_overhead import overhead_figures
 from capsdist.bench.scaling_shapes import STUDIES, Point, shape_figures
@@ -16,7 +23,7 @@ from capsdist.console import Log
 
 __all__ = ["SUBJECTS", "Found", "Settings", "Subject", "measure"]
 
-Subject: TypeAlias = Literal["workers", "shapes", "overhead", "zero", "capsules"]
+Subject: TypeAlias = Literal["workers", "shapes", "overhead", "zero", "planner", "capsules"]
 
 
 @dataclass
@@ -74,6 +81,11 @@ def _zero(_: Settings, log: Log, found: Found) -> None:
     found.figures |= zero_figures(log)
 
 
+def _planner(_: Settings, log: Log, found: Found) -> None:
+    log(str(planner_check.__doc__))
+    found.figures |= planner_check.figures(log)
+
+
 def _capsules(_: Settings, log: Log, found: Found) -> None:
     log(str(scaling_capsules.__doc__))
     found.figures |= capsule_figures(log)
@@ -84,6 +96,7 @@ SUBJECTS: dict[Subject, Callable[[Settings, Log, Found], Any]] = {
     "shapes": _shapes,
     "overhead": _overhead,
     "zero": _zero,
+    "planner": _planner,
     "capsules": _capsules,
 }
 assert tuple(SUBJECTS) == get_args(Subject)

@@ -53,6 +53,7 @@ class LayerCost:
     Attributes:
         name: for people.
         parameters: trainable numbers.
+        frozen: numbers of weights that do not learn: without gradient, optimizer state and exchange.
         forward_flop, backward_flop: FLOP of matrix products and convolutions, 2 a multiply-add.
         recomputed_flop: what the backward pass computes that the forward pass had computed.
         saved: what autograd keeps from the forward to the backward pass, without parameters.
@@ -75,6 +76,7 @@ class LayerCost:
     cast: int = 0
     cast_input: int = 0
     routed: Routed | None = None
+    frozen: int = 0
 
 
 @dataclass(frozen=True)
@@ -88,3 +90,8 @@ class Cost:
     def parameters(self) -> int:
         """Trainable numbers of all layers."""
         return sum(layer.parameters for layer in self.layers)
+
+    @property
+    def frozen(self) -> int:
+        """Numbers of all layers' weights that do not learn."""
+        return sum(layer.frozen for layer in self.layers)

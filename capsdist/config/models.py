@@ -150,7 +150,7 @@ class Family:
             of each image, -1 where it has fewer, or floating [B, J], multi-hot or in between. None: images
             have one label.
         cost: ``cost(model, routing)`` returns what the layers cost (`capsdist.config.cost.Cost`), for
-            `capsdist plan`. None: the planner cannot price the family.
+            `capsdist plan`, or raises ConfigError where it cannot say. None: it cannot price the family.
     """
 
     title: str

@@ -8,11 +8,12 @@ from typing import Literal
 
 from capsdist.config.cost import Cost, LayerCost, Numbers, Routed
 from capsdist.config.models import BaselineCNNConfig, CapsNetConfig, NoOptions, Routing
+from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
 from capsdist.config.shapes import image_shape
 from capsdist.models.costs import conv_cost, lengths_cost, linear_cost, loss_cost, relu_cost, squash_cost
 from capsdist.models.routing_costs import routing_cost
 
-__all__ = ["baseline_cost", "capsnet_cost", "decoder_costs"]
+__all__ = ["Sides", "baseline_cost", "capsnet_cost", "capsule_costs", "decoder_costs"]
 
 Sides = tuple[int, int]
 
@@ -20,36 +21,53 @@ Sides = tuple[int, int]
 def capsnet_cost(model: CapsNetConfig, routing: Routing) -> Cost:
     """Return the cost of a `CapsNet`."""
     channels, *sides = image_shape(model)
-    size, types, dim = (sides[0], sides[1]), model.primary_types, model.primary_dim
+    size = (sides[0], sides[1])
     middle, padded = _sides(size, model.conv_kernel, 1, model.padding)
     conv = conv_cost(
         "conv", (channels, model.conv_channels), model.conv_kernel, (size, middle),
         input_gradient=False, padded=padded,
     )  # fmt: skip
-    after, padded = _sides(middle, model.primary_kernel, model.primary_stride, model.padding)
-    primary = conv_cost(
-        "primary_capsules", (model.conv_channels, types * dim), model.primary_kernel, (middle, after),
-        padded=padded,
-    )  # fmt: skip
-    children = types * prod(after)
-    routed = Routed(children, dim, model.num_classes, model.class_dim, routing.iterations)
     return Cost(
         prod(image_shape(model)),
         [
             conv,
             relu_cost("relu", model.conv_channels * prod(middle)),
-            primary,
-            squash_cost("squash", children, dim),
-            routing_cost(
-                "class_capsules", routed, routing, bias=model.capsule_bias, log_priors=model.log_priors
-            ),
-            lengths_cost("lengths", model.num_classes, model.class_dim),
-            *(decoder_costs(model.num_classes * model.class_dim, model) if model.decoder else ()),
+            *capsule_costs(model, routing, model.conv_channels, middle),
         ],
     )
 
 
-def decoder_costs(poses: int, model: CapsNetConfig) -> list[LayerCost]:
+def capsule_costs(
+    model: CapsNetConfig | ResNetCapsNetConfig,
+    routing: Routing,
+    channels: int,
+    sides: Sides,
+    *,
+    input_gradient: bool = True,
+) -> list[LayerCost]:
+    """Return the costs of primary capsules and all that is above them, and of the losses.
+
+    channels, sides: C and (H, W) of the features below; input_gradient: whether something there is trained.
+    """
+    types, dim = model.primary_types, model.primary_dim
+    after, padded = _sides(sides, model.primary_kernel, model.primary_stride, model.padding)
+    children = types * prod(after)
+    routed = Routed(children, dim, model.num_classes, model.class_dim, routing.iterations)
+    return [
+        conv_cost(
+            "primary_capsules", (channels, types * dim), model.primary_kernel, (sides, after),
+            input_gradient=input_gradient, padded=padded,
+        ),
+        squash_cost("squash", children, dim),
+        routing_cost(
+            "class_capsules", routed, routing, bias=model.capsule_bias, log_priors=model.log_priors
+        ),
+        lengths_cost("lengths", model.num_classes, model.class_dim),
+        *(decoder_costs(model.num_classes * model.class_dim, model) if model.decoder else ()),
+    ]  # fmt: skip
+
+
+def decoder_costs(poses: int, model: CapsNetConfig | ResNetCapsNetConfig) -> list[LayerCost]:
     """Return the costs of a `Decoder` of `poses` numbers, and of the reconstruction loss."""
     first, second = model.decoder_hidden
     mask = -(-model.num_classes // 4)  # of bytes

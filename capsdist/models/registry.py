@@ -111,6 +111,12 @@ def _capsnet_cost(model: CapsNetConfig, routing: Routing) -> Cost:
     return capsnet_cost(model, routing)
 
 
+def _resnet_capsnet_cost(model: ResNetCapsNetConfig, routing: Routing) -> Cost:
+    from capsdist.models.resnet_costs import resnet_capsnet_cost
+
+    return resnet_capsnet_cost(model, routing)
+
+
 def _baseline_cost(model: BaselineCNNConfig, routing: NoOptions) -> Cost:
     from capsdist.models.network_costs import baseline_cost
 
@@ -139,6 +145,7 @@ RESNET_CAPSNET = Family(
     loss_names=CAPSNET.loss_names,
     problems=resnet_capsnet_problems,
     multi_label_losses=_capsnet_losses,
+    cost=_resnet_capsnet_cost,
 )
 BASELINE_CNN = Family(
     title="baseline CNN",

@@ -124,6 +124,7 @@ def training_memory(cost: Cost, setup: Setup) -> Memory:
     others = sum(layer.parameters for layer in layers) - capsules
     own = state_bytes(capsules, replace(setup, zero_stage=0))
     weights, gradients, optimizer = map(sum, zip(state_bytes(others, setup), own, strict=True))
+    weights += state_bytes(cost.frozen, setup)[0]
     images = cost.input_numbers * FP32_BYTES * setup.microbatch * setup.num_microbatches
     kept = _casts(layers, setup) + sum(_saved(layer, setup) for layer in layers)
     buffers = _buffers(others, layers, setup)
@@ -141,7 +142,9 @@ def _buffers(parameters: int, layers: list[LayerCost], setup: Setup) -> int:
     if setup.zero_stage < 3:
         return bucket + -(-FP32_BYTES * parameters // setup.num_ranks)
     split = setup.capsule_ranks > 1
-    return bucket + FP32_BYTES * max(layer.parameters for layer in layers if not (split and layer.routed))
+    return bucket + FP32_BYTES * max(
+        layer.parameters + layer.frozen for layer in layers if not (split and layer.routed)
+    )
 
 
 def _saved(layer: LayerCost, setup: Setup) -> int:

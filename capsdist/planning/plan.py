@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
+from typing import Any
 
-from capsdist.config import Config
+from capsdist.config import Config, problems
 from capsdist.config.cost import Cost
 from capsdist.config.models import find_family
+from capsdist.config.sections import Section
 from capsdist.planning.memory import FP32_BYTES, Memory, Setup, optimizer_slots, split_over, training_memory
+from capsdist.train.shares import images_per_rank
 
 __all__ = ["Device", "Flop", "Row", "cheapest", "command", "communicated_bytes", "plan_rows", "step_flop"]
 
@@ -92,6 +95,7 @@ def communicated_bytes(cost: Cost, setup: Setup) -> int:
 
     N parameters that P ranks replicate: 2 (P - 1) / P x 4 N for DDP and ZeRO 1 and 2; stage 3 gathers weights
     in forward and backward pass of each of M microbatches, and scatters gradients: (2 M + 1) (P - 1) / P.
+    Of frozen weights stage 3 sends M (P - 1) / P, the others nothing.
     Q capsule ranks, a microbatch of b images a rank: poses there and back, and their gradients,
     2 (Q - 1) / Q x 4 b I D; totals [Q b, J, E] of R iterations forward and R - 1 backward, summed, and one
     gathered: (Q - 1) / Q x 4 (2 (2 R - 1) + 1) Q b J E. Their weights are summed over P / Q replicas.
@@ -102,6 +106,7 @@ def communicated_bytes(cost: Cost, setup: Setup) -> int:
     others = cost.parameters - sum(layer.parameters for layer in routed)
     times = 2 * setup.num_microbatches + 1 if setup.zero_stage == 3 else 2
     sent = times * (ranks - 1) / ranks * others
+    sent += (setup.zero_stage == 3) * setup.num_microbatches * (ranks - 1) / ranks * cost.frozen
     replicas = ranks // split
     sent += 2 * (replicas - 1) / replicas * own
     for sizes in (layer.routed for layer in routed if layer.routed):
@@ -116,7 +121,7 @@ def projected_step_s(cost: Cost, setup: Setup, device: Device, precision: str, s
     """Return the seconds of a step if every layer ran at a ceiling: a projection, and a lower bound.
 
     Sum over layers of max(FLOP / peak, bytes / bandwidth), where a layer moves what it keeps three times
-    (written, read twice) and its weights three times a microbatch; then (3 + 2 slots) x 4 bytes a
+    (written, read twice) and its weights three times a microbatch, frozen ones once; then (3 + 2 slots) x 4 bytes a
     parameter for the optimizer, and the bytes sent / interconnect. Nothing overlaps.
     """
     layers = [split_over(layer, setup.capsule_ranks) for layer in cost.layers]
@@ -127,7 +132,7 @@ def projected_step_s(cost: Cost, setup: Setup, device: Device, precision: str, s
         # a rank's share of class capsules has the images of all that share them: the same FLOP
         flop = images * (whole.forward_flop + whole.backward_flop + whole.recomputed_flop)
         moved = 3 * images * layer.saved.bytes_at(setup.narrow_bytes)
-        moved += 3 * setup.num_microbatches * FP32_BYTES * layer.parameters
+        moved += setup.num_microbatches * FP32_BYTES * (3 * layer.parameters + layer.frozen)
         seconds += max(flop / rate, moved / bandwidth)
     parameters = sum(layer.parameters for layer in layers)
     updated = parameters / (setup.num_ranks if setup.zero_stage else 1)
@@ -138,10 +143,12 @@ def projected_step_s(cost: Cost, setup: Setup, device: Device, precision: str, s
 def plan_rows(config: Config, device: Device, num_ranks: int) -> Iterator[Row]:
     """Yield a row for each stage, precision, recomputation and number of capsule ranks.
 
-    Each with the fewest microbatches with which it fits, else with one image a microbatch.
+    Each with the fewest microbatches with which it fits, else with one image a microbatch. A number in
+    `train.microbatch_size` is the most images of one.
+
+    Raises:
+        ConfigError: the family cannot price this network.
     """
-    batch = config.train.global_batch_size
-    share = -(-batch // num_ranks)
     recomputes = ("streamed", "none") if "recompute" in type(config.routing).model_fields else ("",)
     for recompute in recomputes:
         routing = config.routing.model_copy(update={"recompute": recompute} if recompute else {})
@@ -150,18 +157,25 @@ def plan_rows(config: Config, device: Device, num_ranks: int) -> Iterator[Row]:
         changed = config.model_copy(update={"routing": routing})
         cost = price(config.model, routing)
         for stage, precision, ranks in product(STAGES, NARROW_BYTES, _capsule_ranks(cost, num_ranks)):
-            if ranks > 1 and (stage == 3 or recompute == "none"):
-                continue  # capsule ranks compute as `streamed`, and ZeRO 3 does not know their weights
+            if ranks > 1 and (stage == 3 or not _splits(routing)):
+                continue  # ZeRO 3 does not know the weights of capsule ranks
             setup = Setup(num_ranks, stage, NARROW_BYTES[precision], capsule_ranks=ranks,
                           slots=optimizer_slots(config))  # fmt: skip
-            yield _row(changed, cost, device, setup, precision, recompute, share)
+            yield _row(changed, cost, device, setup, precision, recompute)
 
 
-def _row(
-    config: Config, cost: Cost, device: Device, setup: Setup, precision: str, recompute: str, share: int
-) -> Row:
+def _splits(routing: Section) -> bool:
+    """Return whether capsule ranks can compute with these options: they compute as `streamed`."""
+    return (
+        getattr(routing, "recompute", "streamed") == "streamed"
+        and getattr(routing, "backend", "auto") in ("auto", "streamed")
+    )  # fmt: skip
+
+
+def _row(config: Config, cost: Cost, device: Device, setup: Setup, precision: str, recompute: str) -> Row:
     limit = (device.memory_gib - device.reserved_gib) * GIB
-    count = 1
+    share, most = images_per_rank(config.train, setup.num_ranks), config.train.microbatch_size
+    count = -(-share // most) if isinstance(most, int) else 1
     while True:
         setup = replace(setup, microbatch=-(-share // count), num_microbatches=count)
         memory = training_memory(cost, setup)
@@ -171,12 +185,29 @@ def _row(
     sent = communicated_bytes(cost, setup)
     flop = step_flop(cost, config.train.global_batch_size)
     step_s = projected_step_s(cost, setup, device, precision, sent)
-    lacking = setup.capsule_ranks > 1 and "capsule_ranks" not in type(config.train).model_fields
-    missing = "this version has no train.capsule_ranks" if lacking else ""
+    config, missing = _runnable(config, setup, precision)
     fits = memory.peak <= limit
     return Row(
         config, setup, precision, recompute, cost.parameters, memory, flop, sent, step_s, fits, missing
     )
+
+
+def _runnable(config: Config, setup: Setup, precision: str) -> tuple[Config, str]:
+    """Return the configuration that trains so, and why it cannot, "" if it can."""
+    train: dict[str, Any] = {"num_workers": setup.num_ranks, "precision": precision}
+    train |= {"engine": "zero", "zero_stage": setup.zero_stage} if setup.zero_stage else {"engine": "ddp"}
+    if config.train.microbatch_size is None:
+        train["gradient_accumulation_steps"] = setup.num_microbatches
+    else:
+        train["microbatch_size"] = setup.microbatch
+    known = "capsule_ranks" in type(config.train).model_fields
+    if known:
+        train["capsule_ranks"] = setup.capsule_ranks
+    elif setup.capsule_ranks > 1:
+        return config, "this version has no train.capsule_ranks"
+    config = config.model_copy(update={"train": config.train.model_copy(update=train)})
+    found = problems(config)
+    return config, str(found[0]) if found else ""
 
 
 def _capsule_ranks(cost: Cost, num_ranks: int) -> list[int]:
@@ -198,7 +229,8 @@ def command(row: Row, words: str) -> str:
         f"capsdist train {words}",
         f"--train.num-workers {setup.num_ranks}",
         f"--train.precision {row.precision}",
-        f"--train.gradient-accumulation-steps {setup.num_microbatches}",
+        f"--train.gradient-accumulation-steps {setup.num_microbatches}"
+        if row.config.train.microbatch_size is None else f"--train.microbatch-size {setup.microbatch}",
         "--train.engine ddp" if not setup.zero_stage else
         f"--train.engine zero --train.zero-stage {setup.zero_stage}",
     ]  # fmt: skip

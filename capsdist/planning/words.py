@@ -66,6 +66,8 @@ def _cells(row: Row, price_per_hour: float | None) -> tuple[str, ...]:
 def lacking(rows: Sequence[Row], device: Device) -> str:
     """Return one line about the row that is nearest to fitting: what it lacks, and what takes most."""
     able = [row for row in rows if not row.missing]
+    if not able:
+        return f"nothing can be run: {rows[0].missing}"
     row = min(able, key=lambda row: row.memory.peak)
     memory, setup = row.memory, row.setup
     parts = {

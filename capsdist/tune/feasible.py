@@ -7,10 +7,12 @@ without a function `cost` the outputs of layers count.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 from capsdist.config import Config, problems
 from capsdist.config.models import find_family
+from capsdist.errors import ConfigError
 from capsdist.models.counts import num_parameters, output_numbers
 from capsdist.planning.memory import Setup, optimizer_slots, state_bytes, training_memory
 from capsdist.storage.memory import memory_here
@@ -57,8 +59,9 @@ def worker_bytes(config: Config) -> int:
         num_microbatches=-(-share // images),
         slots=optimizer_slots(config),
     )
-    cost = find_family(config.model.kind).cost
-    if cost is not None:
-        return PROCESS_BYTES + training_memory(cost(config.model, config.routing), setup).least
+    price = find_family(config.model.kind).cost
+    with contextlib.suppress(ConfigError):  # the family knows no price of this network
+        if price is not None:
+            return PROCESS_BYTES + training_memory(price(config.model, config.routing), setup).least
     state = sum(state_bytes(num_parameters(config), setup))
     return PROCESS_BYTES + state + output_numbers(config) * images * setup.narrow_bytes

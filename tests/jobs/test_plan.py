@@ -46,6 +46,20 @@ def test_less_memory_means_more_microbatches(capsys: pytest.CaptureFixture[str])
     assert "--train.gradient-accumulation-steps 1 " not in lines[-1]
 
 
+def test_a_largest_microbatch_is_kept_and_named(capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines, _ = plan(capsys, "mnist_paper", "--train.microbatch-size", "20", "--optim.kind", "sgd")
+    assert status == 0
+    assert lines[-1].startswith(f"{TRAIN} --train.microbatch-size 20 --optim.kind sgd ")
+    assert "--train.microbatch-size 19 " in lines[-1]  # 128 images in 7
+    assert "accumulation" not in lines[-1]
+    assert main([*lines[-1].split()[1:], "--print-config"]) == 0
+    assert "microbatch_size: 19" in capsys.readouterr().out
+    rows = [line.split() for line in lines if line.strip().endswith("fits")]
+    ddp = next(row for row in rows if row[0] == "0")
+    assert ddp[4] == "7"
+    assert ddp[5] == ddp[7]  # weights and their momentum
+
+
 def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
     status, lines, err = plan(capsys, "mnist_paper", "--memory-gib", "1.05")
     assert status == 1

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from capsdist.bench.memory import saved_bytes
 from capsdist.bench.planner_check import Case, counted_flop, planned_flop
@@ -14,6 +15,7 @@ from capsdist.bench.step import Step
 from capsdist.config import PRESETS, BaselineCNNConfig, Config, NetworkConfig, Train, get_preset, image_shape
 from capsdist.config.cost import Bytes, Cost, LayerCost, Numbers, Routed
 from capsdist.config.models import find_family
+from capsdist.errors import ConfigError
 from capsdist.models import build_model
 from capsdist.models.counts import num_parameters
 from capsdist.planning.memory import Setup, split_over, state_bytes, training_memory
@@ -26,6 +28,12 @@ ODD: dict[str, Any] = {
     "primary_dim": 5, "primary_kernel": 5, "primary_stride": 3, "class_dim": 7, "num_classes": 4,
     "decoder_hidden": (19, 23),
 }  # fmt: skip
+RESIDUAL: dict[str, Any] = {
+    "kind": "resnet_capsnet", "in_channels": 3, "image_size": (21, 19), "stem_channels": (6, 9),
+    "stem_blocks": (1, 2), "norm_groups": 3, "primary_types": 3, "primary_dim": 5, "class_dim": 7,
+    "num_classes": 4, "decoder_hidden": (19, 23),
+}  # fmt: skip
+STEM = {"stem": f"{__name__}:plain_stem"}
 NETWORKS = {
     "odd": ({}, {}),
     "same": ({"padding": "same"}, {"iterations": 1}),
@@ -43,12 +51,40 @@ NETWORKS = {
         {"num_classes": 2500, "class_dim": 3, "primary_dim": 2, "decoder": False, "primary_kernel": 3},
         {"iterations": 2},
     ),
-}
+    "residual": ({**RESIDUAL, "decoder": True}, {}),
+    "residual, pooled": (
+        {**RESIDUAL, "image_size": (37, 42), "stem_channels": (12,), "stem_blocks": (0,),
+         "stem_first": "conv7_pool", "padding": "valid"},
+        {"iterations": 2},
+    ),
+    "residual, frozen": ({**RESIDUAL, "stem_frozen": True, "primary_kernel": 2, "padding": "valid"}, {}),
+    "residual, frozen, copied": ({**RESIDUAL, "stem_frozen": True, "image_size": (22, 20)}, {}),
+    "other stem": ({**RESIDUAL, **STEM, "padding": "valid"}, {"iterations": 1}),
+    "other stem, frozen": ({**RESIDUAL, **STEM, "stem_frozen": True, "padding": "valid"}, {}),
+}  # fmt: skip
+
+
+def plain_stem(in_channels: int) -> nn.Module:
+    """Convolutions, a pooling, a normalisation, and a product that is no convolution."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, 5, 3), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(1, 5),
+        nn.Linear(8, 11), nn.Conv2d(5, 6, 2, bias=False), nn.ReLU(),
+    )  # fmt: skip
+
+
+def unpriced_stem(in_channels: int) -> nn.Module:
+    """A stem that looks at values, which the meta device has not."""
+
+    class Looking(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return images if images.sum() > 0 else images + 1
+
+    return Looking()
 
 
 def case_of(name: str, num_images: int = 3) -> Case:
     model, routing = NETWORKS[name]
-    return Case(name, num_images, {**ODD, **model}, routing)
+    return Case(name, num_images, model if "kind" in model else {**ODD, **model}, routing)
 
 
 def cost_of(config: Config) -> Cost:
@@ -68,6 +104,8 @@ def test_flop_are_those_that_torch_counts_in_a_step(name: str) -> None:
     case = case_of(name, 8)  # fewer would be cut into other pieces
     assert planned_flop(case) == counted_flop(case)
     assert case.cost().parameters == num_parameters(case.config())
+    whole = sum(p.numel() for p in build_model(case.config().model, case.config().routing).parameters())
+    assert case.cost().parameters + case.cost().frozen == whole
 
 
 def kept_bytes(config: Config, num_images: int, precision: Any) -> int:
@@ -87,7 +125,9 @@ def kept_bytes(config: Config, num_images: int, precision: Any) -> int:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("votes, last", "many parents")])
+@pytest.mark.parametrize(
+    "name", [n for n in NETWORKS if n not in ("votes, last", "many parents", "other stem")]
+)
 def test_activations_are_what_autograd_keeps(name: str, precision: str) -> None:
     case = case_of(name)
     config, cost = case.config(), case.cost()
@@ -124,6 +164,12 @@ def test_the_baseline_network_is_priced_too() -> None:
     assert cost_of(Config(model=model)).parameters == num_parameters(Config(model=model))
 
 
+def test_a_stem_that_cannot_be_traced_is_named() -> None:
+    model = {**RESIDUAL, "stem": f"{__name__}:unpriced_stem"}
+    with pytest.raises(ConfigError, match=r"unpriced_stem.*meta device.*--train\.dry-run"):
+        Case("unpriced", 2, model).cost()
+
+
 @pytest.mark.parametrize(("stage", "numbers"), [(0, 4.0), (1, 3.0), (2, 2.5), (3, 2.0)])
 def test_zero_divides_the_training_state(stage: int, numbers: float) -> None:
     assert sum(state_bytes(1001, Setup(num_ranks=2, zero_stage=stage))) == pytest.approx(
@@ -139,6 +185,16 @@ LAYERS = Cost(
         LayerCost("b", parameters=300, saved=Numbers(wide=20), forward_peaks=(Bytes(4000, 0),)),
     ],
 )
+
+
+def test_frozen_weights_have_neither_gradient_nor_state_nor_exchange() -> None:
+    cost = replace(LAYERS, layers=[LayerCost("stem", frozen=1000), *LAYERS.layers])
+    for stage, weights, sent in ((0, 1400, 0), (2, 1400, 0), (3, 700, 3 * 1000)):
+        setup = Setup(num_ranks=2, zero_stage=stage, num_microbatches=3)
+        memory, bare = training_memory(cost, setup), training_memory(LAYERS, setup)
+        assert memory.weights == 4 * weights
+        assert (memory.gradients, memory.optimizer) == (bare.gradients, bare.optimizer)
+        assert communicated_bytes(cost, setup) - communicated_bytes(LAYERS, setup) == 4 * sent // 2
 
 
 def test_the_peak_is_the_largest_moment() -> None:

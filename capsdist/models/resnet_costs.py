@@ -1,0 +1,115 @@
+"""What `ResNetCapsNet` costs, layer by layer: closed formulas, and for a stem by import path a trace.
+
+A frozen stem has weights and FLOP of the forward pass only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain
+from math import gcd, prod
+
+from capsdist.config.cost import Bytes, Cost, LayerCost, Numbers
+from capsdist.config.models import Routing
+from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
+from capsdist.config.shapes import image_shape
+from capsdist.models.costs import conv_cost, group_norm_cost, relu_cost
+from capsdist.models.network_costs import Sides, capsule_costs
+
+__all__ = ["resnet_capsnet_cost"]
+
+_FP32 = 4
+
+
+def resnet_capsnet_cost(model: ResNetCapsNetConfig, routing: Routing) -> Cost:
+    """Return the cost of a `ResNetCapsNet`.
+
+    Raises:
+        ConfigError: a stem by import path cannot be traced on torch's meta device.
+    """
+    own = model.stem == "resnet"
+    if own:
+        stem, channels, sides = _stem_costs(model)
+    else:
+        from capsdist.models.traced_costs import traced_stem
+
+        stem, channels, sides = traced_stem(model)
+    if model.stem_frozen:
+        stem = list(map(_frozen, stem))
+    norm = [] if own else [group_norm_cost("norm", channels, sides, gcd(model.norm_groups, channels))]
+    learns = not (own and model.stem_frozen)
+    primary, *others = capsule_costs(model, routing, channels, sides, input_gradient=learns)
+    if (norm or not learns) and primary.saved == Numbers():  # no ReLU keeps what the convolution reads
+        primary = replace(primary, saved=Numbers(narrow=channels * prod(sides)), cast_input=0)
+    return Cost(prod(image_shape(model)), [*stem, *norm, primary, *others])
+
+
+def _frozen(layer: LayerCost) -> LayerCost:
+    """Return the cost of a layer that does not learn, above layers that do not."""
+    return LayerCost(
+        layer.name,
+        frozen=layer.parameters,
+        forward_flop=layer.forward_flop,
+        forward_peaks=layer.forward_peaks,
+    )
+
+
+def _stem_costs(model: ResNetCapsNetConfig) -> tuple[list[LayerCost], int, Sides]:
+    """Return the costs of a `ResNetStem`, and channels and (H, W) of its features."""
+    images, *size = image_shape(model)
+    sides, before, groups = (size[0], size[1]), model.stem_channels[0], model.norm_groups
+    large = model.stem_first == "conv7_pool"
+    after = _halved(sides) if large else sides
+    layers = [conv_cost("stem.conv", (images, before), 7 if large else 3, (sides, after), bias=False,
+                        input_gradient=False)]  # fmt: skip
+    sides = after
+    if large:
+        layers += [*_activated("stem.pool", before, sides, groups), _pool_cost(before, sides, _halved(sides))]
+        sides = _halved(sides)
+    for stage, (width, count) in enumerate(zip(model.stem_channels, model.stem_blocks, strict=True)):
+        if stage:
+            layers += _activated_conv(f"stem.{stage}", (before, width), (sides, _halved(sides)), groups)
+            sides = _halved(sides)
+        for block in range(count):
+            parts = (
+                _activated_conv(f"stem.{stage}.{block}.{name}", (width, width), (sides, sides), groups)
+                for name in ("first", "second")
+            )
+            # the block's input forward where nothing keeps it, backward the gradient of its output
+            layers += [_beside(layer, width * prod(sides)) for layer in chain(*parts)]
+        before = width
+    return [*layers, *_activated("stem.out", before, sides, groups)], before, sides
+
+
+def _activated(name: str, channels: int, sides: Sides, groups: int) -> list[LayerCost]:
+    numbers = channels * prod(sides)
+    return [group_norm_cost(f"{name}.norm", channels, sides, groups), relu_cost(f"{name}.relu", numbers)]
+
+
+def _activated_conv(
+    name: str, channels: tuple[int, int], sides: tuple[Sides, Sides], groups: int
+) -> list[LayerCost]:
+    conv = conv_cost(f"{name}.conv", channels, 3, sides, bias=False)
+    return [*_activated(name, channels[0], sides[0], groups), conv]
+
+
+def _pool_cost(channels: int, before: Sides, after: Sides) -> LayerCost:
+    """Return the cost of a max pool, which keeps the place of each result, of 8 bytes."""
+    x, y = _FP32 * channels * prod(before), _FP32 * channels * prod(after)
+    return LayerCost(
+        "stem.pool",
+        saved=Numbers(wide=2 * channels * prod(after)),
+        forward_peaks=(Bytes(y),),
+        backward_peaks=(Bytes(x + y),),
+    )
+
+
+def _beside(layer: LayerCost, numbers: int) -> LayerCost:
+    """Return `layer` with other `numbers` of an image that exist while its backward pass runs."""
+    more = _FP32 * numbers
+    peaks = tuple(Bytes(each.image + more, each.fixed) for each in layer.backward_peaks)
+    return replace(layer, backward_peaks=peaks)
+
+
+def _halved(sides: Sides) -> Sides:
+    return -(-sides[0] // 2), -(-sides[1] // 2)
