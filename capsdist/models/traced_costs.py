@@ -1,4 +1,4 @@
-"""What a stem by import path costs: traced on torch's meta device, where tensors have shapes and no values."""
+"""What a stem by import path costs: traced on torch's meta device, where tensors have shapes only."""
 
 from __future__ import annotations
 

@@ -121,8 +121,8 @@ def projected_step_s(cost: Cost, setup: Setup, device: Device, precision: str, s
     """Return the seconds of a step if every layer ran at a ceiling: a projection, and a lower bound.
 
     Sum over layers of max(FLOP / peak, bytes / bandwidth), where a layer moves what it keeps three times
-    (written, read twice) and its weights three times a microbatch, frozen ones once; then (3 + 2 slots) x 4 bytes a
-    parameter for the optimizer, and the bytes sent / interconnect. Nothing overlaps.
+    (written, read twice) and its weights three times a microbatch, frozen ones once; then (3 + 2 slots) x 4
+    bytes a parameter for the optimizer, and the bytes sent / interconnect. Nothing overlaps.
     """
     layers = [split_over(layer, setup.capsule_ranks) for layer in cost.layers]
     images = setup.microbatch * setup.num_microbatches
