@@ -21,7 +21,7 @@ from capsdist.errors import ConfigError, DataError, Problem, ShapeError
 from capsdist.models import Output
 from capsdist.ops.predictions import largest
 from capsdist.runs.checkpoints import opened_checkpoint
-from capsdist.train.checkpoint import build_network, read_checkpoint
+from capsdist.train.checkpoint import build_network, open_checkpoint
 from capsdist.train.precision import Precision, autocast, resolve_precision
 
 __all__ = ["Images", "Prediction", "Predictor", "load"]
@@ -198,8 +198,9 @@ def load(
     if device == "gpu" and not gpu:
         raise ConfigError([Problem("device", device, "is not there: torch finds no GPU", "use cpu or auto")])
     with opened_checkpoint(os.fspath(place), lowest_error=best, log=log) as (source, folder):
-        saved = read_checkpoint(folder)
+        saved = open_checkpoint(folder)
+        network = build_network(saved)
     known = saved.classes or ()
     classes = (*known, *map(str, range(len(known), saved.config.model.num_classes)))
     on = torch.device("cuda" if gpu and device != "cpu" else "cpu")
-    return Predictor(saved.config, build_network(saved), classes, source=source, device=on)
+    return Predictor(saved.config, network, classes, source=source, device=on)

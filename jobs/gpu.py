@@ -1,4 +1,4 @@
-"""Everything that needs an NVIDIA GPU, in one command: kernel tests, benchmark, a short training.
+"""Everything that needs an NVIDIA GPU, in one command: tests, benchmark with its aims, a short training.
 
 Needs torch, triton, numpy and pytest, nothing else. Exit status 1 if there is no GPU or something fails. With
 --interpret the same runs on a CPU under Triton's interpreter, at sizes that mean nothing.
@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PROPERTIES = "tests/reference/test_routing_properties.py"
-TESTS = [*map(str, sorted(ROOT.glob("tests/unit/test_fused_*.py"))), PROPERTIES]
+OTHERS = ["tests/unit/test_gpu_loop.py", "tests/reference/test_routing_properties.py"]
+TESTS = [*map(str, sorted(ROOT.glob("tests/unit/test_fused_*.py"))), *OTHERS]
 
 
 def main() -> int:
@@ -29,11 +29,11 @@ def main() -> int:
     marks = "not slow" if flags.interpret else ""
     tests = [sys.executable, "-m", "pytest", "-q", "-m", marks, *TESTS]
     if not flags.no_tests and subprocess.run(tests, cwd=ROOT).returncode:
-        raise SystemExit("kernel tests failed")
-    from capsdist.bench.gpu import figures, measure
+        raise SystemExit("tests on the GPU failed")
+    from capsdist.bench.gpu import report
     from capsdist.bench.record import last_line, write_record
 
-    line = last_line(found := figures(measure(device)))
+    line = last_line(found := report(device))
     if flags.record:
         print(write_record(ROOT / "jobs/records", "gpu", config={}, figures=found, log=line + "\n"))
     print(line)

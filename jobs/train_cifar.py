@@ -15,7 +15,13 @@ import sys
 
 from capsdist.cli import run_job
 
-PRESETS = ("cifar10_official", "cifar10_paper", "cifar10_resnet_capsnet", "cifar100_resnet_capsnet")
+PRESETS = (
+    "cifar10_official",
+    "cifar10_paper",
+    "cifar10_resnet_capsnet",
+    "cifar10_resnet_capsnet_cpu",
+    "cifar100_resnet_capsnet",
+)
 
 if __name__ == "__main__":
     sys.exit(run_job(__doc__, PRESETS))

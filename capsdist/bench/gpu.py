@@ -1,4 +1,4 @@
-"""Benchmarks on a GPU: routing, replayed as a CUDA graph, and training steps as the loop runs them.
+"""Benchmarks on a GPU: routing, replayed as a CUDA graph, and the training loop (`gpu_loop.py`).
 
 A kernel of routing takes a few microseconds and its launch from Python takes longer, so that without a graph
 the launches would be timed. Needs torch and Triton only. Without a GPU the same code runs interpreted, at
@@ -9,28 +9,21 @@ Shape letters: B images, I children, J parents.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from capsdist.bench import routing
+from capsdist.bench.aims import goals_table
 from capsdist.bench.ceilings import measure_ceilings
-from capsdist.bench.step import Step
+from capsdist.bench.gpu_aims import GPU_ROWS
+from capsdist.bench.gpu_loop import loop_rows, train_briefly
 from capsdist.bench.timer import time_side_by_side
-from capsdist.models.capsnet import CapsNet, Output, capsnet_losses
-from capsdist.train.step import metric_names
 
-__all__ = [
-    "FAMILY", "as_graph", "figures", "measure", "preset_step", "routing_cases", "routing_rows", "step_rows",
-    "train_briefly",
-]  # fmt: skip
+__all__ = ["as_graph", "figures", "measure", "report", "routing_cases", "routing_rows"]
 
 Row = dict[str, Any]
 # Calls between two looks at the clock.
@@ -40,8 +33,16 @@ _MNIST, _IMAGENET = "B=1024 I=1152 J=10 R=3", "B=256 I=6272 J=1000 R=3"
 MAX_ERROR_PERCENT = 5.0
 
 
+def report(device: str) -> Row:
+    """Return the figures of `measure`, and print which aims they reach; see `measure`."""
+    found = figures(measure(device))
+    if device == "cuda":
+        print(goals_table(GPU_ROWS, found))
+    return found
+
+
 def measure(device: str) -> Row:
-    """Measure routing, then training steps, then train; print rows as they come, return all of them.
+    """Measure routing, then the training loop, then train; print rows as they come, return all of them.
 
     Raises:
         SystemExit: the training did not learn.
@@ -51,7 +52,7 @@ def measure(device: str) -> Row:
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU, interpreted"
     found: Row = {"device": f"{name}, torch {torch.__version__}, triton {triton.__version__}"}
     found["routing"] = _shown("routing, forward and backward", routing_rows(device))
-    found["training_step"] = _shown("training step", step_rows(device))
+    found["loop"] = _shown("training loop", loop_rows(device))
     (found["training"],) = _shown("training", [train_briefly(device)])
     error_percent = found["training"]["error_percent"]
     if device == "cuda" and error_percent > MAX_ERROR_PERCENT:
@@ -62,9 +63,10 @@ def measure(device: str) -> Row:
 def figures(found: Row) -> Row:
     """Return the named figures of what `measure` has found, as far as they are there; its rows below `rows`.
 
-    speedup_vs_reference, share_of_roofline, imagenet_ms: of `fused`, forward and backward, in
-    bf16: at MNIST's shape with the largest batch and R = 3; of a layer of 6,272 to 1,000 capsules, B = 256.
-    images_per_s, step_r3_over_r1: of a whole training step at the largest batch.
+    speedup_vs_reference, share_of_roofline, imagenet_ms, imagenet_peak_gib: of `fused`, forward and backward,
+    in bf16: at MNIST's shape with the largest batch and R = 3; of a layer of 6,272 to 1,000 capsules, 256
+    images. mnist_b128_images_per_s, cifar10_b512_mfu_percent and so on: of the training loop, by network and
+    batch; step_r3_over_r1: at the largest batch of the MNIST network.
     """
     times: dict[str, dict[str, Row]] = {}
     for row in found["routing"]:
@@ -80,8 +82,14 @@ def figures(found: Row) -> Row:
         named["share_of_roofline"] = mnist["fused"]["share_of_roofline"]
     if "fused" in imagenet:
         named["imagenet_ms"] = imagenet["fused"]["microseconds"] / 1e3
-    last = found["training_step"][-1]
-    named |= {name: last[name] for name in ("images_per_s", "step_r3_over_r1") if name in last}
+        named["imagenet_peak_gib"] = imagenet["fused"]["peak_gib"]
+    for row in found["loop"]:
+        subject = f"{row['preset'].partition('_')[0]}_b{row['num_images']}"
+        for name in ("images_per_s", "mfu_percent"):
+            if (value := row.get(name)) is not None:
+                named[f"{subject}_{name}"] = value
+        if "step_r3_over_r1" in row:
+            named["step_r3_over_r1"] = row["step_r3_over_r1"]
     return {**named, "rows": found}
 
 
@@ -137,6 +145,8 @@ def routing_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
             sizes = f"B={case.num_images} I={case.num_children} J={case.num_parents} R={case.iterations}"
             row: Row = {"sizes": sizes, "backend": name, "dtype": case.dtype}
             os.environ["CAPSDIST_EARLY_LAUNCH"] = str(int(name in early))
+            if ceilings is not None:
+                torch.cuda.reset_peak_memory_stats()
             try:
                 median_s = _seconds(
                     as_graph(routing.forward_backward(case, backend), device), device, budget_s
@@ -149,6 +159,7 @@ def routing_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
                 del os.environ["CAPSDIST_EARLY_LAUNCH"]
             row["microseconds"] = 1e6 * median_s
             if ceilings is not None:
+                row["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
                 floor_s = ceilings.floor_s(case.flop, case.least_bytes("forward+backward"))
                 row["share_of_roofline"] = floor_s / median_s
             yield row
@@ -163,75 +174,3 @@ def _seconds(run: Callable[[], object], device: str, budget_s: float) -> float:
             run()
 
     return time_side_by_side({"run": several}, budget_s=budget_s)["run"].median_s / calls
-
-
-def _config() -> Any:
-    """Return the preset `mnist_paper`, read without pydantic; a test compares the file with the preset."""
-    text = Path(__file__).with_name("mnist_paper.json").read_text()
-    return json.loads(text, object_hook=lambda values: SimpleNamespace(**values))
-
-
-def _losses(output: Output, images: Tensor, labels: Tensor, loss: SimpleNamespace) -> dict[str, Tensor]:
-    return capsnet_losses(output, images, labels, **vars(loss))
-
-
-FAMILY: Any = SimpleNamespace(losses=_losses, loss_names=("loss", "margin_loss", "reconstruction_loss"))
-"""What a step needs of the family `capsnet`, without pydantic."""
-
-
-def preset_step(num_images: int, iterations: int, device: str) -> Step:
-    """Return the training step of `mnist_paper` on random images; in bf16 on a GPU, small on a CPU."""
-    config = _config()
-    # The backend is named, so that a refusal is an error here and not another backend's time.
-    options = vars(config.model) | vars(config.routing) | {"iterations": iterations, "backend": "fused"}
-    if device == "cpu":
-        options |= {"conv_channels": 4, "primary_types": 1, "decoder": False}
-    del options["kind"], options["from_data"]
-    channels, side, num_classes = map(options.pop, ("in_channels", "image_size", "num_classes"))
-    torch.manual_seed(config.train.seed)
-    network = CapsNet((channels, side, side), num_classes, **options)
-    images = torch.rand(num_images, channels, side, side, device=device)
-    labels = torch.arange(num_images, device=device) % num_classes
-    precision = "fp32" if device == "cpu" else "bf16"
-    return Step(network, FAMILY, config, images=images, labels=labels, precision=precision)
-
-
-def step_rows(device: str, budget_s: float = 5.0) -> Iterator[Row]:
-    """Yield a row for each batch: images a second of a training step, and R = 3 over R = 1.
-
-    Steps run as the loop runs them: their kernels are launched from Python.
-    """
-    small = device == "cpu"
-    for num_images in (2,) if small else (128, 1024):
-        seconds = {
-            r: _seconds(preset_step(num_images, r, device), device, budget_s)
-            for r in ((1,) if small else (1, 3))
-        }
-        row: Row = {"num_images": num_images, "images_per_s_r1": num_images / seconds[1]}
-        if 3 in seconds:
-            row |= {"images_per_s": num_images / seconds[3], "step_r3_over_r1": seconds[3] / seconds[1]}
-        yield row
-
-
-def train_briefly(device: str, num_steps: int = 300) -> Row:
-    """Train on drawn images of ten classes, a pattern each under noise; return the error before and after.
-
-    Images are drawn on the device.
-    """
-    small = device == "cpu"
-    step = preset_step(4 if small else 128, 3, device)
-    labels = step.batch.labels
-    patterns = (torch.rand(10, *step.images.shape[1:], device=device) < 0.15).float()
-    errors: list[Tensor] = []
-    for _ in range(2 if small else num_steps):
-        labels.random_(10)
-        noise = torch.rand_like(step.images)
-        step.images.copy_((0.6 * patterns[labels] + 0.4 * noise).clamp_(0, 1))
-        sums = dict(zip(metric_names(FAMILY), step(), strict=True))
-        errors.append(sums["num_wrong"] / sums["num_images"])
-    percent = 100 * torch.stack(errors)
-    return {
-        "num_steps": len(errors),
-        "first_error_percent": float(percent[: max(1, len(errors) // 30)].mean()),
-        "error_percent": float(percent[-max(1, len(errors) // 10) :].mean()),
-    }

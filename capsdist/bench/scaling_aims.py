@@ -39,5 +39,9 @@ SCALING_ROWS = (
         "ZeRO-3 over DDP, peak memory of one of 4 ranks", most(0.45), "scaling", "zero3_memory_ratio", "",
         "one run",
     ),
+    Row(
+        "803 M weights in the job, memory of 2 ranks", most(20), "scaling", "imagenet_layer_pss_gib", " GiB",
+        "one run",
+    ),
 )  # fmt: skip
 """Efficiencies and exponents have no aim: what limits them stands beside them."""

@@ -6,7 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
-from capsdist.bench import planner_check, scaling_overhead, scaling_shapes, scaling_workers, scaling_zero
+from capsdist.bench import (
+    planner_check,
+    scaling_capsules,
+    scaling_overhead,
+    scaling_shapes,
+    scaling_workers,
+    scaling_zero,
+)
+from capsdist.bench.scaling_capsules import capsule_figures
 from capsdist.bench.scaling_overhead import overhead_figures
 from capsdist.bench.scaling_shapes import STUDIES, Point, shape_figures
 from capsdist.bench.scaling_workers import Scaling, worker_figures
@@ -15,7 +23,7 @@ from capsdist.console import Log
 
 __all__ = ["SUBJECTS", "Found", "Settings", "Subject", "measure"]
 
-Subject: TypeAlias = Literal["workers", "shapes", "overhead", "zero", "planner"]
+Subject: TypeAlias = Literal["workers", "shapes", "overhead", "zero", "planner", "capsules"]
 
 
 @dataclass
@@ -78,11 +86,17 @@ def _planner(_: Settings, log: Log, found: Found) -> None:
     found.figures |= planner_check.figures(log)
 
 
+def _capsules(_: Settings, log: Log, found: Found) -> None:
+    log(str(scaling_capsules.__doc__))
+    found.figures |= capsule_figures(log)
+
+
 SUBJECTS: dict[Subject, Callable[[Settings, Log, Found], Any]] = {
     "workers": _workers,
     "shapes": _shapes,
     "overhead": _overhead,
     "zero": _zero,
     "planner": _planner,
+    "capsules": _capsules,
 }
 assert tuple(SUBJECTS) == get_args(Subject)

@@ -26,7 +26,7 @@ from capsdist.storage.documents import parse_document, parse_lines, read_file
 from capsdist.storage.temporary import temporary_folder
 from capsdist.train.metrics import METRICS_NAME, read_metrics
 
-__all__ = ["PRESET", "SMALL", "SPACE", "Files", "kept", "kill_tree", "killed_search"]
+__all__ = ["PRESET", "SMALL", "SPACE", "Files", "kept", "kill_tree", "killed_search", "own_environment"]
 
 PRESET = "digits_quickstart"
 SPACE = ["--space.iterations", "1", "2", "3", "5", "--space.class-dim", "8", "16", "32", "512"]
@@ -57,7 +57,7 @@ def killed_search(
         RunError: a start failed, ended before it could be killed, or the limit is over.
     """
     with temporary_folder() as place:  # a short path: Ray's sockets lie below it
-        env = _environment(place)
+        env = own_environment(place)
         subprocess.run([sys.executable, str(pack)], cwd=place, env=env, check=True, capture_output=True)
         most = num_parameters(get_preset(PRESET))
         command = [
@@ -169,7 +169,7 @@ def _start(command: Sequence[str], place: Path, until: float, enough: Callable[[
     with (
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(
-            command, cwd=place, env=_environment(place), stdout=log, stderr=subprocess.STDOUT
+            command, cwd=place, env=own_environment(place), stdout=log, stderr=subprocess.STDOUT
         ) as driver,
     ):
         killed = False
@@ -190,7 +190,7 @@ def _start(command: Sequence[str], place: Path, until: float, enough: Callable[[
     return printed
 
 
-def _environment(place: Path) -> dict[str, str]:
+def own_environment(place: Path) -> dict[str, str]:
     """Return ours without what would lead to another Ray, data or storage."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "CAPSDIST_"))}
     return {**env, "RAY_TMPDIR": str(place)}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from capsdist.bench.aims import Aim, Row, least, most
+from capsdist.bench.aims import Aim, Row, goals_table, least, most, number
+from capsdist.bench.gpu_aims import GPU_ROWS
 from capsdist.bench.pipeline_aims import PIPELINE_ROWS
 from capsdist.bench.scaling_aims import SCALING_ROWS
 from capsdist.errors import DataError, DocumentError
@@ -30,9 +30,6 @@ class _Record(BaseModel):
     written: str
     figures: dict[str, Any]
     hardware: dict[str, Any]
-
-
-_SIGNIFICANT = 4  # digits of the figures in records
 
 
 _ERRORS = (
@@ -101,14 +98,7 @@ _COSTS = (
     ),
     Row("`make quickstart` with installation (bf16)", most(600), "quickstart", "whole_s", " s"),
     Row("training of `make quickstart` in fp32, AVX2 only", None, "quickstart-fp32", "wall_s", " s"),
-    Row(
-        "GPU, bf16: routing, speed-up over the textbook form", least(15), "gpu", "speedup_vs_reference", "",
-        headline=True,
-    ),
-    Row("GPU, bf16: routing, share of the roofline", least(0.4), "gpu", "share_of_roofline", ""),
-    Row("GPU, bf16: MNIST training step, r=3 over r=1", most(1.05), "gpu", "step_r3_over_r1", ""),
-    Row("GPU, bf16: MNIST training, images/s", least(100_000), "gpu", "images_per_s", ""),
-    Row("GPU, bf16: layer of ImageNet size, 256 images, ms", None, "gpu", "imagenet_ms", ""),
+    *GPU_ROWS,
     Row("GPU: training of `make quickstart`, images/s", None, "quickstart-gpu", "images_per_s", ""),
 )  # fmt: skip
 
@@ -170,20 +160,6 @@ def with_table(readme: str, table: str) -> str:
     return _MARKS.sub(lambda marks: f"{marks[1]}{table}{marks[2]}", readme)
 
 
-def goals_table(rows: Sequence[Row], figures: Mapping[str, Any]) -> str:
-    """Return the aims of `rows` beside `figures` as text: each line ends with reached, missed or not run."""
-    lines = []
-    for row in rows:
-        if not isinstance(row.aim, Aim):
-            continue
-        value = figures.get(row.figure)
-        state = "not run" if value is None else "missed" if row.aim.missed_by(value) else "reached"
-        found = "" if value is None else f"{number(value)}{row.unit}"
-        aim = f"{row.aim.bound} {number(row.aim.value)}{row.unit}"
-        lines.append(f"{row.figure:36} {aim:18} {found:>12}  {state}")
-    return "\n".join(lines)
-
-
 def _line(row: Row, newest: Mapping[str, tuple[str, dict[str, Any]]], links: str) -> str:
     folder, record = newest.get(row.what or "", ("", {}))
     value = record.get("figures", {}).get(row.figure)
@@ -205,13 +181,6 @@ def _kind(row: Row, record: Mapping[str, Any]) -> str:
     section, _, name = row.runs.partition(".")
     runs = record.get(section, {}).get(name) if row.runs else None
     return row.kind if runs is None else f"{row.kind} of {number(runs)}"
-
-
-def number(value: float) -> str:
-    """Return a figure as tables and texts show it: to the digits that records hold, grouped by commas."""
-    exponent = math.floor(math.log10(abs(value))) if value else 0
-    text = f"{value:,.{max(0, _SIGNIFICANT - 1 - exponent)}f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def _machine(hardware: Mapping[str, Any]) -> str:

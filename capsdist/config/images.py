@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import ValidationError, WrapValidator
 
+from capsdist.sizes import sides, size_option, size_text
+
 if TYPE_CHECKING:
     from pydantic import ValidatorFunctionWrapHandler
 
@@ -22,18 +24,3 @@ def _read_size(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
 
 Size = Annotated[int | tuple[int, int], WrapValidator(_read_size)]
 """A height and a width in pixels, or one number for both. Two equal numbers are read as one."""
-
-
-def sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    """Return height and width of a `Size`."""
-    return size if isinstance(size, tuple) else (size, size)
-
-
-def size_option(size: int | tuple[int, int]) -> str:
-    """Return a `Size` as an option of a command takes it."""
-    return " ".join(map(str, size)) if isinstance(size, tuple) else str(size)
-
-
-def size_text(size: int | tuple[int, int]) -> str:
-    """Return a `Size` for people."""
-    return " x ".join(map(str, size)) if isinstance(size, tuple) else str(size)

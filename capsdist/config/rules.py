@@ -42,6 +42,7 @@ def problems(config: Config) -> list[Problem]:
         *optim_problems(config),
         *find_family(config.model.kind).problems(config),
         *_batch_problems(config),
+        *capsule_rank_problems(config),
     ]
 
 
@@ -55,6 +56,26 @@ def validate(config: Config) -> Config:
     if found:
         raise ConfigError(found)
     return config
+
+
+def capsule_rank_problems(config: Config) -> Iterator[Problem]:
+    """Yield what capsules that are split over ranks cannot be trained with."""
+    train = config.train
+    if (ranks := train.capsule_ranks) <= 1:  # below 1 is a range, already reported
+        return
+    may_be_zero = train.engine == "zero" or (train.engine == "auto" and train.device != "cpu")
+    if train.num_workers % ranks:
+        rule = f"must divide train.num_workers={train.num_workers}"
+        yield Problem("train.capsule_ranks", ranks, rule, "set --train.capsule-ranks to a divisor")
+    if train.zero_stage == 3 and may_be_zero:
+        rule = f"partitions weights over all workers as one, and those of train.capsule_ranks={ranks} differ"
+        yield Problem("train.zero_stage", 3, rule, "set --train.zero-stage 2, or --train.capsule-ranks 1")
+    if train.microbatch_size == "auto":
+        rule = f"tries sizes on each worker alone, and those of train.capsule_ranks={ranks} compute together"
+        yield Problem("train.microbatch_size", "auto", rule, "set a number")
+    if train.precision == "fp16":
+        rule = f"has a loss scale, which does not know the weights that train.capsule_ranks={ranks} splits"
+        yield Problem("train.precision", "fp16", rule, "set bf16, or --train.capsule-ranks 1")
 
 
 def section_problems(section_name: str, section: Section) -> Iterator[Problem]:

@@ -182,10 +182,15 @@ class Train(Section):
     largest share, half, quarter... of a worker that fits in memory, tried before the first step."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto: bf16 on a GPU or a CPU that multiplies bf16 in hardware; else fp32. Routing sums in fp32."""
+    speed: Annotated[Literal["auto", "plain"], MAY_CHANGE] = "auto"
+    """auto: on one GPU a step is a CUDA graph, in the variant that a trial before the first step finds
+    fastest; several GPUs, ZeRO, fp16 and networks that draw random numbers run eager. plain: eager."""
     engine: Annotated[Literal["auto", "ddp", "zero"], MAY_CHANGE] = "auto"
     """ddp: PyTorch DistributedDataParallel; zero: DeepSpeed ZeRO. auto: zero on several GPUs, else ddp."""
     zero_stage: Annotated[Literal[0, 1, 2, 3], MAY_CHANGE] = 1
     """DeepSpeed ZeRO stage: 1 partitions optimizer state, 2 also gradients, 3 also parameters."""
+    capsule_ranks: Annotated[Count, MAY_CHANGE] = 1
+    """Workers that share the weights of class capsules, each with its part; a divisor of `num_workers`."""
     seed: Annotated[int, Bounds(ge=0, lt=2**31)] = 0
     """Seed of initialisation, data order and augmentation; equal seeds repeat a CPU run bit for bit."""
     init_from: str | None = None

@@ -8,16 +8,16 @@ place and in order, and else by the same thread at once.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from capsdist.data.format.packed import IMAGE
-from capsdist.data.format.source import Source
-from capsdist.data.recipes.on_device import DeviceFrames
-from capsdist.data.recipes.pairs import Pairs
+if TYPE_CHECKING:  # a machine with torch alone gathers from tensors
+    from capsdist.data.format.source import Source
+    from capsdist.data.recipes.on_device import DeviceFrames
+    from capsdist.data.recipes.pairs import Pairs
 
 __all__ = ["Close", "FromFiles", "FromFrames", "FromTensors", "Gather", "Residence", "Samples"]
 
@@ -91,6 +91,8 @@ class FromFiles:
 
     def begin(self, ids: np.ndarray) -> Callable[[], Samples]:
         """Gather the samples `ids`, int64 [n]."""
+        from capsdist.data.format.packed import IMAGE  # late, with pydantic
+
         index = self._source.index
         label = index.field[index.label_name]
         channels, height, width = index.image_shape

@@ -28,21 +28,9 @@ if TYPE_CHECKING:
     from capsdist.data.stream import StreamIndex
 
 __all__ = [
-    "Machine",
-    "Placement",
-    "absolute",
-    "all_problems",
-    "check_data",
-    "check_engine",
-    "check_initial",
-    "machine_at_a_glance",
-    "missing_data",
-    "overlap",
-    "packing_remedy",
-    "place_on_cluster",
-    "place_on_machine",
-    "storage_for_ray",
-    "this_machine",
+    "Machine", "Placement", "absolute", "all_problems", "check_capsules", "check_data",
+    "check_engine", "check_initial", "machine_at_a_glance", "missing_data", "overlap",
+    "packing_remedy", "place_on_cluster", "place_on_machine", "storage_for_ray", "this_machine",
 ]  # fmt: skip
 
 _SHARED = "a folder that all machines see, or s3://bucket/prefix"
@@ -314,6 +302,18 @@ def check_engine(config: Config, placement: Placement) -> None:
 
     if lacking := zero_requirements():
         raise RunError(lacking)
+
+
+def check_capsules(config: Config, num_workers: int) -> None:
+    """Check that this many workers can share the class capsules of the network, if they are to.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if config.train.capsule_ranks > 1:
+        from capsdist.train.network import check_capsule_ranks
+
+        check_capsule_ranks(config, num_workers)
 
 
 def check_initial(config: Config, log: Log) -> None:

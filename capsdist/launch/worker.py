@@ -203,10 +203,11 @@ class _Saver:
     def __init__(self, config: Config, files: Folder, record: RunRecord | None, log: Log) -> None:
         self._train, self._files, self._record, self._log = config.train, files, record, log
 
-    def __call__(self, write: Callable[[Path], None], step: int, metrics: dict[str, float]) -> str:
+    def __call__(self, write: Callable[[Path | None], None], step: int, metrics: dict[str, float]) -> str:
         """Return the checkpoint's name once it is on storage and all ranks have come here."""
         name = checkpoint_name(step)
         if self._record is None:
+            write(None)
             ray.train.report(metrics, checkpoint_dir_name=name)
             return name
         with self._files.staging(name) as folder:

@@ -149,9 +149,7 @@ class CapsNet(nn.Module):
         Split over ranks (`parallelize`), it wants equal seeds on all: each draws the class capsules of every
         rank in turn and keeps its own.
         """
-        for module in self.modules():
-            if callable(reset := getattr(module, "reset_parameters", None)):
-                reset()
+        reset_parameters(self)
         if self.initialisation == "truncated_normal":
             self._initialise_as_official()
 
@@ -172,6 +170,13 @@ class CapsNet(nn.Module):
                 self.class_capsules.draw_weights(partial(truncated_normal_, sd=0.1))
             elif not name.endswith("log_priors"):
                 truncated_normal_(parameter, 0.05 if name == "conv.weight" else 0.1)
+
+
+def reset_parameters(network: nn.Module) -> None:
+    """Draw all parameters anew by the layers' own functions, in the order in which they were built."""
+    for module in network.modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
 
 
 def check_num_labels(num_labels: int, num_classes: int) -> None:

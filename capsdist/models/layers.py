@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from capsdist.errors import ShapeError
 from capsdist.ops import squash
-from capsdist.ops.convolution import convolve
 from capsdist.ops.checks import check_tensor
+from capsdist.ops.convolution import convolve
 from capsdist.routing import RoutingKeywords, RoutingOptions, unpack_weights
 from capsdist.routing.common.checks import check_flag, is_count
 from capsdist.routing.dynamic.backends import route_call

@@ -26,8 +26,7 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels: int, norm_groups: int = 8) -> None:
         super().__init__()
         self.first = _activated_conv(channels, channels, norm_groups)
-        self.second = _activated_conv(channels, channels, norm_groups)
-        nn.init.zeros_(self.second.get_parameter("2.weight"))
+        self.second = _activated_conv(channels, channels, norm_groups, zero=True)
 
     def forward(self, features: Tensor) -> Tensor:
         """Return `features` [B, C, H, W] plus what the block has learned to add."""
@@ -97,21 +96,36 @@ def _check_stages(channels: Sequence[int], blocks: Sequence[int], first: str) ->
             raise ShapeError(f"blocks={count!r} must be a whole number of at least 0")
 
 
+class _Conv(nn.Conv2d):
+    """A convolution without bias that keeps the mean square of what passed a ReLU (He et al. 2015).
+
+    zero: starts at 0 instead.
+    """
+
+    def __init__(
+        self, in_channels: int, width: int, kernel_size: int, stride: int = 1, *, zero: bool = False
+    ) -> None:
+        self.zero = zero
+        super().__init__(in_channels, width, kernel_size, stride, padding=kernel_size // 2, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Draw the weights anew."""
+        if self.zero:
+            nn.init.zeros_(self.weight)
+        else:
+            nn.init.kaiming_normal_(self.weight, nonlinearity="relu")
+
+
 def _first_layers(in_channels: int, width: int, first: str, norm_groups: int) -> nn.Sequential:
     if first == "conv3":
-        return nn.Sequential(_conv(in_channels, width, 3))
+        return nn.Sequential(_Conv(in_channels, width, 3))
     pool = nn.MaxPool2d(3, stride=2, padding=1)
     norm = nn.GroupNorm(norm_groups, width)
-    return nn.Sequential(_conv(in_channels, width, 7, stride=2), norm, nn.ReLU(inplace=True), pool)
+    return nn.Sequential(_Conv(in_channels, width, 7, stride=2), norm, nn.ReLU(inplace=True), pool)
 
 
-def _activated_conv(in_channels: int, width: int, norm_groups: int, stride: int = 1) -> nn.Sequential:
+def _activated_conv(
+    in_channels: int, width: int, norm_groups: int, stride: int = 1, *, zero: bool = False
+) -> nn.Sequential:
     norm = nn.GroupNorm(norm_groups, in_channels)
-    return nn.Sequential(norm, nn.ReLU(inplace=True), _conv(in_channels, width, 3, stride))
-
-
-def _conv(in_channels: int, width: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    """Return a convolution that keeps the mean square of what passed a ReLU (He et al. 2015); no bias."""
-    conv = nn.Conv2d(in_channels, width, kernel_size, stride, padding=kernel_size // 2, bias=False)
-    nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-    return conv
+    return nn.Sequential(norm, nn.ReLU(inplace=True), _Conv(in_channels, width, 3, stride, zero=zero))

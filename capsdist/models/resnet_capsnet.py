@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Self, Unpack
 
 import torch
 from torch import Tensor, nn
 
 from capsdist.errors import ShapeError
-from capsdist.models.capsnet import Output, check_num_labels, read_out
+from capsdist.models.capsnet import Output, check_num_labels, read_out, reset_parameters
 from capsdist.models.decoder import Decoder
 from capsdist.models.layers import ClassCapsules, Padding, PrimaryCapsules, check_images, initial_sd
 from capsdist.models.resnet import ResNetStem
@@ -101,13 +102,27 @@ class ResNetCapsNet(nn.Module):
             **options,
         )
         self.decoder = Decoder(num_classes, class_dim, self.image_shape, decoder_hidden) if decoder else None
-        self._initialise_capsules(mean_square=0.5 if own else 1.0)
+        self._initialise_capsules()
         self.train()
 
+    @property
+    def initialise(self) -> Callable[[], None] | None:
+        """A function that draws all parameters anew, as `CapsNet.initialise`.
+
+        None with a stem of another class, whose weights may come from elsewhere.
+        """
+        return self._draw if isinstance(self.stem, ResNetStem) else None
+
+    def _draw(self) -> None:
+        reset_parameters(self)
+        self._initialise_capsules()
+
     @torch.no_grad()
-    def _initialise_capsules(self, mean_square: float) -> None:
-        """Draw the weights under capsules; mean_square: of the features that the primary convolution sees."""
+    def _initialise_capsules(self) -> None:
+        """Draw the weights under capsules."""
         conv, layer = self.primary_capsules.conv, self.class_capsules
+        # of the features that the primary convolution sees: after a ReLU, or after GroupNorm
+        mean_square = 0.5 if isinstance(self.stem, ResNetStem) else 1.0
         fan_in = conv.weight[0].numel()
         conv.weight.normal_(std=1 / math.sqrt(self.primary_capsules.dim * fan_in * mean_square))
         assert conv.bias is not None

@@ -1,4 +1,4 @@
-"""What a stem by import path costs: traced on torch's meta device, where tensors have shapes only."""
+"""What a stem by import path costs: traced on torch's meta device, whose tensors have only shapes."""
 
 from __future__ import annotations
 

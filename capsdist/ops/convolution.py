@@ -1,9 +1,8 @@
 """Convolution whose weights' gradient is computed as a forward convolution, where that is faster.
 
 The gradient of a weight sums over images and output pixels: ``dW[o, c, y, x] = sum over b, i, j of
-g[b, o, i, j] u[b, c, s i + y, s j + x]``. With images as channels and channels as images that is a convolution
-of the input u with kernel g, dilated by the stride s: the same products, none of them with a zero. oneDNN's
-code for AVX2 runs a convolution forward at about twice the rate of its pass for gradients of weights.
+g[b, o, i, j] u[b, c, s i + y, s j + x]``. With images as channels and channels as images, that is a
+convolution of the input u with kernel g, dilated by the stride s. It has the same products.
 """
 
 from __future__ import annotations
@@ -27,8 +26,8 @@ def convolve(
 ) -> Tensor:
     """Return ``functional.conv2d(input, weight, bias, stride, zeros)``, trained faster where it can be.
 
-    Values and the gradients of `input` and `bias` are those of torch to the bit. The gradient of `weight` comes
-    from `weight_gradient` where `is_faster` says so, and differs from torch's by rounding.
+    Values and the gradients of `input` and `bias` are those of torch to the bit. The gradient of `weight`
+    comes from `weight_gradient` where `is_faster` says so, and differs from torch's by rounding.
 
     Args:
         input: [B, C, H, W], any floating dtype.

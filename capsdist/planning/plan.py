@@ -194,17 +194,13 @@ def _row(config: Config, cost: Cost, device: Device, setup: Setup, precision: st
 
 def _runnable(config: Config, setup: Setup, precision: str) -> tuple[Config, str]:
     """Return the configuration that trains so, and why it cannot, "" if it can."""
-    train: dict[str, Any] = {"num_workers": setup.num_ranks, "precision": precision}
+    train: dict[str, Any] = {"num_workers": setup.num_ranks, "capsule_ranks": setup.capsule_ranks}
+    train["precision"] = precision
     train |= {"engine": "zero", "zero_stage": setup.zero_stage} if setup.zero_stage else {"engine": "ddp"}
     if config.train.microbatch_size is None:
         train["gradient_accumulation_steps"] = setup.num_microbatches
     else:
         train["microbatch_size"] = setup.microbatch
-    known = "capsule_ranks" in type(config.train).model_fields
-    if known:
-        train["capsule_ranks"] = setup.capsule_ranks
-    elif setup.capsule_ranks > 1:
-        return config, "this version has no train.capsule_ranks"
     config = config.model_copy(update={"train": config.train.model_copy(update=train)})
     found = problems(config)
     return config, str(found[0]) if found else ""

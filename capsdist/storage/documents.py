@@ -15,7 +15,7 @@ import os
 import stat
 import zlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from capsdist.errors import DocumentError
 
@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # loaded late: a machine that only writes records has none
     from pydantic import TypeAdapter
 
 __all__ = [
-    "MAX_BYTES", "dump_json", "parse_document", "parse_json", "parse_lines", "printable", "read_file", "seal",
+    "MAX_BYTES", "dump_json", "open_file", "parse_document", "parse_json", "parse_lines", "printable",
+    "read_file", "seal",
 ]  # fmt: skip
 
 MAX_BYTES = 64 << 20
@@ -34,6 +35,26 @@ _SHOWN = 40  # characters of a value in a message
 _SEAL = "crc32"
 
 
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Return the regular file at `path`, open for reading.
+
+    Raises:
+        FileNotFoundError: there is none.
+        DocumentError: it is a folder or another special file, or cannot be opened.
+    """
+    try:
+        # O_NONBLOCK: opening a named pipe must not wait for its writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(os.fspath(path)) from None
+    except OSError as error:
+        raise DocumentError(f"cannot be read ({error.strerror or error})") from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise DocumentError("is not a regular file")
+    return open(descriptor, "rb")
+
+
 def read_file(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> bytes:
     """Return the content of the regular file at `path`.
 
@@ -41,19 +62,11 @@ def read_file(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> by
         FileNotFoundError: there is none.
         DocumentError: it is a folder or another special file, is larger than `max_bytes`, or cannot be read.
     """
-    try:
-        # O_NONBLOCK: opening a named pipe must not wait for its writer.
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise DocumentError("is not a regular file")
+    with open_file(path) as file:
+        try:
             content = file.read(max_bytes + 1)
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(os.fspath(path)) from None
-    except IsADirectoryError:
-        raise DocumentError("is not a regular file") from None
-    except OSError as error:
-        raise DocumentError(f"cannot be read ({error.strerror or error})") from None
+        except OSError as error:
+            raise DocumentError(f"cannot be read ({error.strerror or error})") from None
     _check_size(content, max_bytes)
     return content
 

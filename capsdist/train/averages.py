@@ -7,13 +7,15 @@ Source: Polyak and Juditsky 1992, with exponential weights; the ramp of the deca
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:  # a machine with torch alone runs steps
     from capsdist.config.schema import Optim
+
+T = TypeVar("T")
 
 __all__ = ["as_held", "as_stored", "average_weights", "exchange_averages", "share_at"]
 
@@ -38,7 +40,10 @@ def average_weights(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor])
     """Move the averages towards `weights`, which `optimizer` has just updated: a' = a + share (w - a)."""
     held = list(weights)
     averages = [optimizer.state[weight]["average"] for weight in held]
-    torch._foreach_lerp_(averages, held, optimizer.param_groups[0]["average_share"])
+    share = optimizer.param_groups[0]["average_share"]
+    if isinstance(share, Tensor):  # see `step_from`
+        share = [share.to(weight.dtype) for weight in held]
+    torch._foreach_lerp_(averages, held, share)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @torch.no_grad()
@@ -51,14 +56,14 @@ def exchange_averages(optimizer: torch.optim.Optimizer, weights: Iterable[Tensor
         average.copy_(kept)
 
 
-def as_stored(model: dict[str, Tensor], slots: dict[str, Tensor]) -> None:
+def as_stored(model: dict[str, T], slots: dict[str, T]) -> None:
     """Store averages as the weights of `model`, and the trained weights as slots `<parameter>/trained`."""
     for name in [name for name in slots if name.endswith("/average")]:
         parameter = name.removesuffix("/average")
         slots[f"{parameter}/trained"], model[parameter] = model[parameter], slots.pop(name)
 
 
-def as_held(model: dict[str, Tensor], slots: dict[str, Tensor]) -> None:
+def as_held(model: dict[str, T], slots: dict[str, T]) -> None:
     """Undo `as_stored`."""
     for name in [name for name in slots if name.endswith("/trained")]:
         parameter = name.removesuffix("/trained")

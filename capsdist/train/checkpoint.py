@@ -7,18 +7,16 @@ it is damaged, and both are refused. Nothing is pickled.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pydantic
 import torch
-import xxhash
-from safetensors import SafetensorError
-from safetensors.torch import load, save_file
 
 import capsdist
 from capsdist.config import Config
@@ -38,20 +36,20 @@ from capsdist.train.manifest import (
     parse_manifest,
     parse_state,
 )
-from capsdist.train.state import EngineState, check_tensors, first_not_finite, first_unfit
+from capsdist.train.state import EngineState, Pieces, check_tensors, copy_into, first_not_finite, first_unfit
+from capsdist.train.tensors import open_tensors, write_tensors
 
 if TYPE_CHECKING:
     from torch import nn
 
 __all__ = [
-    "Checkpoint", "EngineState", "build_network", "load_model", "read_checkpoint", "read_config",
+    "Checkpoint", "EngineState", "build_network", "load_model", "open_checkpoint", "read_checkpoint",
+    "read_config",
     "verify_checkpoint", "write_checkpoint",
 ]  # fmt: skip
 
 _OLDER = "take an older checkpoint"
-_DTYPES = {torch.float32, torch.float64}
-_BUFFERS = {torch.int64, torch.int32, torch.bool}
-"""Types of buffers beside those, such as the count of a BatchNorm."""
+_FLOATS = {torch.float32, torch.float64}
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class Checkpoint:
 
     step: optimizer steps done; epoch: epochs begun, from 0; position: of the data (`capsdist.data.Position`
     as a dict); metrics: of the last validation; versions: of the programs that wrote it; classes: names by
-    label, None in a checkpoint of version 0.1.
+    label, None in a checkpoint of version 0.1; speed: `capsdist.train.speed.Steps.stored` of the run.
     """
 
     engine: EngineState
@@ -71,12 +69,15 @@ class Checkpoint:
     metrics: dict[str, float] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     classes: tuple[str, ...] | None = None
+    speed: Mapping[str, bool] = field(default_factory=dict)
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
     """Write `checkpoint` into `folder`, which is created; all is flushed to disk, the manifest last.
 
-    Cost: 12 bytes per parameter written and hashed, 0.1-0.3 s for the MNIST network.
+    Of the state of an engine it is collective: other ranks call `EngineState.send`.
+    Cost: 12 bytes per parameter written and hashed, 0.1-0.3 s for the MNIST network; memory for a piece of a
+    tensor, of an engine under ZeRO 3 for a whole one.
 
     Raises:
         CheckpointError: the disk is full, or the folder cannot be written.
@@ -90,23 +91,23 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "versions": _versions(),
         "config": checkpoint.config.model_dump(mode="json"),
         "classes": checkpoint.classes,
+        "speed": dict(checkpoint.speed),
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(_storable(checkpoint.engine.model), folder / MODEL)
-        save_file(_storable(checkpoint.engine.optimizer), folder / OPTIMIZER)
-        for name in (MODEL, OPTIMIZER):
-            with (folder / name).open("rb") as file:
-                os.fsync(file.fileno())
-        write_durably(folder / STATE, dump_json(state))
-        entries = {name: _entry(folder / name).model_dump() for name in (MODEL, OPTIMIZER, STATE)}
-        write_durably(folder / MANIFEST, dump_json({"format": FORMAT, "files": entries}))
+        entries = {
+            MODEL: write_tensors(folder / MODEL, checkpoint.engine.model),
+            OPTIMIZER: write_tensors(folder / OPTIMIZER, checkpoint.engine.optimizer),
+        }
+        content = dump_json(state)
+        write_durably(folder / STATE, content)
+        files = {name: entry.model_dump() for name, entry in (entries | {STATE: digest_of(content)}).items()}
+        write_durably(folder / MANIFEST, dump_json({"format": FORMAT, "files": files}))
         flush_folder(folder.parent)
-    except (SafetensorError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    except OSError as error:
         raise CheckpointError(
-            f"checkpoint {folder} cannot be written ({reason}); make room there, or allow it to be written, "
-            "and start again"
+            f"checkpoint {folder} cannot be written ({error.strerror or error}); make room there, or "
+            "allow it to be written, and start again"
         ) from None
 
 
@@ -123,10 +124,15 @@ def verify_checkpoint(folder: Path) -> State:
 
 
 def read_checkpoint(folder: str | Path) -> Checkpoint:
-    """Verify and read the checkpoint in `folder`.
+    """Verify and read the checkpoint in `folder`; as `open_checkpoint`, with all tensors in memory."""
+    found = open_checkpoint(folder)
+    return replace(found, engine=found.engine.read())
 
-    Cost: the memory of its tensors, 12 bytes per parameter, and that of the file that is read.
-    Nothing is mapped: a file that is cut or overwritten meanwhile is an error, not a signal.
+
+def open_checkpoint(folder: str | Path) -> Checkpoint:
+    """Verify the checkpoint in `folder`, and read all but its tensors, which are read when they are used.
+
+    Nothing is mapped: a file that is cut or overwritten meanwhile is a CheckpointError, not a signal.
 
     Raises:
         CheckpointError: it is missing, half written, damaged, of another format, or its configuration has
@@ -143,6 +149,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
         metrics=state.metrics,
         versions=state.versions,
         classes=state.classes,
+        speed=dict(state.speed),
     )
 
 
@@ -150,12 +157,9 @@ def read_config(folder: Path) -> Config:
     """Return the configuration of the checkpoint in `folder`, whose tensors are not read.
 
     Raises:
-        CheckpointError: as `read_checkpoint`, of the files read.
+        CheckpointError: as `open_checkpoint`, of the files read.
     """
-    try:
-        state = parse_state(_content(folder, STATE, _manifest(folder).files[STATE]))
-    except DocumentError as error:
-        raise _damaged(folder, STATE, str(error)) from None
+    state = _read_state(folder, _manifest(folder).files[STATE])
     return _parse_config(folder, state.config)
 
 
@@ -165,12 +169,12 @@ def load_model(folder: str | Path) -> tuple[Config, nn.Module]:
     Needs neither Ray nor DeepSpeed.
 
     Raises:
-        CheckpointError: as `read_checkpoint`.
+        CheckpointError: as `open_checkpoint`.
 
     Example:
         >>> config, network = load_model("runs/quickstart/step_00000252")
     """
-    checkpoint = read_checkpoint(folder)
+    checkpoint = open_checkpoint(folder)
     return checkpoint.config, build_network(checkpoint)
 
 
@@ -189,9 +193,10 @@ def build_network(checkpoint: Checkpoint) -> nn.Module:
         raise CheckpointError(
             f"the checkpoint's configuration describes no network ({reason}); take an older checkpoint"
         ) from None
-    weights = checkpoint.engine.model
-    check_tensors(weights, {name: tensor.shape for name, tensor in network.state_dict().items()})
-    network.load_state_dict(weights)
+    weights, own = checkpoint.engine.model, network.state_dict()
+    check_tensors(weights, {name: tensor.shape for name, tensor in own.items()})
+    for name, tensor in own.items():
+        copy_into(tensor, weights[name])
     return network.eval()
 
 
@@ -217,14 +222,11 @@ def _checkpoint_folder(place: object) -> Path:
     return folder
 
 
-def _verified(folder: Path) -> tuple[State, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def _verified(folder: Path) -> tuple[State, dict[str, Pieces], dict[str, Pieces]]:
     """Return what the files of a verified checkpoint hold: state, weights, optimizer state."""
     expected = _manifest(folder).files
-    try:
-        state = parse_state(_content(folder, STATE, expected[STATE]))
-    except DocumentError as error:
-        raise _damaged(folder, STATE, str(error)) from None
-    model, slots = (_load(folder, name, expected[name]) for name in (MODEL, OPTIMIZER))
+    state = _read_state(folder, expected[STATE])
+    model, slots = (_open(folder, name, expected[name]) for name in (MODEL, OPTIMIZER))
     if (found := first_unfit(slots)) is not None:
         raise _damaged(folder, OPTIMIZER, f"holds {found!r} with values that Adam cannot have")
     return state, model, slots
@@ -256,50 +258,36 @@ def _parse_config(folder: Path, values: dict[str, Any]) -> Config:
         ) from error
 
 
-def _storable(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-
-
-def _content(folder: Path, name: str, expected: FileEntry) -> bytes:
-    """Return the content of a file, read once, if it is what the manifest says."""
+@contextlib.contextmanager
+def _reported(folder: Path, name: str) -> Iterator[None]:
+    """Make of whatever is wrong with a file of a checkpoint one error."""
     try:
-        size = os.stat(folder / name).st_size
-        # A file of another size is not read; one that grows or is cut now has another digest.
-        content = read_file(folder / name, max_bytes=size) if size == expected.bytes else None
+        yield
     except FileNotFoundError:
         raise CheckpointError(f"checkpoint {folder} lacks {name}; {_OLDER}") from None
     except DocumentError as error:
         raise _damaged(folder, name, str(error)) from None
     except OSError as error:
         raise _damaged(folder, name, f"cannot be read ({error.strerror or error})") from None
-    if content is None:
-        raise _damaged(folder, name, f"has {size} bytes, its manifest says {expected.bytes}")
-    if (found := digest_of(content)) != expected:
-        raise _damaged(folder, name, f"has {found.model_dump()}, its manifest says {expected.model_dump()}")
-    return content
 
 
-def _load(folder: Path, name: str, expected: FileEntry) -> dict[str, torch.Tensor]:
-    try:
-        tensors = load(_content(folder, name, expected))
-    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:  # all but the first: unknown types
-        raise _damaged(folder, name, f"cannot be read ({error})") from None
-    for key, tensor in tensors.items():
-        if tensor.dtype not in (_DTYPES | _BUFFERS if name == MODEL else _DTYPES):
-            raise _damaged(folder, name, f"holds {key!r} of type {tensor.dtype}, not float32 or float64")
+def _read_state(folder: Path, expected: FileEntry) -> State:
+    with _reported(folder, STATE):
+        content = read_file(folder / STATE)
+        if (found := digest_of(content)) != expected:
+            raise DocumentError(f"has {found.model_dump()}, its manifest says {expected.model_dump()}")
+        return parse_state(content)
+
+
+def _open(folder: Path, name: str, expected: FileEntry) -> dict[str, Pieces]:
+    with _reported(folder, name):
+        tensors = open_tensors(folder / name, expected)
+        for key, tensor in tensors.items():
+            if name != MODEL and tensor.dtype not in _FLOATS:
+                raise DocumentError(f"holds {key!r} of type {tensor.dtype}, not float32 or float64")
     if (found := first_not_finite(tensors)) is not None:
         raise _damaged(folder, name, f"holds {found!r} with values that are not finite")
     return tensors
-
-
-def _entry(path: Path) -> FileEntry:
-    """Return size and digest of the file `path`, which was just written."""
-    digest, size = xxhash.xxh3_128(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-            size += len(chunk)
-    return FileEntry(bytes=size, xxh3_128=digest.hexdigest())
 
 
 def _versions() -> dict[str, str]:

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 
 from capsdist.config import Config
-from capsdist.train.loop import train_on
 from capsdist.train.metrics import Row
 from capsdist.train.parts import build_parts, start_row
 from capsdist.train.phases import PhaseMeter
+from capsdist.train.step import train_on
 
 __all__ = ["dry_run"]
 
@@ -37,7 +37,7 @@ def dry_run(
     parts = build_parts(config, rank=rank, world_size=world_size, device=device)
     stream, meter, began = parts.stream, PhaseMeter(device), time.perf_counter()
     try:
-        start = start_row(parts, resumed_step=0)
+        start = start_row(parts, resumed_step=0, speed="eager (dry run)")
         if rank == 0:
             events(start)
         step, stopped, measured, timed = 0, False, 0, 0

@@ -23,7 +23,7 @@ from capsdist.data.format.source import open_split
 from capsdist.errors import CheckpointError, ConfigError, DataError, Problem
 from capsdist.models import Output
 from capsdist.storage import join
-from capsdist.train.checkpoint import build_network, read_checkpoint
+from capsdist.train.checkpoint import build_network, open_checkpoint
 from capsdist.train.engine.base import Engine
 from capsdist.train.precision import autocast, resolve_precision
 from capsdist.train.shares import images_per_rank, microbatch_of
@@ -170,7 +170,7 @@ def evaluate_checkpoint(
     where the checkpoint does not name the classes that it was trained on, and about every 5 seconds.
 
     Raises:
-        CheckpointError: see `read_checkpoint`; or the loss is not finite.
+        CheckpointError: see `open_checkpoint`; or the loss is not finite.
         ConfigError: no GPU where one is asked for; `batch_size` below 1.
         DataError: the split cannot be read, is not what the network takes, or numbers its classes in another
             way than the data that the network was trained on.
@@ -178,7 +178,7 @@ def evaluate_checkpoint(
     if batch_size < 1:
         raise ConfigError([Problem("batch_size", batch_size, "must be at least 1", "the default is 128")])
     place = _device(device)
-    saved = read_checkpoint(checkpoint)
+    saved = open_checkpoint(checkpoint)
     config, network = saved.config, build_network(saved)
     data = config.data
     if not (folder or data.name):

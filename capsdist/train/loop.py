@@ -21,28 +21,29 @@ from torch import Tensor
 from capsdist.config import Config
 from capsdist.data import Batch, Position
 from capsdist.models import Output
-from capsdist.train.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
+from capsdist.train.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from capsdist.train.evaluate import Evaluation, evaluate_engine
 from capsdist.train.finite import check_state, not_finite
 from capsdist.train.metrics import Row
+from capsdist.train.mfu import mfu_meter
 from capsdist.train.parts import Parts, build_parts, start_row
-from capsdist.train.phases import Keep, Phase, StepProfiler, no_phase
+from capsdist.train.phases import Keep, StepProfiler, no_phase
 from capsdist.train.pictures import reconstruction_picture
 from capsdist.train.schedule import learning_rate_at
+from capsdist.train.speed import Steps, open_steps
 from capsdist.train.splits import check_trained_classes
-from capsdist.train.step import train_step
 from capsdist.train.window import Window
 
-__all__ = ["Events", "Observe", "Picture", "Save", "run_training", "train_on"]
+__all__ = ["Events", "Observe", "Picture", "Save", "run_training"]
 
 Events = Callable[[Row], None]
 """Called on rank 0 with every event; README.md lists the rows."""
 
-Save = Callable[[Callable[[Path], None], int, dict[str, float]], str | None]
+Save = Callable[[Callable[[Path | None], None], int, dict[str, float]], str | None]
 """Called on every rank as ``save(write, step, metrics)`` to decide where a checkpoint goes.
 
-``write(folder)`` writes the files; it is called where `folder` shall appear and does nothing on ranks other
-than 0. May return a name for the checkpoint, which is shown to people.
+``write(folder)`` writes the files of rank 0 into `folder`. Every rank calls it, to send rank 0 what it holds;
+on others `folder` is not used, and may be None. May return a name for the checkpoint, shown to people.
 """
 
 Observe = Callable[[int, Tensor], None]
@@ -90,7 +91,7 @@ def run_training(
         DataError: a split that cannot be read, more classes than the network has, splits or a checkpoint
             that number them differently, or a checkpoint of other data.
         ConfigError: a global batch larger than the training split; weights to start from that do not fit.
-        CheckpointError: see `read_checkpoint`.
+        CheckpointError: see `open_checkpoint`.
     """
     parts = build_parts(
         config, rank=rank, world_size=world_size, device=device, init_from=init_from, resume_from=resume_from
@@ -98,21 +99,12 @@ def run_training(
     try:
         loop = _Loop(parts, events=events, save=save, picture=picture, keep=keep)
         if resume_from is not None:
-            loop.resume(read_checkpoint(resume_from))
+            loop.resume(open_checkpoint(resume_from))
         for line in filter(None, (parts.left_out, parts.stream.notice)):
             loop.note(line)
         return loop.run(should_stop or (lambda step: False), observe)
     finally:
         parts.close()
-
-
-def train_on(parts: Parts, host_batch: Batch, step: int, phase: Phase = no_phase) -> tuple[Tensor, Tensor]:
-    """Do optimizer step number `step` (the first is 0) on a batch; return as `train_step`."""
-    batch, seed = host_batch.to(parts.device), parts.config.train.seed
-    images = parts.transform(batch.images, batch.sample_ids, seed, batch.epoch)
-    if parts.mixup:
-        batch, images = parts.mixup(batch, images, parts.transform, seed)
-    return train_step(parts.engine, batch, images, parts.family, parts.config, step, parts.total_steps, phase)
 
 
 class _Loop:
@@ -133,6 +125,8 @@ class _Loop:
         self.saved = False  # is there a checkpoint to go on from?
         self.validation: Evaluation | None = None
         self.validated_step = 0
+        self._steps: Steps | None = None
+        self._stored_speed: Mapping[str, bool] = {}
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Continue after the last step of `checkpoint`."""
@@ -142,6 +136,7 @@ class _Loop:
         self.saved = True
         check_trained_classes(checkpoint, self.data, self.parts.train_folder, self.note)
         self.engine.load(checkpoint.engine)
+        self._stored_speed = checkpoint.speed
 
     def run(self, should_stop: Callable[[int], bool], observe: Observe | None) -> Row:
         """Do all steps that are left, and return the `end` row."""
@@ -171,7 +166,8 @@ class _Loop:
 
     def _step(self, batch: Batch) -> None:
         phase = self._profiler.phase if self._profiler else no_phase
-        done = train_on(self.parts, batch, self.step, phase)
+        assert self._steps is not None
+        done = self._steps.run(batch, self.step, phase)
         if self._profiler:
             self._profiler.step()
         self._window.add(*done)
@@ -197,7 +193,12 @@ class _Loop:
             self._open_window()
 
     def _begin(self) -> None:
-        self._send(start_row(self.parts, resumed_step=self.resumed_step))
+        self._steps = open_steps(self.parts, self._stored_speed, self.note)
+        self._mfu = mfu_meter(self.parts)
+        speed, variant = self._steps.speed, str(self._steps.variant or "")
+        self._send(start_row(self.parts, resumed_step=self.resumed_step, speed=speed, variant=variant))
+        for line in self._steps.notes:
+            self.note(line)
         self._began = time.perf_counter()
         self._train_s, self._num_trained = 0.0, 0
         self._open_window()
@@ -225,6 +226,7 @@ class _Loop:
             grad_norm=means.grad_norm,
             images_per_s=means.num_images / means.seconds,
             step_time_s=means.seconds / means.num_steps,
+            **self._mfu(means.num_images / means.seconds),
             eta_s=elapsed / (self.step - self.resumed_step) * (self.total_steps - self.step),
             time_s=elapsed,
         )
@@ -272,7 +274,7 @@ class _Loop:
 
     def _checkpoint(self) -> None:
         began = time.perf_counter()
-        epoch, step = self._position()
+        epoch, step = self.stream.steps.locate(self.step)  # after a whole epoch the next one's beginning
         metrics: dict[str, float] = {}
         if self.validation:
             metrics = {
@@ -292,10 +294,13 @@ class _Loop:
             config=self.config,
             metrics=metrics,
             classes=self.data.classes,
+            speed=self._steps.stored if self._steps else {},
         )
 
-        def write(folder: Path) -> None:
-            if self.rank == 0:
+        def write(folder: Path | None) -> None:
+            if self.rank or folder is None:
+                state.send()
+            else:
                 write_checkpoint(folder, checkpoint)
 
         self.checkpoint_name = self._save(write, self.step, metrics)
@@ -319,10 +324,6 @@ class _Loop:
             checkpoint=self.checkpoint_name,
             wall_time_s=time.perf_counter() - self._began,
         )
-
-    def _position(self) -> tuple[int, int]:
-        """Epoch and steps done inside it; after a whole epoch the next one's beginning."""
-        return self.stream.steps.locate(self.step)
 
     def _fail(self, what: str) -> NoReturn:
         raise not_finite(self.config, what, self.step, saved=self.saved)

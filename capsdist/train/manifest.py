@@ -24,6 +24,7 @@ MODEL, OPTIMIZER, STATE, MANIFEST = (
 )  # fmt: skip
 
 _SCALE = {"scale", "growth_tracker"}
+_VARIANT = {"channels_last", "compiled"}  # fields of `capsdist.train.speed.Variant`
 
 
 class _Document(BaseModel):
@@ -56,6 +57,12 @@ def _loss_scale(values: dict[str, float]) -> dict[str, float]:
     return values
 
 
+def _speed(values: dict[str, bool]) -> dict[str, bool]:
+    if values and values.keys() != _VARIANT:
+        raise ValueError(f"must be empty, or have {' and '.join(sorted(_VARIANT))}")
+    return values
+
+
 class State(_Document):
     """state.json: where the run stood. Fields: see `capsdist.train.checkpoint.Checkpoint`."""
 
@@ -67,6 +74,7 @@ class State(_Document):
     versions: dict[str, str]
     config: dict[str, Any]
     classes: tuple[str, ...] | None = None
+    speed: Annotated[dict[str, bool], AfterValidator(_speed)] = {}
 
     @property
     def error_percent(self) -> float | None:

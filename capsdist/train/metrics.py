@@ -55,6 +55,8 @@ class _Shape(BaseModel):
     network: str = ""
     precision: str = ""
     engine: str = ""
+    speed: str = ""
+    variant: str = ""
     device: str = ""
     num_parameters: NonNegativeInt = 0
     world_size: NonNegativeInt = 0
@@ -75,6 +77,7 @@ class _Shape(BaseModel):
     grad_norm: float | None = None
     images_per_s: float | None = None
     step_time_s: float | None = None
+    mfu_percent: float | None = None
     eta_s: float | None = None
     time_s: float | None = None
     num_images: NonNegativeInt | None = None

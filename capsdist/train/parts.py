@@ -13,13 +13,14 @@ from capsdist.config.optim_rules import check_schedule
 from capsdist.config.steps import total_steps
 from capsdist.data import Mixup, Transform
 from capsdist.data.stream import Stream
-from capsdist.models import build_model
-from capsdist.train.checkpoint import read_checkpoint, read_config
+from capsdist.models.parallel.layer import whole_shapes
+from capsdist.train.checkpoint import open_checkpoint, read_config
 from capsdist.train.engine.base import Engine
 from capsdist.train.engine.build import build_engine
 from capsdist.train.initial import take_weights
 from capsdist.train.metrics import Row
 from capsdist.train.microbatch import resolve_microbatch
+from capsdist.train.network import build_rank_network
 from capsdist.train.shares import images_per_rank, microbatch_of
 from capsdist.train.splits import split_folders
 from capsdist.train.streams import open_stream
@@ -57,8 +58,11 @@ class Parts:
         self.engine.close()
 
 
-def start_row(parts: Parts, *, resumed_step: int) -> Row:
-    """Return the row that begins an attempt, after `resumed_step` steps."""
+def start_row(parts: Parts, *, resumed_step: int, speed: str, variant: str = "") -> Row:
+    """Return the row that begins an attempt, after `resumed_step` steps.
+
+    speed, variant: see `capsdist.train.speed.Steps`.
+    """
     config, engine, device = parts.config, parts.engine, parts.device
     return {
         "kind": "start",
@@ -83,6 +87,8 @@ def start_row(parts: Parts, *, resumed_step: int) -> Row:
         "total_steps": parts.total_steps,
         "resumed_step": resumed_step,
         "resident": parts.stream.resident,
+        "speed": speed,
+        **({"variant": variant} if variant else {}),
     }
 
 
@@ -109,12 +115,11 @@ def build_parts(
     check_schedule(config, stream.index.num_samples)
     folders = split_folders(config)
     test = folders.get("test_split")
-    torch.manual_seed(train.seed)
-    model = build_model(config.model, config.routing)
+    model = build_rank_network(config, world_size=world_size, device=device)
     left_out = None
-    if init_from and not resume_from:
-        left_out = take_weights(model, read_checkpoint(init_from).engine.model, config)
-    num_parameters = sum(parameter.numel() for parameter in model.parameters())
+    if train.init_from and not resume_from:
+        weights = open_checkpoint(init_from).engine.model if init_from else None
+        left_out = take_weights(model, weights, config, device)
     if train.microbatch_size == "auto":
         saved = read_config(resume_from) if resume_from else None
         config = resolve_microbatch(config, model, world_size=world_size, device=device, saved=saved)
@@ -129,7 +134,7 @@ def build_parts(
         transform=Transform.of(data, train=True),
         mixup=Mixup(data.mixup, config.model.num_classes) if data.mixup else None,
         engine=build_engine(config, model, rank=rank, world_size=world_size, device=device),
-        num_parameters=num_parameters,
+        num_parameters=sum(shape.numel() for shape in whole_shapes(model).values()),
         total_steps=total_steps(config, stream.index.num_samples),
         left_out=left_out,
     )

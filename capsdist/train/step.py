@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -24,10 +24,13 @@ from capsdist.train.shares import microbatch_of
 
 if TYPE_CHECKING:  # a machine with torch alone runs steps
     from capsdist.config import Config, Family
-    from capsdist.data import Batch
+    from capsdist.data import Batch, Mixup, Transform
     from capsdist.models import Output
 
-__all__ = ["error_percents", "losses_of", "metric_names", "metric_sums", "microbatch_seed", "train_step"]
+__all__ = [
+    "Work", "add_gradients", "error_percents", "losses_of", "metric_names", "metric_sums", "microbatch_seed",
+    "train_on", "train_step", "transformed",
+]  # fmt: skip
 
 
 def losses_of(family: Family, config: Config) -> Callable[[Output, Tensor, Tensor], Mapping[str, Tensor]]:
@@ -44,6 +47,58 @@ def metric_names(family: Family, num_labels: int = 1) -> tuple[str, ...]:
     """Return the names of what `metric_sums` adds up, in its order."""
     several = ("num_missed_labels", "num_labels") if num_labels > 1 else ()
     return (*family.loss_names, *several, "num_wrong", "num_images")
+
+
+class Work(Protocol):
+    """What the steps of a run take besides batches; `capsdist.train.parts.Parts` is one."""
+
+    @property
+    def config(self) -> Config:
+        """The configuration of the run."""
+        ...
+
+    @property
+    def family(self) -> Family:
+        """That of `config.model.kind`."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where steps run."""
+        ...
+
+    @property
+    def transform(self) -> Transform:
+        """Of stored images."""
+        ...
+
+    @property
+    def mixup(self) -> Mixup | None:
+        """None: images are not mixed."""
+        ...
+
+    @property
+    def engine(self) -> Engine:
+        """The network and its optimizer."""
+        ...
+
+    @property
+    def total_steps(self) -> int:
+        """Of the whole run."""
+        ...
+
+
+def train_on(work: Work, host_batch: Batch, step: int, phase: Phase = no_phase) -> tuple[Tensor, Tensor]:
+    """Do optimizer step number `step` (the first is 0) on a batch; return as `train_step`."""
+    batch, images = transformed(work, host_batch.to(work.device))
+    return train_step(work.engine, batch, images, work.family, work.config, step, work.total_steps, phase)
+
+
+def transformed(work: Work, batch: Batch) -> tuple[Batch, Tensor]:
+    """Return a batch on the device, with soft targets if images are mixed, and its images as float."""
+    seed = work.config.train.seed
+    images = work.transform(batch.images, batch.sample_ids, seed, batch.epoch)
+    return work.mixup(batch, images, work.transform, seed) if work.mixup else (batch, images)
 
 
 def train_step(
@@ -65,12 +120,35 @@ def train_step(
     `metric_names`, and the global gradient norm before clipping. Both stay on the device: the step waits for
     nothing. `phase` hears where forward, backward and optimizer begin.
     """
+
+    def seed(microbatch: int) -> None:
+        torch.manual_seed(microbatch_seed(config.train.seed, step, microbatch, engine.rank))
+
+    sums = add_gradients(engine, batch, images, family, config, seed, phase)
+    phase("optimizer")
+    rate = learning_rate_at(step, config.optim, total_steps)
+    return sums, engine.step(rate, share_at(step, config.optim))
+
+
+def add_gradients(
+    engine: Engine,
+    batch: Batch,
+    images: Tensor,
+    family: Family,
+    config: Config,
+    seed: Callable[[int], None],
+    phase: Phase = no_phase,
+) -> Tensor:
+    """Do the forward and backward passes of a step; arguments and result are those of `train_step`.
+
+    seed: called with the number of each microbatch before its forward pass.
+    """
     losses_for, num_labels = losses_of(family, config), config.model.num_labels
     sums = torch.zeros(len(metric_names(family, num_labels)), dtype=torch.float64, device=images.device)
     size = microbatch_of(config.train, len(images))
     parts = list(zip(*(t.split(size) for t in (images, batch.labels, batch.weights)), strict=True))
     for number, (part, labels, weights) in enumerate(parts):
-        torch.manual_seed(microbatch_seed(config.train.seed, step, number, engine.rank))
+        seed(number)
         phase("forward")
         with engine.microbatch(last=number == len(parts) - 1):
             output = engine.forward(part, labels)
@@ -79,9 +157,7 @@ def train_step(
             # The engine averages over ranks and sums over microbatches.
             engine.backward((weights * losses["loss"]).sum() * (engine.world_size / batch.num_global))
         sums += metric_sums(family, losses, output.scores, labels, weights, num_labels)
-    phase("optimizer")
-    rate = learning_rate_at(step, config.optim, total_steps)
-    return sums, engine.step(rate, share_at(step, config.optim))
+    return sums
 
 
 @torch.no_grad()

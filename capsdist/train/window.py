@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from capsdist.config import Family
 from capsdist.train.step import error_percents, metric_names
+
+if TYPE_CHECKING:  # a machine with torch alone runs steps
+    from capsdist.config import Family
 
 __all__ = ["Window", "WindowMeans"]
 

@@ -187,7 +187,9 @@ class _Start:
         machine, budget = preflight.this_machine() if prepare_ray() else None, None
         if machine is not None:
             budget = on_machine(self.config, self.search, machine)
-            preflight.check_engine(self.config, preflight.place_on_machine(self.config, machine))
+            placement = preflight.place_on_machine(self.config, machine)
+            preflight.check_engine(self.config, placement)
+            preflight.check_capsules(self.config, placement.num_workers)
         refuse = _pricing(self.config, self.search, budget)
         if not self._any_left(refuse):
             return True

@@ -166,12 +166,9 @@ def load_and_gather(state: EngineState) -> tuple[EngineState, list[int]]:
     """Load a checkpoint of this package, split; return it gathered, and the shape of this rank's weights."""
     network = parallelize(capsnet(1))
     optimizer = adam(network)
-    part = EngineState(split_state(network, state.model), split_state(network, state.optimizer))
-    load_replicated(part, network, optimizer, FORM)
-    parts = replicated_state(network, optimizer, FORM)
-    return EngineState(*(gather_state(network, each) for each in parts)), list(
-        network.class_capsules.weights.shape
-    )
+    load_replicated(state, network, optimizer, FORM)
+    found = EngineState(*replicated_state(network, optimizer, FORM, rank=dist.get_rank())).read()
+    return found, list(network.class_capsules.weights.shape)
 
 
 def split_on_meta(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], int]:

@@ -92,7 +92,7 @@ def train_toy(
     """Train from the start; return gradient norms and the state."""
     engine = build_toy(name, **(options or {}))
     norms = toy_steps(engine, 0, steps)
-    state = engine.state()
+    state = engine.state().read()
     engine.close()
     return norms, state
 
@@ -101,7 +101,7 @@ def continue_toy(name: str, state: EngineState, steps: int) -> tuple[EngineState
     """Load `state` into a fresh engine; return its state, untouched, and the norms of 3 steps after it."""
     engine = build_toy(name)
     engine.load(state)
-    untouched = engine.state()
+    untouched = engine.state().read()
     norms = toy_steps(engine, steps, steps + 3)
     engine.close()
     return untouched, norms
@@ -111,7 +111,7 @@ def frozen_toy(saver: str, loader: str) -> tuple[EngineState, EngineState, list[
     """With a layer frozen: the state of 2 steps, what another engine holds of it, norms of both after it."""
     first = build_toy(saver, frozen=True)
     toy_steps(first, 0, 2)
-    state = first.state()
+    state = first.state().read()
     norms = toy_steps(first, 2, 4)
     first.close()
     whole = [state]
@@ -122,16 +122,16 @@ def frozen_toy(saver: str, loader: str) -> tuple[EngineState, EngineState, list[
         for parameter in other.model.parameters():
             parameter.zero_()  # as far as it is here
     other.load(whole[0])
-    return whole[0], other.state(), norms, toy_steps(other, 2, 4)
+    return whole[0], other.state().read(), norms, toy_steps(other, 2, 4)
 
 
 def overflow_toy(name: str) -> tuple[list[float], EngineState, EngineState]:
     """In fp16, two good steps, one that overflows, one good one; states before and after the third."""
     engine = build_toy(name, precision="fp16")
     norms = toy_steps(engine, 0, 2, factor=1e-3)
-    before = engine.state()
+    before = engine.state().read()
     norms += toy_steps(engine, 2, 3, factor=1e30)
-    after = engine.state()
+    after = engine.state().read()
     norms += toy_steps(engine, 3, 4, factor=1e-3)
     engine.close()
     return norms, before, after
@@ -141,14 +141,14 @@ def averaged_toy(name: str) -> tuple[Tensor, EngineState, EngineState, EngineSta
     """Scores with averaged weights after 3 steps; states before and after that, and after 2 more steps."""
     engine = build_toy(name, recipe=RECIPES["sgd"])
     toy_steps(engine, 0, 3)
-    before = engine.state()
+    before = engine.state().read()
     with torch.no_grad():
         engine.forward(toy_batch(0)[0])  # at stage 3 this has gathered the trained weights
         with engine.averaged():
             scores = engine.forward(toy_batch(0)[0]).scores
-    after = engine.state()
+    after = engine.state().read()
     toy_steps(engine, 3, 5)
-    end = engine.state()
+    end = engine.state().read()
     engine.close()
     return scores, before, after, end
 

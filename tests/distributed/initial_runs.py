@@ -22,7 +22,7 @@ def taken(config: Config, checkpoint: Path) -> dict[str, torch.Tensor]:
     where = torch.device("cpu")
     parts = build_parts(config, rank=rank, world_size=world_size, device=where, init_from=start)
     try:
-        return parts.engine.state().model
+        return parts.engine.state().read().model
     finally:
         parts.engine.close()
 

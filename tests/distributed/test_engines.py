@@ -27,22 +27,22 @@ def test_two_ranks_take_the_steps_of_one(ranks) -> None:
 
 def test_the_state_is_complete_and_a_copy() -> None:
     engine = build_toy("ddp")
-    fresh = engine.state()
+    fresh = engine.state().read()
     assert all((tensor == 0).all() for tensor in fresh.optimizer.values())
     toy_steps(engine, 0, 3)
-    state = engine.state()
+    state = engine.state().read()
     assert set(state.model) == set(engine.model.state_dict())
     assert {name: int(t) for name, t in state.optimizer.items() if name.endswith("/step")} == {
         "dense.weight/step": 3, "dense.bias/step": 3, "weights/step": 3,
     }  # fmt: skip
     toy_steps(engine, 3, 4)
-    assert not same_bits(state.model, engine.state().model)
+    assert not same_bits(state.model, engine.state().read().model)
 
 
 def test_a_loaded_state_is_the_saved_one_and_goes_on_alike() -> None:
     engine = build_toy("ddp")
     toy_steps(engine, 0, 4)
-    state = engine.state()
+    state = engine.state().read()
     norms = toy_steps(engine, 4, 7)
     untouched, continued = continue_toy("ddp", state, 4)
     assert same_bits(untouched.model, state.model)
@@ -58,7 +58,7 @@ def test_clipping_limits_the_update_and_reports_the_norm_before_it() -> None:
     free, clipped = build_toy("ddp", clip=0.0), build_toy("ddp", clip=0.5)
     norms = toy_steps(free, 0, 1), toy_steps(clipped, 0, 1)
     assert norms[0] == norms[1]
-    moments = [engine.state().optimizer for engine in (free, clipped)]
+    moments = [engine.state().read().optimizer for engine in (free, clipped)]
     first = torch.cat([m.flatten() for name, m in moments[0].items() if name.endswith("exp_avg")])
     second = torch.cat([m.flatten() for name, m in moments[1].items() if name.endswith("exp_avg")])
     torch.testing.assert_close(second, first * 0.5 / norms[0][0], rtol=1e-4, atol=1e-7)
@@ -78,9 +78,9 @@ def test_fp16_skips_a_step_that_overflows_and_halves_the_scale() -> None:
 def test_the_loss_scale_is_part_of_the_state() -> None:
     engine = build_toy("ddp", precision="fp16")
     toy_steps(engine, 0, 1)
-    state = engine.state()
+    state = engine.state().read()
     engine.load(EngineState(state.model, state.optimizer, {"scale": 1024.0, "growth_tracker": 7}))
-    assert engine.state().loss_scale == {"scale": 1024.0, "growth_tracker": 7}
+    assert engine.state().read().loss_scale == {"scale": 1024.0, "growth_tracker": 7}
 
 
 def test_float64_stays_float64() -> None:
@@ -89,7 +89,7 @@ def test_float64_stays_float64() -> None:
         scores = engine.forward(torch.ones(2, 1, 5, 5, dtype=torch.float64)).scores
         engine.backward(scores.sum())
     engine.step(0.01)
-    kept = engine.state()
+    kept = engine.state().read()
     tensors = {name: t for name, t in {**kept.model, **kept.optimizer}.items() if not name.endswith("/step")}
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float64}
 
@@ -104,7 +104,7 @@ def test_float64_stays_float64() -> None:
 )
 def test_a_state_of_another_network_is_refused(change: dict[str, torch.Tensor | None], message: str) -> None:
     engine = build_toy("ddp")
-    state = engine.state()
+    state = engine.state().read()
     model = {name: tensor for name, tensor in (state.model | change).items() if tensor is not None}
     with pytest.raises(CheckpointError, match=message):
         engine.load(EngineState(model, state.optimizer))

@@ -32,7 +32,7 @@ def save(name: str, folder: Path) -> None:
     rank, world_size = own_rank()
     engine = build_toy(name, gradient_accumulation_steps=1, recipe=RECIPES["adamw"])
     toy_steps(engine, 0, STEPS + world_size, gradient_accumulation_steps=1)
-    state = engine.state()
+    state = engine.state().read()
     engine.close()
     if rank == 0:
         write_checkpoint(folder / f"{name} on {world_size}", Checkpoint(state, STEPS, 0, {}, Config()))
@@ -46,7 +46,7 @@ def load_all(name: str, folder: Path) -> tuple[list[str], float]:
     for path in paths:
         state = read_checkpoint(path).engine
         engine.load(state)
-        if not equal(engine.state(), state):
+        if not equal(engine.state().read(), state):
             changed.append(path.name)
     engine.load(read_checkpoint(paths[0]).engine)
     [norm] = toy_steps(engine, STEPS, STEPS + 1, gradient_accumulation_steps=1)

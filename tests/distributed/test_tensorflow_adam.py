@@ -48,7 +48,7 @@ def train(name: str, first: int, last: int, state: EngineState | None = None) ->
     if state is not None:
         engine.load(state)
     toy_steps(engine, first, last, gradient_accumulation_steps=1)
-    state = engine.state()
+    state = engine.state().read()
     engine.close()
     return state
 

@@ -176,7 +176,7 @@ def test_unequal_step_counts_are_refused() -> None:
 
 def load_unequal_steps() -> str:
     engine = build_toy("zero-1")
-    state = engine.state()
+    state = engine.state().read()
     state.optimizer["weights/step"].fill_(3.0)
     try:
         engine.load(state)

@@ -137,7 +137,7 @@ def _train(config: Config, rank: int, recorder: Recorder) -> None:
     with on_loopback():
         dist.init_process_group("gloo", f"file://{folder}/ranks", rank=rank, world_size=world_size)
 
-    def save(write: Callable[[Path], None], step: int, metrics: dict[str, float]) -> None:
+    def save(write: Callable[[Path | None], None], step: int, metrics: dict[str, float]) -> None:
         write(folder / f"step_{step:08d}")
 
     run_training(

@@ -40,10 +40,12 @@ FIELDS = [
     for name in type(getattr(Config(), section)).model_fields
 ]
 FREE = {
-    "data.resident", "data.root", "routing.backend", "routing.recompute", "train.gradient_accumulation_steps",
+    "data.resident", "data.root", "routing.backend", "routing.recompute", "train.capsule_ranks",
+    "train.gradient_accumulation_steps",
     "train.checkpoint_every_steps", "train.device", "train.dry_run", "train.engine", "train.keep_best",
     "train.keep_checkpoints", "train.log_every_steps", "train.loggers", "train.microbatch_size", "train.name",
-    "train.profile", "train.storage", "train.validate_every_steps", "train.num_workers", "train.zero_stage",
+    "train.profile", "train.speed", "train.storage", "train.validate_every_steps", "train.num_workers",
+    "train.zero_stage",
     *(name for name in FIELDS if name.startswith("launch.")),
 }  # fmt: skip
 ENDS = {"train.epochs", "train.max_steps", "optim.schedule_steps"}

@@ -105,7 +105,9 @@ def test_a_machine_with_torch_and_triton_alone_writes_records(tmp_path: Path) ->
         " 'rich', 'webdataset', 'fsspec', 'tenacity', 'tensorboard', 'yaml'):\n"
         "  sys.modules[name] = None\n"
         "import capsdist.console, capsdist.bench.gpu\n"
-        "step = capsdist.bench.gpu.preset_step(1, 1, 'cpu')\n"
+        "from capsdist.bench.aims import goals_table\nfrom capsdist.bench.gpu_aims import GPU_ROWS\n"
+        "goals_table(GPU_ROWS, {})\n"
+        "capsdist.bench.gpu_loop.GpuLoop('mnist_paper', 1, 1, 'cpu').flop_per_image()\n"
         "from capsdist.bench.record import write_record\nfrom pathlib import Path\n"
         "write_record(Path(sys.argv[1]), 'gpu', config={}, figures={'ratio': 2.0}, log='')\n"
     )

@@ -13,24 +13,27 @@ from pathlib import Path
 
 import pytest
 import torch
+import xxhash
+from safetensors.torch import save_file
 
 import capsdist
 from capsdist.config import CapsNetConfig, Config, Optim
 from capsdist.errors import CheckpointError
 from capsdist.models import build_model
-from capsdist.storage.documents import read_file
-from capsdist.train import checkpoint
+from capsdist.train import state, tensors
 from capsdist.train.checkpoint import (
     Checkpoint,
     EngineState,
     load_model,
+    open_checkpoint,
     read_checkpoint,
     verify_checkpoint,
     write_checkpoint,
 )
 from capsdist.train.engine.replicated import load_replicated
-from capsdist.train.manifest import digest_of, parse_manifest
+from capsdist.train.manifest import digest_of
 from capsdist.train.optim import StateForm, build_optimizer
+from capsdist.train.tensors import open_tensors, write_tensors
 
 CONFIG = Config(
     model=CapsNetConfig(
@@ -82,7 +85,6 @@ def edit_json(path: Path, change: Callable[[dict], None]) -> None:
 
 def reseal(folder: Path) -> None:
     """Make the manifest fit the files again, as another version of the program would have written them."""
-    import xxhash
 
     def change(manifest: dict) -> None:
         for name in manifest["files"]:
@@ -176,27 +178,89 @@ def test_a_file_that_is_cut_after_it_was_read_is_no_signal(folder: Path) -> None
 def test_a_file_that_is_cut_while_it_is_read_is_damage(
     folder: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cut_and_read(path: Path, *, max_bytes: int) -> bytes:
-        if path.name == name:
-            os.truncate(path, 100)
-        return read_file(path, max_bytes=max_bytes)
+    def cut_and_hash() -> xxhash.xxh3_128:
+        os.truncate(folder / name, 100)
+        return digest()
 
-    monkeypatch.setattr(checkpoint, "read_file", cut_and_read)
-    monkeypatch.setattr(
-        checkpoint, "_manifest", lambda folder: parse_manifest((folder / "manifest.json").read_bytes())
-    )
-    with pytest.raises(CheckpointError, match=f"is damaged: {name} has .*'bytes': 100.*, its manifest says"):
+    digest = xxhash.xxh3_128
+    monkeypatch.setattr(xxhash, "xxh3_128", cut_and_hash)
+    with pytest.raises(CheckpointError, match=f"is damaged: {name} has .*100.*, its manifest says"):
         read_checkpoint(folder)
 
 
-def test_a_tensor_of_an_unknown_type_is_damage(folder: Path) -> None:
-    header = json.dumps({"x": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
-    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0")
-    entry = digest_of((folder / "model.safetensors").read_bytes()).model_dump()
-    edit_json(
-        folder / "manifest.json", lambda manifest: manifest["files"].update({"model.safetensors": entry})
-    )
-    with pytest.raises(CheckpointError, match=r"is damaged: model\.safetensors cannot be read"):
+@pytest.mark.parametrize("name", FILES[:2])
+@pytest.mark.parametrize("change", ["cut", "written again", "removed"])
+def test_a_file_that_changes_after_it_was_verified_is_an_error(folder: Path, name: str, change: str) -> None:
+    state = open_checkpoint(folder).engine
+    assert state.read().model.keys() == state.model.keys()  # as often as one likes
+    if change == "cut":
+        os.truncate(folder / name, 100)
+    elif change == "removed":
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes((folder / name).read_bytes())
+    with pytest.raises(CheckpointError, match=rf"/{name} was changed while it was read; start again"):
+        state.read()
+
+
+@pytest.mark.parametrize("piece", [1 << 22, 5])
+def test_files_of_tensors_are_those_of_safetensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piece: int
+) -> None:
+    monkeypatch.setattr(state, "PIECE", piece)
+    monkeypatch.setattr(tensors, "PIECE", piece)
+    draw = torch.Generator().manual_seed(piece)
+    values = {
+        "b": torch.randn(3, 7, generator=draw),
+        "a": torch.randn(5, 2, generator=draw).T,  # in another layout
+        "c/double": torch.randn(4, generator=draw, dtype=torch.float64),
+        "a/step": torch.tensor(3.0),
+        "empty": torch.zeros(0, 4),
+        "count": torch.tensor(3),
+        "flags": torch.tensor([True, False, True]),
+        "int": torch.arange(7, dtype=torch.int32),
+        'é"\n\\': torch.tensor([-0.0, math.pi]),
+    }
+    for number, chosen in enumerate((values, {"b": values["b"]}, {})):
+        entry = write_tensors(tmp_path / f"ours-{number}", chosen)
+        save_file({name: tensor.contiguous() for name, tensor in chosen.items()}, tmp_path / "theirs")
+        content = (tmp_path / "theirs").read_bytes()
+        assert (tmp_path / f"ours-{number}").read_bytes() == content
+        assert entry == digest_of(content)
+        found = EngineState(open_tensors(tmp_path / f"ours-{number}", entry), {}).read().model
+        assert found.keys() == chosen.keys()
+        assert all(torch.equal(found[name], tensor) for name, tensor in chosen.items())
+        assert all(found[name].dtype == tensor.dtype for name, tensor in chosen.items())
+
+
+def test_a_tensor_that_could_not_be_read_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"'n' is of type torch\.float16; checkpoints hold float32"):
+        write_tensors(tmp_path / "file", {"n": torch.zeros(3, dtype=torch.float16)})
+
+
+@pytest.mark.parametrize(
+    ("header", "reason"),
+    [
+        (b"[]", "its header is no object"),
+        (b"{", "is not JSON"),
+        (b'{"x": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}', "8 bytes of tensors|4 bytes of"),
+        (
+            b'{"x": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
+            "'x' is not where its header says",
+        ),
+        (b'{"x": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}', "shape.0=-1"),
+        (b'{"x": {"dtype": "I64", "shape": [1], "data_offsets": [0, 4]}}', "'x' is not where its"),
+        (
+            b'{"x": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}',
+            "holds 'x' of type F4, not float32",
+        ),
+        (b'{"x": 3}', "instead of an object"),
+    ],
+)
+def test_a_header_that_lies_is_damage(folder: Path, header: bytes, reason: str) -> None:
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    reseal(folder)
+    with pytest.raises(CheckpointError, match=rf"is damaged: model\.safetensors .*({reason})"):
         read_checkpoint(folder)
 
 

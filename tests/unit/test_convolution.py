@@ -25,7 +25,7 @@ SHAPES = [  # B, C, O, H, W, kernel, stride, zeros
 
 @pytest.fixture
 def ours(monkeypatch: pytest.MonkeyPatch) -> list[torch.Size]:
-    """Take it for every shape and dtype on any processor; the shapes of weights whose gradient it computed."""
+    """Take it for every shape, dtype and processor; return the shapes of the gradients it computed."""
     calls: list[torch.Size] = []
 
     def counted(*arguments: Any) -> Tensor:

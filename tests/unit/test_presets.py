@@ -47,7 +47,7 @@ def test_official_presets_follow_the_authors_code(name: str) -> None:
 PROFILES = {
     "paper": (False, "tensorflow", "short", "auto"), "official": (True, "tensorflow", "carry", "fp32"),
     "baseline": (None, "tensorflow", "short", "auto"), "quickstart": (False, "pytorch", "short", "auto"),
-    "small": (False, "pytorch", "short", "auto"), "capsnet": (None, "pytorch", "short", "auto"),
+    "small": (False, "pytorch", "short", "auto"), "resnet": (None, "pytorch", "short", "auto"),
 }  # fmt: skip
 
 
@@ -59,7 +59,7 @@ def test_every_preset_says_what_its_source_does(name: str) -> None:
         getattr(config.model, "primary_coupling", None), config.optim.epsilon_placement,
         config.data.last_batch, config.train.precision,
     )  # fmt: skip
-    assert found == PROFILES[name.rpartition("_")[2]]
+    assert found == PROFILES["resnet" if "resnet" in name else name.rpartition("_")[2]]
 
 
 def test_the_paper_presets_differ_from_official_ones_where_the_sources_do() -> None:
@@ -81,7 +81,7 @@ def test_cifar_is_as_in_section_7(name: str) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_of_papers_train_on_everything_and_the_others_validate(name: str) -> None:
     config = get_preset(name)
-    if name in ("digits_quickstart", "capsnet_small") or name.endswith("resnet_capsnet"):
+    if name in ("digits_quickstart", "capsnet_small") or "resnet" in name:
         assert (config.data.validation_split, config.train.keep_best) == ("validation", 1)
     else:
         assert (config.data.train_split, config.data.validation_split) == ("train", None)

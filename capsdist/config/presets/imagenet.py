@@ -6,6 +6,8 @@ network lowers it first by making all capsules short: hence `absent_scaling`.
 
 from __future__ import annotations
 
+from typing import Any
+
 from capsdist.config.models import Loss
 from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
 from capsdist.config.schema import Config, Data, Optim, Train
@@ -20,8 +22,6 @@ def tiny_imagenet_resnet_capsnet() -> Config:
         loss=Loss(absent_scaling="classes"),
         data=_data(
             "tiny_imagenet",
-            train_split="train_part",
-            validation_split="validation",
             decode_size=64,
             crop=56,
         ),
@@ -43,8 +43,6 @@ def imagenette_resnet_capsnet() -> Config:
         ),
         data=_data(
             "imagenette",
-            train_split="train_part",
-            validation_split="validation",
             decode_size=192,
             resize=160,
             resize_area=(0.35, 1.0),
@@ -79,8 +77,6 @@ def _imagenet(name: str, channels: tuple[int, ...], blocks: tuple[int, ...]) -> 
         loss=Loss(absent_scaling="classes"),
         data=_data(
             "imagenet",
-            train_split="train_part",
-            validation_split="validation",
             decode_size=256,
             resize=224,
             resize_area=(0.08, 1.0),
@@ -91,8 +87,17 @@ def _imagenet(name: str, channels: tuple[int, ...], blocks: tuple[int, ...]) -> 
     )
 
 
-def _data(name: str, **options: object) -> Data:
-    return Data(name=name, shift=0, flip=True, normalise_mean=_MEAN, normalise_std=_STD, **options)
+def _data(name: str, **options: Any) -> Data:
+    return Data(
+        name=name,
+        train_split="train_part",
+        validation_split="validation",
+        shift=0,
+        flip=True,
+        normalise_mean=_MEAN,
+        normalise_std=_STD,
+        **options,
+    )
 
 
 def _optim(learning_rate: float) -> Optim:

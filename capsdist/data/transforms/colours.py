@@ -60,7 +60,7 @@ def _covered(centres: Tensor, size: int, length: int) -> Tensor:
     return (places >= first) & (places < first + size)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.cache  # for good: a CUDA graph may hold its address
 def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Return a number per channel, [C, 1, 1]; kept, because a copy to a GPU makes the host wait."""
     return torch.tensor(values, device=device)[:, None, None]

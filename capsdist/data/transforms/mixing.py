@@ -74,7 +74,7 @@ def soft_targets(labels: Tensor, partner_labels: Tensor, weights: Tensor, num_cl
     return weights[:, None] * own + (1 - weights[:, None]) * partner
 
 
-@functools.lru_cache(maxsize=16)
+@functools.cache  # for good: a CUDA graph may hold its address
 def _table(alpha: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the distribution function of Beta(alpha, alpha) at knots from 0 to 1/2, and these; float64.
 

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from capsdist.config.images import sides, size_text
 from capsdist.data.transforms.colours import coloured, cut_out, normalised, standardised
 from capsdist.data.transforms.geometry import affine, central, largest_part, random_part, resized, window
 from capsdist.data.transforms.random_numbers import Draws
 from capsdist.errors import ShapeError
+from capsdist.sizes import sides, size_text
 
 if TYPE_CHECKING:
     from capsdist.config import Data

@@ -8,9 +8,28 @@ from capsdist.errors import ShapeError
 from capsdist.models.layers import ClassCapsules
 from capsdist.routing.dynamic.parallel import check_splits
 
-__all__ = ["check_plain", "check_unshared"]
+__all__ = ["check_plain", "check_splittable", "check_unshared"]
 
 PARAMETERS = ("packed_weights", "bias", "log_priors")
+
+
+def check_splittable(network: nn.Module, num_ranks: int) -> None:
+    """Check that `parallelize` can split `network` over `num_ranks` ranks, which need not be there yet.
+
+    Raises:
+        ShapeError, ValueError: as `parallelize`.
+    """
+    wholes = [each for each in network.modules() if isinstance(each, ClassCapsules)]
+    if not wholes:
+        raise ValueError(f"{type(network).__name__} has no ClassCapsules to split; pass a network with some")
+    for whole in wholes:
+        check_plain(whole)
+        if whole.num_children < num_ranks:
+            raise ShapeError(
+                f"{whole.num_children} children cannot be split over {num_ranks} ranks; use at most "
+                f"{whole.num_children}"
+            )
+    check_unshared(network)
 
 
 def check_plain(layer: ClassCapsules) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from capsdist.errors import ShapeError
 from capsdist.models.layers import ClassCapsules
-from capsdist.models.parallel.checks import check_plain, check_unshared
+from capsdist.models.parallel.checks import check_splittable
 from capsdist.models.parallel.layer import (
     ParallelClassCapsules,
     SplitParameter,
@@ -24,9 +24,13 @@ from capsdist.models.parallel.layer import (
     split_layers,
     split_parameters,
 )
-from capsdist.routing.dynamic.parallel import Group, children_of_rank
+from capsdist.models.parallel.pieces import gather_pieces
+from capsdist.routing.dynamic.parallel import Group
 
-__all__ = ["gather_optimizer_state", "gather_state", "parallelize", "split_optimizer_state", "split_state"]
+__all__ = [
+    "gather_optimizer_state", "gather_state", "parallelize", "share_values", "split_optimizer_state",
+    "split_state",
+]  # fmt: skip
 
 
 def parallelize(network: nn.Module, group: Group = None) -> nn.Module:
@@ -54,11 +58,7 @@ def parallelize(network: nn.Module, group: Group = None) -> nn.Module:
     if any(isinstance(each, ParallelClassCapsules) for each in network.modules()):
         extent = "in part" if wholes else "already"
         raise ValueError(f"{type(network).__name__} is split {extent}; call parallelize once, on the whole")
-    if not wholes:
-        raise ValueError(f"{type(network).__name__} has no ClassCapsules to split; pass a network with some")
-    for whole in wholes:
-        check_plain(whole)
-    check_unshared(network)
+    check_splittable(network, dist.get_world_size(split_groups(group)[0]))
     layers = {whole: _without_values(whole, group) for whole in wholes}
     _broadcast_values(network, group)
     for whole, layer in layers.items():
@@ -69,6 +69,18 @@ def parallelize(network: nn.Module, group: Group = None) -> nn.Module:
                 return layers[module]
             network.set_submodule(name, layers[module])
     return network
+
+
+@torch.no_grad()
+def share_values(network: nn.Module) -> None:
+    """Give the replicas of `ParallelClassCapsules` the values of the first one. Collective."""
+    split = {id(each.parameter) for each in split_parameters(network).values()}
+    for layer in split_layers(network):
+        for parameter in layer.parameters():
+            if layer.replicas is not None:
+                dist.broadcast(parameter, group=layer.replicas, group_src=0)
+            if id(parameter) not in split:
+                dist.broadcast(parameter, group=layer.group, group_src=0)
 
 
 def split_state(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -100,8 +112,8 @@ def gather_state(network: nn.Module, state: Mapping[str, Tensor] | None = None) 
     """Return the state of the whole network, which a plain `CapsNet` (or other network) loads.
 
     Collective. It arrives at the first of the ranks that share children (of a mesh: the first of each row),
-    on the CPU; other ranks get {}. That rank holds the whole once and, on its device, one slice more at a
-    time; other ranks hold nothing more.
+    on the CPU; other ranks get {}. That rank holds the whole once and a piece of it more; other ranks hold
+    nothing more.
 
     Args:
         network: split over ranks.
@@ -243,16 +255,10 @@ def _gather(key: str, value: Any, split: SplitParameter | None) -> Any:
             f"state has {key!r} of shape {list(value.shape)}, its parameter {list(split.parameter.shape)}; "
             "gather tensors that are split like their parameter"
         )
-    group, own = split.layer.group, value.detach().contiguous()
-    if dist.get_rank(group):
-        dist.send(own, group=group, group_dst=0)
-        return None
-    whole = torch.empty(split.whole_shape, dtype=own.dtype)
-    for rank in range(dist.get_world_size(group)):
-        children = children_of_rank(split.layer.num_children, group, rank)
-        place = whole.narrow(split.dim, children.start, children.stop - children.start)
-        if rank:
-            own = torch.empty(place.shape, dtype=own.dtype, device=own.device)
-            dist.recv(own, group=group, group_src=rank)
-        place.copy_(own)
+    whole = torch.empty(split.whole_shape, dtype=value.dtype) if _receives(split.layer) else None
+    filled = 0
+    for piece in gather_pieces(value, split):
+        assert whole is not None  # other ranks get no pieces
+        whole.view(-1)[filled : filled + len(piece)] = piece
+        filled += len(piece)
     return whole

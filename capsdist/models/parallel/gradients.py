@@ -6,9 +6,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from capsdist.models.parallel.layer import split_layers, split_parameters
+from capsdist.models.parallel.layer import layer_parameters, split_layers, split_parameters
 
-__all__ = ["clip_gradients", "sum_gradients"]
+__all__ = ["average_layers", "clip_gradients", "gradient_norm", "squared_norm", "sum_gradients"]
 
 
 @torch.no_grad()
@@ -26,10 +26,59 @@ def sum_gradients(network: nn.Module) -> None:
         ValueError: there are no `ParallelClassCapsules`.
     """
     layers = split_layers(network)
-    own = {id(parameter) for layer in layers for parameter in layer.parameters()}
-    _all_reduce([p.grad for p in network.parameters() if id(p) not in own], layers[0].group)
+    own = layer_parameters(network)
+    others = [p.grad for name, p in network.named_parameters() if name not in own]
+    _all_reduce(others, layers[0].group)
     if layers[0].replicas is not None:
         _all_reduce([p.grad for p in network.parameters()], layers[0].replicas)
+
+
+@torch.no_grad()
+def average_layers(network: nn.Module) -> None:
+    """Make the gradients of `ParallelClassCapsules` the mean over ALL ranks of the gradients of their losses.
+
+    For engines that average all other parameters over all ranks. Collective, once a step.
+    """
+    layers = split_layers(network)
+    gradients = [parameter.grad for parameter in layer_parameters(network).values()]
+    num_ranks = dist.get_world_size(layers[0].group)
+    if layers[0].replicas is not None:
+        _all_reduce(gradients, layers[0].replicas)
+        num_ranks *= dist.get_world_size(layers[0].replicas)
+    for gradient in gradients:
+        if gradient is not None:
+            gradient /= num_ranks
+
+
+@torch.no_grad()
+def squared_norm(network: nn.Module) -> Tensor:
+    """Return the squared norm of the gradients of `ParallelClassCapsules`, over all ranks' children (scalar).
+
+    Collective, after the gradients were summed or averaged.
+    """
+    split, layers = split_parameters(network), split_layers(network)
+    squares = torch.zeros((), device=layers[0].packed_weights.device)
+    for layer in layers:
+        slices = {id(each.parameter) for each in split.values() if each.layer is layer}
+        own, others = (
+            _square([p for p in layer.parameters() if (id(p) in slices) is of_slices], squares.device)
+            for of_slices in (True, False)
+        )
+        dist.all_reduce(own, group=layer.group)
+        squares = squares + own + others
+    return squares
+
+
+@torch.no_grad()
+def gradient_norm(network: nn.Module) -> Tensor:
+    """Return the norm of all gradients, over all ranks' children (scalar), the same on all ranks. Collective.
+
+    It is that of the whole network on one rank. To be called after `sum_gradients`.
+    """
+    squares = squared_norm(network)
+    own = layer_parameters(network)
+    others = [parameter for name, parameter in network.named_parameters() if name not in own]
+    return (squares + _square(others, squares.device)).sqrt()
 
 
 @torch.no_grad()
@@ -45,17 +94,7 @@ def clip_gradients(network: nn.Module, max_norm: float) -> Tensor:
     Raises:
         ValueError: there are no `ParallelClassCapsules`.
     """
-    split = split_parameters(network)
-    named = dict(network.named_parameters())  # each once, whatever shares its layer
-    shared = [p for name, p in named.items() if name not in split]
-    layers = split_layers(network)
-    squares = _square(shared, layers[0].packed_weights.device)
-    for layer in layers:
-        slices = [p for name, p in named.items() if name in split and split[name].layer is layer]
-        own = _square(slices, squares.device)
-        dist.all_reduce(own, group=layer.group)
-        squares = squares + own
-    norm = squares.sqrt()
+    norm = gradient_norm(network)
     torch.nn.utils.clip_grads_with_norm_(network.parameters(), max_norm, norm)
     return norm
 

@@ -6,8 +6,10 @@ E parent dimension.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from copy import deepcopy
+from itertools import pairwise
 from typing import Any, NamedTuple, Unpack
 
 import torch
@@ -26,7 +28,12 @@ from capsdist.routing.dynamic.parallel import (
     route_parallel,
 )
 
-__all__ = ["ParallelClassCapsules", "SplitParameter", "split_groups", "split_layers", "split_parameters"]
+__all__ = [
+    "ParallelClassCapsules", "SplitParameter", "layer_parameters", "split_groups", "split_layers",
+    "split_parameters", "whole_shapes",
+]  # fmt: skip
+
+_DRAWN_AT_ONCE = 1 << 22
 
 
 class ParallelClassCapsules(PackedCapsules):
@@ -46,8 +53,9 @@ class ParallelClassCapsules(PackedCapsules):
     process (gloo) or hang (NCCL), as finding out takes one more exchange. They make it, and raise, if the
     layer is built with TORCH_DISTRIBUTED_DEBUG=INFO or DETAIL (of itself torch names no b, even then).
 
-    Initialisation: as `ClassCapsules`. The random numbers of all ranks are drawn on each, so that equal seeds
-    give different children on different ranks, and leave the generators equal.
+    Initialisation: as `ClassCapsules`. Each rank draws the weights of all ranks, a few rows at a time, and
+    keeps its own children. On a CPU they are those that `ClassCapsules` draws from the same seed (of a
+    truncated normal distribution if all ranks have at most 4 million), and the generators are left equal.
 
     Shapes: child_poses [b, I, D], b the same on every rank -> parent_poses [b, J, E].
     Raises: ShapeError if a size is no whole number of at least 1, an option is none of `route`'s, a rank
@@ -84,14 +92,19 @@ class ParallelClassCapsules(PackedCapsules):
 
     @torch.no_grad()
     def draw_weights(self, draw: Callable[[Tensor], object]) -> None:
-        """Draw the weights of all ranks anew by `draw`, which fills a tensor [J, E, D, I_p] in place."""
-        shape = self.packed_weights.shape[:3]
-        for rank in range(dist.get_world_size(self.group)):
-            children = children_of_rank(self.num_children, self.group, rank)
-            drawn = self.packed_weights.new_empty(*shape, children.stop - children.start)
+        """Draw the weights of all ranks anew by `draw`, which fills any tensor in place, number by number."""
+        own = self.packed_weights
+        if own.is_meta:
+            return
+        rows = own.view(-1, own.shape[3])
+        # The CPU's generator draws normal numbers in groups of 16: in blocks of whole groups it draws what it
+        # draws in one go. So the rows of a block are a multiple of 16, and the last one has at least 16.
+        step = 16 * max(1, _DRAWN_AT_ONCE // (16 * self.num_children))
+        stops = [*range(step, len(rows) - 15, step), len(rows)]
+        for start, stop in pairwise([0, *stops]):
+            drawn = rows.new_empty(stop - start, self.num_children)
             draw(drawn)
-            if children == self.local_children:
-                self.packed_weights.copy_(drawn)
+            rows[start:stop] = drawn[:, self.local_children]
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [b, J, E] of `child_poses` [b, I, D]."""
@@ -134,6 +147,17 @@ class SplitParameter(NamedTuple):
         shape[self.dim] = self.layer.num_children
         return torch.Size(shape)
 
+    @property
+    def row(self) -> int:
+        """Numbers of the whole from one index of the dimensions before children to the next."""
+        return math.prod(self.whole_shape[self.dim :])
+
+    def columns(self, rank: int | None = None) -> slice:
+        """Return the numbers of a row that a rank of the layer's group owns, this one by default."""
+        children = children_of_rank(self.layer.num_children, self.layer.group, rank)
+        each = self.row // self.layer.num_children
+        return slice(children.start * each, children.stop * each)
+
 
 def split_parameters(network: nn.Module) -> dict[str, SplitParameter]:
     """Return the parameters of which every rank owns other children, by all their names in `network`."""
@@ -144,6 +168,22 @@ def split_parameters(network: nn.Module) -> dict[str, SplitParameter]:
         if isinstance(layer, ParallelClassCapsules)
         for name, parameter in layer.named_parameters()
         if name in dims
+    }
+
+
+def layer_parameters(network: nn.Module) -> dict[str, nn.Parameter]:
+    """Return all parameters of `ParallelClassCapsules` in `network` by name, each once; {} without any."""
+    layers = [layer for layer in network.modules() if isinstance(layer, ParallelClassCapsules)]
+    own = {id(parameter) for layer in layers for parameter in layer.parameters()}
+    return {name: parameter for name, parameter in network.named_parameters() if id(parameter) in own}
+
+
+def whole_shapes(network: nn.Module) -> dict[str, torch.Size]:
+    """Return the shapes of the parameters of the whole network, whether or not it is split, by name."""
+    split = split_parameters(network)
+    return {
+        name: split[name].whole_shape if name in split else parameter.shape
+        for name, parameter in network.named_parameters()
     }
 
 

@@ -59,14 +59,19 @@ class Engine(Protocol):
         ...
 
     def state(self) -> EngineState:
-        """Return a copy of the whole state on rank 0's CPU; empty on other ranks. Collective."""
+        """Return the whole state, whose tensors rank 0 reads while others send them; memory is shared.
+
+        It holds until the next step or load. See `EngineState.read`, `EngineState.send`.
+        """
         ...
 
     def load(self, state: EngineState) -> None:
         """Take over `state`, whichever engine and number of ranks saved it. Collective.
 
+        Every rank has it, and reads what it needs of it.
+
         Raises:
-            CheckpointError: names or shapes differ from this network's.
+            CheckpointError: names or shapes differ from this network's, or its files have changed.
         """
         ...
 

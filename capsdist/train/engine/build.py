@@ -13,13 +13,14 @@ import torch.distributed as dist
 from torch import nn
 
 from capsdist.config import Config
+from capsdist.config.rules import capsule_rank_problems
 from capsdist.console import Log
-from capsdist.errors import RunError
+from capsdist.errors import ConfigError, RunError
 from capsdist.train.engine.base import Engine
 from capsdist.train.engine.operators import Sign, prepare_operators
 from capsdist.train.engine.plain import PlainEngine
 from capsdist.train.engine.zero import ZeroEngine
-from capsdist.train.precision import resolve_precision
+from capsdist.train.precision import Precision, resolve_precision
 from capsdist.train.shares import images_per_rank, microbatch_of
 
 __all__ = ["build_engine", "prepare_engine", "resolve_engine", "zero_requirements"]
@@ -80,13 +81,16 @@ def build_engine(
 
     Raises:
         RunError: no process group, or DeepSpeed cannot run here.
-        ConfigError: fp16 on a CPU.
+        ConfigError: fp16 on a CPU; fp16 or ZeRO 3 with capsule ranks.
     """
     train = config.train
     precision = resolve_precision(train.precision, device)
     if world_size > 1 and not dist.is_initialized():
         raise RunError(f"world_size={world_size} needs torch.distributed; call init_process_group first")
-    if resolve_engine(train.engine, world_size=world_size, device_type=device.type) == "ddp":
+    engine = resolve_engine(train.engine, world_size=world_size, device_type=device.type)
+    if train.capsule_ranks > 1:
+        _check_split(config, engine, precision, world_size)
+    if engine == "ddp":
         return PlainEngine(
             model, config.optim, rank=rank, world_size=world_size, device=device, precision=precision
         )
@@ -106,6 +110,14 @@ def build_engine(
         microbatch_size=microbatch_size,
         gradient_accumulation_steps=-(-share // microbatch_size),
     )
+
+
+def _check_split(config: Config, engine: str, precision: Precision, world_size: int) -> None:
+    """Refuse what `auto` has chosen and class capsules that are split over ranks cannot have."""
+    chosen = {"precision": precision, "engine": engine, "num_workers": world_size}
+    train = config.train.model_copy(update=chosen)
+    if found := [*capsule_rank_problems(config.model_copy(update={"train": train}))]:
+        raise ConfigError(found)
 
 
 def _program(name: str) -> str | None:

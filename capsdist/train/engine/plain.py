@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from capsdist.models import Output
+from capsdist.models.parallel.conversion import share_values
+from capsdist.models.parallel.gradients import average_layers, gradient_norm
+from capsdist.models.parallel.layer import layer_parameters
 from capsdist.train.averages import average_weights, exchange_averages
 from capsdist.train.engine.replicated import load_replicated, one_step_count, replicated_state
 from capsdist.train.optim import (
@@ -21,6 +24,7 @@ from capsdist.train.optim import (
     set_step,
     trained_parameters,
 )  # fmt: skip
+from capsdist.train.optim_tensors import step_from, step_numbers
 from capsdist.train.precision import Precision, autocast
 from capsdist.train.state import EngineState
 
@@ -34,7 +38,8 @@ class PlainEngine:
     """One rank without a wrapper, several with DDP. See `Engine` for the contract.
 
     Every rank holds all weights and optimizer state (16 bytes a parameter with gradients) and averages
-    gradients by one all-reduce a step. Several ranks need an initialised process group.
+    gradients by one all-reduce a step. Several ranks need an initialised process group. DDP does not touch
+    class capsules that are split over ranks, whose gradients are averaged over replicas at the step.
     """
 
     def __init__(
@@ -57,6 +62,10 @@ class PlainEngine:
         self._adam_steps = 0  # counted here, because Adam's own count lies on the GPU
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")  # pyright: ignore[reportPrivateImportUsage]
         self._network: nn.Module = self.model
+        self._capsules = layer_parameters(self.model)  # split over ranks, and so none of DDP's
+        if self._capsules:
+            share_values(self.model)
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self.model, [*self._capsules])
         if world_size > 1:
             self._network = DistributedDataParallel(
                 self.model,
@@ -91,16 +100,59 @@ class PlainEngine:
         epsilon = epsilon_at(self._adam_steps + 1, self._optim)
         set_step(self.optimizer, learning_rate, epsilon, average_share)
         self._scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
-        if (limit := self._optim.max_grad_norm) > 0:
-            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
+        norm = self._clip()
         self._scaler.step(self.optimizer)
         self._scaler.update()
         self._count_step()
+        self._average_and_clear()
+        return norm
+
+    def next_numbers(self, learning_rate: float, average_share: float) -> tuple[float, float, float]:
+        """Return what `step_from` takes in the next step, and count that step; not for fp16."""
+        numbers = step_numbers(self._adam_steps + 1, self._optim, learning_rate, average_share)
+        self._count_step()
+        return numbers
+
+    def step_from(self, numbers: Tensor) -> Tensor:
+        """Do as `step` by `numbers` on the device: nothing of the host enters, so a CUDA graph may hold it.
+
+        numbers: `next_numbers` as a tensor [3], fp32; on a CPU fp64.
+        """
+        norm = self._clip()
+        step_from(self.optimizer, self._optim, numbers)
+        self._average_and_clear()
+        return norm
+
+    def _clip(self) -> Tensor:
+        norm = self._norm()
+        if (limit := self._optim.max_grad_norm) > 0:
+            torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
+        return norm
+
+    def _average_and_clear(self) -> None:
         if self._form.averages:
             average_weights(self.optimizer, self._trained.values())
+        self.clear_gradients()
+
+    def clear_gradients(self) -> None:
+        """Forget the gradients of a step that was not finished."""
         self.optimizer.zero_grad(set_to_none=True)
-        return norm
+
+    @torch.no_grad()
+    def use_channels_last(self) -> None:
+        """Keep convolution weights, and the optimizer's state of them, with channels innermost in memory."""
+        self.model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        for parameter in self._trained.values():
+            held = self.optimizer.state[parameter]
+            for slot in self._form.slots:  # fused optimizers want the layout of the parameter
+                held[slot] = torch.empty_like(parameter).copy_(held[slot])
+
+    def _norm(self) -> Tensor:
+        """Return the norm of all gradients; average those of split capsules before."""
+        if self._capsules:
+            average_layers(self.model)
+            return gradient_norm(self.model)
+        return torch.nn.utils.get_total_norm(p.grad for p in self.model.parameters() if p.grad is not None)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
@@ -123,12 +175,10 @@ class PlainEngine:
             self._adam_steps += 1
 
     def state(self) -> EngineState:
-        """Return a copy of the whole state on rank 0, which other ranks hold too."""
-        if self.rank:
-            return EngineState({}, {})
+        """Return the whole state on rank 0, which other ranks hold too, or a part of it."""
         scaler = self._scaler.state_dict()
         scale = {"scale": scaler["scale"], "growth_tracker": scaler["_growth_tracker"]} if scaler else {}
-        return EngineState(*replicated_state(self.model, self.optimizer, self._form), scale)
+        return EngineState(*replicated_state(self.model, self.optimizer, self._form, rank=self.rank), scale)
 
     def load(self, state: EngineState) -> None:
         """Take over `state`.

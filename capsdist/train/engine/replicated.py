@@ -1,58 +1,105 @@
-"""State of an engine whose every rank holds all of it: copied out, checked, taken over."""
+"""State of parameters that every rank holds, whole or its part of them: handed out, checked, taken over."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from capsdist.errors import CheckpointError
+from capsdist.models.parallel.layer import SplitParameter, split_parameters, whole_shapes
+from capsdist.models.parallel.pieces import gather_pieces, take_pieces
 from capsdist.train.averages import as_held, as_stored
 from capsdist.train.optim import StateForm, create_state, trained_parameters
-from capsdist.train.state import EngineState, check_tensors, first_unfit
+from capsdist.train.state import (
+    EngineState,
+    Pieces,
+    Stored,
+    check_tensors,
+    copy_into,
+    first_unfit,
+    in_memory,
+    pieces_of,
+)  # fmt: skip
 
 __all__ = [
-    "checked_state", "copy_to_cpu", "fixed_tensors", "load_replicated", "one_step_count", "replicated_state",
-    "shapes_of",
+    "checked_state", "fixed_tensors", "load_parameters", "load_replicated", "one_step_count",
+    "replicated_state", "shapes_of", "trained_shapes",
 ]  # fmt: skip
 
 
 def replicated_state(
-    model: nn.Module, optimizer: torch.optim.Optimizer, form: StateForm
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return copies of the weights and of the optimizer's state by parameter name, as `EngineState` has them.
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    form: StateForm,
+    *,
+    rank: int = 0,
+    parameters: Mapping[str, nn.Parameter] | None = None,
+) -> tuple[dict[str, Stored], dict[str, Stored]]:
+    """Return what rank `rank` adds to an `EngineState`: weights, and the optimizer's state by parameter name.
 
-    form: that of the optimizer's state, which holds every trained parameter.
+    form: that of the optimizer's state, which holds all `parameters`: trained ones of `model`. Default: all,
+    and the `fixed_tensors`. What is split over ranks comes in pieces from those that share it, the rest from
+    rank 0. Memory is shared with the engine.
     """
-    trained = trained_parameters(model)
-    weights = {name: copy_to_cpu(tensor) for name, tensor in (trained | fixed_tensors(model)).items()}
-    slots: dict[str, Tensor] = {}
-    for name, parameter in trained.items():
+    split = split_parameters(model)
+    weights: dict[str, Stored] = {}
+    slots: dict[str, Stored] = {}
+    if parameters is None:
+        parameters = trained_parameters(model)
+        weights |= {} if rank else fixed_tensors(model)
+    for name, parameter in parameters.items():
         held = optimizer.state[parameter]
-        for slot in (*form.slots, "step") if form.counts_steps else form.slots:
-            slots[f"{name}/{slot}"] = copy_to_cpu(held[slot])
+        if name in split and _sends(split[name]):
+            weights[name] = _in_pieces(parameter, split[name])
+            slots |= {f"{name}/{slot}": _in_pieces(held[slot], split[name]) for slot in form.slots}
+        elif name not in split and rank == 0:
+            weights[name] = parameter.detach()
+            slots |= {f"{name}/{slot}": held[slot] for slot in form.slots}
+        if form.counts_steps and rank == 0:
+            slots[f"{name}/step"] = held["step"]
     as_stored(weights, slots)
     return weights, slots
 
 
-@torch.no_grad()
 def load_replicated(
     state: EngineState, model: nn.Module, optimizer: torch.optim.Optimizer, form: StateForm
 ) -> None:
-    """Copy `state` into the network and its optimizer.
+    """Copy `state` into the network and its optimizer; of what is split over ranks each its own part.
 
     Raises:
         CheckpointError: as `checked_state`.
     """
-    parameters, fixed = trained_parameters(model), fixed_tensors(model)
-    weights, slots = checked_state(state, shapes_of(parameters), shapes_of(fixed), form)
-    for name, tensor in (parameters | fixed).items():
-        tensor.copy_(weights[name])
+    fixed = fixed_tensors(model)
+    weights, slots = checked_state(state, trained_shapes(model), shapes_of(fixed), form)
+    for name, tensor in fixed.items():
+        copy_into(tensor, weights[name])
+    load_parameters(weights, slots, model, optimizer, form, trained_parameters(model))
+
+
+def load_parameters(
+    weights: Mapping[str, Stored],
+    slots: Mapping[str, Stored],
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    form: StateForm,
+    parameters: Mapping[str, nn.Parameter],
+) -> None:
+    """Copy what `checked_state` has returned into `parameters` of `model`, and their state in `optimizer`."""
+    split = split_parameters(model)
     for name, parameter in parameters.items():
-        # copied, like the rest: the state belongs to the caller, whose tensors may be memory-mapped
-        for slot, tensor in create_state(optimizer, parameter, form).items():
-            tensor.copy_(slots[f"{name}/{slot}"])
+        values = {name: parameter.detach()}
+        held = optimizer.state.get(parameter) or create_state(optimizer, parameter, form)
+        values |= {f"{name}/{slot}": tensor for slot, tensor in held.items() if f"{name}/{slot}" in slots}
+        for key, target in values.items():
+            value = weights[key] if key == name else slots[key]
+            if name in split and target.dim():
+                take_pieces(target, pieces_of(value), split[name])
+            else:
+                copy_into(target, value)
 
 
 def checked_state(
@@ -60,7 +107,7 @@ def checked_state(
     parameters: Mapping[str, torch.Size],
     fixed: Mapping[str, torch.Size],
     form: StateForm,
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+) -> tuple[dict[str, Stored], dict[str, Stored]]:
     """Return what `state` holds of a network with these shapes, and an optimizer of `form`.
 
     That is the trained weights with the `fixed_tensors`, and by `<parameter>/<slot>` the optimizer's state.
@@ -91,7 +138,7 @@ def one_step_count(state: EngineState, parameters: Iterable[str], needed_by: str
     Raises:
         CheckpointError: they differ; `needed_by` needs one number.
     """
-    steps = {int(state.optimizer[f"{name}/step"]) for name in parameters}
+    steps = {int(in_memory(state.optimizer[f"{name}/step"])) for name in parameters}
     if len(steps) != 1:
         raise CheckpointError(
             f"checkpoint holds parameters of {sorted(steps)} steps, {needed_by} needs one number for all; "
@@ -115,6 +162,18 @@ def shapes_of(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
 
 
-def copy_to_cpu(tensor: Tensor) -> Tensor:
-    """Return a contiguous copy of `tensor` on the CPU that shares no memory with it."""
-    return tensor.detach().to("cpu", copy=True).contiguous()
+def trained_shapes(model: nn.Module) -> dict[str, torch.Size]:
+    """Return the shapes of the `trained_parameters`, of what is split over ranks that of the whole."""
+    trained = trained_parameters(model)
+    return {name: shape for name, shape in whole_shapes(model).items() if name in trained}
+
+
+def _sends(split: SplitParameter) -> bool:
+    """Whether this rank's part goes into a checkpoint: of replicas it is that of the first."""
+    return split.layer.replicas is None or dist.get_rank(split.layer.replicas) == 0
+
+
+def _in_pieces(own: Tensor, split: SplitParameter) -> Pieces:
+    """Return the whole of which `own` is this rank's part."""
+    own = own.detach()
+    return Pieces(split.whole_shape, own.dtype, partial(gather_pieces, own, split), held=own)

@@ -14,6 +14,7 @@ import io
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,18 +24,22 @@ from torch import Tensor, nn
 
 from capsdist.config.schema import Optim
 from capsdist.models import Output
+from capsdist.models.parallel.gradients import average_layers, gradient_norm
+from capsdist.models.parallel.layer import layer_parameters
 from capsdist.train.averages import as_stored, average_weights, exchange_averages
 from capsdist.train.engine.interfaces import on_loopback
 from capsdist.train.engine.operators import import_deepspeed, load_operators
 from capsdist.train.engine.replicated import (
     checked_state,
-    copy_to_cpu,
     fixed_tensors,
-    load_replicated,
+    load_parameters,
     one_step_count,
     replicated_state,
     shapes_of,
+    trained_shapes,
 )  # fmt: skip
+from capsdist.train.engine.split import SplitCapsules
+from capsdist.train.engine.zero_parts import Partitions, is_partitioned
 from capsdist.train.engine.zero_settings import zero_settings
 from capsdist.train.optim import (
     StateForm,
@@ -45,7 +50,7 @@ from capsdist.train.optim import (
     trained_parameters,
 )  # fmt: skip
 from capsdist.train.precision import LossScale, Precision, autocast
-from capsdist.train.state import EngineState
+from capsdist.train.state import EngineState, Stored, copy_into, in_memory
 
 __all__ = ["ZeroEngine"]
 
@@ -57,6 +62,15 @@ class _Autocast(nn.Module):
         super().__init__()
         self.network, self.device = network, device
         self.precision: Precision = precision
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what DeepSpeed sees: not the class capsules that are split over ranks, which it would mix."""
+        capsules = {id(parameter) for parameter in layer_parameters(self.network).values()}
+        for name, parameter in super().named_parameters(prefix, recurse, remove_duplicate):
+            if id(parameter) not in capsules:
+                yield name, parameter
 
     def forward(self, images: Tensor, labels: Tensor | None) -> Output:
         with autocast(self.precision, self.device):
@@ -91,11 +105,13 @@ class ZeroEngine:
         self._adam_steps = 0
         self._loss_scale = LossScale() if precision == "fp16" else None
         self._owns_group = not dist.is_initialized()
+        self._parts = Partitions(stage, rank, device)
         # taken here: at stage 3 DeepSpeed leaves parameters empty
-        self._shapes, self._fixed_shapes = (
-            shapes_of(named) for named in (trained_parameters(model), fixed_tensors(model))
-        )
-        num_parameters = sum(shape.numel() for shape in self._shapes.values())
+        self._shapes, self._fixed_shapes = trained_shapes(model), shapes_of(fixed_tensors(model))
+        self._capsules = SplitCapsules(model, optim) if layer_parameters(model) else None
+        names = self._capsules.parameters if self._capsules else {}
+        self._others = {name: p for name, p in trained_parameters(model).items() if name not in names}
+        num_parameters = sum(parameter.numel() for parameter in self._others.values())
         config = zero_settings(
             stage,
             num_parameters,
@@ -104,7 +120,7 @@ class ZeroEngine:
             gradient_accumulation_steps=gradient_accumulation_steps,
         )
         network = _Autocast(self.model, precision, device)
-        optimizer = build_optimizer(self.model, optim)
+        optimizer = build_optimizer(self.model, optim, self._others)
         with on_loopback() if self._owns_group else contextlib.nullcontext():
             if self._owns_group:
                 store = dist.HashStore()  # pyright: ignore[reportPrivateImportUsage]
@@ -115,6 +131,9 @@ class ZeroEngine:
             create_state(self._optimizer, weight, self._form)
         if stage in (1, 2):
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+        if stage and self._capsules:  # DeepSpeed finds the norm in the midst of its step, and clips by it
+            found = self._engine.optimizer.scaled_global_norm
+            self._engine.optimizer.scaled_global_norm = partial(self._capsules.whole_norm, found)
 
     @contextmanager
     def microbatch(self, *, last: bool) -> Iterator[None]:
@@ -138,9 +157,14 @@ class ZeroEngine:
         """Clip, update, average and clear; return the gradients' norm before clipping."""
         epsilon = epsilon_at(self._adam_steps + 1, self._optim)
         set_step(self._optimizer, learning_rate, epsilon, average_share)
+        if self._capsules:
+            set_step(self._capsules.optimizer, learning_rate, epsilon, average_share)
+            average_layers(self.model)
         norm = self._step_parts() if self.stage else self._step_whole()
         if self._form.averages:
             average_weights(self._optimizer, self._held_weights())
+            if self._capsules:
+                average_weights(self._capsules.optimizer, self._capsules.parameters.values())
         return norm
 
     def _step_parts(self) -> Tensor:
@@ -150,7 +174,10 @@ class ZeroEngine:
         self._adam_steps += not overflow
         if self._loss_scale:
             self._loss_scale.update(overflow=overflow)
-        return torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
+        norm = torch.as_tensor(self._engine.get_global_grad_norm(), dtype=torch.float32, device=self.device)
+        if self._capsules:
+            self._capsules.step(norm if self._optim.max_grad_norm else None, skip=overflow)
+        return norm
 
     def _step_whole(self) -> Tensor:
         """Do the step of stage 0, whose gradients are whole: loss scale and clipping are done here."""
@@ -158,7 +185,7 @@ class ZeroEngine:
         if self._loss_scale:
             for gradient in gradients:
                 gradient /= self._loss_scale.scale
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = gradient_norm(self.model) if self._capsules else torch.nn.utils.get_total_norm(gradients)
         if self._loss_scale:
             overflow = not bool(norm.isfinite())
             self._loss_scale.update(overflow=overflow)
@@ -168,6 +195,8 @@ class ZeroEngine:
         if (limit := self._optim.max_grad_norm) > 0:
             torch.nn.utils.clip_grads_with_norm_(self.model.parameters(), limit, norm)
         self._engine.step()
+        if self._capsules:
+            self._capsules.step(None, skip=False)
         self._adam_steps += 1
         return norm
 
@@ -184,6 +213,8 @@ class ZeroEngine:
         if self.stage == 3:
             self._engine.empty_partition_cache()  # whole weights that the last forward pass has gathered
         exchange_averages(self._optimizer, self._held_weights())
+        if self._capsules:
+            exchange_averages(self._capsules.optimizer, self._capsules.parameters.values())
         if self.stage in (1, 2):
             self._engine.optimizer.update_lp_params()
         elif self.stage == 3:
@@ -191,24 +222,32 @@ class ZeroEngine:
                 self._engine.optimizer._reassign_or_swap_out_partitioned_parameters(number)
 
     def state(self) -> EngineState:
-        """Gather a copy of the whole state on the CPU of rank 0. Collective."""
+        """Return the whole state; what ranks hold a part of is gathered when rank 0 reads it."""
+        rank, form, optimizer = self.rank, self._form, self._optimizer
         if not self.stage:
-            whole = ({}, {}) if self.rank else replicated_state(self.model, self._optimizer, self._form)
-            return EngineState(*whole, self._kept_scale())
-        weights, slots = {}, {}
-        for name, parameter in trained_parameters(self.model).items():
-            for slot in (None, *self._form.slots):
-                whole = self._gather(parameter, slot)
-                if self.rank == 0:
-                    (slots if slot else weights)[f"{name}/{slot}" if slot else name] = copy_to_cpu(whole)
-        with self._whole_fixed_tensors() as fixed:
-            weights |= {} if self.rank else {name: copy_to_cpu(tensor) for name, tensor in fixed.items()}
-        if self.rank == 0:
-            if self._form.counts_steps:
-                step = self._optimizer.state[self._held_weights()[0]]["step"]
-                slots |= {f"{name}/step": copy_to_cpu(step) for name in self._shapes}
+            weights, slots = replicated_state(self.model, optimizer, form, rank=rank, parameters=self._others)
+        else:
+            weights = {name: self._parts.pieces(p) for name, p in self._others.items()}
+            slots: dict[str, Stored] = {
+                f"{name}/{slot}": self._parts.pieces(p, slot)
+                for name, p in self._others.items()
+                for slot in form.slots
+            }
+            if form.counts_steps and not rank:
+                step = optimizer.state[self._held_weights()[0]]["step"]
+                slots |= {f"{name}/step": step for name in self._others}
             as_stored(weights, slots)
-        return EngineState(weights, slots, self._kept_scale())
+        if self._capsules:
+            own = self._capsules
+            found = replicated_state(self.model, own.optimizer, form, rank=rank, parameters=own.parameters)
+            weights, slots = weights | found[0], slots | found[1]
+        fixed: dict[str, Stored] = {}
+        for name, tensor in fixed_tensors(self.model).items():
+            if is_partitioned(tensor):
+                fixed[name] = self._parts.fixed(tensor, self._fixed_shapes[name])
+            elif rank == 0:
+                fixed[name] = tensor
+        return EngineState(weights | fixed, slots, self._kept_scale())
 
     def _kept_scale(self) -> dict[str, float]:
         scale = self._loss_scale
@@ -228,19 +267,21 @@ class ZeroEngine:
         if self._form.counts_steps and (self.stage or self._optim.epsilon_placement == "tensorflow"):
             who, remedy = f"ZeRO stage {self.stage}", "resume with --train.engine ddp"
             self._adam_steps = one_step_count(state, self._shapes, who, remedy)
-        if not self.stage:
-            load_replicated(state, self.model, self._optimizer, self._form)
-            return
         fixed: dict[str, Any] = fixed_tensors(self.model)
         for name, tensor in fixed.items():
-            if _is_partitioned(tensor):
-                tensor.ds_tensor.data.copy_(self._own_part(tensor, weights[name]))
+            if is_partitioned(tensor):
+                self._parts.fill(tensor, in_memory(weights[name]))
             else:
-                tensor.copy_(weights[name])
-        for name, parameter in trained_parameters(self.model).items():
-            self._scatter(parameter, weights[name])
+                copy_into(tensor, weights[name])
+        if own := self._capsules:
+            load_parameters(weights, slots, self.model, own.optimizer, self._form, own.parameters)
+        if not self.stage:
+            load_parameters(weights, slots, self.model, self._optimizer, self._form, self._others)
+            return
+        for name, parameter in self._others.items():
+            self._parts.scatter(parameter, in_memory(weights[name]))
             for slot in self._form.slots:
-                self._scatter(parameter, slots[f"{name}/{slot}"], slot)
+                self._parts.scatter(parameter, in_memory(slots[f"{name}/{slot}"]), slot)
         if self._form.counts_steps:
             for weight in self._held_weights():
                 self._optimizer.state[weight]["step"].fill_(self._adam_steps)
@@ -253,15 +294,6 @@ class ZeroEngine:
         if self._owns_group:
             dist.destroy_process_group()
 
-    @contextmanager
-    def _whole_fixed_tensors(self) -> Iterator[dict[str, Any]]:
-        """Yield buffers and frozen parameters, which stage 3 partitions too. Collective."""
-        fixed: dict[str, Any] = fixed_tensors(self.model)
-        partitioned = [tensor for tensor in fixed.values() if _is_partitioned(tensor)]
-        deepspeed = import_deepspeed(self.device)
-        with deepspeed.zero.GatheredParameters(partitioned) if partitioned else contextlib.nullcontext():
-            yield fixed
-
     @property
     def _optimizer(self) -> torch.optim.Optimizer:
         """Torch's optimizer, which DeepSpeed wraps from stage 1 on."""
@@ -271,46 +303,10 @@ class ZeroEngine:
         """What the optimizer of this rank updates: parameters, from stage 1 on flat fp32 parts of them."""
         optimizer = self._engine.optimizer
         if not self.stage:
-            return list(trained_parameters(self.model).values())
+            return list(self._others.values())
         if self.stage == 3:
             return optimizer.fp32_partitioned_groups_flat
         return optimizer.single_partition_of_fp32_groups
-
-    def _gather(self, parameter: Any, slot: str | None = None) -> Tensor:
-        """Return the whole fp32 weight, or the `slot`, of a parameter of which every rank holds a part."""
-        if self.stage == 3:
-            return parameter._z3_optimizer.get_full_hp_param(parameter, slot)
-        # Sums of bit patterns, one of them not zero: a sum of floats would turn -0.0 into 0.0.
-        bits = torch.zeros(parameter.numel(), dtype=torch.int32, device=self.device)
-        if (mapping := parameter._hp_mapping) is not None:
-            own = mapping.lp_fragment_address
-            fragment = mapping.get_hp_fragment(slot).detach()
-            bits.narrow(0, own.start, own.numel).copy_(fragment.view(torch.int32))
-        dist.all_reduce(bits)
-        return bits.view(torch.float32).view(parameter.shape)
-
-    def _scatter(self, parameter: Any, value: Tensor, slot: str | None = None) -> None:
-        """Copy this rank's part of the whole `value` into its partition."""
-        if self.stage < 3:
-            parameter.set_full_hp_param(value.to(self.device), slot)
-            return
-        padded = self._own_part(parameter, value)
-        parameter._z3_optimizer.set_local_hp_param(padded, parameter, slot)
-        if slot is None:  # the partition that the forward pass gathers, until the next step a copy of its own
-            parameter.ds_tensor.data.copy_(padded)
-
-    def _own_part(self, parameter: Any, value: Tensor) -> Tensor:
-        """Return this rank's part of `value` at stage 3: equal parts, the last padded with zeros.
-
-        (DeepSpeed's own full setter reads beyond the end there.)
-        """
-        part = parameter.ds_tensor.numel()
-        own = value.flatten()[self.rank * part : (self.rank + 1) * part].to(self.device)
-        return nn.functional.pad(own, (0, part - own.numel()))
-
-
-def _is_partitioned(tensor: Any) -> bool:
-    return hasattr(tensor, "ds_tensor")
 
 
 def _initialise(

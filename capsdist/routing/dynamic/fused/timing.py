@@ -9,7 +9,7 @@ from statistics import median
 
 import torch
 
-__all__ = ["milliseconds"]
+__all__ = ["milliseconds", "no_collection"]
 
 # A graph has as many launches as take about this time, and is replayed this often.
 GRAPH_MS, MAX_LAUNCHES, REPLAYS = 2.0, 500, 9
@@ -27,7 +27,7 @@ def milliseconds(launch: Callable[[], object]) -> float:
     with torch.cuda.stream(stream):
         launch()  # compiles
         launches = int(min(MAX_LAUNCHES, max(1.0, GRAPH_MS / max(1e-3, _elapsed(launch)))))
-        with _no_collection(), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        with no_collection(), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
             for _ in range(launches):
                 launch()
         return median(_elapsed(graph.replay) for _ in range(REPLAYS)) / launches
@@ -44,7 +44,8 @@ def _elapsed(work: Callable[[], object]) -> float:
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
+    """Keep Python from collecting garbage, which unloads kernels and so ends a capture."""
     collects = gc.isenabled()
     gc.disable()
     try:
