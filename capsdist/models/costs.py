@@ -29,6 +29,7 @@ _FP32 = 4
 _NONE = Numbers()
 _BLOCK = 8  # channels of a block of oneDNN's layout with AVX2; with AVX512 it has 16
 _MARGIN_NUMBERS = 4  # of a parent that lengths and margin loss keep
+_LARGE_KERNEL = 9  # see `capsdist.ops.convolution.is_faster`
 _PLAIN = 4  # oneDNN reads fewer input channels than this as they are
 
 
@@ -70,6 +71,8 @@ def conv_cost(
     backward = [Bytes(y + gradient + y_blocked + x_blocked, w_blocked), Bytes(y + gradient, 2 * w)]
     if input_gradient:
         backward += [Bytes(y + y_blocked + x_blocked, w_blocked), Bytes(y + x_blocked + 2 * x)]
+    if kernel >= _LARGE_KERNEL:  # `weight_gradient` transposes and copies what oneDNN copies again
+        backward.append(Bytes(2 * y + gradient + y_blocked + x + x_blocked, w_blocked))
     return LayerCost(
         name,
         parameters=weights + bias * after,

@@ -47,9 +47,10 @@ def test_less_memory_means_more_microbatches(capsys: pytest.CaptureFixture[str])
 
 
 def test_a_largest_microbatch_is_kept_and_named(capsys: pytest.CaptureFixture[str]) -> None:
-    status, lines, _ = plan(capsys, "mnist_paper", "--train.microbatch-size", "20", "--optim.kind", "sgd")
+    words = "--train.microbatch-size 20 --optim.kind sgd --optim.epsilon-placement pytorch"
+    status, lines, _ = plan(capsys, "mnist_paper", *words.split())
     assert status == 0
-    assert lines[-1].startswith(f"{TRAIN} --train.microbatch-size 20 --optim.kind sgd ")
+    assert lines[-1].startswith(f"{TRAIN} {words} ")
     assert "--train.microbatch-size 19 " in lines[-1]  # 128 images in 7
     assert "accumulation" not in lines[-1]
     assert main([*lines[-1].split()[1:], "--print-config"]) == 0
