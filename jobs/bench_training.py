@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
 from capsdist.bench.ceilings import check_place
 from capsdist.bench.record import last_line, write_record
-from capsdist.bench.training import PRESETS, cpu_figures, describe_step, step_figures, step_rows
+from capsdist.bench.training import PRESETS, Row, cpu_figures, describe_step, step_figures, step_rows
 from capsdist.console import run_program
 
 RECORDS = Path(__file__).parent / "records"
@@ -38,24 +38,21 @@ def main(
         budget_s: Seconds for each network, and as many for the convolution on a CPU in fp32.
     """
     check_place(device, num_images, budget_s, precision)
-    rows = []
+    rows: list[list[Row]] = []
+    sizes: dict[str, Any] = {"num_images": num_images, "budget_s": budget_s}
+    config = {"device": device, "precision": precision, **sizes}
     for preset in PRESETS[:1] if goals else PRESETS:
-        found = step_rows(
-            preset, num_images=num_images, device=device, precision=precision, budget_s=budget_s
-        )
-        print(*map(describe_step, found), sep="\n", flush=True)
-        rows.append(found)
+        rows.append(step_rows(preset, **config))
+        print(*map(describe_step, rows[-1]), sep="\n", flush=True)
     named = step_figures(rows[0])
-    if device == "cpu" and rows[0][0]["precision"] == "fp32":
-        named |= cpu_figures(num_images=num_images, budget_s=budget_s)
-    figures = {name: float(f"{value:.4g}") for name, value in named.items()}
+    if (device, rows[0][0]["precision"]) == ("cpu", "fp32"):
+        named |= cpu_figures(**sizes)
+    figures: dict[str, Any] = {name: float(f"{value:.4g}") for name, value in named.items()}
     line = last_line(figures)
     if record:
-        config = {"device": device, "num_images": num_images, "precision": precision, "budget_s": budget_s}
-        flat = [row for found in rows for row in found]
-        log = "\n".join([*map(describe_step, flat), line, ""])
-        found = {**figures, "rows": flat}
-        print("recorded in", write_record(RECORDS, "training", config=config, figures=found, log=log))
+        figures["rows"] = [row for found in rows for row in found]
+        log = "\n".join([*map(describe_step, figures["rows"]), line, ""])
+        print("recorded in", write_record(RECORDS, "training", config=config, figures=figures, log=log))
     print(line)
 
 

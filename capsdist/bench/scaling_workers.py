@@ -134,8 +134,8 @@ def _arms(config: Config, scaling: Scaling, rank: int, world_size: int) -> dict[
     import torch
     import torch.distributed as dist
 
-    from capsdist.train.loop import train_on
     from capsdist.train.parts import build_parts
+    from capsdist.train.step import train_on
 
     def parts_of(images: int, ranks: int) -> Parts:
         train = config.train.model_copy(update={"global_batch_size": images})

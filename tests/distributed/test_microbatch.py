@@ -105,7 +105,7 @@ def test_memory_that_is_measured_limits_the_size_on_a_cpu(on_ranks, shapes: Path
 @pytest.mark.parametrize(
     ("free", "mib", "most", "reason"),
     [
-        (50, 48, 1000, r"it takes \d\d MiB, 39 MiB are free for it"),
+        (50, 192, 1000, r"it takes \d\d\d MiB, 39 MiB are free for it"),
         (0, 48, 1000, "0 MiB are free for it"),
         (1000, 1, 0, "CUDA out of memory. Tried to hold 1 images"),
     ],

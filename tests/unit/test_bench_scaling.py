@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,9 @@ def test_all_descendants_but_one_are_stopped_for_a_while() -> None:
     try:
         states = [psutil.Process(sleeper.pid).status for sleeper in sleepers]
         with stopped(os.getpid(), sleepers[1].pid):
+            until = time.monotonic() + 60  # a process stops when it is scheduled
+            while states[0]() != psutil.STATUS_STOPPED and time.monotonic() < until:
+                time.sleep(0.01)
             assert states[0]() == psutil.STATUS_STOPPED
             assert states[1]() != psutil.STATUS_STOPPED
         assert states[0]() != psutil.STATUS_STOPPED

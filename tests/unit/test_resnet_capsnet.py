@@ -13,7 +13,7 @@ from capsdist.config import Config, Loss, ResNetCapsNetConfig, problems
 from capsdist.errors import ConfigError, ShapeError
 from capsdist.models import ResNetCapsNet, ResNetStem, build_model
 from capsdist.models.capsnet import capsnet_losses
-from capsdist.models.counts import num_parameters, output_bytes, training_state_bytes
+from capsdist.models.counts import num_parameters, output_numbers
 from capsdist.models.layers import initial_sd
 from capsdist.models.resnet import ResidualBlock
 from capsdist.ops import margin_loss
@@ -137,12 +137,9 @@ def test_a_frozen_stem_of_the_user_stays_as_it_is(users: str) -> None:
     assert [p.grad for p in network.stem.parameters()] == [None] * 4
     assert all(p.grad is not None for name, p in network.named_parameters() if not name.startswith("stem."))
     config = config_of(**stem, stem_frozen=True)
-    frozen = sum(p.numel() for p in network.stem.parameters())
-    learned = sum(p.numel() for p in network.parameters()) - frozen
+    learned = sum(p.numel() for p in network.parameters() if p.requires_grad)
     assert num_parameters(config) == learned
-    assert training_state_bytes(config) == 16 * learned + 4 * frozen
-    assert training_state_bytes(config, zero_stage=3, num_ranks=2) == -(-(16 * learned + 4 * frozen) // 2)
-    assert output_bytes(config) == 4 * (6 * 4 * 5 + 12 * 2 * 3 + 10 * 16)  # norm, primary and class capsules
+    assert output_numbers(config) == 6 * 4 * 5 + 12 * 2 * 3 + 10 * 16  # norm, primary and class capsules
 
 
 @pytest.mark.parametrize(
