@@ -76,13 +76,13 @@ def trained(
     parts: Parts, run: Callable[[Batch, int], tuple[torch.Tensor, torch.Tensor]], first: int = 0
 ) -> tuple[list[list[float]], EngineState, EngineState]:
     """Sums and norms of all steps, the state after step 9, and the last one."""
-    found, middle = [], parts.engine.state()
+    found, middle = [], parts.engine.state().read()
     for step, batch in batches(parts, first):
         sums, norm = run(batch, step)
         found.append([*sums.tolist(), float(norm)])
         if step == 8:
-            middle = parts.engine.state()
-    end = parts.engine.state()
+            middle = parts.engine.state().read()
+    end = parts.engine.state().read()
     parts.close()
     return found, middle, end
 
@@ -149,7 +149,7 @@ def test_a_recording_that_fails_leaves_eager_steps_and_a_line(shapes: Path) -> N
 
     config, said = config_of(shapes, "paper"), []
     parts = parts_of(config)
-    before = parts.engine.state()
+    before = parts.engine.state().read()
     program = StepProgram(parts, lambda run: refuse(lambda: None), note=said.append)
     found = trained(parts, program)[0]
     again = parts_of(config)
@@ -163,7 +163,7 @@ def test_a_recording_that_fails_leaves_eager_steps_and_a_line(shapes: Path) -> N
 def test_a_trial_takes_the_fastest_and_leaves_no_trace(shapes: Path) -> None:
     parts = parts_of(config_of(shapes, "paper"))
     times = iter([3.0, 1.0, 2.0])
-    before, generator = parts.engine.state(), torch.get_rng_state()
+    before, generator = parts.engine.state().read(), torch.get_rng_state()
     candidates = [*VARIANTS[:2], Variant(compiled=True)]
 
     def seconds(run: Callable[[], object]) -> float:
@@ -176,7 +176,7 @@ def test_a_trial_takes_the_fastest_and_leaves_no_trace(shapes: Path) -> None:
     assert variant == Variant(channels_last=True)
     assert notes == ["time of a step: nchw 3e+03 ms; channels_last 1e+03 ms; nchw, compiled 2e+03 ms"]
     assert torch.equal(torch.get_rng_state(), generator)
-    after = parts.engine.state()
+    after = parts.engine.state().read()
     assert same_bits(before.model, after.model)
     assert same_bits(before.optimizer, after.optimizer)
     # a compiler that is not there, or no memory: the step runs as it is

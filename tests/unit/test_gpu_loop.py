@@ -62,7 +62,7 @@ def trained(record: Recorder, num_steps: int = NUM_STEPS) -> tuple[Tensor, dict[
         rows.append(torch.cat([sums, norm.double().view(1)]))
     assert program.failure is None
     assert program.recorded
-    state = work.engine.state()
+    state = work.engine.state().read()
     return torch.stack(rows).cpu(), state.model | state.optimizer
 
 
@@ -121,10 +121,10 @@ def test_all_variants_compute_the_same_step_and_the_trial_leaves_no_trace() -> N
     for found in firsts[1:]:
         torch.testing.assert_close(found, firsts[0], rtol=0.05, atol=1.5)
     work = work_of()
-    before, generator = work.engine.state(), torch.cuda.get_rng_state()
+    before, generator = work.engine.state().read(), torch.cuda.get_rng_state()
     batch = trial_batch(work, *patterns(work, 512))
     _, notes = fastest(work, batch, VARIANTS, record=cuda_graph, seconds=replay_seconds)
     assert notes[-1].startswith("time of a step: nchw")
-    after = work.engine.state()
+    after = work.engine.state().read()
     assert largest_difference(before.model | before.optimizer, after.model | after.optimizer) == 0
     assert torch.equal(generator, torch.cuda.get_rng_state())
