@@ -118,7 +118,7 @@ def test_capsules_start_at_healthy_lengths(num_classes: int) -> None:
         assert 0.3 < children.mean() < 0.6
         scores = network(images).scores
         assert 0.05 < scores.mean() < 0.6
-        assert (scores > 0.9).float().mean() < 0.01
+        assert (scores > 0.9).float().mean() < 0.03
         if num_classes == 1000:  # the mutant: votes as large as those of few classes
             layer = network.class_capsules
             sd = initial_sd(layer.num_children, num_classes, 16) / 0.5
