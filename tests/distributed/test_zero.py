@@ -158,14 +158,14 @@ def test_fp16_skips_a_step_that_overflows(two: Ranks, name: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_all_ranks_find_the_same_numbers_not_finite(two: Ranks, shapes: Path, tmp_path: Path, stage: int):
-    """The shards of weights and optimizer state are gathered for the check."""
+    """Each rank looks at what it holds, and names what it finds."""
     config = small_config(
         shapes, engine="zero", zero_stage=stage, learning_rate=1e39, max_grad_norm=0.5,
         checkpoint_every_steps=1, validate_every_steps=100,
     )  # fmt: skip
     first, second = two.run(refusal, config, tmp_path)
     assert "holds values that are not finite at step 1; start again with a lower" in first
-    assert second.startswith("weights are not finite at step 1; start again with a lower")
+    assert "not finite at step 1; start again with a lower" in second
     assert list(tmp_path.iterdir()) == []
 
 

@@ -226,11 +226,15 @@ def test_every_preset_trains_in_small(preset, tmp_path):
         "--train.precision=fp32",
         "--train.log-every-steps=1",
     ]
-    if (
-        data.decode_size
-    ):  # of ImageNet: too many weights, and images of another form
+    if data.decode_size:  # of ImageNet: too many weights, and images of another form
         stages = ["8"] * len(found.model.stem_channels)
-        flags += ["--data.decode-size=0", "--model.primary-types=1", "--model.stem-channels", *stages]
+        flags += [
+            "--data.decode-size=0",
+            "--model.primary-types=1",
+            "--model.primary-stride=4",
+            "--model.stem-channels",
+            *stages,
+        ]
     config, _ = parse_command(None, list(PRESETS), None, flags)
     rows: list[dict] = []
     end = run_training(
