@@ -49,7 +49,7 @@ def convolution_figures(
         "torch": trained(functional.conv2d),
         "ours": trained(convolve),
         "weight torch": lambda: torch.nn.grad.conv2d_weight(plain, weight.shape, grad, 2),
-        "weight ours": lambda: weight_gradient(grad, plain, (9, 9), (2, 2), (0, 0)),
+        "weight ours": lambda: weight_gradient(grad, plain, (9, 9), (2, 2)),
     }
     times = {name: each.median_s for name, each in time_side_by_side(runs, budget_s=budget_s).items()}
     rate = counter.get_total_flops() / times["step"]

@@ -50,6 +50,7 @@ def has_values_at_hand(tensor: Tensor) -> bool:
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         or torch._C._are_functorch_transforms_active()
+        or torch._C._functorch.is_legacy_batchedtensor(tensor)  # of is_grads_batched
         or tensor.device.type != "cpu"
         or type(tensor) is not Tensor
         or _get_current_dispatch_mode() is not None
