@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.grad import conv2d_weight
 from torch.utils.flop_counter import FlopCounterMode
 
 from capsdist.bench.ceilings import matrix_product
@@ -48,8 +49,8 @@ def convolution_figures(
         "step": step,
         "torch": trained(functional.conv2d),
         "ours": trained(convolve),
-        "weight torch": lambda: torch.nn.grad.conv2d_weight(plain, weight.shape, grad, 2),
-        "weight ours": lambda: weight_gradient(grad, plain, (9, 9), (2, 2), (0, 0)),
+        "weight torch": lambda: conv2d_weight(plain, weight.shape, grad, 2),
+        "weight ours": lambda: weight_gradient(grad, plain, (9, 9), (2, 2)),
     }
     times = {name: each.median_s for name, each in time_side_by_side(runs, budget_s=budget_s).items()}
     rate = counter.get_total_flops() / times["step"]

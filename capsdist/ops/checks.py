@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, fx
+from torch._C._functorch import is_legacy_batchedtensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode
 
 from capsdist.errors import ShapeError
@@ -50,6 +51,7 @@ def has_values_at_hand(tensor: Tensor) -> bool:
         torch.compiler.is_compiling()
         or torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
         or torch._C._are_functorch_transforms_active()
+        or is_legacy_batchedtensor(tensor)  # of is_grads_batched
         or tensor.device.type != "cpu"
         or type(tensor) is not Tensor
         or _get_current_dispatch_mode() is not None
