@@ -25,7 +25,7 @@ class Network(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.dense = nn.Linear(5, 6)
-        self.norm = nn.LayerNorm((2, 3))
+        self.norm = nn.LayerNorm([2, 3])
         self.bias = nn.Parameter(torch.randn(2, 3))
         self.scale = nn.Parameter(torch.randn(3))
         self.double()
