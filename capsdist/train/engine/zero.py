@@ -211,7 +211,8 @@ class ZeroEngine:
         if not self._form.averages:
             return
         if self.stage == 3:
-            self._engine.empty_partition_cache()  # whole weights that the last forward pass has gathered
+            # Whole weights of the last forward pass; the engine's call of this name collects garbage too.
+            self._engine.optimizer.empty_partition_cache()
         exchange_averages(self._optimizer, self._held_weights())
         if self._capsules:
             exchange_averages(self._capsules.optimizer, self._capsules.parameters.values())
