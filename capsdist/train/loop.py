@@ -30,7 +30,7 @@ from capsdist.train.parts import Parts, build_parts, start_row
 from capsdist.train.phases import Keep, StepProfiler, no_phase
 from capsdist.train.pictures import reconstruction_picture
 from capsdist.train.schedule import learning_rate_at
-from capsdist.train.speed import Steps, open_steps
+from capsdist.train.speed import open_steps
 from capsdist.train.splits import check_trained_classes
 from capsdist.train.window import Window
 
@@ -125,7 +125,6 @@ class _Loop:
         self.saved = False  # is there a checkpoint to go on from?
         self.validation: Evaluation | None = None
         self.validated_step = 0
-        self._steps: Steps | None = None
         self._stored_speed: Mapping[str, bool] = {}
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -166,7 +165,6 @@ class _Loop:
 
     def _step(self, batch: Batch) -> None:
         phase = self._profiler.phase if self._profiler else no_phase
-        assert self._steps is not None
         done = self._steps.run(batch, self.step, phase)
         if self._profiler:
             self._profiler.step()
@@ -294,7 +292,7 @@ class _Loop:
             config=self.config,
             metrics=metrics,
             classes=self.data.classes,
-            speed=self._steps.stored if self._steps else {},
+            speed=self._steps.stored,
         )
 
         def write(folder: Path | None) -> None:
