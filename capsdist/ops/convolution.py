@@ -27,7 +27,7 @@ def convolve(
     """Return ``functional.conv2d(input, weight, bias, stride, zeros)``.
 
     Values and the gradients of `input` and `bias` are those of torch to the bit. The gradient of `weight`
-    comes from `weight_gradient` where there are no zeros and `is_faster` says so, and differs from torch's
+    comes from `weight_gradient` where `zeros` is (0, 0) and `is_faster` says so, and differs from torch's
     by rounding. Compilers, exporters, torch.func, batched gradients and those that are to be
     differentiated again get torch's.
 
