@@ -18,7 +18,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from capsdist.bench.ranks import PeakMemory, on_ranks
@@ -155,7 +155,7 @@ def _routing_point(backend: str, sizes: dict[str, int]) -> tuple[float, float, f
 
     forward_backward(Case(num_images=2, num_children=4, num_parents=2), backend)()  # libraries set up
     memory = PeakMemory()
-    run = forward_backward(Case(**{"num_parents": 10, **sizes}), backend)
+    run = forward_backward(replace(Case(num_images=1, num_children=1, num_parents=10), **sizes), backend)
     run()
     total = memory.bytes
     return _median_s(run), peak_bytes(run, warm=False), total

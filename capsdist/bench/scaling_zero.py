@@ -91,7 +91,7 @@ def _peak(engine_name: str) -> tuple[int, int, int]:
     empty = torch.empty(0, dtype=torch.uint8)
     batch = Batch(empty, labels, torch.ones(_IMAGES), ids, _IMAGES * world_size)
     for step in range(_STEPS):
-        train_step(engine, batch, images, find_family(config.model.kind), config, step)
+        train_step(engine, batch, images, find_family(config.model.kind), config, step, _STEPS)
     peak = memory.bytes
     engine.close()
     return peak, sum(layers), max(layers)

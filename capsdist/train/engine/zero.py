@@ -228,7 +228,7 @@ class ZeroEngine:
         if not self.stage:
             weights, slots = replicated_state(self.model, optimizer, form, rank=rank, parameters=self._others)
         else:
-            weights = {name: self._parts.pieces(p) for name, p in self._others.items()}
+            weights: dict[str, Stored] = {n: self._parts.pieces(p) for n, p in self._others.items()}
             slots: dict[str, Stored] = {
                 f"{name}/{slot}": self._parts.pieces(p, slot)
                 for name, p in self._others.items()
