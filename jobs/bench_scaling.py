@@ -27,33 +27,43 @@ def main(
 
     Args:
         goals: Half of the sizes, 10 rounds, 24 pairs of blocks, and a table of goals.
-        record: Write a record with plots below jobs/records.
+        record: Write a record of each subject, with plots, below jobs/records.
         subjects: What is measured.
         rounds: Blocks of steps of each arm of the study of workers, of which the median counts.
         blocks: Pairs of blocks of the run and of bare steps.
     """
-    rounds, blocks, lines = 10 if goals else rounds, 24 if goals else blocks, list[str]()
-    settings = Settings(goals, this_machine().cores, rounds, blocks)
+    rounds, blocks = 10 if goals else rounds, 24 if goals else blocks
+    settings, whole = Settings(goals, this_machine().cores, rounds, blocks), dict[str, float]()
+    for subject in subjects:
+        whole |= _measure(subject, settings, record=record)
+    if goals:
+        print(goals_table(SCALING_ROWS, whole))
+    print(last_line(whole))
+
+
+def _measure(subject: Subject, settings: Settings, *, record: bool) -> dict[str, float]:
+    """Return the figures of a subject; with `record` write its record."""
+    lines = list[str]()
 
     def log(text: str) -> None:
         lines.append(text)
         print(text, flush=True)
 
-    found = measure(settings, subjects, log)
+    found = measure(settings, [subject], log)
     figures = {name: float(f"{value:.4g}") for name, value in found.figures.items()}
-    if goals:
-        log(goals_table(SCALING_ROWS, figures))
-    line = last_line(figures)
-    if record:
-        config = asdict(settings) | {"subjects": subjects}
+    if record and figures:
         points = {f"points_{name}": [*map(asdict, each)] for name, each in found.points.items()}
-        text = "\n".join([*lines, line, ""])
         folder = write_record(
-            RECORDS, "scaling", config=config, figures=figures | {"points": points}, log=text
+            RECORDS,
+            f"scaling-{subject}",
+            config=asdict(settings),
+            figures=figures | ({"points": points} if points else {}),
+            log="\n".join([*lines, ""]),
+            command=f"python jobs/bench_scaling.py --subjects {subject}" + " --goals" * settings.goals,
         )
         save_plots(folder, found.points)
         print("recorded in", folder)
-    print(line)
+    return figures
 
 
 if __name__ == "__main__":

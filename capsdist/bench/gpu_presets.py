@@ -19,7 +19,8 @@ from torch import Tensor
 from capsdist.data.batch import Batch
 from capsdist.data.gather import FromTensors
 from capsdist.data.transforms import Transform
-from capsdist.models.capsnet import CapsNet, Output, capsnet_losses
+from capsdist.models.capsnet import CapsNet, capsnet_losses
+from capsdist.models.capsule_network import Output
 from capsdist.train.engine.plain import PlainEngine
 
 __all__ = [

@@ -49,12 +49,15 @@ def overhead_figures(
     """Return the overhead in percent: the mean over `num_blocks` pairs, and the ends of its 95 % interval.
 
     Raises:
-        CapsdistError: as `launch`; RunError: the run was stopped, or the bare process ended.
+        CapsdistError: as `launch`; RunError: fewer than 2 blocks, the run was stopped, or the bare process
+            ended.
     """
     from capsdist.launch.launcher import launch  # late: it imports Ray
     from capsdist.launch.preflight import this_machine
     from capsdist.launch.session import names_cluster
 
+    if num_blocks < 2:
+        raise RunError(f"{num_blocks} pair of blocks has no interval; set --blocks to at least 2")
     if names_cluster():  # its workers are no descendants of this process
         log("loop_overhead_percent: left out, RAY_ADDRESS names a cluster; unset it")
         return {}
@@ -62,7 +65,7 @@ def overhead_figures(
     with temporary_folder() as folder:
         config = training_config(
             folder, preset, num_images, name="overhead", storage=str(folder / "runs"),
-            max_steps=steps * (num_blocks + _WARM), log_every_steps=steps, loggers=("jsonl",),
+            max_steps=steps * (num_blocks + _WARM) + 1, log_every_steps=steps, loggers=("jsonl",),
             checkpoint_every_steps=10**9,
         )  # fmt: skip
         address, times = str(folder / "bare"), folder / "times.json"

@@ -37,6 +37,8 @@ _ERRORS = (
     Row("MNIST, CapsNet r=3, after 1 epoch (cut and continued)", most(2.5), "mnist-1-epoch", headline=True),
     Row("MNIST, CapsNet r=3, reconstruction, whole training", "0.25 % (paper)", headline=True),
     Row("MNIST, baseline CNN, whole training", "0.39 % (paper)"),
+    Row("CIFAR-10, capsules over a small residual network, 10 epochs", most(20), "cifar10-resnet-cpu"),
+    Row("the same, seconds on the machine", most(3600), "cifar10-resnet-cpu", "wall_s", " s"),
     Row("CIFAR-10, one network, whole training", "10.6 % with 7 networks (paper)"),
 )
 

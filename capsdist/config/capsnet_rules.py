@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from capsdist.config.images import sides
-from capsdist.config.models import CapsNetConfig, Loss, Routing
+from capsdist.config.models import CapsNetConfig, CapsuleConfig, Loss, Routing
 from capsdist.config.schema import Config, Data
 from capsdist.errors import Problem
-
-if TYPE_CHECKING:
-    from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
 
 __all__ = ["capsnet_problems", "decoder_problems", "feature_size", "loss_problems", "routing_problems"]
 
@@ -39,7 +35,7 @@ def loss_problems(config: Config) -> Iterator[Problem]:
         yield Problem("loss.m_minus", loss.m_minus, rule, "the paper has 0.1 and 0.9")
 
 
-def decoder_problems(model: CapsNetConfig | ResNetCapsNetConfig, data: Data) -> Iterator[Problem]:
+def decoder_problems(model: CapsuleConfig, data: Data) -> Iterator[Problem]:
     """Return every problem of the decoder."""
     if min(model.decoder_hidden) < 1:
         yield Problem(

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from capsdist.errors import Problem
 
 __all__ = [
-    "BUILT_IN", "BaselineCNNConfig", "CapsNetConfig", "Family", "Loss", "NetworkConfig", "NoOptions",
-    "Routing", "find_family",
+    "BUILT_IN", "BaselineCNNConfig", "CapsNetConfig", "CapsuleConfig", "Family", "Loss", "NetworkConfig",
+    "NoOptions", "Routing", "find_family",
 ]  # fmt: skip
 
 BUILT_IN = {
@@ -56,27 +56,19 @@ class NetworkConfig(Section):
     """Labels of an image; MultiMNIST: 2."""
 
 
-class CapsNetConfig(NetworkConfig):
-    """The capsule network (paper, section 4 and figures 1 and 2)."""
+class CapsuleConfig(NetworkConfig):
+    """What every network of primary and class capsules has; the defaults are the paper's (section 4)."""
 
-    kind: str = "capsnet"
-    """Family of networks: a built-in name, or the import path package.module:OBJECT of a Family."""
-    conv_channels: Count = 256
-    """Channels of the first convolution; paper: 256."""
-    conv_kernel: Count = 9
-    """Kernel size of the first convolution, stride 1, in pixels; paper: 9."""
     primary_types: Count = 32
     """Types of primary capsules, each a map of capsules; paper: 32, CIFAR-10: 64."""
     primary_dim: Count = 8
     """Dimensions D of a primary capsule; paper: 8."""
     primary_kernel: Count = 9
-    """Kernel size of the primary capsules' convolution, in pixels; paper: 9."""
+    """Kernel size of the primary capsules' convolution; paper: 9."""
     primary_stride: Count = 2
-    """Stride of the primary capsules' convolution, in pixels; paper: 2."""
-    primary_coupling: bool = False
-    """Primary capsules squash conv / types + bias (types + 1 with none_of_the_above); official code only."""
+    """Stride of the primary capsules' convolution; paper: 2."""
     padding: Literal["valid", "same"] = "valid"
-    """Padding of both convolutions; paper: valid, official CIFAR-10 network: same."""
+    """Padding of the convolutions; paper: valid, official CIFAR-10 network: same."""
     class_dim: Count = 16
     """Dimensions E of a class capsule; paper: 16."""
     capsule_bias: bool = False
@@ -87,6 +79,19 @@ class CapsNetConfig(NetworkConfig):
     """Reconstruct the image from the class capsules (paper, section 4.1)."""
     decoder_hidden: tuple[int, int] = (512, 1024)
     """Units of the decoder's two hidden layers; paper: 512 1024."""
+
+
+class CapsNetConfig(CapsuleConfig):
+    """The capsule network (paper, section 4 and figures 1 and 2)."""
+
+    kind: str = "capsnet"
+    """Family of networks: a built-in name, or the import path package.module:OBJECT of a Family."""
+    conv_channels: Count = 256
+    """Channels of the first convolution; paper: 256."""
+    conv_kernel: Count = 9
+    """Kernel size of the first convolution, stride 1, in pixels; paper: 9."""
+    primary_coupling: bool = False
+    """Primary capsules squash conv / types + bias (types + 1 with none_of_the_above); official code only."""
     initialisation: Literal["default", "truncated_normal"] = "default"
     """`default`: PyTorch's own for convolution, decoder (not in the paper); `truncated_normal`: official."""
 

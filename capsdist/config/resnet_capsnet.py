@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from capsdist.config.capsnet_rules import decoder_problems, feature_size, loss_problems, routing_problems
 from capsdist.config.images import sides
-from capsdist.config.models import NetworkConfig
+from capsdist.config.models import CapsuleConfig
 from capsdist.config.schema import Config
 from capsdist.config.sections import Bounds, Count
 from capsdist.errors import ConfigError, Problem
@@ -18,7 +18,7 @@ __all__ = ["ResNetCapsNetConfig", "find_stem", "resnet_capsnet_problems"]
 _STEMS = {"resnet": "capsdist.models.resnet:ResNetStem"}
 
 
-class ResNetCapsNetConfig(NetworkConfig):
+class ResNetCapsNetConfig(CapsuleConfig):
     """Capsules over a small residual network, or over any network that makes a map of features."""
 
     kind: str = "resnet_capsnet"
@@ -36,26 +36,12 @@ class ResNetCapsNetConfig(NetworkConfig):
     """First layer of `resnet`: `conv3` (CIFAR); `conv7_pool` 7x7 and a pooling, stride 2 each (ImageNet)."""
     norm_groups: Count = 8
     """Groups of each GroupNorm; divides all stem_channels. BatchNorm would mix the images of a batch."""
-    primary_types: Count = 32
-    """Types of primary capsules, each a map of capsules; paper: 32, CIFAR-10: 64."""
-    primary_dim: Count = 8
-    """Dimensions D of a primary capsule; paper: 8."""
     primary_kernel: Count = 3
     """Kernel size of the primary capsules' convolution, in features."""
-    primary_stride: Count = 2
-    """Stride of the primary capsules' convolution, in features."""
     padding: Literal["valid", "same"] = "same"
     """Padding of the primary capsules' convolution."""
-    class_dim: Count = 16
-    """Dimensions E of a class capsule; paper: 16."""
-    capsule_bias: bool = False
-    """One learned bias per class capsule dimension, added before squash."""
-    log_priors: bool = False
-    """One learned logit per primary and class capsule to start routing from (section 2); else it is 0."""
     decoder: bool = False
     """Reconstruct the image from the class capsules (paper, section 4.1)."""
-    decoder_hidden: tuple[int, int] = (512, 1024)
-    """Units of the decoder's two hidden layers; paper: 512 1024."""
 
 
 def find_stem(name: str) -> Callable[..., Any]:

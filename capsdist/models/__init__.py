@@ -9,15 +9,16 @@ from capsdist.lazy import load_on_use
 if TYPE_CHECKING:
     from capsdist.models.baseline_cnn import BaselineCNN
     from capsdist.models.build import build_model
-    from capsdist.models.capsnet import CapsNet, Output
+    from capsdist.models.capsnet import CapsNet
+    from capsdist.models.capsule_network import CapsuleNetwork, Output
     from capsdist.models.decoder import Decoder
     from capsdist.models.layers import ClassCapsules, PackedCapsules, PrimaryCapsules
     from capsdist.models.resnet import ResNetStem
     from capsdist.models.resnet_capsnet import ResNetCapsNet
 
 __all__ = [
-    "BaselineCNN", "CapsNet", "ClassCapsules", "Decoder", "Output", "PackedCapsules", "PrimaryCapsules",
-    "ResNetCapsNet", "ResNetStem", "build_model",
+    "BaselineCNN", "CapsNet", "CapsuleNetwork", "ClassCapsules", "Decoder", "Output", "PackedCapsules",
+    "PrimaryCapsules", "ResNetCapsNet", "ResNetStem", "build_model",
 ]  # fmt: skip
 
 # Names load on first use: `registry` is read without torch.
@@ -26,9 +27,10 @@ __getattr__ = load_on_use(
     {
         "BaselineCNN": ".baseline_cnn",
         "CapsNet": ".capsnet",
+        "CapsuleNetwork": ".capsule_network",
         "ClassCapsules": ".layers",
         "Decoder": ".decoder",
-        "Output": ".capsnet",
+        "Output": ".capsule_network",
         "PackedCapsules": ".layers",
         "PrimaryCapsules": ".layers",
         "ResNetCapsNet": ".resnet_capsnet",

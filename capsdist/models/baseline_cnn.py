@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from capsdist.models.capsnet import Output
+from capsdist.models.capsule_network import Output
 from capsdist.models.layers import Conv2d, check_images
 
 CONV_CHANNELS = (256, 256, 128)

@@ -1,30 +1,18 @@
-"""The capsule network of the paper (figures 1 and 2), and what every network of this package returns."""
+"""The capsule network of the paper (figures 1 and 2), and its losses."""
 
 from __future__ import annotations
 
 from functools import partial
-from typing import Literal, NamedTuple, Unpack, get_args
+from typing import Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils import _pytree
 
-from capsdist.errors import ShapeError
-from capsdist.models.decoder import Decoder
-from capsdist.models.layers import (
-    ClassCapsules,
-    Conv2d,
-    Padding,
-    PrimaryCapsules,
-    check_images,
-    check_sizes,
-    truncated_normal_,
-)
-from capsdist.ops import lengths, margin_loss, reconstruction_loss
-from capsdist.ops.checks import check_tensor
+from capsdist.models.capsule_network import CapsuleNetwork, Output
+from capsdist.models.layers import Conv2d, Padding, PrimaryCapsules, truncated_normal_
+from capsdist.ops import margin_loss, reconstruction_loss
 from capsdist.ops.losses import MarginReduction
-from capsdist.ops.predictions import largest
 from capsdist.routing import RoutingKeywords
 from capsdist.routing.common.checks import check_flag, one_of
 
@@ -32,24 +20,7 @@ Initialisation = Literal["default", "truncated_normal"]
 AbsentScaling = Literal["none", "classes"]
 
 
-class Output(NamedTuple):
-    """What a network says of B images.
-
-    scores [B, J]: the class capsules' lengths, in [0, 1); of a network without capsules its class logits.
-    parent_poses [B, J, E], or None without capsules. reconstructions [B, C, H, W], or None without decoder.
-    The largest score is the predicted class; of images with n labels each the n largest are.
-    """
-
-    scores: Tensor
-    parent_poses: Tensor | None = None
-    reconstructions: Tensor | None = None
-
-
-# An exported network can be saved then; torch has no public name for it.
-_pytree._register_namedtuple(Output, serialized_type_name="capsdist.models.Output")
-
-
-class CapsNet(nn.Module):
+class CapsNet(CapsuleNetwork):
     """Convolution, primary capsules, class capsules and, if wanted, a decoder (paper, section 4).
 
     The defaults are the paper's MNIST network: 8,215,568 parameters, 6,804,224 of them without decoder.
@@ -67,12 +38,9 @@ class CapsNet(nn.Module):
 
     `num_labels`: classes of an image, 2 for MultiMNIST (section 6).
 
-    Shapes: images [B, C, H, W] float, labels or None -> `Output`. The decoder sees the capsules of the labels
-    where they are given (training), else the `num_labels` longest. Labels are those of `Decoder`, int64 [B],
-    int64 [B, K] or bool [B, J], or targets, floating [B, J]: then the capsules of all classes above 0 pass.
-    Raises: ShapeError if images are not [B, *image_shape], image_shape is too small for the kernels,
-    num_labels is not from 1 to J - 1, or a layer refuses its size or option; ValueError if `padding` or
-    `initialisation` is unknown.
+    Shapes: as `CapsuleNetwork`.
+    Raises: ShapeError as `CapsuleNetwork`, or if image_shape is too small for the kernels, or a layer refuses
+    its size or option; ValueError if `padding` or `initialisation` is unknown.
 
     Example:
         >>> import torch
@@ -104,42 +72,32 @@ class CapsNet(nn.Module):
         num_labels: int = 1,
         **options: Unpack[RoutingKeywords],
     ) -> None:
-        super().__init__()
+        super().__init__(image_shape, num_classes, num_labels)
         if initialisation not in get_args(Initialisation):
             raise ValueError(
                 f"initialisation={initialisation!r} is unknown; choose {one_of(get_args(Initialisation))}"
             )
-        check_flag("decoder", decoder)
         check_flag("primary_coupling", primary_coupling)
-        check_num_labels(num_labels, num_classes)
-        self.num_labels = num_labels
         self.initialisation: Initialisation = initialisation
         channels, height, width = image_shape
-        self.image_shape = channels, height, width
         self.conv = Conv2d(channels, conv_channels, conv_kernel, padding=padding)
         # the softmax of one iteration over the types, from logits of zero
         choices = primary_types + options.get("none_of_the_above", False)
         coupling = 1 / choices if primary_coupling else None
-        self.primary_capsules = PrimaryCapsules(
+        primary = PrimaryCapsules(
             conv_channels, primary_types, primary_dim, primary_kernel, primary_stride, padding, coupling
         )
-        sides = self.conv.output_side(height), self.conv.output_side(width)
-        if min(*sides, *map(self.primary_capsules.conv.output_side, sides)) < 1:
-            raise ShapeError(
-                f"image_shape={image_shape} is too small for kernels {conv_kernel} and {primary_kernel}; "
-                "use smaller kernels or padding='same'"
-            )
-        self.class_capsules = ClassCapsules(
-            self.primary_capsules.num_capsules(*sides),
-            primary_dim,
-            num_classes,
-            class_dim,
+        self.add_capsules(
+            primary,
+            (self.conv.output_side(height), self.conv.output_side(width)),
+            class_dim=class_dim,
             iterations=iterations,
-            bias=capsule_bias,
+            capsule_bias=capsule_bias,
             log_priors=log_priors,
+            decoder=decoder,
+            decoder_hidden=decoder_hidden,
             **options,
         )
-        self.decoder = Decoder(num_classes, class_dim, self.image_shape, decoder_hidden) if decoder else None
         if initialisation == "truncated_normal":
             self._initialise_as_official()
 
@@ -149,18 +107,13 @@ class CapsNet(nn.Module):
         Split over ranks (`parallelize`), it wants equal seeds on all: each draws the class capsules of every
         rank in turn and keeps its own.
         """
-        reset_parameters(self)
+        self.draw_parameters()
         if self.initialisation == "truncated_normal":
             self._initialise_as_official()
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        """Return scores, class capsules and reconstructions of `images` [B, C, H, W]."""
-        check_images(images, self.image_shape)
-        if labels is not None:
-            check_tensor("labels", labels)
-        features = functional.relu(self.conv(images), inplace=True)
-        parent_poses = self.class_capsules(self.primary_capsules(features))
-        return read_out(parent_poses, labels, self.decoder, self.num_labels)
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features of the first convolution."""
+        return functional.relu(self.conv(images), inplace=True)
 
     def _initialise_as_official(self) -> None:
         for name, parameter in self.named_parameters():
@@ -170,33 +123,6 @@ class CapsNet(nn.Module):
                 self.class_capsules.draw_weights(partial(truncated_normal_, sd=0.1))
             elif not name.endswith("log_priors"):
                 truncated_normal_(parameter, 0.05 if name == "conv.weight" else 0.1)
-
-
-def reset_parameters(network: nn.Module) -> None:
-    """Draw all parameters anew by the layers' own functions, in the order in which they were built."""
-    for module in network.modules():
-        if callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
-
-
-def check_num_labels(num_labels: int, num_classes: int) -> None:
-    """Raise ShapeError unless `num_labels` is from 1 to num_classes - 1."""
-    check_sizes(num_labels=num_labels)
-    if 1 < num_labels >= num_classes:
-        raise ShapeError(f"num_labels={num_labels} must be below num_classes={num_classes}")
-
-
-def read_out(parent_poses: Tensor, labels: Tensor | None, decoder: Decoder | None, num_labels: int) -> Output:
-    """Return what class capsules [B, J, E] say; labels, num_labels: which of them the decoder sees."""
-    scores = lengths(parent_poses)
-    if decoder is None:
-        return Output(scores, parent_poses)
-    if labels is None:
-        longest = largest(scores.detach(), num_labels)
-        seen = longest[:, 0] if num_labels == 1 else longest
-    else:
-        seen = labels > 0 if labels.is_floating_point() and labels.dim() == 2 else labels
-    return Output(scores, parent_poses, decoder(parent_poses, seen))
 
 
 def capsnet_losses(

@@ -7,8 +7,7 @@ from math import prod
 from typing import Literal
 
 from capsdist.config.cost import Cost, LayerCost, Numbers, Routed
-from capsdist.config.models import BaselineCNNConfig, CapsNetConfig, NoOptions, Routing
-from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
+from capsdist.config.models import BaselineCNNConfig, CapsNetConfig, CapsuleConfig, NoOptions, Routing
 from capsdist.config.shapes import image_shape
 from capsdist.models.costs import conv_cost, lengths_cost, linear_cost, loss_cost, relu_cost, squash_cost
 from capsdist.models.routing_costs import routing_cost
@@ -38,7 +37,7 @@ def capsnet_cost(model: CapsNetConfig, routing: Routing) -> Cost:
 
 
 def capsule_costs(
-    model: CapsNetConfig | ResNetCapsNetConfig,
+    model: CapsuleConfig,
     routing: Routing,
     channels: int,
     sides: Sides,
@@ -67,7 +66,7 @@ def capsule_costs(
     ]  # fmt: skip
 
 
-def decoder_costs(poses: int, model: CapsNetConfig | ResNetCapsNetConfig) -> list[LayerCost]:
+def decoder_costs(poses: int, model: CapsuleConfig) -> list[LayerCost]:
     """Return the costs of a `Decoder` of `poses` numbers, and of the reconstruction loss."""
     first, second = model.decoder_hidden
     mask = -(-model.num_classes // 4)  # of bytes

@@ -6,12 +6,14 @@ when a network is built.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from capsdist.config.capsnet_rules import capsnet_problems
 from capsdist.config.models import (
     BaselineCNNConfig,
     CapsNetConfig,
+    CapsuleConfig,
     Family,
     Loss,
     NetworkConfig,
@@ -26,16 +28,21 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from capsdist.config.cost import Cost
-    from capsdist.models.capsnet import Output
+    from capsdist.models.capsule_network import Output
 
 __all__ = ["BASELINE_CNN", "CAPSNET", "RESNET_CAPSNET"]
+
+
+def _options(model: CapsuleConfig, routing: Routing) -> dict[str, Any]:
+    """Return what a network of capsules is built with, besides shape and classes of images."""
+    own = model.model_dump(exclude=NetworkConfig.model_fields.keys() - {"num_labels"})
+    return own | routing.model_dump()
 
 
 def _build_capsnet(model: CapsNetConfig, routing: Routing) -> nn.Module:
     from capsdist.models.capsnet import CapsNet
 
-    options = model.model_dump(exclude=set(NetworkConfig.model_fields)) | routing.model_dump()
-    return CapsNet(image_shape(model), model.num_classes, num_labels=model.num_labels, **options)
+    return CapsNet(image_shape(model), model.num_classes, **_options(model, routing))
 
 
 def _capsnet_losses(output: Output, images: Tensor, labels: Tensor, loss: Loss) -> dict[str, Tensor]:
@@ -47,14 +54,12 @@ def _capsnet_losses(output: Output, images: Tensor, labels: Tensor, loss: Loss) 
 def _build_resnet_capsnet(model: ResNetCapsNetConfig, routing: Routing) -> nn.Module:
     from capsdist.models.resnet_capsnet import ResNetCapsNet
 
-    options = model.model_dump(exclude=set(NetworkConfig.model_fields)) | routing.model_dump()
+    options = _options(model, routing)
     stem_options = [options.pop(name) for name in ("stem_channels", "stem_blocks", "stem_first")]
     own = (*stem_options, model.norm_groups) if model.stem == "resnet" else ()
     stem = find_stem(options.pop("stem"))(model.in_channels, *own)
     _check_stem(model, stem)
-    return ResNetCapsNet(
-        image_shape(model), model.num_classes, stem=stem, num_labels=model.num_labels, **options
-    )
+    return ResNetCapsNet(image_shape(model), model.num_classes, stem=stem, **options)
 
 
 def _check_stem(model: ResNetCapsNetConfig, stem: object) -> None:
@@ -135,16 +140,12 @@ CAPSNET = Family(
     multi_label_losses=_capsnet_losses,
     cost=_capsnet_cost,
 )
-RESNET_CAPSNET = Family(
+RESNET_CAPSNET = replace(
+    CAPSNET,
     title="capsule network over a residual network",
     model=ResNetCapsNetConfig,
-    routing=Routing,
-    loss=Loss,
     build=_build_resnet_capsnet,
-    losses=_capsnet_losses,
-    loss_names=CAPSNET.loss_names,
     problems=resnet_capsnet_problems,
-    multi_label_losses=_capsnet_losses,
     cost=_resnet_capsnet_cost,
 )
 BASELINE_CNN = Family(

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.errors import ShapeError
-from capsdist.models.capsnet import Output, check_num_labels, read_out, reset_parameters
-from capsdist.models.decoder import Decoder
-from capsdist.models.layers import ClassCapsules, Padding, PrimaryCapsules, check_images, initial_sd
+from capsdist.models.capsule_network import CapsuleNetwork
+from capsdist.models.layers import Padding, PrimaryCapsules, initial_sd
 from capsdist.models.resnet import ResNetStem
-from capsdist.ops.checks import check_tensor
 from capsdist.routing import RoutingKeywords
 from capsdist.routing.common.checks import check_flag
 
@@ -22,7 +20,7 @@ CHILD_LENGTH = 0.5
 """Length of primary capsules at the start: squash of vectors of length 1, where its slope is large."""
 
 
-class ResNetCapsNet(nn.Module):
+class ResNetCapsNet(CapsuleNetwork):
     """A stem, primary capsules, class capsules and, if wanted, a decoder.
 
     `stem`: any module that maps images [B, C, H, W] to features [B, C', H', W']; C', H' and W' are taken
@@ -38,9 +36,9 @@ class ResNetCapsNet(nn.Module):
 
     `iterations` and `options` are those of `route`, `num_labels` and the decoder those of `CapsNet`.
 
-    Shapes: images [B, C, H, W] float, labels or None -> `Output`.
-    Raises: ShapeError if images are not [B, *image_shape], the features are not [B, C', H', W'] floats or
-    too small for the kernel, num_labels is not from 1 to J - 1, or a layer refuses its size or option.
+    Shapes: as `CapsuleNetwork`.
+    Raises: ShapeError as `CapsuleNetwork`, or if the features are not [B, C', H', W'] floats or too small for
+    the kernel, or a layer refuses its size or option.
 
     Example:
         >>> network = ResNetCapsNet((3, 20, 33), 5, stem=ResNetStem(3, (8, 16), (1, 1)), primary_types=4)
@@ -70,38 +68,29 @@ class ResNetCapsNet(nn.Module):
         num_labels: int = 1,
         **options: Unpack[RoutingKeywords],
     ) -> None:
-        super().__init__()
-        check_flag("decoder", decoder)
+        super().__init__(image_shape, num_classes, num_labels)
         check_flag("stem_frozen", stem_frozen)
-        check_num_labels(num_labels, num_classes)
-        self.num_labels, self.stem_frozen = num_labels, stem_frozen
-        channels, height, width = image_shape
-        self.image_shape = channels, height, width
-        self.stem = ResNetStem(channels, norm_groups=norm_groups) if stem is None else stem
+        self.stem_frozen = stem_frozen
+        self.stem = ResNetStem(image_shape[0], norm_groups=norm_groups) if stem is None else stem
         if stem_frozen:
             self.stem.requires_grad_(False)
-        features, *sides = feature_shape(self.stem, self.image_shape)
+        features, height, width = feature_shape(self.stem, self.image_shape)
         own = isinstance(self.stem, ResNetStem)
         self.norm = nn.Identity() if own else nn.GroupNorm(math.gcd(norm_groups, features), features)
-        self.primary_capsules = PrimaryCapsules(
+        primary = PrimaryCapsules(
             features, primary_types, primary_dim, primary_kernel, primary_stride, padding
         )
-        if min(map(self.primary_capsules.conv.output_side, sides)) < 1:
-            raise ShapeError(
-                f"features of {sides[0]}x{sides[1]} are smaller than primary_kernel={primary_kernel}; "
-                "use larger images, a smaller kernel or padding='same'"
-            )
-        self.class_capsules = ClassCapsules(
-            self.primary_capsules.num_capsules(*sides),
-            primary_dim,
-            num_classes,
-            class_dim,
+        self.add_capsules(
+            primary,
+            (height, width),
+            class_dim=class_dim,
             iterations=iterations,
-            bias=capsule_bias,
+            capsule_bias=capsule_bias,
             log_priors=log_priors,
+            decoder=decoder,
+            decoder_hidden=decoder_hidden,
             **options,
         )
-        self.decoder = Decoder(num_classes, class_dim, self.image_shape, decoder_hidden) if decoder else None
         self._initialise_capsules()
         self.train()
 
@@ -114,7 +103,7 @@ class ResNetCapsNet(nn.Module):
         return self._draw if isinstance(self.stem, ResNetStem) else None
 
     def _draw(self) -> None:
-        reset_parameters(self)
+        self.draw_parameters()
         self._initialise_capsules()
 
     @torch.no_grad()
@@ -138,14 +127,9 @@ class ResNetCapsNet(nn.Module):
             self.stem.eval()
         return self
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
-        """Return scores, class capsules and reconstructions of `images` [B, C, H, W]."""
-        check_images(images, self.image_shape)
-        if labels is not None:
-            check_tensor("labels", labels)
-        features = self.norm(self.stem(images))
-        parent_poses = self.class_capsules(self.primary_capsules(features))
-        return read_out(parent_poses, labels, self.decoder, self.num_labels)
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features of the stem, normalised."""
+        return self.norm(self.stem(images))
 
 
 def initial_total(num_parents: int, parent_dim: int) -> float:

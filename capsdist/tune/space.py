@@ -13,8 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from capsdist.config import Config, Loss, Section, problems
-from capsdist.config.models import CapsNetConfig
-from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
+from capsdist.config.models import CapsuleConfig
 from capsdist.config.rules import section_problems
 from capsdist.config.sections import Bounds, Count, OptionalCount
 from capsdist.data.sets.spec import VALIDATION
@@ -96,7 +95,7 @@ def chosen(space: Space, config: Config) -> Space:
     if space != Space():
         return space
     model, rate, loss = config.model, config.optim.learning_rate, config.loss
-    if not isinstance(model, CapsNetConfig | ResNetCapsNetConfig) or not isinstance(loss, Loss):
+    if not isinstance(model, CapsuleConfig) or not isinstance(loss, Loss):
         return space  # `search_problems` refuses the family
     weight = loss.reconstruction_weight
     return Space(
@@ -225,7 +224,7 @@ def _space_problems(config: Config, space: Space) -> Iterator[Problem]:
 
 
 def _config_problems(config: Config, space: Space) -> Iterator[Problem]:
-    if not isinstance(config.model, CapsNetConfig | ResNetCapsNetConfig):
+    if not isinstance(config.model, CapsuleConfig):
         fix = "set --model.kind capsnet or resnet_capsnet"
         yield Problem("model.kind", config.model.kind, "has no routing to search over", fix)
     elif space.reconstruction_weight and not config.model.decoder:

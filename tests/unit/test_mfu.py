@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from capsdist.config import get_preset, image_shape
 from capsdist.models import CapsNet
-from capsdist.models.capsnet import Output
+from capsdist.models.capsule_network import Output
 from capsdist.models.registry import CAPSNET
 from capsdist.train.mfu import mfu_percent, model_flop, peak_flop_per_s
 

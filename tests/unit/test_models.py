@@ -281,7 +281,7 @@ def test_the_shape_of_images_may_be_a_list_as_in_json(network: type[nn.Module]) 
 
 
 def test_an_image_too_small_for_the_kernels_is_refused_when_built() -> None:
-    with pytest.raises(ShapeError, match=r"\(1, 16, 28\) is too small for kernels 9 and 9; use smaller"):
+    with pytest.raises(ShapeError, match=r"\(1, 16, 28\) is too small: it gives features of 8x20"):
         CapsNet((1, 16, 28))
 
 

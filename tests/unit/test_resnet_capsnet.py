@@ -188,7 +188,7 @@ def test_the_layers_refuse_the_same_by_themselves() -> None:
         ResNetStem(1, (8, 16), (1,))
     with pytest.raises(ValueError, match="first='pool' is unknown; choose 'conv3' or 'conv7_pool'"):
         ResNetStem(1, first="pool")  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ShapeError, match="features of 2x3 are smaller than primary_kernel=3"):
+    with pytest.raises(ShapeError, match="features of 2x3 for the kernel 3"):
         ResNetCapsNet((1, 8, 12), padding="valid")
 
 

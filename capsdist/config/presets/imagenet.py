@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from capsdist.config.models import Loss
+from capsdist.config.presets.recipe import adamw_one_cycle, mirrored, resized
 from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
-from capsdist.config.schema import Config, Data, Optim, Train
+from capsdist.config.schema import Config, Data, Train
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's training images
 
@@ -20,12 +21,8 @@ def tiny_imagenet_resnet_capsnet() -> Config:
     return Config(
         model=ResNetCapsNetConfig(in_channels=3, image_size=56, num_classes=200, primary_stride=1),
         loss=Loss(absent_scaling="classes"),
-        data=_data(
-            "tiny_imagenet",
-            decode_size=64,
-            crop=56,
-        ),
-        optim=_optim(1e-3),
+        data=_data("tiny_imagenet", decode_size=64, crop=56),
+        optim=adamw_one_cycle(max_grad_norm=1.0),
         train=Train(name="tiny-imagenet", epochs=60),
     )
 
@@ -41,14 +38,8 @@ def imagenette_resnet_capsnet() -> Config:
             stem_first="conv7_pool",
             primary_stride=1,
         ),
-        data=_data(
-            "imagenette",
-            decode_size=192,
-            resize=160,
-            resize_area=(0.35, 1.0),
-            resize_ratio=(0.75, 4 / 3),
-        ),
-        optim=_optim(1e-3),
+        data=_data("imagenette", decode_size=192, resize=160, **resized(0.35)),
+        optim=adamw_one_cycle(max_grad_norm=1.0),
         train=Train(name="imagenette", epochs=80, global_batch_size=64),
     )
 
@@ -75,41 +66,14 @@ def _imagenet(name: str, channels: tuple[int, ...], blocks: tuple[int, ...]) -> 
             primary_stride=1,
         ),
         loss=Loss(absent_scaling="classes"),
-        data=_data(
-            "imagenet",
-            decode_size=256,
-            resize=224,
-            resize_area=(0.08, 1.0),
-            resize_ratio=(0.75, 4 / 3),
-        ),
-        optim=_optim(1e-3),
+        data=_data("imagenet", decode_size=256, resize=224, **resized(0.08)),
+        optim=adamw_one_cycle(max_grad_norm=1.0),
         train=Train(name=name, epochs=60, global_batch_size=256),
     )
 
 
 def _data(name: str, **options: Any) -> Data:
-    return Data(
-        name=name,
-        train_split="train_part",
-        validation_split="validation",
-        shift=0,
-        flip=True,
-        normalise_mean=_MEAN,
-        normalise_std=_STD,
-        **options,
-    )
-
-
-def _optim(learning_rate: float) -> Optim:
-    """Return AdamW in one cycle, clipped, whose average of the weights is evaluated."""
-    return Optim(
-        kind="adamw",
-        learning_rate=learning_rate,
-        weight_decay=0.05,
-        schedule="one_cycle",
-        average_decay=0.999,
-        max_grad_norm=1.0,
-    )
+    return mirrored(name, shift=0, normalise_mean=_MEAN, normalise_std=_STD, **options)
 
 
 PRESETS = (

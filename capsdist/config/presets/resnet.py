@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from capsdist.config.models import Loss
+from capsdist.config.presets.recipe import adamw_one_cycle, mirrored
 from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
-from capsdist.config.schema import Config, Data, Optim, Train
+from capsdist.config.schema import Config, Data, Train
 
 
 def cifar10_resnet_capsnet() -> Config:
@@ -12,7 +13,7 @@ def cifar10_resnet_capsnet() -> Config:
     return Config(
         model=ResNetCapsNetConfig(in_channels=3, image_size=32),
         data=_data("cifar10"),
-        optim=_optim(),
+        optim=adamw_one_cycle(),
         train=Train(name="cifar10-resnet", epochs=100),
     )
 
@@ -27,8 +28,8 @@ def cifar10_resnet_capsnet_cpu() -> Config:
             stem_blocks=(0, 1, 1),
             primary_types=16,
         ),
-        data=_data("cifar10").model_copy(update={"cutout": 0}),
-        optim=_optim().model_copy(update={"learning_rate": 3e-3}),
+        data=_data("cifar10", cutout=0),
+        optim=adamw_one_cycle(learning_rate=3e-3),
         train=Train(name="cifar10-resnet-cpu", epochs=10, global_batch_size=64),
     )
 
@@ -39,28 +40,15 @@ def cifar100_resnet_capsnet() -> Config:
         model=ResNetCapsNetConfig(in_channels=3, image_size=32, num_classes=100),
         loss=Loss(absent_scaling="classes"),
         data=_data("cifar100"),
-        optim=_optim(),
+        optim=adamw_one_cycle(),
         train=Train(name="cifar100-resnet", epochs=100),
     )
 
 
-def _data(name: str) -> Data:
-    """Return how images are shown: shifted by up to 4 pixels, mirrored, with a square of 8 pixels cut out."""
-    return Data(
-        name=name,
-        train_split="train_part",
-        validation_split="validation",
-        shift=4,
-        flip=True,
-        cutout=8,
-        normalise_mean=(0.5, 0.5, 0.5),
-        normalise_std=(0.25, 0.25, 0.25),
-    )
-
-
-def _optim() -> Optim:
-    """Return AdamW in one cycle, whose average of the weights is evaluated."""
-    return Optim(kind="adamw", weight_decay=0.05, schedule="one_cycle", average_decay=0.999)
+def _data(name: str, cutout: int = 8) -> Data:
+    """Return how images are shown: shifted by up to 4 pixels, mirrored, with a square of `cutout` cut out."""
+    scale = {"normalise_mean": (0.5, 0.5, 0.5), "normalise_std": (0.25, 0.25, 0.25)}
+    return mirrored(name, shift=4, cutout=cutout, **scale)
 
 
 PRESETS = (cifar10_resnet_capsnet, cifar10_resnet_capsnet_cpu, cifar100_resnet_capsnet)

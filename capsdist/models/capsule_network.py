@@ -1,0 +1,124 @@
+"""What networks of capsules share: everything above a map of features, and what they return."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Unpack
+
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from capsdist.errors import ShapeError
+from capsdist.models.decoder import Decoder
+from capsdist.models.layers import ClassCapsules, PrimaryCapsules, check_images, check_sizes
+from capsdist.ops import lengths
+from capsdist.ops.checks import check_tensor
+from capsdist.ops.predictions import largest
+from capsdist.routing import RoutingKeywords
+from capsdist.routing.common.checks import check_flag
+
+__all__ = ["CapsuleNetwork", "Output"]
+
+
+class Output(NamedTuple):
+    """What a network says of B images.
+
+    scores [B, J]: the class capsules' lengths, in [0, 1); of a network without capsules its class logits.
+    parent_poses [B, J, E], or None without capsules. reconstructions [B, C, H, W], or None without decoder.
+    The largest score is the predicted class; of images with n labels each the n largest are.
+    """
+
+    scores: Tensor
+    parent_poses: Tensor | None = None
+    reconstructions: Tensor | None = None
+
+
+# An exported network can be saved then; torch has no public name for it.
+_pytree._register_namedtuple(Output, serialized_type_name="capsdist.models.Output")
+
+
+class CapsuleNetwork(nn.Module):
+    """Base class of networks with primary capsules, class capsules and, if wanted, a decoder.
+
+    A subclass builds the layers that make features, calls `add_capsules`, and defines `features`.
+
+    Shapes: images [B, C, H, W] float, labels or None -> `Output`. The decoder sees the capsules of the labels
+    where they are given (training), else the `num_labels` longest. Labels are those of `Decoder`, int64 [B],
+    int64 [B, K] or bool [B, J], or targets, floating [B, J]: then the capsules of all classes above 0 pass.
+    Raises: ShapeError if images are not [B, *image_shape], or num_labels is not from 1 to J - 1.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], num_classes: int, num_labels: int) -> None:
+        super().__init__()
+        check_sizes(num_labels=num_labels)
+        if 1 < num_labels >= num_classes:
+            raise ShapeError(f"num_labels={num_labels} must be below num_classes={num_classes}")
+        channels, height, width = image_shape
+        self.image_shape = channels, height, width
+        self.num_classes, self.num_labels = num_classes, num_labels
+
+    def add_capsules(
+        self,
+        primary: PrimaryCapsules,
+        sides: tuple[int, int],
+        *,
+        class_dim: int,
+        iterations: int,
+        capsule_bias: bool,
+        log_priors: bool,
+        decoder: bool,
+        decoder_hidden: tuple[int, int],
+        **options: Unpack[RoutingKeywords],
+    ) -> None:
+        """Build class capsules and decoder above `primary`, which sees features of `sides` (H', W').
+
+        Raises:
+            ShapeError: the features are smaller than the kernel of `primary`, or a layer refuses its size.
+        """
+        check_flag("decoder", decoder)
+        if min(map(primary.conv.output_side, sides)) < 1:
+            raise ShapeError(
+                f"image_shape={self.image_shape} is too small: it gives features of "
+                f"{max(sides[0], 0)}x{max(sides[1], 0)} for the kernel {primary.conv.kernel_size[0]} of the "
+                "primary capsules; use larger images, smaller kernels or padding='same'"
+            )
+        self.primary_capsules = primary
+        self.class_capsules = ClassCapsules(
+            primary.num_capsules(*sides),
+            primary.dim,
+            self.num_classes,
+            class_dim,
+            iterations=iterations,
+            bias=capsule_bias,
+            log_priors=log_priors,
+            **options,
+        )
+        shape = self.image_shape
+        self.decoder = Decoder(self.num_classes, class_dim, shape, decoder_hidden) if decoder else None
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features [B, C', H', W'] that primary capsules are made of."""
+        raise NotImplementedError
+
+    def draw_parameters(self) -> None:
+        """Draw all parameters anew by the layers' own functions, in the order in which they were built."""
+        for module in self.modules():
+            if callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        """Return scores, class capsules and reconstructions of `images` [B, C, H, W]."""
+        check_images(images, self.image_shape)
+        if labels is not None:
+            check_tensor("labels", labels)
+        parent_poses = self.class_capsules(self.primary_capsules(self.features(images)))
+        scores = lengths(parent_poses)
+        if self.decoder is None:
+            return Output(scores, parent_poses)
+        return Output(scores, parent_poses, self.decoder(parent_poses, self._seen(scores, labels)))
+
+    def _seen(self, scores: Tensor, labels: Tensor | None) -> Tensor:
+        """Return which capsules the decoder sees, as it takes labels."""
+        if labels is None:
+            longest = largest(scores.detach(), self.num_labels)
+            return longest[:, 0] if self.num_labels == 1 else longest
+        return labels > 0 if labels.is_floating_point() and labels.dim() == 2 else labels
