@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 
 import tyro
 
-from capsdist.bench.record import last_line, write_record
+from capsdist.bench.record import last_line
 from capsdist.bench.scaling_aims import SCALING_ROWS
-from capsdist.bench.scaling_plots import save_plots
 from capsdist.bench.scaling_subjects import SUBJECTS, Settings, Subject, measure
 from capsdist.bench.tables import goals_table
 from capsdist.console import run_program
@@ -35,35 +33,10 @@ def main(
     rounds, blocks = 10 if goals else rounds, 24 if goals else blocks
     settings, whole = Settings(goals, this_machine().cores, rounds, blocks), dict[str, float]()
     for subject in subjects:
-        whole |= _measure(subject, settings, record=record)
+        whole |= measure(subject, settings, RECORDS if record else None)
     if goals:
         print(goals_table(SCALING_ROWS, whole))
     print(last_line(whole))
-
-
-def _measure(subject: Subject, settings: Settings, *, record: bool) -> dict[str, float]:
-    """Return the figures of a subject; with `record` write its record."""
-    lines = list[str]()
-
-    def log(text: str) -> None:
-        lines.append(text)
-        print(text, flush=True)
-
-    found = measure(settings, [subject], log)
-    figures = {name: float(f"{value:.4g}") for name, value in found.figures.items()}
-    if record and figures:
-        points = {f"points_{name}": [*map(asdict, each)] for name, each in found.points.items()}
-        folder = write_record(
-            RECORDS,
-            f"scaling-{subject}",
-            config=asdict(settings),
-            figures=figures | ({"points": points} if points else {}),
-            log="\n".join([*lines, ""]),
-            command=f"python jobs/bench_scaling.py --subjects {subject}" + " --goals" * settings.goals,
-        )
-        save_plots(folder, found.points)
-        print("recorded in", folder)
-    return figures
 
 
 if __name__ == "__main__":

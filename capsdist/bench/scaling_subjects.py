@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from capsdist.bench import (
@@ -14,8 +15,10 @@ from capsdist.bench import (
     scaling_workers,
     scaling_zero,
 )
+from capsdist.bench.record import write_record
 from capsdist.bench.scaling_capsules import capsule_figures
 from capsdist.bench.scaling_overhead import overhead_figures
+from capsdist.bench.scaling_plots import save_plots
 from capsdist.bench.scaling_shapes import STUDIES, Point, shape_figures
 from capsdist.bench.scaling_workers import Scaling, worker_figures
 from capsdist.bench.scaling_zero import zero_figures
@@ -44,20 +47,38 @@ class Settings:
     blocks: int
 
 
-def measure(settings: Settings, subjects: Sequence[Subject], log: Log) -> Found:
-    """Return what `subjects` found, one after the other; `log` is told what is measured or left out.
+def measure(subject: Subject, settings: Settings, records: Path | None) -> dict[str, float]:
+    """Return the figures of `subject`, as records hold them; print what is measured or left out.
+
+    records: folder in which a record is written, with plots; None: it is not.
 
     Raises:
-        CapsdistError: as the functions that measure.
+        CapsdistError: as the functions that measure; RunError: the record cannot be written.
     """
+    lines = list[str]()
+
+    def log(text: str) -> None:
+        lines.append(text)
+        print(text, flush=True)
+
     found = Found()
-    for subject in subjects:
-        known = set(found.figures)
-        SUBJECTS[subject](settings, log, found)
-        for name, value in found.figures.items():
-            if name not in known:
-                log(f"{name} {value:.4g}")
-    return found
+    SUBJECTS[subject](settings, log, found)
+    figures = {name: float(f"{value:.4g}") for name, value in found.figures.items()}
+    for name, value in figures.items():
+        log(f"{name} {value:.4g}")
+    if records and figures:
+        points = {f"points_{name}": [*map(asdict, each)] for name, each in found.points.items()}
+        folder = write_record(
+            records,
+            f"scaling-{subject}",
+            config=asdict(settings),
+            figures=figures | ({"points": points} if points else {}),
+            log="\n".join([*lines, ""]),
+            command=f"python jobs/bench_scaling.py --subjects {subject}" + " --goals" * settings.goals,
+        )
+        save_plots(folder, found.points)
+        print("recorded in", folder)
+    return figures
 
 
 def _workers(settings: Settings, log: Log, found: Found) -> None:

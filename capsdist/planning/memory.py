@@ -31,9 +31,8 @@ __all__ = [
 
 FP32_BYTES = 4
 _BUCKET_NUMBERS = 50_000_000  # largest gradient bucket of `capsdist.train.engine.zero`
-# What a process holds besides its tensors, for each byte of activations and in all; measured with glibc on
-# `capsdist.bench.planner_check.FITTED`.
-_FRAGMENTED, _LIBRARY_BYTES = 1.2, 9 * 10**6
+# What a process holds besides its tensors; measured with glibc on `capsdist.bench.planner_check.FITTED`.
+_LIBRARY_BYTES = 9 * 10**6
 _KEPT_FREE = 64 * 2**20  # glibc returns what is free at the end of its heap beyond this (M_TRIM_THRESHOLD)
 
 
@@ -60,7 +59,8 @@ class Memory:
     """Bytes of one rank.
 
     weights, gradients, optimizer: as they are divided; buffers: of the engine, with partitions that it keeps
-    besides; activations: kept from forward to backward pass, with the images; peak: the largest moment.
+    besides; activations: kept from forward to backward pass, with the images; working: the largest
+    temporaries of a layer that grow with its images; peak: the largest moment.
     """
 
     weights: int
@@ -68,6 +68,7 @@ class Memory:
     optimizer: int
     buffers: int
     activations: int
+    working: int
     peak: int
 
     @property
@@ -131,7 +132,8 @@ def training_memory(cost: Cost, setup: Setup) -> Memory:
     resident = weights + optimizer + buffers + images
     whole = setup.num_ranks > 1  # DDP and ZeRO hold the gradients of all layers in buckets from the start
     peak = resident + max(_moments(layers, setup, gradients, whole=whole))
-    return Memory(weights, gradients, optimizer, buffers, images + kept, peak)
+    working = max(_image_bytes(each, setup) for layer in layers for each in _peaks(layer))
+    return Memory(weights, gradients, optimizer, buffers, images + kept, working, peak)
 
 
 def _buffers(parameters: int, layers: list[LayerCost], setup: Setup) -> int:
@@ -160,10 +162,9 @@ def _casts(layers: list[LayerCost], setup: Setup) -> int:
 
 def _moments(layers: list[LayerCost], setup: Setup, gradients: int, *, whole: bool) -> Iterator[int]:
     """Yield the bytes of each moment above weights, optimizer state and images."""
-    share = setup.narrow_bytes / FP32_BYTES
 
     def most(peaks: tuple[Bytes, ...]) -> int:
-        return max((int(each.image * share) * setup.microbatch + each.fixed for each in peaks), default=0)
+        return max((_image_bytes(each, setup) + each.fixed for each in peaks), default=0)
 
     yield gradients
     several = whole or setup.num_microbatches > 1
@@ -178,9 +179,18 @@ def _moments(layers: list[LayerCost], setup: Setup, gradients: int, *, whole: bo
         held += 0 if several else FP32_BYTES * layer.parameters
 
 
+def _peaks(layer: LayerCost) -> tuple[Bytes, ...]:
+    return *layer.forward_peaks, *layer.backward_peaks, Bytes(0)
+
+
+def _image_bytes(peak: Bytes, setup: Setup) -> int:
+    """Return the bytes of `peak` that the images of a microbatch take."""
+    return int(peak.image * setup.narrow_bytes / FP32_BYTES) * setup.microbatch
+
+
 def process_peak(memory: Memory) -> int:
     """Return the resident bytes, above its start, of a process on a CPU that trains with `memory`.
 
-    The allocator keeps freed blocks of activations, up to a limit, and libraries have buffers of their own.
+    The allocator keeps freed temporaries, up to a limit, and libraries have buffers of their own.
     """
-    return memory.peak + min(int(memory.activations * _FRAGMENTED) + _LIBRARY_BYTES, _KEPT_FREE)
+    return memory.peak + min(memory.working, _KEPT_FREE) + _LIBRARY_BYTES

@@ -11,7 +11,15 @@ from capsdist.config import Config, problems
 from capsdist.config.cost import Cost
 from capsdist.config.models import find_family
 from capsdist.config.sections import Section
-from capsdist.planning.memory import FP32_BYTES, Memory, Setup, optimizer_slots, split_over, training_memory
+from capsdist.planning.memory import (
+    FP32_BYTES,
+    Memory,
+    Setup,
+    optimizer_slots,
+    process_peak,
+    split_over,
+    training_memory,
+)
 from capsdist.train.shares import images_per_rank
 
 __all__ = ["Device", "Flop", "Row", "cheapest", "command", "communicated_bytes", "plan_rows", "step_flop"]
@@ -179,6 +187,8 @@ def _row(config: Config, cost: Cost, device: Device, setup: Setup, precision: st
     while True:
         setup = replace(setup, microbatch=-(-share // count), num_microbatches=count)
         memory = training_memory(cost, setup)
+        if config.train.device == "cpu":
+            memory = replace(memory, peak=process_peak(memory))
         if memory.peak <= limit or count >= share:
             break
         count = min(2 * count, share)

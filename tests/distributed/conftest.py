@@ -17,19 +17,27 @@ from small_run import write_data
 sys.path.append(str(Path(__file__).parents[1] / "data"))
 
 
+_STARTED: dict[int, Ranks] = {}
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    """End all ranks with the last test of this folder: the threads of gloo poll while nothing is asked."""
+    if nextitem is None or nextitem.path.parent != item.path.parent:
+        for each in _STARTED.values():
+            each.close()
+
+
 @pytest.fixture(scope="session")
-def ranks() -> Iterator[Callable[[int], Ranks]]:
+def ranks() -> Callable[[int], Ranks]:
     """Return the session's `Ranks` of a size: started at first use, and anew after a test has broken them."""
-    started: dict[int, Ranks] = {}
 
     def get(world_size: int) -> Ranks:
-        if world_size not in started or started[world_size].closed:
-            started[world_size] = Ranks(world_size)
-        return started[world_size]
+        if world_size not in _STARTED or _STARTED[world_size].closed:
+            _STARTED[world_size] = Ranks(world_size)
+        return _STARTED[world_size]
 
-    yield get
-    for each in started.values():
-        each.close()
+    return get
 
 
 @pytest.fixture(scope="session")

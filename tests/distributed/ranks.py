@@ -10,6 +10,7 @@ traceback of each; so does a call that takes longer than its limit.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import tempfile
@@ -117,6 +118,18 @@ def _serve(pipe: Connection, rank: int, world_size: int, store: Path) -> None:
         except EOFError:
             return
         try:
-            pipe.send((True, function(*args)))
+            answer = True, function(*args)
         except Exception:  # whatever it is, the test wants to see it
-            pipe.send((False, traceback.format_exc()))
+            answer = False, traceback.format_exc()
+        _end_groups()
+        pipe.send(answer)
+
+
+def _end_groups() -> None:
+    """End the groups of a call: the threads of each would poll for as long as the process lives."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        for group in [g for g in dist.distributed_c10d._world.pg_map if g is not dist.group.WORLD]:
+            dist.destroy_process_group(group)
+        gc.collect()
