@@ -67,6 +67,7 @@ def measure(subject: Subject, settings: Settings, records: Path | None) -> dict[
     for name, value in figures.items():
         log(f"{name} {value:.4g}")
     if records and figures:
+        sizes = "--goals" if settings.goals else f"--rounds {settings.rounds} --blocks {settings.blocks}"
         points = {f"points_{name}": [*map(asdict, each)] for name, each in found.points.items()}
         folder = write_record(
             records,
@@ -74,7 +75,7 @@ def measure(subject: Subject, settings: Settings, records: Path | None) -> dict[
             config=asdict(settings),
             figures=figures | ({"points": points} if points else {}),
             log="\n".join([*lines, ""]),
-            command=f"python jobs/bench_scaling.py --subjects {subject}" + " --goals" * settings.goals,
+            command=f"python jobs/bench_scaling.py --subjects {subject} {sizes} --record",
         )
         save_plots(folder, found.points)
         print("recorded in", folder)

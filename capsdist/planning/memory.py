@@ -132,7 +132,8 @@ def training_memory(cost: Cost, setup: Setup) -> Memory:
     resident = weights + optimizer + buffers + images
     whole = setup.num_ranks > 1  # DDP and ZeRO hold the gradients of all layers in buckets from the start
     peak = resident + max(_moments(layers, setup, gradients, whole=whole))
-    working = max(_image_bytes(each, setup) for layer in layers for each in _peaks(layer))
+    temporaries = (each for layer in layers for each in (*layer.forward_peaks, *layer.backward_peaks))
+    working = max((_image_bytes(each, setup) for each in temporaries), default=0)
     return Memory(weights, gradients, optimizer, buffers, images + kept, working, peak)
 
 
@@ -177,10 +178,6 @@ def _moments(layers: list[LayerCost], setup: Setup, gradients: int, *, whole: bo
         yield held + kept + most(layer.backward_peaks)
         kept -= _saved(layer, setup)
         held += 0 if several else FP32_BYTES * layer.parameters
-
-
-def _peaks(layer: LayerCost) -> tuple[Bytes, ...]:
-    return *layer.forward_peaks, *layer.backward_peaks, Bytes(0)
 
 
 def _image_bytes(peak: Bytes, setup: Setup) -> int:

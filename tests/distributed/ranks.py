@@ -129,7 +129,8 @@ def _end_groups() -> None:
     """End the groups of a call: the threads of each would poll for as long as the process lives."""
     import torch.distributed as dist
 
-    if dist.is_initialized():
-        for group in [g for g in dist.distributed_c10d._world.pg_map if g is not dist.group.WORLD]:
+    known = dist.distributed_c10d._world.pg_map if dist.is_initialized() else {}
+    if groups := [group for group in known if group is not dist.group.WORLD]:
+        for group in groups:
             dist.destroy_process_group(group)
-        gc.collect()
+        gc.collect()  # threads end with the last reference
