@@ -22,10 +22,10 @@ def wait_until(met: Callable[[], object], what: str, timeout_s: float = PATIENCE
         time.sleep(0.05)
 
 
-def without_progress(errors: str) -> str:
-    """Return what a command wrote to stderr without the lines about what takes it more than 5 s."""
+def without_progress(written: str) -> str:
+    """Return what a command wrote without the lines about what takes it more than 5 s."""
     progress = ("reading ", "fetching and reading ", "writing ", "evaluated ")
-    lines = errors.splitlines(keepends=True)
+    lines = written.splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith(progress))
 
 

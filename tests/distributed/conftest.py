@@ -30,7 +30,7 @@ def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 @pytest.fixture(scope="session")
 def ranks() -> Callable[[int], Ranks]:
-    """Return the `Ranks` of a size that all tests of this folder share: started at first use, and anew after a test has broken them."""
+    """Return the `Ranks` of a size that this folder shares: started at first use, anew after a break."""
 
     def get(world_size: int) -> Ranks:
         if world_size not in _STARTED or _STARTED[world_size].closed:
