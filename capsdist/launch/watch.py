@@ -93,6 +93,7 @@ class Watchdog:
     def __init__(self, channel: Any, timeout_s: float, files: Folder, show: Callable[[Row], None]) -> None:
         self._channel, self._timeout_s, self._files, self._show = channel, timeout_s, files, show
         self._seen: object = None
+        self._stories = ""
         self._looked, self._silent_s = time.monotonic(), 0.0
 
     def look(self) -> None:
@@ -118,8 +119,8 @@ class Watchdog:
         message = f"warning: no step for {self._timeout_s:g} s: {_frozen(workers, found)}"
         message += "; killed all workers to start them again from the newest checkpoint"
         with contextlib.suppress(CapsdistError):  # the storage may be what has failed
-            story = _stacks_of(message, workers, found)
-            self._files.write(STACKS, story.encode(errors="backslashreplace"))
+            self._stories += _stacks_of(message, workers, found)  # a later one must not hide the first
+            self._files.write(STACKS, self._stories.encode(errors="backslashreplace"))
             message += f"; their stacks are in {self._files.path(STACKS)}"
         self._show({"kind": "note", "message": message})
 
@@ -208,4 +209,4 @@ def _stacks_of(message: str, workers: list[WorkerProcess], found: list[_Found]) 
     for worker in workers:
         text = stacks.get(worker.rank) or "no answer\n"
         parts.append(f"worker {worker.rank}, process {worker.pid} on {worker.host}:\n{text}")
-    return "\n".join(parts)
+    return "\n".join(parts) + "\n"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable
@@ -130,7 +131,10 @@ def _end_groups() -> None:
     import torch.distributed as dist
 
     known = dist.distributed_c10d._world.pg_map if dist.is_initialized() else {}
-    if groups := [group for group in known if group is not dist.group.WORLD]:
+    # DeepSpeed makes a few groups once for a process and asks for them in every later call.
+    cached = sys.modules.get("deepspeed.utils.groups")
+    kept = [dist.group.WORLD, *(vars(cached).values() if cached else ())]
+    if groups := [group for group in known if all(group is not each for each in kept)]:
         for group in groups:
             dist.destroy_process_group(group)
         gc.collect()  # threads end with the last reference

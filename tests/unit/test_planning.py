@@ -18,8 +18,8 @@ from capsdist.config.models import find_family
 from capsdist.errors import ConfigError
 from capsdist.models import build_model
 from capsdist.models.counts import num_parameters
-from capsdist.planning.memory import Setup, split_over, state_bytes, training_memory
-from capsdist.planning.plan import communicated_bytes
+from capsdist.planning.memory import Setup, process_peak, split_over, state_bytes, training_memory
+from capsdist.planning.plan import Device, communicated_bytes, plan_rows
 from capsdist.train.precision import autocast
 from capsdist.train.step import losses_of
 
@@ -206,6 +206,16 @@ def test_the_peak_is_the_largest_moment() -> None:
     assert training_memory(bare, Setup(microbatch=2)).peak == resident + 50 * 4 * 2 + 8 * 2 + 400 + 300 * 4
     several = training_memory(bare, Setup(microbatch=2, num_microbatches=3))
     assert several.peak == resident + 4 * 10 * 4 + 1600 + 50 * 4 * 2 + 8 * 2 + 400
+
+
+def test_on_a_cpu_the_peak_is_that_of_the_process() -> None:
+    config = get_preset("mnist_paper")
+    memory = {}
+    for device in ("cpu", "cuda"):
+        train = config.train.model_copy(update={"device": device})
+        row = next(plan_rows(config.model_copy(update={"train": train}), Device(), 1))
+        memory[device] = row.memory
+    assert memory["cpu"].peak == process_peak(memory["cuda"]) > memory["cuda"].peak
 
 
 def test_capsule_ranks_divide_class_capsules_only() -> None:
