@@ -27,6 +27,7 @@ from capsdist.models import Output
 from capsdist.models.parallel.gradients import average_layers, gradient_norm
 from capsdist.models.parallel.layer import layer_parameters
 from capsdist.train.averages import as_stored, average_weights, exchange_averages
+from capsdist.train.engine.allocator import return_large_blocks
 from capsdist.train.engine.interfaces import on_loopback
 from capsdist.train.engine.operators import import_deepspeed, load_operators
 from capsdist.train.engine.replicated import (
@@ -119,6 +120,8 @@ class ZeroEngine:
             microbatch_size=microbatch_size,
             gradient_accumulation_steps=gradient_accumulation_steps,
         )
+        if stage == 3 and device.type == "cpu":
+            return_large_blocks()  # before whole weights make place for parts
         network = _Autocast(self.model, precision, device)
         optimizer = build_optimizer(self.model, optim, self._others)
         with on_loopback() if self._owns_group else contextlib.nullcontext():
