@@ -1,7 +1,8 @@
 """Peak memory of a rank with ZeRO-3 against DDP, for a network of 200 million parameters.
 
 What formulas say, for P parameters on N ranks: DDP 16 P bytes (weights, gradients, two moments), ZeRO-3
-16 P / N and what passes; while the network is built, every rank holds its 4 P bytes whole.
+20 P / N (DeepSpeed has the weights of a rank twice) and what passes; while the network is built, every rank
+holds its 4 P bytes whole.
 """
 
 from __future__ import annotations

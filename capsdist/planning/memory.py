@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 
 from capsdist.config import Config
 from capsdist.config.cost import Bytes, Cost, LayerCost, Numbers
+from capsdist.train.engine.zero_settings import bucket_elements
 from capsdist.train.optim import StateForm
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
 ]
 
 FP32_BYTES = 4
-_BUCKET_NUMBERS = 50_000_000  # largest gradient bucket of `capsdist.train.engine.zero`
 # What a process holds besides its tensors; measured with glibc on `capsdist.bench.planner_check.FITTED`.
 _LIBRARY_BYTES = 9 * 10**6
 _KEPT_FREE = 64 * 2**20  # glibc returns what is free at the end of its heap beyond this (M_TRIM_THRESHOLD)
@@ -138,16 +138,17 @@ def training_memory(cost: Cost, setup: Setup) -> Memory:
 
 
 def _buffers(parameters: int, layers: list[LayerCost], setup: Setup) -> int:
-    """Return DeepSpeed's bucket, its partition of fp32 weights (1, 2), or the largest gathered layer (3)."""
+    """Return DeepSpeed's bucket, its second partition of fp32 weights, and the largest gathered layer (3)."""
     if not setup.zero_stage:
         return 0
-    bucket = FP32_BYTES * min(parameters, _BUCKET_NUMBERS)
-    if setup.zero_stage < 3:
-        return bucket + -(-FP32_BYTES * parameters // setup.num_ranks)
-    split = setup.capsule_ranks > 1
-    return bucket + FP32_BYTES * max(
-        layer.parameters + layer.frozen for layer in layers if not (split and layer.routed)
-    )
+    held = FP32_BYTES * bucket_elements(setup.zero_stage, parameters)
+    held += -(-FP32_BYTES * parameters // setup.num_ranks)
+    if setup.zero_stage == 3:
+        split = setup.capsule_ranks > 1
+        held += FP32_BYTES * max(
+            layer.parameters + layer.frozen for layer in layers if not (split and layer.routed)
+        )
+    return held
 
 
 def _saved(layer: LayerCost, setup: Setup) -> int:

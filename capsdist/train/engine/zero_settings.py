@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["zero_settings"]
+__all__ = ["bucket_elements", "zero_settings"]
 
 _BUCKET_ELEMENTS = 50_000_000
 """Largest gradient bucket (200 MB); DeepSpeed's default of 2 GB is allocated even for small networks."""
@@ -29,13 +29,19 @@ def zero_settings(
         "gradient_clipping": max_grad_norm if stage else 0.0,
         "zero_optimization": {
             "stage": stage,
-            "reduce_bucket_size": min(num_parameters, _BUCKET_ELEMENTS),
+            "reduce_bucket_size": bucket_elements(stage, num_parameters),
             **(_stage_3(num_parameters) if stage == 3 else {}),
         },
         "zero_allow_untested_optimizer": True,  # sgd is not on its list; tests/distributed/test_zero.py
         "timers": {"throughput": {"enabled": False}},  # it would wait for the GPU every step
         "log_level": "error",
     }
+
+
+def bucket_elements(stage: int, num_parameters: int) -> int:
+    """Return the numbers (of 4 bytes) of the gradient bucket, at stage 3 also of what else passes through."""
+    limit = max(_PASSING_ELEMENTS, num_parameters // 32) if stage == 3 else num_parameters
+    return min(num_parameters, limit, _BUCKET_ELEMENTS)
 
 
 def _stage_3(num_parameters: int) -> dict[str, int]:
@@ -45,9 +51,8 @@ def _stage_3(num_parameters: int) -> dict[str, int]:
     whole, and flatten all gradients of a rank at once. A layer that is larger than a limit passes alone.
     Networks below 5 million parameters stay gathered from the forward to the backward pass.
     """
-    passing = min(num_parameters, max(_PASSING_ELEMENTS, num_parameters // 32), _BUCKET_ELEMENTS)
+    passing = bucket_elements(3, num_parameters)
     return {
-        "reduce_bucket_size": passing,
         "stage3_prefetch_bucket_size": passing,
         "stage3_max_live_parameters": passing,
         "stage3_max_reuse_distance": passing,
