@@ -1,12 +1,15 @@
 """Compare what `capsdist.planning` says of a step with real steps: peak memory and FLOP.
 
 Memory is the peak of resident memory of a fresh process over two steps, above what it holds after a step of a
-tiny network: libraries are loaded then. FLOP are those that torch's FlopCounterMode sees in a step.
+tiny network: libraries are loaded then. It is measured twice: as glibc does by default, which keeps freed
+blocks, and with MALLOC_MMAP_THRESHOLD_, which has it return them and leaves the tensors. FLOP are those that
+torch's FlopCounterMode sees in a step.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -23,9 +26,9 @@ from capsdist.config import Config, Train, image_shape
 from capsdist.config.cost import Cost
 from capsdist.config.models import find_family
 from capsdist.models import build_model
-from capsdist.planning.memory import Setup, process_peak, training_memory
+from capsdist.planning.memory import Memory, Setup, process_peak, training_memory
 
-__all__ = ["CHECKED", "FITTED", "Case", "counted_flop", "figures", "measured_peak", "planned_peak", "rows"]
+__all__ = ["CHECKED", "FITTED", "Case", "counted_flop", "figures", "measured_peak", "planned", "rows"]
 
 Row = dict[str, Any]
 _OWN = Path("/proc/self")
@@ -106,18 +109,19 @@ CHECKED = (
 cases replaces them."""
 
 
-def planned_peak(case: Case) -> int:
-    """Return the bytes that the formula gives a step of `case`, above the start of its process."""
+def planned(case: Case) -> Memory:
+    """Return what the formula gives a step of `case`."""
     setup = Setup(
         microbatch=-(-case.num_images // case.num_microbatches), num_microbatches=case.num_microbatches
     )
-    return process_peak(training_memory(case.cost(), setup))
+    return training_memory(case.cost(), setup)
 
 
-def measured_peak(case: Case) -> int:
+def measured_peak(case: Case, *, tensors_only: bool = False) -> int:
     """Return the peak of a fresh process over two steps of `case`, above its start, in bytes.
 
-    The median of some processes: how an allocator and threads meet is not the same in all.
+    The median of some processes: how an allocator and threads meet is not the same in all. tensors_only:
+    blocks of 1 MiB and more are returned when they are freed.
 
     Raises:
         CalledProcessError: the process failed; its output is on the error stream.
@@ -125,7 +129,10 @@ def measured_peak(case: Case) -> int:
     code = "from capsdist.bench.planner_check import _measure; _measure()"
     text = json.dumps(asdict(case))
     command = [sys.executable, "-c", code, text]
-    outputs = [subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True) for _ in range(_TIMES)]
+    env = os.environ | ({"MALLOC_MMAP_THRESHOLD_": str(2**20)} if tensors_only else {})
+    outputs = [
+        subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=env) for _ in range(_TIMES)
+    ]
     return int(statistics.median(int(output.stdout.splitlines()[-1]) for output in outputs))
 
 
@@ -180,18 +187,24 @@ def rows(log: Callable[[str], None], cases: Sequence[Case] = CHECKED) -> list[Ro
     for case in cases:
         # FLOP an image are the same for all batches
         few = Case(case.name, 2 * case.num_microbatches, case.model, case.routing, case.num_microbatches)
+        memory = planned(case)
         row: Row = {
             **asdict(case),
-            "planned_bytes": planned_peak(case),
+            "planned_bytes": process_peak(memory),
             "measured_bytes": measured_peak(case),
+            "planned_tensor_bytes": memory.peak,
+            "measured_tensor_bytes": measured_peak(case, tensors_only=True),
             "planned_flop": planned_flop(few),
             "counted_flop": counted_flop(few),
         }
         row["memory_error_percent"] = _error(row["planned_bytes"], row["measured_bytes"])
+        row["tensor_error_percent"] = _error(row["planned_tensor_bytes"], row["measured_tensor_bytes"])
         row["flop_error_percent"] = _error(row["planned_flop"], row["counted_flop"])
         log(
             f"{case.name:<30} peak {row['measured_bytes'] / 1e6:7.1f} MB, planned "
             f"{row['planned_bytes'] / 1e6:7.1f} ({row['memory_error_percent']:+5.1f} %); "
+            f"tensors {row['measured_tensor_bytes'] / 1e6:7.1f} MB, planned "
+            f"{row['planned_tensor_bytes'] / 1e6:7.1f} ({row['tensor_error_percent']:+5.1f} %); "
             f"FLOP {row['counted_flop']:,} ({row['flop_error_percent']:+g} %)"
         )
         found.append(row)
@@ -203,10 +216,14 @@ def _error(planned: float, measured: float) -> float:
 
 
 def figures(log: Callable[[str], None]) -> dict[str, float]:
-    """Return the largest errors of the planner over `CHECKED`: of peak memory and of FLOP, in percent."""
+    """Return the largest errors of the planner over `CHECKED`, in percent.
+
+    Of the peak of a process, of its tensors alone, and of FLOP.
+    """
     found = rows(log)
     return {
         "planner_memory_error_percent": max(abs(row["memory_error_percent"]) for row in found),
+        "planner_tensor_error_percent": max(abs(row["tensor_error_percent"]) for row in found),
         "planner_flop_error_percent": max(abs(row["flop_error_percent"]) for row in found),
         "num_planner_configurations": float(len(found)),
     }

@@ -32,8 +32,8 @@ __all__ = [
 
 FP32_BYTES = 4
 # What a process holds besides its tensors; measured with glibc on `capsdist.bench.planner_check.FITTED`.
-_LIBRARY_BYTES = 9 * 10**6
-_KEPT_FREE = 64 * 2**20  # glibc returns what is free at the end of its heap beyond this (M_TRIM_THRESHOLD)
+_KEPT_SHARE = 0.8  # of the largest temporaries: their blocks are free, between others that are not
+_KEPT_MOST = 64 * 2**20  # glibc returns what is free at the end of its heap beyond this (M_TRIM_THRESHOLD)
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,6 @@ def _image_bytes(peak: Bytes, setup: Setup) -> int:
 def process_peak(memory: Memory) -> int:
     """Return the resident bytes, above its start, of a process on a CPU that trains with `memory`.
 
-    The allocator keeps freed temporaries, up to a limit, and libraries have buffers of their own.
+    glibc keeps freed temporaries, up to a limit.
     """
-    return memory.peak + min(memory.working, _KEPT_FREE) + _LIBRARY_BYTES
+    return memory.peak + int(_KEPT_SHARE * min(memory.working, _KEPT_MOST))
