@@ -31,9 +31,6 @@ __all__ = [
 ]
 
 FP32_BYTES = 4
-# What a process holds besides its tensors; measured with glibc on `capsdist.bench.planner_check.FITTED`.
-_KEPT_SHARE = 0.8  # of the largest temporaries: their blocks are free, between others that are not
-_KEPT_MOST = 64 * 2**20  # glibc returns what is free at the end of its heap beyond this (M_TRIM_THRESHOLD)
 
 
 @dataclass(frozen=True)
@@ -187,8 +184,9 @@ def _image_bytes(peak: Bytes, setup: Setup) -> int:
 
 
 def process_peak(memory: Memory) -> int:
-    """Return the resident bytes, above its start, of a process on a CPU that trains with `memory`.
+    """Return about the most resident bytes, above its start, of a process on a CPU that trains with `memory`.
 
-    glibc keeps freed temporaries, up to a limit.
+    glibc keeps a part of what is freed, by measurement up to as much as the largest temporaries: blocks below
+    32 MiB come from a heap, and those between others that are in use stay.
     """
-    return memory.peak + int(_KEPT_SHARE * min(memory.working, _KEPT_MOST))
+    return memory.peak + memory.working
