@@ -26,7 +26,7 @@ from capsdist.train.metrics import Row
 
 __all__ = ["cluster_resources", "fit"]
 
-_WAIT_S = 0.2  # between two looks into the event channel
+_WAIT_S = 0.5  # between two looks into the event channel
 _PATIENCE_S = 45.0  # without a sign of life from the workers
 
 
