@@ -20,9 +20,7 @@ def _planner(label: str, aim: Aim | None, figure: str) -> Row:
 
 
 def _overhead(label: str, aim: Aim | None, figure: str) -> Row:
-    return Row(
-        label, aim, "scaling-overhead", figure, " %", "mean of pairs of blocks", "figures.overhead_num_blocks"
-    )
+    return Row(label, aim, "scaling-overhead", figure, " %", "mean", "figures.overhead_num_blocks")
 
 
 SCALING_ROWS = (
@@ -36,6 +34,10 @@ SCALING_ROWS = (
     _workers("2 workers, strong scaling efficiency", "strong_scaling_efficiency"),
     _overhead("Ray and the loop over bare PyTorch", None, "loop_overhead_percent"),
     _overhead("the same, upper end of the 95 % interval", most(5), "loop_overhead_upper_percent"),
+    Row(
+        "cores that Ray's processes take beside the worker", None, "scaling-overhead", "ray_background_cores",
+        "", "one run",
+    ),
     Row(
         "ZeRO-3 over DDP, peak memory of one of 4 ranks", most(0.45), "scaling-zero", "zero3_memory_ratio",
         "", "one run",

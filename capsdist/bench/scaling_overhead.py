@@ -8,6 +8,7 @@ by the run alone. Data, augmentation, metrics, a row of them in each block, and 
 the run; validation and checkpoints do not.
 
     overhead = time of a block of the run / mean time of the two bare blocks around it - 1
+    background cores = CPU time of all processes of Ray but the worker, over the time of the run's blocks
 """
 
 from __future__ import annotations
@@ -48,6 +49,8 @@ def overhead_figures(
 ) -> dict[str, float]:
     """Return the overhead in percent: the mean over `num_blocks` pairs, and the ends of its 95 % interval.
 
+    `ray_background_cores` is what other processes than the worker take of its cores.
+
     Raises:
         CapsdistError: as `launch`; RunError: fewer than 2 blocks, the run was stopped, or the bare process
             ended.
@@ -77,12 +80,14 @@ def overhead_figures(
     ratios = overheads(found["run"][_WARM:], found["bare"][_WARM:])
     mean, lower, upper = mean_interval(ratios)
     run_s, bare_s = (statistics.median(found[name][_WARM:]) / steps for name in ("run", "bare"))
+    background = (found["background"][-1] - found["background"][_WARM]) / sum(found["run"][_WARM:])
     log(f"a step of the run {1e3 * run_s:.1f} ms, bare {1e3 * bare_s:.1f} ms, {len(ratios)} pairs of blocks")
     return {
         "loop_overhead_percent": mean,
         "loop_overhead_lower_percent": lower,
         "loop_overhead_upper_percent": upper,
         "overhead_num_blocks": len(ratios),
+        "ray_background_cores": background,
     }
 
 
@@ -107,7 +112,9 @@ class Blocks:
     steps: int
     driver: int
     bare: int
-    _seconds: dict[str, list[float]] = field(default_factory=lambda: {"run": [], "bare": []})
+    _seconds: dict[str, list[float]] = field(
+        default_factory=lambda: {"run": [], "bare": [], "background": []}
+    )
     _began: float = 0.0
 
     def __call__(self, rank: int, step: int, sample_ids: Tensor) -> None:
@@ -116,16 +123,21 @@ class Blocks:
             return
         if step:
             self._seconds["run"].append(time.perf_counter() - self._began)
-        self._seconds["bare"].append(self._ask())
+        answer = self._ask()
+        for name, seconds in answer.items():
+            self._seconds[name].append(seconds)
         Path(self.times).write_text(json.dumps(self._seconds))
         self._began = time.perf_counter()
 
-    def _ask(self) -> float:
+    def _ask(self) -> dict[str, float]:
+        """Return the seconds of a bare block, and of CPU time that the background has had so far."""
         with socket.socket(socket.AF_UNIX) as line:
             line.connect(self.address)
-            line.sendall(json.dumps({"driver": self.driver, "bare": self.bare}).encode())
+            line.sendall(
+                json.dumps({"driver": self.driver, "bare": self.bare, "worker": os.getpid()}).encode()
+            )
             line.shutdown(socket.SHUT_WR)
-            return float(line.recv(64))
+            return json.loads(line.makefile("rb").read())
 
 
 def bare_loop(config: dict[str, Any], address: str, steps: int, threads: int) -> None:
@@ -145,12 +157,21 @@ def bare_loop(config: dict[str, Any], address: str, steps: int, threads: int) ->
             line, _ = server.accept()
             with line:
                 asked = json.loads(line.makefile("rb").read())
-                with stopped(asked["driver"], asked["bare"]):
+                with stopped(asked["driver"], asked["bare"]) as processes:
+                    background = sum(_cpu_s(each) for each in processes if each.pid != asked["worker"])
                     start = time.perf_counter()
                     for _ in range(steps):
                         step()
                     seconds = time.perf_counter() - start
-                line.sendall(repr(seconds).encode())
+                line.sendall(json.dumps({"bare": seconds, "background": background}).encode())
+
+
+def _cpu_s(process: psutil.Process) -> float:
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return times.user + times.system
 
 
 def _bare_step(config: Config) -> Any:
@@ -184,15 +205,15 @@ def _bare_step(config: Config) -> Any:
 
 
 @contextlib.contextmanager
-def stopped(driver: int, *spared: int) -> Iterator[None]:
-    """Stop all descendants of the process `driver` but `spared`, and let them go on at the end."""
+def stopped(driver: int, *spared: int) -> Iterator[list[psutil.Process]]:
+    """Stop all descendants of the process `driver` but `spared`, yield them, let them go on at the end."""
     keep = {os.getpid(), *spared}
     processes = [each for each in psutil.Process(driver).children(recursive=True) if each.pid not in keep]
     try:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.send_signal(signal.SIGSTOP)
-        yield
+        yield processes
     finally:
         for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):

@@ -110,7 +110,8 @@ def test_blocks_of_a_run_and_of_a_bare_process_take_turns(tmp_path: Path) -> Non
         for step in range(6):
             blocks(0, step, torch.empty(0))
     found = json.loads(times.read_text())
-    assert {name: len(seconds) for name, seconds in found.items()} == {"run": 2, "bare": 3}
+    assert {name: len(seconds) for name, seconds in found.items()} == {"run": 2, "bare": 3, "background": 3}
+    assert found["background"] == sorted(found["background"])
     assert len(overheads(found["run"], found["bare"])) == 2
 
 
@@ -118,7 +119,9 @@ def test_all_descendants_but_one_are_stopped_for_a_while() -> None:
     sleepers = [subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) for _ in range(2)]
     try:
         states = [psutil.Process(sleeper.pid).status for sleeper in sleepers]
-        with stopped(os.getpid(), sleepers[1].pid):
+        with stopped(os.getpid(), sleepers[1].pid) as found:
+            pids = {process.pid for process in found}
+            assert pids & {sleeper.pid for sleeper in sleepers} == {sleepers[0].pid}
             until = time.monotonic() + 60  # a process stops when it is scheduled
             while states[0]() != psutil.STATUS_STOPPED and time.monotonic() < until:
                 time.sleep(0.01)
