@@ -3,7 +3,7 @@
 Memory is the peak of resident memory of a fresh process over two steps, above what it holds after a step of
 a tiny network: libraries are loaded then. It is measured twice. With MALLOC_MMAP_THRESHOLD_ glibc returns
 blocks when they are freed: what a step needs. By default it keeps some of them: how many is not the same
-for all shapes and processors, and the planner has no more than a bound (`process_peak`). FLOP are those
+for all shapes and processors, and the planner has no more than an estimate (`process_peak`). FLOP are those
 that torch's FlopCounterMode sees in a step.
 """
 
@@ -221,7 +221,7 @@ def _error(planned: float, measured: float) -> float:
 def figures(log: Callable[[str], None]) -> dict[str, float]:
     """Return the largest errors of the planner over `CHECKED`, in percent.
 
-    Of peak memory, of the bound of a process whose allocator keeps freed blocks, and of FLOP.
+    Of peak memory, of the estimate for a process whose allocator keeps freed blocks, and of FLOP.
     """
     found = rows(log)
     return {

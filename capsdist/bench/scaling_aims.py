@@ -25,7 +25,7 @@ def _overhead(label: str, aim: Aim | None, figure: str) -> Row:
 
 SCALING_ROWS = (
     _planner("planner, error of memory", most(10), "planner_memory_error_percent"),
-    _planner("the same with freed blocks that glibc keeps (a bound)", None, "planner_process_error_percent"),
+    _planner("the same with what glibc keeps (an estimate)", None, "planner_process_error_percent"),
     _planner("planner, error of FLOP", most(0), "planner_flop_error_percent"),
     _shapes("routing, memory against classes: exponent", "memory_exponent_classes"),
     _shapes("the same of the textbook form", "reference_memory_exponent_classes"),

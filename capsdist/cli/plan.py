@@ -49,8 +49,14 @@ def plan(argv: Sequence[str]) -> int:
         list(PRESETS), None, argv, more={"planned": Planned()}, flat=True,
     )  # fmt: skip
     asked: Planned = command.planned
-    _check(asked)
+    given = _given(argv)
+    _check(asked, given, config)
     config = fitted_if_packed(config)
+    if command.print_config:
+        from capsdist.config.as_yaml import to_yaml
+
+        print(to_yaml(config), end="")
+        return DONE
     train = config.train.model_copy(update={"num_workers": asked.gpus})
     config = config.model_copy(update={"train": train})
     if found := problems(config):
@@ -60,11 +66,19 @@ def plan(argv: Sequence[str]) -> int:
             f"model.kind={config.model.kind!r}: the family has no function `cost`, which plans need; "
             "measure a few steps with: capsdist train ... --train.dry-run 5"
         )
-    return _print(config, asked, _words(argv, config))
+    if command.check:
+        print("configuration is valid")
+        return DONE
+    return _print(config, asked, given, _words(argv, config))
 
 
-def _check(asked: Planned) -> None:
-    """Refuse numbers that no device has.
+def _given(argv: Sequence[str]) -> set[str]:
+    """Return the names of the options of a command line, as fields: "train.zero_stage"."""
+    return {word[2:].partition("=")[0].replace("-", "_") for word in argv if word.startswith("--")}
+
+
+def _check(asked: Planned, given: set[str], config: Config) -> None:
+    """Refuse numbers that no device has, and options of training that the plan has others for.
 
     Raises:
         ConfigError: naming all of them.
@@ -73,13 +87,26 @@ def _check(asked: Planned) -> None:
     for name, value in asdict(asked).items():
         if not (value > 0 and math.isfinite(value)) and not (name.startswith("price") and math.isnan(value)):
             found.append(Problem(name, value, "must be above 0", f"set --{name.replace('_', '-')}"))
+    for name, value, remedy in (
+        ("train.num_workers", config.train.num_workers, "give the number of devices with --gpus"),
+        (
+            "train.gradient_accumulation_steps",
+            config.train.gradient_accumulation_steps,
+            "bound the images of a microbatch with --train.microbatch-size",
+        ),
+    ):
+        if name in given:
+            found.append(Problem(name, value, "is what a plan chooses", remedy))
     if found:
         raise ConfigError(found)
 
 
 def _words(argv: Sequence[str], config: Config) -> str:
     """Return preset and options of the command line for `capsdist train`, without those of the plan."""
-    own = {f"--{each.name.replace('_', '-')}" for each in fields(Planned)}
+    from capsdist.planning.plan import CHOSEN
+
+    names = [*(each.name for each in fields(Planned)), *CHOSEN]  # a row says what is chosen
+    own = {f"--{name.replace('_', '-')}" for name in names}
     kept, skip = [], False
     for word in argv:
         name, given, _ = word.replace("_", "-").partition("=")
@@ -91,22 +118,29 @@ def _words(argv: Sequence[str], config: Config) -> str:
     return shlex.join(kept or [config.preset])
 
 
-def _print(config: Config, asked: Planned, words: str) -> int:
+def _print(config: Config, asked: Planned, given: set[str], words: str) -> int:
     """Print the plan; return the exit status.
 
     Raises:
-        RunError: nothing fits.
+        RunError: nothing fits, or nothing is as the options ask for.
     """
-    from capsdist.planning.plan import Device, cheapest, command, plan_rows
+    from capsdist.planning.plan import CHOSEN, Device, cheapest, command, plan_rows
     from capsdist.planning.words import heading, lacking, table
 
     numbers = asdict(asked)
     device = Device(**{each.name: numbers[each.name] for each in fields(Device) if each.name in numbers})
     price = None if math.isnan(asked.price_per_gpu_hour) else asked.price_per_gpu_hour
-    rows = list(plan_rows(config, device, asked.gpus))
+    pinned = [name for name in CHOSEN if name in given]
+    rows = list(plan_rows(config, device, asked.gpus, pinned))
+    if not rows:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in pinned)
+        raise RunError(f"no way to train is as {options} ask together; leave one out")
     print("\n".join([*heading(config, device, rows[0]), "", *table(rows, price)]))
     best = cheapest(rows)
     if best is None:
         raise RunError(lacking(rows, device))
-    print(f"\ncheapest that fits (projected):\n{command(best, words)}")
+    note = "projected"
+    if best.setup.capsule_ranks > 1 and config.train.device != "cpu":
+        note += "; capsule ranks have run on CPUs only, --train.capsule-ranks 1 plans without them"
+    print(f"\ncheapest that fits ({note}):\n{command(best, words)}")
     return DONE

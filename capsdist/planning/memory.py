@@ -184,9 +184,9 @@ def _image_bytes(peak: Bytes, setup: Setup) -> int:
 
 
 def process_peak(memory: Memory) -> int:
-    """Return about the most resident bytes, above its start, of a process on a CPU that trains with `memory`.
+    """Estimate the resident bytes, above its start, of a process on a CPU that trains with `memory`.
 
-    glibc keeps a part of what is freed, by measurement up to as much as the largest temporaries: blocks below
+    glibc keeps a part of what is freed, by measurement mostly less than the largest temporaries: blocks below
     32 MiB come from a heap, and those between others that are in use stay.
     """
     return memory.peak + memory.working

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
-from capsdist.config import Config, problems
+from capsdist.config import Config, Train, problems
 from capsdist.config.cost import Cost
 from capsdist.config.models import find_family
 from capsdist.config.sections import Section
@@ -22,11 +22,25 @@ from capsdist.planning.memory import (
 )
 from capsdist.train.shares import images_per_rank
 
-__all__ = ["Device", "Flop", "Row", "cheapest", "command", "communicated_bytes", "plan_rows", "step_flop"]
+__all__ = [
+    "CHOSEN",
+    "Device",
+    "Flop",
+    "Row",
+    "cheapest",
+    "command",
+    "communicated_bytes",
+    "plan_rows",
+    "step_flop",
+]
 
 GIB = 2**30
 STAGES = (0, 1, 2, 3)
-NARROW_BYTES = {"fp32": 4, "bf16": 2}
+_NARROW_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+CHOSEN = (
+    "train.precision", "train.engine", "train.zero_stage", "train.capsule_ranks", "routing.recompute",
+)  # fmt: skip
+"""What a plan chooses, unless it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -148,28 +162,44 @@ def projected_step_s(cost: Cost, setup: Setup, device: Device, precision: str, s
     return seconds + sent / (1e9 * device.interconnect_gb_s)
 
 
-def plan_rows(config: Config, device: Device, num_ranks: int) -> Iterator[Row]:
-    """Yield a row for each stage, precision, recomputation and number of capsule ranks.
+def plan_rows(config: Config, device: Device, num_ranks: int, asked: Collection[str] = ()) -> Iterator[Row]:
+    """Yield a row for each ZeRO stage, fp32 and bf16, recomputation or none, and number of capsule ranks.
 
-    Each with the fewest microbatches with which it fits, else with one image a microbatch. A number in
-    `train.microbatch_size` is the most images of one.
+    Each with the fewest microbatches (1, 2, 4, ...) with which it fits, else with one image a microbatch. A
+    number in `train.microbatch_size` is the most images of one. asked: fields of `CHOSEN` that are as in
+    `config` in all rows.
 
     Raises:
         ConfigError: the family cannot price this network.
     """
     recomputes = ("streamed", "none") if "recompute" in type(config.routing).model_fields else ("",)
+    if "routing.recompute" in asked:
+        recomputes = (getattr(config.routing, "recompute", ""),)
+    precision_asked = "train.precision" in asked and config.train.precision != "auto"
+    precisions = (config.train.precision,) if precision_asked else ("fp32", "bf16")
     for recompute in recomputes:
         routing = config.routing.model_copy(update={"recompute": recompute} if recompute else {})
         price = find_family(config.model.kind).cost
         assert price is not None  # the caller has looked
         changed = config.model_copy(update={"routing": routing})
         cost = price(config.model, routing)
-        for stage, precision, ranks in product(STAGES, NARROW_BYTES, _capsule_ranks(cost, num_ranks)):
+        for stage, precision, ranks in product(STAGES, precisions, _capsule_ranks(cost, num_ranks)):
             if ranks > 1 and (stage == 3 or not _splits(routing)):
                 continue  # ZeRO 3 does not know the weights of capsule ranks
-            setup = Setup(num_ranks, stage, NARROW_BYTES[precision], capsule_ranks=ranks,
+            setup = Setup(num_ranks, stage, _NARROW_BYTES[precision], capsule_ranks=ranks,
                           slots=optimizer_slots(config))  # fmt: skip
-            yield _row(changed, cost, device, setup, precision, recompute)
+            if _as_asked(setup, config.train, asked):
+                yield _row(changed, cost, device, setup, precision, recompute)
+
+
+def _as_asked(setup: Setup, train: Train, asked: Collection[str]) -> bool:
+    """Return whether engine, stage and capsule ranks are those of `train`, as far as they are asked for."""
+    partitions = train.engine == "zero" and train.zero_stage > 0
+    if "train.engine" in asked and train.engine != "auto" and (setup.zero_stage > 0) != partitions:
+        return False
+    if "train.zero_stage" in asked and setup.zero_stage not in (0, train.zero_stage):
+        return False
+    return "train.capsule_ranks" not in asked or setup.capsule_ranks == train.capsule_ranks
 
 
 def _splits(routing: Section) -> bool:

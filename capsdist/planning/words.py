@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from capsdist.config import Config
@@ -11,7 +12,7 @@ __all__ = ["heading", "lacking", "table"]
 
 _HEAD = (
     "ZeRO", "precision", "recompute", "capsule ranks", "microbatches", "weights", "gradients", "optimizer",
-    "activations", "peak GiB", "sent GB", "GFLOP", "step ms", "cost", "",
+    "activations", "buffers", "temporaries", "peak GiB", "sent GB", "GFLOP", "step ms", "cost", "",
 )  # fmt: skip
 
 
@@ -19,6 +20,8 @@ def heading(config: Config, device: Device, row: Row) -> list[str]:
     """Return lines about the network, its FLOP, and how memory and time are found."""
     flop = row.flop
     ranks, batch = row.setup.num_ranks, config.train.global_batch_size
+    on_cpu = config.train.device == "cpu"
+    kept = "; on a CPU with temporaries twice, as an estimate of what the allocator keeps" if on_cpu else ""
     return [
         f"{config.preset}: {row.parameters:,} parameters, {batch:,} images a step on {ranks} devices of "
         f"{device.memory_gib:g} GiB",
@@ -26,10 +29,12 @@ def heading(config: Config, device: Device, row: Row) -> list[str]:
         f"{flop.recomputed:,} (routing.recompute={row.recompute or 'none'})",
         f"Memory of a rank in GiB; {device.reserved_gib:g} GiB of each device is for driver and libraries. "
         "The formula was compared with steps on a CPU in fp32 only.",
+        "The peak is the largest moment of a step, not the sum of the parts" + kept,
         "Time is a projection, not a measurement: sum over layers of max(FLOP / peak, bytes / bandwidth), + "
         "optimizer bytes / bandwidth, + bytes sent / interconnect.",
-        f"Ceilings (H100 SXM unless given): --peak-tflops {device.peak_tflops:g}, --peak-tflops-fp32 "
-        f"{device.peak_tflops_fp32:g}, --memory-bandwidth-gb-s {device.memory_bandwidth_gb_s:g}, "
+        f"Ceilings (of an H100 SXM unless given, on a CPU too): --peak-tflops {device.peak_tflops:g}, "
+        f"--peak-tflops-fp32 {device.peak_tflops_fp32:g}, "
+        f"--memory-bandwidth-gb-s {device.memory_bandwidth_gb_s:g}, "
         f"--interconnect-gb-s {device.interconnect_gb_s:g}",
     ]
 
@@ -46,7 +51,10 @@ def table(rows: Sequence[Row], price_per_hour: float | None) -> list[str]:
 
 def _cells(row: Row, price_per_hour: float | None) -> tuple[str, ...]:
     setup, memory = row.setup, row.memory
-    parts = (memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.peak)
+    parts = (
+        memory.weights, memory.gradients, memory.optimizer, memory.activations, memory.buffers,
+        memory.working, memory.peak,
+    )  # fmt: skip
     hours = 1e6 * row.device_s_per_image / 3600
     return (
         str(setup.zero_stage),
@@ -75,13 +83,15 @@ def lacking(rows: Sequence[Row], device: Device) -> str:
         "gradients": memory.gradients,
         "optimizer state": memory.optimizer,
         "activations": memory.activations,
+        "buffers": memory.buffers,
+        "temporaries": memory.working,
     }
     largest = max(parts, key=parts.__getitem__)
-    short = memory.peak / GIB + device.reserved_gib - device.memory_gib
+    short = math.ceil(1e3 * (memory.peak / GIB + device.reserved_gib - device.memory_gib)) / 1e3
     return (
         f"nothing fits: the smallest, ZeRO {setup.zero_stage} in {row.precision} with "
-        f"{setup.num_microbatches} microbatches, needs {memory.peak / GIB:.2f} GiB and "
-        f"{device.reserved_gib:g} for driver and libraries, {short:.2f} more than memory_gib="
-        f"{device.memory_gib:g}; most of it is {largest} ({parts[largest] / GIB:.2f}): "
+        f"{setup.num_microbatches} microbatches, needs {memory.peak / GIB:.3f} GiB and "
+        f"{device.reserved_gib:g} for driver and libraries, {short:.3f} more than memory_gib="
+        f"{device.memory_gib:g}; the largest part is {largest} ({parts[largest] / GIB:.3f}): "
         "use more devices (--gpus) or larger ones (--memory-gib)"
     )

@@ -26,7 +26,7 @@ def test_the_cheapest_that_fits_is_a_command(capsys: pytest.CaptureFixture[str])
     able = [row for row in rows if row[-1] == "fits"]
     assert {(row[0], row[1]) for row in rows} == {(s, p) for s in "0123" for p in ("fp32", "bf16")}
     assert {row[3] for row in rows} == {"1", "2", "4"}
-    costs = [float(row[13]) for row in able]
+    costs = [float(row[15]) for row in able]
     assert costs == sorted(costs)
     best = able[0]
     assert f"--train.precision {best[1]} --train.gradient-accumulation-steps {best[4]} " in lines[-1]
@@ -38,6 +38,41 @@ def test_the_command_is_a_valid_configuration(capsys: pytest.CaptureFixture[str]
     status = main([*lines[-1].split()[1:], "--print-config"])
     assert status == 0
     assert "num_workers: 2" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "column", "found"),
+    [
+        (("--train.precision=fp16",), 1, {"fp16"}),
+        (("--train.engine", "ddp"), 0, {"0"}),
+        (("--train.engine=zero", "--train.zero-stage=2"), 0, {"2"}),
+        (("--train.zero_stage=3",), 0, {"0", "3"}),
+        (("--train.capsule-ranks", "2"), 3, {"2"}),
+        (("--routing.recompute=iterations",), 2, {"iterations"}),
+    ],
+)
+def test_an_option_that_is_given_holds_for_all_rows(
+    options: tuple[str, ...], column: int, found: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, lines, _ = plan(capsys, "mnist_paper", "--gpus=4", *options)
+    assert status == 0
+    assert {line.split()[column] for line in lines if " fits" in line and line.split()[0].isdigit()} == found
+    [command] = [line for line in lines if line.startswith(TRAIN)]
+    names = [word.partition("=")[0] for word in command.split() if word.startswith("--")]
+    assert len(names) == len(set(names))
+
+
+def test_what_a_plan_chooses_is_not_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    status, lines, error = plan(capsys, "mnist_paper", "--train.num-workers=4")
+    assert (status, lines) == (2, [])
+    assert "train.num_workers=4" in error
+    assert "--gpus" in error
+
+
+def test_a_plan_can_be_checked_and_its_configuration_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert plan(capsys, "mnist_paper", "--check")[:2] == (0, ["configuration is valid"])
+    status, lines, _ = plan(capsys, "mnist_paper", "--print-config")
+    assert (status, "preset: mnist_paper" in lines) == (0, True)
 
 
 def test_less_memory_means_more_microbatches(capsys: pytest.CaptureFixture[str]) -> None:

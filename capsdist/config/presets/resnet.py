@@ -9,7 +9,7 @@ from capsdist.config.schema import Config, Data, Train
 
 
 def cifar10_resnet_capsnet() -> Config:
-    """Capsules over 14 convolutions on CIFAR-10, 4.7 M parameters; needs a GPU; no figure yet."""
+    """Capsules over 15 convolutions on CIFAR-10, 4.7 M parameters; needs a GPU; no figure yet."""
     return Config(
         model=ResNetCapsNetConfig(in_channels=3, image_size=32),
         data=_data("cifar10"),

@@ -89,7 +89,7 @@ def check_splits(options: RoutingOptions) -> None:
     if options.backend not in ("auto", "streamed") or options.recompute != "streamed":
         raise ShapeError(
             f"class capsules of backend={options.backend!r}, recompute={options.recompute!r} cannot be split "
-            "over ranks, which compute as 'streamed'; build them without both"
+            "over ranks, which compute as 'streamed'; use backend='auto' and recompute='streamed'"
         )
 
 
