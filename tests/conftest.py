@@ -13,6 +13,11 @@ import pytest
 # Set before torch is imported, and inherited by the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Runs of seconds have many checkpoints, each of which waits for a poll; and on a busy machine Ray's own
+# processes must come first.
+os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+os.environ.setdefault("RAY_worker_niceness", "15")
+
 # Without a GPU, Triton runs kernels in its interpreter, if this is set before it is imported.
 if not any(Path("/dev").glob("nvidia[0-9]*")):
     os.environ.setdefault("TRITON_INTERPRET", "1")

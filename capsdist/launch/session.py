@@ -103,14 +103,16 @@ def ray_session(
         RunError: Ray does not start here in two attempts, or the cluster does not answer or let us in.
     """
     settings = {
-        # report() waits for the controller's next poll, 2 s by default
-        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2"),
+        # report() waits for the controller's next poll, 2 s by default; each takes time from the workers
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": os.environ.get("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1"),
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(config.launch.worker_start_timeout_s),
         # Ray's own barriers, of report() and of resuming, wait for ever by default
         "RAY_TRAIN_COLLECTIVE_TIMEOUT_S": str(config.launch.collective_timeout_s),
     }
     if machine is not None:  # nobody takes this machine away: no watcher process
         settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+        # Ray's 15 lets every other process interrupt a worker's threads, which then wait for each other.
+        settings["RAY_worker_niceness"] = os.environ.get("RAY_worker_niceness", "0")
     import ray
 
     with contextlib.ExitStack() as stack:
