@@ -30,6 +30,7 @@ API_ADDRESS = "RAY_API_SERVER_ADDRESS"
 """Names Ray's state API; else it is looked for on the whole machine, in vain if there are two Rays."""
 
 _KNOCK_S = 5.0
+_NICENESS = "RAY_worker_niceness"
 _LONGEST_PARENT = 21  # characters: the names of Ray's sockets have 86 more, and 107 at most
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -112,7 +113,7 @@ def ray_session(
     if machine is not None:  # nobody takes this machine away: no watcher process
         settings["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
         # Ray's 15 lets every other process interrupt a worker's threads, which then wait for each other.
-        settings["RAY_worker_niceness"] = os.environ.get("RAY_worker_niceness", "0")
+        settings[_NICENESS] = os.environ.get(_NICENESS, "0")
     import ray
 
     with contextlib.ExitStack() as stack:
