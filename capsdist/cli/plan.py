@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from capsdist.cli.job import parse_options
+from capsdist.cli.old_options import with_new_names
 from capsdist.config import PRESETS, Config, problems
 from capsdist.config.models import find_family
 from capsdist.console import DONE
@@ -44,6 +45,7 @@ def plan(argv: Sequence[str]) -> int:
         ConfigError: an invalid configuration, or numbers that no device has.
         RunError: nothing fits, or the family has no function `cost`.
     """
+    argv = with_new_names(argv)
     config, command = parse_options(
         "Plan a training: memory, FLOP, communication and time of every way to run it.",
         list(PRESETS), None, argv, more={"planned": Planned()}, flat=True,
