@@ -28,6 +28,7 @@ from capsdist.config.cost import Cost
 from capsdist.config.models import find_family
 from capsdist.models import build_model
 from capsdist.planning.memory import Memory, Setup, process_peak, training_memory
+from capsdist.train.engine.allocator import LARGE_BYTES
 
 __all__ = ["CHECKED", "FITTED", "Case", "counted_flop", "figures", "measured_peak", "planned", "rows"]
 
@@ -131,7 +132,7 @@ def measured_peak(case: Case, *, keep: bool = False) -> int:
     code = "from capsdist.bench.planner_check import _measure; _measure()"
     text = json.dumps(asdict(case))
     command = [sys.executable, "-c", code, text]
-    env = os.environ | ({} if keep else {"MALLOC_MMAP_THRESHOLD_": str(2**20)})
+    env = os.environ | ({} if keep else {"MALLOC_MMAP_THRESHOLD_": str(LARGE_BYTES)})
     outputs = [
         subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=env)
         for _ in range(1 if keep else _TIMES)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
-__all__ = ["return_large_blocks"]
+__all__ = ["LARGE_BYTES", "return_large_blocks"]
 
 _MMAP_THRESHOLD = -3  # M_MMAP_THRESHOLD of glibc's malloc.h
-_LARGE_BYTES = 2**20
+LARGE_BYTES = 2**20
 
 
 def return_large_blocks() -> None:
@@ -20,4 +20,4 @@ def return_large_blocks() -> None:
     Source: mallopt(3).
     """
     with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE_BYTES)
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, LARGE_BYTES)
