@@ -11,6 +11,7 @@ and 1; the run's result.json tells "done", "stopped" and "failed" apart.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -225,22 +226,19 @@ def _train_and_draw(config: Config) -> int:
     from capsdist.launch.signals import StopSignals
     from capsdist.train.display import Display
 
-    place = run_place(absolute(config))
     with Display() as display:
         rows = _HoldEnd(display)
+        leave = functools.partial(_leave_pages, config, display, rows)
         try:
             summary = launch(config, display=rows)
         except CapsdistError:
-            if rows.trained and not config.train.dry_run:
-                leave_pages(place, display, anew=True, pictures=False)
+            leave(done=False)
             raise
         done = summary.status == "done"
+        with StopSignals():
+            leave(done=done)
         if config.train.dry_run:
             return DONE if done else STOPPED
-        with StopSignals():
-            leave_pages(
-                place, display, anew=rows.trained, pictures=done, overview=done and bool(config.data.name)
-            )
         if done:
             if rows.end is not None:
                 display(rows.end)
@@ -263,3 +261,13 @@ class _HoldEnd:
             self.end = row
         else:
             self._show(row)
+
+
+def _leave_pages(
+    config: Config, display: Callable[[dict[str, Any]], None], rows: _HoldEnd, *, done: bool
+) -> None:
+    """Leave the pages of a run that is done, or has trained; those of the latter show no images."""
+    if config.train.dry_run or not (done or rows.trained):
+        return
+    place, picture = run_place(absolute(config)), done and bool(config.data.name)
+    leave_pages(place, display, anew=rows.trained, images=done, picture=picture)

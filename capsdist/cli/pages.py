@@ -22,12 +22,12 @@ def leave_pages(
     show: Callable[[dict[str, Any]], None],
     *,
     anew: bool,
-    pictures: bool = True,
-    overview: bool = True,
+    images: bool = True,
+    picture: bool = True,
 ) -> None:
     """Make overview.png and report.html of the run at `place`, `anew` or where there is none.
 
-    pictures: show images in the page, which takes the newest checkpoint; overview: make the picture at all.
+    images: show some in the page, with what the newest checkpoint makes of them; picture: make overview.png.
     """
     shown: Shown | None = None
     files = open_files(place)
@@ -43,7 +43,7 @@ def leave_pages(
     def write() -> None:
         from capsdist.analysis.report.run_page import write_report
 
-        write_report(place, shown=shown, pictures=pictures)
+        write_report(place, shown=shown, pictures=images)
 
     def leave(name: str, begin: bytes, end: bytes, make: Callable[[], None]) -> None:
         word = name.partition(".")[0]
@@ -57,6 +57,6 @@ def leave_pages(
             note = f"warning: no {name} ({type(error).__name__}: {error})"
         show({"kind": "note", "message": note})
 
-    if overview:
+    if picture:
         leave(OVERVIEW, _PNG_BEGIN, _PNG_END, draw)
     leave(REPORT, _HTML_BEGIN, _HTML_END, write)

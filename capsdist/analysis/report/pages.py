@@ -28,15 +28,14 @@ MAX_SIDE = 112
 @functools.cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
 
     loader = PackageLoader("capsdist.analysis.report", "templates")
     found = Environment(
         loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
 
-    def part(name: str) -> Markup:
-        return Markup(loader.get_source(found, name)[0])  # ours: a style or a script, as it is
+    def part(name: str) -> str:
+        return loader.get_source(found, name)[0]  # a style or a script, for `safe`
 
     found.globals |= {"part": part, "version": __version__}
     found.filters |= {"duration": duration, "percent": percent, "short": short}

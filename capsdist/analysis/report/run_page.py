@@ -215,8 +215,9 @@ def _machine(facts: RunFacts, spent: Spent) -> Iterator[tuple[str, str]]:
     start = facts.start
     names = {
         "device": "device", "processor": "processor", "world_size": "workers",
-        "torch_threads": "threads a worker", "engine": "engine", "precision": "precision", "speed": "step", "variant": "variant of the step",
-        "microbatch_size": "images of a microbatch", "resident": "training images kept",
+        "torch_threads": "threads a worker", "engine": "engine", "precision": "precision", "speed": "step",
+        "variant": "variant of the step", "microbatch_size": "images of a microbatch",
+        "resident": "training images kept",
     }  # fmt: skip
     for field, name in names.items():
         if start.get(field) not in (None, ""):

@@ -7,7 +7,7 @@ import math
 __all__ = ["duration", "percent", "short"]
 
 _UNITS = (("min", "s", 1, 60, 3600), ("h", "min", 60, 60, 1440), ("d", "h", 3600, 24, math.inf))
-"""Large and small unit, seconds of the small one, how many of it are a large one, from how many on the next."""
+"""Large and small unit, seconds of the small one, how many of it are a large one, from how many the next."""
 _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
