@@ -158,7 +158,8 @@ def percent_ticks(low: float, high: float, zero: float | None) -> list[float]:
     if decades < 0.5:
         ticks = [float(tick) for tick in MaxNLocator(5).tick_values(low, high)]
     else:
-        steps = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
+        sparse = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
+        steps = (1, 2, 3, 5) if decades < 1 else sparse
         powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
         ticks = [float(f"{step}e{power}") for power in powers for step in steps]
     nearest = low if zero is None else 1.3 * zero

@@ -41,9 +41,10 @@ def leave_pages(
         overview(place, shown=shown)
 
     def write() -> None:
+        from capsdist.analysis.report.facts import read_facts
         from capsdist.analysis.report.run_page import write_report
 
-        write_report(place, shown=shown, pictures=images)
+        write_report(read_facts(place, print), shown=shown, images=images)
 
     def leave(name: str, begin: bytes, end: bytes, make: Callable[[], None]) -> None:
         word = name.partition(".")[0]

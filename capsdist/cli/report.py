@@ -17,10 +17,10 @@ __all__ = ["report"]
 
 
 def report(
-    runs: Annotated[tuple[str, ...], tyro.conf.Positional],
+    runs: Annotated[tuple[str, ...], tyro.conf.Positional] = ("runs",),
     interactive: bool = False,
     best: bool = False,
-    pictures: bool = True,
+    images: bool = True,
     data_root: str | None = None,
     to: str | None = None,
 ) -> int:
@@ -29,10 +29,10 @@ def report(
     The exit status is 1 if a run could not be read; the others are reported.
 
     Args:
-        runs: Path or s3:// URL of a run, or of a folder of runs.
+        runs: Paths or s3:// URLs of runs, or of folders of runs.
         interactive: Write interactive.html too: the network in JavaScript, to draw for and to turn poses of.
         best: Its weights are those of the checkpoint with the lowest validated error, not of the newest.
-        pictures: Show test images with what the newest checkpoint reads and reconstructs.
+        images: Show test images with what the newest checkpoint reads and reconstructs.
         data_root: Where the packed data sets are now; default: where the run had them.
         to: Path or s3:// URL of the folder for table.html; default: that which the runs lie in.
     """
@@ -43,13 +43,14 @@ def report(
         from capsdist.analysis.report.table_page import write_table
     for place in [each for given in runs for each in _runs_at(given)]:
         try:
-            page = write_report(place, data_root=data_root, pictures=pictures, log=log)
+            facts = read_facts(place, log)
+            page = write_report(facts, data_root=data_root, images=images, log=log)
             print(f"report: {page}")
-            found.append(read_facts(place))
+            found.append(facts)
             if interactive:
                 from capsdist.analysis.report.interactive_page import write_interactive
 
-                page = write_interactive(place, best=best, data_root=data_root, log=log)
+                page = write_interactive(facts, best=best, data_root=data_root, log=log)
                 print(f"interactive: {page}")
         except CapsdistError as error:
             status = print_error(error)

@@ -23,7 +23,7 @@ _ANSWER_S = 120.0
 
 
 class Browser:
-    """One page. requests: URLs that it has asked for; faults: exceptions and messages of its console."""
+    """One page. requests: URLs that it has asked for; faults: exceptions and errors in its console."""
 
     def __init__(self, commands: int, answers: int) -> None:
         self._commands, self._answers = commands, answers
@@ -69,7 +69,7 @@ class Browser:
             self.requests.append(params["request"]["url"])
         elif event == "Runtime.exceptionThrown":
             self.faults.append(json.dumps(params["exceptionDetails"]))
-        elif event == "Log.entryAdded":
+        elif event == "Log.entryAdded" and params["entry"]["level"] == "error":
             self.faults.append(params["entry"]["text"])
 
     def open(self, path: Path, *, width: int = 1280, height: int = 900, dark: bool = False) -> None:
@@ -124,7 +124,7 @@ def opened_browser(profile: Path) -> Iterator[Browser]:
     ]  # fmt: skip
     shell = f'exec "$0" "$@" 3<&{commands_in} 4>&{answers_out}'
     process = subprocess.Popen(
-        ["/bin/sh", "-c", shell, *arguments], pass_fds=(commands_in, answers_out), stderr=subprocess.DEVNULL
+        ["bash", "-c", shell, *arguments], pass_fds=(commands_in, answers_out), stderr=subprocess.DEVNULL
     )
     os.close(commands_in)
     os.close(answers_out)

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 import subprocess
-from html import unescape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ def node() -> str:
 def script_of(page: str, name: str) -> str:
     """The text of the element <script id="name"> of a page."""
     [text] = re.findall(rf'<script[^>]* id="{name}">(.*?)</script>', page, re.DOTALL)
-    return unescape(text) if "json" in page.partition(f'id="{name}"')[0][-40:] else text
+    return text
 
 
 def run_javascript(program: str) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from capsdist.analysis.drawing import class_names
 from capsdist.analysis.overview import images_in_turn, read_images, shown_place
-from capsdist.analysis.report.facts import RunFacts, read_facts
+from capsdist.analysis.report.facts import RunFacts
 from capsdist.analysis.report.pages import base64_text, page
 from capsdist.analysis.report.weights import packed, restored
 from capsdist.config import Config
@@ -40,23 +39,18 @@ _NO_IMAGES: dict[str, Any] = {"samples": [], "typical": [], "same": None}
 
 
 def write_interactive(
-    run_dir: str | os.PathLike[str],
-    *,
-    best: bool = False,
-    data_root: str | Path | None = None,
-    log: Log = print,
+    facts: RunFacts, *, best: bool = False, data_root: str | Path | None = None, log: Log = print
 ) -> str:
-    """Write `run_dir`/interactive.html, one file that needs no other; return its path or URL.
+    """Write interactive.html into the folder of a run, one file that needs no other; return its path or URL.
 
     The page holds the weights of the newest checkpoint, or the `best`, in 8 bits, and computes in JavaScript.
     With the packed test images, below `data_root` in place of the run's data.root, it offers some of them.
 
     Raises:
         ConfigError: the network is no `CapsNet`, or its page would exceed MAX_BYTES.
-        RunError: it is no folder of a run that has trained, or cannot be written.
-        CheckpointError: there is no checkpoint, or none is whole.
+        RunError: there is no checkpoint, or the page cannot be written.
+        CheckpointError: no checkpoint is whole; or none was validated, for `best`.
     """
-    facts = read_facts(run_dir, log)
     with best_verified(facts.files, log) if best else newest_verified(facts.files, log) as whole:
         if whole is None:
             raise RunError(f"{facts.files} has no checkpoint; give the folder of a run that has trained")

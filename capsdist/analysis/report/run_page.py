@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from pydantic import BaseModel
 
 from capsdist.analysis.drawing import Samples, class_names, of_kind, shown_split
 from capsdist.analysis.report.confusions import Confusions
-from capsdist.analysis.report.facts import RunFacts, Spent, read_facts
+from capsdist.analysis.report.facts import RunFacts, Spent
 from capsdist.analysis.report.pages import page, png
 from capsdist.analysis.report.plots import drawn, plots_of_run
 from capsdist.analysis.report.words import duration, percent, short
@@ -28,26 +27,28 @@ __all__ = ["write_report"]
 
 
 def write_report(
-    run_dir: str | os.PathLike[str],
+    facts: RunFacts,
     *,
     data_root: str | Path | None = None,
     shown: Shown | None = None,
-    pictures: bool = True,
+    images: bool = True,
     log: Log = print,
 ) -> str:
-    """Write `run_dir`/report.html, one file that needs no other; return its path or URL.
+    """Write report.html into the folder of a run, one file that needs no other; return its path or URL.
 
-    `run_dir` is a path or an s3:// URL. Pictures need the newest checkpoint and the packed test images, below
-    `data_root` in place of the run's data.root; without them, or without `pictures`, the page says why there
-    are none. `shown`: what `capsdist.analysis.overview.read_shown` has returned. `log` is told of damage.
+    Images need the newest checkpoint and the packed test images, below `data_root` in place of the run's
+    data.root; without them, or without `images`, the page says why there are none. `shown`: what
+    `capsdist.analysis.overview.read_shown` has returned. `log` is told of damage.
 
     Raises:
-        RunError: it is no folder of a run that has trained, or cannot be written.
-        CheckpointError, ConfigError: as `read_facts`.
+        RunError: the page cannot be written.
+
+    Example:
+        >>> write_report(read_facts("runs/mnist"))
+        'runs/mnist/report.html'
     """
-    facts = read_facts(run_dir, log)
-    why_none = "" if pictures else "The run did not come to its end."
-    if pictures and shown is None:
+    why_none = "" if images else "They were left out, or the run has not come to its end."
+    if images and shown is None:
         from capsdist.analysis.overview import read_shown  # late: torch
 
         try:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
-
 from capsdist.analysis.drawing import curve, of_kind
 from capsdist.analysis.report.facts import RunFacts, Spent
 from capsdist.analysis.report.pages import page
@@ -39,6 +37,8 @@ def write_table(runs: Sequence[RunFacts], to: str | None = None) -> str:
         RunError: without `to` the runs lie in several folders; or it cannot be written.
     """
     files = _common_folder(runs) if to is None else open_files(to)
+    if to is not None:
+        files.check_writable()  # makes it
     files.write(TABLE, table_page(runs, files))
     return files.path(TABLE)
 
@@ -166,11 +166,11 @@ def _groups(runs: Sequence[tuple[RunFacts, dict[str, Any], _Row]], differing: Se
 
 def _plot(runs: Sequence[RunFacts]) -> Plot | None:
     """Return the errors of the first runs over steps: of validations, of runs without any while training."""
-    curves = []
+    curves: list[Curve] = []
     for run in runs:
         kind = "validation" if of_kind(run.rows, "validation") else "train"
         steps, errors = curve(of_kind(run.rows, kind), "error_percent")
         if len(errors) and len(curves) < _NUM_CURVES:
-            rough = kind == "train"
-            curves.append(Curve(run.name, steps, np.asarray(errors), len(curves) + 1, rough=rough))
+            style = "joined" if kind == "validation" else "line"
+            curves.append(Curve(run.name, steps, errors, len(curves) + 1, style, rough=style == "line"))
     return Plot("Error", curves, log=True, unit=" %") if curves else None

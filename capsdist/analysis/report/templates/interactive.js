@@ -37,13 +37,13 @@ function clear() {
   pen.fillRect(0, 0, sheet.width, sheet.height);
 }
 
-// Return the ink of the sheet as sums over all rectangles from its corner: [FINE H + 1, FINE W + 1].
+// Return the ink of the sheet, in whole grey levels, as sums over all rectangles from its corner: [FINE H + 1, FINE W + 1].
 function sumsOfInk() {
   const { data } = pen.getImageData(0, 0, sheet.width, sheet.height), step = sheet.width + 1;
   const sums = new Float64Array(step * (sheet.height + 1));
   for (let y = 0; y < sheet.height; y++)
     for (let x = 0, line = 0; x < sheet.width; x++) {
-      line += data[4 * (y * sheet.width + x)] / 255;
+      line += data[4 * (y * sheet.width + x)];
       sums[(y + 1) * step + x + 1] = sums[y * step + x + 1] + line;
     }
   return sums;
@@ -74,7 +74,7 @@ function drawnPixels() {
   const pixels = new Float32Array(channels * places);
   for (let place = 0; place < places; place++) {
     const x = left + size * (place % width), y = top + size * Math.floor(place / width);
-    const value = Math.min(ink(x, y, x + size, y + size) / size ** 2, 1);
+    const value = Math.min(ink(x, y, x + size, y + size) / (255 * size ** 2), 1);
     for (let c = 0; c < channels; c++) pixels[c * places + place] = value;
   }
   return pixels;
@@ -220,6 +220,10 @@ part("iterations").addEventListener("input", event => {
 
 const sliders = [];
 
+function signed(value) {
+  return value.toFixed(2).replace("-", "−");
+}
+
 // Begin with the pose of class j in the image that was read; of another class, with its typical one if that is known.
 function choose(j) {
   const dim = spec.parent_dim;
@@ -242,7 +246,7 @@ function reset() {
 
 function showPose() {
   sliders.forEach(({ row, output }, n) => {
-    output.textContent = state.pose[n].toFixed(2);
+    output.textContent = signed(state.pose[n]);
     row.classList.toggle("chosen", n === state.dimension);
   });
   part("length").textContent = Math.hypot(...state.pose).toFixed(3);
@@ -259,6 +263,7 @@ function buildPose() {
   part("class").append(...spec.classes.map((name, j) => new Option(name, j)));
   part("class").addEventListener("change", event => choose(Number(event.target.value)));
   part("reset").addEventListener("click", reset);
+  part("sliders").style.setProperty("--rows", Math.ceil(spec.parent_dim / 2));
   for (let n = 0; n < spec.parent_dim; n++) {
     const row = document.createElement("label"), number = document.createElement("span");
     const input = document.createElement("input"), output = document.createElement("output");
@@ -279,7 +284,7 @@ function buildPose() {
   for (let n = 0; n < 11; n++) {
     const cell = document.createElement("div"), by = (n - 5) / 20;
     cell.className = n === 5 ? "none" : "";
-    cell.append(document.createElement("canvas"), by > 0 ? `+${by.toFixed(2)}` : by < 0 ? `−${(-by).toFixed(2)}` : "0");
+    cell.append(document.createElement("canvas"), (by > 0 ? "+" : "") + signed(by));
     part("moved").append(cell);
   }
 }
