@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -27,6 +28,7 @@ from capsdist.cli.main import main
 from capsdist.config import CapsNetConfig, Config, Data, get_preset
 from capsdist.errors import RunError
 from capsdist.runs.rundir import CONFIG, RunFolder, RunSummary
+from capsdist.train.machine import processor
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 
@@ -168,8 +170,6 @@ def test_confusions_count_errors_by_class() -> None:
 
 
 def test_many_classes_are_a_picture_of_one_pixel_each() -> None:
-    import base64
-
     table = np.diag(np.arange(1, 131))
     table[3, 128] = 1
     picture = Confusions.of(table.tolist(), []).picture
@@ -179,6 +179,10 @@ def test_many_classes_are_a_picture_of_one_pixel_each() -> None:
     assert (pixels[..., 3] > 0).sum() == 131
     assert pixels[3, 128, 0] > pixels[3, 128, 2]
     assert pixels[3, 3, 2] > pixels[3, 3, 0]
+
+
+def test_the_processor_is_named_with_its_cores() -> None:
+    assert re.fullmatch(r"\S.*, [1-9]\d* cores?", processor())
 
 
 def test_numbers_in_words() -> None:
@@ -221,7 +225,9 @@ def test_fields_that_the_preset_has_otherwise_are_marked(tmp_path: Path) -> None
     page = Path(path).read_text()
     assert page.count("Preset: ") == 1
     assert "Preset: 0.001." in page
-    assert re.search(r"<details open><summary>optim <span.*?>18 fields, 1 not as the preset", page)
+    [summary] = re.findall(r"<summary>optim (.*?)</summary>", page, re.DOTALL)
+    words = " ".join(re.sub(r"<.*?>", "", summary).split())
+    assert words == "18 fields; not as the preset: learning_rate 0.007"
     assert "There are none in this page." in page
 
 

@@ -62,25 +62,22 @@ def write_report(
 def report_page(facts: RunFacts, shown: Shown | None, why_none: str) -> bytes:
     """Return the page; why_none: why there are no pictures, where `shown` is None."""
     spent = Spent.of(facts)
-    measured = facts.measured
     classes = shown.classes if shown else facts.classes
-    table = measured.get("confusion")
+    table = facts.measured.get("confusion")
     return page(
         "report.html",
         title=facts.name,
         facts=facts,
-        status=facts.status,
         tiles=list(_tiles(facts, spent)),
         plots=[drawn(plot) for plot in plots_of_run(facts.rows)],
         confusions=Confusions.of(table, classes) if table else None,
-        measured=measured,
         cells=list(_cells(shown.samples, classes)) if shown else [],
         shown_split=shown_split(facts.rows),
         why_none=why_none,
-        layers=_layers(facts),
+        layers=facts.cost.layers if facts.cost else [],
         spent=spent,
         sections=list(_sections(facts.config)),
-        machine=list(_machine(facts, spent)),
+        machine=list(_machine(facts)),
         starts=of_kind(facts.rows, "start"),
     )
 
@@ -143,34 +140,6 @@ def _cells(samples: Samples, classes: Sequence[str]) -> Iterator[_Cell]:
 
 
 @dataclass(frozen=True)
-class _Layer:
-    """A line of the table of layers; FLOP are those of an image; share: of the step's, in percent."""
-
-    name: str
-    parameters: int
-    forward: int
-    backward: int
-    recomputed: int
-    share: float
-
-
-def _layers(facts: RunFacts) -> list[_Layer]:
-    """Return the layers with parameters or products, empty where the family cannot price its networks."""
-    cost = facts.cost
-    layers = cost.layers if cost else []
-    total = sum(each.forward_flop + each.backward_flop + each.recomputed_flop for each in layers) or 1
-    return [
-        _Layer(
-            each.name, each.parameters + each.frozen, each.forward_flop, each.backward_flop,
-            each.recomputed_flop,
-            100 * (each.forward_flop + each.backward_flop + each.recomputed_flop) / total,
-        )
-        for each in layers
-        if each.parameters or each.frozen or each.forward_flop
-    ]  # fmt: skip
-
-
-@dataclass(frozen=True)
 class _Field:
     """A field of the configuration; preset: the value that its preset gives, where it is another."""
 
@@ -211,7 +180,7 @@ def _text(value: Any) -> str:
     return "none" if value is None or value == "" else str(value)
 
 
-def _machine(facts: RunFacts, spent: Spent) -> Iterator[tuple[str, str]]:
+def _machine(facts: RunFacts) -> Iterator[tuple[str, str]]:
     """Yield what the last start ran on: name and value."""
     start = facts.start
     names = {
