@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 
 import pytest
 from job_helpers import NETWORK, save_tiny
 
+import capsdist.launch
 from capsdist.analysis import overview
 from capsdist.analysis.report import facts, run_page
+from capsdist.cli.job import run_job
 from capsdist.cli.pages import leave_pages
+from capsdist.console import FAILED, STOPPED
+from capsdist.errors import RunError
 from capsdist.runs import record
-from capsdist.runs.rundir import RunFolder
+from capsdist.runs.rundir import RunFolder, RunSummary
 from capsdist.train.display import Display
 
 PICTURE = b"\x89PNG\r\n\x1a\nIEND\xaeB`\x82"
@@ -59,3 +64,41 @@ def test_without_a_checkpoint_a_page_has_no_images_and_there_is_no_picture(tmp_p
     assert [row["message"].partition(" (")[0] for row in rows if row["kind"] == "note"][1:] == [
         "warning: no overview.png", "warning: no report.html"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("end", ["failed", "stopped"])
+def test_a_run_that_fails_or_stops_leaves_a_page_without_images(tmp_path, monkeypatch, capsys, end, trained):
+    run = RunFolder(tmp_path / "runs/mnist")
+
+    def launch(config, *, display):
+        run.create()
+        run.begin(config)
+        if trained:
+            (run.path / "metrics.jsonl").write_text('{"kind": "start", "resumed_step": 0, "step": 0}\n')
+            display({"kind": "start", "resumed_step": 0, "step": 0})
+        if end == "failed":
+            raise RunError("a worker is lost")
+        return RunSummary("mnist", str(run), "stopped", 0, None, None, 1.0)
+
+    monkeypatch.setattr(capsdist.launch, "launch", launch, raising=False)
+    monkeypatch.setattr(capsdist.cli.job, "fitted", lambda config: config)
+    monkeypatch.setattr("capsdist.train.display.Display", Silent)
+    argv = [f"--train.storage={tmp_path}/runs"]
+    assert run_job("Train.", ["mnist_paper"], argv=argv) == (FAILED if end == "failed" else STOPPED)
+    assert ("error: a worker is lost" in capsys.readouterr().err) == (end == "failed")
+    page = Path(run.path, "report.html")
+    assert page.exists() == trained
+    assert not Path(run.path, "overview.png").exists()
+    if trained:
+        assert "There are none in this page" in page.read_text()
+
+
+class Silent:
+    """A display that shows nothing."""
+
+    def __enter__(self):
+        return lambda row: None
+
+    def __exit__(self, *words):
+        return None
