@@ -56,9 +56,11 @@ def _build_resnet_capsnet(model: ResNetCapsNetConfig, routing: Routing) -> nn.Mo
     from capsdist.models.resnet_capsnet import ResNetCapsNet
 
     options = _options(model, routing)
-    stages = [options.pop(name) for name in ("stem_channels", "stem_blocks", "stem_first")]
-    if options.pop("stem") == "resnet":
-        stem: nn.Module = ResNetStem(model.in_channels, *stages, model.norm_groups)
+    for name in ("stem", "stem_channels", "stem_blocks", "stem_first"):
+        del options[name]
+    if model.stem == "resnet":
+        channels, blocks = model.stem_channels, model.stem_blocks
+        stem = ResNetStem(model.in_channels, channels, blocks, model.stem_first, model.norm_groups)
     else:
         stem = own_stem(model)
     return ResNetCapsNet(image_shape(model), model.num_classes, stem=stem, **options)
