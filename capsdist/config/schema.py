@@ -173,6 +173,10 @@ class Train(Section):
     """Passes over the training split."""
     max_steps: Annotated[OptionalCount, END_OF_RUN] = None
     """Stop after this many optimizer steps even if epochs are left."""
+    stop_at_error: Annotated[float | None, Bounds(ge=0, le=100), END_OF_RUN] = None
+    """End the run, tested, once a validated error_percent is at most this."""
+    patience: Annotated[OptionalCount, END_OF_RUN] = None
+    """End the run, tested, after this many validations in a row without a lower error_percent."""
     global_batch_size: Count = 128
     """Images an optimizer step over all workers; official: 128."""
     gradient_accumulation_steps: Annotated[Count, MAY_CHANGE] = 1
