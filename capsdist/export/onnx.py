@@ -28,6 +28,7 @@ class Onnx(Programs):
                     verbose=False,
                     input_names=program.inputs,
                     output_names=program.outputs,
+                    dynamic_shapes={name: {0: "batch"} for name in program.inputs},  # a name for B
                 )
         except Exception as error:  # of any type: a network may be anybody's
             raise refused("torch.onnx", error) from error

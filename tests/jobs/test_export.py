@@ -146,6 +146,7 @@ def test_onnx_in_onnx_runtime(name: str, tmp_path: Path, capsys: pytest.CaptureF
         session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
         inputs, outputs = [each.name for each in session.get_inputs()], session.get_outputs()
         signatures[path.stem] = (inputs, [each.name for each in outputs])
+        assert {each.shape[0] for each in (*session.get_inputs(), *outputs)} == {"batch"}
 
         def run_session(*given: Tensor, session=session, inputs=inputs) -> list[Tensor]:
             values = {name: each.numpy() for name, each in zip(inputs, given, strict=True)}
