@@ -117,7 +117,12 @@ def exported(run: Path, to: str, output: Path, *options: str) -> int:
     return main(["export", str(run), "--to", to, "--output", str(output), *options])
 
 
-@pytest.mark.parametrize("name", [CROPPED, BASELINE, pytest.param(TWO, marks=pytest.mark.slow)])
+def with_slow(quick: str) -> list[Any]:
+    """All configurations for a test that takes seconds; only `quick` in the default suite."""
+    return [quick, *(pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS if name != quick)]
+
+
+@pytest.mark.parametrize("name", with_slow(BASELINE))
 def test_programs_of_torch_need_no_capsdist(name: str, tmp_path: Path) -> None:
     folder = save(tmp_path / "run", CONFIGS[name])
     height, width = map(str, SIZES[name])
@@ -130,9 +135,7 @@ def test_programs_of_torch_need_no_capsdist(name: str, tmp_path: Path) -> None:
     check_programs(name, folder, programs)
 
 
-@pytest.mark.parametrize(
-    "name", [TWO, *(pytest.param(name, marks=pytest.mark.slow) for name in (CROPPED, BASELINE))]
-)
+@pytest.mark.parametrize("name", with_slow(TWO))
 def test_onnx_in_onnx_runtime(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runtime = pytest.importorskip("onnxruntime", reason="pip install 'capsdist[export]'")
     folder = save(tmp_path / "run", CONFIGS[name])
