@@ -55,6 +55,13 @@ def _predict(argv: Sequence[str]) -> int:
     return _parsed(predict, "predict", argv)
 
 
+def _export(argv: Sequence[str]) -> int:
+    """write a network for other programs: capsdist export RUN --to FORMAT --output FOLDER"""
+    from capsdist.cli.export import export
+
+    return _parsed(export, "export", argv)
+
+
 def _pack(argv: Sequence[str]) -> int:
     """make a packed data set of original files: capsdist pack NAME [options]"""
     from capsdist.data.sets.pack import pack_command
@@ -107,6 +114,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "plan": _plan,
     "evaluate": _evaluate,
     "predict": _predict,
+    "export": _export,
     "pack": _pack,
     "verify": _verify,
     "show": _show,

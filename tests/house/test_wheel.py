@@ -68,6 +68,7 @@ COMMANDS = [
     ("capsdist tune --help", 0, "--search.trials"),
     ("capsdist evaluate runs/none", 1, "no checkpoint below runs/none"),
     ("capsdist predict runs/none a.png", 1, "no checkpoint below runs/none"),
+    ("capsdist export runs/none --to hub --output out", 1, "no checkpoint below runs/none"),
     ("capsdist runs", 1, "runs: there is no such folder"),
     ("capsdist check-cluster none.yaml", 2, "cannot be read"),
     ("python -m capsdist --version", 0, "capsdist 0."),

@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from job_helpers import NETWORK, save_tiny
 from places import Place
@@ -16,6 +17,8 @@ from capsdist.cli import parse_command
 from capsdist.config import get_preset
 from capsdist.config.as_yaml import to_yaml
 from capsdist.errors import ConfigError, RunError
+from capsdist.export import export_run
+from capsdist.inference import load
 from capsdist.runs import locks
 from capsdist.runs.checkpoints import newest_verified, opened_checkpoint
 from capsdist.runs.files import open_files
@@ -228,3 +231,16 @@ def test_a_configuration_file_is_read(place: Place):
     assert parse_command(None, [config.preset], None, words)[0] == config
     with pytest.raises(ConfigError, match=r"best\.yaml.': cannot be read \(No such file"):
         parse_command(None, [config.preset], None, [*words[:1], f"{words[1]}."])
+
+
+def test_a_network_is_exported_to_s3_and_loaded_from_there(place: Place, tmp_path):
+    put_checkpoint(open_files(f"{place.url}/run"), tmp_path, 2, 1.0)
+    export_run(f"{place.url}/run", "hub", f"{place.url}/hub")
+    assert set(place.objects("hub")) == {"hub/README.md", "hub/config.json", "hub/model.safetensors"}
+    images = np.random.default_rng(2).integers(0, 256, (3, 1, 9, 9), dtype=np.uint8)
+    found, expected = (load(f"{place.url}/{name}").predict(images).scores for name in ("hub", "run"))
+    assert found.equal(expected)
+    with pytest.raises(RunError, match=f"^{place.url}/hub: exists already; remove it"):
+        export_run(f"{place.url}/run", "hub", f"{place.url}/hub")
+    with pytest.raises(RunError, match="directly below a bucket"):
+        export_run(f"{place.url}/run", "hub", "s3://bucket/hub")

@@ -146,6 +146,6 @@ def _places(
 
 def _sampled(images: Tensor, rows: Tensor, columns: Tensor, size: Sides, *, outside: str) -> Tensor:
     """Interpolate at `rows` and `columns`, which broadcast to [b, *size]: -1 and 1 are the image's edges."""
-    shape = (len(images), *size)
+    shape = (images.shape[0], *size)  # not len(): torch.export would take it for a constant
     grid = torch.stack([columns.expand(shape), rows.expand(shape)], -1).to(images.dtype)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=outside, align_corners=False)
