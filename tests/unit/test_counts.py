@@ -20,17 +20,11 @@ from capsdist.config import (
 from capsdist.models import CapsNet, build_model
 from capsdist.models.counts import num_parameters, output_numbers
 
-CIFAR = get_preset("cifar10_official").model
-
 PUBLISHED = [
     (CapsNetConfig(decoder=False), 6_804_224),
     (CapsNetConfig(decoder=False, capsule_bias=True), 6_804_384),
     (CapsNetConfig(), 8_215_568),
     (CapsNetConfig(capsule_bias=True), 8_215_728),
-    (CapsNetConfig(image_size=36, capsule_bias=True), 11_361_968),
-    (BaselineCNNConfig(), 35_445_522),
-    (PoolingCNNConfig(image_size=36), 24_563_978),
-    (CIFAR, 22_476_448),
 ]
 OF_PRESETS = {
     "mnist_official": 8_215_728,

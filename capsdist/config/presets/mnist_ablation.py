@@ -18,11 +18,7 @@ __all__ = ["ABLATIONS", "DIFFERENCES", "PRESETS"]
 DIFFERENCES: dict[str, tuple[str, object, str]] = {
     "primary_coupling": ("model.primary_coupling", True, "primary capsules squash conv / 32 + bias"),
     "capsule_bias": ("model.capsule_bias", True, "class capsules have biases"),
-    "initialisation": (
-        "model.initialisation",
-        "truncated_normal",
-        "official start: truncated normal, biases 0.1",
-    ),
+    "initialisation": ("model.initialisation", "truncated_normal", "truncated normal start, biases 0.1"),
     "margin_reduction": ("loss.margin_reduction", "official", "20 times the weight of the reconstruction"),
     "last_batch": ("data.last_batch", "carry", "all steps have 128 images"),
     "epochs": ("train.epochs", 640, "640 epochs, 300,000 steps"),
@@ -32,11 +28,7 @@ DIFFERENCES: dict[str, tuple[str, object, str]] = {
 
 # Both sources train with TensorFlow's Adam; public re-implementations do not.
 _OTHERS: dict[str, tuple[str, object, str]] = {
-    "epsilon_placement": (
-        "optim.epsilon_placement",
-        "pytorch",
-        "Adam's epsilon of PyTorch; in neither source",
-    ),
+    "epsilon_placement": ("optim.epsilon_placement", "pytorch", "PyTorch's epsilon, in neither source"),
 }
 
 
