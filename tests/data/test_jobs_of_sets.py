@@ -26,9 +26,9 @@ Patch = pytest.MonkeyPatch
 
 
 def digits(folder: Path, patch: Patch) -> None:
-    checksums, _ = write_idx_set(folder, sides=(28, 28))
+    checksums, _ = write_idx_set(folder, sides=(28, 28), numbers=(8, 4))
     patch.setattr(mnist, "_SHA256", checksums)
-    patch.setattr(multimnist, "_NUM_VALIDATION", 11)
+    patch.setattr(multimnist, "_NUM_VALIDATION", 4)
 
 
 def toys(folder: Path, patch: Patch) -> None:
@@ -55,7 +55,7 @@ Files = Callable[[Path, Patch], None]
 SETS: dict[str, tuple[Files, str]] = {
     "multimnist": (digits, "multimnist --partners 2"),
     "multimnist_shift6": (digits, "multimnist --partners 2 --shift 6 --name multimnist_shift6"),
-    "affnist_train": (digits, "affnist_train --validation 0.2 --no-whole"),
+    "affnist_train": (digits, "affnist_train --validation 0.5 --no-whole"),
     "smallnorb": (toys, "smallnorb"),
     "smallnorb_azimuth": (toys, "smallnorb_azimuth"),
     "smallnorb_elevation": (toys, "smallnorb_elevation"),
@@ -69,10 +69,10 @@ PRESETS = {
     for preset in runpy.run_path(str(JOBS / f"train_{job}.py"))["PRESETS"]
 }
 SHRUNK = {
-    "capsnet": ["--model.conv-channels=6", "--model.primary-types=2"],
+    "capsnet": ["--model.conv-channels=2", "--model.primary-types=1", "--model.decoder-hidden", "4", "5"],
     "pooling_cnn": ["--model.conv-channels", "4", "5", "--model.dense-units=6"],
 }
-STEPS = ["--train.max-steps=2", "--train.global-batch-size=4", "--data.lanes=2", "--train.precision=fp32"]
+STEPS = ["--train.max-steps=2", "--train.global-batch-size=8", "--data.lanes=2", "--train.precision=fp32"]
 
 
 def asked(preset: str, *words: str) -> Config:
