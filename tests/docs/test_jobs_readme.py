@@ -1,19 +1,21 @@
-"""jobs/README.md names every preset, and says of smaller networks what they cost."""
+"""Every preset belongs to one job; jobs/README.md names them all, and says what smaller networks cost."""
 
 from __future__ import annotations
 
 import re
+import runpy
 from pathlib import Path
 
 import pytest
 
 from capsdist.cli import parse_command
-from capsdist.config import Config
+from capsdist.config import PRESETS, Config
 from capsdist.config.models import find_family
 from capsdist.config.presets.mnist_ablation import ABLATIONS
 from kinds_of_presets import DISTINCT
 
-TEXT = (Path(__file__).parents[2] / "jobs/README.md").read_text()
+JOBS = Path(__file__).parents[2] / "jobs"
+TEXT = (JOBS / "README.md").read_text()
 SIZES = re.findall(r"^\| (?:quarter|mini) \| `(.+)` \| (.+), (.+) \| (.+), (.+) \|$", TEXT, re.MULTILINE)
 
 
@@ -23,6 +25,11 @@ def cost_of(config: Config) -> tuple[int, int]:
     assert price is not None
     cost = price(config.model, config.routing)
     return cost.parameters, sum(x.forward_flop + x.backward_flop + x.recomputed_flop for x in cost.layers)
+
+
+def test_every_preset_belongs_to_one_job() -> None:
+    offered = [runpy.run_path(str(path))["PRESETS"] for path in JOBS.glob("train_*.py")]
+    assert sorted(name for names in offered for name in names) == sorted(PRESETS)
 
 
 def test_every_preset_is_named() -> None:
