@@ -96,7 +96,7 @@ class _Attempt:
         placement = preflight.place_on_machine(self.config, machine) if machine else None
         if placement:
             preflight.check_engine(self.config, placement)
-        preflight.check_capsules(self.config, (placement or self.config.train).num_workers)
+        preflight.check_network(self.config, (placement or self.config.train).num_workers)
         with announced(self._status, f"trying to write to {self.run}"):
             self.run.create()
         with removed_if_unbegun(self.run.files), self.run.lock(self._status) as lock:

@@ -21,9 +21,8 @@ from capsdist.config.models import (
     PoolingCNNConfig,
     Routing,
 )
-from capsdist.config.resnet_capsnet import ResNetCapsNetConfig, find_stem, resnet_capsnet_problems
+from capsdist.config.resnet_capsnet import ResNetCapsNetConfig, resnet_capsnet_problems
 from capsdist.config.shapes import image_shape
-from capsdist.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -53,28 +52,19 @@ def _capsnet_losses(output: Output, images: Tensor, labels: Tensor, loss: Loss) 
 
 
 def _build_resnet_capsnet(model: ResNetCapsNetConfig, routing: Routing) -> nn.Module:
+    from capsdist.models.own_stem import own_stem
+    from capsdist.models.resnet import ResNetStem
     from capsdist.models.resnet_capsnet import ResNetCapsNet
 
     options = _options(model, routing)
-    stem_options = [options.pop(name) for name in ("stem_channels", "stem_blocks", "stem_first")]
-    own = (*stem_options, model.norm_groups) if model.stem == "resnet" else ()
-    stem = find_stem(options.pop("stem"))(model.in_channels, *own)
-    _check_stem(model, stem)
+    for name in ("stem", "stem_channels", "stem_blocks", "stem_first"):
+        del options[name]
+    if model.stem == "resnet":
+        channels, blocks = model.stem_channels, model.stem_blocks
+        stem = ResNetStem(model.in_channels, channels, blocks, model.stem_first, model.norm_groups)
+    else:
+        stem = own_stem(model)
     return ResNetCapsNet(image_shape(model), model.num_classes, stem=stem, **options)
-
-
-def _check_stem(model: ResNetCapsNetConfig, stem: object) -> None:
-    """Raise ConfigError if a stem cannot be trained so that the gradient does not depend on the ranks."""
-    from torch import nn
-
-    if not isinstance(stem, nn.Module):
-        fix = "return a torch.nn.Module from images [B, C, H, W] to features [B, C', H', W']"
-        raise ConfigError([Problem("model.stem", model.stem, f"returns a {type(stem).__name__}", fix)])
-    found = (name for name, each in stem.named_modules() if isinstance(each, nn.modules.batchnorm._BatchNorm))
-    if not model.stem_frozen and (name := next(found, None)) is not None:
-        rule = f"has the BatchNorm layer {name!r}, whose statistics differ between ranks and microbatches"
-        fix = "set --model.stem-frozen, or build the stem with GroupNorm"
-        raise ConfigError([Problem("model.stem", model.stem, rule, fix)])
 
 
 def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:

@@ -188,7 +188,7 @@ class _Start:
             budget = on_machine(self.config, self.search, machine)
             placement = preflight.place_on_machine(self.config, machine)
             preflight.check_engine(self.config, placement)
-            preflight.check_capsules(self.config, placement.num_workers)
+            preflight.check_network(self.config, placement.num_workers)
         refuse = _pricing(self.config, self.search, budget)
         if not self._any_left(refuse):
             return True

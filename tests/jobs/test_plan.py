@@ -117,11 +117,14 @@ def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--gpus" in err
 
 
-@pytest.mark.parametrize("words", [("--gpus", "0"), ("--memory-gib", "-1"), ("--peak-tflops", "0")])
+@pytest.mark.parametrize(
+    "words", [("--gpus", "0"), ("--gpus", "200"), ("--memory-gib", "-1"), ("--peak-tflops", "0")]
+)
 def test_devices_that_there_are_not(capsys: pytest.CaptureFixture[str], words: tuple[str, str]) -> None:
     status, _, err = plan(capsys, "mnist_paper", *words)
     assert status == 2
     assert words[0][2:].replace("-", "_") in err
+    assert "workers" not in err
 
 
 def test_a_family_without_cost_names_the_dry_run(
