@@ -158,10 +158,11 @@ class Predictor:
             pixels = pixels[None]
         if pixels.ndim != 4 or pixels.shape[1] != channels or not len(pixels):
             raise ShapeError(f"{name} has shape {shape}; give [C, H, W] or [B, C, H, W] with C={channels}")
-        (height, width), wanted = pixels.shape[2:], sides(data.crop or model.image_size)
+        (height, width), least = pixels.shape[2:], data.least_size
+        wanted = sides(least or model.image_size)
         small, other = height < wanted[0] or width < wanted[1], (height, width) != wanted
-        if small if data.crop else other and not data.resize:
-            size = f"{'at least ' if data.crop else ''}{wanted[0]} x {wanted[1]}"
+        if small if least else other and not data.resize:
+            size = f"{'at least ' if least else ''}{wanted[0]} x {wanted[1]}"
             raise ShapeError(f"{name} is {height} x {width} pixels; resize it to {size}")
         if pixels.dtype == torch.uint8:
             return pixels.float()

@@ -198,7 +198,7 @@ def check_data(config: Config) -> StreamIndex:
             folder,
             image_shape=stored_shape(config),
             num_classes=config.model.num_classes,
-            crop=config.data.crop,
+            crop=config.data.least_size,
             decode_size=config.data.decode_size,
             remedy=packing_remedy(config, config.data.splits[field]),
         )

@@ -18,6 +18,7 @@ from capsdist.config.models import (
     Loss,
     NetworkConfig,
     NoOptions,
+    PoolingCNNConfig,
     Routing,
 )
 from capsdist.config.resnet_capsnet import ResNetCapsNetConfig, resnet_capsnet_problems
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from capsdist.config.cost import Cost
     from capsdist.models.capsule_network import Output
 
-__all__ = ["BASELINE_CNN", "CAPSNET", "RESNET_CAPSNET"]
+__all__ = ["BASELINE_CNN", "CAPSNET", "POOLING_CNN", "RESNET_CAPSNET"]
 
 
 def _options(model: CapsuleConfig, routing: Routing) -> dict[str, Any]:
@@ -70,6 +71,13 @@ def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:
     from capsdist.models.baseline_cnn import BaselineCNN
 
     return BaselineCNN(image_shape(model), model.num_classes, dropout=model.dropout)
+
+
+def _build_pooling_cnn(model: PoolingCNNConfig, routing: NoOptions) -> nn.Module:
+    from capsdist.models.pooling_cnn import PoolingCNN
+
+    options = model.model_dump(exclude=set(NetworkConfig.model_fields))
+    return PoolingCNN(image_shape(model), model.num_classes, **options)
 
 
 def _cross_entropy(output: Output, images: Tensor, labels: Tensor, loss: NoOptions) -> dict[str, Tensor]:
@@ -118,6 +126,12 @@ def _baseline_cost(model: BaselineCNNConfig, routing: NoOptions) -> Cost:
     return baseline_cost(model, routing)
 
 
+def _pooling_cnn_cost(model: PoolingCNNConfig, routing: NoOptions) -> Cost:
+    from capsdist.models.network_costs import pooling_cnn_cost
+
+    return pooling_cnn_cost(model, routing)
+
+
 CAPSNET = Family(
     title="capsule network",
     model=CapsNetConfig,
@@ -145,4 +159,11 @@ BASELINE_CNN = Family(
     losses=_cross_entropy,
     multi_label_losses=_sigmoid_cross_entropy,
     cost=_baseline_cost,
+)
+POOLING_CNN = replace(
+    BASELINE_CNN,
+    title="CNN with pooling",
+    model=PoolingCNNConfig,
+    build=_build_pooling_cnn,
+    cost=_pooling_cnn_cost,
 )

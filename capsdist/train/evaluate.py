@@ -189,7 +189,7 @@ def evaluate_checkpoint(
             folder,
             image_shape=stored_shape(config),
             num_classes=config.model.num_classes,
-            crop=data.crop,
+            crop=data.least_size,
             decode_size=data.decode_size,
             remedy="give the folder of a packed split",
         )

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from capsdist.config import Config, Data
+from capsdist.config import Config, Data, with_values
 from capsdist.config.steps import steps_of, total_steps
 from capsdist.console import announced
 from capsdist.errors import ConfigError, Problem, RunError
@@ -39,7 +39,6 @@ from capsdist.tune.space import (
     points,
     search_problems,
     validation_problem,
-    with_values,
 )
 
 __all__ = ["of_trials", "preview", "run_search"]

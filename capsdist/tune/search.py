@@ -20,7 +20,7 @@ from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from capsdist.config import Config
+from capsdist.config import Config, with_values
 from capsdist.errors import CapsdistError, RunError
 from capsdist.launch import launch
 from capsdist.launch.failure import is_out_of_memory, one_line, root_cause
@@ -31,7 +31,6 @@ from capsdist.storage.temporary import temporary_folder
 from capsdist.train.metrics import Row
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal, Trial
 from capsdist.tune.source import Source
-from capsdist.tune.space import with_values
 
 __all__ = ["Halving", "Plan", "run_trials", "scheduler_of"]
 

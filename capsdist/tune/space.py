@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from capsdist.config import Config, Loss, Section, problems
+from capsdist.config import Config, Loss, Section, problems, with_values
 from capsdist.config.models import CapsuleConfig
 from capsdist.config.rules import section_problems
 from capsdist.config.sections import Bounds, Count, OptionalCount
@@ -22,7 +22,7 @@ from capsdist.launch.preflight import packing_remedy
 
 __all__ = [
     "FIELDS", "RATE", "Search", "Space", "Values", "checked_values", "chosen", "points", "rounded",
-    "search_problems", "validation_problem", "with_values",
+    "search_problems", "validation_problem",
 ]  # fmt: skip
 
 Values = Mapping[str, int | float | bool]
@@ -143,16 +143,6 @@ def points(space: Space, seed: int) -> Iterator[dict[str, int | float | bool]]:
 def rounded(rate: float, low: float, high: float) -> float:
     """Return `rate` with 3 digits, which commands and tables can show whole, within its range."""
     return min(max(float(f"{rate:.3g}"), low), high)
-
-
-def with_values(config: Config, values: Values) -> Config:
-    """Return `config` with `values` laid over it, unchecked."""
-    sections: dict[str, dict[str, object]] = {}
-    for field, value in values.items():
-        section, name = field.split(".")
-        sections.setdefault(section, {})[name] = value
-    update = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
-    return config.model_copy(update=update)
 
 
 def checked_values(values: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from job_helpers import NUM_TEST, ROOT, STEPS_PER_EPOCH, TINY_FLAGS, run_job_fil
 
 from capsdist.cli import parse_command
 from capsdist.config import PRESETS
+from capsdist.config.presets import affnist, emnist, mnist_ablation, multimnist, smallnorb, svhn
 from capsdist.runs.rundir import RunFolder
 from capsdist.train.loop import run_training
 from capsdist.train.metrics import read_metrics
@@ -202,7 +203,14 @@ def test_sigterm_while_ray_starts_says_so(place, env):
     all_end(tmp)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+ELSEWHERE = {
+    preset.__name__  # tests/data/test_jobs_of_sets.py; ablations are mnist_paper but for a value
+    for module in (affnist, emnist, mnist_ablation, multimnist, smallnorb, svhn)
+    for preset in module.PRESETS
+}
+
+
+@pytest.mark.parametrize("preset", [preset for preset in PRESETS if preset not in ELSEWHERE])
 def test_every_preset_trains_in_small(preset, tmp_path):
     """Real networks and real options; only images, steps and batch are few."""
     found = PRESETS[preset]()
