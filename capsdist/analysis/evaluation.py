@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from capsdist.analysis.calibration import Calibration
 from capsdist.analysis.predictions import MAX_PREDICTIONS, Collector, Predictions, ScoreKind
-from capsdist.console import Log
+from capsdist.console import Log, announced
 from capsdist.errors import DataError, RunError
 from capsdist.runs.checkpoints import opened_checkpoint
 from capsdist.runs.files import read_document
@@ -98,9 +98,10 @@ def measure(
     `evaluate_checkpoints`.
     """
     with contextlib.ExitStack() as stack:
-        opened = [
-            stack.enter_context(opened_checkpoint(place, lowest_error=best, log=log)) for place in places
-        ]
+        opened = []
+        for place in places:
+            with announced(log, f"reading {place}"):
+                opened.append(stack.enter_context(opened_checkpoint(place, lowest_error=best, log=log)))
         folders = [folder for _, folder in opened]
         collector = Collector(read_config(folders[0]).model.num_labels)
         found = evaluate_checkpoints(

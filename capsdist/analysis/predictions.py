@@ -98,5 +98,9 @@ class Collector:
         table = calibration(values[named], right[named])
         if len(ids) > MAX_PREDICTIONS:
             return table, None
-        columns = (each.tolist() for each in (ids, labels, predicted, values))
-        return table, Predictions(**dict(zip(Predictions.model_fields, columns, strict=True)))
+        return table, Predictions(
+            sample_ids=ids.tolist(),
+            labels=labels.tolist(),
+            predicted=predicted.tolist(),
+            scores=values.tolist(),
+        )

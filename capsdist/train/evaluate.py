@@ -256,7 +256,8 @@ def evaluate_checkpoints(
         raise DataError(f"checkpoint {names} names no packed split; give the folder of one")
     split = os.fspath(folder or join(config.data.root, config.data.name, config.data.test_split))
     index = _checked_split(split, config, log)
-    if not 0 <= shifts < (side := min(index.image_shape[1:])):
+    side = min(index.image_shape[1:])
+    if not 0 <= shifts < side:
         rule = f"must be from 0 to {side - 1}, the images have {side} pixels"
         raise ConfigError([Problem("shifts", shifts, rule, "1 or 2 are usual")])
     for each in ensemble.saved:

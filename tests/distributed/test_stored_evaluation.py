@@ -15,6 +15,7 @@ from capsdist.analysis.evaluation import StoredEvaluation, measure, read_evaluat
 from capsdist.cli.main import main
 from capsdist.console import DONE, FAILED, INVALID
 from capsdist.data import eval_batches
+from capsdist.data.transforms.geometry import moved
 from capsdist.errors import CheckpointError, ConfigError, DataError, DocumentError
 from capsdist.runs.retention import checkpoint_name
 from capsdist.runs.rundir import RunFolder
@@ -116,13 +117,19 @@ def test_an_ensemble_sums_the_lengths_of_its_networks(runs: Path, shapes: Path) 
 
 def shifted_by_hand(images: Tensor, down: int, right: int) -> Tensor:
     """Each pixel put where it goes, one by one."""
-    moved = torch.zeros_like(images)
+    placed = torch.zeros_like(images)
     height, width = images.shape[2:]
     for y in range(height):
         for x in range(width):
             if 0 <= y + down < height and 0 <= x + right < width:
-                moved[:, :, y + down, x + right] = images[:, :, y, x]
-    return moved
+                placed[:, :, y + down, x + right] = images[:, :, y, x]
+    return placed
+
+
+def test_a_move_goes_down_and_right() -> None:
+    images = torch.randint(0, 256, (2, 3, 5, 7), dtype=torch.uint8)
+    for down, right in ((0, 0), (2, -1), (-3, 4)):
+        assert torch.equal(moved(images, down, right), shifted_by_hand(images, down, right))
 
 
 @pytest.mark.parametrize("shifts", [1, 2])
