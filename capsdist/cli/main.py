@@ -48,6 +48,13 @@ def _evaluate(argv: Sequence[str]) -> int:
     return _parsed(evaluate, "evaluate", argv)
 
 
+def _compare(argv: Sequence[str]) -> int:
+    """test whether two networks, or methods, differ: capsdist compare RUN RUN"""
+    from capsdist.cli.compare import compare
+
+    return _parsed(compare, "compare", argv)
+
+
 def _predict(argv: Sequence[str]) -> int:
     """classify image files: capsdist predict RUN FILE..."""
     from capsdist.cli.predict import predict
@@ -113,6 +120,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "plan": _plan,
     "evaluate": _evaluate,
+    "compare": _compare,
     "predict": _predict,
     "export": _export,
     "pack": _pack,

@@ -135,7 +135,8 @@ class _Attempt:
         steps = self.run.steps_saved() if steps is None else steps
         figures = (steps, end["error_percent"], end["images_per_s"]) if end else (steps, None, None)
         wall_s = time.monotonic() - self._began
-        return RunSummary(self.run.name, str(self.run), status, *figures, wall_s, reason)
+        interval = end.get("error_interval_percent") if end else None
+        return RunSummary(self.run.name, str(self.run), status, *figures, wall_s, reason, interval)
 
     def _show_again(self, result: RunSummary) -> None:
         """Show the last lines of a run that is done already."""

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint", "EngineState", "build_network", "load_model", "open_checkpoint", "read_checkpoint",
     "read_config",
-    "verify_checkpoint", "write_checkpoint",
+    "verify_checkpoint", "versions", "write_checkpoint",
 ]  # fmt: skip
 
 _OLDER = "take an older checkpoint"
@@ -91,7 +91,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "position": checkpoint.position,
         "loss_scale": checkpoint.engine.loss_scale,
         "metrics": checkpoint.metrics,
-        "versions": _versions(),
+        "versions": versions(),
         "config": checkpoint.config.model_dump(mode="json"),
         "classes": checkpoint.classes,
         "speed": dict(checkpoint.speed),
@@ -307,5 +307,6 @@ def _open(folder: Path, name: str, expected: FileEntry) -> dict[str, Pieces]:
     return tensors
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of the programs that compute the numbers."""
     return {"capsdist": capsdist.__version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -308,14 +308,14 @@ class _Loop:
     def _end(self, stopped: bool, test: Evaluation | None) -> Row:
         """Emit the last row, with the figures of the `test`, None if there was none."""
         tested: Mapping[str, Any] = test or {}
-        several = {name: tested[name] for name in ("label_error_percent",) if name in tested}
+        optional = ("error_interval_percent", "label_error_percent", "almost_correct_percent")
         return self._emit(
             "end",
             run=self.config.train.name,
             test_split=self.config.data.test_split if self.parts.test_folder else "",
             stopped=stopped,
             error_percent=tested.get("error_percent"),
-            **several,
+            **{name: tested[name] for name in optional if name in tested},
             loss=tested.get("loss"),
             num_images=tested.get("num_images"),
             images_per_s=self._num_trained / self._train_s if self._train_s else 0.0,

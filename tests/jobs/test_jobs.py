@@ -18,6 +18,7 @@ import pytest
 import torch
 from job_helpers import NUM_TEST, ROOT, STEPS_PER_EPOCH, TINY_FLAGS, run_job_file, write_tiny
 
+from capsdist.analysis.evaluation import read_evaluation
 from capsdist.cli import parse_command
 from capsdist.config import PRESETS
 from capsdist.config.presets import affnist, emnist, mnist_ablation, multimnist, smallnorb, svhn
@@ -62,7 +63,9 @@ def test_train_evaluate_again_and_change(place, env, short_tmp):
 
     measured = run_job_file("evaluate.py", str(run), "--device=cpu", "--batch-size=7", cwd=place)
     assert (measured.returncode, without_progress(measured.stderr)) == (0, "")
-    assert measured.stdout.splitlines()[-1] == f"{figure}  ({NUM_TEST} images)"
+    assert measured.stdout.splitlines()[-1].startswith(f"{figure}  (95 % interval ")
+    assert measured.stdout.splitlines()[-1].endswith(f", {NUM_TEST} images)")
+    assert read_evaluation(run).num_images == NUM_TEST
 
     again = run_job_file(*TRAIN, cwd=place, env=env)
     assert (again.returncode, again.stderr) == (0, "")
