@@ -307,7 +307,7 @@ class _Loop:
 
     def _end(self, stopped: bool, test: Evaluation | None) -> Row:
         """Emit the last row, with the figures of the `test`, None if there was none."""
-        tested: Mapping[str, Any] = test or {}
+        tested: Mapping[str, Any] = dict(test or {})
         optional = ("error_interval_percent", "label_error_percent", "almost_correct_percent")
         return self._emit(
             "end",
