@@ -77,8 +77,7 @@ def draw_overview(rows: Sequence[Row], samples: Samples, classes: Sequence[str])
         _draw_loss(loss, rows)
         _draw_error(error, rows)
         _draw_confusion(confusion, rows, classes)
-        untested = _validated_on(rows) == "validation" and not _of_kind(rows, "test")
-        _draw_samples(bottom, samples, classes, "Validation" if untested else "Test")
+        _draw_samples(bottom, samples, classes, shown_split(rows))
     return figure
 
 
@@ -95,32 +94,40 @@ def headline(rows: Sequence[Row]) -> str:
         )
     last = max((int(row.get("step", 0)) for row in rows), default=0)
     parts.append(f"{last:,} steps")
-    if row := _last_evaluation(rows):
+    if row := last_evaluation(rows):
         of_labels = row.get("label_error_percent")
         also = "" if of_labels is None else f", {of_labels:.2f} % of their labels"
-        split = "test" if row["kind"] == "test" else _validated_on(rows)
+        split = "test" if row["kind"] == "test" else validated_on(rows)
         parts.append(f"error {row['error_percent']:.2f} % of {row['num_images']:,} {split} images{also}")
     return "   |   ".join(parts)
 
 
-def _of_kind(rows: Sequence[Row], kind: str) -> list[Row]:
+def of_kind(rows: Sequence[Row], kind: str) -> list[Row]:
+    """Return the rows of a kind."""
     return [row for row in rows if row["kind"] == kind]
 
 
-def _last_evaluation(rows: Sequence[Row]) -> Row | None:
+def last_evaluation(rows: Sequence[Row]) -> Row | None:
     """Return the row of the test, without one that of the last validation, None without either."""
-    evaluations = [*_of_kind(rows, "validation"), *_of_kind(rows, "test")]
+    evaluations = [*of_kind(rows, "validation"), *of_kind(rows, "test")]
     return max(evaluations, key=lambda row: (row["step"], row["kind"] == "test"), default=None)
 
 
-def _validated_on(rows: Sequence[Row]) -> str:
+def validated_on(rows: Sequence[Row]) -> str:
     """Return what validations are called: "test" where they are on the test split, as in version 0.1."""
     start = next((row for row in reversed(rows) if row["kind"] == "start"), {})
     test = start.get("test_split")
     return "test" if start.get("validation_split", test) in (None, test) else "validation"
 
 
-def _curve(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+def shown_split(rows: Sequence[Row]) -> str:
+    """Return of which split images of a run are shown: Test, before the test Validation where it has both."""
+    untested = validated_on(rows) == "validation" and not of_kind(rows, "test")
+    return "Validation" if untested else "Test"
+
+
+def curve(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return steps and values of the rows that have a value `name`, [n] each."""
     pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     steps, values = np.array(pairs, dtype=float).reshape(-1, 2).T
     return steps, values
@@ -151,7 +158,8 @@ def percent_ticks(low: float, high: float, zero: float | None) -> list[float]:
     if decades < 0.5:
         ticks = [float(tick) for tick in MaxNLocator(5).tick_values(low, high)]
     else:
-        steps = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
+        sparse = (1, 2, 5) if decades < 1.6 else (1, 3) if decades < 3 else (1,)
+        steps = (1, 2, 3, 5) if decades < 1 else sparse
         powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
         ticks = [float(f"{step}e{power}") for power in powers for step in steps]
     nearest = low if zero is None else 1.3 * zero
@@ -169,22 +177,22 @@ def label_percents(axes: Axes, zero: float | None) -> None:
 
 def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(title="Loss", xlabel="step", yscale="log")
-    steps, values = _curve(_of_kind(rows, "train"), "loss")
+    steps, values = curve(of_kind(rows, "train"), "loss")
     axes.plot(steps, values, color=BLUE, alpha=0.25, linewidth=0.8)
     axes.plot(steps, smoothed(values), color=BLUE, linewidth=1.6, label="training")
-    steps, values = _curve(_of_kind(rows, "validation"), "loss")
+    steps, values = curve(of_kind(rows, "validation"), "loss")
     if len(steps):
-        label = _validated_on(rows)
+        label = validated_on(rows)
         axes.plot(steps, values, "o-", color=ORANGE, linewidth=1.2, markersize=5, label=label)
     axes.legend()
 
 
 def _draw_error(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(title="Error in percent", xlabel="step", yscale="log")
-    steps, values = _curve(_of_kind(rows, "train"), "error_percent")
+    steps, values = curve(of_kind(rows, "train"), "error_percent")
     values = smoothed(values)
-    kinds = (("validation", _validated_on(rows), "o-", ORANGE), ("test", "test", "D", GREEN))
-    measured = {kind: _curve(_of_kind(rows, kind), "error_percent") for kind, *_ in kinds}
+    kinds = (("validation", validated_on(rows), "o-", ORANGE), ("test", "test", "D", GREEN))
+    measured = {kind: curve(of_kind(rows, kind), "error_percent") for kind, *_ in kinds}
     drawn = np.concatenate([values, *(errors for _, errors in measured.values())])
     zero = place_of_zero(drawn)
     axes.plot(steps, np.maximum(values, zero), color=BLUE, linewidth=1.2, label="training")
@@ -205,8 +213,8 @@ def _draw_error(axes: Axes, rows: Sequence[Row]) -> None:
 
 
 def _draw_confusion(axes: Axes, rows: Sequence[Row], classes: Sequence[str]) -> None:
-    last = _last_evaluation(rows) or {}
-    tested = last.get("kind") == "test" or _validated_on(rows) == "test"
+    last = last_evaluation(rows) or {}
+    tested = last.get("kind") == "test" or validated_on(rows) == "test"
     axes.set_title("Confusions of the last test" if tested else "Confusions of the last validation")
     axes.grid(visible=False)
     if not last.get("confusion"):

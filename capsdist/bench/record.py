@@ -27,6 +27,7 @@ from capsdist.errors import RunError
 from capsdist.statistics import error_interval
 from capsdist.storage.documents import dump_json
 from capsdist.storage.durable import write_durably
+from capsdist.train.machine import cpu_info
 
 __all__ = ["hardware", "hardware_slug", "last_line", "versions", "write_record", "write_run_record"]
 
@@ -166,7 +167,7 @@ def versions() -> dict[str, str]:
 
 def hardware() -> dict[str, object]:
     """Return what is known of the machine: processor, cores, flags, memory, threads, load, GPU if any."""
-    cpu = _cpu_info()
+    cpu = cpu_info()
     flags = cpu.get("flags", "").split()
     found: dict[str, object] = {
         "cpu": cpu.get("model name", platform.processor() or platform.machine()),
@@ -185,14 +186,6 @@ def hardware_slug(machine: Mapping[str, object]) -> str:
     """Return a short name of the machine for a folder: the GPU if there is one, else processor and cores."""
     name = str(machine.get("gpu") or f"{machine['cpu']} {machine['num_cores']}-cores")
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-
-
-def _cpu_info() -> dict[str, str]:
-    """Return the first processor's entry of /proc/cpuinfo, empty where there is none."""
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().split("\n\n")[0].splitlines() if file.exists() else []
-    pairs = (line.partition(":") for line in lines)
-    return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -11,6 +11,7 @@ and 1; the run's result.json tells "done", "stopped" and "failed" apart.
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -23,18 +24,16 @@ from capsdist.cli.check import check_config
 from capsdist.cli.config_files import overlaid, read_values
 from capsdist.cli.flags import with_flags
 from capsdist.cli.old_options import with_new_names
+from capsdist.cli.pages import leave_pages
 from capsdist.config import PRESETS, Config, NetworkConfig, get_preset
 from capsdist.config.models import find_family
 from capsdist.console import DONE, STOPPED, run_program
-from capsdist.errors import ConfigError, Problem
+from capsdist.errors import CapsdistError, ConfigError, Problem
 from capsdist.launch.as_data import fitted, fitted_if_packed
 from capsdist.launch.preflight import absolute
-from capsdist.runs.files import open_files
-from capsdist.runs.rundir import OVERVIEW, run_place
+from capsdist.runs.rundir import run_place
 
 __all__ = ["parse_command", "parse_options", "run_job", "with_environment"]
-
-_PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 
 
 def run_job(
@@ -229,13 +228,18 @@ def _train_and_draw(config: Config) -> int:
 
     with Display() as display:
         rows = _HoldEnd(display)
-        summary = launch(config, display=rows)
+        leave = functools.partial(_leave_pages, config, display, rows)
+        try:
+            summary = launch(config, display=rows)
+        except CapsdistError:
+            leave(done=False)
+            raise
+        done = summary.status == "done"
+        with StopSignals():
+            leave(done=done)
         if config.train.dry_run:
-            return DONE if summary.status == "done" else STOPPED
-        if summary.status == "done":
-            with StopSignals():
-                if config.data.name:
-                    _draw(run_place(absolute(config)), display, anew=rows.trained)
+            return DONE if done else STOPPED
+        if done:
             if rows.end is not None:
                 display(rows.end)
             return DONE
@@ -259,21 +263,11 @@ class _HoldEnd:
             self._show(row)
 
 
-def _draw(place: str, show: Callable[[dict[str, Any]], None], *, anew: bool) -> None:
-    """Draw the overview of the run at `place`, `anew` or if there is none; a failure is only told."""
-    try:
-        files = open_files(place)
-        if anew or not _is_whole_picture(files.read(OVERVIEW)):
-            from capsdist.analysis.overview import overview
-
-            show({"kind": "status", "message": f"drawing {OVERVIEW}"})
-            overview(place)
-        note = f"overview: {files.path(OVERVIEW)}"
-    except Exception as error:
-        note = f"warning: no {OVERVIEW} ({type(error).__name__}: {error})"
-    show({"kind": "note", "message": note})
-
-
-def _is_whole_picture(content: bytes | None) -> bool:
-    """Return whether `content` is a PNG file to its end: one that was cut is drawn again."""
-    return content is not None and content.startswith(_PNG_BEGIN) and content.endswith(_PNG_END)
+def _leave_pages(
+    config: Config, display: Callable[[dict[str, Any]], None], rows: _HoldEnd, *, done: bool
+) -> None:
+    """Leave the pages of a run that is done, or has trained; those of the latter show no images."""
+    if config.train.dry_run or not (done or rows.trained):
+        return
+    place, picture = run_place(absolute(config)), done and bool(config.data.name)
+    leave_pages(place, display, anew=rows.trained, images=done, picture=picture)

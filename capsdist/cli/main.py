@@ -109,6 +109,13 @@ def _runs(argv: Sequence[str]) -> int:
     return _parsed(runs, "runs", argv)
 
 
+def _report(argv: Sequence[str]) -> int:
+    """write report.html of runs, table.html of several, an interactive page: capsdist report RUN..."""
+    from capsdist.cli.report import report
+
+    return _parsed(report, "report", argv)
+
+
 def _check_cluster(argv: Sequence[str]) -> int:
     """check cluster files before they cost money: capsdist check-cluster FILE..."""
     from capsdist.cli.check_cluster import check_cluster
@@ -129,6 +136,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "index": _index,
     "tune": _tune,
     "runs": _runs,
+    "report": _report,
     "check-cluster": _check_cluster,
 }
 """The commands by name; the first line of each docstring is its help text."""

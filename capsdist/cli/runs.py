@@ -11,7 +11,7 @@ import tyro
 
 from capsdist.console import DONE
 from capsdist.errors import CapsdistError, RunError
-from capsdist.runs.rundir import RunFolder
+from capsdist.runs.rundir import CONFIG, RunFolder
 from capsdist.storage.place import is_url
 
 __all__ = ["runs"]
@@ -47,7 +47,7 @@ def runs(folder: Annotated[str, tyro.conf.Positional] = "runs") -> int:
         raise RunError(f"{folder}: is a URL; give a folder of this machine")
     if not Path(folder).is_dir():
         raise RunError(f"{folder}: there is no such folder; give the one of --train.storage")
-    rows = [_row(path) for path in sorted(Path(folder).iterdir()) if (path / "config.json").is_file()]
+    rows = [_row(path) for path in sorted(Path(folder).iterdir()) if (path / CONFIG).is_file()]
     if not rows:
         print(f"{folder}: holds no run")
         return DONE

@@ -15,6 +15,7 @@ import xxhash
 
 from capsdist.config import Config
 from capsdist.console import Log
+from capsdist.errors import DocumentError, RunError
 from capsdist.runs.loggers.base import LoggedRun, Logger
 from capsdist.runs.loggers.jsonl import JsonlLogger
 from capsdist.runs.loggers.names import find_logger
@@ -25,7 +26,7 @@ from capsdist.train.metrics import MAX_RECORD_BYTES, METRICS_NAME, Row, finite, 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["RunRecord", "open_record", "read_rows"]
+__all__ = ["RunRecord", "open_record", "read_rows", "trained_rows"]
 
 _UPLOADED_AFTER = {"checkpoint", "end"}
 
@@ -126,3 +127,18 @@ def read_rows(files: Folder, log: Log, name: str = METRICS_NAME) -> list[Row]:
     """
     content = files.read(name, max_bytes=MAX_RECORD_BYTES) or b""
     return parse_metrics(content, files.path(name), log)
+
+
+def trained_rows(files: Folder, log: Log) -> list[Row]:
+    """Return the rows of a run that has trained, at least one, as `read_rows` does.
+
+    Raises:
+        RunError: there are none, or the file is too large or not a regular one.
+    """
+    try:
+        rows = read_rows(files, log)
+    except DocumentError as error:
+        raise RunError(f"{error}; move it away and start again") from None
+    if not rows:
+        raise RunError(f"{files} holds no {METRICS_NAME}; give the folder of a run that has trained")
+    return rows

@@ -30,17 +30,20 @@ from capsdist.storage.place import join
 from capsdist.train.manifest import State
 
 __all__ = [
-    "FAILURE_LOG", "OVERVIEW", "STACKS", "RunFolder", "RunSummary", "Status", "changed_fields",
-    "parse_config", "run_place",
+    "CONFIG", "FAILURE_LOG", "INTERACTIVE", "OVERVIEW", "REPORT", "STACKS", "RunFolder", "RunSummary",
+    "Status", "changed_fields", "parse_config", "run_place",
 ]  # fmt: skip
 
 OVERVIEW = "overview.png"
 """The figure of a run that is done."""
+REPORT = "report.html"
+INTERACTIVE = "interactive.html"
+"""The pages about a run, see `capsdist.analysis.report`."""
 FAILURE_LOG = "failure.txt"
 """All tracebacks of a failure."""
 STACKS = "stacks.txt"
 """The stacks of all workers when no step had been done for too long."""
-_CONFIG, _RESULT = "config.json", "result.json"
+CONFIG, _RESULT = "config.json", "result.json"
 _FOLLOWS = "default_factory_not_called"  # of a section whose type a faulty `model` would have decided
 _RAYS_RECORD = "checkpoint_manager_snapshot.json"
 
@@ -128,7 +131,7 @@ class RunFolder:
         stored: Config | None = None
         damage = ""
         try:
-            stored = read_document(self.files, _CONFIG, _parse_stored)
+            stored = read_document(self.files, CONFIG, _parse_stored)
         except DocumentError as error:
             damage = str(error)
         if (state := newest_state(self.files)) is not None:
@@ -152,7 +155,7 @@ class RunFolder:
 
         Ray's record too: Ray refuses to start where that names checkpoints that are gone.
         """
-        self.files.write(_CONFIG, dump_json(config.model_dump(mode="json")))
+        self.files.write(CONFIG, dump_json(config.model_dump(mode="json")))
         for name in (_RESULT, FAILURE_LOG, STACKS, _RAYS_RECORD):
             self.files.delete(name)
 

@@ -58,6 +58,7 @@ class _Shape(BaseModel):
     speed: str = ""
     variant: str = ""
     device: str = ""
+    processor: str = ""
     num_parameters: NonNegativeInt = 0
     world_size: NonNegativeInt = 0
     torch_threads: NonNegativeInt = 0

@@ -18,6 +18,7 @@ from capsdist.train.checkpoint import open_checkpoint, read_config
 from capsdist.train.engine.base import Engine
 from capsdist.train.engine.build import build_engine
 from capsdist.train.initial import take_weights
+from capsdist.train.machine import processor
 from capsdist.train.metrics import Row
 from capsdist.train.microbatch import resolve_microbatch
 from capsdist.train.network import build_rank_network
@@ -79,6 +80,7 @@ def start_row(parts: Parts, *, resumed_step: int, speed: str, variant: str = "")
         "precision": engine.precision,
         "engine": engine.name,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processor": processor(),
         "world_size": engine.world_size,
         "torch_threads": torch.get_num_threads(),
         "global_batch_size": config.train.global_batch_size,

@@ -38,6 +38,8 @@ def test_the_wheel_holds_the_package_and_nothing_of_the_tests(repo: Path, wheel:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     files = {str(path.relative_to(repo)) for path in repo.glob("capsdist/**/*.py")}
+    files |= {str(path.relative_to(repo)) for path in repo.glob("capsdist/analysis/report/templates/*")}
+    assert {path.rpartition(".")[2] for path in files} == {"py", "html", "css", "js"}
     assert files <= names
     assert {name.split("/")[0] for name in names} == {"capsdist"}
     harness = {path.name for path in repo.glob("tests/faults/*.py")} - {"__init__.py"}
@@ -70,6 +72,7 @@ COMMANDS = [
     ("capsdist predict runs/none a.png", 1, "no checkpoint below runs/none"),
     ("capsdist export runs/none --to hub --output out", 1, "no checkpoint below runs/none"),
     ("capsdist runs", 1, "runs: there is no such folder"),
+    ("capsdist report runs/none", 1, "runs/none holds no metrics.jsonl"),
     ("capsdist check-cluster none.yaml", 2, "cannot be read"),
     ("python -m capsdist --version", 0, "capsdist 0."),
 ]  # fmt: skip

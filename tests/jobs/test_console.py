@@ -13,16 +13,13 @@ from pathlib import Path
 import pytest
 from job_helpers import ROOT, run_job_file, save_tiny, tiny_config
 
-from capsdist.cli.job import _draw
 from capsdist.console import INVALID, STOPPED, announced
 from capsdist.errors import CheckpointError
-from capsdist.runs.rundir import RunFolder
 from capsdist.train.checkpoint import load_model
 from capsdist.train.display import Display
 from capsdist.train.evaluate import evaluate_checkpoint
 from capsdist.tune.progress import SearchDisplay
 
-PICTURE = b"\x89PNG\r\n\x1a\nIEND\xaeB`\x82"
 ASCII = {**os.environ, "PYTHONIOENCODING": "ascii"}
 
 
@@ -83,25 +80,6 @@ def test_a_display_whose_reader_has_gone_ends_no_run():
     display = Display(open(writer, "w"), plain=True)  # noqa: SIM115
     display({"kind": "note", "message": "a line"})
     os.dup2(os.open(os.devnull, os.O_WRONLY), writer)
-
-
-def test_a_picture_is_not_missing_because_its_path_cannot_be_printed(tmp_path):
-    run = RunFolder(tmp_path / "é")
-    save_tiny(run.path, 3)
-    raw = io.BytesIO()
-    (run.path / "overview.png").write_bytes(PICTURE)
-    stream = io.TextIOWrapper(raw, encoding="ascii")
-    _draw(str(run.path), Display(stream), anew=False)
-    assert raw.getvalue().decode() == f"overview: {tmp_path}/\\xe9/overview.png\n"
-
-
-@pytest.mark.parametrize("content", [b"", PICTURE[:9], PICTURE])
-def test_a_picture_that_was_cut_is_drawn_again(tmp_path, monkeypatch, content):
-    drawn: list[str] = []
-    (tmp_path / "overview.png").write_bytes(content)
-    monkeypatch.setattr("capsdist.analysis.overview.overview", drawn.append)
-    _draw(str(tmp_path), lambda row: None, anew=False)
-    assert drawn == ([] if content == PICTURE else [str(tmp_path)])
 
 
 def test_a_line_comes_only_where_one_waits():

@@ -59,6 +59,7 @@ def test_train_evaluate_again_and_change(place, env, short_tmp):
     figure = " ".join(lines[-1].split()[:2])
     run = place / "runs" / "first"
     assert (run / "overview.png").stat().st_size > 10_000
+    assert (run / "report.html").read_text().count("<figure") > 0
     assert RunFolder(run).read_result().steps == STEPS_PER_EPOCH
 
     measured = run_job_file("evaluate.py", str(run), "--device=cpu", "--batch-size=7", cwd=place)

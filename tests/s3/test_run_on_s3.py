@@ -99,7 +99,7 @@ def test_a_killed_run_continues_to_the_weights_of_the_undisturbed_one(place: Pla
     names = {name.removeprefix("runs/cut/") for name in objects if name.startswith("runs/cut/")}
     files = {"model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"}
     kept = {f"{checkpoint_name(step)}/{file}" for step in (15, 16) for file in files}
-    ours = {"config.json", "result.json", "metrics.jsonl", "overview.png"}
+    ours = {"config.json", "result.json", "metrics.jsonl", "overview.png", "report.html"}
     assert {name for name in names if not name.startswith("tensorboard/")} - ours - kept <= {
         "", ".validate_storage_marker", "checkpoint_manager_snapshot.json"  # Ray's
     }  # fmt: skip

@@ -1,0 +1,1 @@
+"""HTML pages of runs: report.html, table.html, interactive.html; start with README.md."""
