@@ -44,7 +44,7 @@ class Samples:
     images [N, H, W] or [N, H, W, 3] in [0, 1]; reconstructions alike, or None without decoder;
     labels, predictions and targets [N]: the class, the class that was read, and the class whose capsule
     was decoded (paper, figure 3: l, p, r); [N, K] for up to K classes of an image, -1 where it has fewer
-    (figure 5).
+    (figure 5). ids [N]: numbers of the images in their split.
     """
 
     images: np.ndarray
@@ -52,6 +52,7 @@ class Samples:
     labels: np.ndarray
     predictions: np.ndarray
     targets: np.ndarray
+    ids: np.ndarray | None = None
 
 
 def draw_overview(rows: Sequence[Row], samples: Samples, classes: Sequence[str]) -> Figure:
@@ -120,7 +121,8 @@ def _validated_on(rows: Sequence[Row]) -> str:
     return "test" if start.get("validation_split", test) in (None, test) else "validation"
 
 
-def _curve(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+def curve(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the steps of the rows that have a number `name`, and those numbers: float64 [n] each."""
     pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     steps, values = np.array(pairs, dtype=float).reshape(-1, 2).T
     return steps, values
@@ -169,10 +171,10 @@ def label_percents(axes: Axes, zero: float | None) -> None:
 
 def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(title="Loss", xlabel="step", yscale="log")
-    steps, values = _curve(_of_kind(rows, "train"), "loss")
+    steps, values = curve(_of_kind(rows, "train"), "loss")
     axes.plot(steps, values, color=BLUE, alpha=0.25, linewidth=0.8)
     axes.plot(steps, smoothed(values), color=BLUE, linewidth=1.6, label="training")
-    steps, values = _curve(_of_kind(rows, "validation"), "loss")
+    steps, values = curve(_of_kind(rows, "validation"), "loss")
     if len(steps):
         label = _validated_on(rows)
         axes.plot(steps, values, "o-", color=ORANGE, linewidth=1.2, markersize=5, label=label)
@@ -181,10 +183,10 @@ def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
 
 def _draw_error(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(title="Error in percent", xlabel="step", yscale="log")
-    steps, values = _curve(_of_kind(rows, "train"), "error_percent")
+    steps, values = curve(_of_kind(rows, "train"), "error_percent")
     values = smoothed(values)
     kinds = (("validation", _validated_on(rows), "o-", ORANGE), ("test", "test", "D", GREEN))
-    measured = {kind: _curve(_of_kind(rows, kind), "error_percent") for kind, *_ in kinds}
+    measured = {kind: curve(_of_kind(rows, kind), "error_percent") for kind, *_ in kinds}
     drawn = np.concatenate([values, *(errors for _, errors in measured.values())])
     zero = place_of_zero(drawn)
     axes.plot(steps, np.maximum(values, zero), color=BLUE, linewidth=1.2, label="training")
