@@ -11,7 +11,7 @@ from torch import Tensor
 from capsdist.analysis.drawing import ORANGE, class_names, displayable
 from capsdist.analysis.mosaic import draw_mosaic
 from capsdist.analysis.overview import picked
-from capsdist.analysis.subject import NO_DECODER, Drawn, NotDrawn, Subject, in_turn
+from capsdist.analysis.subject import NO_DECODER, Drawn, NotDrawn, ReadImages, Subject, in_turn
 from capsdist.ops import lengths
 from capsdist.ops.targets import class_mask
 
@@ -56,7 +56,7 @@ def draw_classes(subject: Subject, num_images: int) -> Iterator[Drawn]:
 
     The last is the class of the longest other capsule. Images of all classes in turn, then two misread ones.
     """
-    images, chosen = subject.images, chosen_images(subject, num_images)
+    images, chosen = subject.images, chosen_images(subject.images, num_images)
     poses, labels, read = subject.poses(chosen), images.labels[chosen], images.predictions[chosen]
     absent = absent_class(poses, labels, read)
     targets = (labels, read, absent)
@@ -85,8 +85,7 @@ def draw_perturbations(subject: Subject, num_images: int) -> Iterator[Drawn]:
 
     Of each of `num_images` images the longest capsule is decoded, one of its dimensions moved by `OFFSETS`.
     """
-    images = subject.images
-    chosen = in_turn(images.labels, _good(subject), num_images)
+    chosen = chosen_images(subject.images, num_images, num_misread=0)
     for number, poses in zip(chosen.tolist(), subject.poses(chosen), strict=True):
         winner = int(lengths(poses).argmax())
         moved = perturbed(poses, winner)  # [E, 11, J, E]
@@ -133,17 +132,16 @@ def absent_class(poses: Tensor, *present: Tensor) -> Tensor:
     return scores.masked_fill(taken, -1).argmax(1)
 
 
-def _good(subject: Subject) -> Tensor:
-    """Return which images are read rightly, or all if none is."""
-    right = subject.images.right
-    return right if right.any() else torch.ones_like(right)
+def chosen_images(images: ReadImages, num_images: int, num_misread: int = 2) -> Tensor:
+    """Return the numbers of images that are read rightly, of all classes in turn, then of misread ones.
 
-
-def chosen_images(subject: Subject, num_images: int) -> Tensor:
-    """Return the numbers of images of all classes in turn, the last two misread ones if there are any."""
-    misread = (~subject.images.right).nonzero().flatten()[: min(2, num_images - 1)]
-    good = in_turn(subject.images.labels, subject.images.right, num_images - len(misread))
-    return torch.cat([good, misread])
+    num_misread: so many misread ones, if there are, but one image is read rightly; where none is, all are
+    misread.
+    """
+    if not images.right.any():
+        return in_turn(images.labels, ~images.right, num_images)
+    misread = (~images.right).nonzero().flatten()[: min(num_misread, num_images - 1)]
+    return torch.cat([in_turn(images.labels, images.right, num_images - len(misread)), misread])
 
 
 def titles_of(subject: Subject, chosen: Tensor) -> tuple[list[str], list[str]]:

@@ -33,7 +33,7 @@ def draw_overlays(subject: Subject, num_images: int) -> Iterator[Drawn]:
         raise NotDrawn(f"{subject.split} holds no pairs of images (multimnist does)")
     if images.shown.shape[1] != 1:
         raise NotDrawn(f"{subject.split} has {images.shown.shape[1]} channels; the colours need grey images")
-    chosen = chosen_images(subject, num_images)
+    chosen = chosen_images(subject.images, num_images)
     labels = images.labels[chosen]
     read = matched(images.predictions[chosen], labels)
     poses = subject.poses(chosen)

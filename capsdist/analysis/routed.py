@@ -141,7 +141,7 @@ def coupling_over_image(network: CapsuleNetwork, images: Tensor, parents: Tensor
 def draw_coupling(subject: Subject, num_images: int) -> Iterator[Drawn]:
     """Yield images and, laid over each, the coupling of its primary capsules with the longest parent."""
     images, network = subject.images, subject.capsules
-    chosen = chosen_images(subject, num_images)
+    chosen = chosen_images(subject.images, num_images)
     winners = lengths(subject.poses(chosen)).argmax(1)
     coupling = coupling_over_image(network, images.seen[chosen], winners)
     shown = displayable(images.shown[chosen].numpy())
