@@ -48,7 +48,9 @@ FREE = {
     "train.zero_stage",
     *(name for name in FIELDS if name.startswith("launch.")),
 }  # fmt: skip
-ENDS = {"train.epochs", "train.max_steps", "optim.schedule_steps"}
+ENDS = {
+    "train.epochs", "train.max_steps", "train.patience", "train.stop_at_error", "optim.schedule_steps",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(set(FIELDS) - FREE - ENDS))
