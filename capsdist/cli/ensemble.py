@@ -47,10 +47,8 @@ def ensemble(description: str | None, presets: Sequence[str], argv: Sequence[str
     with prepared_for(options, config, ["cifar10"]) as values:
         config = with_values(of_size(config, options.size), values)
         first = config.train.seed
-        cells = {
-            f"member-seed{seed}": with_values(config, {"train.seed": seed})
-            for seed in range(first, first + options.members)
-        }
+        seeds = () if options.checkpoints else range(first, first + options.members)
+        cells = {f"member-seed{seed}": with_values(config, {"train.seed": seed}) for seed in seeds}
         if command.check:
             return check_cells(cells)
         if options.checkpoints:

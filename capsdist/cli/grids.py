@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from capsdist.tune.grid import Cell
 
 __all__ = [
-    "GridOptions", "check_cells", "check_options", "of_size", "prepared_for", "record_grid", "train_cells",
-    "write_result",
+    "GridOptions", "as_json", "check_cells", "check_options", "of_size", "prepared_for", "record_grid",
+    "train_cells", "write_result",
 ]  # fmt: skip
 
 Size = Literal["full", "quarter", "mini"]
@@ -88,14 +88,13 @@ def prepared_for(options: GridOptions, config: Config, sets: Sequence[str]) -> I
 
 def check_cells(cells: Mapping[str, Config]) -> int:
     """Print every problem of the cells, what data is missing, and their names; return the exit status."""
-    found = dict.fromkeys(
-        problem for cell in cells.values() for problem in preflight.all_problems(preflight.absolute(cell))
-    )
+    laid = [preflight.absolute(cell) for cell in cells.values()]
+    found = dict.fromkeys(str(problem) for cell in laid for problem in preflight.all_problems(cell))
     for problem in found:
         print(f"error: {problem}", file=sys.stderr)
     if found:
         return INVALID
-    missing = (preflight.missing_data(preflight.absolute(cell)) for cell in cells.values())
+    missing = (preflight.missing_data(cell) for cell in laid)
     for warning in dict.fromkeys(text for text in missing if text):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"configuration is valid: {len(cells)} cells: {' '.join(cells)}")
@@ -121,10 +120,11 @@ def write_result(config: Config, files: Mapping[str, bytes]) -> list[str]:
     """Write `files`, content by name, into the folder of the grid; return their paths."""
     from capsdist.tune.folder import SearchFolder
 
-    folder = SearchFolder(preflight.absolute(config)).files
+    folder = SearchFolder(preflight.absolute(config))
+    folder.create()  # where checkpoints are taken there is none yet
     for name, content in files.items():
-        folder.write(name, content)
-    return [folder.path(name) for name in files]
+        folder.files.write(name, content)
+    return [folder.files.path(name) for name in files]
 
 
 def record_grid(

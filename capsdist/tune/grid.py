@@ -6,7 +6,7 @@ far as the cluster goes. A grid of the same name goes on with the cells that hav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +18,7 @@ from capsdist.console import announced
 from capsdist.errors import ConfigError, DocumentError, RunError
 from capsdist.launch import preflight
 from capsdist.runs.files import read_document
+from capsdist.runs.locks import Lock
 from capsdist.runs.rundir import RunFolder
 from capsdist.storage import join
 from capsdist.storage.documents import parse_document
@@ -98,7 +99,7 @@ def run_grid(config: Config, cells: Mapping[str, Config], show: Show) -> dict[st
     folder = SearchFolder(config, log)
     cells = {name: _placed(cell, folder.trials, name) for name, cell in cells.items()}
     if found := [problem for cell in cells.values() for problem in preflight.all_problems(cell)]:
-        raise ConfigError(list(dict.fromkeys(found)))
+        raise ConfigError(list({str(problem): problem for problem in found}.values()))
     with announced(status, "reading all images once, to compare their checksums"):
         steps = _steps(cells)
     with announced(status, f"trying to write to {folder.files}"):
@@ -111,35 +112,67 @@ def run_grid(config: Config, cells: Mapping[str, Config], show: Show) -> dict[st
         if not missing:
             log(f"grid {folder.name} is done already")
             return _outcomes(folder, states)
+        start = _Start(config, cells, steps, folder, journal, lock, show)
+        if not start.run(missing, known):
+            return None
+        return _outcomes(folder, _states(journal, cells))
+
+
+@dataclass(frozen=True)
+class _Start:
+    """One start of a grid; steps: of each cell."""
+
+    config: Config
+    cells: Mapping[str, Config]
+    steps: Mapping[str, int]
+    folder: SearchFolder
+    journal: Journal
+    lock: Lock
+    show: Show
+
+    def run(self, missing: Sequence[str], known: Mapping[str, Config]) -> bool:
+        """Run the cells that have not finished; False if a signal ended them. known: what grid.json holds."""
         search = Search(scheduler="none")
-        machine, budget = prepared(config, search)
+        machine, budget = prepared(self.config, search)
         if machine and budget and len(missing) < budget.concurrency:  # they share all cores
-            budget = on_machine(config, Search(concurrency=len(missing)), machine)
-        definition = {name: cell.model_dump(mode="json") for name, cell in (known | cells).items()}
-        folder.write(GRID_NAME, {"cells": definition})
+            budget = on_machine(self.config, Search(concurrency=len(missing)), machine)
+        cells = {name: cell.model_dump(mode="json") for name, cell in {**known, **self.cells}.items()}
+        self.folder.write(GRID_NAME, {"cells": cells})
+        journal = self.journal
         journal.append("attempt")
         for trial in journal.history.running():
-            if trial.values.get(CELL) not in cells:
+            if trial.name not in self.cells:
                 journal.append("end", number=trial.number, status=STOPPED, reason="not asked for any more")
         under_way = [trial.name for trial in journal.history.running()]
         new = [name for name in missing if name not in under_way]
+        session = TrialSession(self.config, search, machine, budget, journal, self.lock, self.show)
+        most = len(journal.history.trials) + len(new)
+        return session.run(_Missing(new), lambda budget: self._plan(budget, most), self._header)
 
-        def plan(budget: Budget) -> Plan:
-            from capsdist.tune.search import Plan  # late: it imports Ray Tune
+    def _plan(self, budget: Budget, max_trials: int) -> Plan:
+        from capsdist.tune.search import Plan  # late: it imports Ray Tune
 
-            laid = {name: budget.lay(cell) for name, cell in cells.items()}
-            most = len(journal.history.trials) + len(new)
-            return Plan(config, most, budget.concurrency, max(steps.values()), None, 2, laid)
+        return Plan(
+            config=self.config,
+            max_trials=max_trials,
+            concurrency=budget.concurrency,
+            total_steps=max(self.steps.values()),
+            grace_steps=None,
+            reduction=2,
+            cells={name: budget.lay(cell) for name, cell in self.cells.items()},
+        )
 
-        def header(budget: Budget) -> Row:
-            ended = len(cells) - len(missing)
-            of_grid = {"name": folder.name, "max_trials": len(cells), "ended": ended, "total_steps": steps}
-            return {"kind": "grid", **of_grid, "budget": str(budget)}
-
-        session = TrialSession(config, search, machine, budget, journal, lock, show)
-        if not session.run(_Missing(new), plan, header):
-            return None
-        return _outcomes(folder, _states(journal, cells))
+    def _header(self, budget: Budget) -> Row:
+        """Return the row that opens what a person sees."""
+        states = _states(self.journal, self.cells).values()
+        return {
+            "kind": "grid",
+            "name": self.folder.name,
+            "budget": str(budget),
+            "max_trials": len(self.cells),
+            "total_steps": self.steps,
+            "ended": sum(trial is not None and trial.status == FINISHED for trial in states),
+        }
 
 
 def _placed(cell: Config, storage: str, name: str) -> Config:

@@ -1,4 +1,4 @@
-"""jobs/table1.py and jobs/ensemble_cifar.py on the command line: --check, --smoke, killed and started again."""
+"""jobs/table1.py and jobs/ensemble_cifar.py as a user starts them: --check, --smoke, killed and again."""
 
 from __future__ import annotations
 

@@ -185,7 +185,7 @@ def test_a_damaged_definition_is_refused_with_the_remedy(config, cells, executor
     run_grid(config, cells, lambda row: None)
     path = Path(SearchFolder(config).files.path("grid.json"))
     path.write_bytes(path.read_bytes().replace(b'"tiny"', b'"tiNy"', 1))
-    with pytest.raises(RunError, match="grid.json was changed.*; delete the file and start again"):
+    with pytest.raises(RunError, match=r"grid\.json was changed.*; delete the file and start again"):
         run_grid(config, cells, lambda row: None)
 
 
