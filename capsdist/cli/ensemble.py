@@ -41,7 +41,7 @@ def ensemble(description: str | None, presets: Sequence[str], argv: Sequence[str
         description, presets, presets[0], argv, more=more, flat=True, name_prefix="ensemble-"
     )
     options: EnsembleOptions = command.ensemble
-    check_options("ensemble", options)
+    check_options(options)
     if options.smoke:
         options = options.model_copy(update={"size": "mini", "members": 2})
     with prepared_for(options, config, ["cifar10"]) as values:

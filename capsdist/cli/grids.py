@@ -6,6 +6,7 @@ import contextlib
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -57,10 +58,14 @@ class GridOptions(Section):
     """Write a record below jobs/records when all is done."""
 
 
-def check_options(name: str, options: Section) -> None:
-    """Raise ConfigError if one of a job's own options is out of range."""
-    if found := list(section_problems(name, options)):
-        raise ConfigError(found)
+def check_options(options: Section) -> None:
+    """Check a job's own options, which have no prefix on the command line.
+
+    Raises:
+        ConfigError: naming those out of range.
+    """
+    if found := list(section_problems("", options)):
+        raise ConfigError([replace(p, field=p.field[1:], fix=p.fix.replace("--.", "--")) for p in found])
 
 
 def of_size(config: Config, size: Size) -> Config:

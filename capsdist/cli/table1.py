@@ -46,7 +46,7 @@ def table1(description: str | None, argv: Sequence[str], records: Path) -> int:
 
     config, command = _parsed(description, _PLACE, argv)
     options: Table1 = command.table
-    check_options("table", options)
+    check_options(options)
     columns = tuple(dict.fromkeys(options.columns))
     if options.smoke:
         options = options.model_copy(update={"size": "mini", "seeds": 1})
@@ -61,7 +61,7 @@ def table1(description: str | None, argv: Sequence[str], records: Path) -> int:
         configs = {cell.name: cell.config for cell in cells}
         if command.check:
             return check_cells(configs)
-        for name in {*bases} & {*ABLATIONS} - {cell.row for cell in cells}:
+        for name in sorted({*bases} & {*ABLATIONS} - {cell.row for cell in cells}):
             print(f"{name}: left out, with these options it is no other training than r3-reconstruction")
         return _train(with_values(config, values), options, cells, records)
 

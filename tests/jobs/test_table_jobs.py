@@ -36,6 +36,9 @@ def test_check_names_the_cells_and_lays_options_over_all_of_them(tmp_path: Path)
     rows = ("baseline", "r1", "r1-reconstruction", "r3", "r3-reconstruction")
     assert names == [f"mnist-{row}-seed{seed}" for row in rows for seed in (0, 1)]
     assert list(tmp_path.iterdir()) == []
+    done = run_job_file("table1.py", "--seeds=0", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: seeds=0: must be at least 1; set --seeds accordingly\n"
 
 
 @pytest.mark.slow
