@@ -19,6 +19,7 @@ from capsdist.cli.grids import (
 )
 from capsdist.cli.job import parse_options
 from capsdist.config import Config, with_values
+from capsdist.config.as_yaml import to_yaml
 from capsdist.config.sections import Count
 from capsdist.console import DONE, FAILED, STOPPED, log
 
@@ -44,6 +45,9 @@ def ensemble(description: str | None, presets: Sequence[str], argv: Sequence[str
     check_options(options)
     if options.smoke:
         options = options.model_copy(update={"size": "mini", "members": 2})
+    if command.print_config:
+        print(to_yaml(of_size(config, options.size)), end="")
+        return DONE
     with prepared_for(options, config, ["cifar10"]) as values:
         config = with_values(of_size(config, options.size), values)
         first = config.train.seed

@@ -93,13 +93,14 @@ def prepared_for(options: GridOptions, config: Config, sets: Sequence[str]) -> I
 
 def check_cells(cells: Mapping[str, Config]) -> int:
     """Print every problem of the cells, what data is missing, and their names; return the exit status."""
-    laid = [preflight.absolute(cell) for cell in cells.values()]
-    found = dict.fromkeys(str(problem) for cell in laid for problem in preflight.all_problems(cell))
+    from capsdist.tune.grid import grid_problems
+
+    found = grid_problems(cells)
     for problem in found:
         print(f"error: {problem}", file=sys.stderr)
     if found:
         return INVALID
-    missing = (preflight.missing_data(cell) for cell in laid)
+    missing = (preflight.missing_data(preflight.absolute(cell)) for cell in cells.values())
     for warning in dict.fromkeys(text for text in missing if text):
         print(f"warning: {warning}", file=sys.stderr)
     print(f"configuration is valid: {len(cells)} cells: {' '.join(cells)}")

@@ -19,6 +19,7 @@ from capsdist.cli.grids import (
 )
 from capsdist.cli.job import parse_options
 from capsdist.config import Config, with_values
+from capsdist.config.as_yaml import to_yaml
 from capsdist.config.presets.mnist_ablation import ABLATIONS
 from capsdist.config.sections import Count
 from capsdist.console import DONE, FAILED, STOPPED
@@ -52,6 +53,9 @@ def table1(description: str | None, argv: Sequence[str], records: Path) -> int:
         options = options.model_copy(update={"size": "mini", "seeds": 1})
     if config.train.name == "table1-mnist":  # none was given
         config = with_values(config, {"train.name": f"table1-{options.size}"})
+    if command.print_config:
+        print(to_yaml(of_size(config, options.size)), end="")
+        return DONE
     with prepared_for(options, config, columns) as values:
         bases = {}
         for preset in presets_of(columns, options.ablations):

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from capsdist.config import Config, with_values
 from capsdist.config.steps import total_steps
 from capsdist.console import announced
-from capsdist.errors import ConfigError, DocumentError, RunError
+from capsdist.errors import ConfigError, DocumentError, Problem, RunError
 from capsdist.launch import preflight
 from capsdist.runs.files import read_document
 from capsdist.runs.locks import Lock
@@ -32,7 +32,7 @@ from capsdist.tune.space import CELL, Search
 if TYPE_CHECKING:
     from capsdist.tune.search import Plan
 
-__all__ = ["Cell", "run_grid"]
+__all__ = ["Cell", "grid_problems", "run_grid"]
 
 Show = Callable[[Row], None]
 
@@ -98,8 +98,8 @@ def run_grid(config: Config, cells: Mapping[str, Config], show: Show) -> dict[st
     config = preflight.absolute(config)
     folder = SearchFolder(config, log)
     cells = {name: _placed(cell, folder.trials, name) for name, cell in cells.items()}
-    if found := [problem for cell in cells.values() for problem in preflight.all_problems(cell)]:
-        raise ConfigError(list({str(problem): problem for problem in found}.values()))
+    if found := grid_problems(cells):
+        raise ConfigError(found)
     with announced(status, "reading all images once, to compare their checksums"):
         steps = _steps(cells)
     with announced(status, f"trying to write to {folder.files}"):
@@ -173,6 +173,18 @@ class _Start:
             "total_steps": self.steps,
             "ended": sum(trial is not None and trial.status == FINISHED for trial in states),
         }
+
+
+def grid_problems(cells: Mapping[str, Config]) -> list[Problem]:
+    """Return every problem of the cells, each once."""
+    found = {}
+    for cell in cells.values():
+        found |= {str(problem): problem for problem in preflight.all_problems(preflight.absolute(cell))}
+        if cell.train.dry_run:
+            rule = "is for a run, not for a grid"
+            problem = Problem("train.dry_run", cell.train.dry_run, rule, "leave it out")
+            found[str(problem)] = problem
+    return list(found.values())
 
 
 def _placed(cell: Config, storage: str, name: str) -> Config:

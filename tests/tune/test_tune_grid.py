@@ -176,10 +176,11 @@ def test_the_folder_of_a_search_is_no_grid_and_the_other_way_round(config, cells
 
 
 def test_a_problem_of_several_cells_is_told_once(config, cells):
-    cells = {name: with_values(cell, {"optim.beta1": 2.0}) for name, cell in cells.items()}
+    changes = {"optim.beta1": 2.0, "train.dry_run": 3}
+    cells = {name: with_values(cell, changes) for name, cell in cells.items()}
     with pytest.raises(ConfigError) as caught:
         run_grid(config, cells, lambda row: None)
-    assert [problem.field for problem in caught.value.problems] == ["optim.beta1"]
+    assert [problem.field for problem in caught.value.problems] == ["optim.beta1", "train.dry_run"]
     assert not Path(config.train.storage).exists()
 
 
