@@ -8,17 +8,15 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from capsdist.config import Config, Section, with_values
 from capsdist.config.rules import section_problems
 from capsdist.console import DONE, INVALID
 from capsdist.errors import ConfigError
 from capsdist.launch import preflight
-from capsdist.storage.documents import dump_json
-
-if TYPE_CHECKING:
-    from capsdist.tune.grid import Cell
+from capsdist.storage.documents import dump_json, seal
+from capsdist.tune.cells import Cell, grid_problems
 
 __all__ = [
     "GridOptions", "as_json", "check_cells", "check_options", "of_size", "prepared_for", "record_grid",
@@ -93,8 +91,6 @@ def prepared_for(options: GridOptions, config: Config, sets: Sequence[str]) -> I
 
 def check_cells(cells: Mapping[str, Config]) -> int:
     """Print every problem of the cells, what data is missing, and their names; return the exit status."""
-    from capsdist.tune.grid import grid_problems
-
     found = grid_problems(cells)
     for problem in found:
         print(f"error: {problem}", file=sys.stderr)
@@ -148,6 +144,4 @@ def record_grid(
 
 def as_json(values: Mapping[str, Any]) -> bytes:
     """Return a sealed document."""
-    from capsdist.storage.documents import seal
-
     return dump_json(seal(values))

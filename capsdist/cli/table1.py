@@ -23,6 +23,7 @@ from capsdist.config.as_yaml import to_yaml
 from capsdist.config.presets.mnist_ablation import ABLATIONS
 from capsdist.config.sections import Count
 from capsdist.console import DONE, FAILED, STOPPED
+from capsdist.tune.table1 import markdown, presets_of, rows_of, table_cells
 
 __all__ = ["Table1", "table1"]
 
@@ -43,8 +44,6 @@ class Table1(GridOptions):
 
 def table1(description: str | None, argv: Sequence[str], records: Path) -> int:
     """Parse a command line, then check or train the table; return the exit status of a job."""
-    from capsdist.tune.table1 import presets_of, table_cells
-
     config, command = _parsed(description, _PLACE, argv)
     options: Table1 = command.table
     check_options(options)
@@ -87,8 +86,6 @@ def _for_baseline(argv: Sequence[str]) -> list[str]:
 
 
 def _train(config: Config, options: Table1, cells: Sequence[Any], records: Path) -> int:
-    from capsdist.tune.table1 import markdown, rows_of
-
     configs = {cell.name: cell.config for cell in cells}
     outcomes = train_cells(config, configs)
     if outcomes is None:

@@ -18,22 +18,21 @@ from capsdist.console import Log
 from capsdist.errors import ConfigError, DocumentError, Problem, RunError
 from capsdist.runs.files import create, open_files, read_document
 from capsdist.runs.locks import Lock, run_lock
-from capsdist.runs.rundir import changed_fields, run_place
+from capsdist.runs.rundir import run_place
 from capsdist.storage import join
 from capsdist.storage.documents import dump_json, parse_document, seal
+from capsdist.tune.cells import changed_values
 from capsdist.tune.journal import Journal
 from capsdist.tune.report import BEST_NAME, TRIALS_NAME, SearchResult
 from capsdist.tune.space import Search, Space
 
-__all__ = ["GRID_NAME", "SearchFolder", "changed_values"]
+__all__ = ["GRID_NAME", "SearchFolder"]
 
 _DEFINITION, _RESULT = "search.json", "result.json"
 GRID_NAME = "grid.json"
 _KINDS = {"training run": "config.json", "search": _DEFINITION, "grid": GRID_NAME}
 # More trials go on where the search ended; how many run at a time does not decide what they find.
 _FREE = frozenset({"search.trials", "search.concurrency", "search.record"})
-# Free for a run, but trials of different lengths cannot be compared.
-_END_FIELDS = (("train", "epochs"), ("train", "max_steps"), ("optim", "schedule_steps"))
 
 
 class _Definition(BaseModel):
@@ -167,15 +166,6 @@ class SearchFolder:
     def write(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a document of the folder, with a checksum."""
         self.files.write(name, dump_json(seal(values)))
-
-
-def changed_values(old: Config, new: Config) -> dict[str, tuple[object, object]]:
-    """Return as `changed_fields`, and the length of the training where it differs."""
-    changed = dict(changed_fields(old, new))
-    for section, name in _END_FIELDS:
-        values = tuple(getattr(getattr(each, section), name) for each in (old, new))
-        changed |= {f"{section}.{name}": values} if values[0] != values[1] else {}
-    return changed
 
 
 def _parse_definition(content: bytes) -> _Definition:

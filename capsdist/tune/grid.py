@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from capsdist.config import Config, with_values
 from capsdist.config.steps import total_steps
 from capsdist.console import announced
-from capsdist.errors import ConfigError, DocumentError, Problem, RunError
+from capsdist.errors import ConfigError, DocumentError, RunError
 from capsdist.launch import preflight
 from capsdist.runs.files import read_document
 from capsdist.runs.locks import Lock
@@ -24,33 +24,18 @@ from capsdist.storage import join
 from capsdist.storage.documents import parse_document
 from capsdist.train.metrics import Row
 from capsdist.tune.budget import Budget, on_machine
-from capsdist.tune.folder import GRID_NAME, SearchFolder, changed_values
-from capsdist.tune.journal import FINISHED, STOPPED, Journal, Status, Trial
+from capsdist.tune.cells import Cell, changed_values, grid_problems
+from capsdist.tune.folder import GRID_NAME, SearchFolder
+from capsdist.tune.journal import FINISHED, STOPPED, Journal, Trial
 from capsdist.tune.session import TrialSession, prepared
 from capsdist.tune.space import CELL, Search
 
 if TYPE_CHECKING:
     from capsdist.tune.search import Plan
 
-__all__ = ["Cell", "grid_problems", "run_grid"]
+__all__ = ["run_grid"]
 
 Show = Callable[[Row], None]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """What became of a cell. place: folder of its run; error_percent: of the test at the end.
-
-    reason: why it failed; error_interval_percent: ends of its 95 % interval by Wilson.
-    """
-
-    name: str
-    place: str
-    status: Status | Literal["missing"]
-    reason: str = ""
-    step: int = 0
-    error_percent: float | None = None
-    error_interval_percent: list[float] | None = None
 
 
 class _Definition(BaseModel):
@@ -173,18 +158,6 @@ class _Start:
             "total_steps": self.steps,
             "ended": sum(trial is not None and trial.status == FINISHED for trial in states),
         }
-
-
-def grid_problems(cells: Mapping[str, Config]) -> list[Problem]:
-    """Return every problem of the cells, each once."""
-    found = {}
-    for cell in cells.values():
-        found |= {str(problem): problem for problem in preflight.all_problems(preflight.absolute(cell))}
-        if cell.train.dry_run:
-            rule = "is for a run, not for a grid"
-            problem = Problem("train.dry_run", cell.train.dry_run, rule, "leave it out")
-            found[str(problem)] = problem
-    return list(found.values())
 
 
 def _placed(cell: Config, storage: str, name: str) -> Config:

@@ -10,8 +10,7 @@ from typing import Any
 from capsdist.config import Config, with_values
 from capsdist.config.presets.mnist_ablation import ABLATIONS
 from capsdist.statistics import paired_interval
-from capsdist.tune.folder import changed_values
-from capsdist.tune.grid import Cell
+from capsdist.tune.cells import Cell, changed_values
 from capsdist.tune.journal import FINISHED
 
 __all__ = ["PAPER", "REFERENCE", "TableCell", "TableRow", "markdown", "presets_of", "rows_of", "table_cells"]

@@ -10,7 +10,7 @@ from scipy import stats
 
 from capsdist.config import get_preset, with_values
 from capsdist.config.presets.mnist_ablation import ABLATIONS, DIFFERENCES
-from capsdist.tune.grid import Cell
+from capsdist.tune.cells import Cell
 from capsdist.tune.journal import FAILED, FINISHED
 from capsdist.tune.table1 import PAPER, REFERENCE, TableCell, markdown, presets_of, rows_of, table_cells
 
