@@ -7,13 +7,11 @@ from torch import Tensor, nn
 from capsdist.models.capsule_network import Output
 from capsdist.models.layers import Conv2d, check_images
 
-CONV_CHANNELS = (256, 256, 128)
 KERNEL_SIZE = 5
-DENSE_UNITS = (328, 192)
 
 
 class BaselineCNN(nn.Module):
-    """Convolutions of 256, 256 and 128 channels (5x5), dense layers of 328 and 192 units, a softmax layer.
+    """Three convolutions (5x5), two dense layers, a softmax layer; by default with the paper's widths.
 
     Source: paper, section 5: stride 1; dropout before the softmax layer; no pooling, and SAME padding,
     give the 35.4 M parameters that it states: 35,445,522 for 28x28 grey images and 10 classes.
@@ -24,18 +22,24 @@ class BaselineCNN(nn.Module):
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int] = (1, 28, 28), num_classes: int = 10, *, dropout: float = 0.5
+        self,
+        image_shape: tuple[int, int, int] = (1, 28, 28),
+        num_classes: int = 10,
+        *,
+        conv_channels: tuple[int, int, int] = (256, 256, 128),
+        dense_units: tuple[int, int] = (328, 192),
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
         channels, height, width = image_shape
         self.image_shape = channels, height, width
         layers: list[nn.Module] = []
-        for out_channels in CONV_CHANNELS:
+        for out_channels in conv_channels:
             layers += [Conv2d(channels, out_channels, KERNEL_SIZE, padding="same"), nn.ReLU(inplace=True)]
             channels = out_channels
         layers.append(nn.Flatten())
         units = channels * height * width
-        for out_units in DENSE_UNITS:
+        for out_units in dense_units:
             layers += [nn.Linear(units, out_units), nn.ReLU(inplace=True)]
             units = out_units
         self.layers = nn.Sequential(*layers, nn.Dropout(dropout), nn.Linear(units, num_classes))

@@ -178,6 +178,7 @@ def short_values(values: Mapping[str, Any]) -> dict[str, str]:
     return {
         names[field]: ("yes" if value else "no") if isinstance(value, bool) else f"{value:g}"
         for field, value in values.items()
+        if field in names
     }
 
 

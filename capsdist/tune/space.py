@@ -21,7 +21,7 @@ from capsdist.errors import Problem
 from capsdist.launch.preflight import packing_remedy
 
 __all__ = [
-    "FIELDS", "RATE", "Search", "Space", "Values", "checked_values", "chosen", "points", "rounded",
+    "CELL", "FIELDS", "RATE", "Search", "Space", "Values", "checked_values", "chosen", "points", "rounded",
     "search_problems", "validation_problem",
 ]  # fmt: skip
 
@@ -39,7 +39,8 @@ FIELDS = {
 }
 """Dimensions of the space, and the configuration field that each of them sets."""
 RATE = FIELDS["learning_rate"]
-
+CELL = "cell"
+"""Stands in place of fields in the point of a trial that is a cell of a grid: the cell's name."""
 
 _MAX_REPEATS = 1000  # draws without a new point, after which a narrow range counts as used up
 
@@ -146,11 +147,13 @@ def rounded(rate: float, low: float, high: float) -> float:
 
 
 def checked_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Return `values` if they are a point of some space.
+    """Return `values` if they are a point of some space, or name a cell.
 
     Raises:
         ValueError: a field is not searched over, or its value is of another type.
     """
+    if values.keys() == {CELL} and isinstance(values[CELL], str):
+        return values
     kinds = {FIELDS[name]: get_args(Space.model_fields[name].annotation)[0] for name in FIELDS}
     for field, value in values.items():
         if field not in kinds:

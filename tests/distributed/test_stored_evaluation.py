@@ -12,6 +12,7 @@ from torch import Tensor
 
 from capsdist.analysis.comparison import compare_images, compare_seeds
 from capsdist.analysis.evaluation import StoredEvaluation, measure, read_evaluation
+from capsdist.analysis.members import errors_by_size
 from capsdist.cli.main import main
 from capsdist.console import DONE, FAILED, INVALID
 from capsdist.data import eval_batches
@@ -264,3 +265,15 @@ def test_more_images_than_are_stored_are_counted_and_calibrated_all_the_same(
     assert stored.predictions is None
     assert any(line.startswith("no predictions are stored") for line in told)
     assert (stored.calibration, stored.error_percent) == (whole.calibration, whole.error_percent)
+
+
+def test_the_error_by_number_of_members_is_that_of_each_ensemble(runs: Path) -> None:
+    places = [runs / f"seed-{seed}" for seed in (4, 3, 5)]
+    found = errors_by_size(
+        [str(place) for place in places], device="cpu", batch_size=5, log=lambda text: None
+    )
+    assert found.num_images == 12
+    assert found.alone == [measured(place).error_percent for place in places]
+    together = [measured(*places[:number]) for number in (1, 2, 3)]
+    assert found.together == pytest.approx([each.error_percent for each in together])
+    assert found.intervals == [each.error_interval_percent for each in together]

@@ -29,7 +29,7 @@ def _no_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("Ray would start")
 
-    monkeypatch.setattr("capsdist.tune.run.ray_session", refuse)
+    monkeypatch.setattr("capsdist.tune.session.ray_session", refuse)
 
 
 @pytest.fixture
