@@ -98,15 +98,15 @@ def decoder_costs(poses: int, model: CapsuleConfig) -> list[LayerCost]:
 
 def baseline_cost(model: BaselineCNNConfig, routing: NoOptions) -> Cost:
     """Return the cost of a `BaselineCNN`."""
-    from capsdist.models.baseline_cnn import CONV_CHANNELS, DENSE_UNITS, KERNEL_SIZE
+    from capsdist.models.baseline_cnn import KERNEL_SIZE
 
     channels, *sides = image_shape(model)
     size = (sides[0], sides[1])
     layers: list[LayerCost] = []
-    for number, pair in enumerate(pairwise((channels, *CONV_CHANNELS))):
+    for number, pair in enumerate(pairwise((channels, *model.conv_channels))):
         layers.append(conv_cost(f"conv {number}", pair, KERNEL_SIZE, (size, size), input_gradient=number > 0))
         layers.append(relu_cost(f"relu {number}", pair[1] * prod(size)))
-    units = (CONV_CHANNELS[-1] * prod(size), *DENSE_UNITS)
+    units = (model.conv_channels[-1] * prod(size), *model.dense_units)
     for number, (before, after) in enumerate(pairwise(units)):
         layers += [linear_cost(f"dense {number}", before, after), relu_cost(f"relu dense {number}", after)]
     # dropout keeps its mask, and the last layer its input

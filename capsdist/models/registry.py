@@ -70,7 +70,8 @@ def _build_resnet_capsnet(model: ResNetCapsNetConfig, routing: Routing) -> nn.Mo
 def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:
     from capsdist.models.baseline_cnn import BaselineCNN
 
-    return BaselineCNN(image_shape(model), model.num_classes, dropout=model.dropout)
+    options = model.model_dump(exclude=set(NetworkConfig.model_fields))
+    return BaselineCNN(image_shape(model), model.num_classes, **options)
 
 
 def _build_pooling_cnn(model: PoolingCNNConfig, routing: NoOptions) -> nn.Module:
