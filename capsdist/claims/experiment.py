@@ -159,9 +159,7 @@ def finding(claim: Claim, measured: Measured) -> Finding:
     return Finding(claim.text, verdict, mean, low, high, sentence)
 
 
-def verdict_of(
-    interval: Sequence[float] | None, direction: Literal["lower", "higher"]
-) -> Verdict:
+def verdict_of(interval: Sequence[float] | None, direction: Literal["lower", "higher"]) -> Verdict:
     """Return what the interval (mean, low, high) of a difference says of a claim about its sign."""
     if interval is None:
         return "not supported by these data"

@@ -59,9 +59,7 @@ def matched_baseline(model: NetworkConfig, routing: Section) -> BaselineCNNConfi
     def scaled(grid: int) -> BaselineCNNConfig:
         first, second, third = (max(1, grid * width // _GRID) for width in _PAPER.conv_channels)
         before, last = (max(1, grid * units // _GRID) for units in _PAPER.dense_units)
-        return BaselineCNNConfig(
-            conv_channels=(first, second, third), dense_units=(before, last), **shared
-        )
+        return BaselineCNNConfig(conv_channels=(first, second, third), dense_units=(before, last), **shared)
 
     def parameters(found: BaselineCNNConfig) -> int:
         return size_of(found, find_family(found.kind).routing()).parameters

@@ -1,0 +1,138 @@
+"""What claims are tested with: sizes, seeds, fractions; and the configuration of every run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from capsdist.claims.experiment import BASELINE, CAPSNET
+from capsdist.claims.matched import matched_baseline
+from capsdist.config import Config, get_preset, with_values
+from capsdist.config.models import NoOptions
+from capsdist.errors import ConfigError, Problem
+
+__all__ = ["SIZES", "Settings", "SizeName", "Trained", "configs_of", "digits_preset"]
+
+SizeName = Literal["mini", "quarter", "full"]
+SIZES: dict[str, dict[str, Any]] = {
+    "mini": {"model.conv_channels": 64, "model.primary_types": 8},
+    "quarter": {"model.conv_channels": 128, "model.primary_types": 16},
+    "full": {},
+    "smoke": {"model.conv_channels": 8, "model.primary_types": 2, "model.decoder_hidden": (16, 32)},
+}
+"""Fields of the capsule network by the name of its size; those of the paper are full."""
+
+_BATCH = 128
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What claims are tested with.
+
+    Attributes:
+        size: of the capsule network, a name of SIZES; the CNN has as many parameters.
+        seeds: of initialisation, order and choice of images; two or more for intervals.
+        fractions: parts of the training images, percent, ascending; the networks of the largest one are those
+            of all experiments.
+        epochs: passes over the largest part; those of smaller parts take as many steps.
+        num_images: training images of which the fractions are; None: all of the split.
+        test_images: of the test split that transformed, disturbed and arranged digits are made of, the first
+            ones; None: all. Errors against training data are always of the whole split.
+        data, root: name and place of the packed set, of 28x28 grey images in 10 classes, and of smallNORB.
+        storage: place of the runs.
+        name: the first part of their names.
+        device: of the runs.
+    """
+
+    size: str = "mini"
+    seeds: tuple[int, ...] = (0, 1, 2)
+    fractions: tuple[float, ...] = (1.0, 10.0, 100.0)
+    epochs: float = 5
+    num_images: int | None = None
+    test_images: int | None = 2000
+    data: str = "mnist"
+    root: str = "data"
+    storage: str = "runs"
+    name: str = "claims"
+    device: Literal["auto", "cpu", "gpu"] = "auto"
+
+    def checked(self) -> Settings:
+        """Return these settings, fractions ascending.
+
+        Raises:
+            ConfigError: a value is out of its range; names all.
+        """
+        found = [
+            Problem("seeds", self.seeds, "are not distinct numbers from 0", "give --seeds 0 1 2")
+            for _ in range(not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0)
+        ]
+        fractions = self.fractions
+        if (
+            not fractions
+            or len(set(fractions)) < len(fractions)
+            or not 0 < min(fractions) <= max(fractions) <= 100
+        ):
+            rule = "are not distinct numbers above 0, up to 100 percent"
+            found.append(Problem("fractions", fractions, rule, "give --fractions 1 10 100"))
+        for name in ("epochs", "num_images", "test_images"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                found.append(Problem(name, value, "must be above 0", f"leave out --{name.replace('_', '-')}"))
+        if found:
+            raise ConfigError(found)
+        return replace(self, fractions=tuple(sorted(fractions)))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network to train: which of the two, its seed, the part of the images in percent, and its run."""
+
+    network: str
+    seed: int
+    fraction: float
+    config: Config
+
+
+def configs_of(
+    settings: Settings, base: Config, seed: int, fraction: float, split: str, num_images: int, steps: int
+) -> list[Trained]:
+    """Return the runs of both networks with `seed` on `split`, which has `num_images`, for `steps`.
+
+    base: preset with data set and network of the paper. Training shows the images as they are, without the
+    random shift of the paper: no transformation of the test digits was seen.
+    """
+    batch = min(_BATCH, num_images)
+    values = {
+        **SIZES[settings.size],
+        "data.root": settings.root,
+        "data.train_split": split,
+        "data.validation_split": None,
+        "data.shift": 0,
+        "data.lanes": 1,
+        "train.storage": settings.storage,
+        "train.device": settings.device,
+        "train.precision": "fp32",
+        "train.seed": seed,
+        "train.global_batch_size": batch,
+        "train.max_steps": steps,
+        "train.epochs": -(-steps // -(-num_images // batch)),
+        "train.checkpoint_every_steps": max(1, -(-steps // 5)),
+        "train.keep_checkpoints": 1,
+        "train.keep_best": 0,
+        "train.loggers": ("jsonl",),
+    }
+    capsnet = with_values(base, values)
+    model = matched_baseline(capsnet.model, capsnet.routing)
+    baseline = capsnet.model_copy(update={"model": model, "routing": NoOptions(), "loss": NoOptions()})
+    found = []
+    for network, config in ((CAPSNET, capsnet), (BASELINE, baseline)):
+        name = f"{settings.name}-{config.data.name}-{settings.size}-{network}-{fraction:g}-seed-{seed}"
+        found.append(
+            Trained(network, seed, fraction, with_values(config, {"train.name": name.replace(".", "_")}))
+        )
+    return found
+
+
+def digits_preset(settings: Settings) -> Config:
+    """Return the paper's network for the digits of `settings`."""
+    return with_values(get_preset("mnist_paper"), {"data.name": settings.data})
