@@ -13,8 +13,9 @@ KERNEL_SIZE = 5
 class BaselineCNN(nn.Module):
     """Three convolutions (5x5), two dense layers, a softmax layer.
 
-    Source: paper, section 5: 256, 256 and 128 channels, 328 and 192 units; stride 1; dropout before the softmax layer; no pooling, and SAME padding,
-    give the 35.4 M parameters that it states: 35,445,522 for 28x28 grey images and 10 classes.
+    Source: paper, section 5: 256, 256 and 128 channels, 328 and 192 units; stride 1; dropout before the
+    softmax layer; no pooling, and SAME padding, give the 35.4 M parameters that it states: 35,445,522 for
+    28x28 grey images and 10 classes.
 
     Shapes: images [B, C, H, W] float -> `Output` with scores [B, J] = class logits (before softmax, or
     sigmoid where images have several labels).
