@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,10 +126,12 @@ def draw_result(result: Result, note: str = "") -> Figure:
     own = result.experiment
     with matplotlib.rc_context(STYLE):
         wide = len(own.series)
-        heading = [*([note] if note else []), *(f"{each.claim}: {each.verdict}" for each in result.findings)]
-        size = (max(7.5, 4.6 * wide), 3.9 + 0.2 * len(heading))
+        texts = [own.title, note, *(f"{each.claim}: {each.verdict}" for each in result.findings)]
+        width = max(7.5, 4.6 * wide)
+        heading = [line for each in texts for line in textwrap.wrap(each, round(14 * width))]
+        size = (width, 3.9 + 0.2 * len(heading))
         figure = Figure(figsize=size, dpi=110, layout="constrained", facecolor="white")
-        figure.suptitle("\n".join([own.title, *heading]), x=0.012, ha="left", fontsize=9)
+        figure.suptitle("\n".join(heading), x=0.012, ha="left", fontsize=9)
         for axes, (series, words) in zip(
             figure.subplots(1, wide, squeeze=False).flat, own.series.items(), strict=True
         ):

@@ -94,8 +94,9 @@ def run_study(settings: Settings, log: Log, *, note: str = "", train: Train = la
     for factor, words in _VIEWS.items():
         try:
             views = _view_runs(settings, factor)
-        except MissingDataError as error:
-            study.not_run[f"viewpoints_{factor}"] = str(error)
+        except MissingDataError:
+            name = f"smallnorb_{factor}"
+            study.not_run[f"viewpoints_{factor}"] = f"{name} is not packed (capsdist pack {name})"
             continue
         if _trained(study, views, train, log) is None:
             return None
@@ -125,7 +126,7 @@ def _view_runs(settings: Settings, factor: str) -> list[Trained]:
     """
     name = f"smallnorb_{factor}"
     place = join(settings.root, name, "train")
-    num = read_index(place, remedy=f"pack it: capsdist pack {name}").num_samples
+    num = read_index(place).num_samples
     base = get_preset(f"{name}_paper")
     steps = math.ceil(settings.epochs * num / base.train.global_batch_size)
     runs = [configs_of(settings, base, seed, 100, "train", num, steps) for seed in settings.seeds]

@@ -19,7 +19,7 @@ __all__ = [
 
 PARAMETERS = ("rotation", "scale", "shear", "shift down", "shift right")
 """What is known of each transformed image, in this order: degrees, factor, degrees, pixels, pixels."""
-_RANGES = {"rotation": 30.0, "translation": 3.0, "scale": (0.8, 1.2), "shear": 20.0}
+_TURN, _SHEAR, _MOVE, _SCALE = 30.0, 20.0, 3.0, (0.8, 1.2)  # ranges of the random maps
 _ERROR = {"error_percent": "error in percent"}
 
 
@@ -48,8 +48,8 @@ def transformed(
     pixels; moves go along both diagonals. See `capsdist.data.transforms.geometry.affine`.
     """
     draws = _Ends(torch.arange(len(pixels)), 0, 0)
-    options = {"rotation": rotation, "scale": (scale, scale), "shear": shear, "translation": translation}
-    return affine(pixels, draws, **options)
+    factors = scale, scale
+    return affine(pixels, draws, rotation=rotation, translation=translation, scale=factors, shear=shear)
 
 
 def randomly_transformed(pixels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
@@ -58,24 +58,23 @@ def randomly_transformed(pixels: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     Up to 30 degrees of rotation, 3 pixels of movement, 20 degrees of shear either way; factors 0.8 to 1.2.
     """
     draws = Draws(torch.arange(len(pixels)), seed, 0)
-    turn, move, slant = _RANGES["rotation"], _RANGES["translation"], _RANGES["shear"]
     known = (
-        draws.between(Draw.ROTATION, -turn, turn),
-        draws.between(Draw.SCALE, *_RANGES["scale"]),
-        draws.between(Draw.SHEAR, -slant, slant),
-        draws.between(Draw.TRANSLATION_Y, -move, move),
-        draws.between(Draw.TRANSLATION_X, -move, move),
+        draws.between(Draw.ROTATION, -_TURN, _TURN),
+        draws.between(Draw.SCALE, *_SCALE),
+        draws.between(Draw.SHEAR, -_SHEAR, _SHEAR),
+        draws.between(Draw.TRANSLATION_Y, -_MOVE, _MOVE),
+        draws.between(Draw.TRANSLATION_X, -_MOVE, _MOVE),
     )
-    return affine(pixels, draws, **_RANGES), torch.stack(known, 1)
+    images = affine(pixels, draws, rotation=_TURN, translation=_MOVE, scale=_SCALE, shear=_SHEAR)
+    return images, torch.stack(known, 1)
 
 
 def r_squared(features: Tensor, parameters: Tensor, classes: Tensor) -> list[float]:
     """Return the coefficient of determination of linear regressions, on held-out images, for each parameter.
 
-    A regression with intercept for each class, fitted by least squares to the even images and tested on the
-    odd ones: 1 - (sum of squared residuals of all classes) / (sum of squares about the held-out mean of the
-    class). 1: exact; 0: no better than the mean; it may be negative. Classes without images in both halves
-    are left out.
+    A regression with intercept for each class, fitted by least squares to every second image of it and tested
+    on the others: 1 - (sum of squared residuals of all classes) / (sum of squares about the held-out mean of
+    the class). 1: exact; 0: no better than the mean, or no class has two held-out images; it may be negative.
 
     Shapes: features [N, F], parameters [N, P], classes int64 [N] -> P numbers.
     """
@@ -84,20 +83,20 @@ def r_squared(features: Tensor, parameters: Tensor, classes: Tensor) -> list[flo
         rows = (classes == number).nonzero().flatten()
         inputs = torch.cat([features[rows].double(), torch.ones(len(rows), 1, dtype=torch.float64)], 1)
         wanted = parameters[rows].double()
-        fit, test = rows % 2 == 0, rows % 2 == 1
-        if not (fit.any() and test.any()):
+        fit, test = slice(0, None, 2), slice(1, None, 2)
+        if len(rows) < 4:
             continue
         # gelsd: least norm where there are fewer images than features, or features that never change
         solution = torch.linalg.lstsq(inputs[fit], wanted[fit], driver="gelsd").solution
         residual += (wanted[test] - inputs[test] @ solution).square().sum(0)
         total += (wanted[test] - wanted[test].mean(0)).square().sum(0)
-    return (1 - residual / total.clamp_min(torch.finfo(torch.float64).tiny)).tolist()
+    return torch.where(total > 0, 1 - residual / total, 0.0).tolist()
 
 
 def principal(features: Tensor, num: int) -> Tensor:
-    """Return features [N, F] as their first `num` principal components over the even images, [N, num]."""
-    centred = features.double() - features[::2].double().mean(0)
-    directions = torch.linalg.svd(centred[::2], full_matrices=False).Vh[:num]
+    """Return features [N, F] as their first `num` principal components, float64 [N, num]."""
+    centred = features.double() - features.double().mean(0)
+    directions = torch.linalg.svd(centred, full_matrices=False).Vh[:num]
     return centred @ directions.T
 
 

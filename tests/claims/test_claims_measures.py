@@ -171,7 +171,7 @@ def test_known_parameters_undo_the_transformation(rng: np.random.Generator) -> N
     found, known = randomly_transformed(images, seed=int(rng.integers(1000)))
     for number, (turn, factor, shear, down, right) in enumerate(known.tolist()):
         # the point (x, y) of the image goes to this place: sheared, scaled, turned clockwise, moved
-        y, x = (torch.stack(torch.meshgrid(grid, grid, indexing="ij")) * 20.5 * 40 / 41).double()
+        y, x = (torch.stack(torch.meshgrid(grid, grid, indexing="ij")) * 20).double()
         sheared = (x + y * np.tan(np.radians(shear))) * factor
         cos, sin = np.cos(np.radians(turn)), np.sin(np.radians(turn))
         to_x, to_y = sheared * cos - y * factor * sin + right, sheared * sin + y * factor * cos + down
@@ -192,8 +192,8 @@ def test_r_squared_is_that_of_regressions_by_class(rng: np.random.Generator) -> 
     parameters[:, 0] += features @ rng.normal(size=width) * (classes + 1)
     residual, total = np.zeros(2), np.zeros(2)
     for number in range(3):
-        fit = [row for row in range(num) if classes[row] == number and row % 2 == 0]
-        test = [row for row in range(num) if classes[row] == number and row % 2 == 1]
+        rows = [row for row in range(num) if classes[row] == number]
+        fit, test = rows[::2], rows[1::2]
         design = np.column_stack([features, np.ones(num)])
         weights = np.linalg.pinv(design[fit]) @ parameters[fit]
         residual += ((parameters[test] - design[test] @ weights) ** 2).sum(0)
