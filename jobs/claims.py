@@ -3,7 +3,7 @@
 Source: Sabour, Frosst, Hinton, "Dynamic Routing Between Capsules" (2017), and lectures on it: less data,
 transformed digits, viewpoints, scrambled parts, crowding, equivariance, noise, attacks (capsdist/claims).
 Command: python data_prep/pack_mnist.py && python jobs/claims.py --size mini --images 10000
-The same command goes on where it was stopped. Expected time and verdicts: not measured.
+Expected time and verdicts: not measured.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main(
     root: str = PLACES.data.root, storage: str = PLACES.train.storage, name: str = "claims",
     to: str = "claims", record: bool = False, smoke: bool = False,
 ) -> int:  # fmt: skip
-    """Test claims about capsule networks.
+    """Test claims about capsule networks; the same command goes on where it was stopped.
 
     Args:
         size: Of the capsule network: 64, 128 or 256 channels, 8, 16 or 32 types of primary capsules.
@@ -41,12 +41,12 @@ def main(
         images: Training images of which the fractions are; default: all.
         test_images: The first so many test images are transformed, disturbed and arranged.
         data: Packed set of 28x28 grey images in 10 classes.
-        root: Folder or s3:// URL of the packed sets; parts of the training split are written beside it.
-        storage: Folder or s3:// URL of the runs.
+        root: Place of the packed sets; parts of the training split are written beside it.
+        storage: Place of the runs.
         name: First part of the names of the runs.
         to: Folder or s3:// URL for claims.json, claims.md and the figures.
         record: Write a record below jobs/records.
-        smoke: Tiny networks, a few steps, 400 images, to see that all works; runs and images do not stay.
+        smoke: Tiny networks, a few steps, 400 images; runs and images do not stay.
     """
     settings = Settings(size, seeds, fractions, epochs, images, test_images, data, root, storage, name)
     note = ""
@@ -56,10 +56,9 @@ def main(
         study = run_study(settings, log, note=note)
     if study is None:
         return STOPPED
-    print("\n".join(write_study(study, to)))
+    print("\n".join([*write_study(study, to), *study.sentences]))
     if record:
         print("recorded in", record_study(study, Path(__file__).parent / "records"))
-    print("\n".join(found.sentence for result in study.results for found in result.findings))
     return DONE
 
 

@@ -85,8 +85,7 @@ def markdown(study: Study) -> str:
             flop = f"{size.forward_flop:,} | {size.training_flop:,}"
             lines.append(f"| {data} | {_NAMES[network]} | {size.parameters:,} | {flop} |")
     lines += ["", "## Claims", ""]
-    lines += [f"- {found.sentence}" for result in study.results for found in result.findings]
-    lines += [f"- {name}: not run; {reason}" for name, reason in study.not_run.items()]
+    lines += [f"- {sentence}" for sentence in study.sentences]
     for result in study.results:
         lines += _table(result)
     return "\n".join(lines) + "\n"

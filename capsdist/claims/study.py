@@ -57,6 +57,12 @@ class Study:
     results: list[Result] = field(default_factory=list)
     not_run: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def sentences(self) -> list[str]:
+        """Return what was found, and what was not run: a sentence each."""
+        found = [each.sentence for result in self.results for each in result.findings]
+        return found + [f"{name}: not run; {reason}." for name, reason in self.not_run.items()]
+
     def as_data(self) -> dict[str, Any]:
         """Return every number, as claims.json has them."""
         return {
