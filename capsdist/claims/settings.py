@@ -13,12 +13,12 @@ from capsdist.errors import ConfigError, Problem
 
 __all__ = ["SIZES", "Settings", "SizeName", "Trained", "configs_of", "digits_preset"]
 
-SizeName = Literal["mini", "quarter", "full"]
-SIZES: dict[str, dict[str, Any]] = {
+SizeName = Literal["tiny", "mini", "quarter", "full"]
+SIZES: dict[SizeName, dict[str, Any]] = {
+    "tiny": {"model.conv_channels": 8, "model.primary_types": 2, "model.decoder_hidden": (16, 32)},
     "mini": {"model.conv_channels": 64, "model.primary_types": 8},
     "quarter": {"model.conv_channels": 128, "model.primary_types": 16},
     "full": {},
-    "smoke": {"model.conv_channels": 8, "model.primary_types": 2, "model.decoder_hidden": (16, 32)},
 }
 """Fields of the capsule network by the name of its size; those of the paper are full."""
 
@@ -27,34 +27,31 @@ _BATCH = 128
 
 @dataclass(frozen=True)
 class Settings:
-    """What claims are tested with.
+    """What claims are tested with."""
 
-    Attributes:
-        size: of the capsule network, a name of SIZES; the CNN has as many parameters.
-        seeds: of initialisation, order and choice of images; two or more for intervals.
-        fractions: parts of the training images, percent, ascending; the networks of the largest one are those
-            of all experiments.
-        epochs: passes over the largest part; those of smaller parts take as many steps.
-        num_images: training images of which the fractions are; None: all of the split.
-        test_images: of the test split that transformed, disturbed and arranged digits are made of, the first
-            ones; None: all. Errors against training data are always of the whole split.
-        data, root: name and place of the packed set, of 28x28 grey images in 10 classes, and of smallNORB.
-        storage: place of the runs.
-        name: the first part of their names.
-        device: of the runs.
-    """
-
-    size: str = "mini"
+    size: SizeName = "mini"
+    """Size of the capsule network: 64, 128 or 256 channels, 8, 16 or 32 types; tiny: to see that it runs."""
     seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of initialisation, order and choice of images; two or more for intervals."""
     fractions: tuple[float, ...] = (1.0, 10.0, 100.0)
+    """Parts of the training images, percent; the networks of the largest one serve all experiments."""
     epochs: float = 5
-    num_images: int | None = None
+    """Passes over the largest part; networks of smaller parts take as many steps."""
+    images: int | None = None
+    """Training images of which the fractions are; None: all."""
     test_images: int | None = 2000
+    """The first so many test images are transformed, disturbed and arranged; None: all. Errors against
+    training data are always of all."""
     data: str = "mnist"
+    """Packed set of 28x28 grey images in 10 classes."""
     root: str = "data"
+    """Folder or s3:// URL of the packed sets; parts of the training split are written beside it."""
     storage: str = "runs"
+    """Folder or s3:// URL of the runs."""
     name: str = "claims"
+    """First part of the names of the runs."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
+    """Device of the runs; experiments are on the GPU if there is one."""
 
     def checked(self) -> Settings:
         """Return these settings, fractions ascending.
@@ -74,7 +71,7 @@ class Settings:
         ):
             rule = "are not distinct numbers above 0, up to 100 percent"
             found.append(Problem("fractions", fractions, rule, "give --fractions 1 10 100"))
-        for name in ("epochs", "num_images", "test_images"):
+        for name in ("epochs", "images", "test_images"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 found.append(Problem(name, value, "must be above 0", f"leave out --{name.replace('_', '-')}"))

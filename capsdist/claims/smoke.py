@@ -38,7 +38,7 @@ def smoke_settings(settings: Settings, scratch: Path) -> tuple[Settings, str]:
         place = join(str(scratch / "data"), settings.data, split)
         write_split(place, images, labels, classes=_CLASSES, licence="for a smoke test")
     small = replace(
-        settings, size="smoke", seeds=(0, 1), fractions=(25.0, 100.0), epochs=_EPOCHS, num_images=None,
+        settings, size="tiny", seeds=(0, 1), fractions=(25.0, 100.0), epochs=_EPOCHS, images=None,
         test_images=None, root=str(scratch / "data"), storage=str(scratch / "runs"), device="cpu",
     )  # fmt: skip
     return small, f"Smoke: tiny networks after a few steps on {kind}; no result."

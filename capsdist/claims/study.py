@@ -114,7 +114,7 @@ def _digit_runs(settings: Settings) -> list[Trained]:
     """Return the runs of both networks for every seed and part; the parts are packed."""
     base, found = digits_preset(settings), []
     total = read_index(join(settings.root, settings.data, "train")).num_samples
-    whole = min(settings.num_images or total, total)
+    whole = min(settings.images or total, total)
     steps = math.ceil(settings.epochs * whole / base.train.global_batch_size)
     for seed in settings.seeds:
         for fraction in settings.fractions:

@@ -99,7 +99,7 @@ def test_a_whole_study(tmp_path: Path, toys: Path, trained_here: Train) -> None:
     settings, note = smoke_settings(Settings(root=str(tmp_path / "nowhere")), tmp_path)
     assert "printed digits, because no packed set is there; no result" in note
     (tmp_path / "data" / "smallnorb_azimuth").symlink_to(toys)
-    settings = replace(settings, fractions=(100.0, 20.0), epochs=1, num_images=200, test_images=60)
+    settings = replace(settings, fractions=(100.0, 20.0), epochs=1, images=200, test_images=60)
     lines: list[str] = []
     study = run_study(settings, lines.append, note=note, train=trained_here)
     assert study is not None
