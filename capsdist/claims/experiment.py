@@ -46,7 +46,7 @@ class Claim:
     what: str
     number: Callable[[Values], float]
     direction: Literal["lower", "higher"]
-    than: Literal["baseline"] | float = BASELINE
+    than: Literal["baseline"] | float = "baseline"
 
 
 @dataclass(frozen=True)

@@ -79,8 +79,7 @@ def _printed(labels: np.ndarray) -> np.ndarray:
     for image, label in zip(images, labels, strict=True):
         drawn = Image.new("L", (28, 28))
         font = ImageFont.load_default(size=rng.uniform(16, 24))
-        ImageDraw.Draw(drawn).text(
-            tuple(rng.uniform(11, 17, 2)), str(label), fill=255, font=font, anchor="mm"
-        )
+        across, down = rng.uniform(11, 17, 2)
+        ImageDraw.Draw(drawn).text((across, down), str(label), fill=255, font=font, anchor="mm")
         image[:] = np.asarray(drawn)
     return images

@@ -20,6 +20,7 @@ __all__ = [
 PARAMETERS = ("rotation", "scale", "shear", "shift down", "shift right")
 """What is known of each transformed image, in this order: degrees, factor, degrees, pixels, pixels."""
 _TURN, _SHEAR, _MOVE, _SCALE = 30.0, 20.0, 3.0, (0.8, 1.2)  # ranges of the random maps
+_NUM_FEATURES = 16  # as many numbers of the CNN as a class capsule has dimensions
 _ERROR = {"error_percent": "error in percent"}
 
 
@@ -106,9 +107,6 @@ def _equivariance(subject: Subject, images: Images) -> Values:
     if features.shape[1] > _NUM_FEATURES:
         features = principal(features, _NUM_FEATURES)
     return {"r_squared": r_squared(features, known, images.labels)}
-
-
-_NUM_FEATURES = 16  # as many numbers of the CNN as a class capsule has dimensions
 
 
 def _family(
