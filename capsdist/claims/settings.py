@@ -59,11 +59,9 @@ class Settings:
         Raises:
             ConfigError: a value is out of its range; names all.
         """
-        found = [
-            Problem("seeds", self.seeds, "are not distinct numbers from 0", "give --seeds 0 1 2")
-            for _ in range(not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0)
-        ]
-        fractions = self.fractions
+        found, seeds, fractions = list[Problem](), self.seeds, self.fractions
+        if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+            found.append(Problem("seeds", seeds, "are not distinct numbers from 0", "give --seeds 0 1 2"))
         if (
             not fractions
             or len(set(fractions)) < len(fractions)
