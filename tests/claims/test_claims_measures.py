@@ -142,7 +142,7 @@ def test_smaller_digits_keep_their_brightness_and_place(rng: np.random.Generator
     found = smaller(images)
     assert found[..., :5, :].abs().sum() == found[..., -5:].abs().sum() == 0
     assert found[0, 0, 14, 14] == pytest.approx(0.5)
-    assert found.sum().item() == pytest.approx(images.sum().item() * (18 / 28) ** 2, rel=0.05)
+    assert found.sum().item() == pytest.approx(images.sum().item() * (18 / 28) ** 2, rel=0.1)
 
 
 # ---- transformations

@@ -125,7 +125,7 @@ def test_a_whole_study(tmp_path: Path, toys: Path, trained_here: Train) -> None:
                     [row[series][place] for row in experiment["seeds"][name]] for name in (CAPSNET, BASELINE)
                 ]
                 expected = paired_interval(*rows)
-                assert experiment["capsnet_minus_baseline"][series][place] == pytest.approx(expected)
+                assert experiment["capsnet_minus_baseline"][series][place] == pytest.approx(list(expected))
     plain = {name: found["experiments"][name]["seeds"] for name in ("rotation", "scale", "noise", "fgsm")}
     for network in (CAPSNET, BASELINE):
         errors = {tuple(row["error_percent"][0] for row in seeds[network]) for seeds in plain.values()}
