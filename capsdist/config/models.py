@@ -105,7 +105,7 @@ class BaselineCNNConfig(NetworkConfig):
     conv_channels: Annotated[tuple[int, int, int], Bounds(ge=1)] = (256, 256, 128)
     """Channels of the three convolutions; paper: 256 256 128."""
     dense_units: Annotated[tuple[int, int], Bounds(ge=1)] = (328, 192)
-    """Units of the two dense layers; paper: 328 192."""
+    """Units of the two dense layers before the last one; paper: 328 192."""
     dropout: Annotated[float, Bounds(ge=0, lt=1)] = 0.5
     """Dropout before the last layer, a probability."""
 

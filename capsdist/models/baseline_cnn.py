@@ -5,20 +5,21 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from capsdist.models.capsule_network import Output
-from capsdist.models.layers import Conv2d, check_images
+from capsdist.models.layers import Conv2d, check_images, check_sizes
 
 KERNEL_SIZE = 5
 
 
 class BaselineCNN(nn.Module):
-    """Three convolutions (5x5), two dense layers, a softmax layer; by default with the paper's widths.
+    """Three convolutions (5x5), two dense layers, a softmax layer.
 
-    Source: paper, section 5: stride 1; dropout before the softmax layer; no pooling, and SAME padding,
-    give the 35.4 M parameters that it states: 35,445,522 for 28x28 grey images and 10 classes.
+    Source: paper, section 5: 256, 256 and 128 channels, 328 and 192 units; stride 1; dropout before the
+    softmax layer; no pooling, and SAME padding, give the 35.4 M parameters that it states: 35,445,522 for
+    28x28 grey images and 10 classes.
 
     Shapes: images [B, C, H, W] float -> `Output` with scores [B, J] = class logits (before softmax, or
     sigmoid where images have several labels).
-    Raises: ShapeError if images are not [B, *image_shape].
+    Raises: ShapeError if a size is no whole number of at least 1, or images are not [B, *image_shape].
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class BaselineCNN(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
+        check_sizes(**{f"dense_units[{place}]": units for place, units in enumerate(dense_units)})
         channels, height, width = image_shape
         self.image_shape = channels, height, width
         layers: list[nn.Module] = []
