@@ -64,8 +64,10 @@ def _images(name: str, root: str) -> tuple[dict[str, _Images], str]:
 def _idx(num: int, seed: int) -> _Images:
     """Return random digits, labels in turn, through two idx files."""
     images = np.random.default_rng(seed).integers(0, 256, (num, 28, 28), dtype=np.uint8)
-    files = [_idx_bytes(array) for array in (images, (np.arange(num) % 10).astype(np.uint8))]
-    return image_label_pair(*(parse_idx(data, "a made-up idx file") for data in files), "a made-up idx file")
+    labels = (np.arange(num) % 10).astype(np.uint8)
+    name = "a made-up idx file"
+    read = [parse_idx(_idx_bytes(array), name) for array in (images, labels)]
+    return image_label_pair(read[0], read[1], name)
 
 
 def _idx_bytes(array: np.ndarray) -> bytes:
