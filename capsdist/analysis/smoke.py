@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from capsdist.config import CapsNetConfig, Config, Data, Optim, Train
+from capsdist.config.models import Routing
 from capsdist.console import Log
 from capsdist.data import write_split
 from capsdist.data.recipes.source import recipes_over, write_recipes
@@ -91,6 +92,7 @@ def _trained(root: Path, name: str, iterations: int, log: Log, **changes: Any) -
     splits = {key: changes.pop(key) for key in ("train_split", "test_split") if key in changes}
     config = Config(
         model=CapsNetConfig(conv_channels=8, primary_types=4, decoder_hidden=(64, 128), **changes),
+        routing=Routing(iterations=iterations),
         data=Data(name=_SET, root=str(root / "data"), validation_split=None, shift=0, **splits),
         optim=Optim(learning_rate=0.005),
         train=Train(
@@ -98,9 +100,6 @@ def _trained(root: Path, name: str, iterations: int, log: Log, **changes: Any) -
             log_every_steps=2, checkpoint_every_steps=_CHECKPOINT_EVERY, loggers=("jsonl",), device="cpu",
         ),
     )  # fmt: skip
-    config = config.model_copy(
-        update={"routing": config.routing.model_copy(update={"iterations": iterations})}
-    )
     files = open_files(run_place(config))
     log(f"training {files}: {_STEPS} steps")
     assert files.local is not None
