@@ -161,7 +161,7 @@ def finding(claim: Claim, measured: Measured) -> Finding:
 
 def verdict_of(interval: Sequence[float] | None, direction: Literal["lower", "higher"]) -> Verdict:
     """Return what the interval (mean, low, high) of a difference says of a claim about its sign."""
-    if interval is None:
+    if interval is None or interval[1] == interval[2]:  # equal differences tell nothing of their spread
         return "not supported by these data"
     _, low, high = interval
     if direction == "lower":

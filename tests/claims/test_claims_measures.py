@@ -300,6 +300,7 @@ def test_confidences_features_and_errors(rng: np.random.Generator) -> None:
         ((-2.0, -3.0, -1.0), "supported", "contradicted"),
         ((2.0, 1.0, 3.0), "contradicted", "supported"),
         ((1.0, -0.5, 2.5), "not supported by these data", "not supported by these data"),
+        ((0.5, 0.5, 0.5), "not supported by these data", "not supported by these data"),
         ((0.0, 0.0, 0.0), "not supported by these data", "not supported by these data"),
         (None, "not supported by these data", "not supported by these data"),
     ],
