@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from capsdist.analysis.drawing import Samples, draw_overview, headline
-from capsdist.analysis.overview import _predict
+from capsdist.analysis.subject import _predict
 from capsdist.config import Loss
 from capsdist.errors import ShapeError
 from capsdist.models import CapsNet, Output
