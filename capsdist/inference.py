@@ -21,10 +21,10 @@ from capsdist.errors import ConfigError, DataError, Problem, ShapeError
 from capsdist.models import Output
 from capsdist.ops.predictions import largest
 from capsdist.runs.checkpoints import opened_checkpoint
-from capsdist.train.checkpoint import build_network, open_checkpoint
+from capsdist.train.checkpoint import Checkpoint, build_network, open_checkpoint
 from capsdist.train.precision import Precision, autocast, resolve_precision
 
-__all__ = ["Images", "Prediction", "Predictor", "load"]
+__all__ = ["Images", "Prediction", "Predictor", "load", "predictor_of"]
 
 Image: TypeAlias = str | os.PathLike[str] | np.ndarray | Tensor
 """The path of an image file, or pixels: uint8 (0 to 255) or floating point (0 to 1)."""
@@ -158,10 +158,11 @@ class Predictor:
             pixels = pixels[None]
         if pixels.ndim != 4 or pixels.shape[1] != channels or not len(pixels):
             raise ShapeError(f"{name} has shape {shape}; give [C, H, W] or [B, C, H, W] with C={channels}")
-        (height, width), wanted = pixels.shape[2:], sides(data.crop or model.image_size)
+        (height, width), least = pixels.shape[2:], data.least_size
+        wanted = sides(least or model.image_size)
         small, other = height < wanted[0] or width < wanted[1], (height, width) != wanted
-        if small if data.crop else other and not data.resize:
-            size = f"{'at least ' if data.crop else ''}{wanted[0]} x {wanted[1]}"
+        if small if least else other and not data.resize:
+            size = f"{'at least ' if least else ''}{wanted[0]} x {wanted[1]}"
             raise ShapeError(f"{name} is {height} x {width} pixels; resize it to {size}")
         if pixels.dtype == torch.uint8:
             return pixels.float()
@@ -183,7 +184,8 @@ def load(
     """Return the network of a run or checkpoint, ready to predict.
 
     place: path or s3:// URL of a run, which stands for its newest verified checkpoint (`best`: the one with
-    the lowest validated error), or of a checkpoint. `log` is told of checkpoints that were passed over.
+    the lowest validated error), of a checkpoint, or of a folder that `capsdist export` wrote to hub or
+    safetensors. `log` is told of checkpoints that were passed over.
 
     Raises:
         CheckpointError: there is none, or it is damaged. ConfigError: no GPU where one is asked for.
@@ -199,8 +201,16 @@ def load(
         raise ConfigError([Problem("device", device, "is not there: torch finds no GPU", "use cpu or auto")])
     with opened_checkpoint(os.fspath(place), lowest_error=best, log=log) as (source, folder):
         saved = open_checkpoint(folder)
-        network = build_network(saved)
+        on = torch.device("cuda" if gpu and device != "cpu" else "cpu")
+        return predictor_of(saved, source=source, device=on)
+
+
+def predictor_of(saved: Checkpoint, *, source: str, device: torch.device) -> Predictor:
+    """Return the network of an open checkpoint, ready to predict on `device`; `source` names it in errors.
+
+    Raises:
+        CheckpointError: as `build_network`. ConfigError: its precision is not for `device`.
+    """
     known = saved.classes or ()
     classes = (*known, *map(str, range(len(known), saved.config.model.num_classes)))
-    on = torch.device("cuda" if gpu and device != "cpu" else "cpu")
-    return Predictor(saved.config, network, classes, source=source, device=on)
+    return Predictor(saved.config, build_network(saved), classes, source=source, device=device)

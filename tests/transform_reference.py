@@ -86,13 +86,20 @@ def transformed(
         return low + (high - low) * number(sample_id, draw, seed, epoch)
 
     image = image.astype(np.float64)
-    if shift := options.get("shift", 0):
-        down, right = (int(number(sample_id, draw, seed, epoch) * (2 * shift + 1)) for draw in (0, 1))
-        padded = np.pad(image, [(0, 0), (shift, shift), (shift, shift)])
-        image = padded[:, down : down + image.shape[1], right : right + image.shape[2]]
+    size, crop, shift = options.get("resize"), options.get("crop"), options.get("shift", 0)
+    if size and crop:
+        image = resized(image, central_part(image.shape[1:], size), size)
+        size = None
+    height, width = crop or image.shape[1:]
+    top, left = (
+        int(between(draw, 0, 2 * shift + 1)) + int(between(draw + 2, 0, have - want + 1))
+        for draw, have, want in zip((0, 1), image.shape[1:], (height, width), strict=True)
+    )
+    padded = np.pad(image, [(0, 0), (shift, shift), (shift, shift)])
+    image = padded[:, top : top + height, left : left + width]
     if options.get("flip") and number(sample_id, 4, seed, epoch) < 0.5:
         image = image[:, :, ::-1]
-    if size := options.get("resize"):
+    if size:
         part = central_part(image.shape[1:], size)
         if "resize_area" in options or "resize_ratio" in options:
             share = between(9, *options.get("resize_area", (1, 1)))

@@ -44,7 +44,7 @@ class Samples:
     images [N, H, W] or [N, H, W, 3] in [0, 1]; reconstructions alike, or None without decoder;
     labels, predictions and targets [N]: the class, the class that was read, and the class whose capsule
     was decoded (paper, figure 3: l, p, r); [N, K] for up to K classes of an image, -1 where it has fewer
-    (figure 5).
+    (figure 5). ids [N]: numbers of the images in their split.
     """
 
     images: np.ndarray
@@ -52,6 +52,7 @@ class Samples:
     labels: np.ndarray
     predictions: np.ndarray
     targets: np.ndarray
+    ids: np.ndarray | None = None
 
 
 def draw_overview(rows: Sequence[Row], samples: Samples, classes: Sequence[str]) -> Figure:
@@ -127,7 +128,7 @@ def shown_split(rows: Sequence[Row]) -> str:
 
 
 def curve(rows: Sequence[Row], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return steps and values of the rows that have a value `name`, [n] each."""
+    """Return the steps of the rows that have a number `name`, and those numbers: float64 [n] each."""
     pairs = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     steps, values = np.array(pairs, dtype=float).reshape(-1, 2).T
     return steps, values

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from capsdist.analysis.drawing import COLUMNS, Samples, displayable, draw_overview
+from capsdist.analysis.subject import ReadImages, in_turn, read_images
 from capsdist.config import Config
 from capsdist.console import Log
-from capsdist.data import Transform, eval_batches
 from capsdist.data.format.source import open_split
 from capsdist.errors import RunError
-from capsdist.ops.predictions import largest, missed_labels
 from capsdist.runs.checkpoints import newest_verified
 from capsdist.runs.files import open_files
 from capsdist.runs.record import trained_rows
@@ -97,64 +96,28 @@ def pick_samples(config: Config, network: nn.Module, split: str | Path, num_colu
 
     With a decoder a misread image takes two columns, decoded as what it is and as what it was read as.
     """
-    seen, shown, labels = read_images(config, split)
-    predictions, right = _predict(network, seen, labels)
-    misread = (~right).nonzero().flatten()[:NUM_MISREAD]
+    return picked(network, read_images(config, network, split), num_columns)
+
+
+def picked(network: nn.Module, images: ReadImages, num_columns: int) -> Samples:
+    """As `pick_samples`, of images that were read."""
+    labels, predictions = images.labels, images.predictions
+    misread = (~images.right).nonzero().flatten()[:NUM_MISREAD]
     decoder = getattr(network, "decoder", None) is not None
     twice = torch.cat([misread, misread]).sort().values if decoder else misread
-    good = images_in_turn(labels, right, num_columns - len(twice))
+    good = in_turn(labels, images.right, num_columns - len(twice))
     chosen = torch.cat([good, twice])
     targets = predictions[chosen]
     if decoder:
         targets[len(good) :: 2] = labels[misread]
     with torch.no_grad():
-        output = network(seen[chosen], targets)
+        output = network(images.seen[chosen], targets)
     reconstructions = output.reconstructions
     return Samples(
-        images=displayable(shown[chosen].numpy()),
+        images=displayable(images.shown[chosen].numpy()),
         reconstructions=None if reconstructions is None else displayable(reconstructions.numpy()),
         labels=labels[chosen].numpy(),
         predictions=predictions[chosen].numpy(),
         targets=targets.numpy(),
+        ids=chosen.numpy(),
     )
-
-
-def read_images(config: Config, split: str | Path, limit: int = 1000) -> tuple[Tensor, Tensor, Tensor]:
-    """Return up to `limit` test images as the network sees them, as people see them, and their labels."""
-    network_sees = Transform.of(config.data, train=False)
-    people_see = replace(network_sees, standardise=False, normalise_mean=(), normalise_std=())
-    seen, shown, labels = [], [], []
-    for batch in eval_batches(split, batch_size=500, decode_size=config.data.decode_size):
-        real = batch.weights > 0
-        seen.append(network_sees(batch.images, batch.sample_ids, 0, 0)[real])
-        shown.append(people_see(batch.images, batch.sample_ids, 0, 0)[real])
-        labels.append(batch.labels[real])
-        if sum(map(len, labels)) >= limit:
-            break
-    return torch.cat(seen)[:limit], torch.cat(shown)[:limit], torch.cat(labels)[:limit]
-
-
-def _predict(network: nn.Module, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the predicted classes in the form of `labels`, and which images are read rightly, bool [N]."""
-    with torch.no_grad():
-        scores = torch.cat([network(part).scores for part in images.split(100)])
-    if labels.dim() == 1:
-        predictions = scores.argmax(1)
-        return predictions, predictions == labels
-    missed, num_labels = missed_labels(scores, labels)
-    ranks = torch.arange(labels.shape[1])
-    predictions = largest(scores, len(ranks)).masked_fill(ranks >= num_labels[:, None], -1)
-    return predictions, missed == 0
-
-
-def images_in_turn(labels: Tensor, allowed: Tensor, num: int) -> Tensor:
-    """Return the numbers of `num` allowed images, of all classes in turn; one label of an image counts."""
-    labels = labels.view(len(labels), -1).amax(1)
-    by_class = [((labels == j) & allowed).nonzero().flatten().tolist() for j in range(int(labels.max()) + 1)]
-    turns: Iterable[int] = (
-        members[turn]
-        for turn in range(max(map(len, by_class), default=0))
-        for members in by_class
-        if turn < len(members)
-    )
-    return torch.tensor([n for _, n in zip(range(num), turns, strict=False)], dtype=torch.int64)

@@ -24,6 +24,7 @@ import torch
 import capsdist
 from capsdist.console import Log
 from capsdist.errors import RunError
+from capsdist.statistics import error_interval
 from capsdist.storage.documents import dump_json
 from capsdist.storage.durable import write_durably
 from capsdist.train.machine import cpu_info
@@ -32,6 +33,8 @@ __all__ = ["hardware", "hardware_slug", "last_line", "versions", "write_record",
 
 # CPU flags that decide how fast matrix products are, and in which precision.
 _FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_int8")
+_OF_END = ("num_images", "label_error_percent", "almost_correct_percent")
+"""Fields of the last row of a run that its result.json lacks."""
 
 
 def write_record(
@@ -128,7 +131,11 @@ def write_run_record(
         config[section][field] = Path(config[section][field]).name
     starts = [row for row in rows if row["kind"] == "start"]
     summary = {name: value for name, value in asdict(result).items() if name not in {"run_dir", "reason"}}
-    figures = {**summary, **circumstances, "starts": starts}
+    end = next((row for row in reversed(rows) if row["kind"] == "end"), {})
+    also = {name: end[name] for name in _OF_END if name in end}
+    if end.get("num_images") and result.error_percent is not None:  # a result of version 0.1 has no interval
+        also["error_interval_percent"] = error_interval(result.error_percent, end["num_images"])
+    figures = {**summary, **also, **circumstances, "starts": starts}
     text = "\n".join(last_line({k: v for k, v in row.items() if k != "confusion"}) for row in rows)
     record = write_record(records, what, config=config, figures=figures, log=text + "\n", command=command)
     if (run / OVERVIEW).is_file():

@@ -1,4 +1,4 @@
-"""Fit powers to measurements, and give means with their intervals."""
+"""Fit powers to measurements."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Power", "fit_power", "mean_interval"]
+__all__ = ["Power", "fit_power"]
 
 
 @dataclass(frozen=True)
@@ -44,19 +44,3 @@ def fit_power(sizes: Sequence[float], values: Sequence[float]) -> Power:
     return Power(
         exponent, math.sqrt(variance / spread), math.exp(float(y.mean()) - exponent * float(x.mean()))
     )
-
-
-def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
-    """Return the mean of `values` and the ends of its interval by Student's t.
-
-    Raises:
-        ValueError: there are fewer than two values.
-    """
-    from scipy.stats import t  # late: it takes a second to import
-
-    if len(values) < 2:
-        raise ValueError(f"{len(values)} value: an interval needs two")
-    array = np.asarray(values, float)
-    half = float(t.ppf((1 + confidence) / 2, len(array) - 1) * array.std(ddof=1) / math.sqrt(len(array)))
-    mean = float(array.mean())
-    return mean, mean - half, mean + half

@@ -28,10 +28,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from capsdist.bench.scaling_fit import mean_interval
 from capsdist.bench.scaling_workers import training_config
 from capsdist.console import Log
 from capsdist.errors import RunError
+from capsdist.statistics import mean_interval
 from capsdist.storage.temporary import temporary_folder
 
 if TYPE_CHECKING:

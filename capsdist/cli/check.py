@@ -11,7 +11,7 @@ from capsdist.config import Config
 from capsdist.console import DONE, INVALID
 from capsdist.errors import CapsdistError, ConfigError, Problem, RunError
 from capsdist.launch.glance import data_problems, machine_problems
-from capsdist.launch.preflight import absolute, all_problems, check_capsules, missing_data
+from capsdist.launch.preflight import absolute, all_problems, check_network, missing_data
 from capsdist.runs.initial import initial_state
 from capsdist.runs.rundir import RunFolder, run_place
 from capsdist.storage.place import is_url
@@ -59,7 +59,7 @@ def _look(config: Config, faulty: AbstractSet[str]) -> tuple[list[Problem], list
         found += [problem for problem in data_problems(config) if problem.field not in faulty]
     if not faulty:
         try:
-            check_capsules(config, config.train.num_workers)
+            check_network(config, config.train.num_workers)
         except ConfigError as error:
             found += error.problems
     machine = [] if _DECIDE_PLACES & faulty else machine_problems(config)

@@ -13,7 +13,7 @@ from capsdist.errors import ConfigError, DataError, DocumentError, Problem
 from capsdist.runs.rundir import parse_config
 from capsdist.storage import open_folder
 from capsdist.storage.documents import parse_json, read_file
-from capsdist.storage.place import is_url
+from capsdist.storage.place import folder_and_name, is_url
 
 __all__ = ["overlaid", "read_values"]
 
@@ -71,7 +71,7 @@ def overlaid(base: Config, values: Mapping[str, Any]) -> Config:
 def _content(file: str) -> bytes:
     if not is_url(file):
         return read_file(Path(file))
-    place, _, name = file.rpartition("/")
+    place, name = folder_and_name(file)
     content = open_folder(place).read(name)
     if content is None:
         raise FileNotFoundError

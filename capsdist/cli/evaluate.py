@@ -1,47 +1,108 @@
-"""Measure the error of a checkpoint on a packed split."""
+"""Measure the error of a checkpoint, or of an ensemble, on a packed split."""
 
 from __future__ import annotations
 
-import contextlib
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from capsdist.console import DONE, announced, log
+from capsdist.errors import ConfigError, Problem, RunError
+from capsdist.runs.files import open_files
+from capsdist.runs.retention import checkpoint_step
+from capsdist.storage.place import folder_and_name
 
-__all__ = ["evaluate"]
+if TYPE_CHECKING:
+    from capsdist.analysis.evaluation import StoredEvaluation
+    from capsdist.storage import Folder
+
+__all__ = ["error_text", "evaluate"]
 
 
 def evaluate(
     checkpoint: Annotated[str, tyro.conf.Positional],
+    others: Annotated[tuple[str, ...], tyro.conf.Positional] = (),
     split: str | None = None,
     best: bool = False,
     device: Literal["auto", "cpu", "gpu"] = "auto",
     batch_size: int = 128,
+    shifts: int = 0,
+    output: str | None = None,
 ) -> int:
-    """Measure the error of a checkpoint on a packed split; the last line is `error_percent X`.
+    """Measure the error of a checkpoint on a packed split; the last line begins with `error_percent X`.
+
+    The evaluation of a run on its own test split becomes its file evaluation.json: error with interval,
+    confusion, calibration, and the prediction for every image.
 
     Args:
         checkpoint: Path or s3:// URL of a checkpoint, or of a run: its newest verified checkpoint.
-        split: Path or s3:// URL of the split; default: the test split of the run.
+        others: More of them: an ensemble, whose class scores are summed.
+        split: Path or s3:// URL of the split; default: the test split of the (first) run.
         best: Of a run, the checkpoint with the lowest validated error_percent.
         device: auto: the GPU if there is one.
         batch_size: Images at a time.
+        shifts: Sum the scores over (2 shifts + 1)^2 copies of each image, moved by up to so many pixels.
+        output: Path or s3:// URL of a JSON file to write, in place of evaluation.json in the run.
     """
-    with contextlib.ExitStack() as stack:
-        with announced(log, f"reading {checkpoint}"):  # and importing torch, which takes seconds
-            from capsdist.runs.checkpoints import opened_checkpoint
-            from capsdist.train.evaluate import evaluate_checkpoint
+    if output is not None and not folder_and_name(output)[1].endswith(".json"):
+        raise ConfigError([Problem("output", output, "names no JSON file", "let the name end with .json")])
+    with announced(log, f"reading {checkpoint}"):  # and importing torch, which takes seconds
+        from capsdist.analysis.evaluation import measure, open_output, write_evaluation
+    if output is not None:
+        target = open_output(output)
+    else:
+        target = None if others or split or shifts else _file_of_run(checkpoint)
+    stored = measure(
+        [checkpoint, *others],
+        split,
+        best=best,
+        device=device,
+        batch_size=batch_size,
+        shifts=shifts,
+        log=log,
+    )
+    _print(stored)
+    if target:
+        try:
+            write_evaluation(stored, *target)
+            print(f"evaluation: {target[0].path(target[1])}")
+        except RunError as error:
+            if output is not None:
+                raise
+            log(f"warning: the evaluation is not kept ({error})")
+    print(error_text(stored))
+    return DONE
 
-            opened = opened_checkpoint(checkpoint, lowest_error=best, log=log)
-            name, folder = stack.enter_context(opened)
-        options = {"device": device, "batch_size": batch_size, "log": log}
-        config, result = evaluate_checkpoint(folder, split, **options)
-    print(f"{name}: {config.model.kind} of preset {config.preset}, run {config.train.name}")
-    for label, row in enumerate(result.get("confusion", [])):
+
+def _file_of_run(place: str) -> tuple[Folder, str] | None:
+    """Return folder and name of the file of a run, given by itself or by a checkpoint; None without a run."""
+    from capsdist.analysis.evaluation import EVALUATION
+
+    folder, name = folder_and_name(place.rstrip("/"))
+    run = open_files(place if checkpoint_step(name) is None else folder)
+    return (run, EVALUATION) if run.read("config.json") is not None else None
+
+
+def _print(stored: StoredEvaluation) -> None:
+    """Print what stands above the last line."""
+    model, run = stored.config["model"]["kind"], stored.config["train"]["name"]
+    print(f"{stored.checkpoints[0]}: {model} of preset {stored.config['preset']}, run {run}")
+    for name in stored.checkpoints[1:]:
+        print(f"  and {name}")
+    for label, row in enumerate(stored.confusion or []):
         error = 100 - 100 * row[label] / max(sum(row), 1)
         print(f"  class {label}: {sum(row):,} images, error_percent {error:.2f}")
-    if "label_error_percent" in result:
-        print(f"label_error_percent {result['label_error_percent']:.2f}")
-    print(f"error_percent {result['error_percent']:.2f}  ({result['num_images']:,} images)")
-    return DONE
+    gap = f"expected calibration error {stored.calibration.expected_error:.4f}"
+    print(
+        f"{gap} of {'lengths, which are no probabilities' if stored.score == 'length' else 'probabilities'}"
+    )
+    if stored.label_error_percent is not None:
+        almost = f"almost_correct_percent {stored.almost_correct_percent:.2f}"
+        print(f"label_error_percent {stored.label_error_percent:.2f}  {almost}")
+
+
+def error_text(stored: StoredEvaluation) -> str:
+    """Return the error with its interval, as people read it."""
+    low, high = stored.error_interval_percent
+    images = f"{stored.num_images:,} images"
+    return f"error_percent {stored.error_percent:.2f}  (95 % interval {low:.2f} to {high:.2f}, {images})"

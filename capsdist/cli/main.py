@@ -48,11 +48,25 @@ def _evaluate(argv: Sequence[str]) -> int:
     return _parsed(evaluate, "evaluate", argv)
 
 
+def _compare(argv: Sequence[str]) -> int:
+    """test whether two networks, or methods, differ: capsdist compare RUN RUN"""
+    from capsdist.cli.compare import compare
+
+    return _parsed(compare, "compare", argv)
+
+
 def _predict(argv: Sequence[str]) -> int:
     """classify image files: capsdist predict RUN FILE..."""
     from capsdist.cli.predict import predict
 
     return _parsed(predict, "predict", argv)
+
+
+def _export(argv: Sequence[str]) -> int:
+    """write a network for other programs: capsdist export RUN --to FORMAT --output FOLDER"""
+    from capsdist.cli.export import export
+
+    return _parsed(export, "export", argv)
 
 
 def _pack(argv: Sequence[str]) -> int:
@@ -113,7 +127,9 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": _train,
     "plan": _plan,
     "evaluate": _evaluate,
+    "compare": _compare,
     "predict": _predict,
+    "export": _export,
     "pack": _pack,
     "verify": _verify,
     "show": _show,

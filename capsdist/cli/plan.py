@@ -99,6 +99,9 @@ def _check(asked: Planned, given: set[str], config: Config) -> None:
     ):
         if name in given:
             found.append(Problem(name, value, "is what a plan chooses", remedy))
+    if asked.gpus > (batch := config.train.global_batch_size):
+        rule = f"is more than the {batch} images of a step"
+        found.append(Problem("gpus", asked.gpus, rule, "set fewer --gpus or raise --train.global-batch-size"))
     if found:
         raise ConfigError(found)
 

@@ -7,6 +7,7 @@ from capsdist.config.models import (
     Loss,
     NetworkConfig,
     NoOptions,
+    PoolingCNNConfig,
     Routing,
 )
 from capsdist.config.presets import PRESETS, get_preset
@@ -15,9 +16,10 @@ from capsdist.config.rules import problems, validate
 from capsdist.config.schema import Config, Data, Launch, Optim, Train
 from capsdist.config.sections import Section
 from capsdist.config.shapes import image_shape
+from capsdist.config.values import with_values
 
 __all__ = [
     "PRESETS", "BaselineCNNConfig", "CapsNetConfig", "Config", "Data", "Family", "Launch", "Loss",
-    "NetworkConfig", "NoOptions", "Optim", "ResNetCapsNetConfig", "Routing", "Section", "Train", "get_preset",
-    "image_shape", "problems", "validate",
+    "NetworkConfig", "NoOptions", "Optim", "PoolingCNNConfig", "ResNetCapsNetConfig", "Routing", "Section",
+    "Train", "get_preset", "image_shape", "problems", "validate", "with_values",
 ]  # fmt: skip

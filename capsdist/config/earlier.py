@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from capsdist.config.presets import PRESETS, get_preset
 from capsdist.config.schema import Config
+from capsdist.config.values import with_values
 
 __all__ = ["as_begun"]
 
@@ -56,11 +57,8 @@ def as_begun(config: Config, stored: Config) -> tuple[Config, str | None]:
     if not begun:
         return config, None
     note = ", ".join(f"{name}={value!r} not {_get(config, name)!r}" for name, value in begun.items())
-    for name, value in begun.items():
-        section, field = name.split(".")
-        part = getattr(config, section).model_copy(update={field: value})
-        config = config.model_copy(update={section: part})
-    return config, f"continues as version 0.1 began it: {note}; another --train.name gets today's preset"
+    note = f"continues as version 0.1 began it: {note}; another --train.name gets today's preset"
+    return with_values(config, begun), note
 
 
 def _begun_before(change: _Change, config: Config, stored: Config, today: Config) -> dict[str, object]:

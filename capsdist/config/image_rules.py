@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from operator import lt
 
 from capsdist.config.images import sides, size_option
 from capsdist.config.schema import Config
@@ -31,14 +32,14 @@ def image_problems(config: Config) -> Iterator[Problem]:
 def _size_problems(config: Config) -> Iterator[Problem]:
     model, data = config.model, config.data
     least = min(sides(model.image_size))
-    for name in ("crop", "resize"):
-        size = getattr(data, name)
-        if size and sides(size) != sides(model.image_size):
-            rule = f"must equal model.image_size={model.image_size}"
-            yield Problem(f"data.{name}", size, rule, f"set --model.image_size {size_option(size)}")
-    if data.crop and data.resize:
-        rule = "does not go with data.crop: both make images of model.image_size"
-        yield Problem("data.resize", data.resize, rule, "leave one of them out")
+    name = "crop" if data.crop else "resize"
+    size = getattr(data, name)
+    if size and sides(size) != sides(model.image_size):
+        rule = f"must equal model.image_size={model.image_size}"
+        yield Problem(f"data.{name}", size, rule, f"set --model.image_size {size_option(size)}")
+    if data.resize and any(map(lt, sides(data.resize), sides(data.crop))):
+        rule = f"is smaller than data.crop={data.crop}, which is cut out of it"
+        yield Problem("data.resize", data.resize, rule, "raise it, or lower data.crop and model.image_size")
     for name in ("shift", "translation", "cutout"):
         if (value := getattr(data, name)) >= least > 0:
             rule = f"must be below model.image_size={model.image_size}, or images turn black"

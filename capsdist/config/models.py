@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILT_IN", "BaselineCNNConfig", "CapsNetConfig", "CapsuleConfig", "Family", "Loss", "NetworkConfig",
-    "NoOptions", "Routing", "find_family",
+    "NoOptions", "PoolingCNNConfig", "Routing", "find_family",
 ]  # fmt: skip
 
 BUILT_IN = {
     "capsnet": "capsdist.models.registry:CAPSNET",
     "baseline_cnn": "capsdist.models.registry:BASELINE_CNN",
+    "pooling_cnn": "capsdist.models.registry:POOLING_CNN",
     "resnet_capsnet": "capsdist.models.registry:RESNET_CAPSNET",
 }
 """Import paths of the families that have a name."""
@@ -101,8 +102,23 @@ class BaselineCNNConfig(NetworkConfig):
 
     kind: str = "baseline_cnn"
     """Family of networks: a built-in name, or the import path package.module:OBJECT of a Family."""
+    conv_channels: Annotated[tuple[int, int, int], Bounds(ge=1)] = (256, 256, 128)
+    """Channels of the three convolutions; paper: 256 256 128."""
+    dense_units: Annotated[tuple[int, int], Bounds(ge=1)] = (328, 192)
+    """Units of the two dense layers before the last one; paper: 328 192."""
     dropout: Annotated[float, Bounds(ge=0, lt=1)] = 0.5
     """Dropout before the last layer, a probability."""
+
+
+class PoolingCNNConfig(NetworkConfig):
+    """The convolutional baseline with pooling of section 6: 24.6 M parameters for 36x36 images."""
+
+    kind: str = "pooling_cnn"
+    """Family of networks: a built-in name, or the import path package.module:OBJECT of a Family."""
+    conv_channels: Annotated[tuple[int, int], Bounds(ge=1)] = (512, 256)
+    """Channels of the two convolutions; paper: 512 256."""
+    dense_units: Count = 1024
+    """Units of the dense layer between convolutions and scores; paper: 1024."""
 
 
 class Routing(Section):

@@ -132,6 +132,12 @@ def _validation_problems(config: Config) -> Iterator[Problem]:
         rule = "compares errors of validations, and data.validation_split=None has none"
         fix = "set --train.keep-best 0, or --data.validation-split to a split"
         yield Problem("train.keep_best", config.train.keep_best, rule, fix)
+    for name in ("stop_at_error", "patience"):
+        value = getattr(config.train, name)
+        if config.data.validation_split is None and value is not None:
+            rule = "is about validations, and data.validation_split=None has none"
+            fix = "set --data.validation-split to a split, or leave it out"
+            yield Problem(f"train.{name}", value, rule, fix)
 
 
 def _place_problems(field: str, place: str) -> Iterator[Problem]:

@@ -65,11 +65,13 @@ class Data(Section):
     decode_size: Annotated[Size, Bounds(ge=0)] = 0
     """Side, or height and width, to which encoded images are decoded; 0: the stored one, if all have one."""
     crop: Annotated[Size, Bounds(ge=0)] = 0
-    """Side, or height and width, of the random crop in training, central in testing; 0: none; CIFAR: 24."""
+    """Side, or height and width, of the random crop in training, central in testing, after `resize` if both
+    are set; 0: none; CIFAR: 24, smallNORB: 32."""
     flip: bool = False
     """Mirror half of the training images left to right; CIFAR-10 official."""
     resize: Annotated[Size, Bounds(ge=0)] = 0
-    """Resize the largest central part of these proportions to this side, or height and width; 0: none."""
+    """Resize the largest central part of these proportions to this side, or height and width; 0: none;
+    smallNORB: 48."""
     resize_area: tuple[float, float] = (1.0, 1.0)
     """In training resize a random part: range of its share of that part's area; ImageNet: 0.08 1."""
     resize_ratio: tuple[float, float] = (1.0, 1.0)
@@ -101,6 +103,11 @@ class Data(Section):
     def tests_apart(self) -> bool:
         """Whether the test split is read once, at the end of a run: False for a run that validates on it."""
         return self.validation_split != self.test_split
+
+    @property
+    def least_size(self) -> int | tuple[int, int]:
+        """Size that stored images must have at least: that of the crop, unless they are resized before it."""
+        return 0 if self.resize else self.crop
 
     @property
     def splits(self) -> dict[str, str]:
@@ -173,6 +180,10 @@ class Train(Section):
     """Passes over the training split."""
     max_steps: Annotated[OptionalCount, END_OF_RUN] = None
     """Stop after this many optimizer steps even if epochs are left."""
+    stop_at_error: Annotated[float | None, Bounds(ge=0, le=100), END_OF_RUN] = None
+    """End the run, tested, once a validated error_percent is at most this."""
+    patience: Annotated[OptionalCount, END_OF_RUN] = None
+    """End the run, tested, after this many validations in a row without a lower error_percent."""
     global_batch_size: Count = 128
     """Images an optimizer step over all workers; official: 128."""
     gradient_accumulation_steps: Annotated[Count, MAY_CHANGE] = 1

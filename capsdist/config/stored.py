@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from capsdist.config.models import BaselineCNNConfig, CapsNetConfig, Loss, NoOptions, Routing
+from capsdist.config.models import (
+    BaselineCNNConfig,
+    CapsNetConfig,
+    Loss,
+    NetworkConfig,
+    NoOptions,
+    Routing,
+)
 from capsdist.config.sections import Section
 
 __all__ = ["RENAMED", "SECTIONS", "as_read", "renamed"]
@@ -27,10 +34,10 @@ RENAMED: Mapping[str, Mapping[str, str]] = {
 # Version 0.1 stored the fields of both networks, and `routing` and `loss` with either.
 _ALL_OF_0_1 = {
     CapsNetConfig: BaselineCNNConfig.model_fields.keys() - CapsNetConfig.model_fields.keys(),
-    BaselineCNNConfig: CapsNetConfig.model_fields.keys() - BaselineCNNConfig.model_fields.keys(),
+    BaselineCNNConfig: CapsNetConfig.model_fields.keys() - NetworkConfig.model_fields.keys(),
     NoOptions: Routing.model_fields.keys() | Loss.model_fields.keys(),
 }
-_MARKS = ({"dropout", "conv_channels"}, {"iterations", "backend"}, {"m_plus", "m_minus"})
+_MARKS = ({"dropout", "conv_kernel"}, {"iterations", "backend"}, {"m_plus", "m_minus"})
 
 
 def renamed(section: str, values: Mapping[str, Any]) -> Mapping[str, Any]:

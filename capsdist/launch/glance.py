@@ -121,7 +121,7 @@ def _head_problems(config: Config, field: str, head: Head) -> Iterator[Problem]:
         yield Problem(
             "model.in_channels", model.in_channels, f"images of {split!r} are {shape} (C x H x W)", fix
         )
-    crop = config.data.crop
+    crop = config.data.least_size
     name, size = ("data.crop", crop) if crop else ("model.image_size", model.image_size)
     height, width = sides(size)
     small, other = own[0] < height or own[1] < width, own != [height, width]

@@ -96,7 +96,7 @@ class _Attempt:
         placement = preflight.place_on_machine(self.config, machine) if machine else None
         if placement:
             preflight.check_engine(self.config, placement)
-        preflight.check_capsules(self.config, (placement or self.config.train).num_workers)
+        preflight.check_network(self.config, (placement or self.config.train).num_workers)
         with announced(self._status, f"trying to write to {self.run}"):
             self.run.create()
         with removed_if_unbegun(self.run.files), self.run.lock(self._status) as lock:
@@ -135,7 +135,8 @@ class _Attempt:
         steps = self.run.steps_saved() if steps is None else steps
         figures = (steps, end["error_percent"], end["images_per_s"]) if end else (steps, None, None)
         wall_s = time.monotonic() - self._began
-        return RunSummary(self.run.name, str(self.run), status, *figures, wall_s, reason)
+        interval = end.get("error_interval_percent") if end else None
+        return RunSummary(self.run.name, str(self.run), status, *figures, wall_s, reason, interval)
 
     def _show_again(self, result: RunSummary) -> None:
         """Show the last lines of a run that is done already."""

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from capsdist.data.stream import StreamIndex
 
 __all__ = [
-    "Machine", "Placement", "absolute", "all_problems", "check_capsules", "check_data",
-    "check_engine", "check_initial", "machine_at_a_glance", "missing_data", "overlap",
+    "Machine", "Placement", "absolute", "all_problems", "check_data",
+    "check_engine", "check_initial", "check_network", "machine_at_a_glance", "missing_data", "overlap",
     "packing_remedy", "place_on_cluster", "place_on_machine", "storage_for_ray", "this_machine",
 ]  # fmt: skip
 
@@ -198,7 +198,7 @@ def check_data(config: Config) -> StreamIndex:
             folder,
             image_shape=stored_shape(config),
             num_classes=config.model.num_classes,
-            crop=config.data.crop,
+            crop=config.data.least_size,
             decode_size=config.data.decode_size,
             remedy=packing_remedy(config, config.data.splits[field]),
         )
@@ -304,16 +304,19 @@ def check_engine(config: Config, placement: Placement) -> None:
         raise RunError(lacking)
 
 
-def check_capsules(config: Config, num_workers: int) -> None:
-    """Check that this many workers can share the class capsules of the network, if they are to.
+def check_network(config: Config, num_workers: int) -> None:
+    """Check, of a network with code of the user's own or with split class capsules, that it can be built.
+
+    Others are known to by `all_problems`, without torch.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: it cannot, or this many workers cannot share the class capsules.
     """
-    if config.train.capsule_ranks > 1:
-        from capsdist.train.network import check_capsule_ranks
+    own = any(isinstance(value, str) and ":" in value for _, value in config.model)  # an import path
+    if own or config.train.capsule_ranks > 1:
+        from capsdist.train.network import check_network
 
-        check_capsule_ranks(config, num_workers)
+        check_network(config, num_workers)
 
 
 def check_initial(config: Config, log: Log) -> None:

@@ -13,12 +13,13 @@ if TYPE_CHECKING:
     from capsdist.models.capsule_network import CapsuleNetwork, Output
     from capsdist.models.decoder import Decoder
     from capsdist.models.layers import ClassCapsules, PackedCapsules, PrimaryCapsules
+    from capsdist.models.pooling_cnn import PoolingCNN
     from capsdist.models.resnet import ResNetStem
     from capsdist.models.resnet_capsnet import ResNetCapsNet
 
 __all__ = [
     "BaselineCNN", "CapsNet", "CapsuleNetwork", "ClassCapsules", "Decoder", "Output", "PackedCapsules",
-    "PrimaryCapsules", "ResNetCapsNet", "ResNetStem", "build_model",
+    "PoolingCNN", "PrimaryCapsules", "ResNetCapsNet", "ResNetStem", "build_model",
 ]  # fmt: skip
 
 # Names load on first use: `registry` is read without torch.
@@ -32,6 +33,7 @@ __getattr__ = load_on_use(
         "Decoder": ".decoder",
         "Output": ".capsule_network",
         "PackedCapsules": ".layers",
+        "PoolingCNN": ".pooling_cnn",
         "PrimaryCapsules": ".layers",
         "ResNetCapsNet": ".resnet_capsnet",
         "ResNetStem": ".resnet",

@@ -21,6 +21,7 @@ __all__ = [
     "lengths_cost",
     "linear_cost",
     "loss_cost",
+    "pool_cost",
     "relu_cost",
     "squash_cost",
 ]
@@ -108,6 +109,23 @@ def linear_cost(name: str, before: int, after: int, *, saved: Numbers = _NONE) -
 def relu_cost(name: str, numbers: int) -> LayerCost:
     """Return the cost of a ReLU, in place or not, whose result is kept; so is that of the layer before."""
     return _elementwise(name, numbers, saved=Numbers(narrow=numbers), gradients=2)
+
+
+def pool_cost(
+    name: str, channels: int, sides: tuple[tuple[int, int], tuple[int, int]], *, kept: bool = False
+) -> LayerCost:
+    """Return the cost of a max pool, which keeps the place of each result, of 8 bytes.
+
+    sides: (H, W) of input and output. kept: whether a product above it keeps its output; a GroupNorm counts
+    what it keeps itself.
+    """
+    before, after = (channels * prod(each) for each in sides)
+    return LayerCost(
+        name,
+        saved=Numbers(narrow=after if kept else 0, wide=2 * after),
+        forward_peaks=(Bytes(_FP32 * after),),
+        backward_peaks=(Bytes(_FP32 * (before + after)),),
+    )
 
 
 def group_norm_cost(name: str, channels: int, sides: tuple[int, int], groups: int) -> LayerCost:

@@ -7,12 +7,27 @@ from math import prod
 from typing import Literal
 
 from capsdist.config.cost import Cost, LayerCost, Numbers, Routed
-from capsdist.config.models import BaselineCNNConfig, CapsNetConfig, CapsuleConfig, NoOptions, Routing
+from capsdist.config.models import (
+    BaselineCNNConfig,
+    CapsNetConfig,
+    CapsuleConfig,
+    NoOptions,
+    PoolingCNNConfig,
+    Routing,
+)
 from capsdist.config.shapes import image_shape
-from capsdist.models.costs import conv_cost, lengths_cost, linear_cost, loss_cost, relu_cost, squash_cost
+from capsdist.models.costs import (
+    conv_cost,
+    lengths_cost,
+    linear_cost,
+    loss_cost,
+    pool_cost,
+    relu_cost,
+    squash_cost,
+)
 from capsdist.models.routing_costs import routing_cost
 
-__all__ = ["Sides", "baseline_cost", "capsnet_cost", "capsule_costs", "decoder_costs"]
+__all__ = ["Sides", "baseline_cost", "capsnet_cost", "capsule_costs", "decoder_costs", "pooling_cnn_cost"]
 
 Sides = tuple[int, int]
 
@@ -83,20 +98,41 @@ def decoder_costs(poses: int, model: CapsuleConfig) -> list[LayerCost]:
 
 def baseline_cost(model: BaselineCNNConfig, routing: NoOptions) -> Cost:
     """Return the cost of a `BaselineCNN`."""
-    from capsdist.models.baseline_cnn import CONV_CHANNELS, DENSE_UNITS, KERNEL_SIZE
+    from capsdist.models.baseline_cnn import KERNEL_SIZE
 
     channels, *sides = image_shape(model)
     size = (sides[0], sides[1])
     layers: list[LayerCost] = []
-    for number, pair in enumerate(pairwise((channels, *CONV_CHANNELS))):
+    for number, pair in enumerate(pairwise((channels, *model.conv_channels))):
         layers.append(conv_cost(f"conv {number}", pair, KERNEL_SIZE, (size, size), input_gradient=number > 0))
         layers.append(relu_cost(f"relu {number}", pair[1] * prod(size)))
-    units = (CONV_CHANNELS[-1] * prod(size), *DENSE_UNITS)
+    units = (model.conv_channels[-1] * prod(size), *model.dense_units)
     for number, (before, after) in enumerate(pairwise(units)):
         layers += [linear_cost(f"dense {number}", before, after), relu_cost(f"relu dense {number}", after)]
     # dropout keeps its mask, and the last layer its input
     dropped = Numbers(narrow=2 * units[-1] if model.dropout else 0)
     layers.append(linear_cost("scores", units[-1], model.num_classes, saved=dropped))
+    return Cost(prod(image_shape(model)), layers)
+
+
+def pooling_cnn_cost(model: PoolingCNNConfig, routing: NoOptions) -> Cost:
+    """Return the cost of a `PoolingCNN`."""
+    from capsdist.models.pooling_cnn import KERNELS, POOL
+
+    channels, *sides = image_shape(model)
+    size = (sides[0], sides[1])
+    layers: list[LayerCost] = []
+    for number, (after, kernel) in enumerate(zip(model.conv_channels, KERNELS, strict=True)):
+        pooled = (-(-size[0] // POOL), -(-size[1] // POOL))
+        layers += [
+            conv_cost(f"conv {number}", (channels, after), kernel, (size, size), input_gradient=number > 0),
+            relu_cost(f"relu {number}", after * prod(size)),
+            pool_cost(f"pool {number}", after, (size, pooled), kept=True),
+        ]
+        channels, size = after, pooled
+    units = model.dense_units
+    layers += [linear_cost("dense", channels * prod(size), units), relu_cost("relu dense", units)]
+    layers.append(linear_cost("scores", units, model.num_classes))
     return Cost(prod(image_shape(model)), layers)
 
 

@@ -18,11 +18,11 @@ from capsdist.config.models import (
     Loss,
     NetworkConfig,
     NoOptions,
+    PoolingCNNConfig,
     Routing,
 )
-from capsdist.config.resnet_capsnet import ResNetCapsNetConfig, find_stem, resnet_capsnet_problems
+from capsdist.config.resnet_capsnet import ResNetCapsNetConfig, resnet_capsnet_problems
 from capsdist.config.shapes import image_shape
-from capsdist.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from capsdist.config.cost import Cost
     from capsdist.models.capsule_network import Output
 
-__all__ = ["BASELINE_CNN", "CAPSNET", "RESNET_CAPSNET"]
+__all__ = ["BASELINE_CNN", "CAPSNET", "POOLING_CNN", "RESNET_CAPSNET"]
 
 
 def _options(model: CapsuleConfig, routing: Routing) -> dict[str, Any]:
@@ -52,34 +52,33 @@ def _capsnet_losses(output: Output, images: Tensor, labels: Tensor, loss: Loss) 
 
 
 def _build_resnet_capsnet(model: ResNetCapsNetConfig, routing: Routing) -> nn.Module:
+    from capsdist.models.own_stem import own_stem
+    from capsdist.models.resnet import ResNetStem
     from capsdist.models.resnet_capsnet import ResNetCapsNet
 
     options = _options(model, routing)
-    stem_options = [options.pop(name) for name in ("stem_channels", "stem_blocks", "stem_first")]
-    own = (*stem_options, model.norm_groups) if model.stem == "resnet" else ()
-    stem = find_stem(options.pop("stem"))(model.in_channels, *own)
-    _check_stem(model, stem)
+    for name in ("stem", "stem_channels", "stem_blocks", "stem_first"):
+        del options[name]
+    if model.stem == "resnet":
+        channels, blocks = model.stem_channels, model.stem_blocks
+        stem = ResNetStem(model.in_channels, channels, blocks, model.stem_first, model.norm_groups)
+    else:
+        stem = own_stem(model)
     return ResNetCapsNet(image_shape(model), model.num_classes, stem=stem, **options)
-
-
-def _check_stem(model: ResNetCapsNetConfig, stem: object) -> None:
-    """Raise ConfigError if a stem cannot be trained so that the gradient does not depend on the ranks."""
-    from torch import nn
-
-    if not isinstance(stem, nn.Module):
-        fix = "return a torch.nn.Module from images [B, C, H, W] to features [B, C', H', W']"
-        raise ConfigError([Problem("model.stem", model.stem, f"returns a {type(stem).__name__}", fix)])
-    found = (name for name, each in stem.named_modules() if isinstance(each, nn.modules.batchnorm._BatchNorm))
-    if not model.stem_frozen and (name := next(found, None)) is not None:
-        rule = f"has the BatchNorm layer {name!r}, whose statistics differ between ranks and microbatches"
-        fix = "set --model.stem-frozen, or build the stem with GroupNorm"
-        raise ConfigError([Problem("model.stem", model.stem, rule, fix)])
 
 
 def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:
     from capsdist.models.baseline_cnn import BaselineCNN
 
-    return BaselineCNN(image_shape(model), model.num_classes, dropout=model.dropout)
+    options = model.model_dump(exclude=set(NetworkConfig.model_fields))
+    return BaselineCNN(image_shape(model), model.num_classes, **options)
+
+
+def _build_pooling_cnn(model: PoolingCNNConfig, routing: NoOptions) -> nn.Module:
+    from capsdist.models.pooling_cnn import PoolingCNN
+
+    options = model.model_dump(exclude=set(NetworkConfig.model_fields))
+    return PoolingCNN(image_shape(model), model.num_classes, **options)
 
 
 def _cross_entropy(output: Output, images: Tensor, labels: Tensor, loss: NoOptions) -> dict[str, Tensor]:
@@ -128,6 +127,12 @@ def _baseline_cost(model: BaselineCNNConfig, routing: NoOptions) -> Cost:
     return baseline_cost(model, routing)
 
 
+def _pooling_cnn_cost(model: PoolingCNNConfig, routing: NoOptions) -> Cost:
+    from capsdist.models.network_costs import pooling_cnn_cost
+
+    return pooling_cnn_cost(model, routing)
+
+
 CAPSNET = Family(
     title="capsule network",
     model=CapsNetConfig,
@@ -155,4 +160,11 @@ BASELINE_CNN = Family(
     losses=_cross_entropy,
     multi_label_losses=_sigmoid_cross_entropy,
     cost=_baseline_cost,
+)
+POOLING_CNN = replace(
+    BASELINE_CNN,
+    title="CNN with pooling",
+    model=PoolingCNNConfig,
+    build=_build_pooling_cnn,
+    cost=_pooling_cnn_cost,
 )

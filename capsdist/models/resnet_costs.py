@@ -13,7 +13,7 @@ from capsdist.config.cost import Bytes, Cost, LayerCost, Numbers
 from capsdist.config.models import Routing
 from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
 from capsdist.config.shapes import image_shape
-from capsdist.models.costs import conv_cost, group_norm_cost, relu_cost
+from capsdist.models.costs import conv_cost, group_norm_cost, pool_cost, relu_cost
 from capsdist.models.network_costs import Sides, capsule_costs
 
 __all__ = ["resnet_capsnet_cost"]
@@ -64,7 +64,8 @@ def _stem_costs(model: ResNetCapsNetConfig) -> tuple[list[LayerCost], int, Sides
                         input_gradient=False)]  # fmt: skip
     sides = after
     if large:
-        layers += [*_activated("stem.pool", before, sides, groups), _pool_cost(before, sides, _halved(sides))]
+        layers += _activated("stem.pool", before, sides, groups)
+        layers.append(pool_cost("stem.pool", before, (sides, _halved(sides))))
         sides = _halved(sides)
     for stage, (width, count) in enumerate(zip(model.stem_channels, model.stem_blocks, strict=True)):
         if stage:
@@ -91,17 +92,6 @@ def _activated_conv(
 ) -> list[LayerCost]:
     conv = conv_cost(f"{name}.conv", channels, 3, sides, bias=False)
     return [*_activated(name, channels[0], sides[0], groups), conv]
-
-
-def _pool_cost(channels: int, before: Sides, after: Sides) -> LayerCost:
-    """Return the cost of a max pool, which keeps the place of each result, of 8 bytes."""
-    x, y = _FP32 * channels * prod(before), _FP32 * channels * prod(after)
-    return LayerCost(
-        "stem.pool",
-        saved=Numbers(wide=2 * channels * prod(after)),
-        forward_peaks=(Bytes(y),),
-        backward_peaks=(Bytes(x + y),),
-    )
 
 
 def _beside(layer: LayerCost, numbers: int) -> LayerCost:

@@ -10,9 +10,11 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from capsdist.config.cost import Bytes, LayerCost, Numbers
-from capsdist.config.resnet_capsnet import ResNetCapsNetConfig, find_stem
+from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
 from capsdist.config.shapes import image_shape
-from capsdist.errors import ConfigError, Problem
+from capsdist.errors import CapsdistError, ConfigError, Problem
+from capsdist.models.own_stem import own_stem
+from capsdist.models.resnet_capsnet import feature_shape
 
 __all__ = ["traced_stem"]
 
@@ -26,13 +28,15 @@ def traced_stem(model: ResNetCapsNetConfig) -> tuple[list[LayerCost], int, tuple
     `narrow`. Its peaks are an estimate: two of its largest result forward, three backward.
 
     Raises:
-        ConfigError: it cannot be built or run on the meta device, or its features are not [B, C', H', W'].
+        ConfigError: as `own_stem`, or it cannot be built or run on the meta device. ShapeError: its features
+            are not [B, C', H', W'].
     """
     try:
         with torch.device("meta"):
-            stem = find_stem(model.stem)(model.in_channels)
+            stem = own_stem(model)
+            feature_shape(stem, image_shape(model))
         return _traced(stem, image_shape(model), frozen=model.stem_frozen)
-    except ConfigError:
+    except CapsdistError:
         raise
     except Exception as error:
         reason = (str(error) or type(error).__name__).partition("\n")[0]

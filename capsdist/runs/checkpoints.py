@@ -25,7 +25,7 @@ from capsdist.runs.retention import (
 )
 from capsdist.storage import Folder
 from capsdist.storage.documents import MAX_BYTES
-from capsdist.train.manifest import MANIFEST, parse_manifest
+from capsdist.train.manifest import CONFIG, MANIFEST, parse_exported, parse_manifest
 
 __all__ = [
     "VerifiedCheckpoint", "best_verified", "fetched_checkpoint", "newest_verified", "opened_checkpoint",
@@ -137,6 +137,14 @@ def _stated_sizes(files: Folder, name: str) -> Mapping[str, int]:
     return sizes
 
 
+def _exported_sizes(files: Folder) -> Mapping[str, int] | None:
+    """Return the files of exported weights in `files` and their sizes in bytes, None if there are none."""
+    with contextlib.suppress(DocumentError):
+        if weights := parse_exported(files.read(CONFIG) or b"").files:
+            return {CONFIG: MAX_BYTES} | {name: entry.bytes for name, entry in weights.items()}
+    return None
+
+
 @contextlib.contextmanager
 def opened_checkpoint(place: str, *, lowest_error: bool = False, log: Log) -> Iterator[tuple[str, Path]]:
     """Yield what `place` means, by name and as a local folder: a checkpoint, or one of a run, path or URL.
@@ -155,7 +163,10 @@ def opened_checkpoint(place: str, *, lowest_error: bool = False, log: Log) -> It
             return
         if not found_checkpoints(files):
             if files.local and any(files.local.glob("*.safetensors")):
-                yield place, files.local  # a checkpoint under any name
+                yield place, files.local  # a checkpoint under any name, or an exported network
+                return
+            if files.parent is not None and (sizes := _exported_sizes(files)):
+                yield place, stack.enter_context(files.parent.fetched(files.name, sizes))
                 return
             raise CheckpointError(
                 f"no checkpoint below {files}; give a checkpoint, or a run that has trained"

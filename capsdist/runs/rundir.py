@@ -55,8 +55,8 @@ class RunSummary:
     """What became of a run. "stopped": by a signal; that and "failed" may be continued.
 
     steps: done and saved; error_percent: of the test at the end, of a stopped run that validates on the test
-    split the last one; wall_s: seconds of this start, that of Ray
-    included; reason: why it failed.
+    split the last one; error_interval_percent: ends of its 95 % interval by Wilson, None in results of
+    version 0.1; wall_s: seconds of this start, that of Ray included; reason: why it failed.
     """
 
     name: str
@@ -67,6 +67,7 @@ class RunSummary:
     images_per_s: NonNegativeFloat | None
     wall_s: float
     reason: str | None = None
+    error_interval_percent: list[NonNegativeFloat] | None = None
 
 
 def run_place(config: Config) -> str:

@@ -18,7 +18,8 @@ from capsdist.errors import CapsdistError, DataError
 from capsdist.storage.documents import printable
 
 __all__ = [
-    "Fault", "Place", "has_credentials", "in_uploaded_package", "is_remote", "is_url", "join", "url_fault",
+    "Fault", "Place", "folder_and_name", "has_credentials", "in_uploaded_package", "is_remote", "is_url",
+    "join", "url_fault",
 ]  # fmt: skip
 
 _OPTIONS = frozenset({"endpoint_override", "scheme", "region"})
@@ -180,6 +181,20 @@ def beside(place: str | os.PathLike[str], name: str) -> str:
         return os.path.join(os.path.dirname(os.path.abspath(text)), name)
     address, mark, query = text.partition("?")
     return f"{address.rstrip('/').rpartition('/')[0]}/{name}{mark}{query}"
+
+
+def folder_and_name(file: str | os.PathLike[str]) -> tuple[str, str]:
+    """Return the folder of `file`, a local path or a URL, and its name; options of a URL stay at the folder.
+
+    >>> folder_and_name("s3://bucket/runs/mnist/evaluation.json?region=eu-west-1")
+    ('s3://bucket/runs/mnist?region=eu-west-1', 'evaluation.json')
+    """
+    text = os.fspath(file)
+    if "://" not in text:
+        return os.path.dirname(text) or ".", os.path.basename(text)
+    address, mark, query = text.partition("?")
+    folder, _, name = address.rpartition("/")
+    return f"{folder}{mark}{query}", name
 
 
 def join(root: str | os.PathLike[str], *parts: str) -> str:

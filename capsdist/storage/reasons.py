@@ -33,6 +33,7 @@ _CODES = {
     "NoSuchBucket": Reason("there is no such bucket", "create it, or correct its name"),
     "NoSuchKey": Reason("there is no such object", "correct the URL"),
     "404": Reason("there is no such object", "correct the URL"),
+    "NoSuchUpload": Reason("its upload in parts was ended by another program", "start it again"),
     "SignatureDoesNotMatch": Reason(
         "the secret key is wrong (SignatureDoesNotMatch)", f"set {_SECRET} to the secret of this access key"
     ),

@@ -1,6 +1,6 @@
 """`S3Folder`: a `Folder` in object storage. Objects are read and written whole, each within one deadline.
 
-No ranges are read, because S3's checksums do not cover them.
+Only large files of a folder that is stored or fetched whole go in parts: S3's checksums do not cover ranges.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from capsdist.errors import CapsdistError, DataError, DocumentError, MissingDataError
+from capsdist.storage import s3_parts
 from capsdist.storage.cache import Cache
 from capsdist.storage.check import check_readable, check_writable
 from capsdist.storage.documents import MAX_BYTES
@@ -195,7 +196,11 @@ class S3Folder:
         """Upload the files, the marker last; an older marker is deleted first."""
         self.delete(f"{name}/{marker}")
         for path in sorted(staged.iterdir(), key=lambda path: path.name == marker):
-            self.write(f"{name}/{path.name}", path.read_bytes())
+            key = f"{name}/{path.name}"
+            if path.stat().st_size > s3_parts.PART_BYTES:
+                s3_parts.upload(self._sender("written", key), self._key(key), path)
+            else:
+                self.write(key, path.read_bytes())
 
     @contextlib.contextmanager
     def fetched(self, name: str, max_bytes: Mapping[str, int], *, at: Path | None = None) -> Iterator[Path]:
@@ -203,8 +208,8 @@ class S3Folder:
         with temporary_folder(at=at) as folder:
             there = self.sizes(f"{name}/")
             for file, limit in max_bytes.items():
-                if f"{name}/{file}" in there:
-                    self._download(f"{name}/{file}", folder / file, limit)
+                if (size := there.get(key := f"{name}/{file}")) is not None:
+                    self._download(key, folder / file, size, limit)
             yield folder
 
     def remove(self, name: str, *, marker: str) -> None:
@@ -239,25 +244,35 @@ class S3Folder:
         answer = await store._call_s3("get_object", **self._key(name))
         try:
             if answer["ContentLength"] > max_bytes:
-                raise DocumentError(f"{self.path(name)} is larger than {max_bytes:,} bytes")
+                raise self._larger(name, max_bytes)
             return await answer["Body"].read()
         finally:
             answer["Body"].close()
 
-    def _download(self, name: str, target: Path, max_bytes: int) -> None:
-        content = self.read(name, max_bytes=max_bytes)
-        if content is None:
+    def _download(self, name: str, target: Path, size: int, max_bytes: int) -> None:
+        if size > max_bytes:
+            raise self._larger(name, max_bytes)
+        try:
+            if size > s3_parts.PART_BYTES:
+                s3_parts.download(self._sender("read", name), self._key(name), size, target)
+            else:
+                target.write_bytes(self._call(functools.partial(self._get, name, max_bytes), "read", name))
+        except FileNotFoundError:
             raise self._error(
                 f"{self.path(name)}: was deleted while it was read; let one process at a time change this "
                 "folder"
-            )
-        try:
-            target.write_bytes(content)
+            ) from None
         except OSError as error:
             reason = error.strerror or error
             raise self._error(
                 f"{target}: cannot be written ({reason}); make room there, or set TMPDIR to another folder"
             ) from None
+
+    def _larger(self, name: str, max_bytes: int) -> DocumentError:
+        return DocumentError(f"{self.path(name)} is larger than {max_bytes:,} bytes")
+
+    def _sender(self, done: str, name: str) -> s3_parts.Call:
+        return functools.partial(self._call, done=done, name=name)
 
     def _key(self, name: str) -> dict[str, str]:
         return {"Bucket": self.place.bucket, "Key": self.place.key(name)}

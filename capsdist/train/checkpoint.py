@@ -24,15 +24,18 @@ from capsdist.errors import CheckpointError, DocumentError
 from capsdist.storage.documents import dump_json, printable, read_file
 from capsdist.storage.durable import flush_folder, write_durably
 from capsdist.train.manifest import (
+    CONFIG,
     FORMAT,
     MANIFEST,
     MODEL,
     OPTIMIZER,
     STATE,
+    Exported,
     FileEntry,
     Manifest,
     State,
     digest_of,
+    parse_exported,
     parse_manifest,
     parse_state,
 )
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Checkpoint", "EngineState", "build_network", "load_model", "open_checkpoint", "read_checkpoint",
     "read_config",
-    "verify_checkpoint", "write_checkpoint",
+    "verify_checkpoint", "versions", "write_checkpoint",
 ]  # fmt: skip
 
 _OLDER = "take an older checkpoint"
@@ -88,7 +91,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> None:
         "position": checkpoint.position,
         "loss_scale": checkpoint.engine.loss_scale,
         "metrics": checkpoint.metrics,
-        "versions": _versions(),
+        "versions": versions(),
         "config": checkpoint.config.model_dump(mode="json"),
         "classes": checkpoint.classes,
         "speed": dict(checkpoint.speed),
@@ -132,6 +135,7 @@ def read_checkpoint(folder: str | Path) -> Checkpoint:
 def open_checkpoint(folder: str | Path) -> Checkpoint:
     """Verify the checkpoint in `folder`, and read all but its tensors, which are read when they are used.
 
+    It may be an exported network, which has no optimizer state (`capsdist.export`).
     Nothing is mapped: a file that is cut or overwritten meanwhile is a CheckpointError, not a signal.
 
     Raises:
@@ -159,7 +163,7 @@ def read_config(folder: Path) -> Config:
     Raises:
         CheckpointError: as `open_checkpoint`, of the files read.
     """
-    state = _read_state(folder, _manifest(folder).files[STATE])
+    state = _exported(folder) or _read_state(folder, _manifest(folder).files[STATE])
     return _parse_config(folder, state.config)
 
 
@@ -224,12 +228,25 @@ def _checkpoint_folder(place: object) -> Path:
 
 def _verified(folder: Path) -> tuple[State, dict[str, Pieces], dict[str, Pieces]]:
     """Return what the files of a verified checkpoint hold: state, weights, optimizer state."""
+    if exported := _exported(folder):
+        return exported, _open(folder, MODEL, exported.files[MODEL]), {}
     expected = _manifest(folder).files
     state = _read_state(folder, expected[STATE])
     model, slots = (_open(folder, name, expected[name]) for name in (MODEL, OPTIMIZER))
     if (found := first_unfit(slots)) is not None:
         raise _damaged(folder, OPTIMIZER, f"holds {found!r} with values that Adam cannot have")
     return state, model, slots
+
+
+def _exported(folder: Path) -> Exported | None:
+    """Return the config.json of an exported network; None for a checkpoint, which has a manifest."""
+    if (folder / MANIFEST).exists() or not ((folder / CONFIG).exists() and (folder / MODEL).exists()):
+        return None
+    with _reported(folder, CONFIG):
+        exported = parse_exported(read_file(folder / CONFIG))
+        if exported.files.keys() != {MODEL}:
+            raise DocumentError(f"names other files than {MODEL}")
+        return exported
 
 
 def _manifest(folder: Path) -> Manifest:
@@ -290,5 +307,6 @@ def _open(folder: Path, name: str, expected: FileEntry) -> dict[str, Pieces]:
     return tensors
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of the programs that compute the numbers."""
     return {"capsdist": capsdist.__version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -133,8 +133,10 @@ class Display(Screen):
                 _literal(f"stopped after step {row['step']:,}: start {row['run']} again to continue it")
             )
         if row["error_percent"] is not None:
-            where = _literal(f"({row['test_split']}, {row['num_images']:,} images, run {row['run']})")
-            self._print(f"[bold]error_percent {row['error_percent']:.2f}[/]  {_of_labels(row)}{where}")
+            where = f"({_interval(row)}{row['test_split']}, {row['num_images']:,} images, run {row['run']})"
+            self._print(
+                f"[bold]error_percent {row['error_percent']:.2f}[/]  {_of_labels(row)}{_literal(where)}"
+            )
 
     def _print_table(self, row: Row) -> None:
         error = "-" if row["error_percent"] is None else f"{row['error_percent']:.2f}"
@@ -211,6 +213,12 @@ def _figures(row: Row) -> list[str]:
         f"error_percent {row['error_percent']:.2f}",
         f"eta {_clock(row['eta_s'])}",
     ]
+
+
+def _interval(row: Row) -> str:
+    """Return the interval of the error; rows of earlier versions have none."""
+    ends = row.get("error_interval_percent")
+    return "95 % interval {:.2f} to {:.2f}, ".format(*ends) if ends else ""
 
 
 def _of_labels(row: Row) -> str:

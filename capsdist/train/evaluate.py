@@ -1,11 +1,12 @@
-"""Test error of a network on a packed split, every rank its part."""
+"""Test error of a network, or of several as one, on a packed split, every rank its part."""
 
 from __future__ import annotations
 
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NotRequired, TypedDict
 
@@ -17,20 +18,28 @@ from capsdist.config import Config
 from capsdist.config.models import find_family
 from capsdist.config.shapes import stored_shape
 from capsdist.console import Log, announced
-from capsdist.data import Transform, check_split, eval_batches
+from capsdist.data import Batch, Transform, check_split, eval_batches
 from capsdist.data.format.checks import check_num_labels
-from capsdist.data.format.source import open_split
+from capsdist.data.format.source import SourceIndex, open_split
+from capsdist.data.transforms.geometry import moved
 from capsdist.errors import CheckpointError, ConfigError, DataError, Problem
 from capsdist.models import Output
+from capsdist.statistics import error_interval
 from capsdist.storage import join
-from capsdist.train.checkpoint import build_network, open_checkpoint
 from capsdist.train.engine.base import Engine
-from capsdist.train.precision import autocast, resolve_precision
+from capsdist.train.ensemble import Ensemble, mean_output
+from capsdist.train.precision import Precision
 from capsdist.train.shares import images_per_rank, microbatch_of
 from capsdist.train.splits import check_trained_classes
 from capsdist.train.step import error_percents, losses_of, metric_names, metric_sums
 
-__all__ = ["Evaluation", "Progress", "evaluate", "evaluate_checkpoint", "evaluate_engine"]
+__all__ = [
+    "Collect", "Evaluated", "Evaluation", "Progress", "evaluate", "evaluate_checkpoint",
+    "evaluate_checkpoints", "evaluate_engine",
+]  # fmt: skip
+
+Collect = Callable[[Batch, Output], None]
+"""Called with every batch of this rank, padding included, and what the network made of it."""
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total), images of all ranks, every 5 seconds of an evaluation."""
@@ -44,17 +53,41 @@ class Evaluation(TypedDict):
     Attributes:
         error_percent: images whose predicted classes are not their labels; as many are predicted as the image
             has labels.
+        error_interval_percent: ends of its 95 % interval, by Wilson.
         loss: mean over images.
         num_images: images, each counted once.
         confusion: counts [true class][predicted]; absent where images have several labels.
         label_error_percent: labels that are not predicted, of all labels; only where images have several.
+        almost_correct_percent: images of which a label is predicted; only where images have several.
     """
 
     error_percent: float
+    error_interval_percent: list[float]
     loss: float
     num_images: int
     confusion: NotRequired[list[list[int]]]
     label_error_percent: NotRequired[float]
+    almost_correct_percent: NotRequired[float]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """An evaluation of checkpoints, and what it was of.
+
+    Attributes:
+        configs: of each checkpoint.
+        split: path or URL of the split.
+        index: of the split.
+        device, precision: in which the first network ran.
+        result: what was found.
+    """
+
+    configs: tuple[Config, ...]
+    split: str
+    index: SourceIndex
+    device: torch.device
+    precision: Precision
+    result: Evaluation
 
 
 @torch.no_grad()
@@ -69,6 +102,8 @@ def evaluate(
     world_size: int = 1,
     progress: Progress | None = None,
     observe: Callable[[Tensor, Output], None] | None = None,
+    collect: Collect | None = None,
+    shifts: int = 0,
 ) -> Evaluation:
     """Return what `forward` makes of the split in `folder`; collective, the same result on every rank.
 
@@ -100,6 +135,12 @@ def evaluate(
         batch = host_batch.to(device)
         images = transform(batch.images, batch.sample_ids, config.train.seed, 0)
         output = forward(images)
+        if shifts:
+            copies = (moved(batch.images, *by) for by in _moves(shifts))
+            seen = (transform(copy, batch.sample_ids, config.train.seed, 0) for copy in copies)
+            output = mean_output([output, *map(forward, seen)])
+        if collect:
+            collect(batch, output)
         if observe and number == 0:
             observe(images, output)
         losses = losses_for(output, images, batch.labels)
@@ -114,6 +155,7 @@ def evaluate(
     errors = error_percents(total)
     result: Evaluation = {
         "error_percent": errors["error_percent"],
+        "error_interval_percent": error_interval(errors["error_percent"], int(total["num_images"])),
         "loss": total["loss"] / total["num_images"],
         "num_images": int(total["num_images"]),
     }
@@ -121,7 +163,14 @@ def evaluate(
         result["confusion"] = confusion.view(classes, classes).tolist()
     else:
         result["label_error_percent"] = errors["label_error_percent"]
+        result["almost_correct_percent"] = errors["almost_correct_percent"]
     return result
+
+
+def _moves(shifts: int) -> list[tuple[int, int]]:
+    """Return all moves down and right by up to `shifts` pixels, but that by none."""
+    steps = range(-shifts, shifts + 1)
+    return [(down, right) for down in steps for right in steps if (down, right) != (0, 0)]
 
 
 def evaluate_engine(
@@ -165,53 +214,91 @@ def evaluate_checkpoint(
 ) -> tuple[Config, Evaluation]:
     """Return the configuration of a checkpoint and what its network makes of the split in `folder`.
 
-    Default: the test split of the run. Runs on one device, `auto` the GPU if there is one,
-    in the precision that the configuration means there, `batch_size` images at a time. `log` gets a line
-    where the checkpoint does not name the classes that it was trained on, and about every 5 seconds.
+    Arguments and errors: see `evaluate_checkpoints`.
+    """
+    found = evaluate_checkpoints([checkpoint], folder, device=device, batch_size=batch_size, log=log)
+    return found.configs[0], found.result
+
+
+def evaluate_checkpoints(
+    checkpoints: Sequence[str | Path],
+    folder: str | os.PathLike[str] | None = None,
+    *,
+    device: Literal["auto", "cpu", "gpu"] = "auto",
+    batch_size: int = 128,
+    shifts: int = 0,
+    collect: Collect | None = None,
+    log: Log = print,
+) -> Evaluated:
+    """Return what the networks of `checkpoints` make of the split in `folder`: several are an ensemble.
+
+    The scores of an ensemble are the means over its networks, which order classes as the sums do: the paper
+    (section 7) sums those of 7 networks for CIFAR-10. The loss is then that of the mean scores, without
+    reconstruction. `collect`, `shifts`: see `evaluate`. Default of `folder`: the test split of the first run.
+    Runs on one device, `auto` the GPU if there is one, each network in the precision that its configuration
+    means there, `batch_size` images at a time. `log` gets a line where a checkpoint does not name the classes
+    that it was trained on, and about every 5 seconds.
 
     Raises:
-        CheckpointError: see `open_checkpoint`; or the loss is not finite.
-        ConfigError: no GPU where one is asked for; `batch_size` below 1.
+        CheckpointError: see `Ensemble`; or the loss is not finite.
+        ConfigError: no GPU where one is asked for; `batch_size` below 1; `shifts` below 0, or not below the
+            sides of the images.
         DataError: the split cannot be read, is not what the network takes, or numbers its classes in another
-            way than the data that the network was trained on.
+            way than the data that a network was trained on.
     """
     if batch_size < 1:
         raise ConfigError([Problem("batch_size", batch_size, "must be at least 1", "the default is 128")])
     place = _device(device)
-    saved = open_checkpoint(checkpoint)
-    config, network = saved.config, build_network(saved)
-    data = config.data
-    if not (folder or data.name):
-        raise DataError(f"checkpoint {os.fspath(checkpoint)} names no packed split; give the folder of one")
-    folder = folder or join(data.root, data.name, data.test_split)
-    with announced(log, f"reading {folder}"):
-        index = check_split(
-            folder,
-            image_shape=stored_shape(config),
-            num_classes=config.model.num_classes,
-            crop=data.crop,
-            decode_size=data.decode_size,
-            remedy="give the folder of a packed split",
-        )
-    check_num_labels(index, config.model.num_labels, str(folder))
-    check_trained_classes(saved, index, folder, log)
-    network.to(place)
-    precision = resolve_precision(config.train.precision, place)
-
-    def forward(images: Tensor) -> Output:
-        with autocast(precision, place):
-            return network(images)
+    names = ", ".join(map(str, checkpoints))
+    ensemble = Ensemble(checkpoints, place)
+    config = ensemble.saved[0].config
+    if not (folder or config.data.name):
+        raise DataError(f"checkpoint {names} names no packed split; give the folder of one")
+    split = os.fspath(folder or join(config.data.root, config.data.name, config.data.test_split))
+    index = _checked_split(split, config, log)
+    side = min(index.image_shape[1:])
+    if not 0 <= shifts < side:
+        rule = f"must be from 0 to {side - 1}, the images have {side} pixels"
+        raise ConfigError([Problem("shifts", shifts, rule, "1 or 2 are usual")])
+    for each in ensemble.saved:
+        check_trained_classes(each, index, split, log)
 
     def progress(done: int, total: int) -> None:
         log(f"evaluated {done:,} of {total:,} images")
 
-    result = evaluate(forward, folder, config, device=place, batch_size=batch_size, progress=progress)
+    result = evaluate(
+        ensemble,
+        split,
+        config,
+        device=place,
+        batch_size=batch_size,
+        progress=progress,
+        collect=collect,
+        shifts=shifts,
+    )
     if not math.isfinite(result["loss"]):
         raise CheckpointError(
-            f"checkpoint {os.fspath(checkpoint)}: its loss on {os.fspath(folder)} is {result['loss']:g}, so "
+            f"checkpoint {names}: its loss on {split} is {result['loss']:g}, so "
             "its error means nothing; take an older checkpoint"
         )
-    return config, result
+    configs = tuple(each.config for each in ensemble.saved)
+    return Evaluated(configs, split, index, place, ensemble.precision, result)
+
+
+def _checked_split(split: str, config: Config, log: Log) -> SourceIndex:
+    """Return the index of a split that fits the network of `config`."""
+    data, model = config.data, config.model
+    with announced(log, f"reading {split}"):
+        index = check_split(
+            split,
+            image_shape=stored_shape(config),
+            num_classes=model.num_classes,
+            crop=data.least_size,
+            decode_size=data.decode_size,
+            remedy="give the folder of a packed split",
+        )
+    check_num_labels(index, model.num_labels, split)
+    return index
 
 
 def _device(name: str) -> torch.device:

@@ -32,6 +32,7 @@ from capsdist.train.pictures import reconstruction_picture
 from capsdist.train.schedule import learning_rate_at
 from capsdist.train.speed import open_steps
 from capsdist.train.splits import check_trained_classes
+from capsdist.train.validations import Validations
 from capsdist.train.window import Window
 
 __all__ = ["Events", "Observe", "Picture", "Save", "run_training"]
@@ -123,8 +124,7 @@ class _Loop:
         self.resumed_step = 0
         self.checkpoint_name: str | None = None
         self.saved = False  # is there a checkpoint to go on from?
-        self.validation: Evaluation | None = None
-        self.validated_step = 0
+        self.validations = Validations(self.config.train)
         self._stored_speed: Mapping[str, bool] = {}
 
     def resume(self, checkpoint: Checkpoint) -> None:
@@ -135,6 +135,7 @@ class _Loop:
         self.saved = True
         check_trained_classes(checkpoint, self.data, self.parts.train_folder, self.note)
         self.engine.load(checkpoint.engine)
+        self.validations.resume(checkpoint.metrics)
         self._stored_speed = checkpoint.speed
 
     def run(self, should_stop: Callable[[int], bool], observe: Observe | None) -> Row:
@@ -142,26 +143,28 @@ class _Loop:
         self._begin()
         if observe:
             observe(self.step, torch.empty(0, dtype=torch.int64))
-        stopped = False
+        stopped, done = False, self.validations.end is not None
         with contextlib.ExitStack() as stack:
             if self.config.train.profile and self._keep:
                 self._profiler = StepProfiler(self.config.train.profile, self.rank, self._keep)
                 stack.callback(self._profiler.close)
-            while self.step < self.total_steps and not stopped:
+            while self.step < self.total_steps and not (stopped or done):
                 for batch in self.stream.epoch(*self.stream.steps.locate(self.step)):
                     self._step(batch)
                     if observe:
                         observe(self.step, batch.sample_ids[batch.weights > 0].cpu())
                     # asked on every rank, and void after the last step: that run is done
                     stopped = should_stop(self.step) and self.step < self.total_steps
-                    self._after_step(stopped)
+                    done = self._after_step(stopped)
                     if self._profiler:
                         self._profiler.phase("data")
-                    if stopped or self.step == self.total_steps:
+                    if stopped or done:
                         break
-        if stopped:
-            return self._end(stopped, None if self.config.data.tests_apart else self.validation)
-        return self._end(stopped, self._test())
+        if stopped and not done:
+            return self._end(stopped, None if self.config.data.tests_apart else self.validations.last)
+        if self.step < self.total_steps:
+            self.note(f"ended early: {self.validations.end}")
+        return self._end(False, self._test())
 
     def _step(self, batch: Batch) -> None:
         phase = self._profiler.phase if self._profiler else no_phase
@@ -171,8 +174,8 @@ class _Loop:
         self._window.add(*done)
         self.step += 1
 
-    def _after_step(self, stopped: bool) -> None:
-        """Log, validate and save, if this step is one for it."""
+    def _after_step(self, stopped: bool) -> bool:
+        """Log, validate and save, if this step is one for it; return whether the run is done."""
         train = self.config.train
         last = self.step == self.total_steps
         epoch_end = self.stream.steps.ends_epoch(self.step)
@@ -180,15 +183,18 @@ class _Loop:
             last or _due(self.step, train.validate_every_steps, epoch_end)
         )
         save = last or stopped or _due(self.step, train.checkpoint_every_steps, epoch_end)
-        save &= last or epoch_end or self.stream.resumes_inside
+        may_save = last or epoch_end or self.stream.resumes_inside
+        save, done = save and may_save, last
         # A checkpoint always comes with a row: the rows after it do not depend on what came before it.
         if validate or save or self._window.num_steps >= train.log_every_steps:
             self._log()
             if validate:
                 self._validate()
-            if save:
+                done |= may_save and self.validations.end is not None
+            if save or done:
                 self._checkpoint()
             self._open_window()
+        return done
 
     def _begin(self) -> None:
         self._steps = open_steps(self.parts, self._stored_speed, self.note)
@@ -232,16 +238,16 @@ class _Loop:
     def _validate(self) -> Evaluation:
         folder, split = self.parts.validation_folder, self.config.data.validation_split
         assert folder is not None, "there is no validation"
-        self.validation = self._evaluate("validation", folder, f"validating on {split}", draw=True)
-        self.validated_step = self.step
-        return self.validation
+        found = self._evaluate("validation", folder, f"validating on {split}", draw=True)
+        self.validations.add(found, self.step)
+        return found
 
     def _test(self) -> Evaluation | None:
         """Return the test of a run that is done: its last validation, if that was on the test split."""
         if self.parts.test_folder is None:
             return None
         if not self.config.data.tests_apart:
-            return self.validation or self._validate()  # none: the checkpoint was already the last
+            return self.validations.last or self._validate()  # none: the checkpoint was already the last
         without = self.parts.validation_folder is None
         doing = f"testing on {self.config.data.test_split}"
         return self._evaluate("test", self.parts.test_folder, doing, draw=without)
@@ -273,13 +279,7 @@ class _Loop:
     def _checkpoint(self) -> None:
         began = time.perf_counter()
         epoch, step = self.stream.steps.locate(self.step)  # after a whole epoch the next one's beginning
-        metrics: dict[str, float] = {}
-        if self.validation:
-            metrics = {
-                "error_percent": self.validation["error_percent"],
-                "loss": self.validation["loss"],
-                "validated_step": self.validated_step,
-            }
+        metrics = self.validations.metrics()
         state = self.engine.state()
         check_state(
             state, self.config, self.step, saved=self.saved, world_size=self.world_size, device=self.device
@@ -307,15 +307,15 @@ class _Loop:
 
     def _end(self, stopped: bool, test: Evaluation | None) -> Row:
         """Emit the last row, with the figures of the `test`, None if there was none."""
-        tested: Mapping[str, Any] = test or {}
-        several = {name: tested[name] for name in ("label_error_percent",) if name in tested}
+        tested: Mapping[str, Any] = dict(test or {})
+        optional = ("error_interval_percent", "label_error_percent", "almost_correct_percent")
         return self._emit(
             "end",
             run=self.config.train.name,
             test_split=self.config.data.test_split if self.parts.test_folder else "",
             stopped=stopped,
             error_percent=tested.get("error_percent"),
-            **several,
+            **{name: tested[name] for name in optional if name in tested},
             loss=tested.get("loss"),
             num_images=tested.get("num_images"),
             images_per_s=self._num_trained / self._train_s if self._train_s else 0.0,

@@ -14,11 +14,13 @@ from capsdist.errors import DocumentError
 from capsdist.storage.documents import parse_document, parse_json
 
 __all__ = [
-    "FORMAT", "MANIFEST", "MODEL", "OPTIMIZER", "STATE", "FileEntry", "Manifest", "State", "digest_of",
-    "parse_manifest", "parse_state",
+    "CONFIG", "FORMAT", "MANIFEST", "MODEL", "OPTIMIZER", "STATE", "Exported", "FileEntry", "Manifest",
+    "State", "digest_of", "parse_exported", "parse_manifest", "parse_state",
 ]  # fmt: skip
 
 FORMAT = 1
+CONFIG = "config.json"
+"""The one document of an exported network, in the place of manifest and state."""
 MODEL, OPTIMIZER, STATE, MANIFEST = (
     "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json",
 )  # fmt: skip
@@ -91,17 +93,47 @@ class State(_Document):
         return self.error_percent if splits.get("validation_split", test) == test else None
 
 
+class Exported(State):
+    """config.json of an exported network: `capsdist.export` writes it.
+
+    files: size and digest of the file of weights, empty where there is none; image_shape: [C, H, W] of the
+    images that exported programs take; model_type: `model.kind`.
+    """
+
+    format: NonNegativeInt
+    files: dict[str, FileEntry] = {}
+    image_shape: tuple[int, int, int] | None = None
+    model_type: str
+    epoch: NonNegativeInt = 0
+    position: dict[str, int | str] = {}
+    loss_scale: Annotated[dict[str, NonNegativeFloat], AfterValidator(_loss_scale)] = {}
+
+
 def parse_manifest(content: bytes) -> Manifest:
     """Return what `content`, a manifest.json, holds.
 
     Raises:
         DocumentError: it is damaged, or of another format.
     """
+    _check_format(content)
+    return parse_document(content, Manifest)
+
+
+def parse_exported(content: bytes) -> Exported:
+    """Return what `content`, the config.json of an exported network, holds.
+
+    Raises:
+        DocumentError: it is damaged, of another format, or of a run.
+    """
+    _check_format(content)
+    return parse_document(content, Exported)
+
+
+def _check_format(content: bytes) -> None:
     values = parse_json(content)
     found = values.get("format") if isinstance(values, dict) else None
     if isinstance(found, int) and found != FORMAT:  # its other fields may mean something else
         raise DocumentError(f"has format {found}, this version of capsdist reads format {FORMAT}")
-    return parse_document(content, Manifest)
 
 
 def parse_state(content: bytes) -> State:

@@ -73,7 +73,9 @@ class _Shape(BaseModel):
     margin_loss: float | None = None
     reconstruction_loss: float | None = None
     error_percent: float | None = None
+    error_interval_percent: list[float] | None = None
     label_error_percent: float | None = None
+    almost_correct_percent: float | None = None
     learning_rate: float | None = None
     grad_norm: float | None = None
     images_per_s: float | None = None

@@ -115,6 +115,7 @@ def _by_trial(passes: Passes, sizes: Sequence[int]) -> tuple[int, str]:
 
 def _by_growth(passes: Passes, sizes: Sequence[int], room: int, device: torch.device) -> tuple[int, str]:
     """Return the largest of the falling `sizes` by which this process grows by at most `room` bytes."""
+    _release()  # what is freed later would hide growth
     forget_peak(device)
     begin = peak_bytes(device)
     fitting, (before, less), (last, grown) = 0, (0, 0.0), (0, 0.0)

@@ -17,7 +17,7 @@ from capsdist.models import build_model
 from capsdist.models.parallel.checks import check_splittable
 from capsdist.models.parallel.conversion import parallelize
 
-__all__ = ["build_rank_network", "check_capsule_ranks"]
+__all__ = ["build_rank_network", "check_network"]
 
 
 def build_rank_network(config: Config, *, world_size: int, device: torch.device) -> nn.Module:
@@ -28,13 +28,13 @@ def build_rank_network(config: Config, *, world_size: int, device: torch.device)
     `ParallelClassCapsules`: mostly those of a run without.
 
     Raises:
-        ConfigError: see `check_capsule_ranks`. RunError: no process group.
+        ConfigError: see `check_network`. RunError: no process group.
     """
     ranks = config.train.capsule_ranks
     torch.manual_seed(config.train.seed)
     if ranks == 1:
         return build_model(config.model, config.routing)
-    check_capsule_ranks(config, world_size)
+    check_network(config, world_size)
     if not dist.is_initialized():
         raise RunError(f"capsule_ranks={ranks} needs torch.distributed; call init_process_group first")
     mesh = _mesh(config, world_size, device)
@@ -60,20 +60,26 @@ def _mesh(config: Config, world_size: int, device: torch.device) -> DeviceMesh:
     return DeviceMesh.from_group(groups, device.type, numbers, mesh_dim_names=("replicas", "children"))
 
 
-def check_capsule_ranks(config: Config, world_size: int) -> None:
-    """Check that `world_size` ranks can split the class capsules of the network; nothing is allocated.
+def check_network(config: Config, world_size: int) -> None:
+    """Check that the network can be built and its class capsules split; nothing is allocated.
 
     Raises:
-        ConfigError: they cannot.
+        ConfigError: it cannot, for `world_size` ranks.
     """
     ranks = config.train.capsule_ranks
-    if ranks == 1:
-        return
     if world_size % ranks:
         rule, fix = f"does not divide {world_size} workers", "set --train.capsule-ranks to a divisor"
         raise ConfigError([Problem("train.capsule_ranks", ranks, rule, fix)])
-    with torch.device("meta"):
-        network = build_model(config.model, config.routing)
+    try:
+        with torch.device("meta"):
+            network = build_model(config.model, config.routing)
+    except ShapeError as error:
+        rule = f"its network cannot be built: {error}"
+        raise ConfigError(
+            [Problem("model.kind", config.model.kind, rule, "correct the section model")]
+        ) from None
+    if ranks == 1:
+        return
     try:
         check_splittable(network, ranks)
     except (ShapeError, ValueError) as error:

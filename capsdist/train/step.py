@@ -45,7 +45,7 @@ def losses_of(family: Family, config: Config) -> Callable[[Output, Tensor, Tenso
 
 def metric_names(family: Family, num_labels: int = 1) -> tuple[str, ...]:
     """Return the names of what `metric_sums` adds up, in its order."""
-    several = ("num_missed_labels", "num_labels") if num_labels > 1 else ()
+    several = ("num_missed_labels", "num_labels", "num_almost_correct") if num_labels > 1 else ()
     return (*family.loss_names, *several, "num_wrong", "num_images")
 
 
@@ -172,7 +172,8 @@ def metric_sums(
     """Return float64 on the device: weighted sums over the images, in the order of `metric_names`.
 
     With one label an image is wrong where the class of its largest score is not its label, or of soft labels
-    not the largest; with several where a label is missed, see `missed_labels`.
+    not the largest; with several where a label is missed, see `missed_labels`, and almost correct where not
+    all are.
 
     Raises:
         ShapeError: images have several labels, and `num_labels` is 1.
@@ -180,8 +181,9 @@ def metric_sums(
     total = losses["loss"]
     several: tuple[Tensor, ...] = ()
     if num_labels > 1:
-        several = missed_labels(scores, labels)
-        wrong = several[0] > 0
+        missed, present = missed_labels(scores, labels)
+        wrong = missed > 0
+        several = missed, present, ~wrong | (missed < present)
     elif labels.is_floating_point():
         wrong = labels.gather(1, scores.argmax(1, keepdim=True))[:, 0] < labels.amax(1)
     elif labels.dim() == 1:
@@ -199,12 +201,14 @@ def metric_sums(
 def error_percents(sums: Mapping[str, float]) -> dict[str, float]:
     """Return errors from sums over all ranks, by the names in `metric_names`.
 
-    error_percent: images whose predicted classes are not their labels. label_error_percent, only where images
-    have several labels: labels that are not predicted, of all labels.
+    error_percent: images whose predicted classes are not their labels. Only where images have several labels:
+    label_error_percent, labels that are not predicted, of all labels, and almost_correct_percent, images of
+    which at least one label is predicted ("almost correct" in the authors' code, models/layers/layers.py).
     """
     errors = {"error_percent": 100.0 * sums["num_wrong"] / sums["num_images"]}
     if "num_labels" in sums:
         errors["label_error_percent"] = 100.0 * sums["num_missed_labels"] / max(sums["num_labels"], 1.0)
+        errors["almost_correct_percent"] = 100.0 * sums["num_almost_correct"] / sums["num_images"]
     return errors
 
 

@@ -18,20 +18,21 @@ from capsdist.console import Log
 from capsdist.errors import ConfigError, DocumentError, Problem, RunError
 from capsdist.runs.files import create, open_files, read_document
 from capsdist.runs.locks import Lock, run_lock
-from capsdist.runs.rundir import changed_fields, run_place
+from capsdist.runs.rundir import run_place
 from capsdist.storage import join
 from capsdist.storage.documents import dump_json, parse_document, seal
+from capsdist.tune.cells import changed_values
 from capsdist.tune.journal import Journal
 from capsdist.tune.report import BEST_NAME, TRIALS_NAME, SearchResult
 from capsdist.tune.space import Search, Space
 
-__all__ = ["SearchFolder"]
+__all__ = ["GRID_NAME", "SearchFolder"]
 
 _DEFINITION, _RESULT = "search.json", "result.json"
+GRID_NAME = "grid.json"
+_KINDS = {"training run": "config.json", "search": _DEFINITION, "grid": GRID_NAME}
 # More trials go on where the search ended; how many run at a time does not decide what they find.
 _FREE = frozenset({"search.trials", "search.concurrency", "search.record"})
-# Free for a run, but trials of different lengths cannot be compared.
-_END_FIELDS = (("train", "epochs"), ("train", "max_steps"), ("optim", "schedule_steps"))
 
 
 class _Definition(BaseModel):
@@ -89,28 +90,35 @@ class SearchFolder:
                 that decide the result; the message names them.
             RunError: search.json cannot be read.
         """
-        if self.files.read("config.json") is not None:
-            rule = "is a training run, not a search"
-            raise ConfigError([Problem("train.name", self.name, rule, "choose another --train.name")])
+        self.check_kind("search")
         stored = self._stored()
         if stored is None:
             return config, None
         changed = dict(_differing("space", stored.space, space))
         changed |= dict(_differing("search", stored.search, search))
         config, note = as_begun(config, stored.config)
-        changed |= changed_fields(stored.config, config)
-        for section, name in _END_FIELDS:
-            old, new = (getattr(getattr(each, section), name) for each in (stored.config, config))
-            changed |= {f"{section}.{name}": (old, new)} if old != new else {}
+        changed |= changed_values(stored.config, config)
         changed = {field: values for field, values in changed.items() if field not in _FREE}
         if changed:
-            text = ", ".join(f"{field} {old!r} -> {new!r}" for field, (old, new) in changed.items())
-            rule, fix = (
-                f"this search is another one: {text}",
-                "set these back, or choose another --train.name",
-            )
-            raise ConfigError([Problem("train.name", self.name, rule, fix)])
+            raise self.another("search", changed)
         return config, note
+
+    def check_kind(self, kind: str) -> None:
+        """Check that the folder is not that of something else than a `kind`.
+
+        Raises:
+            ConfigError: it is.
+        """
+        for other, name in _KINDS.items():
+            if other != kind and self.files.read(name) is not None:
+                rule, fix = f"is a {other}, not a {kind}", "choose another --train.name"
+                raise ConfigError([Problem("train.name", self.name, rule, fix)])
+
+    def another(self, kind: str, changed: Mapping[str, tuple[object, object]]) -> ConfigError:
+        """Return the error that refuses other values than the folder holds, old and new by field."""
+        text = ", ".join(f"{field} {old!r} -> {new!r}" for field, (old, new) in changed.items())
+        rule, fix = f"this {kind} is another one: {text}", "set these back, or choose another --train.name"
+        return ConfigError([Problem("train.name", self.name, rule, fix)])
 
     def as_begun(self, config: Config) -> Config | None:
         """Return what continues the search where its preset has changed since; see `config.earlier.as_begun`.
@@ -137,7 +145,7 @@ class SearchFolder:
     def write_definition(self, config: Config, space: Space, search: Search) -> None:
         """Write down what the search is over."""
         sections = {"config": config, "space": space, "search": search}
-        self._write(_DEFINITION, {name: part.model_dump(mode="json") for name, part in sections.items()})
+        self.write(_DEFINITION, {name: part.model_dump(mode="json") for name, part in sections.items()})
 
     def read_result(self) -> SearchResult | None:
         """Return the result of a search that has ended, None before.
@@ -153,9 +161,10 @@ class SearchFolder:
     def write_result(self, result: SearchResult) -> None:
         """Write the configuration of the best trial, then the result."""
         self.files.write(BEST_NAME, to_yaml(Config.model_validate(result.config)).encode())
-        self._write(_RESULT, result.to_dict())
+        self.write(_RESULT, result.to_dict())
 
-    def _write(self, name: str, values: Mapping[str, Any]) -> None:
+    def write(self, name: str, values: Mapping[str, Any]) -> None:
+        """Write a document of the folder, with a checksum."""
         self.files.write(name, dump_json(seal(values)))
 
 

@@ -28,7 +28,7 @@ from capsdist.console import Log
 from capsdist.errors import DocumentError, RunError
 from capsdist.storage import Folder
 from capsdist.storage.documents import dump_json, parse_document, seal
-from capsdist.tune.space import checked_values
+from capsdist.tune.space import CELL, checked_values
 
 __all__ = [
     "FAILED", "FINISHED", "JOURNAL_NAME", "OUT_OF_MEMORY", "RUNNING", "STOPPED", "History", "Journal",
@@ -104,7 +104,7 @@ class Trial:
     @property
     def name(self) -> str:
         """Name of the trial's run."""
-        return f"trial-{self.number:02d}"
+        return self.values.get(CELL) or f"trial-{self.number:02d}"
 
     @property
     def step(self) -> int:

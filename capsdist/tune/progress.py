@@ -72,6 +72,11 @@ class SearchDisplay(Screen):
         if row["ended"]:
             self._line(f"continues: {row['ended']} trials have ended already")
 
+    def _show_grid(self, row: Row) -> None:
+        self._search = row
+        ended = f", {row['ended']} of them finished already" if row["ended"] else ""
+        self._line(f"grid {row['name']}: {row['max_trials']} cells{ended}; {row['budget']}")
+
     def _show_infeasible(self, row: Row) -> None:
         self._infeasible += 1
         if self._infeasible <= _MAX_INFEASIBLE:
@@ -80,14 +85,14 @@ class SearchDisplay(Screen):
     def _show_trial_start(self, row: Row) -> None:
         trial: Trial = row["trial"]
         again = f" again, after step {trial.step:,}" if trial.reports else ""
-        self._told(trial, f"begins{again}: {in_words(trial.values)}")
+        self._told(trial, f"begins{again}: {in_words(trial.values)}".rstrip(": "))
 
     def _show_trial_report(self, row: Row) -> None:
         trial: Trial = row["trial"]
-        if trial.step < self._search["total_steps"]:  # the last report comes with the end
-            self._told(
-                trial, f"step {trial.step:,}/{self._search['total_steps']:,}  {_error(trial)}", always=False
-            )
+        total = self._search["total_steps"]
+        total = total if isinstance(total, int) else total[trial.name]  # cells of a grid have their own
+        if trial.step < total:  # the last report comes with the end
+            self._told(trial, f"step {trial.step:,}/{total:,}  {_error(trial)}", always=False)
 
     def _show_trial_end(self, row: Row) -> None:
         trial: Trial = row["trial"]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 
-from capsdist.config import Config
+from capsdist.config import Config, with_values
 from capsdist.console import Log, command_line
 from capsdist.errors import DocumentError, RunError
 from capsdist.models.counts import num_parameters
@@ -22,7 +22,7 @@ from capsdist.runs.record import read_rows
 from capsdist.storage import Folder
 from capsdist.train.metrics import METRICS_NAME
 from capsdist.tune.journal import FINISHED, History, Percent, Point, Status
-from capsdist.tune.space import FIELDS, with_values
+from capsdist.tune.space import FIELDS
 
 __all__ = [
     "BEST_NAME", "TRIALS_NAME", "SearchResult", "TrialRow", "best_row", "in_words", "pareto", "rows_of",
@@ -178,6 +178,7 @@ def short_values(values: Mapping[str, Any]) -> dict[str, str]:
     return {
         names[field]: ("yes" if value else "no") if isinstance(value, bool) else f"{value:g}"
         for field, value in values.items()
+        if field in names
     }
 
 

@@ -6,30 +6,29 @@ Everything that can be refused is refused before Ray starts; Ray Tune itself is 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from capsdist.config import Config, Data
+from capsdist.config import Config, Data, with_values
 from capsdist.config.steps import steps_of, total_steps
 from capsdist.console import announced
 from capsdist.errors import ConfigError, Problem, RunError
 from capsdist.launch import preflight
-from capsdist.launch.preflight import Machine
-from capsdist.launch.session import names_cluster, prepare_ray, ray_session
-from capsdist.launch.signals import StopSignals
+from capsdist.launch.session import names_cluster
 from capsdist.runs.locks import Lock
 from capsdist.train.metrics import Row
-from capsdist.tune.budget import Budget, on_cluster, on_machine
+from capsdist.tune.budget import Budget, on_machine
 from capsdist.tune.feasible import GIB, Limits, memory_here, refusal
 from capsdist.tune.folder import SearchFolder
 from capsdist.tune.journal import JOURNAL_NAME, Journal
 from capsdist.tune.report import SearchResult, in_words, sum_up, table
+from capsdist.tune.session import TrialSession, prepared
 from capsdist.tune.source import Refuse, Source
 from capsdist.tune.space import (
     Search,
@@ -39,8 +38,10 @@ from capsdist.tune.space import (
     points,
     search_problems,
     validation_problem,
-    with_values,
 )
+
+if TYPE_CHECKING:
+    from capsdist.tune.search import Plan
 
 __all__ = ["of_trials", "preview", "run_search"]
 
@@ -183,20 +184,15 @@ class _Start:
 
     def run(self, show: Show) -> bool:
         """Run all trials that are left; False if a signal ended them."""
-        os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # no thread shall start another after its end
-        machine, budget = preflight.this_machine() if prepare_ray() else None, None
-        if machine is not None:
-            budget = on_machine(self.config, self.search, machine)
-            placement = preflight.place_on_machine(self.config, machine)
-            preflight.check_engine(self.config, placement)
-            preflight.check_capsules(self.config, placement.num_workers)
+        machine, budget = prepared(self.config, self.search)
         refuse = _pricing(self.config, self.search, budget)
         if not self._any_left(refuse):
             return True
         source = self._source(refuse, show)
         self.folder.write_definition(self.config, self.space, self.search)
         self.journal.append("attempt")
-        return self._in_ray(machine, budget, source, show)
+        in_ray = TrialSession(self.config, self.search, machine, budget, self.journal, self.lock, show)
+        return in_ray.run(source, self._plan, self._header)
 
     def _any_left(self, refuse: Refuse) -> bool:
         """Whether a trial is under way or a point is left to try.
@@ -217,30 +213,19 @@ class _Start:
             raise _none_feasible(self.space, reasons[0])
         return False
 
-    def _in_ray(self, machine: Machine | None, budget: Budget | None, source: Source, show: Show) -> bool:
-        def log(text: str) -> None:
-            show({"kind": "status", "message": text})
+    def _plan(self, budget: Budget) -> Plan:
+        from capsdist.tune.search import Plan  # late: it imports Ray Tune
 
-        if machine is not None:
-            log(f"starting Ray on {machine.cores} cores")
-        with StopSignals() as signals, contextlib.ExitStack() as stack:
-            with signals.starting():
-                resources = stack.enter_context(ray_session(self.config, machine, dashboard=True, log=log))
-            budget = budget or on_cluster(self.config, self.search, resources)
-            from capsdist.tune.search import Plan, run_trials  # late: it imports Ray Tune
-
-            base = budget.lay(self.config)
-            train = base.train.model_copy(update={"storage": self.folder.trials})
-            plan = Plan(
-                config=base.model_copy(update={"train": train, "data": of_trials(base.data)}),
-                max_trials=self.search.trials,
-                concurrency=budget.concurrency,
-                total_steps=self.total_steps,
-                grace_steps=self.grace_steps,
-                reduction=self.search.reduction,
-            )
-            show(self._header(budget))
-            return run_trials(plan, self.journal, source, show, self.lock)
+        base = budget.lay(self.config)
+        train = base.train.model_copy(update={"storage": self.folder.trials})
+        return Plan(
+            config=base.model_copy(update={"train": train, "data": of_trials(base.data)}),
+            max_trials=self.search.trials,
+            concurrency=budget.concurrency,
+            total_steps=self.total_steps,
+            grace_steps=self.grace_steps,
+            reduction=self.search.reduction,
+        )
 
     def _header(self, budget: Budget) -> Row:
         """Return the row that opens what a person sees."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from capsdist.config import Config
+from capsdist.config import Config, with_values
 from capsdist.errors import CapsdistError, RunError
 from capsdist.launch import launch
 from capsdist.launch.failure import is_out_of_memory, one_line, root_cause
@@ -30,8 +30,8 @@ from capsdist.runs.locks import Lock
 from capsdist.storage.temporary import temporary_folder
 from capsdist.train.metrics import Row
 from capsdist.tune.journal import FAILED, FINISHED, OUT_OF_MEMORY, STOPPED, Journal, Trial
-from capsdist.tune.source import Source
-from capsdist.tune.space import with_values
+from capsdist.tune.source import Trials
+from capsdist.tune.space import CELL
 
 __all__ = ["Halving", "Plan", "run_trials", "scheduler_of"]
 
@@ -53,7 +53,7 @@ class Plan:
     """What all trials have in common.
 
     config: what points are laid over, storage being that of the trials' runs; grace_steps: None for no early
-    stopping.
+    stopping; cells: configurations of the trials that are cells of a grid, by name.
     """
 
     config: Config
@@ -62,9 +62,14 @@ class Plan:
     total_steps: int
     grace_steps: int | None
     reduction: int
+    cells: Mapping[str, Config] = field(default_factory=dict)
+
+    def config_of(self, values: Mapping[str, Any]) -> Config:
+        """Return what the trial at the point `values` trains."""
+        return self.cells[values[CELL]] if CELL in values else with_values(self.config, values)
 
 
-def run_trials(plan: Plan, journal: Journal, source: Source, show: Show, lock: Lock) -> bool:
+def run_trials(plan: Plan, journal: Journal, source: Trials, show: Show, lock: Lock) -> bool:
     """Run trials until `plan.max_trials` have ended or `source` has no more; continue those under way first.
 
     Ray must have been started. Returns False after KeyboardInterrupt; the journal is closed then.
@@ -105,9 +110,9 @@ def run_trials(plan: Plan, journal: Journal, source: Source, show: Show, lock: L
     return True
 
 
-def _tuner(plan: Plan, journal: Journal, source: Source, keeper: tune.Callback, folder: Path) -> tune.Tuner:
+def _tuner(plan: Plan, journal: Journal, source: Trials, keeper: tune.Callback, folder: Path) -> tune.Tuner:
     return tune.Tuner(
-        tune.with_resources(_trainable(plan.config), _DRIVER),
+        tune.with_resources(_trainable(plan), _DRIVER),
         tune_config=tune.TuneConfig(
             search_alg=_Points(plan, journal, source),
             scheduler=scheduler_of(plan, journal),
@@ -125,11 +130,11 @@ def _tuner(plan: Plan, journal: Journal, source: Source, keeper: tune.Callback, 
     )
 
 
-def _trainable(base: Config) -> Callable[[dict[str, Any]], None]:
+def _trainable(plan: Plan) -> Callable[[dict[str, Any]], None]:
     """Return what Tune runs as a trial: one training run with the trial's values."""
 
     def routing_trial(point: dict[str, Any]) -> None:
-        config = with_values(base, point["values"])
+        config = plan.config_of(point["values"])
         train = config.train.model_copy(update={"name": point["name"]})
         report = _Reporter()
         try:
@@ -167,7 +172,7 @@ class _Reporter:
 class _Points(Searcher):
     """Gives Tune the trials under way, then new points; how they end is told by `_Keeper`."""
 
-    def __init__(self, plan: Plan, journal: Journal, source: Source) -> None:
+    def __init__(self, plan: Plan, journal: Journal, source: Trials) -> None:
         super().__init__(metric="error_percent", mode="min")
         self._plan, self._journal, self._source = plan, journal, source
         self._under_way = journal.history.running()
@@ -208,7 +213,7 @@ def _point(trial: Trial) -> dict[str, Any]:
 class _Keeper(tune.Callback):
     """Writes to the journal what happens to trials, tells the source, and shows it; ends Tune if asked to."""
 
-    def __init__(self, journal: Journal, source: Source, show: Show, lock: Lock) -> None:
+    def __init__(self, journal: Journal, source: Trials, show: Show, lock: Lock) -> None:
         self._journal, self._source, self._show, self._lock = journal, source, show, lock
         self.stop = threading.Event()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from capsdist.errors import ConfigError, Problem
 from capsdist.tune.journal import FINISHED, STOPPED, History, Trial
@@ -17,7 +17,7 @@ from capsdist.tune.space import FIELDS, RATE, Space, Values, points, rounded
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-__all__ = ["Refuse", "Source"]
+__all__ = ["Refuse", "Source", "Trials"]
 
 Refuse = Callable[[Values], str | None]
 """Why a point cannot be trained, None if it can."""
@@ -27,6 +27,18 @@ Note = Callable[[Values, str], None]
 
 _MAX_REFUSED = 1000  # in a row, after which the rest of the space counts as infeasible
 _MAX_ASKED = 30  # suggestions of Optuna without a new point, before a random one is taken
+
+
+class Trials(Protocol):
+    """What trials are made of."""
+
+    def ask(self) -> dict[str, Any] | None:
+        """Return the point of a new trial, None if there is none."""
+        ...
+
+    def tell(self, trial: Trial) -> None:
+        """Hear how `trial` ended."""
+        ...
 
 
 class Source:

@@ -12,7 +12,7 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from capsdist.config import Config, Loss, Section, problems
+from capsdist.config import Config, Loss, Section, problems, with_values
 from capsdist.config.models import CapsuleConfig
 from capsdist.config.rules import section_problems
 from capsdist.config.sections import Bounds, Count, OptionalCount
@@ -21,8 +21,8 @@ from capsdist.errors import Problem
 from capsdist.launch.preflight import packing_remedy
 
 __all__ = [
-    "FIELDS", "RATE", "Search", "Space", "Values", "checked_values", "chosen", "points", "rounded",
-    "search_problems", "validation_problem", "with_values",
+    "CELL", "FIELDS", "RATE", "Search", "Space", "Values", "checked_values", "chosen", "points", "rounded",
+    "search_problems", "validation_problem",
 ]  # fmt: skip
 
 Values = Mapping[str, int | float | bool]
@@ -39,7 +39,8 @@ FIELDS = {
 }
 """Dimensions of the space, and the configuration field that each of them sets."""
 RATE = FIELDS["learning_rate"]
-
+CELL = "cell"
+"""Stands in place of fields in the point of a trial that is a cell of a grid: the cell's name."""
 
 _MAX_REPEATS = 1000  # draws without a new point, after which a narrow range counts as used up
 
@@ -145,22 +146,14 @@ def rounded(rate: float, low: float, high: float) -> float:
     return min(max(float(f"{rate:.3g}"), low), high)
 
 
-def with_values(config: Config, values: Values) -> Config:
-    """Return `config` with `values` laid over it, unchecked."""
-    sections: dict[str, dict[str, object]] = {}
-    for field, value in values.items():
-        section, name = field.split(".")
-        sections.setdefault(section, {})[name] = value
-    update = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
-    return config.model_copy(update=update)
-
-
 def checked_values(values: dict[str, Any]) -> dict[str, Any]:
-    """Return `values` if they are a point of some space.
+    """Return `values` if they are a point of some space, or name a cell.
 
     Raises:
         ValueError: a field is not searched over, or its value is of another type.
     """
+    if values.keys() == {CELL} and isinstance(values[CELL], str):
+        return values
     kinds = {FIELDS[name]: get_args(Space.model_fields[name].annotation)[0] for name in FIELDS}
     for field, value in values.items():
         if field not in kinds:

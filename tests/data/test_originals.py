@@ -23,13 +23,21 @@ from capsdist.data.sets.originals import Original, content, download
 from capsdist.errors import DataError
 
 
-def write_idx_set(folder: Path, *, zipped: bool = True, seed: int = 0) -> tuple[dict[str, str], dict]:
+def write_idx_set(
+    folder: Path,
+    *,
+    zipped: bool = True,
+    seed: int = 0,
+    sides: tuple[int, int] = (6, 5),
+    numbers: tuple[int, int] = (31, 7),
+) -> tuple[dict[str, str], dict]:
     """Write the four files with random content; return their checksums and what they hold."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     checksums, held = {}, {}
-    for (split, names), num in zip(FILES.items(), (31, 7), strict=True):
-        arrays = (rng.integers(0, 256, (num, 6, 5), dtype=np.uint8), rng.integers(0, 10, num, dtype=np.uint8))
+    for (split, names), num in zip(FILES.items(), numbers, strict=True):
+        images = rng.integers(0, 256, (num, *sides), dtype=np.uint8)
+        arrays = (images, rng.integers(0, 10, num, dtype=np.uint8))
         held[split] = arrays
         for name, array in zip(names, arrays, strict=True):
             data = idx_bytes(array)

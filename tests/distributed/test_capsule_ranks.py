@@ -17,7 +17,7 @@ from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.engine.build import build_engine, zero_requirements
 from capsdist.train.evaluate import evaluate_checkpoint
 from capsdist.train.manifest import parse_manifest
-from capsdist.train.network import build_rank_network, check_capsule_ranks
+from capsdist.train.network import build_rank_network, check_network
 
 SHAPES = {"one rank": (1, 1), "two capsule ranks": (2, 2), "2x2": (4, 2)}
 """World size and capsule ranks of the runs here."""
@@ -200,7 +200,7 @@ def test_networks_that_cannot_be_split_are_refused(
             update={"routing": config.routing.model_copy(update={"backend": "reference"})}
         )
     with pytest.raises(ConfigError, match=rf"^train\.capsule_ranks={values['capsule_ranks']}: .*{message}"):
-        check_capsule_ranks(config, 28)
+        check_network(config, 28)
 
 
 def test_what_auto_chooses_is_refused_too(ranks: Any, shapes: Path) -> None:

@@ -118,9 +118,7 @@ def test_what_is_no_family_is_refused(linear: str, kind: str, reason: str) -> No
     message = str(caught.value)
     assert message.startswith(f"model.kind={kind!r}: ")
     assert reason in message
-    assert message.endswith(
-        "choose one of capsnet, baseline_cnn, resnet_capsnet, or an import path package.module:OBJECT"
-    )
+    assert message.endswith(f"choose one of {', '.join(BUILT_IN)}, or an import path package.module:OBJECT")
 
 
 @pytest.mark.parametrize(("kind", "section", "field"), [

@@ -116,6 +116,8 @@ def test_command(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
             assert "error_percent" in run(folder, words)
         case ["capsdist", "predict", *_]:
             assert "IMAGE.png: " in run(folder, words)
+        case ["capsdist", "export", *_]:
+            assert "README.md" in run(folder, words)
         case ["capsdist", "report", *_]:
             assert "interactive: runs/mnist/interactive.html" in run(folder, words)
         case ["ray", "job", "submit", *options] if "--" in options:  # really submitted in tests/jobs

@@ -15,7 +15,7 @@ FOLDERS = ("capsdist", "jobs", "data_prep", "cluster")
 SIBLINGS = {path.stem for folder in FOLDERS for path in (ROOT / folder).glob("*.py")} | {"capsdist", "tests"}
 SIBLINGS |= {path.stem for path in (ROOT / "tests").iterdir()}
 OF_ANOTHER_PYTHON = {"litdata"}  # a script for an environment that has it
-EXTRAS = ("quickstart", "zero", "tune", "clusters", "wandb", "mlflow")
+EXTRAS = ("quickstart", "zero", "tune", "clusters", "wandb", "mlflow", "export")
 
 
 def name_of(requirement: str) -> str:

@@ -70,6 +70,7 @@ COMMANDS = [
     ("capsdist tune --help", 0, "--search.trials"),
     ("capsdist evaluate runs/none", 1, "no checkpoint below runs/none"),
     ("capsdist predict runs/none a.png", 1, "no checkpoint below runs/none"),
+    ("capsdist export runs/none --to hub --output out", 1, "no checkpoint below runs/none"),
     ("capsdist runs", 1, "runs: there is no such folder"),
     ("capsdist report runs/none", 1, "runs/none holds no metrics.jsonl"),
     ("capsdist check-cluster none.yaml", 2, "cannot be read"),

@@ -15,6 +15,7 @@ from job_helpers import ROOT, reseal, save_tiny, write_tiny
 from capsdist.cli import parse_command, run_job
 from capsdist.config import PRESETS, BaselineCNNConfig, Config, get_preset, problems
 from capsdist.console import DONE, FAILED, INVALID
+from kinds_of_presets import VARIED
 
 MNIST = ("mnist_paper", "digits_quickstart")
 FLAGS = [
@@ -183,7 +184,7 @@ def test_a_configuration_file_may_choose_the_family():
     assert parse("--config", "mine.yaml").model == BaselineCNNConfig(dropout=0.25)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", VARIED)
 def test_a_printed_configuration_is_read_again(capsys, preset):
     assert run_job("A job.", list(PRESETS), argv=["--preset", preset, "--print-config"]) == DONE
     text = capsys.readouterr().out
@@ -339,9 +340,3 @@ def test_check_imports_neither_torch_nor_ray(job):
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[1:] == ["0", "[]"]
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_every_preset_belongs_to_one_job(preset):
-    jobs = [path for path in (ROOT / "jobs").glob("train_*.py") if f'"{preset}"' in path.read_text()]
-    assert len(jobs) == 1

@@ -41,7 +41,7 @@ def test_ctrl_c_is_one_line():
     assert (done.returncode, done.stdout, done.stderr) == (STOPPED, "", "stopped\n")
 
 
-ALIKE = {"train_cifar.py", "train_fashion_mnist.py"}
+ALIKE = {path.name for path in ROOT.glob("jobs/train_*.py")} - {"train_mnist.py"}
 ALIKE |= {path.name for path in ROOT.glob("data_prep/pack_*.py")} - {"pack_digits.py", "pack_mnist.py"}
 COMMANDS = [
     path

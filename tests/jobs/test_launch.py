@@ -23,6 +23,7 @@ from job_helpers import (
 from capsdist.config import Config, Launch
 from capsdist.errors import CapsdistError, CheckpointError, ConfigError, RunError
 from capsdist.launch import RunFolder, RunSummary, launch
+from capsdist.statistics import error_interval
 from capsdist.train.checkpoint import read_checkpoint
 from capsdist.train.metrics import read_metrics
 from faults.script import Fault, Script
@@ -62,6 +63,7 @@ def test_a_run_leaves_configuration_metrics_result_and_the_newest_checkpoints(wh
     assert sorted(path.name for path in run.path.glob("step_*")) == ["step_00000015", "step_00000016"]
     assert (summary.status, summary.steps) == ("done", 16)
     assert summary.error_percent == rows[-1]["error_percent"]
+    assert summary.error_interval_percent == error_interval(summary.error_percent, NUM_TEST)
 
 
 class Interrupt(Rows):

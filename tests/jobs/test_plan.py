@@ -33,6 +33,18 @@ def test_the_cheapest_that_fits_is_a_command(capsys: pytest.CaptureFixture[str])
     assert ("--train.engine ddp" in lines[-1]) == (best[0] == "0")
 
 
+@pytest.mark.parametrize(
+    ("preset", "parameters"), [("multimnist_baseline", "24,563,978"), ("multimnist_official", "11,361,968")]
+)
+def test_networks_of_the_paper_are_planned(
+    preset: str, parameters: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status, lines, _ = plan(capsys, preset)
+    assert status == 0
+    assert lines[0].startswith(f"{preset}: {parameters} parameters, 128 images a step")
+    assert lines[-1].startswith(f"capsdist train {preset} ")
+
+
 def test_the_command_is_a_valid_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     _, lines, _ = plan(capsys, "mnist_paper", "--gpus", "2")
     status = main([*lines[-1].split()[1:], "--print-config"])
@@ -105,11 +117,14 @@ def test_nothing_fits(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--gpus" in err
 
 
-@pytest.mark.parametrize("words", [("--gpus", "0"), ("--memory-gib", "-1"), ("--peak-tflops", "0")])
+@pytest.mark.parametrize(
+    "words", [("--gpus", "0"), ("--gpus", "200"), ("--memory-gib", "-1"), ("--peak-tflops", "0")]
+)
 def test_devices_that_there_are_not(capsys: pytest.CaptureFixture[str], words: tuple[str, str]) -> None:
     status, _, err = plan(capsys, "mnist_paper", *words)
     assert status == 2
     assert words[0][2:].replace("-", "_") in err
+    assert "workers" not in err
 
 
 def test_a_family_without_cost_names_the_dry_run(

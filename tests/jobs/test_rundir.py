@@ -48,7 +48,9 @@ FREE = {
     "train.zero_stage",
     *(name for name in FIELDS if name.startswith("launch.")),
 }  # fmt: skip
-ENDS = {"train.epochs", "train.max_steps", "optim.schedule_steps"}
+ENDS = {
+    "train.epochs", "train.max_steps", "train.patience", "train.stop_at_error", "optim.schedule_steps",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", sorted(set(FIELDS) - FREE - ENDS))
@@ -143,7 +145,7 @@ def test_configuration_and_result_come_back(tmp_path):
     run = RunFolder(tmp_path / "a" / "first")
     run.create()
     assert run.read_config() is run.read_result() is None
-    summary = RunSummary("first", str(run.path), "done", 7, 2.5, None, 1.5)
+    summary = RunSummary("first", str(run.path), "done", 7, 2.5, None, 1.5, None, [1.25, 4.75])
     run.begin(with_field("data.contrast", (0.2, 1.8)))
     run.write_result(summary)
     assert run.read_config() == with_field("data.contrast", (0.2, 1.8))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from capsdist.errors import ShapeError
-from capsdist.routing import pack_weights, route_reference, trace_routing
-from capsdist.routing.dynamic import cuts, reference, trace
+from capsdist.routing import logits_reference, pack_weights, trace_routing
+from capsdist.routing.dynamic import cuts, trace
 from capsdist.routing.dynamic.trace import Trace
 from routing_cases import Operands, operands
 
@@ -31,28 +31,17 @@ def traced(given: Operands, iterations: int, none: bool) -> Trace:
     )
 
 
-def logits_of_the_reference(
-    monkeypatch: pytest.MonkeyPatch, given: Operands, iterations: int, none: bool
-) -> list[Tensor]:
+def logits_of_the_reference(given: Operands, iterations: int, none: bool) -> list[Tensor]:
     """The logits [B, I, J] that the reference couples by, in every iteration."""
-    seen: list[Tensor] = []
-
-    def couple(logits: Tensor, none_of_the_above: bool) -> Tensor:
-        seen.append(logits)
-        return plain(logits, none_of_the_above)
-
-    plain = reference.couple
-    with monkeypatch.context() as patch:
-        patch.setattr(reference, "couple", couple)
-        route_reference(
-            given.child_poses,
-            given.weights,
-            iterations,
-            bias=given.bias,
-            log_priors=given.log_priors,
-            none_of_the_above=none,
-        )
-    return seen
+    logits = logits_reference(
+        given.child_poses,
+        given.weights,
+        iterations,
+        bias=given.bias,
+        log_priors=given.log_priors,
+        none_of_the_above=none,
+    )
+    return list(logits)
 
 
 def trace_of(logits: list[Tensor], none: bool) -> Trace:
@@ -73,14 +62,13 @@ def trace_of(logits: list[Tensor], none: bool) -> Trace:
 @pytest.mark.parametrize("none", [False, True])
 @pytest.mark.parametrize("learned", [False, True])
 def test_the_trace_is_that_of_the_references_logits(
-    monkeypatch: pytest.MonkeyPatch,
     sizes: tuple[int, int, int, int, int],
     iterations: int,
     none: bool,
     learned: bool,
 ) -> None:
     given = operands(sizes, seed=sum(sizes) + iterations, bias=learned, priors=learned)
-    expected = trace_of(logits_of_the_reference(monkeypatch, given, iterations + 1, none), none)
+    expected = trace_of(logits_of_the_reference(given, iterations + 1, none), none)
     for found, wanted in zip(traced(given, iterations, none), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-10, rtol=0)
 
@@ -96,9 +84,9 @@ def test_cuts_do_not_change_the_trace(monkeypatch: pytest.MonkeyPatch, chunk_byt
 
 
 @pytest.mark.defect("trace", "logits averaged over the batch")
-def test_logits_averaged_over_the_batch_would_show(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_averaged_over_the_batch_would_show() -> None:
     given = operands((3, 7, 5, 4, 2), seed=1)
-    logits = logits_of_the_reference(monkeypatch, given, 4, none=False)
+    logits = logits_of_the_reference(given, 4, none=False)
     averaged = [each.mean(0, keepdim=True).expand_as(each) for each in logits]
     found = traced(given, 3, none=False)
     expected = trace_of(averaged, none=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from sets import random_set
 
 from capsdist.data import Split, TrainStream, check_split, verify_split
 from capsdist.errors import DataError
-from capsdist.storage import open_folder
+from capsdist.storage import open_folder, s3_parts
 from faults.wire import FaultProxy, running_proxy
 
 pytestmark = pytest.mark.s3
@@ -68,6 +69,38 @@ def test_a_spoiled_index_is_healed(place: Place, proxy: FaultProxy, fault):
     stream = TrainStream(place.url, seed=0, global_batch_size=50, lanes=1)
     assert stream.split.index == index
     assert proxy.num_faults == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "request_line"),
+    [("reset", "PUT"), ("503", "uploadId="), ("reset", "POST"), ("truncate", "GET"), ("reset", "GET")],
+)
+def test_a_fault_in_a_part_is_healed(
+    place: Place, proxy: FaultProxy, tmp_path: Path, monkeypatch, fault, request_line
+):
+    """POST begins an upload and completes it: of both the answer is lost."""
+    monkeypatch.setattr(s3_parts, "PART_BYTES", 5 * 2**20)
+    content = np.random.default_rng().bytes(12 * 2**20)
+    (tmp_path / "large").write_bytes(content)
+    folder = open_folder(place.url)
+    proxy.spoil(fault, request_line, times=2)
+    folder.store(tmp_path, "step", marker="none")
+    with folder.fetched("step", {"large": len(content)}) as copy:
+        assert (copy / "large").read_bytes() == content
+    assert proxy.num_faults == 2
+
+
+def test_a_part_that_cannot_be_uploaded_leaves_no_object(
+    place: Place, proxy: FaultProxy, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(s3_parts, "PART_BYTES", 5 * 2**20)
+    monkeypatch.setenv("CAPSDIST_S3_DEADLINE_S", "10")
+    (tmp_path / "large").write_bytes(bytes(12 * 2**20))
+    proxy.spoil("503", "partNumber=")
+    with pytest.raises(DataError, match=r"/step/large: cannot be written \(the server answers SlowDown, "):
+        open_folder(place.url).store(tmp_path, "step", marker="none")
+    assert place.objects() == {}
+    assert any(line.startswith("DELETE") and "uploadId=" in line for line in proxy.requests)
 
 
 @pytest.mark.parametrize("fault", ["503", "reset"])

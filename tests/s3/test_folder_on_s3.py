@@ -7,6 +7,7 @@ import os
 import pickle
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from folder_suite import *  # noqa: F403
@@ -14,10 +15,11 @@ from folder_suite import digest
 from places import Place
 
 from capsdist.errors import DataError, DocumentError, RunError
-from capsdist.storage import Folder, open_folder
+from capsdist.storage import Folder, open_folder, s3_parts
 from capsdist.storage.s3_folder import S3Folder
 
 pytestmark = pytest.mark.s3
+MIB5 = 5 * 2**20
 
 
 @pytest.fixture
@@ -46,6 +48,23 @@ def test_of_an_object_that_is_too_large_nothing_is_read(place: Place):
         assert tracemalloc.get_traced_memory()[1] < 10e6
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("size", [MIB5, MIB5 + 1, 3 * MIB5 - 7])
+def test_large_files_go_in_parts(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int):
+    monkeypatch.setattr(s3_parts, "PART_BYTES", MIB5)  # the smallest that S3 allows
+    folder, content = S3Folder(place.url), os.urandom(size)
+    (tmp_path / "large").write_bytes(content)
+    (tmp_path / "end").write_bytes(b"")
+    folder.store(tmp_path, "step", marker="end")
+    assert folder.sizes() == {"step/large": size, "step/end": 0}
+    with folder.fetched("step", {"large": size, "end": 0}) as copy:
+        assert (copy / "large").read_bytes() == content
+    with (
+        pytest.raises(DocumentError, match=f"^{place.url}/step/large is larger than {size - 1:,} bytes$"),
+        folder.fetched("step", {"large": size - 1}),
+    ):
+        pass
 
 
 def test_a_missing_object(place: Place):

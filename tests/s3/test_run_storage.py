@@ -8,14 +8,20 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from job_helpers import NETWORK, save_tiny
 from places import Place
 
+from capsdist.analysis.evaluation import read_evaluation
 from capsdist.cli import parse_command
-from capsdist.config import get_preset
+from capsdist.cli.main import main
+from capsdist.config import Config, Data, get_preset
 from capsdist.config.as_yaml import to_yaml
+from capsdist.data import write_split
 from capsdist.errors import ConfigError, RunError
+from capsdist.export import export_run
+from capsdist.inference import load
 from capsdist.runs import locks
 from capsdist.runs.checkpoints import newest_verified, opened_checkpoint
 from capsdist.runs.files import open_files
@@ -119,16 +125,38 @@ def test_a_holder_that_was_taken_for_dead_learns_of_it(place: Place):
 
 
 def put_checkpoint(
-    files: Folder, tmp_path: Path, step: int, error_percent: float, *, spoil: bool = False
+    files: Folder,
+    tmp_path: Path,
+    step: int,
+    error_percent: float,
+    *,
+    spoil: bool = False,
+    config: Config = NETWORK,
 ) -> None:
     """Store a verified checkpoint, or one with a bit flipped."""
     with files.staging(checkpoint_name(step)) as staged:
-        made = save_tiny(tmp_path, step, error_percent)
+        made = save_tiny(tmp_path, step, error_percent, config=config)
         if spoil:
             flip_bit(made / MODEL)
         for path in made.iterdir():
             path.rename(staged / path.name)
         store_checkpoint(files, staged, step)
+
+
+def test_an_evaluation_lies_in_the_run_or_where_it_is_asked_for(place: Place, tmp_path, capsys):
+    images = np.random.default_rng().integers(0, 256, (7, 1, 9, 9), dtype=np.uint8)
+    write_split(tmp_path / "own" / "test", images, np.arange(7) % 3, classes=list("abc"))
+    config = NETWORK.model_copy(update={"data": Data(name="own", root=str(tmp_path))})
+    run, other = f"{place.url}/run", f"{place.url}/other/first.json"
+    put_checkpoint(open_files(run), tmp_path, 2, 9.0, config=config)
+    RunFolder(run).begin(config)
+    assert main(["evaluate", run, "--device", "cpu"]) == 0
+    assert f"evaluation: {run}/evaluation.json" in capsys.readouterr().out
+    stored = read_evaluation(run)
+    assert (stored.num_images, stored.checkpoints) == (7, [f"{run}/step_00000002"])
+    assert main(["evaluate", f"{run}/step_00000002", "--device", "cpu", "--output", other]) == 0
+    assert read_evaluation(other).predictions == stored.predictions
+    assert {"run/evaluation.json", "other/first.json"} <= place.objects().keys()
 
 
 def test_checkpoints_are_chosen_cleaned_and_pruned_as_on_a_disk(place: Place, tmp_path):
@@ -228,3 +256,16 @@ def test_a_configuration_file_is_read(place: Place):
     assert parse_command(None, [config.preset], None, words)[0] == config
     with pytest.raises(ConfigError, match=r"best\.yaml.': cannot be read \(No such file"):
         parse_command(None, [config.preset], None, [*words[:1], f"{words[1]}."])
+
+
+def test_a_network_is_exported_to_s3_and_loaded_from_there(place: Place, tmp_path):
+    put_checkpoint(open_files(f"{place.url}/run"), tmp_path, 2, 1.0)
+    export_run(f"{place.url}/run", "hub", f"{place.url}/hub")
+    assert set(place.objects("hub")) == {"hub/README.md", "hub/config.json", "hub/model.safetensors"}
+    images = np.random.default_rng(2).integers(0, 256, (3, 1, 9, 9), dtype=np.uint8)
+    found, expected = (load(f"{place.url}/{name}").predict(images).scores for name in ("hub", "run"))
+    assert found.equal(expected)
+    with pytest.raises(RunError, match=f"^{place.url}/hub: exists already; remove it"):
+        export_run(f"{place.url}/run", "hub", f"{place.url}/hub")
+    with pytest.raises(RunError, match="directly below a bucket"):
+        export_run(f"{place.url}/run", "hub", "s3://bucket/hub")

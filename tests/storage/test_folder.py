@@ -15,6 +15,7 @@ from folder_suite import digest, put
 from capsdist.errors import DataError, DocumentError, RunError
 from capsdist.storage import Folder, open_folder
 from capsdist.storage.local_folder import LocalFolder
+from capsdist.storage.place import folder_and_name
 
 
 @pytest.fixture
@@ -41,6 +42,20 @@ def names(folder: Folder) -> list[str]:
 def test_places_of_every_kind(folder: Folder, make) -> None:
     folder.write("x", b"1")
     assert open_folder(make(folder.local)).read("x") == b"1"
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "name"),
+    [
+        ("a.json", ".", "a.json"),
+        (Path("x/y/a.json"), "x/y", "a.json"),
+        ("/a.json", "/", "a.json"),
+        ("s3://bucket/x/a.json?region=eu-west-1", "s3://bucket/x?region=eu-west-1", "a.json"),
+        ("file:///x/a.json", "file:///x", "a.json"),
+    ],
+)
+def test_a_file_has_a_folder_and_a_name(file: str | Path, folder: str, name: str) -> None:
+    assert folder_and_name(file) == (folder, name)
 
 
 @pytest.mark.parametrize("error", [DataError, RunError])

@@ -11,13 +11,13 @@ from typing import Any
 import job_helpers
 import pytest
 
-from capsdist.config import Config, get_preset
+from capsdist.config import Config, get_preset, with_values
 from capsdist.errors import ConfigError, DataError, RunError
 from capsdist.tune.folder import SearchFolder
 from capsdist.tune.journal import FINISHED
 from capsdist.tune.report import rows_of, sum_up
 from capsdist.tune.run import of_trials, preview, run_search
-from capsdist.tune.space import Search, Space, validation_problem, with_values
+from capsdist.tune.space import Search, Space, validation_problem
 
 SPACE, SEARCH = Space(iterations=(1, 3)), Search(trials=3, concurrency=1)
 
@@ -29,7 +29,7 @@ def _no_ray_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("Ray would start")
 
-    monkeypatch.setattr("capsdist.tune.run.ray_session", refuse)
+    monkeypatch.setattr("capsdist.tune.session.ray_session", refuse)
 
 
 @pytest.fixture

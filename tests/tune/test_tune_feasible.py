@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from capsdist.bench.memory import saved_bytes
-from capsdist.config import CapsNetConfig, Config, Data, Train
+from capsdist.config import CapsNetConfig, Config, Data, Train, with_values
 from capsdist.models import build_model, registry
 from capsdist.tune.feasible import GIB, PROCESS_BYTES, Limits, memory_here, refusal, worker_bytes
-from capsdist.tune.space import with_values
 
 SMALL = Config(
     model=CapsNetConfig(image_size=12, conv_channels=4, conv_kernel=3, primary_kernel=3, primary_types=2,

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from capsdist.config import (
-    PRESETS,
     BaselineCNNConfig,
     CapsNetConfig,
     Config,
@@ -19,6 +18,7 @@ from capsdist.config import (
     Train,
     get_preset,
     problems,
+    with_values,
 )
 from capsdist.tune.space import (
     FIELDS,
@@ -28,8 +28,8 @@ from capsdist.tune.space import (
     points,
     rounded,
     search_problems,
-    with_values,
 )
+from kinds_of_presets import OF_CAPSULES
 
 GRID = Space(iterations=(1, 2, 3), none_of_the_above=(False, True), class_dim=(3, 5, 7, 9))
 RANGE = Space(iterations=(1, 3), learning_rate_range=(2e-4, 5e-3))
@@ -76,7 +76,7 @@ def test_rates_have_three_digits_but_stay_in_range(rate, low, high, expected):
     assert rounded(rate, low, high) == expected
 
 
-@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "mnist_baseline"])
+@pytest.mark.parametrize("preset", OF_CAPSULES)
 def test_without_options_all_dimensions_are_searched_around_the_preset(preset):
     config = get_preset(preset)
     space = chosen(Space(), config)

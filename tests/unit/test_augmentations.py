@@ -21,6 +21,8 @@ CASES: dict[str, dict[str, Any]] = {
     "random parts": {"resize": (8, 6), "resize_area": (0.2, 1.0), "resize_ratio": (0.6, 1.7)},
     "random places": {"resize": (9, 9), "resize_area": (0.5, 0.9)},
     "parts cut to the image": {"resize": (5, 12), "resize_ratio": (0.25, 4.0)},
+    "resized, then cropped": {"resize": (7, 5), "crop": (4, 3), "shift": 1, "flip": True},
+    "resized larger, then cropped": {"resize": (14, 15), "crop": (12, 5), "contrast": (0.5, 1.5)},
     "rotation": {"rotation": 180.0},
     "translation": {"translation": 3.7},
     "scale": {"scale": (0.5, 2.0)},
@@ -90,6 +92,16 @@ def test_evaluation_resizes_the_largest_central_part(shape: tuple[int, ...], siz
     expected = np.stack([resized(image.astype(float), part, wanted) / 255 for image in images.numpy()])
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-5)
     assert torch.equal(Transform(resize=size)(images, ids, 1, 2), found)
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 12), (2, 11, 17)])
+def test_evaluation_takes_the_central_crop_of_the_resized_image(shape: tuple[int, ...]) -> None:
+    images, ids = images_of(4, shape, num=3)
+    found = Transform(resize=(8, 9), crop=(5, 4), flip=True, train=False)(images, ids, 1, 2)
+    whole = Transform(resize=(8, 9), train=False)(images, ids, 1, 2)
+    assert torch.equal(found, whole[:, :, 1:6, 2:6])
+    small = Transform(resize=12, crop=12, train=False)(images[:, :, :9], ids, 1, 2)  # smaller than the crop
+    assert small.shape == (3, shape[0], 12, 12)
 
 
 def test_the_area_of_random_parts_is_that_of_the_range() -> None:

@@ -23,6 +23,7 @@ from capsdist.bench.record import (
 from capsdist.config import get_preset
 from capsdist.errors import RunError
 from capsdist.runs.rundir import RunFolder, RunSummary
+from capsdist.statistics import error_interval
 
 
 def test_record_reads_back(tmp_path: Path) -> None:
@@ -126,7 +127,12 @@ def test_the_record_of_a_run_has_its_figures_rows_and_picture(tmp_path: Path) ->
     rows = [
         {"kind": "start", "step": 0, "resumed_step": 0},
         {"kind": "train", "step": 7, "loss": 0.5, "images_per_s": 90.5},
-    ]
+        {
+            "kind": "end", "step": 7, "run": "mine", "test_split": "test", "stopped": False,
+            "error_percent": 2.5, "label_error_percent": 1.5, "num_images": 400, "images_per_s": 90.5,
+            "checkpoint": None, "wall_time_s": 1.0,
+        },
+    ]  # fmt: skip
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run.path / "overview.png").write_bytes(b"a picture")
     made = {"command": "make mine", "log": print, "wall_s": 3.0}
@@ -135,5 +141,7 @@ def test_the_record_of_a_run_has_its_figures_rows_and_picture(tmp_path: Path) ->
     assert (record["command"], record["config"]["data"]["root"]) == ("make mine", "data")
     assert record["figures"]["starts"] == rows[:1]
     assert (record["figures"]["error_percent"], record["figures"]["wall_s"]) == (2.5, 3.0)
+    assert record["figures"]["error_interval_percent"] == error_interval(2.5, 400)
+    assert (record["figures"]["label_error_percent"], record["figures"]["num_images"]) == (1.5, 400)
     assert [json.loads(line) for line in (folder / "log.txt").read_text().splitlines()] == rows
     assert (folder / "overview.png").read_bytes() == b"a picture"

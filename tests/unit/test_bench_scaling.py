@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from capsdist.bench.scaling_aims import SCALING_ROWS
-from capsdist.bench.scaling_fit import fit_power, mean_interval
+from capsdist.bench.scaling_fit import fit_power
 from capsdist.bench.scaling_overhead import Blocks, bare_process, overheads, stopped
 from capsdist.bench.scaling_plots import save_plots
 from capsdist.bench.scaling_shapes import STUDIES, Point, Study, fits, measure_points
@@ -42,14 +42,6 @@ def test_a_power_is_found_with_the_error_that_least_squares_has() -> None:
 def test_a_fit_that_makes_no_sense_is_refused(sizes: list[float], values: list[float]) -> None:
     with pytest.raises(ValueError, match="a fit needs two sizes"):
         fit_power(sizes, values)
-
-
-def test_an_interval_holds_the_mean_in_95_of_100_cases() -> None:
-    samples = np.random.default_rng(1).normal(3, 2, (2_000, 20))
-    held = sum(lower <= 3 <= upper for _, lower, upper in map(mean_interval, samples.tolist()))
-    assert 0.93 < held / 2_000 < 0.97
-    with pytest.raises(ValueError, match="an interval needs two"):
-        mean_interval([1.0])
 
 
 def test_a_block_is_compared_with_its_two_neighbours() -> None:

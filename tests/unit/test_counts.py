@@ -9,21 +9,30 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from capsdist.config import BaselineCNNConfig, CapsNetConfig, Config, NetworkConfig, get_preset
+from capsdist.config import (
+    BaselineCNNConfig,
+    CapsNetConfig,
+    Config,
+    NetworkConfig,
+    PoolingCNNConfig,
+    get_preset,
+)
 from capsdist.models import CapsNet, build_model
 from capsdist.models.counts import num_parameters, output_numbers
-
-CIFAR = get_preset("cifar10_official").model
 
 PUBLISHED = [
     (CapsNetConfig(decoder=False), 6_804_224),
     (CapsNetConfig(decoder=False, capsule_bias=True), 6_804_384),
     (CapsNetConfig(), 8_215_568),
     (CapsNetConfig(capsule_bias=True), 8_215_728),
-    (CapsNetConfig(image_size=36, capsule_bias=True), 11_361_968),
-    (BaselineCNNConfig(), 35_445_522),
-    (CIFAR, 22_476_448),
 ]
+OF_PRESETS = {
+    "mnist_official": 8_215_728,
+    "mnist_baseline": 35_445_522,
+    "multimnist_official": 11_361_968,
+    "multimnist_baseline": 24_563_978,
+    "cifar10_official": 22_476_448,
+}
 
 ODD = [
     CapsNetConfig(
@@ -35,6 +44,7 @@ ODD = [
         log_priors=True, num_classes=3, decoder=False,
     ),
     BaselineCNNConfig(in_channels=2, image_size=9, num_classes=7),
+    PoolingCNNConfig(in_channels=2, image_size=11, num_classes=3, conv_channels=(5, 7), dense_units=6),
 ]  # fmt: skip
 
 
@@ -63,6 +73,17 @@ def test_published_parameter_counts(model: NetworkConfig, expected: int) -> None
     assert num_parameters(Config(model=model)) == expected
 
 
+@pytest.mark.parametrize(("name", "expected"), OF_PRESETS.items())
+def test_presets_have_the_parameters_that_are_published(name: str, expected: int) -> None:
+    assert num_parameters(get_preset(name)) == expected
+
+
+def test_the_cnn_for_affnist_has_as_many_parameters_as_the_capsnet() -> None:
+    """The paper: "a similar number"."""
+    ours, other = (num_parameters(get_preset(f"affnist_{kind}")) for kind in ("baseline", "paper"))
+    assert ours == pytest.approx(other, rel=0.01)
+
+
 @pytest.mark.parametrize("model", [each for each in ODD if isinstance(each, CapsNetConfig)])
 def test_parameters_of_other_sizes(model: CapsNetConfig) -> None:
     assert num_parameters(Config(model=model)) == by_formula(model)
@@ -76,12 +97,17 @@ def test_parameters_of_a_preset_are_those_of_its_network(name: str) -> None:
     assert num_parameters(config) == sum(parameter.numel() for parameter in network.parameters())
 
 
-@pytest.mark.parametrize(
-    ("model", "expected"), [(CapsNetConfig(), 1_152), (CapsNetConfig(image_size=36), 3_200), (CIFAR, 9_216)]
-)
-def test_number_of_primary_capsules(model: CapsNetConfig, expected: int) -> None:
+CAPSULES = {
+    "mnist_paper": 1_152, "multimnist_paper": 3_200, "affnist_paper": 4_608, "cifar10_official": 9_216,
+    "smallnorb_paper": 2_048, "svhn_paper": 1_024,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "expected"), CAPSULES.items())
+def test_number_of_primary_capsules(name: str, expected: int) -> None:
+    config = get_preset(name)
     with torch.device("meta"):
-        network = build_model(model, Config(model=model).routing)
+        network = build_model(config.model, config.routing)
     assert isinstance(network, CapsNet)
     assert network.class_capsules.num_children == expected
 

@@ -77,6 +77,11 @@ def test_plain_output_has_no_control_codes_and_ends_with_the_error() -> None:
     assert lines[-1] == LAST
 
 
+def test_the_last_line_has_the_interval_of_the_error() -> None:
+    last = plain(START, END | {"error_interval_percent": [1.868, 3.917]})[-1]
+    assert last == LAST.replace("(test", "(95 % interval 1.87 to 3.92, test")
+
+
 def test_plain_progress_is_rare_but_validations_are_not() -> None:
     lines = plain(START, *[TRAIN] * 50, *[VALIDATION] * 3, interval_s=3600.0)
     assert sum(line.startswith("step") for line in lines) == 1

@@ -14,11 +14,11 @@ from javascript import run_javascript, script_of
 from made_runs import TINY, make_run
 from torch import Tensor
 
-from capsdist.analysis.overview import read_images
 from capsdist.analysis.report import interactive_page
 from capsdist.analysis.report.facts import read_facts
 from capsdist.analysis.report.interactive_page import write_interactive
 from capsdist.analysis.report.weights import packed, restored
+from capsdist.analysis.subject import read_images
 from capsdist.config import BaselineCNNConfig, CapsNetConfig, Config, Data, Routing
 from capsdist.data import Transform
 from capsdist.errors import CheckpointError, ConfigError
@@ -115,11 +115,11 @@ def test_javascript_computes_what_pytorch_does(name: str, tmp_path: Path) -> Non
 def test_a_page_reads_100_digits_as_pytorch_does(run: Path) -> None:
     page = Path(write_interactive(read_facts(run))).read_text()
     config, network = load_model(run / "step_00000025")
-    seen, shown, labels = read_images(config, run.parents[1] / "data/digits/test", 100)
-    expected = network(seen)
-    read = expected.scores.argmax(1)
-    assert (read == labels).float().mean() > 0.5  # it has learned, so that classes lie apart
-    found = read_by_page(page, shown, config.routing.iterations)
+    images = read_images(config, network, run.parents[1] / "data/digits/test", 100)
+    expected = network(images.seen)
+    read = images.predictions
+    assert images.right.float().mean() > 0.5  # it has learned, so that classes lie apart
+    found = read_by_page(page, images.shown, config.routing.iterations)
     assert [each["classes"][0] for each in found] == read.tolist()
     lengths = torch.tensor([each["lengths"][-1] for each in found])
     assert (lengths - expected.scores).abs().max() < 0.02

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from capsdist.analysis.drawing import Samples, draw_overview, headline
-from capsdist.analysis.overview import _predict
+from capsdist.analysis.subject import _predict
 from capsdist.config import Loss
 from capsdist.errors import ShapeError
 from capsdist.models import CapsNet, Output
@@ -39,9 +39,23 @@ def test_sums_count_wrong_images_and_missed_labels_and_no_padding() -> None:
     assert (sums["num_wrong"], sums["num_missed_labels"], sums["num_labels"]) == (1, 1, 4)
     assert sums["num_images"] == 3
     errors = error_percents(sums)
-    assert errors == pytest.approx({"error_percent": 100 / 3, "label_error_percent": 25.0})
+    assert errors == pytest.approx(
+        {"error_percent": 100 / 3, "label_error_percent": 25.0, "almost_correct_percent": 100.0}
+    )
     one = error_percents(sums_of(torch.tensor([0, 2, 1, 1]), 1, scores, weights))
     assert one == pytest.approx({"error_percent": 200 / 3})
+
+
+def test_almost_correct_is_an_image_of_which_a_label_is_found() -> None:
+    """As the authors' code counts: fewer labels missed than there are."""
+    scores = torch.tensor(
+        [[0.9, 0.8, 0.1, 0.1], [0.9, 0.1, 0.8, 0.1], [0.1, 0.1, 0.9, 0.8], [0.9, 0.1, 0.1, 0.8]]
+    )
+    labels = torch.tensor([[0, 1], [0, 1], [0, 1], [1, -1]])
+    sums = sums_of(labels, 2, scores, torch.ones(4))
+    assert error_percents(sums) == pytest.approx(
+        {"error_percent": 75.0, "label_error_percent": 100 * 4 / 7, "almost_correct_percent": 50.0}
+    )
 
 
 def test_a_mixed_image_is_read_rightly_where_its_larger_share_is() -> None:

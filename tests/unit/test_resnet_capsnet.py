@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.config import Config, Loss, ResNetCapsNetConfig, problems
+from capsdist.config.models import find_family
 from capsdist.errors import ConfigError, ShapeError
+from capsdist.launch.preflight import check_network
 from capsdist.models import ResNetCapsNet, ResNetStem, build_model
 from capsdist.models.capsnet import capsnet_losses
 from capsdist.models.counts import num_parameters, output_numbers
@@ -155,6 +157,11 @@ def test_a_stem_that_cannot_be_trained_on_is_refused(
 ) -> None:
     with pytest.raises(error, match=message):
         built(stem=f"{users}:{stem}")
+    config = config_of(stem=f"{users}:{stem}")
+    with pytest.raises(ConfigError, match=message):
+        check_network(config, 1)
+    with pytest.raises(error, match=message):
+        find_family("resnet_capsnet").cost(config.model, config.routing)
 
 
 RULES = [

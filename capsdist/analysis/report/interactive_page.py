@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.analysis.drawing import class_names
-from capsdist.analysis.overview import images_in_turn, read_images, shown_place
+from capsdist.analysis.overview import shown_place
 from capsdist.analysis.report.facts import RunFacts
 from capsdist.analysis.report.pages import base64_text, page
 from capsdist.analysis.report.weights import packed, restored
+from capsdist.analysis.subject import in_turn, read_images
 from capsdist.config import Config
 from capsdist.console import Log
 from capsdist.errors import CapsdistError, ConfigError, Problem, RunError
@@ -58,7 +59,8 @@ def write_interactive(
     images = None
     capsnet = _checked(config, network)
     try:
-        images = read_images(config, shown_place(config, facts.rows, data_root), _NUM_READ)
+        found = read_images(config, capsnet, shown_place(config, facts.rows, data_root), _NUM_READ)
+        images = found.seen, found.shown, found.labels
     except CapsdistError as error:
         log(f"note: the page offers no test images: {error}")
     facts.files.write(INTERACTIVE, interactive_page(facts, config, capsnet, images))
@@ -68,7 +70,7 @@ def write_interactive(
 def interactive_page(
     facts: RunFacts, config: Config, network: CapsNet, images: tuple[Tensor, Tensor, Tensor] | None
 ) -> bytes:
-    """Return the page; images: what `read_images` has returned, None without any."""
+    """Return the page; images: seen, shown, labels of `ReadImages`; None without any."""
     tensors = network.state_dict()
     entries, content = packed(tensors)
     rounded = copy.deepcopy(network)
@@ -151,7 +153,7 @@ def _of_images(
     members = class_mask(labels, network.num_classes).float()
     typical = torch.einsum("nj,nje->je", members, poses) / members.sum(0).clamp_min(1)[:, None]
     pixels = (255 * shown.clamp(0, 1)).round().to(torch.uint8)
-    chosen = images_in_turn(labels, torch.ones(len(labels), dtype=torch.bool), _NUM_SAMPLES).tolist()
+    chosen = in_turn(labels, torch.ones(len(labels), dtype=torch.bool), _NUM_SAMPLES).tolist()
     return {
         "samples": [
             {

@@ -4,11 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from capsdist.config.presets import cifar10, fashion_mnist, imagenet, mnist, own_images, resnet
+from capsdist.config.presets import (
+    affnist,
+    cifar10,
+    emnist,
+    fashion_mnist,
+    imagenet,
+    mnist,
+    mnist_ablation,
+    multimnist,
+    own_images,
+    resnet,
+    smallnorb,
+    svhn,
+)
 from capsdist.config.schema import Config
 from capsdist.errors import ConfigError, Problem
 
-_MODULES = (mnist, fashion_mnist, cifar10, resnet, imagenet, own_images)
+_MODULES = (
+    mnist, mnist_ablation, multimnist, affnist, fashion_mnist, emnist, cifar10, resnet, svhn, smallnorb,
+    imagenet, own_images,
+)  # fmt: skip
 PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__: function for module in _MODULES for function in module.PRESETS
 }

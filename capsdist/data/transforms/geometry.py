@@ -15,7 +15,7 @@ from torch import Tensor
 
 from capsdist.data.transforms.random_numbers import Draw, Draws
 
-__all__ = ["Part", "affine", "central", "largest_part", "random_part", "resized", "window"]
+__all__ = ["Part", "affine", "central", "largest_part", "moved", "random_part", "resized", "window"]
 
 Sides = tuple[int, int]
 """Height and width in pixels."""
@@ -59,6 +59,11 @@ def window(images: Tensor, draws: Draws, *, shift: int, size: Sides, flip: bool)
     channels = images.shape[1]
     taken = padded.flatten(2).gather(2, places[:, None].expand(-1, channels, -1))
     return taken.view(len(images), channels, height, width)
+
+
+def moved(images: Tensor, down: int, right: int) -> Tensor:
+    """Return images [b, C, H, W] moved by whole pixels, negative ones up and left; zeros come in."""
+    return F.pad(images, [right, -right, down, -down])
 
 
 def largest_part(sides: Sides, size: Sides) -> Part:
@@ -146,6 +151,6 @@ def _places(
 
 def _sampled(images: Tensor, rows: Tensor, columns: Tensor, size: Sides, *, outside: str) -> Tensor:
     """Interpolate at `rows` and `columns`, which broadcast to [b, *size]: -1 and 1 are the image's edges."""
-    shape = (len(images), *size)
+    shape = (images.shape[0], *size)  # not len(): torch.export would take it for a constant
     grid = torch.stack([columns.expand(shape), rows.expand(shape)], -1).to(images.dtype)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode=outside, align_corners=False)

@@ -27,8 +27,8 @@ class Transform:
     """Turn stored images into what the network sees; by default, pixels in [0, 1].
 
     Options mean what the fields of `capsdist.config.Data` of the same name mean. crop and resize are a side,
-    or height and width, in pixels. With `train=False` nothing is random: the central crop, or the largest
-    central part resized, then standardised or normalised.
+    or height and width, in pixels; with both, images are resized first. With `train=False` nothing is random:
+    the largest central part resized, the central crop, then standardised or normalised.
 
     Example:
         >>> ids = torch.arange(4)
@@ -64,7 +64,7 @@ class Transform:
         """Return float32 [b,C,H',W'] of images uint8 [b,C,H,W], on their device.
 
         sample_ids: int64 [b]; epoch: of all images, or int64 [b]. An image's result depends on (seed, epoch,
-        sample id) only. H', W' are those of the crop or of `resize`, or H, W without either.
+        sample id) only. H', W' are those of the crop, else of `resize`, or H, W without either.
         Values are in [0, 1], or standardised, or normalised.
 
         Raises:
@@ -76,15 +76,12 @@ class Transform:
             return self.evaluated(images)
         images = images.contiguous()  # decoded images have the channels of a pixel side by side
         draws = Draws(sample_ids, seed, epoch)
+        if self.crop:
+            images = self._resized(images, draws)
         size = sides(self.crop) if self.crop else (images.shape[2], images.shape[3])
         grey = window(images, draws, shift=self.shift, size=size, flip=self.flip).float()
-        if self.resize:
-            wanted, own = sides(self.resize), (grey.shape[2], grey.shape[3])
-            if self.resize_area == self.resize_ratio == _SAME:
-                part = largest_part(own, wanted)
-            else:
-                part = random_part(draws, own, wanted, self.resize_area, self.resize_ratio)
-            grey = resized(grey, part, wanted)
+        if not self.crop:
+            grey = self._resized(grey, draws)
         if self.rotation or self.translation or self.shear or self.scale != _SAME:
             grey = affine(
                 grey,
@@ -100,12 +97,19 @@ class Transform:
 
     def evaluated(self, images: Tensor) -> Tensor:
         """Return what the network sees of `images` in evaluation: grey levels 0 to 255, any dtype."""
-        images = images.contiguous()
-        grey = (central(images, sides(self.crop)) if self.crop else images).float()
-        if self.resize:
-            size = sides(self.resize)
-            grey = resized(grey, largest_part((grey.shape[2], grey.shape[3]), size), size)
-        return self._scaled(grey)
+        images = self._resized(images.contiguous())
+        return self._scaled((central(images, sides(self.crop)) if self.crop else images).float())
+
+    def _resized(self, images: Tensor, draws: Draws | None = None) -> Tensor:
+        """Return the largest central part of `images` resized, with `draws` a random one if asked for."""
+        if not self.resize:
+            return images
+        size, own = sides(self.resize), (images.shape[2], images.shape[3])
+        if draws is None or self.resize_area == self.resize_ratio == _SAME:
+            part = largest_part(own, size)
+        else:
+            part = random_part(draws, own, size, self.resize_area, self.resize_ratio)
+        return resized(images.float(), part, size)
 
     def _scaled(self, grey: Tensor) -> Tensor:
         if self.standardise:
@@ -119,7 +123,7 @@ class Transform:
         if images.dtype != torch.uint8 or images.ndim != 4:
             raise ShapeError(f"images are {images.dtype} {list(images.shape)}; give uint8 [b,C,H,W]")
         shape, (height, width) = list(images.shape), sides(self.crop)
-        if height > shape[2] or width > shape[3]:
+        if not self.resize and (height > shape[2] or width > shape[3]):
             crop = size_text(self.crop)
             raise ShapeError(f"images are {shape}, smaller than the crop {crop}; lower data.crop")
         if self.normalise_mean and len(self.normalise_mean) != shape[1]:

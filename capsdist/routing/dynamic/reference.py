@@ -15,7 +15,7 @@ from capsdist.ops import squash
 from capsdist.routing.common.checks import check_name
 from capsdist.routing.dynamic.options import Gradient, ReferenceRecompute, check_iterations
 
-__all__ = ["route_reference"]
+__all__ = ["couple", "logits_reference", "route_reference"]
 
 
 def route_reference(
@@ -65,6 +65,39 @@ def route_reference(
             parent_poses, logits = _iterate(*arguments)
     assert parent_poses is not None
     return parent_poses
+
+
+@torch.no_grad()
+def logits_reference(
+    child_poses: Tensor,
+    weights: Tensor,
+    iterations: int = 3,
+    *,
+    bias: Tensor | None = None,
+    log_priors: Tensor | None = None,
+    none_of_the_above: bool = False,
+) -> Tensor:
+    """Return the logits b_ij that every iteration of `route_reference` couples by, without gradients.
+
+    Logits r + 1 less logits r are what iteration r added (figure A.1); `couple` makes coupling of them.
+    Arguments and errors: as `route_reference`.
+
+    Returns:
+        [R, B, I, J] of R iterations, in the dtype of the arguments; the first are those that routing starts
+        from. Cost: the votes, B I J E numbers, and the result are in memory.
+
+    Example:
+        >>> logits_reference(torch.ones(2, 6, 8), torch.ones(6, 10, 8, 16), iterations=4).shape
+        torch.Size([4, 2, 6, 10])
+    """
+    check_iterations(iterations)
+    votes = torch.einsum("bid,ijde->bije", child_poses, weights)
+    logits = votes.new_zeros(votes.shape[:3]) + (0 if log_priors is None else log_priors)
+    parent_poses, found = None, []
+    for _ in range(iterations):
+        parent_poses, logits = _iterate(votes, logits, parent_poses, bias, none_of_the_above, "full")
+        found.append(logits)
+    return torch.stack(found)
 
 
 def _iterate(

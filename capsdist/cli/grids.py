@@ -1,0 +1,147 @@
+"""What jobs that train a grid of runs share: sizes, smoke runs, checks, outcome, record."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+from capsdist.config import Config, Section, with_values
+from capsdist.config.rules import section_problems
+from capsdist.console import DONE, INVALID
+from capsdist.errors import ConfigError
+from capsdist.launch import preflight
+from capsdist.storage.documents import dump_json, seal
+from capsdist.tune.cells import Cell, grid_problems
+
+__all__ = [
+    "GridOptions", "as_json", "check_cells", "check_options", "of_size", "prepared_for", "record_grid",
+    "train_cells", "write_result",
+]  # fmt: skip
+
+Size = Literal["full", "quarter", "mini"]
+_CHANNELS: dict[str, dict[Size, dict[str, object]]] = {
+    "capsnet": {
+        "quarter": {"model.conv_channels": 128, "model.primary_types": 16},
+        "mini": {"model.conv_channels": 64, "model.primary_types": 8},
+    },
+    "baseline_cnn": {  # half and a quarter of the widths, our choice
+        "quarter": {"model.conv_channels": (128, 128, 64), "model.dense_units": (164, 96)},
+        "mini": {"model.conv_channels": (64, 64, 32), "model.dense_units": (82, 48)},
+    },
+    "pooling_cnn": {
+        "quarter": {"model.conv_channels": (256, 128), "model.dense_units": 512},
+        "mini": {"model.conv_channels": (128, 64), "model.dense_units": 256},
+    },
+}
+_SMOKE: dict[str, object] = {
+    "train.max_steps": 2, "train.epochs": 1, "train.global_batch_size": 16, "train.num_workers": 1,
+    "train.loggers": ("jsonl",),
+}  # fmt: skip
+
+
+class GridOptions(Section):
+    """Options of every such job."""
+
+    size: Size = "full"
+    """Networks: full; quarter: 128 stem channels and 16 primary types; mini: 64 and 8. Baselines: half and a
+    quarter of their widths."""
+    smoke: bool = False
+    """Show in a minute that everything works: few steps of mini networks on few images, nothing is kept."""
+    record: bool = False
+    """Write a record below jobs/records when all is done."""
+
+
+def check_options(options: Section) -> None:
+    """Check a job's own options, which have no prefix on the command line.
+
+    Raises:
+        ConfigError: naming those out of range.
+    """
+    if found := list(section_problems("", options)):
+        raise ConfigError([replace(p, field=p.field[1:], fix=p.fix.replace("--.", "--")) for p in found])
+
+
+def of_size(config: Config, size: Size) -> Config:
+    """Return `config` with a network of `size`, without the options of `size` where its family has none."""
+    return with_values(config, _CHANNELS.get(config.model.kind, {}).get(size, {}))
+
+
+@contextlib.contextmanager
+def prepared_for(options: GridOptions, config: Config, sets: Sequence[str]) -> Iterator[dict[str, object]]:
+    """Yield what all cells and the grid's own configuration `config` get of `--smoke`, nothing without it.
+
+    sets: data sets, of which a smoke run packs a few images in a folder of its own.
+    """
+    if not options.smoke:
+        yield {}
+        return
+    from capsdist.data.sets.few import pack_few
+
+    with tempfile.TemporaryDirectory(prefix="smoke-", ignore_cleanup_errors=True) as folder:
+        root = str(Path(folder, "data"))
+        for name in sets:
+            print(f"smoke: {pack_few(name, config.data.root, root)}", flush=True)
+        yield {**_SMOKE, "data.root": root, "train.storage": str(Path(folder, "runs"))}
+
+
+def check_cells(cells: Mapping[str, Config]) -> int:
+    """Print every problem of the cells, what data is missing, and their names; return the exit status."""
+    found = grid_problems(cells)
+    for problem in found:
+        print(f"error: {problem}", file=sys.stderr)
+    if found:
+        return INVALID
+    missing = (preflight.missing_data(preflight.absolute(cell)) for cell in cells.values())
+    for warning in dict.fromkeys(text for text in missing if text):
+        print(f"warning: {warning}", file=sys.stderr)
+    print(f"configuration is valid: {len(cells)} cells: {' '.join(cells)}")
+    return DONE
+
+
+def train_cells(config: Config, cells: Mapping[str, Config]) -> dict[str, Cell] | None:
+    """Train the cells as `run_grid` and show it; None, and a line, if a signal ended it."""
+    from capsdist.tune.grid import run_grid
+    from capsdist.tune.progress import SearchDisplay
+
+    with SearchDisplay() as display:
+        try:
+            outcomes = run_grid(config, cells, display)
+        except KeyboardInterrupt:  # while Ray starts
+            outcomes = None
+    if outcomes is None:
+        print("stopped: the same command goes on", file=sys.stderr)
+    return outcomes
+
+
+def write_result(config: Config, files: Mapping[str, bytes]) -> list[str]:
+    """Write `files`, content by name, into the folder of the grid; return their paths."""
+    from capsdist.tune.folder import SearchFolder
+
+    folder = SearchFolder(preflight.absolute(config))
+    folder.create()  # where checkpoints are taken there is none yet
+    for name, content in files.items():
+        folder.files.write(name, content)
+    return [folder.files.path(name) for name in files]
+
+
+def record_grid(
+    records: Path, what: str, options: Section, cells: Mapping[str, Config], figures: dict[str, Any], log: str
+) -> None:
+    """Write a record of a grid, without the places where it lay."""
+    from capsdist.bench.record import write_record
+
+    config = {"options": options.model_dump(mode="json"), "cells": {}}
+    for name, cell in cells.items():
+        places = {"data.root": Path(cell.data.root).name, "train.storage": Path(cell.train.storage).name}
+        config["cells"][name] = with_values(cell, places).model_dump(mode="json")
+    print("recorded in", write_record(records, what, config=config, figures=figures, log=log))
+
+
+def as_json(values: Mapping[str, Any]) -> bytes:
+    """Return a sealed document."""
+    return dump_json(seal(values))

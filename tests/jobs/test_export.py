@@ -1,0 +1,295 @@
+"""`capsdist export`: files that compute what capsdist predicts, read here as other programs read them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from job_helpers import tiny_config, write_tiny
+from torch import Tensor, nn
+
+import capsdist
+from capsdist.cli.main import main
+from capsdist.config import (
+    BaselineCNNConfig,
+    CapsNetConfig,
+    Config,
+    Data,
+    Family,
+    NetworkConfig,
+    Optim,
+    ResNetCapsNetConfig,
+    Routing,
+    Train,
+)
+from capsdist.console import DONE, FAILED, INVALID
+from capsdist.errors import CheckpointError
+from capsdist.export import FORMATS, format
+from capsdist.export.weights import Weights
+from capsdist.models import Output, build_model
+from capsdist.runs.retention import checkpoint_name
+from capsdist.runs.rundir import RunFolder, RunSummary
+from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
+from faults.strikes import flip_bit
+
+CLASSES = ("bar", "dot", "two rings")
+PRIVATE = Train(storage="s3://private/runs", name="shown", precision="fp32")
+CONFIGS = {
+    "capsnet of two labels, averaged, resized": Config(
+        model=CapsNetConfig(
+            image_size=(9, 11), num_classes=3, num_labels=2, conv_channels=4, conv_kernel=3, primary_types=3,
+            primary_dim=2, primary_kernel=3, class_dim=5, capsule_bias=True, log_priors=True,
+            decoder_hidden=(7, 9),
+        ),
+        routing=Routing(none_of_the_above=True, recompute="iterations"),
+        data=Data(resize=(9, 11), standardise=True, root="/private/data"),
+        optim=Optim(average_decay=0.9),
+        train=PRIVATE,
+    ),
+    "resnet_capsnet, cropped": Config(
+        model=ResNetCapsNetConfig(
+            in_channels=3, image_size=7, num_classes=3, stem_channels=(4, 6), stem_blocks=(1, 0),
+            norm_groups=2, primary_types=3, primary_dim=2, class_dim=5, decoder=True, decoder_hidden=(7, 9),
+        ),
+        data=Data(
+            crop=7, normalise_mean=(0.1, 0.3, 0.5), normalise_std=(0.2, 0.3, 0.5), name="cifar10",
+            validation_split="validation",
+        ),
+        train=PRIVATE,
+    ),
+    "baseline_cnn": Config(
+        model=BaselineCNNConfig(image_size=3, num_classes=3), data=Data(name="mine"), train=PRIVATE
+    ),
+}  # fmt: skip
+TWO, CROPPED, BASELINE = CONFIGS
+SIZES = {TWO: (14, 13), CROPPED: (10, 9), BASELINE: (3, 3)}
+
+
+def save(run: Path, config: Config, step: int = 7) -> Path:
+    """Write a checkpoint of random weights, such that capsules have lengths far from 0."""
+    torch.manual_seed(step)
+    weights = build_model(config.model, config.routing).state_dict()
+    weights = {
+        name: tensor * (9 if name.endswith("packed_weights") else 1) + 0.1 * torch.randn_like(tensor)
+        for name, tensor in weights.items()
+    }
+    averages = bool(config.optim.average_decay)
+    trained = {f"{name}/trained": torch.randn_like(tensor) for name, tensor in weights.items() if averages}
+    metrics = {"error_percent": 12.5, "validated_step": float(step)}
+    checkpoint = Checkpoint(EngineState(weights, trained), step, 0, {}, config, metrics, classes=CLASSES)
+    write_checkpoint(run / checkpoint_name(step), checkpoint)
+    return run
+
+
+def images_of(name: str, number: int) -> Tensor:
+    """Noise for a network, other than what the exporter compares."""
+    channels = CONFIGS[name].model.in_channels
+    return torch.randint(0, 256, (number, channels, *SIZES[name]), dtype=torch.uint8)
+
+
+def check_programs(name: str, run: Path, programs: dict[str, Callable[..., Any]]) -> None:
+    """Compare programs with the prediction of the run, for batches that the exporter does not try."""
+    network, count = capsdist.load(run), CONFIGS[name].model.num_labels
+    for number in (1, 4, 7):
+        images = images_of(name, number)
+        expected = network.predict(images)
+        found = programs["classifier"](images)
+        torch.testing.assert_close(found[0], expected.scores, atol=1e-5, rtol=1e-4)
+        if expected.poses is None:
+            assert len(found) == 1
+            assert programs.keys() == {"classifier"}
+            continue
+        assert float(expected.scores.mean()) > 0.1, "lengths that say nothing"
+        torch.testing.assert_close(found[1], expected.poses, atol=1e-5, rtol=1e-4)
+        labels = torch.randint(0, 3, (number,)) if count == 1 else torch.randint(-1, 3, (number, count))
+        drawn = programs["decoder"](found[1], labels)
+        drawn = drawn if isinstance(drawn, Tensor) else drawn[0]
+        torch.testing.assert_close(drawn, network.reconstruct(images, labels), atol=1e-5, rtol=1e-4)
+
+
+def exported(run: Path, to: str, output: Path, *options: str) -> int:
+    return main(["export", str(run), "--to", to, "--output", str(output), *options])
+
+
+def with_slow(quick: str) -> list[Any]:
+    """All configurations for a test that takes seconds; only `quick` in the default suite."""
+    return [quick, *(pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS if name != quick)]
+
+
+@pytest.mark.parametrize("name", with_slow(BASELINE))
+def test_programs_of_torch_need_no_capsdist(name: str, tmp_path: Path) -> None:
+    folder = save(tmp_path / "run", CONFIGS[name])
+    height, width = map(str, SIZES[name])
+    assert exported(folder, "torch-export", tmp_path / "out", "--image-size", height, width) == DONE
+    programs = {}
+    for path in (tmp_path / "out").glob("*.pt2"):
+        program = torch.export.load(path)
+        assert "capsdist" not in program.graph_module.code
+        programs[path.stem] = program.module()
+    check_programs(name, folder, programs)
+
+
+@pytest.mark.parametrize("name", with_slow(TWO))
+def test_onnx_in_onnx_runtime(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runtime = pytest.importorskip("onnxruntime", reason="pip install 'capsdist[export]'")
+    folder = save(tmp_path / "run", CONFIGS[name])
+    height, width = map(str, SIZES[name])
+    assert exported(folder, "onnx", tmp_path / "out", "--image-size", height, width) == DONE
+    assert re.search(r"classifier\.onnx  [\d,]+ bytes\n", capsys.readouterr().out)
+    shape = [CONFIGS[name].model.in_channels, *SIZES[name]]
+    assert json.loads((tmp_path / "out/config.json").read_text())["image_shape"] == shape
+    programs, signatures = {}, {}
+    for path in (tmp_path / "out").glob("*.onnx"):
+        session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        inputs, outputs = [each.name for each in session.get_inputs()], session.get_outputs()
+        signatures[path.stem] = (inputs, [each.name for each in outputs])
+        assert {each.shape[0] for each in (*session.get_inputs(), *outputs)} == {"batch"}
+
+        def run_session(*given: Tensor, session=session, inputs=inputs) -> list[Tensor]:
+            values = {name: each.numpy() for name, each in zip(inputs, given, strict=True)}
+            return [torch.from_numpy(each) for each in session.run(None, values)]
+
+        programs[path.stem] = run_session
+    names = ["scores", "parent_poses"][: 1 if name == BASELINE else 2]
+    assert signatures.pop("classifier") == (["images"], names)
+    assert signatures in ({"decoder": (["parent_poses", "labels"], ["reconstructions"])}, {})
+    check_programs(name, folder, programs)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_weights_are_loaded_back_with_the_same_predictions(name: str, tmp_path: Path) -> None:
+    folder = save(tmp_path / "run", CONFIGS[name])
+    hub, again = tmp_path / "hub", tmp_path / "again"
+    assert exported(folder, "hub", hub) == DONE
+    assert exported(hub, "safetensors", again) == DONE
+    assert {path.name for path in hub.iterdir()} - {path.name for path in again.iterdir()} == {"README.md"}
+    images = images_of(name, 3)
+    expected = capsdist.load(folder).predict(images)
+    for each in (hub, again):
+        found = capsdist.load(each).predict(images)
+        assert (found.names, torch.equal(found.scores, expected.scores)) == (expected.names, True)
+    assert "private" not in (hub / "config.json").read_text()
+    flip_bit(hub / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"hub is damaged: model\.safetensors has "):
+        capsdist.load(hub)
+    (again / "config.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"again is damaged: config\.json "):
+        capsdist.load(again)
+
+
+def test_the_card_says_what_the_network_is(tmp_path: Path) -> None:
+    folder = save(tmp_path / "run", CONFIGS[CROPPED])
+    assert exported(folder, "hub", tmp_path / "hub") == DONE
+    card = (tmp_path / "hub/README.md").read_text()
+    _, header, text = card.split("---\n", 2)
+    assert yaml.safe_load(header)["pipeline_tag"] == "image-classification"
+    for part in (
+        "# shown: capsule network over a residual network\n", "CIFAR-10",
+        "3 classes: `bar`, `dot`, `two rings`.",
+        "error_percent 12.50 on data/cifar10/validation, when the run validated",
+        "capsdist evaluate FOLDER --split data/cifar10/validation\n", "the central 7 x 7 is cut out",
+        "less the means 0.1, 0.3, 0.5", "https://arxiv.org/abs/1710.09829", "## Intended use",
+    ):  # fmt: skip
+        assert part in text
+    RunFolder(folder).write_result(RunSummary("shown", str(folder), "done", 7, 2.25, None, 60.0))
+    assert exported(folder, "hub", tmp_path / "tested") == DONE
+    assert (
+        "error_percent 2.25 on data/cifar10/test, at the end" in (tmp_path / "tested/README.md").read_text()
+    )
+
+
+def test_the_error_of_the_card_is_measured_where_a_split_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tiny(tmp_path / "data")
+    split = str(tmp_path / "data/tiny/test")
+    config = tiny_config(tmp_path / "data", tmp_path, "run")
+    weights = build_model(config.model, config.routing).state_dict()
+    write_checkpoint(tmp_path / "run/step_00000003", Checkpoint(EngineState(weights, {}), 3, 0, {}, config))
+    assert exported(tmp_path / "run", "hub", tmp_path / "unknown") == DONE
+    assert "Not measured." in (tmp_path / "unknown/README.md").read_text()
+    assert exported(tmp_path / "run", "hub", tmp_path / "hub", "--split", split) == DONE
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "hub"), "--split", split]) == DONE
+    last = capsys.readouterr().out.splitlines()[-1]
+    [error] = re.findall(r"error_percent (\S+)", last)
+    assert f"error_percent {error} on {split}, 23 images" in (tmp_path / "hub/README.md").read_text()
+
+
+class WrongFormat(Weights):
+    """Reads other numbers than it writes."""
+
+    def read(self, folder: Path) -> format.Read:
+        read = super().read(folder)
+
+        def run(images: Tensor, labels: Tensor):
+            found = read(images, labels)
+            return found._replace(reconstructions=found.reconstructions + 0.01)
+
+        return run
+
+
+WRONG = WrongFormat(has_card=False)
+
+
+class BranchingConfig(NetworkConfig):
+    kind: str = "test_export:BRANCHING"
+
+
+class Branching(nn.Module):
+    """A network that torch.export cannot follow: what it computes depends on the pixels."""
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(pixels, 3)
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
+        return Output(self.layer(images.flatten(1)) if images.sum() > 1 else images.new_zeros(len(images), 3))
+
+
+BRANCHING = Family(
+    title="branching", model=BranchingConfig, build=lambda model, routing: Branching(25), losses=dict
+)
+
+
+def test_what_cannot_be_exported_is_refused_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two, cropped = (save(tmp_path / name, CONFIGS[name]) for name in (TWO, CROPPED))
+    own = Config(model=BranchingConfig(image_size=5, num_classes=3))
+    branching = save(tmp_path / "branching", own)
+    before = sorted(tmp_path.rglob("*"))
+
+    def refusal(run: Path, to: str, *options: str, status: int, output: Path = tmp_path / "out") -> str:
+        assert exported(run, to, output, *options) == status
+        assert sorted(tmp_path.rglob("*")) == before
+        [line] = capsys.readouterr().err.splitlines()[-1:]
+        return line
+
+    line = refusal(two, "test_export:WRONG", status=FAILED)
+    assert "something else: reconstructions of 1 images differ by up to 0.01 from capsdist's own" in line
+    assert "exists already; remove it" in refusal(two, "hub", status=FAILED, output=cropped)
+    assert "to='tflite': is not a format; choose one of safet" in refusal(two, "tflite", status=INVALID)
+    assert "image_size=0: is not known" in refusal(cropped, "torch-export", status=INVALID)
+    small = refusal(cropped, "torch-export", "--image-size", "6", "9", status=INVALID)
+    assert "image_size=(6, 9): does not fit; set at least 7 x 7" in small
+    assert "image_size=0: is not known" in refusal(two, "onnx", status=INVALID)
+    assert "is not for hub" in refusal(two, "hub", "--image-size", "9", "9", status=INVALID)
+    assert "use --to hub" in refusal(two, "safetensors", "--split", "data/x", status=INVALID)
+    assert "torch.export cannot export this network (" in refusal(branching, "torch-export", status=FAILED)
+    monkeypatch.setattr(format, "find_spec", lambda name: None)
+    line = refusal(two, "onnx", status=INVALID)
+    assert "needs the packages onnxscript and onnxruntime; pip install 'capsdist[export]'" in line
+
+
+def test_every_format_that_has_a_name_is_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["export", "--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in FORMATS)
