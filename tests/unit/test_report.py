@@ -231,6 +231,16 @@ def test_fields_that_the_preset_has_otherwise_are_marked(tmp_path: Path) -> None
     assert "There are none in this page." in page
 
 
+def test_the_error_stands_with_its_interval_and_that_of_labels(tmp_path: Path) -> None:
+    run = finished(tmp_path, "a", 2.0)
+    with (run / "metrics.jsonl").open("a") as file:
+        more = {"error_interval_percent": [0.551, 7.0], "label_error_percent": 1.25}
+        row = {"kind": "test", "step": 41, "error_percent": 2.0, "loss": 0.1, "num_images": 1100, **more}
+        file.write(json.dumps(row) + "\n")
+    page = Path(write_report(read_facts(run), images=False)).read_text()
+    assert "1,100 test images; 95 %: 0.55 to 7.00 %; 1.25 % of their labels" in page
+
+
 def test_names_cannot_become_elements(tmp_path: Path) -> None:
     run = made(tmp_path)
     hostile = run.with_name(HOSTILE.replace("/", "|"))

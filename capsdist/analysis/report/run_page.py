@@ -94,10 +94,14 @@ class _Tile:
 def _tiles(facts: RunFacts, spent: Spent) -> Iterator[_Tile]:
     measured, start = facts.measured, facts.start
     if measured:
-        several = measured.get("label_error_percent")
-        also = "" if several is None else f"; {percent(several)} of their labels"
-        images = f"{measured['num_images']:,} {facts.measured_on} images{also}"
-        yield _Tile("Error", percent(measured["error_percent"]), images)
+        interval = measured.get("error_interval_percent")  # rows of earlier versions have none
+        of_labels = measured.get("label_error_percent")
+        parts = [
+            f"{measured['num_images']:,} {facts.measured_on} images",
+            *([f"95 %: {interval[0]:.2f} to {interval[1]:.2f} %"] if interval else []),
+            *([f"{percent(of_labels)} of their labels"] if of_labels is not None else []),
+        ]
+        yield _Tile("Error", percent(measured["error_percent"]), "; ".join(parts))
     else:
         yield _Tile("Error", "–", "not tested yet")
     total = start.get("total_steps", 0)
