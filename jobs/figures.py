@@ -39,7 +39,7 @@ def main(
         split: Path or s3:// URL of the split to take images from; default: the test split of each run.
         best: Of a run, the checkpoint with the lowest validated error_percent.
         num_images: Images of a figure, where it is not the paper that decides.
-        smoke: Draw them of tiny networks, trained for a few steps on made-up digits, in place of runs.
+        smoke: Draw them of tiny networks, trained for a few steps on printed digits, in place of runs.
     """
     if smoke and runs:
         raise ConfigError(

@@ -65,12 +65,12 @@ def draw_figures(
         CheckpointError, DataError, RunError: a place, a split or `to` cannot be used.
     """
     names = _checked(places, only, num_images)
-    for folder in (to, *(join(to, name) for name in names)):
-        open_files(folder).check_writable()
+    open_files(to).check_writable()
     written, subjects = [], []
     for place, name in zip(places, names, strict=True):
         subject = open_subject(place, split, best=best, note=note, log=log)
         subjects.append(subject)
+        open_files(join(to, name)).check_writable()  # which creates it
         for figure, draw in _OF_A_NETWORK.items():
             if not only or figure in only:
                 drawn = _drawn(f"{figure} of {name}", partial(draw, subject, num_images), bool(only), log)

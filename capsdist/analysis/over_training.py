@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from capsdist.analysis.drawing import BLUE, ORANGE, STYLE, curve, smoothed
+from capsdist.analysis.drawing import BLUE, ORANGE, STYLE, curve, label_percents, smoothed
 from capsdist.analysis.routed import LogitChange, logit_changes
 from capsdist.analysis.subject import Drawn, NotDrawn, Subject
 from capsdist.errors import CheckpointError, DocumentError, RunError
@@ -73,7 +73,8 @@ def _draw_changes(steps: Sequence[int], change: np.ndarray, difference: np.ndarr
 
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.92, change.shape[1]))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(13, 4.6), dpi=110, layout="constrained", facecolor="white")
+        figure = Figure(figsize=(13, 4.6), dpi=110, facecolor="white")
+        figure.subplots_adjust(left=0.05, right=0.99, bottom=0.11, top=0.8, wspace=0.2)
         figure.suptitle(heading, x=0.012, ha="left", size=9, weight="bold", parse_math=False)
         left, middle, right = figure.subplots(1, 3)
         for axes, values, first, title in (
@@ -84,13 +85,15 @@ def _draw_changes(steps: Sequence[int], change: np.ndarray, difference: np.ndarr
                 label = f"iteration {first + number}"
                 axes.plot(steps, line, "o-", color=shades[first - 1 + number], markersize=3, label=label)
             axes.set(title=title, xlabel="step", yscale="log")
-        middle.legend(fontsize=7, ncols=2)
+        figure.legend(handles=left.lines, loc="upper right", fontsize=8, ncols=5)
         iterations = np.arange(1, change.shape[1] + 1)
         right.plot(iterations, change[-1], "o-", color=BLUE, label="change")
         right.plot(iterations[1:], difference[-1], "s-", color=ORANGE, label="change less the one before")
         right.set(title=f"After {steps[-1]:,} steps", xlabel="routing iteration", yscale="log")
         right.set_xticks(iterations)
         right.legend()
+        for axes in (left, middle, right):
+            label_percents(axes, zero=None)
     return figure
 
 
@@ -158,4 +161,5 @@ def _draw_losses(runs: Sequence[_Run], heading: str) -> Figure:
             axes.plot(run.steps, smoothed(run.losses), color=f"C{number}", label=f"{of}{run.name}")
         axes.set(xlabel="step", ylabel="loss", yscale="log")
         axes.legend()
+        label_percents(axes, zero=None)
     return figure

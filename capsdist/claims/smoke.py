@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import hashlib
-import struct
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +9,7 @@ import numpy as np
 
 from capsdist.claims.settings import Settings
 from capsdist.data import Split, write_split
-from capsdist.data.sets.idx import FILES, load_idx_set
+from capsdist.data.sets.printed import printed_digits
 from capsdist.errors import DataError
 from capsdist.storage import join
 
@@ -27,13 +24,13 @@ def smoke_settings(settings: Settings, scratch: Path) -> tuple[Settings, str]:
     """Return settings for networks of about 130,000 parameters and a few steps, and what a reader must know.
 
     Digits and runs lie below `scratch`: the first 400 and 200 images of the packed set, or where it is not
-    packed, printed digits, written as idx files, the format of MNIST's originals, and read back as those are.
+    packed, printed digits.
     """
     digits = _packed_digits(join(settings.root, settings.data))
     kind = f"the first digits of the packed set {settings.data}"
     if digits is None:
         kind = "printed digits, because no packed set is there"
-        digits = load_idx_set(scratch / "originals", _write_originals(scratch / "originals"))
+        digits = {split: printed_digits(num) for split, num in _COUNTS.items()}
     for split, (images, labels) in digits.items():
         place = join(str(scratch / "data"), settings.data, split)
         write_split(place, images, labels, classes=_CLASSES, licence="for a smoke test")
@@ -54,32 +51,3 @@ def _packed_digits(place: str) -> dict[str, tuple[np.ndarray, np.ndarray]] | Non
         split: found.gather(np.arange(min(_COUNTS[split], found.index.num_samples)))
         for split, found in splits.items()
     }
-
-
-def _write_originals(folder: Path) -> dict[str, str]:
-    """Write the four files of a set like MNIST; return their checksums by name."""
-    folder.mkdir(parents=True)
-    checksums = {}
-    for split, names in FILES.items():
-        labels = np.arange(_COUNTS[split], dtype=np.uint8) % 10
-        for name, array in zip(names, (_printed(labels), labels), strict=True):
-            header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
-            content = header + array.tobytes()
-            (folder / f"{name}.gz").write_bytes(gzip.compress(content, mtime=0))
-            checksums[name] = hashlib.sha256(content).hexdigest()
-    return checksums
-
-
-def _printed(labels: np.ndarray) -> np.ndarray:
-    """Return printed digits, uint8 [N, 28, 28], in different sizes and places."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    rng = np.random.default_rng(len(labels))
-    images = np.empty((len(labels), 28, 28), np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        drawn = Image.new("L", (28, 28))
-        font = ImageFont.load_default(size=rng.uniform(16, 24))
-        across, down = rng.uniform(11, 17, 2)
-        ImageDraw.Draw(drawn).text((across, down), str(label), fill=255, font=font, anchor="mm")
-        image[:] = np.asarray(drawn)
-    return images

@@ -19,7 +19,7 @@ SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32), "multimnist": (1, 36, 36
 def test_without_a_packed_set_they_are_made_up_and_it_is_said(tmp_path: Path, name: str) -> None:
     words = pack_few(name, str(tmp_path / "data"), str(tmp_path / "few"))
     assert words.startswith(f"{name}: ")
-    assert "random images in the original format" in words
+    assert "made-up images in the original format" in words
     train, test = (open_split(tmp_path / "few" / name / split).index for split in ("train", "test"))
     assert (train.image_shape, train.num_classes) == (SHAPES[name], 10)
     assert train.num_samples >= 96

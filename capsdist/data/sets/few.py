@@ -1,13 +1,12 @@
 """A few images of MNIST, MultiMNIST or CIFAR-10, for runs that only show that everything works together.
 
-They are the first of the packed set where there is one; else random ones, which go through files of the
-original format and their parser.
+They are the first of the packed set where there is one; else printed digits or random pixels, which go
+through files of the original format and their parser.
 """
 
 from __future__ import annotations
 
 import pickle
-import struct
 from collections.abc import Callable
 
 import numpy as np
@@ -16,7 +15,7 @@ from capsdist.data.format.shards import write_split
 from capsdist.data.format.split import Split
 from capsdist.data.recipes.source import recipes_over, write_recipes
 from capsdist.data.sets.cifar import unpickle_batch
-from capsdist.data.sets.idx import image_label_pair, parse_idx
+from capsdist.data.sets.printed import printed_digits
 from capsdist.errors import DataError
 from capsdist.storage import join
 
@@ -58,20 +57,7 @@ def _images(name: str, root: str) -> tuple[dict[str, _Images], str]:
         return found, f"the first images of {place}"
     except DataError:
         made = {split: _MAKERS[name](num, seed) for seed, (split, num) in enumerate(_NUM.items())}
-        return made, f"random images in the original format, because {place} is not packed"
-
-
-def _idx(num: int, seed: int) -> _Images:
-    """Return random digits, labels in turn, through two idx files."""
-    images = np.random.default_rng(seed).integers(0, 256, (num, 28, 28), dtype=np.uint8)
-    labels = (np.arange(num) % 10).astype(np.uint8)
-    name = "a made-up idx file"
-    read = [parse_idx(_idx_bytes(array), name) for array in (images, labels)]
-    return image_label_pair(read[0], read[1], name)
-
-
-def _idx_bytes(array: np.ndarray) -> bytes:
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+        return made, f"made-up images in the original format, because {place} is not packed"
 
 
 def _cifar(num: int, seed: int) -> _Images:
@@ -82,4 +68,7 @@ def _cifar(num: int, seed: int) -> _Images:
     return images, labels
 
 
-_MAKERS: dict[str, Callable[[int, int], _Images]] = {"mnist": _idx, "cifar10": _cifar}
+_MAKERS: dict[str, Callable[[int, int], _Images]] = {
+    "mnist": lambda num, seed: printed_digits(num),
+    "cifar10": _cifar,
+}
