@@ -48,10 +48,7 @@ def evaluate(
         raise ConfigError([Problem("output", output, "names no JSON file", "let the name end with .json")])
     with announced(log, f"reading {checkpoint}"):  # and importing torch, which takes seconds
         from capsdist.analysis.evaluation import measure, open_output, write_evaluation
-    if output is not None:
-        target = open_output(output)
-    else:
-        target = None if others or split or shifts else _file_of_run(checkpoint)
+    target = None if output is None else open_output(output)  # refused before the work
     stored = measure(
         [checkpoint, *others],
         split,
@@ -62,6 +59,8 @@ def evaluate(
         log=log,
     )
     _print(stored)
+    if output is None and not (others or split or shifts):
+        target = _file_of_run(checkpoint)  # now: `measure` refuses a server that is away within a minute
     if target:
         try:
             write_evaluation(stored, *target)
