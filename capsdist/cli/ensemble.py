@@ -94,6 +94,7 @@ def _evaluate(
     paths = write_result(config, {"ensemble.json": as_json(figures), EVALUATION: evaluation})
     print("\n".join(lines))
     if options.record and not options.smoke:
+        figures |= {"error_percent": found.together[-1], "error_interval_percent": found.intervals[-1]}
         record_grid(records, f"ensemble-{config.preset}", options, cells, figures, "\n".join(lines) + "\n")
     if not options.smoke:
         print(f"evaluation: {' '.join(paths)}")
