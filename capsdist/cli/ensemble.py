@@ -57,7 +57,7 @@ def ensemble(description: str | None, presets: Sequence[str], argv: Sequence[str
             return check_cells(cells)
         if options.checkpoints:
             return _evaluate(config, options, options.checkpoints, {}, records)
-        outcomes = train_cells(config, cells)
+        outcomes = train_cells(config, cells, pages=not options.smoke)
         if outcomes is None:
             return STOPPED
         for cell in outcomes.values():

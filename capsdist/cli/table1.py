@@ -87,7 +87,7 @@ def _for_baseline(argv: Sequence[str]) -> list[str]:
 
 def _train(config: Config, options: Table1, cells: Sequence[Any], records: Path) -> int:
     configs = {cell.name: cell.config for cell in cells}
-    outcomes = train_cells(config, configs)
+    outcomes = train_cells(config, configs, pages=not options.smoke)
     if outcomes is None:
         return STOPPED
     rows = rows_of(cells, outcomes)
