@@ -1,7 +1,7 @@
 """Routing by agreement: one function in several backends."""
 
+from capsdist.routing.common.explanation import Explanation
 from capsdist.routing.dynamic.api import explain, route, route_packed
-from capsdist.routing.dynamic.backends import Explanation
 from capsdist.routing.dynamic.options import Backend, Gradient, Recompute, RoutingKeywords, RoutingOptions
 from capsdist.routing.dynamic.packing import pack_weights, unpack_weights
 from capsdist.routing.dynamic.reference import couple, logits_reference, route_reference

@@ -5,20 +5,22 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch import Tensor
 
 from capsdist.errors import ShapeError
 from capsdist.routing.common.autograd import is_recorded, is_transformed
 from capsdist.routing.common.checks import check_dims, check_kind
+from capsdist.routing.common.explanation import Explanation
+from capsdist.routing.common.explanation import choose as first_of
 from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.dynamic.options import RoutingCall
 from capsdist.routing.dynamic.packing import unpack_weights
 from capsdist.routing.dynamic.reference import route_reference
 from capsdist.routing.dynamic.streamed import RECORDED, route_streamed, streamed_refusal
 
-__all__ = ["BACKENDS", "Explanation", "check_call", "choose", "route_call"]
+__all__ = ["BACKENDS", "check_call", "choose", "route_call"]
 
 BACKENDS = {
     "fused": "kernels for a GPU, which store nothing between an iteration's start and its end",
@@ -60,38 +62,13 @@ def _reference(call: RoutingCall) -> Tensor:
     return parent_poses.to(poses.dtype)
 
 
-@dataclass(frozen=True)
-class Explanation:
-    """The backend of a call, and why it does not take each of the others; `str` has a line per backend."""
-
-    backend: str
-    others: dict[str, str]
-
-    def __str__(self) -> str:
-        """Return one line for each backend, in the order of preference."""
-        reasons = {self.backend: f"taken: {BACKENDS[self.backend]}", **self.others}
-        return "\n".join(f"{backend:<9}  {reasons[backend]}" for backend in BACKENDS)
-
-
 def choose(call: RoutingCall) -> Explanation:
     """Return the backend that a call takes: `auto` is the first that it can take.
 
     Raises:
         ShapeError: the call cannot take the backend that it asks for by name.
     """
-    backend = call.options.backend
-    taken = None if backend == "auto" else backend
-    others: dict[str, str] = {}
-    for name in BACKENDS:
-        refusal = _refusal(name, call)
-        if refusal is not None and name == backend:
-            raise ShapeError(f"backend={backend!r} cannot be taken: {refusal}; choose backend='auto'")
-        if refusal is None and taken is None:
-            taken = name
-        elif name != taken:
-            others[name] = f"refused: {refusal}" if refusal else f"not needed: {BACKENDS[name]}"
-    assert taken is not None  # the reference refuses nothing
-    return Explanation(taken, others)
+    return first_of(BACKENDS, call.options.backend, lambda name: _refusal(name, call))
 
 
 def _refusal(name: str, call: RoutingCall) -> str | None:

@@ -1,0 +1,146 @@
+"""Receptive fields of convolutional capsules: which children a parent sees, and which parents see a child.
+
+A parent at position p sees the children of all types at K positions, those under its kernel. A child is seen
+by the parents of all types at the positions whose kernel covers it, at borders by fewer, and divides itself
+over all of them (Hinton, Sabour, Frosst 2018, section 2.3 and appendix A.1). Geometry alone: no weights.
+
+Shape letters: N positions of children, P of parents, K of a kernel, M parent positions that see a child at
+most.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from capsdist.errors import ShapeError
+from capsdist.routing.common.checks import check_name, is_count
+
+__all__ = ["Fields"]
+
+Padding = Literal["valid", "same"]
+
+
+@dataclass(frozen=True)
+class Fields:
+    """The receptive fields of a grid of children in one or two dimensions. Hashable.
+
+    Attributes:
+        child_shape: positions of the children in each direction.
+        kernel, stride: of each direction; `whole` makes one field of all children.
+        padding: `valid`: parents where the kernel fits; `same`: ceil(children / stride) parents in each
+            direction, and fields that reach beyond the border have fewer children. The odd position, if there
+            is one, is beyond the end, as in TensorFlow.
+        shared: one matrix for all K positions of a field, not one for each.
+
+    Raises:
+        ShapeError: a number that cannot be, or a kernel larger than the children.
+
+    Example:
+        >>> Fields((5, 7), (3, 3), (2, 2)).parent_shape
+        (2, 3)
+    """
+
+    child_shape: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: Padding = "valid"
+    shared: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the sizes."""
+        sizes = {"child_shape": self.child_shape, "kernel": self.kernel, "stride": self.stride}
+        for name, numbers in sizes.items():
+            if len(numbers) not in (1, 2) or not all(map(is_count, numbers)):
+                raise ShapeError(f"{name}={numbers!r} must be one or two whole numbers of at least 1")
+            if len(numbers) != len(self.child_shape):
+                raise ShapeError(
+                    f"{name}={numbers!r} has {len(numbers)} numbers, but child_shape={self.child_shape!r} "
+                    f"{len(self.child_shape)}; give one for each direction"
+                )
+        check_name("padding", self.padding, ("valid", "same"))
+        if min(self.parent_shape) < 1:
+            raise ShapeError(
+                f"kernel={self.kernel!r} is larger than child_shape={self.child_shape!r}; give more "
+                "children, a smaller kernel or padding='same'"
+            )
+
+    @classmethod
+    def whole(cls, child_shape: Sequence[int]) -> Fields:
+        """Return one field that has all children, with weights shared over positions: of class capsules."""
+        shape = tuple(child_shape)
+        return cls(shape, shape, (1,) * len(shape), shared=True)
+
+    @property
+    def parent_shape(self) -> tuple[int, ...]:
+        """Positions of the parents in each direction."""
+        if self.padding == "same":
+            return tuple(-(-size // step) for size, step in zip(self.child_shape, self.stride, strict=True))
+        sides = zip(self.child_shape, self.kernel, self.stride, strict=True)
+        return tuple((size - kernel) // step + 1 for size, kernel, step in sides)
+
+    @property
+    def num_children(self) -> int:
+        """N, of one type."""
+        return math.prod(self.child_shape)
+
+    @property
+    def num_parents(self) -> int:
+        """P, of one type."""
+        return math.prod(self.parent_shape)
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return math.prod(self.kernel)
+
+    @property
+    def num_matrices(self) -> int:
+        """Matrices of a pair of types: K, or 1 if they are shared."""
+        return 1 if self.shared else self.size
+
+    @cached_property
+    def children(self) -> Tensor:
+        """[K, P] int64: number of the child position under place k of the kernel of parent p, N where none.
+
+        Positions are numbered row by row.
+        """
+        lines = []  # of each direction: [kernel, parents], -1 outside
+        for size, kernel, step, parents in zip(
+            self.child_shape, self.kernel, self.stride, self.parent_shape, strict=True
+        ):
+            before = max(0, (parents - 1) * step + kernel - size) // 2 if self.padding == "same" else 0
+            at = torch.arange(kernel)[:, None] + torch.arange(parents) * step - before
+            lines.append(at.where((at >= 0) & (at < size), -1))
+        if len(lines) == 1:
+            return lines[0].where(lines[0] >= 0, self.num_children)
+        rows, columns = lines[0][:, None, :, None], lines[1][None, :, None, :]
+        flat = rows * self.child_shape[1] + columns
+        return flat.where((rows >= 0) & (columns >= 0), self.num_children).reshape(self.size, -1)
+
+    @cached_property
+    def parents(self) -> Tensor:
+        """[M, N] int64: k P + p of every parent p that has child n at place k of its field, K P where none.
+
+        The reverse of `children`.
+        """
+        pairs: list[list[int]] = [[] for _ in range(self.num_children)]
+        for flat, child in enumerate(self.children.flatten().tolist()):
+            if child < self.num_children:
+                pairs[child].append(flat)
+        none = self.size * self.num_parents
+        return torch.tensor(list(itertools.zip_longest(*pairs, fillvalue=none)), dtype=torch.int64).reshape(
+            -1, self.num_children
+        )
+
+    @cached_property
+    def num_seeing(self) -> Tensor:
+        """[N] int64: parent positions that see each child; 0 of a child that a stride passes over."""
+        return (self.parents < self.size * self.num_parents).sum(0)
