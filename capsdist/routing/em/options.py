@@ -15,10 +15,10 @@ from torch import Tensor
 from capsdist.errors import ShapeError
 from capsdist.routing.common.checks import check_name, is_count, one_of
 from capsdist.routing.common.fields import Fields
+from capsdist.routing.common.sharing import Competition
 
-__all__ = ["Backend", "Competition", "EMCall", "EMKeywords", "EMOptions"]
+__all__ = ["Backend", "EMCall", "EMKeywords", "EMOptions"]
 
-Competition = Literal["field", "position"]
 Backend = Literal["auto", "streamed", "reference"]
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from capsdist.routing.common.fields import Fields
-from capsdist.routing.em.options import Competition, EMCall
+from capsdist.routing.common.sharing import share
+from capsdist.routing.em.options import EMCall
 
-__all__ = ["route_em_reference", "share"]
+__all__ = ["route_em_reference"]
 
 
 def route_em_reference(call: EMCall) -> tuple[Tensor, Tensor]:
@@ -53,21 +53,3 @@ def _votes(call: EMCall) -> Tensor:
     if call.offsets is not None:
         votes = votes + call.offsets[None, :, None, None, None]
     return votes.flatten(-2)
-
-
-def share(logits: Tensor, fields: Fields, competition: Competition) -> Tensor:
-    """Return how each child divides itself over its parents: 1 over all of them, whatever the logits.
-
-    logits [..., K, P, T, C] of child (place k of parent p, type t) and parent (p, c). `field`: a softmax over
-    all parents that see the child, positions and types; `position`: over the types at each position alone.
-    """
-    if competition == "position":
-        return logits.softmax(-1)
-    none = float("-inf")
-    of_position = logits.logsumexp(-1)  # [..., K, P, T]
-    of_pairs = functional.pad(of_position.flatten(-3, -2), (0, 0, 0, 1), value=none)  # [..., K * P + 1, T]
-    of_child = of_pairs[..., fields.parents, :]  # [..., M, N, T]: of all parents that see it
-    seen = (fields.num_seeing > 0)[:, None]
-    of_child = of_child.where(seen, 0.0).logsumexp(-3)  # children that nobody sees: any number
-    of_child = functional.pad(of_child, (0, 0, 0, 1), value=float("inf"))  # of places without a child
-    return (logits - of_child[..., fields.children, :, None]).exp()
