@@ -16,7 +16,7 @@ def fitted(config: Config) -> Config:
     """Return `config` with the network that the training split asks for, if `model.from_data` is set.
 
     `image_size` is what cropping or resizing leaves of the images. A decoder draws each label by itself where
-    the split has the image of each, which recipes have.
+    the split has the image of each, which recipes have, unless images are mixed.
 
     Raises:
         DataError: the split is not packed, or its index cannot be used.
@@ -39,7 +39,7 @@ def fitted(config: Config) -> Config:
         "num_labels": head.num_labels,
     }
     if isinstance(config.model, CapsuleConfig):
-        found["decoder_separate"] = head.base is not None
+        found["decoder_separate"] = head.base is not None and not data.mixup
     return config.model_copy(update={"model": config.model.model_copy(update=found)})
 
 

@@ -140,8 +140,8 @@ def evaluate(
         output = forward(images)
         if shifts:
             copies = (moved(batch.images, *by) for by in _moves(shifts))
-            others = (transform(copy, batch.sample_ids, config.train.seed, 0) for copy in copies)
-            output = mean_output([output, *map(forward, others)])
+            seen = (transform(copy, batch.sample_ids, config.train.seed, 0) for copy in copies)
+            output = mean_output([output, *map(forward, seen)])
         if collect:
             collect(batch, output)
         if observe and number == 0:

@@ -23,6 +23,18 @@ SIZES: dict[str, Any] = {
 OPTIONS = Loss(reconstruction_weight=0.02)
 
 
+def network_of(seed: int) -> CapsNet:
+    """A network whose capsules are long, and whose decoder draws each of them otherwise."""
+    torch.manual_seed(seed)
+    network = CapsNet(**SIZES, decoder_separate=True)
+    assert network.decoder is not None
+    with torch.no_grad():
+        network.class_capsules.packed_weights.mul_(9)
+        for weight in network.decoder.parameters():
+            weight.add_(torch.randn_like(weight))
+    return network
+
+
 def alone(decoder: Decoder, pose: Tensor, number: int) -> Tensor:
     """What `decoder` draws of capsule `number`, with pose [E]: the other capsules are zeros."""
     capsules = torch.zeros(decoder.num_classes, decoder.class_dim)
@@ -52,8 +64,7 @@ def direct_loss(network: CapsNet, images: Tensor, parts: Tensor, labels: Tensor)
 
 @pytest.mark.parametrize("seed", range(3))
 def test_loss_and_gradients_are_those_of_the_direct_formula(seed: int) -> None:
-    torch.manual_seed(seed)
-    network = CapsNet(**SIZES, decoder_separate=True)
+    network = network_of(seed)
     images, parts = torch.rand(3, 2, 11, 12), torch.rand(3, 2, 2, 11, 12)
     labels = torch.rand(3, 5).argsort(1)[:, :2]
     output = network(images, labels)
@@ -76,8 +87,7 @@ def test_loss_and_gradients_are_those_of_the_direct_formula(seed: int) -> None:
 
 
 def test_without_labels_the_two_longest_capsules_are_drawn_the_longest_first() -> None:
-    torch.manual_seed(7)
-    network, images = CapsNet(**SIZES, decoder_separate=True), torch.rand(4, 2, 11, 12)
+    network, images = network_of(7), torch.rand(4, 2, 11, 12)
     assert network.decoder is not None
     output = network(images)
     for image, scores in enumerate(output.scores.tolist()):
