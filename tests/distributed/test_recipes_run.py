@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,21 @@ import numpy as np
 import pytest
 import torch
 from ranks import RankError, Ranks
-from small_run import losses, run_small, same_checkpoint, small_config, without_times, write_data
+from small_run import CLASSES, losses, run_small, same_checkpoint, small_config, without_times, write_data
 from torch import Tensor
 
-from capsdist.config import Config, validate
+from capsdist.config import Config, validate, with_values
+from capsdist.data import write_split
 from capsdist.data.format.source import open_split
 from capsdist.data.recipes.source import Recipes, recipes_over, write_recipes
 from capsdist.errors import DataError
 from capsdist.launch.as_data import fitted
 from capsdist.train.evaluate import evaluate_engine
+from capsdist.train.mfu import model_flop
 from capsdist.train.parts import Parts, build_parts
 from capsdist.train.program import StepProgram
-from capsdist.train.step import metric_names, train_on
+from capsdist.train.speed import draws_random_numbers, example_batch
+from capsdist.train.step import losses_of, metric_names, train_on
 from tape import tape
 
 FINAL, MIDDLE = "step-0012", "step-0006"
@@ -96,7 +100,7 @@ def test_a_validation_compares_the_longest_capsules_with_their_own_images(pairs:
         with torch.enable_grad():
             train_on(parts, batch, step)
     folder = pairs / "shapes/test"
-    source, total, num_swapped = open_split(folder), 0.0, 0
+    source, margins, total, num_swapped = open_split(folder), 0.0, 0.0, 0
     assert isinstance(source, Recipes)
     ids = np.arange(source.index.num_samples)
     fields, alone = source.fields(ids, "image", "labels"), torch.from_numpy(source.separate(ids)) / 255
@@ -106,19 +110,22 @@ def test_a_validation_compares_the_longest_capsules_with_their_own_images(pairs:
         first, second, _ = sorted(range(3), key=lambda j, scores=scores: -scores[j])
         places = (1, 0) if first == labels[1] or second == labels[0] else (0, 1)
         num_swapped += places == (1, 0)
-        margin = [
+        margins += sum(
             max(0.9 - v, 0) ** 2 if j in labels else 0.5 * max(v - 0.1, 0) ** 2 for j, v in enumerate(scores)
-        ]
+        )
         errors = [
             squared_error(parts, output.parent_poses[n, j], j, alone[n, place])
             for j, place in zip((first, second), places, strict=True)
         ]
-        total += sum(margin) + 0.0005 * sum(errors)
+        total += 0.0005 * sum(errors)
     assert 0 < num_swapped < len(ids)
     found = evaluate_engine(parts.engine, folder, config)
-    assert found["loss"] == pytest.approx(total / len(ids), rel=1e-4)
-    plain = evaluate_engine(parts.engine, pairs / "shapes/digits_test", config)
-    assert 0 < plain["loss"] < 2  # no images of the labels: the margin loss alone
+    assert found["loss"] == pytest.approx((margins + total) / len(ids), rel=1e-4)
+    # stored as pixels there is no image of each label: the margin loss alone
+    write_split(pairs / "pixels", fields["image"], fields["labels"], classes=CLASSES)
+    plain = evaluate_engine(parts.engine, pairs / "pixels", config)
+    assert plain["loss"] == pytest.approx(margins / len(ids), rel=1e-4)
+    assert plain["error_percent"] == found["error_percent"]
     parts.close()
 
 
@@ -132,7 +139,27 @@ def test_a_recorded_run_equals_an_eager_one_bit_for_bit(pairs: Path) -> None:
     assert program.failure is None
 
 
-def test_a_set_that_is_no_recipe_is_refused_or_drawn_at_once(pairs: Path, tmp_path: Path) -> None:
+def test_trials_before_the_first_step_draw_both_digits_too(pairs: Path) -> None:
+    config = config_of(pairs, microbatch_size="auto")
+    parts, together = parts_of(config), parts_of(with_values(config, {"model.decoder_separate": False}))
+    assert parts.config.train.microbatch_size == 9
+    assert not draws_random_numbers(parts, example_batch(parts))
+
+    def flop(of: Parts) -> float:
+        batch, losses = example_batch(of, 1), losses_of(of.family, of.config)
+        drawn = batch.drawn(batch.images).to("meta")
+        return model_flop(
+            of.engine.model,
+            lambda output, _, labels: losses(output, drawn, labels)["loss"],
+            batch.images,
+            batch.labels,
+        )
+
+    units = (3 * 5, 7, 9, 11 * 11)  # of the decoder: 6 FLOP a weight and row, forward and backward
+    assert flop(parts) - flop(together) == 6 * sum(before * after for before, after in pairwise(units))
+
+
+def test_a_training_set_that_is_no_recipe_is_refused(pairs: Path, tmp_path: Path) -> None:
     config = config_of(pairs)
     digits = config.data.model_copy(update={"train_split": "digits_train", "test_split": "digits_test"})
     with pytest.raises(DataError, match=r"digits_train: has no image.*set --model\.no-decoder-separate$"):
