@@ -19,12 +19,12 @@ from capsdist.data.format.source import open_split
 from capsdist.data.recipes.source import Recipes, recipes_over, write_recipes
 from capsdist.errors import DataError
 from capsdist.launch.as_data import fitted
+from capsdist.train import mfu
 from capsdist.train.evaluate import evaluate_engine
-from capsdist.train.mfu import model_flop
 from capsdist.train.parts import Parts, build_parts
 from capsdist.train.program import StepProgram
 from capsdist.train.speed import draws_random_numbers, example_batch
-from capsdist.train.step import losses_of, metric_names, train_on
+from capsdist.train.step import metric_names, train_on
 from tape import tape
 
 FINAL, MIDDLE = "step-0012", "step-0006"
@@ -144,19 +144,10 @@ def test_trials_before_the_first_step_draw_both_digits_too(pairs: Path) -> None:
     parts, together = parts_of(config), parts_of(with_values(config, {"model.decoder_separate": False}))
     assert parts.config.train.microbatch_size == 9
     assert not draws_random_numbers(parts, example_batch(parts))
-
-    def flop(of: Parts) -> float:
-        batch, losses = example_batch(of, 1), losses_of(of.family, of.config)
-        drawn = batch.drawn(batch.images).to("meta")
-        return model_flop(
-            of.engine.model,
-            lambda output, _, labels: losses(output, drawn, labels)["loss"],
-            batch.images,
-            batch.labels,
-        )
-
     units = (3 * 5, 7, 9, 11 * 11)  # of the decoder: 6 FLOP a weight and row, forward and backward
-    assert flop(parts) - flop(together) == 6 * sum(before * after for before, after in pairwise(units))
+    flop = [mfu._flop_of(each) for each in (parts, together)]
+    assert None not in flop
+    assert flop[0] - flop[1] == 6 * sum(before * after for before, after in pairwise(units))
 
 
 def test_a_training_set_that_is_no_recipe_is_refused(pairs: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from capsdist.config import Loss
 from capsdist.models import CapsNet
@@ -40,9 +40,10 @@ def alone(decoder: Decoder, pose: Tensor, number: int) -> Tensor:
     capsules = torch.zeros(decoder.num_classes, decoder.class_dim)
     capsules = capsules.index_put((torch.tensor(number),), pose)
     hidden = capsules.flatten()
-    for layer in (decoder.layers[0], decoder.layers[2]):
+    first, second, last = (layer for layer in decoder.layers if isinstance(layer, nn.Linear))
+    for layer in (first, second):
         hidden = (layer.weight @ hidden + layer.bias).relu()
-    pixels = decoder.layers[4].weight @ hidden + decoder.layers[4].bias
+    pixels = last.weight @ hidden + last.bias
     return (1 / (1 + (-pixels).exp())).view(decoder.image_shape)
 
 
