@@ -145,9 +145,10 @@ def test_trials_before_the_first_step_draw_both_digits_too(pairs: Path) -> None:
     assert parts.config.train.microbatch_size == 9
     assert not draws_random_numbers(parts, example_batch(parts))
     units = (3 * 5, 7, 9, 11 * 11)  # of the decoder: 6 FLOP a weight and row, forward and backward
-    flop = [mfu._flop_of(each) for each in (parts, together)]
-    assert None not in flop
-    assert flop[0] - flop[1] == 6 * sum(before * after for before, after in pairwise(units))
+    both, one = (mfu._flop_of(each) for each in (parts, together))
+    assert both
+    assert one
+    assert both - one == 6 * sum(before * after for before, after in pairwise(units))
 
 
 def test_a_training_set_that_is_no_recipe_is_refused(pairs: Path, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from capsdist.config import Loss
 from capsdist.models import CapsNet
 from capsdist.models.decoder import Decoder, overlaid
 from capsdist.models.registry import CAPSNET
-from capsdist.ops.predictions import swapped
 from capsdist.train.pictures import reconstruction_picture
 
 SIZES: dict[str, Any] = {
@@ -111,12 +110,6 @@ def test_a_capsule_is_drawn_the_same_alone_and_beside_another_and_a_mask_draws_t
     assert torch.equal(each(poses, mask), together(poses, mask))
     others = poses.index_fill(1, torch.tensor([2]), torch.nan)
     assert torch.equal(each(others, labels)[[0, 2, 3]], found[[0, 2, 3]])
-
-
-def test_predictions_in_the_other_place_are_found() -> None:
-    labels = torch.tensor([[3, 8]] * 6)
-    predictions = torch.tensor([[3, 8], [8, 3], [5, 8], [3, 5], [8, 5], [1, 2]])
-    assert swapped(predictions, labels).tolist() == [False, True, False, False, True, False]
 
 
 def test_parts_are_shown_as_one_image() -> None:
