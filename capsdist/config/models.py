@@ -32,6 +32,7 @@ BUILT_IN = {
     "baseline_cnn": "capsdist.models.registry:BASELINE_CNN",
     "pooling_cnn": "capsdist.models.registry:POOLING_CNN",
     "resnet_capsnet": "capsdist.models.registry:RESNET_CAPSNET",
+    "em_capsnet": "capsdist.models.registry:EM_CAPSNET",
 }
 """Import paths of the families that have a name."""
 
@@ -183,6 +184,8 @@ class Family:
         multi_label_losses: as `losses`, for `model.num_labels` above 1; labels: int64 [B, K], up to K labels
             of each image, -1 where it has fewer, or floating [B, J], multi-hot or in between. None: images
             have one label.
+        loss_at: ``loss_at(loss, step, total_steps)`` returns the section `loss` of an optimizer step, the first
+            is 0, of a run of so many; outside of training `loss` itself counts. None: it stays the same.
         cost: ``cost(model, routing)`` returns what the layers cost (`capsdist.config.cost.Cost`), for
             `capsdist plan`, or raises ConfigError where it cannot say. None: it cannot price the family.
     """
@@ -196,6 +199,7 @@ class Family:
     loss: type[Section] = NoOptions
     problems: Callable[[Any], Iterable[Problem]] = lambda config: ()
     multi_label_losses: Callable[[Any, Tensor, Tensor, Any], dict[str, Tensor]] | None = None
+    loss_at: Callable[[Any, int, int], Any] | None = None
     cost: Callable[[Any, Any], Cost] | None = None
 
 

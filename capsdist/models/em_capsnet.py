@@ -1,4 +1,4 @@
-"""The network of matrix capsules with EM routing, and its losses.
+"""The network of matrix capsules with EM routing.
 
 Source: Hinton, Sabour, Frosst, "Matrix capsules with EM routing" (ICLR 2018), section 4 and figure 1.
 """
@@ -23,16 +23,16 @@ __all__ = ["EMCapsNet"]
 class EMCapsNet(nn.Module):
     """Convolution, primary, convolutional and class matrix capsules (paper, section 4).
 
-    The names of the paper's sizes: A = `conv_channels`, B = `primary_types`, C and D = `types`. The first
-    convolution is `conv_kernel` wide with stride 2 and ReLU; the layers of convolutional capsules have
-    `kernels` and `strides`, one of each a layer.
+    The names of the paper's sizes: A = `conv_channels`, B = `primary_types`, C and D = `capsule_types`.
+    A convolution with ReLU is under the capsules; the layers of convolutional capsules have `capsule_kernels`
+    and `capsule_strides`, one of each a layer.
 
     The score of a class is the activation of its capsule. `iterations` and `options` are those of `route_em`.
 
     Shapes: images [B, C, H, W] -> `Output`, whose parent poses are the class capsules' matrices, flattened to
     [B, J, S * S].
-    Raises: ShapeError if image_shape is too small for the kernels, `types`, `kernels` and `strides` differ in
-    length, or a layer refuses its size or option.
+    Raises: ShapeError if image_shape is too small for the kernels, the tuples differ in length, or a
+    layer refuses its size or option.
 
     Example:
         >>> import torch
@@ -50,19 +50,20 @@ class EMCapsNet(nn.Module):
         conv_kernel: int = 5,
         conv_stride: int = 2,
         primary_types: int = 32,
-        types: tuple[int, ...] = (32, 32),
-        kernels: tuple[int, ...] = (3, 3),
-        strides: tuple[int, ...] = (2, 1),
+        capsule_types: tuple[int, ...] = (32, 32),
+        capsule_kernels: tuple[int, ...] = (3, 3),
+        capsule_strides: tuple[int, ...] = (2, 1),
         pose_side: int = 4,
         iterations: int = 3,
         **options: Unpack[EMKeywords],
     ) -> None:
         super().__init__()
         check_sizes(num_classes=num_classes)
-        if not len(types) == len(kernels) == len(strides):
+        numbers = capsule_types, capsule_kernels, capsule_strides
+        if len({len(each) for each in numbers}) > 1:
             raise ShapeError(
-                f"types={types!r}, kernels={kernels!r} and strides={strides!r} differ in length; give one of "
-                "each for every layer of convolutional capsules"
+                f"capsule_types={capsule_types!r}, capsule_kernels={capsule_kernels!r} and "
+                f"capsule_strides={capsule_strides!r} differ in length; give one of each for every layer"
             )
         channels, height, width = image_shape
         self.image_shape, self.num_classes = (channels, height, width), num_classes
@@ -72,12 +73,12 @@ class EMCapsNet(nn.Module):
             raise ShapeError(f"image_shape={self.image_shape} is smaller than conv_kernel={conv_kernel}")
         self.primary_capsules = PrimaryMatrixCapsules(conv_channels, primary_types, pose_side)
         layers, below = [], primary_types
-        for number, kernel, stride in zip(types, kernels, strides, strict=True):
+        for types, kernel, stride in zip(*numbers, strict=True):
             fields = Fields(shape, (kernel, kernel), (stride, stride))
             layers.append(
-                MatrixCapsuleLayer(fields, below, number, pose_side, iterations=iterations, **options)
+                MatrixCapsuleLayer(fields, below, types, pose_side, iterations=iterations, **options)
             )
-            shape, below = (fields.parent_shape[0], fields.parent_shape[1]), number
+            shape, below = (fields.parent_shape[0], fields.parent_shape[1]), types
         self.conv_capsules = nn.Sequential(*layers)
         self.class_capsules = MatrixCapsuleLayer(
             Fields.whole(shape), below, num_classes, pose_side,

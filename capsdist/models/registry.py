@@ -10,6 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from capsdist.config.capsnet_rules import capsnet_problems
+from capsdist.config.em_capsnet import (
+    EMCapsNetConfig,
+    EMRouting,
+    SpreadLoss,
+    em_capsnet_problems,
+    spread_loss_at,
+)
 from capsdist.config.models import (
     BaselineCNNConfig,
     CapsNetConfig,
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
     from capsdist.config.cost import Cost
     from capsdist.models.capsule_network import Output
 
-__all__ = ["BASELINE_CNN", "CAPSNET", "POOLING_CNN", "RESNET_CAPSNET"]
+__all__ = ["BASELINE_CNN", "CAPSNET", "EM_CAPSNET", "POOLING_CNN", "RESNET_CAPSNET"]
 
 
 def _options(model: CapsuleConfig, routing: Routing) -> dict[str, Any]:
@@ -65,6 +72,19 @@ def _build_resnet_capsnet(model: ResNetCapsNetConfig, routing: Routing) -> nn.Mo
     else:
         stem = own_stem(model)
     return ResNetCapsNet(image_shape(model), model.num_classes, stem=stem, **options)
+
+
+def _build_em_capsnet(model: EMCapsNetConfig, routing: EMRouting) -> nn.Module:
+    from capsdist.models.em_capsnet import EMCapsNet
+
+    options = model.model_dump(exclude=set(NetworkConfig.model_fields)) | routing.model_dump()
+    return EMCapsNet(image_shape(model), model.num_classes, **options)
+
+
+def _spread_losses(output: Output, images: Tensor, labels: Tensor, loss: SpreadLoss) -> dict[str, Tensor]:
+    from capsdist.ops import spread_loss
+
+    return {"loss": spread_loss(output.scores, labels, margin=loss.margin_end)}
 
 
 def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:
@@ -152,6 +172,16 @@ RESNET_CAPSNET = replace(
     build=_build_resnet_capsnet,
     problems=resnet_capsnet_problems,
     cost=_resnet_capsnet_cost,
+)
+EM_CAPSNET = Family(
+    title="matrix capsules with EM routing",
+    model=EMCapsNetConfig,
+    routing=EMRouting,
+    loss=SpreadLoss,
+    build=_build_em_capsnet,
+    losses=_spread_losses,
+    loss_at=spread_loss_at,
+    problems=em_capsnet_problems,
 )
 BASELINE_CNN = Family(
     title="baseline CNN",

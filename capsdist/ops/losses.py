@@ -11,7 +11,7 @@ from capsdist.errors import ShapeError
 from capsdist.ops.checks import check_tensor
 from capsdist.ops.targets import check_targets, class_mask
 
-__all__ = ["MarginReduction", "margin_loss", "reconstruction_loss"]
+__all__ = ["MarginReduction", "margin_loss", "reconstruction_loss", "spread_loss"]
 
 MarginReduction = Literal["paper", "official"]
 
@@ -101,3 +101,39 @@ def reconstruction_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
     dtype = torch.promote_types(torch.promote_types(reconstructions.dtype, images.dtype), torch.float32)
     error = reconstructions.flatten(1).to(dtype) - images.flatten(1).to(dtype)
     return error.square().sum(1)
+
+
+def spread_loss(scores: Tensor, labels: Tensor, *, margin: float) -> Tensor:
+    """Return the spread loss of each image: the sum over wrong classes of max(0, margin - (a_t - a_i))^2.
+
+    Source: Hinton, Sabour, Frosst 2018, equation 3.
+
+    Args:
+        scores: [B, J] activations of the class capsules, any floating dtype; computed in at least fp32.
+        labels: [B] int64 in [0, J), or [B, J] floating, probabilities of the classes: then the loss is its
+            mean over them.
+        margin: by which the right class has to be more active.
+
+    Returns:
+        [B] loss of each image.
+
+    Raises:
+        ShapeError: an argument is no tensor, shapes do not fit, or labels have neither form or are out of
+            range.
+    """
+    check_tensor("scores", scores)
+    check_tensor("labels", labels)
+    if scores.dim() != 2 or labels.shape[:1] != scores.shape[:1] or not labels.dim():
+        raise ShapeError(
+            f"scores {list(scores.shape)} and labels {list(labels.shape)} do not fit; pass [B, J] and [B]"
+        )
+    if labels.dim() > 1 and not labels.is_floating_point():
+        raise ShapeError(f"labels {list(labels.shape)} are several an image; spread loss takes one, [B]")
+    check_targets("labels", labels, scores.shape[1])
+    wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if labels.dim() == 1:
+        terms = torch.relu(margin - (wide.gather(1, labels[:, None]) - wide)).square()
+        return terms.scatter(1, labels[:, None], 0.0).sum(1)
+    terms = torch.relu(margin - (wide[:, :, None] - wide[:, None])).square()  # [B, right, wrong]
+    terms = terms - torch.diag_embed(terms.diagonal(dim1=1, dim2=2))
+    return (labels.to(wide.dtype) * terms.sum(2)).sum(1)

@@ -141,7 +141,10 @@ def train_step(
     def seed(microbatch: int) -> None:
         torch.manual_seed(microbatch_seed(config.train.seed, step, microbatch, engine.rank))
 
-    sums = add_gradients(engine, batch, images, family, config, seed, phase)
+    of_step = config
+    if family.loss_at is not None:
+        of_step = config.model_copy(update={"loss": family.loss_at(config.loss, step, total_steps)})
+    sums = add_gradients(engine, batch, images, family, of_step, seed, phase)
     phase("optimizer")
     rate = learning_rate_at(step, config.optim, total_steps)
     return sums, engine.step(rate, share_at(step, config.optim))
