@@ -31,7 +31,7 @@ class MatrixCapsules(NamedTuple):
 
 
 class PrimaryMatrixCapsules(nn.Module):
-    """Lowest matrix capsules: linear in the features at one position, activations through a logistic function.
+    """Lowest matrix capsules: linear in the features of a position, activations through a logistic function.
 
     Shapes: features [B, in_channels, H, W] -> `MatrixCapsules` of N = H * W positions.
     Raises: ShapeError as `Conv2d`, and if `types` or `side` is no whole number of at least 1.

@@ -26,7 +26,7 @@ def share(
     """Return how each child divides itself over its parents: shares that sum to 1, whatever the logits.
 
     Args:
-        logits: [..., K, P, T, C] of the child at place k of parent position p, of type t, and of parent (p, c).
+        logits: [..., K, P, T, C] of the child at place k of the field of p, of type t, and of parent (p, c).
         fields: who sees whom. What is at a place without a child is undefined.
         competition: `field`: a softmax over all parents that see the child, positions and types; `position`:
             over the types at each position alone, so that a child counts once a position.
