@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -30,6 +30,9 @@ from capsdist.data.sets.pack import pack_dataset
 from capsdist.data.sets.spec import DATASETS, DatasetSpec, find_dataset
 from capsdist.errors import DataError
 from capsdist.storage import join
+
+if TYPE_CHECKING:
+    from capsdist.data.sets.spec import Loaded
 
 __all__ = ["pack_few"]
 
@@ -95,8 +98,10 @@ def _pack_samples(name: str, splits: Sequence[str], root: str, target: str) -> s
         further_splits={},
         parallel=None,
     )
-    holdout = Holdout(share=0.25) if spec.together else Holdout(first=_NUM_VALIDATION)
-    pack_dataset(spec, "", source=None, root=target, holdout=holdout if spec.can_be_divided else None)
+    holdout = None
+    if not {*splits} <= {*spec.splits} and spec.can_be_divided:
+        holdout = Holdout(share=0.25) if spec.together else Holdout(first=_NUM_VALIDATION)
+    pack_dataset(spec, "", source=None, root=target, holdout=holdout)
     return few.words
 
 
@@ -125,9 +130,9 @@ def _few(name: str, splits: Sequence[str], root: str, scratch: Path) -> _Few:
     except DataError as error:
         why = [str(error)]
     spec = find_dataset(name) if name in DATASETS else None
-    for folder in _places(name, root):
+    for folder in _places(name, root) if spec and spec.load else ():
         try:
-            return _original(spec, folder, scratch)
+            return _original(spec, spec.load(folder, scratch, ""), folder)
         except DataError as error:
             why.append(str(error))
     if name not in MADE:
@@ -144,11 +149,12 @@ def _packed(place: str, names: Mapping[str, str]) -> _Few:
     """Return the first samples of the set at `place`; names: of its splits, by what they are called here.
 
     Raises:
-        DataError: a split is not packed, or has image files, which are not cut here.
+        DataError: a split is not packed, or not as pixels.
     """
-    found = {split: open_split(join(place, name), remedy="it is not packed") for split, name in names.items()}
+    remedy = "pack it for real images"
+    found = {split: open_split(join(place, name), remedy=remedy) for split, name in names.items()}
     if not all(isinstance(source, Split) for source in found.values()):
-        raise DataError(f"{place}: is packed as files, of which a smoke run takes no part")
+        raise DataError(f"{place}: has recipes or image files, of which a smoke run takes no part")
     few = {}
     for split, source in found.items():
         ids = np.arange(min(_num(split), source.index.num_samples))
@@ -167,21 +173,14 @@ def _places(name: str, root: str) -> list[Path | None]:
     return [place for place in (*below, originals_folder(root, base)) if place.is_dir()]
 
 
-def _original(spec: DatasetSpec | None, folder: Path | None, scratch: Path) -> _Few:
-    """Return the first samples of the original files in `folder`.
-
-    Raises:
-        DataError: they are not there, or not the originals.
-    """
-    assert spec is not None, "only sets with a name have places"
-    assert spec.load is not None, "and those that are no recipes"
-    loaded = spec.load(folder, scratch, "")
+def _original(spec: DatasetSpec, loaded: Mapping[str, Loaded], folder: Path | None) -> _Few:
+    """Return the first samples of what was loaded of the original files in `folder`."""
     kept = {split: _first(samples, split) for split, samples in loaded.items() if split != "extra"}
     words = f"the original files in {folder}" if folder else "the originals, which a package carries"
     return _Few(kept, spec.licence, spec.classes, f"the first images of {words}")
 
 
-def _first(samples: Samples | Members | tuple[np.ndarray, np.ndarray], split: str) -> Samples | Members:
+def _first(samples: Loaded, split: str) -> Samples | Members:
     """Return the first few samples of a split."""
     if isinstance(samples, tuple):
         samples = ArraySamples(image=samples[0], label=samples[1])
