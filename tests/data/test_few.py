@@ -102,8 +102,6 @@ def test_damaged_originals_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_set_without_files_of_a_known_format_is_refused(tmp_path: Path) -> None:
-    message = (
-        r"data/imagenet/train: there is no such data set; .*; and there is no made-up form of it"
-    )
+    message = r"data/imagenet/train: there is no such data set; .*; and there is no made-up form of it"
     with pytest.raises(DataError, match=message):
         pack_few("imagenet", TRAIN_TEST, str(tmp_path / "data"), str(tmp_path / "few"))

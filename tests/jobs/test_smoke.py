@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import runpy
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from capsdist.cli.reproduce import Outcome, commands, run_smoke, table
 from capsdist.cli.smoke import check_left, smoke_config
 from capsdist.config import PRESETS, get_preset, problems, with_values
 from capsdist.console import DONE, FAILED
-from capsdist.errors import RunError
+from capsdist.errors import ConfigError, RunError
+from capsdist.launch.as_data import fitted
 from capsdist.launch.preflight import absolute, check_data
 
 TRAINING = sorted((ROOT / "jobs").glob("train_*.py"))
@@ -39,7 +41,7 @@ def test_the_smoke_run_of_a_preset_has_its_data_and_leaves_nothing(
     with smoke_config(config) as small:
         place = Path(small.data.root).parent
         assert problems(small) == []
-        check_data(absolute(small))
+        check_data(absolute(fitted(small)))
         for further in config.data.further_tests:
             assert (place / "data" / further / "index.json").is_file()
         with pytest.raises(RunError, match=r"has left no overview\.png, no report\.html, "):
@@ -91,12 +93,12 @@ def test_a_smoke_form_that_fails_is_shown_and_decides(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.py", "second.py"]
 
 
-def test_reproduce_refuses_an_unknown_job_and_lists_commands(tmp_path: Path) -> None:
-    done = run_job_file("reproduce.py", "--only", "train_mnits", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: only='train_mnits': is no job; choose of train_affnist, ")
-    done = run_job_file("reproduce.py", "--only", "table1", "claims", cwd=tmp_path)
-    assert done.stdout == f"python {ROOT}/jobs/table1.py\npython {ROOT}/jobs/claims.py\n"
+def test_reproduce_refuses_an_unknown_job_and_lists_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    main = runpy.run_path(str(ROOT / "jobs/reproduce.py"))["main"]
+    with pytest.raises(ConfigError, match="^only='train_mnits': is no job; choose of train_affnist, "):
+        main(only=("train_mnits",))
+    assert main(only=("table1", "claims")) == DONE
+    assert capsys.readouterr().out == f"python {ROOT}/jobs/table1.py\npython {ROOT}/jobs/claims.py\n"
 
 
 # ---- as a user starts them

@@ -213,8 +213,9 @@ def _tiny_imagenet(folder: Path) -> dict[str, Members]:
 
 def _own_images(folder: Path) -> dict[str, Samples]:
     """Image files in a folder for each split and class."""
-    labels = _labels(48, len(OWN_CLASSES))
-    for split in ("train", "validation", "test"):
+    sizes = {"train": 48, "validation": 42, "test": 45}
+    for split, num in sizes.items():
+        labels = _labels(num, len(OWN_CLASSES))
         for place, image in enumerate(_coloured(labels, 64)):
             name = f"{split}/{OWN_CLASSES[labels[place]]}/{place}.png"
             _write(folder / name, _image_file(image, "PNG"))
@@ -226,7 +227,7 @@ def _own_images(folder: Path) -> dict[str, Samples]:
     options: dict[str, Any] = {"size": (32, 32), "channels": 3, "num_labels": 1, "left_out": left_out}
     return {
         split: ImageFiles([file for file in files if file.split == split], OWN_CLASSES, **options)
-        for split in ("train", "validation", "test")
+        for split in sizes
     }
 
 
