@@ -95,7 +95,7 @@ def test_a_smoke_form_that_fails_is_shown_and_decides(
 
 def test_reproduce_refuses_an_unknown_job_and_lists_commands(capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(ROOT / "jobs/reproduce.py"))["main"]
-    with pytest.raises(ConfigError, match="^only='train_mnits': is no job; choose of train_affnist, "):
+    with pytest.raises(ConfigError, match=r"^only='train_mnits': is no job; choose of train_affnist, "):
         main(only=("train_mnits",))
     assert main(only=("table1", "claims")) == DONE
     assert capsys.readouterr().out == f"python {ROOT}/jobs/table1.py\npython {ROOT}/jobs/claims.py\n"
