@@ -87,7 +87,7 @@ def _for_baseline(argv: Sequence[str]) -> list[str]:
 
 def _train(config: Config, options: Table1, cells: Sequence[Any], records: Path) -> int:
     configs = {cell.name: cell.config for cell in cells}
-    outcomes = train_cells(config, configs)
+    outcomes = train_cells(config, configs, pages=not options.smoke)
     if outcomes is None:
         return STOPPED
     rows = rows_of(cells, outcomes)
@@ -96,7 +96,8 @@ def _train(config: Config, options: Table1, cells: Sequence[Any], records: Path)
     paths = write_result(config, {"table.json": as_json(table), "table.md": text.encode()})
     print(f"\n{text}")
     if options.record and not options.smoke:
-        record_grid(records, f"table1-{options.size}", options, configs, table, text)
+        means = {f"{row.column}-{row.row}": row.mean_percent for row in rows if row.mean_percent is not None}
+        record_grid(records, f"table1-{options.size}", options, configs, {**means, **table}, text)
     finished = sum(len(row.error_percent) for row in rows)
     if not options.smoke:
         print(f"table: {' '.join(paths)}")
