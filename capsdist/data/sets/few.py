@@ -130,11 +130,12 @@ def _few(name: str, splits: Sequence[str], root: str, scratch: Path) -> _Few:
     except DataError as error:
         why = [str(error)]
     spec = find_dataset(name) if name in DATASETS else None
-    for folder in _places(name, root) if spec and spec.load else ():
-        try:
-            return _original(spec, spec.load(folder, scratch, ""), folder)
-        except DataError as error:
-            why.append(str(error))
+    if spec is not None and spec.load is not None:
+        for folder in _places(name, root):
+            try:
+                return _original(spec, spec.load(folder, scratch, ""), folder)
+            except DataError as error:
+                why.append(str(error))
     if name not in MADE:
         raise DataError(f"{'; '.join(why)}; and there is no made-up form of it: pack {name}")
     made = MADE[name](scratch)
