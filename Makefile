@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-slow lint bench gpu cluster-drill clean
+.PHONY: help install quickstart test test-slow lint bench gpu reproduce-smoke cluster-drill clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 export RAY_USAGE_STATS_ENABLED := 0
 
 help:  ## list the commands
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 # One stamp per set of extras: an installed set is not installed again until its inputs change.
 $(VENV)/.created:
@@ -62,6 +62,9 @@ test: lint  ## everything that CI runs: lint, the quick suite, real DeepSpeed on
 
 test-slow: $(VENV)/.install  ## smoke trainings and long campaigns
 	@$(BIN)/pytest -q -m slow
+
+reproduce-smoke: $(VENV)/.install  ## a few steps of every table, figure and claim of the paper, with or without its data
+	@$(BIN)/python jobs/reproduce.py --smoke
 
 cluster-drill: $(VENV)/.install  ## ray up, train, ray down on machines made of namespaces (root, sshd, rsync)
 	@$(BIN)/python tests/clusters/drill.py

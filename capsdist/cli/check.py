@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
+from capsdist.cli.further import missing_further
 from capsdist.config import Config
 from capsdist.console import DONE, INVALID
 from capsdist.errors import CapsdistError, ConfigError, Problem, RunError
@@ -55,6 +56,7 @@ def _look(config: Config, faulty: AbstractSet[str]) -> tuple[list[Problem], list
     run = RunFolder(run_place(config), lambda text: warnings.append(text.removeprefix("warning: ")))
     if missing := missing_data(config):
         warnings.append(missing)
+    warnings += missing_further(config)
     if not any(field.startswith("data.") for field in faulty):
         found += [problem for problem in data_problems(config) if problem.field not in faulty]
     if not faulty:

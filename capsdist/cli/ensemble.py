@@ -11,13 +11,13 @@ from capsdist.cli.grids import (
     as_json,
     check_cells,
     check_options,
-    of_size,
     prepared_for,
     record_grid,
     train_cells,
     write_result,
 )
 from capsdist.cli.job import parse_options
+from capsdist.cli.smoke import of_size
 from capsdist.config import Config, with_values
 from capsdist.config.as_yaml import to_yaml
 from capsdist.config.sections import Count

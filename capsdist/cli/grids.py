@@ -1,19 +1,20 @@
-"""What jobs that train a grid of runs share: sizes, smoke runs, checks, outcome, record."""
+"""What jobs that train a grid of runs share: options, smoke runs, checks, outcome, record."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from capsdist.cli.pages import leave_table
+from capsdist.cli.smoke import Size, SmokeOptions, smoke_values
 from capsdist.config import Config, Section, with_values
 from capsdist.config.rules import section_problems
 from capsdist.console import DONE, INVALID
+from capsdist.data.sets.spec import TRAIN_TEST
 from capsdist.errors import ConfigError
 from capsdist.launch import preflight
 from capsdist.runs.rundir import run_place
@@ -21,39 +22,17 @@ from capsdist.storage.documents import dump_json, seal
 from capsdist.tune.cells import Cell, grid_problems
 
 __all__ = [
-    "GridOptions", "as_json", "check_cells", "check_options", "of_size", "prepared_for", "record_grid",
-    "train_cells", "write_result",
+    "GridOptions", "as_json", "check_cells", "check_options", "prepared_for", "record_grid", "train_cells",
+    "write_result",
 ]  # fmt: skip
 
-Size = Literal["full", "quarter", "mini"]
-_CHANNELS: dict[str, dict[Size, dict[str, object]]] = {
-    "capsnet": {
-        "quarter": {"model.conv_channels": 128, "model.primary_types": 16},
-        "mini": {"model.conv_channels": 64, "model.primary_types": 8},
-    },
-    "baseline_cnn": {  # half and a quarter of the widths, our choice
-        "quarter": {"model.conv_channels": (128, 128, 64), "model.dense_units": (164, 96)},
-        "mini": {"model.conv_channels": (64, 64, 32), "model.dense_units": (82, 48)},
-    },
-    "pooling_cnn": {
-        "quarter": {"model.conv_channels": (256, 128), "model.dense_units": 512},
-        "mini": {"model.conv_channels": (128, 64), "model.dense_units": 256},
-    },
-}
-_SMOKE: dict[str, object] = {
-    "train.max_steps": 2, "train.epochs": 1, "train.global_batch_size": 16, "train.num_workers": 1,
-    "train.loggers": ("jsonl",),
-}  # fmt: skip
 
-
-class GridOptions(Section):
+class GridOptions(SmokeOptions):
     """Options of every such job."""
 
     size: Size = "full"
     """Networks: full; quarter: 128 stem channels and 16 primary types; mini: 64 and 8. Baselines: half and a
     quarter of their widths."""
-    smoke: bool = False
-    """Show in a minute that everything works: few steps of mini networks on few images, nothing is kept."""
     record: bool = False
     """Write a record below jobs/records when all is done."""
 
@@ -68,11 +47,6 @@ def check_options(options: Section) -> None:
         raise ConfigError([replace(p, field=p.field[1:], fix=p.fix.replace("--.", "--")) for p in found])
 
 
-def of_size(config: Config, size: Size) -> Config:
-    """Return `config` with a network of `size`, without the options of `size` where its family has none."""
-    return with_values(config, _CHANNELS.get(config.model.kind, {}).get(size, {}))
-
-
 @contextlib.contextmanager
 def prepared_for(options: GridOptions, config: Config, sets: Sequence[str]) -> Iterator[dict[str, object]]:
     """Yield what all cells and the grid's own configuration `config` get of `--smoke`, nothing without it.
@@ -82,13 +56,8 @@ def prepared_for(options: GridOptions, config: Config, sets: Sequence[str]) -> I
     if not options.smoke:
         yield {}
         return
-    from capsdist.data.sets.few import pack_few
-
-    with tempfile.TemporaryDirectory(prefix="smoke-", ignore_cleanup_errors=True) as folder:
-        root = str(Path(folder, "data"))
-        for name in sets:
-            print(f"smoke: {pack_few(name, config.data.root, root)}", flush=True)
-        yield {**_SMOKE, "data.root": root, "train.storage": str(Path(folder, "runs"))}
+    with smoke_values(config.data.root, dict.fromkeys(sets, TRAIN_TEST)) as values:
+        yield values
 
 
 def check_cells(cells: Mapping[str, Config]) -> int:

@@ -23,8 +23,10 @@ from typing import Annotated, Any, Literal
 from capsdist.cli.check import check_config
 from capsdist.cli.config_files import overlaid, read_values
 from capsdist.cli.flags import with_flags
+from capsdist.cli.further import measure_further
 from capsdist.cli.old_options import with_new_names
 from capsdist.cli.pages import leave_pages
+from capsdist.cli.smoke import SmokeOptions, check_left, smoke_config
 from capsdist.config import PRESETS, Config, NetworkConfig, get_preset
 from capsdist.config.models import find_family
 from capsdist.console import DONE, STOPPED, run_program
@@ -52,12 +54,15 @@ def run_job(
 
     def run_command() -> int:
         arguments = sys.argv[1:] if argv is None else argv
-        config, command = parse_options(description, presets, default, arguments)
+        more = {"options": SmokeOptions()}
+        config, command = parse_options(description, presets, default, arguments, more=more, flat=True)
         if command.print_config:
             from capsdist.config.as_yaml import to_yaml
 
             print(to_yaml(fitted_if_packed(config)), end="")
             return DONE
+        if command.options.smoke:
+            return _smoke(config, check=command.check)
         config = fitted(config)
         return check_config(config) if command.check else _train_and_draw(config)
 
@@ -221,6 +226,20 @@ def _option(argv: Sequence[str], name: str) -> str | None:
     return value
 
 
+def _smoke(config: Config, *, check: bool) -> int:
+    """Train a smoke run of `config`, or check it; what it has left is looked at before it goes."""
+    with smoke_config(config) as small:
+        small = fitted(small)
+        if check:
+            return check_config(small)
+        status = _train_and_draw(small)
+        if status == DONE:
+            check_left(small)
+            steps, images = small.train.max_steps, small.train.global_batch_size
+            print(f"smoke: {config.preset} works; {steps} steps of {images} images, no result")
+    return status
+
+
 def _train_and_draw(config: Config) -> int:
     from capsdist.launch import launch
     from capsdist.launch.signals import StopSignals
@@ -237,6 +256,8 @@ def _train_and_draw(config: Config) -> int:
         done = summary.status == "done"
         with StopSignals():
             leave(done=done)
+            if done and not config.train.dry_run:
+                measure_further(config, display, anew=rows.trained)
         if config.train.dry_run:
             return DONE if done else STOPPED
         if done:

@@ -184,8 +184,8 @@ class Family:
         multi_label_losses: as `losses`, for `model.num_labels` above 1; labels: int64 [B, K], up to K labels
             of each image, -1 where it has fewer, or floating [B, J], multi-hot or in between. None: images
             have one label.
-        loss_at: ``loss_at(loss, step, total_steps)`` returns the section `loss` of an optimizer step, of which
-            the first is 0, in a run of so many; outside of training `loss` itself counts. None: no change.
+        loss_at: ``loss_at(loss, step, total_steps)`` returns the section `loss` of an optimizer step, whose
+            number begins with 0, of so many; outside of training `loss` itself counts. None: no change.
         cost: ``cost(model, routing)`` returns what the layers cost (`capsdist.config.cost.Cost`), for
             `capsdist plan`, or raises ConfigError where it cannot say. None: it cannot price the family.
     """

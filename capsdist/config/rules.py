@@ -120,6 +120,14 @@ def _name_problems(config: Config) -> Iterator[Problem]:
                 "must be letters, digits, '.', '_' or '-', as it names a folder",
                 "choose another name",
             )
+    for place in data.further_tests:
+        name, slash, split = place.partition("/")
+        if not (slash and NAME.fullmatch(name) and NAME.fullmatch(split)):
+            rule = "must be SET/SPLIT, two names of folders"
+            yield Problem("data.further_tests", place, rule, "affnist/test for example")
+        elif (name, split) == (data.name, data.train_split):
+            fix = "test on another split, or the error says nothing"
+            yield Problem("data.further_tests", place, "is the training split", fix)
     for field, value in splits.items():
         if value == data.train_split and field != "data.train_split":
             act = "test" if field == "data.test_split" else "validate"

@@ -42,6 +42,8 @@ class Data(Section):
     """Split whose error is measured at the end of the run, and by `capsdist evaluate`."""
     validation_split: str | None = Field(default_factory=lambda data: data["test_split"])
     """Split to validate on during the run; None: no validation. Version 0.1 validated on `test_split`."""
+    further_tests: Annotated[tuple[str, ...], MAY_CHANGE] = ()
+    """Further splits, SET/SPLIT below `root`, on which a run is tested once it is done: affnist/test."""
     reader: Literal["packed", "webdataset"] = "packed"
     """Reads the training images: `packed` splits, or tar files of image files by the library webdataset."""
     urls: str = ""

@@ -112,7 +112,7 @@ def test_kmnist_of_another_structure(
 
 # ---- EMNIST
 
-PARTS = {"letters": (emnist._LETTERS, 1), "balanced": (emnist._BALANCED, 0)}
+PARTS = {"letters": (emnist.LETTERS, 1), "balanced": (emnist.BALANCED, 0)}
 TEXTS = {
     "emnist-letters-mapping.txt": "".join(f"{k} {64 + k} {96 + k}\n" for k in range(1, 27)).encode(),
     "emnist-balanced-mapping.txt": "".join(

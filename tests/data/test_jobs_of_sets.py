@@ -43,7 +43,7 @@ def house_numbers(folder: Path, patch: Patch) -> None:
 
 
 def letters(folder: Path, patch: Patch) -> None:
-    for part in (emnist._LETTERS, emnist._BALANCED):
+    for part in (emnist.LETTERS, emnist.BALANCED):
         for split, count in (("train", 4), ("test", 2)):
             patch.setitem(part.counts, split, (count,))
         files, _ = emnist_files(part.name, part.first_label, len(part.classes))

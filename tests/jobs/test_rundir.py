@@ -40,8 +40,8 @@ FIELDS = [
     for name in type(getattr(Config(), section)).model_fields
 ]
 FREE = {
-    "data.resident", "data.root", "routing.backend", "routing.recompute", "train.capsule_ranks",
-    "train.gradient_accumulation_steps",
+    "data.further_tests", "data.resident", "data.root", "routing.backend", "routing.recompute",
+    "train.capsule_ranks", "train.gradient_accumulation_steps",
     "train.checkpoint_every_steps", "train.device", "train.dry_run", "train.engine", "train.keep_best",
     "train.keep_checkpoints", "train.log_every_steps", "train.loggers", "train.microbatch_size", "train.name",
     "train.profile", "train.speed", "train.storage", "train.validate_every_steps", "train.num_workers",

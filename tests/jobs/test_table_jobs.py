@@ -46,8 +46,10 @@ def test_the_smoke_form_of_table_1_trains_all_rows_of_both_columns(tmp_path, env
     done = run_job_file("table1.py", "--smoke", cwd=tmp_path, env=env)
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
-    assert [line.split(":")[:2] for line in lines[:2]] == [["smoke", " mnist"], ["smoke", " multimnist"]]
-    assert all("random images in the original format" in line for line in lines[:2])
+    assert [line.split(":")[:2] for line in lines[:2]] == [
+        ["smoke", " packed mnist"], ["smoke", " packed multimnist"],
+    ]  # fmt: skip
+    assert all("made-up images in files of the original format" in line for line in lines[:2])
     assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")] == 2 * [
         "row", "baseline", "r1", "r1-reconstruction", "r3", "r3-reconstruction",
     ]  # fmt: skip

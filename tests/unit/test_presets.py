@@ -148,6 +148,23 @@ def test_smallnorb_is_as_in_section_7() -> None:
         assert config.data.standardise == ("official" in name)
 
 
+MATCHED = {
+    "affnist_paper": 0.77, "affnist_baseline": 0.78, "smallnorb_azimuth_paper": 3.7,
+    "smallnorb_azimuth_baseline": 3.7, "smallnorb_elevation_paper": 4.3, "smallnorb_elevation_baseline": 4.3,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_networks_that_are_compared_stop_at_the_published_error(name: str) -> None:
+    """Of a validation, on familiar views; then the test, and further ones, which no training has seen."""
+    config = get_preset(name)
+    assert config.train.stop_at_error == MATCHED.get(name)
+    further = {place for place in config.data.further_tests if not place.endswith("/validation")}
+    assert further == ({"affnist/test", "affnist_like/test"} if name.startswith("affnist") else set())
+    novel = "azimuth" in name or "elevation" in name
+    assert (f"{config.data.name}/validation" in config.data.further_tests) == novel
+
+
 def test_svhn_is_as_in_section_7() -> None:
     model = get_preset("svhn_paper").model
     assert (model.conv_channels, model.primary_types, model.primary_dim, model.class_dim) == (64, 16, 6, 8)

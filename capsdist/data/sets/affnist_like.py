@@ -90,7 +90,7 @@ def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]
 
 AFFNIST_LIKE = DatasetSpec(
     name="affnist_like",
-    licence="made from MNIST: CC BY-SA 3.0 (LeCun, Cortes, Burges)",
+    licence="GENERATED from MNIST, not affNIST: CC BY-SA 3.0 (LeCun, Cortes, Burges)",
     title="GENERATED from MNIST like affNIST's test set (320,000 images of 40x40); not affNIST",
     classes=tuple("0123456789"),
     load=_load,

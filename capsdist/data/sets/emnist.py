@@ -22,7 +22,7 @@ from capsdist.data.sets.originals import Original, content, download, find, open
 from capsdist.data.sets.spec import DatasetSpec
 from capsdist.errors import DataError
 
-__all__ = ["EMNIST_BALANCED", "EMNIST_LETTERS", "EmnistPart", "load_emnist"]
+__all__ = ["BALANCED", "EMNIST_BALANCED", "EMNIST_LETTERS", "LETTERS", "EmnistPart", "load_emnist"]
 
 ARCHIVE = Original(
     "gzip.zip", "fb9bb67e33772a9cc0b895e4ecf36d2cf35be8b709693c3564cea2a019fcda8e", packed=True
@@ -54,11 +54,9 @@ class EmnistPart:
 
 
 # The first release had 88,800 + 14,800 letters, fewer of those whose upper and lower case look alike.
-_LETTERS = EmnistPart(
-    "letters", tuple(string.ascii_uppercase), 1, {"train": (4800, 2400), "test": (800, 400)}
-)
+LETTERS = EmnistPart("letters", tuple(string.ascii_uppercase), 1, {"train": (4800, 2400), "test": (800, 400)})
 # Lower-case letters that look like their upper case share its class.
-_BALANCED = EmnistPart(
+BALANCED = EmnistPart(
     "balanced", tuple(string.digits + string.ascii_uppercase + "abdefghnqrt"), 0,
     {"train": (2400,), "test": (400,)},
 )  # fmt: skip
@@ -143,15 +141,15 @@ EMNIST_LETTERS = DatasetSpec(
     name="emnist_letters",
     licence="none given; derived from NIST Special Database 19, cite Cohen et al. 2017",
     title="EMNIST letters (26 classes of 28x28, both cases of a letter in one) from its original idx files",
-    classes=_LETTERS.classes,
-    load=partial(_load, _LETTERS),
+    classes=LETTERS.classes,
+    load=partial(_load, LETTERS),
     source=_SOURCE,
 )
 EMNIST_BALANCED = DatasetSpec(
     name="emnist_balanced",
     licence="none given; derived from NIST Special Database 19, cite Cohen et al. 2017",
     title="EMNIST balanced (112,800 + 18,800 characters of 28x28, 47 classes) from its original idx files",
-    classes=_BALANCED.classes,
-    load=partial(_load, _BALANCED),
+    classes=BALANCED.classes,
+    load=partial(_load, BALANCED),
     source=_SOURCE,
 )

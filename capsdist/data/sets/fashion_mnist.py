@@ -8,7 +8,7 @@ from capsdist.data.format.samples import Samples, in_memory
 from capsdist.data.sets.idx import load_or_download
 from capsdist.data.sets.spec import DatasetSpec
 
-__all__ = ["FASHION_MNIST"]
+__all__ = ["DEBIAN", "FASHION_MNIST"]
 
 # Of the uncompressed files. Debian's package differs from the originals in the gzip header only: with
 # name and time put back, its files have the md5 sums that the authors publish.
@@ -21,12 +21,12 @@ _SHA256 = {
 _CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 _MIRRORS = ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",)
 
 
 def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]:
-    place = source or (_DEBIAN if _DEBIAN.is_dir() else None)
+    place = source or (DEBIAN if DEBIAN.is_dir() else None)
     return in_memory(load_or_download(place, _SHA256, _MIRRORS, folder, command=command))
 
 

@@ -15,7 +15,7 @@ data): what is then beyond the edge is cut off.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -34,11 +34,12 @@ from capsdist.data.sets.spec import SPLITS, DatasetSpec
 from capsdist.errors import DataError
 from capsdist.storage import join
 
-__all__ = ["MULTIMNIST", "MultiOptions", "pack_multimnist"]
+__all__ = ["MULTIMNIST", "TEST_DIGITS", "TRAIN_DIGITS", "MultiOptions", "pack_multimnist", "pack_pairs"]
 
 _PAD = 4
 _NUM_VALIDATION = 10_000
-_TRAIN, _TEST = "digits_train", "digits_test"
+TRAIN_DIGITS, TEST_DIGITS = "digits_train", "digits_test"
+"""Splits of the digits themselves."""
 
 
 @dataclass(frozen=True)
@@ -66,20 +67,34 @@ def pack_multimnist(source: Path | None, options: MultiOptions, command: str) ->
     Raises:
         DataError: as `pack`; options out of range.
     """
+    originals = originals_folder(options.root, MNIST.name)
+    pack_pairs(lambda: load_mnist(source, originals, command), options, _NUM_VALIDATION)
+
+
+def pack_pairs(
+    load: Callable[[], Mapping[str, Samples]],
+    options: MultiOptions,
+    num_validation: int,
+    licence: str = MNIST.licence,
+) -> None:
+    """Pack pairs of the digits that `load` returns, as its splits train and test; see `pack_multimnist`.
+
+    num_validation: of the training digits, the first so many are those of `validation`.
+    """
     folder = join(options.root, options.name)
     check_root(options.root, options.name)
-    originals = originals_folder(options.root, MNIST.name)
 
-    def load() -> dict[str, Samples]:
-        digits = load_mnist(source, originals, command)
-        return {_TRAIN: digits["train"], _TEST: digits["test"]}
+    def digits_of() -> dict[str, Samples]:
+        digits = load()
+        return {TRAIN_DIGITS: digits["train"], TEST_DIGITS: digits["test"]}
 
-    pack(options.root, options.name, MNIST.classes, load, splits=(_TRAIN, _TEST), licence=MNIST.licence)
+    splits = (TRAIN_DIGITS, TEST_DIGITS)
+    pack(options.root, options.name, MNIST.classes, digits_of, splits=splits, licence=licence)
     for split, digits, first, last in (
-        ("train", _TRAIN, 0, None),
-        ("train_part", _TRAIN, _NUM_VALIDATION, None),
-        ("validation", _TRAIN, 0, _NUM_VALIDATION),
-        ("test", _TEST, 0, None),
+        ("train", TRAIN_DIGITS, 0, None),
+        ("train_part", TRAIN_DIGITS, num_validation, None),
+        ("validation", TRAIN_DIGITS, 0, num_validation),
+        ("test", TEST_DIGITS, 0, None),
     ):
         index = recipes_over(
             folder,

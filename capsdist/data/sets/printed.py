@@ -1,14 +1,15 @@
-"""Printed digits in MNIST's place, for runs that only show that everything works together."""
+"""Printed characters in the place of images, for runs that only show that everything works together."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import numpy as np
 
 from capsdist.data.sets.idx import image_label_pair, parse_idx
 
-__all__ = ["printed_digits"]
+__all__ = ["idx_bytes", "printed", "printed_digits"]
 
 
 def printed_digits(num: int) -> tuple[np.ndarray, np.ndarray]:
@@ -19,24 +20,29 @@ def printed_digits(num: int) -> tuple[np.ndarray, np.ndarray]:
     """
     labels = (np.arange(num) % 10).astype(np.uint8)
     name = "a made-up idx file"
-    images, numbers = (parse_idx(_idx_bytes(array), name) for array in (_drawn(labels), labels))
+    arrays = printed([str(label) for label in labels]), labels
+    images, numbers = (parse_idx(idx_bytes(array), name) for array in arrays)
     return image_label_pair(images, numbers, name)
 
 
-def _idx_bytes(array: np.ndarray) -> bytes:
+def idx_bytes(array: np.ndarray) -> bytes:
+    """Return the content of an idx file of `array`, uint8."""
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def _drawn(labels: np.ndarray) -> np.ndarray:
-    """Return images uint8 [N, 28, 28] of the digits `labels`."""
+def printed(texts: Sequence[str], side: int = 28) -> np.ndarray:
+    """Return an image of each of `texts`, white on black: uint8 [N, side, side].
+
+    Of different sizes, in different places, the same for an equal number of texts.
+    """
     from PIL import Image, ImageDraw, ImageFont
 
-    rng = np.random.default_rng(len(labels))
-    images = np.empty((len(labels), 28, 28), np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        drawn = Image.new("L", (28, 28))
-        font = ImageFont.load_default(size=rng.uniform(16, 24))
-        across, down = rng.uniform(11, 17, 2)
-        ImageDraw.Draw(drawn).text((across, down), str(label), fill=255, font=font, anchor="mm")
+    rng = np.random.default_rng(len(texts))
+    images = np.empty((len(texts), side, side), np.uint8)
+    for image, text in zip(images, texts, strict=True):
+        drawn = Image.new("L", (side, side))
+        font = ImageFont.load_default(size=rng.uniform(16, 24) * side / 28)
+        across, down = rng.uniform(11, 17, 2) * side / 28
+        ImageDraw.Draw(drawn).text((across, down), text, fill=255, font=font, anchor="mm")
         image[:] = np.asarray(drawn)
     return images

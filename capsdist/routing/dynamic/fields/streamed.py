@@ -51,7 +51,7 @@ def _call(arguments: tuple[Any, ...]) -> FieldCall:
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """Run all blocks forward; return parent_poses [B, P, J, E] and, for the way back, totals [R, J, B P, E]."""
+    """Run all blocks forward; return parent_poses [B, P, J, E], and the totals [R, J, B P, E] to keep."""
     call = _call(arguments)
     num_images, (num_parents, parent_dim) = len(call.child_poses), call.packed_weights.shape[:2]
     num_pairs, dtype = num_images * call.fields.num_parents, wide_dtype(call.child_poses)
