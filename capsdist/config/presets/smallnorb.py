@@ -10,11 +10,8 @@ more; no novel view is looked at before the test.
 
 from __future__ import annotations
 
-<<<<<<< HEAD
 from capsdist.config.em_capsnet import EMCapsNetConfig, EMRouting, SpreadLoss
-=======
 from capsdist.config.models import PoolingCNNConfig
->>>>>>> main
 from capsdist.config.presets.mnist import mnist_official, mnist_paper
 from capsdist.config.schema import Config
 from capsdist.config.values import with_values
@@ -131,16 +128,12 @@ def _novel(config: Config, factor: str) -> Config:
 
 
 PRESETS = (
-<<<<<<< HEAD
-    smallnorb_paper, smallnorb_official, smallnorb_em, smallnorb_em_small, smallnorb_azimuth_paper,
-    smallnorb_elevation_paper,
-)  # fmt: skip
-=======
     smallnorb_paper,
     smallnorb_official,
+    smallnorb_em,
+    smallnorb_em_small,
     smallnorb_azimuth_paper,
     smallnorb_azimuth_baseline,
     smallnorb_elevation_paper,
     smallnorb_elevation_baseline,
 )
->>>>>>> main
