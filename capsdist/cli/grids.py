@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 from capsdist.config import Config, Section, with_values
@@ -130,16 +131,26 @@ def write_result(config: Config, files: Mapping[str, bytes]) -> list[str]:
 
 
 def record_grid(
-    records: Path, what: str, options: Section, cells: Mapping[str, Config], figures: dict[str, Any], log: str
+    records: Path,
+    what: str,
+    options: Mapping[str, Any],
+    cells: Mapping[str, Config],
+    figures: Mapping[str, Any],
+    log: str,
+    drawn: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
-    """Write a record of a grid, without the places where it lay."""
+    """Write a record of a grid, without the places where it lay; options: JSON-able; drawn: further files."""
     from capsdist.bench.record import write_record
+    from capsdist.storage.durable import write_durably
 
-    config = {"options": options.model_dump(mode="json"), "cells": {}}
+    config: dict[str, Any] = {"options": options, "cells": {}}
     for name, cell in cells.items():
         places = {"data.root": Path(cell.data.root).name, "train.storage": Path(cell.train.storage).name}
         config["cells"][name] = with_values(cell, places).model_dump(mode="json")
-    print("recorded in", write_record(records, what, config=config, figures=figures, log=log))
+    folder = write_record(records, what, config=config, figures=figures, log=log)
+    for name, content in drawn.items():
+        write_durably(folder / name, content)
+    print("recorded in", folder)
 
 
 def as_json(values: Mapping[str, Any]) -> bytes:

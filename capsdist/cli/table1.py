@@ -96,7 +96,8 @@ def _train(config: Config, options: Table1, cells: Sequence[Any], records: Path)
     paths = write_result(config, {"table.json": as_json(table), "table.md": text.encode()})
     print(f"\n{text}")
     if options.record and not options.smoke:
-        record_grid(records, f"table1-{options.size}", options, configs, table, text)
+        what, values = f"table1-{options.size}", options.model_dump(mode="json")
+        record_grid(records, what, values, configs, table, text)
     finished = sum(len(row.error_percent) for row in rows)
     if not options.smoke:
         print(f"table: {' '.join(paths)}")
