@@ -9,6 +9,7 @@ from capsdist.claims.experiment import BASELINE, CAPSNET
 from capsdist.claims.matched import matched_baseline
 from capsdist.config import Config, with_values
 from capsdist.config.models import NoOptions
+from capsdist.config.presets.mnist import SMALLER
 from capsdist.errors import ConfigError, Problem
 
 __all__ = ["SIZES", "Settings", "SizeName", "Trained", "configs_of"]
@@ -16,8 +17,8 @@ __all__ = ["SIZES", "Settings", "SizeName", "Trained", "configs_of"]
 SizeName = Literal["tiny", "mini", "quarter", "full"]
 SIZES: dict[SizeName, dict[str, Any]] = {
     "tiny": {"model.conv_channels": 8, "model.primary_types": 2, "model.decoder_hidden": (16, 32)},
-    "mini": {"model.conv_channels": 64, "model.primary_types": 8},
-    "quarter": {"model.conv_channels": 128, "model.primary_types": 16},
+    "mini": SMALLER["mini"],
+    "quarter": SMALLER["quarter"],
     "full": {},
 }
 """Fields of the capsule network by the name of its size; those of the paper are full."""

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from capsdist.config import Config, Section, with_values
+from capsdist.config.presets.mnist import SMALLER
 from capsdist.config.rules import section_problems
 from capsdist.console import DONE, INVALID
 from capsdist.errors import ConfigError
@@ -25,11 +26,8 @@ __all__ = [
 ]  # fmt: skip
 
 Size = Literal["full", "quarter", "mini"]
-_CHANNELS: dict[str, dict[Size, dict[str, object]]] = {
-    "capsnet": {
-        "quarter": {"model.conv_channels": 128, "model.primary_types": 16},
-        "mini": {"model.conv_channels": 64, "model.primary_types": 8},
-    },
+_CHANNELS: dict[str, dict[str, dict[str, object]]] = {
+    "capsnet": SMALLER,
     "baseline_cnn": {  # half and a quarter of the widths, our choice
         "quarter": {"model.conv_channels": (128, 128, 64), "model.dense_units": (164, 96)},
         "mini": {"model.conv_channels": (64, 64, 32), "model.dense_units": (82, 48)},
