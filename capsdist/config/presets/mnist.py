@@ -9,7 +9,7 @@ SMALLER: dict[str, dict[str, object]] = {
     "quarter": {"model.conv_channels": 128, "model.primary_types": 16},
     "mini": {"model.conv_channels": 64, "model.primary_types": 8},
 }
-"""Fields of smaller capsule networks, by the name of their size: for presets with the network of the paper."""
+"""Fields of smaller capsule networks by the name of their size: for presets with the network of the paper."""
 
 
 def mnist_paper() -> Config:
