@@ -46,6 +46,12 @@ class Plan:
         return {each.name: each.config for each in self.runs}
 
     @property
+    def cells_of_whole(self) -> dict[str, Config]:
+        """Return the cells with whole training splits: parts are not there before they are written."""
+        whole = {"data.train_split": "train"}
+        return {name: with_values(config, whole) for name, config in self.cells.items()}
+
+    @property
     def largest(self) -> list[Trained]:
         """Return the runs on the largest part of the digits, whose networks serve all experiments."""
         return [each for each in self.digits if each.fraction == self.settings.fractions[-1]]
@@ -67,7 +73,7 @@ class Plan:
 
     @property
     def summary(self) -> str:
-        """Return what it takes to train all runs, in one line."""
+        """Return what it takes to train all runs, and a line for each experiment that is left out."""
         steps, sizes = Counter(each.steps for each in self.runs), self.sizes
         words = " and ".join(f"{num} runs of {each:,} steps" for each, num in sorted(steps.items()))
         flop = sum(
@@ -76,7 +82,8 @@ class Plan:
             * sizes[each.config.data.name][each.network].training_flop
             for each in self.runs
         )
-        return f"study {self.settings.name}: {words}; {flop:.2g} FLOP in all"
+        first = f"study {self.settings.name}: {words}; {flop:.2g} FLOP in all"
+        return "\n".join([first, *(f"{name}: not run: {why}" for name, why in self.not_run.items())])
 
 
 def planned(settings: Settings) -> Plan:

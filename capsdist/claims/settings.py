@@ -55,6 +55,11 @@ class Settings:
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Device of the runs; experiments are on the GPU if there is one."""
 
+    @property
+    def without_places(self) -> dict[str, Any]:
+        """Return them as a record has them: where a study lay says nothing to others."""
+        return vars(self) | {"root": "", "storage": ""}
+
     def checked(self) -> Settings:
         """Return these settings, fractions ascending.
 

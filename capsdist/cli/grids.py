@@ -135,9 +135,12 @@ def record_grid(
     cells: Mapping[str, Config],
     figures: Mapping[str, Any],
     log: str,
-    drawn: Mapping[str, bytes] = MappingProxyType({}),
+    files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
-    """Write a record of a grid, without the places where it lay; options: JSON-able; drawn: further files."""
+    """Write a record of a grid, without the places where it lay.
+
+    options: JSON-able; files: as `write_result`, of which the pictures become part of the record.
+    """
     from capsdist.bench.record import write_record
     from capsdist.storage.durable import write_durably
 
@@ -146,8 +149,9 @@ def record_grid(
         places = {"data.root": Path(cell.data.root).name, "train.storage": Path(cell.train.storage).name}
         config["cells"][name] = with_values(cell, places).model_dump(mode="json")
     folder = write_record(records, what, config=config, figures=figures, log=log)
-    for name, content in drawn.items():
-        write_durably(folder / name, content)
+    for name, content in files.items():
+        if name.endswith(".png"):
+            write_durably(folder / name, content)
     print("recorded in", folder)
 
 
