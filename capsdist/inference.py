@@ -87,6 +87,7 @@ class Predictor:
 
         labels: the classes whose capsules are drawn: int64 [B], int64 [B, K], -1 where there are fewer, or
         bool [B, J]. None: the longest capsule, or the `model.num_labels` longest (paper, sections 4.1 and 6).
+        With `model.decoder_separate` K labels are drawn one by one: [B, K, C, H, W], the longest first.
 
         Raises:
             ShapeError: as `predict`; or the network has no decoder.

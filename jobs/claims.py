@@ -33,7 +33,6 @@ def main(
     """Test claims about capsule networks; the same command goes on where it was stopped.
 
     Args:
-        settings: What they are tested with.
         check: Print every problem, what there is to train and what data is missing; train nothing.
         record: Write a record below jobs/records.
         smoke: Tiny networks, two steps, 40 test images; nothing is kept.
@@ -44,7 +43,8 @@ def main(
         print(plan.summary, flush=True)
         if check:
             return check_cells(plan.cells_of_whole)
-        if (study := run_study(plan, train_cells, log, note=note)) is None:
+        study = run_study(plan, lambda *grid: train_cells(*grid, pages=not smoke), log, note=note)
+        if study is None:
             return STOPPED
         files, text = files_of(study), markdown(study)
         paths = write_result(plan.grid, files)

@@ -15,6 +15,7 @@ from capsdist.analysis.mosaic import draw_mosaic, in_colour
 from capsdist.analysis.subject import Drawn, NotDrawn, Subject, displayed
 from capsdist.data.format.source import open_split
 from capsdist.data.recipes.source import Recipes
+from capsdist.ops.predictions import swapped
 
 __all__ = ["assigned", "draw_overlays", "matched", "red_and_green", "segmented"]
 
@@ -72,8 +73,7 @@ def _names(pair: Tensor, subject: Subject) -> str:
 
 def matched(predictions: Tensor, labels: Tensor) -> Tensor:
     """Return predictions [B, 2] with each that is also a label in the place of that label [B, 2]."""
-    swapped = (predictions[:, 0] == labels[:, 1]) | (predictions[:, 1] == labels[:, 0])
-    return torch.where(swapped[:, None], predictions.flip(1), predictions)
+    return torch.where(swapped(predictions, labels)[:, None], predictions.flip(1), predictions)
 
 
 def red_and_green(first: np.ndarray, second: np.ndarray) -> np.ndarray:

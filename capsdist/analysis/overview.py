@@ -16,6 +16,7 @@ from capsdist.config import Config
 from capsdist.console import Log
 from capsdist.data.format.source import open_split
 from capsdist.errors import RunError
+from capsdist.models.decoder import overlaid
 from capsdist.runs.checkpoints import newest_verified
 from capsdist.runs.files import open_files
 from capsdist.runs.record import trained_rows
@@ -115,7 +116,7 @@ def picked(network: nn.Module, images: ReadImages, num_columns: int) -> Samples:
     reconstructions = output.reconstructions
     return Samples(
         images=displayable(images.shown[chosen].numpy()),
-        reconstructions=None if reconstructions is None else displayable(reconstructions.numpy()),
+        reconstructions=None if reconstructions is None else displayable(overlaid(reconstructions).numpy()),
         labels=labels[chosen].numpy(),
         predictions=predictions[chosen].numpy(),
         targets=targets.numpy(),

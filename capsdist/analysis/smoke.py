@@ -41,7 +41,9 @@ def smoke_runs(root: Path, log: Log = print) -> list[str]:
         _trained(root, f"smoke-digits-r{iterations}", iterations, log, train_split="digits_train",
                  test_split="digits_test")
         for iterations in (1, 3)
-    ] + [_trained(root, "smoke-pairs", 3, log, num_labels=2, image_size=36)]  # fmt: skip
+    ] + [
+        _trained(root, "smoke-pairs", 3, log, num_labels=2, image_size=36, decoder_separate=True)
+    ]  # fmt: skip
 
 
 def _pack(root: Path) -> None:

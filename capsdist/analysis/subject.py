@@ -18,6 +18,7 @@ from capsdist.data import Transform, eval_batches
 from capsdist.data.format.source import open_split
 from capsdist.errors import CapsdistError, DataError
 from capsdist.models import CapsuleNetwork, Decoder
+from capsdist.models.decoder import overlaid
 from capsdist.ops.predictions import largest, missed_labels
 from capsdist.runs.checkpoints import opened_checkpoint
 from capsdist.storage import join
@@ -131,10 +132,12 @@ class Subject:
     def decoded(self, poses: Tensor, labels: Tensor) -> np.ndarray:
         """Return what the decoder draws of poses [n, J, E], as `displayable`; labels: see `Decoder`.
 
+        Several labels that it draws one by one are overlaid.
+
         Raises:
             NotDrawn: there is no decoder.
         """
-        return displayable(self.decoder(poses, labels).numpy())
+        return displayable(overlaid(self.decoder(poses, labels)).numpy())
 
 
 def open_subject(

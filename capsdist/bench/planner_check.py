@@ -161,7 +161,8 @@ def _step_of(case: Case) -> Step:
     torch.manual_seed(0)
     network = build_model(config.model, config.routing)
     images = torch.rand(case.num_images, *image_shape(config.model))
-    labels = torch.randint(config.model.num_classes, (case.num_images,))
+    several = (config.model.num_labels,) if config.model.num_labels > 1 else ()
+    labels = torch.randint(config.model.num_classes, (case.num_images, *several))
     family = find_family(config.model.kind)
     return Step(network, family, config, images=images, labels=labels, precision="fp32")
 

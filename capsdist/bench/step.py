@@ -27,7 +27,8 @@ class Step:
     """Optimizer steps of `model` on one batch, on the device of `images`; each call is the next step.
 
     images: float [B, C, H, W]; labels: int64 [B], or [B, K] of several an image. Both may be changed in
-    place between steps. The schedule of the learning rate is that of a run of 100,000 steps.
+    place between steps. A network that draws each label by itself has a copy of the image to draw for each.
+    The schedule of the learning rate is that of a run of 100,000 steps.
     """
 
     def __init__(
@@ -47,7 +48,10 @@ class Step:
         )
         ids, weights = torch.arange(len(images)), torch.ones(len(images))
         empty = torch.empty(0, dtype=torch.uint8)  # the step takes transformed images
-        self.batch = Batch(empty, labels, weights, ids, len(images)).to(device)
+        parts = None
+        if config.model.draws_parts:
+            parts = images[:, None].repeat(1, config.model.num_labels, 1, 1, 1)
+        self.batch = Batch(empty, labels, weights, ids, len(images), parts=parts).to(device)
         self._number = 0
 
     def __call__(self) -> Tensor:

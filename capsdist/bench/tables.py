@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from capsdist.bench.aims import Aim, Row, goals_table, least, most, number
 from capsdist.bench.gpu_aims import GPU_ROWS
+from capsdist.bench.paper_aims import PAPER_ROWS
 from capsdist.bench.pipeline_aims import PIPELINE_ROWS
 from capsdist.bench.scaling_aims import SCALING_ROWS
 from capsdist.errors import DataError, DocumentError
@@ -34,13 +35,11 @@ class _Record(BaseModel):
 
 _ERRORS = (
     Row("4,000 real digits, a few epochs (`make quickstart`)", most(3.5), "quickstart", headline=True),
-    Row("MNIST, CapsNet r=3, after 1 epoch (cut and continued)", most(2.5), "mnist-1-epoch", headline=True),
-    Row("MNIST, CapsNet r=3, reconstruction, whole training", "0.25 % (paper)", headline=True),
-    Row("MNIST, baseline CNN, whole training", "0.39 % (paper)"),
+    Row("MNIST, CapsNet r=3, after 1 epoch (cut and continued)", most(2.5), "mnist-1-epoch"),
     Row("CIFAR-10, capsules over a small residual network, 10 epochs", most(20), "cifar10-resnet-cpu"),
     Row("the same, seconds on the machine", most(3600), "cifar10-resnet-cpu", "wall_s", " s"),
     Row("Tiny-ImageNet, 200 classes, 161 M weights, 300 steps of 32", most(99), "tiny-imagenet-200"),
-    Row("CIFAR-10, one network, whole training", "10.6 % with 7 networks (paper)"),
+    *PAPER_ROWS,
 )
 
 
@@ -127,8 +126,8 @@ def newest_records(records: Path) -> dict[str, tuple[str, dict[str, Any]]]:
 def results_table(records: Path, *, links: str = "", headlines: bool = False) -> str:
     """Return the results as Markdown: error and cost, aim, figure and its kind, machine and record.
 
-    A figure that misses its aim says so. `links` is the path of `records` seen from the document;
-    `headlines` keeps the rows that the README of the project shows.
+    A figure that misses its aim says so; an interval is Wilson's, of 95 percent. `links` is the path of
+    `records` seen from the document; `headlines` keeps the rows that the README of the project shows.
     """
     newest = newest_records(records)
     head = ["| {} | aim | measured | that is | machine | record |", "|---|---|---|---|---|---|"]
@@ -174,9 +173,16 @@ def _line(row: Row, newest: Mapping[str, tuple[str, dict[str, Any]]], links: str
     measured = f"{number(value)}{row.unit}"
     if isinstance(row.aim, Aim) and row.aim.missed_by(value):
         measured = f"**{measured}, missed**"
+    measured += _interval(row, record["figures"])
     link = f"[{record['written'][:10]}]({links}{folder})"
     kind = _kind(row, record)
     return f"| {row.label} | {aim} | {measured} | {kind} | {_machine(record['hardware'])} | {link} |"
+
+
+def _interval(row: Row, figures: Mapping[str, Any]) -> str:
+    """Return the 95 % interval of the test error of one network where the record has it."""
+    found = figures.get("error_interval_percent") if row.figure == "error_percent" else None
+    return "" if found is None else f" ({number(found[0])} to {number(found[1])})"
 
 
 def _kind(row: Row, record: Mapping[str, Any]) -> str:

@@ -57,7 +57,7 @@ def ensemble(description: str | None, presets: Sequence[str], argv: Sequence[str
             return check_cells(cells)
         if options.checkpoints:
             return _evaluate(config, options, options.checkpoints, {}, records)
-        outcomes = train_cells(config, cells)
+        outcomes = train_cells(config, cells, pages=not options.smoke)
         if outcomes is None:
             return STOPPED
         for cell in outcomes.values():
@@ -94,6 +94,7 @@ def _evaluate(
     paths = write_result(config, {"ensemble.json": as_json(figures), EVALUATION: evaluation})
     print("\n".join(lines))
     if options.record and not options.smoke:
+        figures |= {"error_percent": found.together[-1], "error_interval_percent": found.intervals[-1]}
         what, values = f"ensemble-{config.preset}", options.model_dump(mode="json")
         record_grid(records, what, values, cells, figures, "\n".join(lines) + "\n")
     if not options.smoke:

@@ -11,12 +11,14 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from capsdist.cli.pages import leave_table
 from capsdist.config import Config, Section, with_values
 from capsdist.config.presets.mnist import SMALLER
 from capsdist.config.rules import section_problems
 from capsdist.console import DONE, INVALID
 from capsdist.errors import ConfigError
 from capsdist.launch import preflight
+from capsdist.runs.rundir import run_place
 from capsdist.storage.documents import dump_json, seal
 from capsdist.tune.cells import Cell, grid_problems
 
@@ -102,8 +104,11 @@ def check_cells(cells: Mapping[str, Config]) -> int:
     return DONE
 
 
-def train_cells(config: Config, cells: Mapping[str, Config]) -> dict[str, Cell] | None:
-    """Train the cells as `run_grid` and show it; None, and a line, if a signal ended it."""
+def train_cells(config: Config, cells: Mapping[str, Config], *, pages: bool = True) -> dict[str, Cell] | None:
+    """Train the cells as `run_grid` and show it; None, and a line, if a signal ended it.
+
+    pages: leave report.html of each cell that finished, and table.html of all in the folder of the grid.
+    """
     from capsdist.tune.grid import run_grid
     from capsdist.tune.progress import SearchDisplay
 
@@ -114,6 +119,8 @@ def train_cells(config: Config, cells: Mapping[str, Config]) -> dict[str, Cell] 
             outcomes = None
     if outcomes is None:
         print("stopped: the same command goes on", file=sys.stderr)
+    elif pages and (places := [cell.place for cell in outcomes.values() if cell.error_percent is not None]):
+        leave_table(places, run_place(preflight.absolute(config)))
     return outcomes
 
 

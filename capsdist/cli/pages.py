@@ -1,17 +1,18 @@
-"""The picture and the page that a run leaves in its folder when it ends; a failure there is only told."""
+"""The picture and the pages that runs leave in their folders when they end; a failure there is only told."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from capsdist.console import Log
 from capsdist.runs.files import open_files
 from capsdist.runs.rundir import OVERVIEW, REPORT
 
 if TYPE_CHECKING:
     from capsdist.analysis.overview import Shown
 
-__all__ = ["leave_pages"]
+__all__ = ["leave_pages", "leave_table"]
 
 _PNG_BEGIN, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _HTML_BEGIN, _HTML_END = b"<!doctype html>", b"</html>"
@@ -61,3 +62,19 @@ def leave_pages(
     if picture:
         leave(OVERVIEW, _PNG_BEGIN, _PNG_END, draw)
     leave(REPORT, _HTML_BEGIN, _HTML_END, write)
+
+
+def leave_table(places: Sequence[str], to: str, log: Log = print) -> None:
+    """Make report.html of each of the finished runs at `places`, and table.html of all in the folder `to`."""
+    from capsdist.analysis.report.facts import read_facts
+    from capsdist.analysis.report.run_page import write_report
+    from capsdist.analysis.report.table_page import write_table
+
+    try:
+        runs = [read_facts(place, log) for place in places]
+        for run in runs:
+            if run.files.read(REPORT) is None:  # those of an earlier start have theirs
+                write_report(run, images=False, log=log)
+        log(f"pages: {write_table(runs, to)}")
+    except Exception as error:
+        log(f"warning: no table.html ({type(error).__name__}: {error})")

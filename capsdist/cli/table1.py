@@ -87,7 +87,7 @@ def _for_baseline(argv: Sequence[str]) -> list[str]:
 
 def _train(config: Config, options: Table1, cells: Sequence[Any], records: Path) -> int:
     configs = {cell.name: cell.config for cell in cells}
-    outcomes = train_cells(config, configs)
+    outcomes = train_cells(config, configs, pages=not options.smoke)
     if outcomes is None:
         return STOPPED
     rows = rows_of(cells, outcomes)
@@ -96,8 +96,9 @@ def _train(config: Config, options: Table1, cells: Sequence[Any], records: Path)
     paths = write_result(config, {"table.json": as_json(table), "table.md": text.encode()})
     print(f"\n{text}")
     if options.record and not options.smoke:
+        means = {f"{row.column}-{row.row}": row.mean_percent for row in rows if row.mean_percent is not None}
         what, values = f"table1-{options.size}", options.model_dump(mode="json")
-        record_grid(records, what, values, configs, table, text)
+        record_grid(records, what, values, configs, {**means, **table}, text)
     finished = sum(len(row.error_percent) for row in rows)
     if not options.smoke:
         print(f"table: {' '.join(paths)}")

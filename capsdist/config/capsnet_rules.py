@@ -46,6 +46,20 @@ def decoder_problems(model: CapsuleConfig, data: Data) -> Iterator[Problem]:
         rule = f"needs pixels in [0, 1], which data.{name} removes"
         fix = "--data.no-standardise" if data.standardise else "leave --data.normalise-mean out"
         yield Problem("model.decoder", True, rule, f"set --model.no-decoder or {fix}")
+    if model.draws_parts:
+        yield from _parts_problems(model, data)
+
+
+def _parts_problems(model: CapsuleConfig, data: Data) -> Iterator[Problem]:
+    """Return why the decoder cannot draw each label by itself: the images of the labels are not known."""
+    for name, value, holds, needed in (
+        ("model.num_labels", model.num_labels, model.num_labels == 2, "2 labels an image"),
+        ("data.reader", data.reader, data.reader == "packed", "packed recipes"),
+        ("data.mixup", data.mixup, not data.mixup, "images that are not mixed"),
+    ):
+        if not holds:
+            rule = f"does not go with {name}={value}: it needs {needed}"
+            yield Problem("model.decoder_separate", True, rule, "set --model.no-decoder-separate")
 
 
 def _size_problems(model: CapsNetConfig) -> Iterator[Problem]:

@@ -81,7 +81,10 @@ class LayerCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """The layers of a network in the order of the forward pass; input_numbers: of an image."""
+    """The layers of a network in the order of the forward pass.
+
+    input_numbers: of an image, and of what there is to reconstruct besides.
+    """
 
     input_numbers: int
     layers: list[LayerCost] = field(default_factory=list)

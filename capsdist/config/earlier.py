@@ -37,6 +37,7 @@ def _changes(stored: Config) -> tuple[_Change, ...]:
             {"data.train_split": "train", "data.validation_split": stored.data.test_split},
             {"train.keep_best": 1},
         ),
+        _Change({"model.decoder_separate": False}, {}),
     )
 
 

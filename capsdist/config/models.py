@@ -46,7 +46,7 @@ class NetworkConfig(Section):
     kind: str
     """Family of networks: a built-in name, or the import path package.module:OBJECT of a Family."""
     from_data: bool = False
-    """Take in_channels, image_size, num_classes and num_labels from the index of the training split."""
+    """Take in_channels, image_size, num_classes, num_labels and decoder_separate from the training split."""
     in_channels: Count = 1
     """Channels C of an image: 1 grey, 3 colour."""
     image_size: Annotated[Size, Bounds(ge=9)] = 28
@@ -55,6 +55,11 @@ class NetworkConfig(Section):
     """Classes, one output capsule each (J)."""
     num_labels: Count = 1
     """Labels of an image; MultiMNIST: 2."""
+
+    @property
+    def draws_parts(self) -> bool:
+        """Whether reconstructions are [B, K, C, H, W], to be compared with the image of each label alone."""
+        return False
 
 
 class CapsuleConfig(NetworkConfig):
@@ -80,6 +85,13 @@ class CapsuleConfig(NetworkConfig):
     """Reconstruct the image from the class capsules (paper, section 4.1)."""
     decoder_hidden: tuple[int, int] = (512, 1024)
     """Units of the decoder's two hidden layers; paper: 512 1024."""
+    decoder_separate: bool = False
+    """Draw each of two labels by itself, from its capsule alone (paper, section 6); needs pairs (recipes)."""
+
+    @property
+    def draws_parts(self) -> bool:
+        """With decoder_separate, unless there is no decoder."""
+        return self.decoder and self.decoder_separate
 
 
 class CapsNetConfig(CapsuleConfig):
@@ -163,8 +175,9 @@ class Family:
         build: ``build(model, routing)`` returns the network, in training mode. Its forward pass takes images
             [B, C, H, W], and labels while training, and returns a `capsdist.models.Output`.
         losses: ``losses(output, images, labels, loss)`` returns named losses per image, [B] each, at least
-            fp32. ``"loss"`` is what training minimises; the others are reported only. labels: int64 [B], or
-            floating [B, J], probabilities of the classes, where training mixes images.
+            fp32. ``"loss"`` is what training minimises; the others are reported only. images: as the network
+            saw them; with `NetworkConfig.draws_parts` those of the labels alone, [B, K, C, H, W]. labels:
+            int64 [B], or floating [B, J], probabilities of the classes, where training mixes images.
         loss_names: the names that `losses` returns.
         problems: ``problems(config)`` returns what types and ranges of single fields cannot say.
         multi_label_losses: as `losses`, for `model.num_labels` above 1; labels: int64 [B, K], up to K labels

@@ -32,7 +32,9 @@ class Batch:
     images uint8 [b,C,H,W]; labels int64 [b], or [b,K] for up to K classes an image, -1 where there are fewer,
     or float32 [b,J] once they are mixed; weights float32 [b]: 1 for a real sample, 0 for padding; sample_ids
     int64 [b]; num_global: real samples of the step over all ranks; epoch: of all samples, or int64 [b] in a
-    step that has samples of several epochs; partner: what the images are mixed with, if anything.
+    step that has samples of several epochs; partner: what the images are mixed with, if anything; parts: of
+    recipes, where a decoder draws them, the image of each label alone, uint8 [b,K,C,H,W], or float32 once
+    they are transformed.
     """
 
     images: Tensor
@@ -42,6 +44,11 @@ class Batch:
     num_global: int
     epoch: int | Tensor = 0
     partner: Partner | None = None
+    parts: Tensor | None = None
+
+    def drawn(self, images: Tensor) -> Tensor:
+        """Return what a decoder has to draw: the transformed `images`, or the parts where there are some."""
+        return images if self.parts is None else self.parts
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`; from pinned memory the copy does not wait."""

@@ -33,11 +33,15 @@ def _nothing() -> None:
 
 
 class Samples(NamedTuple):
-    """n samples, on one device: images uint8 [n, C, H, W], labels int64 [n] or [n, K], ids int64 [n]."""
+    """n samples, on one device: images uint8 [n, C, H, W], labels int64 [n] or [n, K], ids int64 [n].
+
+    parts: the image of each label alone, uint8 [n, K, C, H, W], where they are asked for.
+    """
 
     images: Tensor
     labels: Tensor
     sample_ids: Tensor
+    parts: Tensor | None = None
 
 
 class Gather(Protocol):
@@ -74,14 +78,23 @@ class Gather(Protocol):
 
 
 class FromFiles:
-    """Samples that `source` gathers on the host. resident: whether it reads memory instead of files."""
+    """Samples that `source` gathers on the host. resident: whether it reads memory instead of files.
+
+    parts: gather also the image of each label alone; `source` reads recipes.
+    """
 
     deferred = False
 
     def __init__(
-        self, source: Source, *, pin: bool, resident: Residence = "never", close: Close = _nothing
+        self,
+        source: Source,
+        *,
+        pin: bool,
+        resident: Residence = "never",
+        close: Close = _nothing,
+        parts: bool = False,
     ) -> None:
-        self._source, self.pin, self.close = source, pin, close
+        self._source, self.pin, self.close, self._parts = source, pin, close, parts
         self.resident: Residence = resident
 
     @property
@@ -91,7 +104,7 @@ class FromFiles:
 
     def begin(self, ids: np.ndarray) -> Callable[[], Samples]:
         """Gather the samples `ids`, int64 [n]."""
-        from capsdist.data.format.packed import IMAGE  # late, with pydantic
+        from capsdist.data.format.packed import IMAGE, PARTS  # late, with pydantic
 
         index = self._source.index
         label = index.field[index.label_name]
@@ -101,8 +114,12 @@ class FromFiles:
         else:
             images = self._empty(len(ids), channels, height, width)
         labels = torch.empty((len(ids), *label.shape), dtype=torch.int64, pin_memory=self.pin)
-        self._source.gather_into(ids, {IMAGE: images.numpy(), label.name: labels.numpy()})
-        samples = Samples(images, labels, _host(ids, self.pin))
+        out = {IMAGE: images.numpy(), label.name: labels.numpy()}
+        parts = self._empty(*labels.shape, channels, height, width) if self._parts else None
+        if parts is not None:
+            out[PARTS] = parts.numpy()
+        self._source.gather_into(ids, out)
+        samples = Samples(images, labels, _host(ids, self.pin), parts)
         return lambda: samples
 
     def _empty(self, *shape: int) -> Tensor:
@@ -149,15 +166,18 @@ class FromTensors:
 class FromFrames:
     """Samples of recipes, overlaid on a device that holds the digits: pairs and shifts are copied there.
 
-    labels: of the digits, int64 [num_digits], on the device.
+    labels: of the digits, int64 [num_digits], on the device. parts: return also both digits of each sample.
     """
 
     deferred, source = True, None
     resident: Residence = "device"
     close = staticmethod(_nothing)
 
-    def __init__(self, frames: DeviceFrames, labels: Tensor, pairs: Pairs, *, pin: bool) -> None:
-        self._frames, self._labels, self._pairs, self.pin = frames, labels, pairs, pin
+    def __init__(
+        self, frames: DeviceFrames, labels: Tensor, pairs: Pairs, *, pin: bool, parts: bool = False
+    ) -> None:
+        self._frames, self._labels, self._pairs = frames, labels, pairs
+        self.pin, self._parts = pin, parts
 
     def begin(self, ids: np.ndarray) -> Callable[[], Samples]:
         """Begin to gather the samples `ids`, int64 [n]."""
@@ -169,8 +189,8 @@ class FromFrames:
         """Return the samples of `numbers`, int64 [7, n]: ids, two digits, down and right of both."""
         ids, lower, upper, *shifts = numbers.to(self._labels.device, non_blocking=True).unbind()
         digits = torch.stack([lower, upper], dim=1)
-        images = self._frames.overlay(digits, torch.stack(shifts, dim=1).view(-1, 2, 2))
-        return Samples(images, self._labels[digits], ids)
+        parts = self._frames.separate(digits, torch.stack(shifts, dim=1).view(-1, 2, 2))
+        return Samples(self._frames.added(parts), self._labels[digits], ids, parts if self._parts else None)
 
 
 def _host(numbers: np.ndarray, pin: bool) -> Tensor:

@@ -24,6 +24,7 @@ from capsdist.data.format.order import Order, rank_slice
 from capsdist.data.format.position import Position, check_inside, check_same_order
 from capsdist.data.format.source import open_split
 from capsdist.data.gather import FromFiles, Gather, Residence, Samples
+from capsdist.data.recipes.source import Recipes
 from capsdist.data.resident import Choice, open_gather
 
 __all__ = ["TrainStream", "eval_batches"]
@@ -47,14 +48,15 @@ class TrainStream:
     `folder`: a local path or an s3:// URL; where the bytes are never enters the order.
     last_batch: "short" ends an epoch with a step of the remaining samples, "carry" fills that step with the
     first samples of the next epoch, which then has them behind it. steps: in which epoch each step is. pin:
-    gather into pinned memory, for copies to a GPU. partners: gather those of the samples, for `Mixup`.
+    gather into pinned memory, for copies to a GPU. partners: gather those of the samples, for `Mixup`. parts:
+    of recipes, gather also the image of each label alone.
     decode_size: side, or height and width, to which encoded images are decoded; 0: the stored one. resident:
     whether the whole split stays in memory, and where; see `open_gather`. device: that batches are for: those
     of a set that is resident in the memory of a GPU are there. workers_on_node: processes that do the same.
 
     Raises:
-        DataError: a split that cannot be read or does not fit where `resident` wants it, or `lanes` that does
-            not divide `global_batch_size`.
+        DataError: a split that cannot be read, does not fit where `resident` wants it or has no `parts`, or
+            `lanes` that does not divide `global_batch_size`.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class TrainStream:
         last_batch: LastBatch = "short",
         pin: bool = False,
         partners: bool = False,
+        parts: bool = False,
         decode_size: int | tuple[int, int] = 0,
         resident: Choice = "never",
         device: torch.device | str = "cpu",
@@ -79,7 +82,7 @@ class TrainStream:
         self.order = Order(self.split.index, seed, global_batch_size, lanes, window)
         self.index = self.split.index
         self.steps = EpochSteps(self.split.index.num_samples, global_batch_size, last_batch)
-        self.rank, self.world_size, self.partners = rank, world_size, partners
+        self.rank, self.world_size, self.partners, self.parts = rank, world_size, partners, parts
         self._gather = open_gather(
             folder,
             self.split,
@@ -87,6 +90,7 @@ class TrainStream:
             device=torch.device(device),
             workers_on_node=workers_on_node,
             pin=pin,
+            parts=parts,
         )
 
     resumes_inside = True
@@ -140,7 +144,8 @@ class TrainStream:
         order = self.order
         per_step = -(-order.global_batch_size // self.world_size)
         chunk_bytes = _DECODED_BYTES if self.split.decodes else _CHUNK_BYTES
-        size = min(_CHUNK_STEPS, max(1, chunk_bytes // (per_step * order.index.image_bytes)))
+        image_bytes = (1 + 2 * self.parts) * order.index.image_bytes
+        size = min(_CHUNK_STEPS, max(1, chunk_bytes // (per_step * image_bytes)))
         if self.steps.last_batch == "carry":
             begin, end = self.steps.before(epoch), self.steps.before(epoch + 1)
             for first in range(begin + start_step, end - 1, size):
@@ -176,18 +181,21 @@ def eval_batches(
     world_size: int = 1,
     pin: bool = False,
     decode_size: int | tuple[int, int] = 0,
+    parts: bool = False,
 ) -> Iterator[Batch]:
     """Yield every sample of a split exactly once over all ranks, in storage order, padded alike.
 
     `batch_size` is that of one rank; a step takes the next batch_size * world_size samples, of which
-    every rank has a contiguous part; the number of batches is equal on all ranks.
+    every rank has a contiguous part; the number of batches is equal on all ranks. parts: if the split is one
+    of recipes, gather also the image of each label alone.
     """
     split = open_split(folder, size=sides(decode_size) if decode_size else None)
     step = batch_size * world_size
     total = split.index.num_samples
 
     plans = (_Plan(np.arange(first, min(first + step, total))[None], 0) for first in range(0, total, step))
-    return prefetched(_gathered(FromFiles(split, pin=pin), plans, rank, world_size))
+    gather = FromFiles(split, pin=pin, parts=parts and isinstance(split, Recipes))
+    return prefetched(_gathered(gather, plans, rank, world_size))
 
 
 def _gathered(
@@ -235,8 +243,12 @@ def _batches(
 
     shape: steps, and samples of each with the partner that is gathered besides.
     """
-    images, labels, sample_ids = (value.unflatten(0, shape) for value in finish())
+    gathered = finish()
+    images, labels, sample_ids = (value.unflatten(0, shape) for value in gathered[:3])
     size = shape[1] - partners
+    parts: Iterable[Tensor | None] = repeat(None)
+    if gathered.parts is not None:
+        parts = gathered.parts.unflatten(0, shape)[:, :size].unbind()
     weights = (torch.arange(size, device=images.device) < num_own).float()
     if not isinstance(epochs, int):
         epochs = epochs.to(images.device, non_blocking=True)
@@ -248,8 +260,8 @@ def _batches(
         return zip(*every, each, strict=False)
 
     partner_of = (Partner(*found) for found in samples(slice(1, None))) if partners else repeat(None)
-    for (x, y, ids, epoch), partner in zip(samples(slice(size)), partner_of, strict=False):
-        yield Batch(x, y, weights, ids, num_global, epoch, partner)
+    for (x, y, ids, epoch), partner, part in zip(samples(slice(size)), partner_of, parts, strict=False):
+        yield Batch(x, y, weights, ids, num_global, epoch, partner, part)
 
 
 def _places(num: int, rank: int, world_size: int, partners: bool) -> np.ndarray:

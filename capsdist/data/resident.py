@@ -22,7 +22,7 @@ from capsdist.data.format.packed import IMAGE
 from capsdist.data.format.source import Source, open_split
 from capsdist.data.gather import Close, FromFiles, FromFrames, FromTensors, Gather, Residence
 from capsdist.data.recipes.on_device import DeviceFrames
-from capsdist.data.recipes.source import Recipes
+from capsdist.data.recipes.source import Recipes, check_pairs
 from capsdist.storage.memory import free_memory
 from capsdist.storage.shared_memory import NoRoomError, SharedMemory, free_shared_memory, remove_unused
 
@@ -44,21 +44,26 @@ def open_gather(
     device: torch.device,
     workers_on_node: int = 1,
     pin: bool = False,
+    parts: bool = False,
 ) -> Gather:
     """Return what makes batches of the split in `folder`, which `source` reads.
 
+    parts: give also the image of each label alone; only recipes have it.
     resident: "device" or "shared" says where the set is kept. "auto" keeps a set of blocks or recipes that
     takes at most a quarter of the free memory: on a GPU there; on a CPU in this process, or shared where
     `workers_on_node` processes train. Encoded images, which have to be decoded first, "auto" never keeps.
 
     Raises:
-        NoRoomError: the set does not fit where `resident` wants it. DataError: it cannot be read.
+        NoRoomError: the set does not fit where `resident` wants it. DataError: it cannot be read, or it has
+            no parts.
     """
+    if parts:
+        check_pairs(source.index, folder)
     remove_unused()
     where = resident if resident != "auto" else _chosen(source, device, workers_on_node)
     if where == "never":
-        return FromFiles(source, pin=pin)
-    kept: _Kept = _Recipes(folder, source) if isinstance(source, Recipes) else _Images(folder, source)
+        return FromFiles(source, pin=pin, parts=parts)
+    kept: _Kept = _Recipes(folder, source, parts) if isinstance(source, Recipes) else _Images(folder, source)
     check = _Room(str(folder), kept.num_bytes, where, device, _SHARE if resident == "auto" else 1)
     try:
         if where == "shared":
@@ -67,7 +72,7 @@ def open_gather(
     except NoRoomError:
         if resident != "auto":
             raise
-        return FromFiles(source, pin=pin)
+        return FromFiles(source, pin=pin, parts=parts)
     if device.type != "cpu":
         return kept.on(device)
     kept.fill(memory := np.zeros(kept.num_bytes, np.uint8))
@@ -180,10 +185,11 @@ class _Images:
 
 
 class _Recipes:
-    """The base split of the recipes in `folder`, as `source` holds it."""
+    """The base split of the recipes in `folder`, as `source` holds it; parts: see `open_gather`."""
 
-    def __init__(self, folder: str | os.PathLike[str], source: Recipes) -> None:
+    def __init__(self, folder: str | os.PathLike[str], source: Recipes, parts: bool = False) -> None:
         self._folder, self._source, self.num_bytes = folder, source, source.held_bytes
+        self._parts = parts
         self.name = f"recipes {source.index.digest}"
 
     def fill(self, memory: np.ndarray) -> None:
@@ -191,7 +197,7 @@ class _Recipes:
 
     def gather(self, memory: np.ndarray, *, pin: bool, resident: Residence, close: Close) -> Gather:
         self._source.hold(memory)
-        return FromFiles(self._source, pin=pin, resident=resident, close=close)
+        return FromFiles(self._source, pin=pin, resident=resident, close=close, parts=self._parts)
 
     def on(self, device: torch.device) -> Gather:
         frames, labels, pairs = Recipes(self._folder).held()  # not of `_source`, which stays
@@ -200,4 +206,5 @@ class _Recipes:
             torch.from_numpy(labels).to(device),
             pairs,
             pin=device.type == "cuda",
+            parts=self._parts,
         )

@@ -20,7 +20,10 @@ _CPU = torch.device("cpu")
 
 
 class Outputs(NamedTuple):
-    """What is compared: scores [B, J], parent_poses [B, J, E], reconstructions [B, C, H, W]; fp32."""
+    """What is compared: scores [B, J], parent_poses [B, J, E], reconstructions; fp32.
+
+    Reconstructions are [B, C, H, W], or [B, K, C, H, W] of labels that are drawn one by one.
+    """
 
     scores: Tensor
     parent_poses: Tensor | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capsdist.config import Config
+from capsdist.config.models import CapsuleConfig
 from capsdist.data.format.head import read_head
 from capsdist.errors import ConfigError, DataError, Problem
 from capsdist.launch.preflight import packing_remedy
@@ -14,7 +15,8 @@ __all__ = ["fitted", "fitted_if_packed"]
 def fitted(config: Config) -> Config:
     """Return `config` with the network that the training split asks for, if `model.from_data` is set.
 
-    `image_size` is what cropping or resizing leaves of the images.
+    `image_size` is what cropping or resizing leaves of the images. A decoder draws each label by itself where
+    the split has the image of each, which recipes have, unless images are mixed.
 
     Raises:
         DataError: the split is not packed, or its index cannot be used.
@@ -36,6 +38,8 @@ def fitted(config: Config) -> Config:
         "num_classes": max(2, len(head.classes)),
         "num_labels": head.num_labels,
     }
+    if isinstance(config.model, CapsuleConfig):
+        found["decoder_separate"] = head.base is not None and not data.mixup
     return config.model_copy(update={"model": config.model.model_copy(update=found)})
 
 

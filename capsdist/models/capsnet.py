@@ -36,7 +36,8 @@ class CapsNet(CapsuleNetwork):
 
     `iterations` and `options` are those of `route`.
 
-    `num_labels`: classes of an image, 2 for MultiMNIST (section 6).
+    `num_labels`: classes of an image, 2 for MultiMNIST (section 6). `decoder_separate`: the decoder draws
+    each of them by itself, from its capsule alone, as there.
 
     Shapes: as `CapsuleNetwork`.
     Raises: ShapeError as `CapsuleNetwork`, or if image_shape is too small for the kernels, or a layer refuses
@@ -68,6 +69,7 @@ class CapsNet(CapsuleNetwork):
         log_priors: bool = False,
         decoder: bool = True,
         decoder_hidden: tuple[int, int] = (512, 1024),
+        decoder_separate: bool = False,
         initialisation: Initialisation = "default",
         num_labels: int = 1,
         **options: Unpack[RoutingKeywords],
@@ -96,6 +98,7 @@ class CapsNet(CapsuleNetwork):
             log_priors=log_priors,
             decoder=decoder,
             decoder_hidden=decoder_hidden,
+            decoder_separate=decoder_separate,
             **options,
         )
         if initialisation == "truncated_normal":
@@ -141,7 +144,8 @@ def capsnet_losses(
 
     Args:
         output: of a `CapsNet`.
-        images: [B, C, H, W] as the network saw them, and so what the decoder has to draw.
+        images: what the decoder has to draw: [B, C, H, W] as the network saw them; or, where it draws each
+            label by itself, the images of the labels alone, [B, K, C, H, W]. Their errors are added up.
         labels: targets as `margin_loss` takes them: [B] int64, [B, K] int64 or [B, J] floating.
         m_plus, m_minus, absent_weight, margin_reduction: see `margin_loss` (paper, section 3).
         reconstruction_weight: weight of the reconstruction loss (section 4.1) in the sum.

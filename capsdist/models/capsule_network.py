@@ -23,8 +23,9 @@ class Output(NamedTuple):
     """What a network says of B images.
 
     scores [B, J]: the class capsules' lengths, in [0, 1); of a network without capsules its class logits.
-    parent_poses [B, J, E], or None without capsules. reconstructions [B, C, H, W], or None without decoder.
-    The largest score is the predicted class; of images with n labels each the n largest are.
+    parent_poses [B, J, E], or None without capsules. reconstructions [B, C, H, W], or None without decoder;
+    [B, K, C, H, W] where the decoder draws each of K labels by itself. The largest score is the predicted
+    class; of images with n labels each the n largest are.
     """
 
     scores: Tensor
@@ -42,7 +43,8 @@ class CapsuleNetwork(nn.Module):
     A subclass builds the layers that make features, calls `add_capsules`, and defines `features`.
 
     Shapes: images [B, C, H, W] float, labels or None -> `Output`. The decoder sees the capsules of the labels
-    where they are given (training), else the `num_labels` longest. Labels are those of `Decoder`, int64 [B],
+    where they are given (training), else the `num_labels` longest, the longest first: together, or with
+    `decoder_separate` each by itself (paper, section 6). Labels are those of `Decoder`, int64 [B],
     int64 [B, K] or bool [B, J], or targets, floating [B, J]: then the capsules of all classes above 0 pass.
     Raises: ShapeError if images are not [B, *image_shape], or num_labels is not from 1 to J - 1.
     """
@@ -67,6 +69,7 @@ class CapsuleNetwork(nn.Module):
         log_priors: bool,
         decoder: bool,
         decoder_hidden: tuple[int, int],
+        decoder_separate: bool,
         **options: Unpack[RoutingKeywords],
     ) -> None:
         """Build class capsules and decoder above `primary`, which sees features of `sides` (H', W').
@@ -92,8 +95,8 @@ class CapsuleNetwork(nn.Module):
             log_priors=log_priors,
             **options,
         )
-        shape = self.image_shape
-        self.decoder = Decoder(self.num_classes, class_dim, shape, decoder_hidden) if decoder else None
+        sizes = self.num_classes, class_dim, self.image_shape, decoder_hidden
+        self.decoder = Decoder(*sizes, separate=decoder_separate) if decoder else None
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features [B, C', H', W'] that primary capsules are made of."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from math import prod
 from typing import Literal
 
-from capsdist.config.cost import Cost, LayerCost, Numbers, Routed
+from capsdist.config.cost import Bytes, Cost, LayerCost, Numbers, Routed
 from capsdist.config.models import (
     BaselineCNNConfig,
     CapsNetConfig,
@@ -27,7 +28,10 @@ from capsdist.models.costs import (
 )
 from capsdist.models.routing_costs import routing_cost
 
-__all__ = ["Sides", "baseline_cost", "capsnet_cost", "capsule_costs", "decoder_costs", "pooling_cnn_cost"]
+__all__ = [
+    "Sides", "baseline_cost", "capsnet_cost", "capsule_costs", "decoder_costs", "input_numbers",
+    "pooling_cnn_cost",
+]  # fmt: skip
 
 Sides = tuple[int, int]
 
@@ -42,13 +46,19 @@ def capsnet_cost(model: CapsNetConfig, routing: Routing) -> Cost:
         input_gradient=False, padded=padded,
     )  # fmt: skip
     return Cost(
-        prod(image_shape(model)),
+        input_numbers(model),
         [
             conv,
             relu_cost("relu", model.conv_channels * prod(middle)),
             *capsule_costs(model, routing, model.conv_channels, middle),
         ],
     )
+
+
+def input_numbers(model: CapsuleConfig) -> int:
+    """Return the numbers of an image, with those of each label's image that the decoder has to draw."""
+    parts = model.num_labels if model.draws_parts else 0
+    return (1 + parts) * prod(image_shape(model))
 
 
 def capsule_costs(
@@ -82,18 +92,40 @@ def capsule_costs(
 
 
 def decoder_costs(poses: int, model: CapsuleConfig) -> list[LayerCost]:
-    """Return the costs of a `Decoder` of `poses` numbers, and of the reconstruction loss."""
+    """Return the costs of a `Decoder` of `poses` numbers, and of the reconstruction loss.
+
+    Where it draws each label by itself, an image is as many rows for it as it has labels.
+    """
     first, second = model.decoder_hidden
-    mask = -(-model.num_classes // 4)  # of bytes
+    rows = model.num_labels if model.draws_parts else 1
+    mask = -(-rows * model.num_classes // 4)  # of bytes
     pixels = prod(image_shape(model))
-    return [
-        linear_cost("decoder.0", poses, first, saved=Numbers(narrow=poses, wide=mask)),
+    layers = [
+        linear_cost("decoder.0", poses, first, saved=Numbers(narrow=poses)),
         relu_cost("decoder.1", first),
         linear_cost("decoder.2", first, second),
         relu_cost("decoder.3", second),
         linear_cost("decoder.4", second, pixels),
         loss_cost("reconstruction", pixels),
     ]
+    below, *others = (_for_rows(layer, rows) for layer in layers)
+    return [replace(below, saved=Numbers(below.saved.narrow, mask)), *others]
+
+
+def _for_rows(layer: LayerCost, rows: int) -> LayerCost:
+    """Return the cost of a layer that sees `rows` rows of an image."""
+
+    def repeated(peaks: tuple[Bytes, ...]) -> tuple[Bytes, ...]:
+        return tuple(Bytes(rows * each.image, each.fixed) for each in peaks)
+
+    return replace(
+        layer,
+        forward_flop=rows * layer.forward_flop,
+        backward_flop=rows * layer.backward_flop,
+        saved=Numbers(rows * layer.saved.narrow, rows * layer.saved.wide),
+        forward_peaks=repeated(layer.forward_peaks),
+        backward_peaks=repeated(layer.backward_peaks),
+    )
 
 
 def baseline_cost(model: BaselineCNNConfig, routing: NoOptions) -> Cost:

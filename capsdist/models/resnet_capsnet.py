@@ -65,6 +65,7 @@ class ResNetCapsNet(CapsuleNetwork):
         log_priors: bool = False,
         decoder: bool = False,
         decoder_hidden: tuple[int, int] = (512, 1024),
+        decoder_separate: bool = False,
         num_labels: int = 1,
         **options: Unpack[RoutingKeywords],
     ) -> None:
@@ -89,6 +90,7 @@ class ResNetCapsNet(CapsuleNetwork):
             log_priors=log_priors,
             decoder=decoder,
             decoder_hidden=decoder_hidden,
+            decoder_separate=decoder_separate,
             **options,
         )
         self._initialise_capsules()

@@ -14,7 +14,7 @@ from capsdist.config.models import Routing
 from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
 from capsdist.config.shapes import image_shape
 from capsdist.models.costs import conv_cost, group_norm_cost, pool_cost, relu_cost
-from capsdist.models.network_costs import Sides, capsule_costs
+from capsdist.models.network_costs import Sides, capsule_costs, input_numbers
 
 __all__ = ["resnet_capsnet_cost"]
 
@@ -41,7 +41,7 @@ def resnet_capsnet_cost(model: ResNetCapsNetConfig, routing: Routing) -> Cost:
     primary, *others = capsule_costs(model, routing, channels, sides, input_gradient=learns)
     if (norm or not learns) and primary.saved == Numbers():  # no ReLU keeps what the convolution reads
         primary = replace(primary, saved=Numbers(narrow=channels * prod(sides)), cast_input=0)
-    return Cost(prod(image_shape(model)), [*stem, *norm, primary, *others])
+    return Cost(input_numbers(model), [*stem, *norm, primary, *others])
 
 
 def _frozen(layer: LayerCost) -> LayerCost:

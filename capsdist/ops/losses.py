@@ -78,9 +78,12 @@ def margin_loss(
 def reconstruction_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
     """Return the sum of squared pixel errors of each image (paper, section 4.1), not yet weighted by 0.0005.
 
+    Of an image whose K labels are drawn one by one it is the sum over all of them (section 6).
+
     Args:
         reconstructions: [B, ...] decoder output, any floating dtype; computed in at least fp32.
-        images: [B, ...] the same number of pixels an image, in [0, 1].
+        images: [B, ...] the same number of pixels an image, in [0, 1]; of several labels [B, K, ...], the
+            image of each by itself, in the order of the reconstructions.
 
     Returns:
         [B] loss of each image.
@@ -93,7 +96,7 @@ def reconstruction_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
     if reconstructions.shape[0] != images.shape[0] or reconstructions.numel() != images.numel():
         raise ShapeError(
             f"reconstructions {list(reconstructions.shape)} and images {list(images.shape)} differ in size; "
-            "give the decoder the image_shape that the images have"
+            "give the decoder the image_shape that the images have, a separate one an image for each label"
         )
     dtype = torch.promote_types(torch.promote_types(reconstructions.dtype, images.dtype), torch.float32)
     error = reconstructions.flatten(1).to(dtype) - images.flatten(1).to(dtype)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from capsdist.ops.targets import multi_hot
 
-__all__ = ["largest", "missed_labels"]
+__all__ = ["largest", "missed_labels", "swapped"]
 
 
 def largest(scores: Tensor, count: int) -> Tensor:
@@ -18,6 +18,14 @@ def largest(scores: Tensor, count: int) -> Tensor:
     if count == 1:
         return scores.argmax(dim=1, keepdim=True)
     return scores.argsort(dim=1, descending=True, stable=True)[:, :count]
+
+
+def swapped(predictions: Tensor, labels: Tensor) -> Tensor:
+    """Return of which images one of two predicted classes is the label in the other place: bool [B].
+
+    predictions, labels: int64 [B, 2], of two different classes each.
+    """
+    return (predictions == labels.flip(1)).any(1)
 
 
 def missed_labels(scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ from capsdist.data.format.source import SourceIndex, open_split
 from capsdist.data.transforms.geometry import moved
 from capsdist.errors import CheckpointError, ConfigError, DataError, Problem
 from capsdist.models import Output
+from capsdist.ops.predictions import largest, swapped
 from capsdist.statistics import error_interval
 from capsdist.storage import join
 from capsdist.train.engine.base import Engine
@@ -31,7 +32,7 @@ from capsdist.train.ensemble import Ensemble, mean_output
 from capsdist.train.precision import Precision
 from capsdist.train.shares import images_per_rank, microbatch_of
 from capsdist.train.splits import check_trained_classes
-from capsdist.train.step import error_percents, losses_of, metric_names, metric_sums
+from capsdist.train.step import error_percents, losses_of, metric_names, metric_sums, shown
 
 __all__ = [
     "Collect", "Evaluated", "Evaluation", "Progress", "evaluate", "evaluate_checkpoint",
@@ -108,10 +109,12 @@ def evaluate(
     """Return what `forward` makes of the split in `folder`; collective, the same result on every rank.
 
     Every image counts once, whatever the number of ranks; nothing is random. The reconstruction is that of
-    the longest capsule, or of the `model.num_labels` longest, as at test time in the paper. The network must
-    be in evaluation mode; `batch_size` is that of one rank; `progress` is called on ranks that have one.
-    `observe` is called with this rank's first batch, images [B, C, H, W] as the network saw them, and what
-    the network made of it.
+    the longest capsule, or of the `model.num_labels` longest, as at test time in the paper. Where each is
+    drawn by itself, that of a label is compared with the image of this label, and that of a wrong class with
+    the remaining one; a split that is not one of recipes has no such images, so that its loss is without
+    reconstruction. The network must be in evaluation mode; `batch_size` is that of one rank; `progress` is
+    called on ranks that have one. `observe` is called with this rank's first batch, images [B, C, H, W] as
+    the network saw them, and what the network made of it.
     """
     classes, num_labels = config.model.num_classes, config.model.num_labels
     transform = Transform.of(config.data, train=False)
@@ -126,14 +129,14 @@ def evaluate(
         world_size=world_size,
         pin=device.type == "cuda",
         decode_size=config.data.decode_size,
+        parts=config.model.draws_parts,
     )
     told = time.monotonic()
     for number, host_batch in enumerate(batches):
         if progress and time.monotonic() - told > _QUIET_S:
             told, total = time.monotonic(), open_split(folder).index.num_samples
             progress(min(number * batch_size * world_size, total), total)
-        batch = host_batch.to(device)
-        images = transform(batch.images, batch.sample_ids, config.train.seed, 0)
+        batch, images = shown(transform, host_batch.to(device), config.train.seed)
         output = forward(images)
         if shifts:
             copies = (moved(batch.images, *by) for by in _moves(shifts))
@@ -143,7 +146,10 @@ def evaluate(
             collect(batch, output)
         if observe and number == 0:
             observe(images, output)
-        losses = losses_for(output, images, batch.labels)
+        drawn = images
+        if config.model.draws_parts:
+            output, drawn = _in_order(output, batch, images)
+        losses = losses_for(output, drawn, batch.labels)
         sums += metric_sums(family, losses, output.scores, batch.labels, batch.weights, num_labels)
         if num_labels == 1:
             cells = batch.labels * classes + output.scores.argmax(1)
@@ -165,6 +171,14 @@ def evaluate(
         result["label_error_percent"] = errors["label_error_percent"]
         result["almost_correct_percent"] = errors["almost_correct_percent"]
     return result
+
+
+def _in_order(output: Output, batch: Batch, images: Tensor) -> tuple[Output, Tensor]:
+    """Return an output, and the images of the labels alone in the order of the classes that it has drawn."""
+    if batch.parts is None:
+        return output._replace(reconstructions=None), images
+    other = swapped(largest(output.scores, batch.parts.shape[1]), batch.labels)
+    return output, torch.where(other[:, None, None, None, None], batch.parts.flip(1), batch.parts)
 
 
 def _moves(shifts: int) -> list[tuple[int, int]]:

@@ -73,10 +73,12 @@ def mfu_meter(parts: Parts) -> Callable[[float], dict[str, float]]:
 
 def _flop_of(parts: Parts) -> float | None:
     losses, batch = losses_of(parts.family, parts.config), example_batch(parts, 1)
+
+    def loss(output: Output, images: Tensor, labels: Tensor) -> Tensor:
+        return losses(output, batch.drawn(images).to("meta"), labels)["loss"]
+
     try:
-        return model_flop(
-            parts.engine.model, lambda *given: losses(*given)["loss"], batch.images, batch.labels
-        )
+        return model_flop(parts.engine.model, loss, batch.images, batch.labels)
     except Exception:  # a network from outside may do anything; training goes on without the figure
         return None
 

@@ -138,21 +138,23 @@ def _passes(config: Config, model: nn.Module, share: int, device: torch.device) 
     network, losses_for = config.model, losses_of(find_family(config.model.kind), config)
     precision = resolve_precision(config.train.precision, device)
 
-    def zeros(size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        images = torch.zeros(share, *image_shape(network), device=device)[:size]
-        if config.data.mixup:
-            return images, torch.zeros(size, network.num_classes, device=device)
+    def zeros(size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        images = drawn = torch.zeros(share, *image_shape(network), device=device)[:size]
         several = (network.num_labels,) if network.num_labels > 1 else ()
-        return images, torch.zeros(size, *several, dtype=torch.int64, device=device)
+        if network.draws_parts:
+            drawn = torch.zeros(share, *several, *image_shape(network), device=device)[:size]
+        if config.data.mixup:
+            return images, drawn, torch.zeros(size, network.num_classes, device=device)
+        return images, drawn, torch.zeros(size, *several, dtype=torch.int64, device=device)
 
     def do(size: int) -> None:
         for parameter in model.parameters():  # in a step they are there from the microbatch before
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
-        images, labels = zeros(size)
+        images, drawn, labels = zeros(size)
         with autocast(precision, device):
             output = model(images, labels)
-        losses_for(output, images, labels)["loss"].sum().backward()
+        losses_for(output, drawn, labels)["loss"].sum().backward()
 
     return lambda size: _tried(lambda: do(size))
 

@@ -178,8 +178,9 @@ class StepProgram:
 def _values(samples: Batch | Partner) -> Iterator[Tensor | int]:
     """Yield what differs between batches of one size; the epoch is a number where all images share it."""
     yield from (samples.images, samples.labels, samples.sample_ids, samples.epoch)
-    if isinstance(weights := getattr(samples, "weights", None), Tensor):
-        yield weights
+    for name in ("weights", "parts"):
+        if isinstance(value := getattr(samples, name, None), Tensor):
+            yield value
     if partner := getattr(samples, "partner", None):
         yield from _values(partner)
 

@@ -125,7 +125,11 @@ def example_batch(parts: Parts, num_images: int = 0) -> Batch:
     if parts.mixup:
         labels = nn.functional.one_hot(labels, model.num_classes).float()
         labels = labels.amax(1) if model.num_labels > 1 else labels
-    return Batch(images, labels, torch.ones(size, device=parts.device), ids, size)
+    drawn = None
+    if model.draws_parts:
+        shape = size, model.num_labels, *image_shape(model)
+        drawn = torch.rand(shape, generator=generator, device=parts.device)
+    return Batch(images, labels, torch.ones(size, device=parts.device), ids, size, parts=drawn)
 
 
 @torch.no_grad()
@@ -146,7 +150,7 @@ def draws_random_numbers(work: Work, batch: Batch) -> bool:
         before = states()
         with autocast(engine.precision, work.device):
             output = network(images, labels)
-        losses_of(work.family, work.config)(output, images, labels)
+        losses_of(work.family, work.config)(output, batch.drawn(batch.images)[:size], labels)
         return not all(torch.equal(*pair) for pair in zip(before, states(), strict=True))
 
 

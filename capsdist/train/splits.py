@@ -14,6 +14,7 @@ from capsdist.console import Log
 from capsdist.data.format.checks import check_num_classes, check_num_labels
 from capsdist.data.format.classes import check_same_classes
 from capsdist.data.format.source import SourceIndex
+from capsdist.data.recipes.source import check_pairs
 from capsdist.errors import ConfigError, Problem
 from capsdist.storage import join
 from capsdist.train.checkpoint import Checkpoint
@@ -34,13 +35,16 @@ def check_splits(config: Config, indexes: Mapping[str, SourceIndex]) -> None:
     """Check by the `indexes` of the splits of `split_folders` that a run of `config` can use them.
 
     Raises:
-        DataError: a split has more classes than the network, or two number their classes differently.
+        DataError: a split has more classes than the network, two number their classes differently, or the
+            training images are no pairs for a decoder that draws each label by itself.
         ConfigError: `train.global_batch_size` is more than the images there are.
     """
     train, train_place = indexes["train_split"], split_folders(config)["train_split"]
     check_classes(
         config, train.classes, indexes, where=train_place, remedy="pack both with the same list of classes"
     )
+    if config.model.draws_parts:
+        check_pairs(train, train_place)
     batch, num = config.train.global_batch_size, train.num_samples
     if batch > num:
         rule = f"is more than the {num:,} images of {train_place}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -29,18 +30,18 @@ if TYPE_CHECKING:  # a machine with torch alone runs steps
 
 __all__ = [
     "Work", "add_gradients", "error_percents", "losses_of", "metric_names", "metric_sums", "microbatch_seed",
-    "train_on", "train_step", "transformed",
+    "shown", "train_on", "train_step", "transformed",
 ]  # fmt: skip
 
 
 def losses_of(family: Family, config: Config) -> Callable[[Output, Tensor, Tensor], Mapping[str, Tensor]]:
     """Return the losses of `family` for images with `config.model.num_labels` labels each.
 
-    They are called as ``losses(output, images, labels)``.
+    They are called as ``losses(output, drawn, labels)``, see `Batch.drawn`.
     """
     losses = family.losses if config.model.num_labels == 1 else family.multi_label_losses
     assert losses is not None  # a rule of the configuration
-    return lambda output, images, labels: losses(output, images, labels, config.loss)
+    return lambda output, drawn, labels: losses(output, drawn, labels, config.loss)
 
 
 def metric_names(family: Family, num_labels: int = 1) -> tuple[str, ...]:
@@ -97,8 +98,23 @@ def train_on(work: Work, host_batch: Batch, step: int, phase: Phase = no_phase) 
 def transformed(work: Work, batch: Batch) -> tuple[Batch, Tensor]:
     """Return a batch on the device, with soft targets if images are mixed, and its images as float."""
     seed = work.config.train.seed
-    images = work.transform(batch.images, batch.sample_ids, seed, batch.epoch)
+    batch, images = shown(work.transform, batch, seed)
     return work.mixup(batch, images, work.transform, seed) if work.mixup else (batch, images)
+
+
+def shown(transform: Transform, batch: Batch, seed: int) -> tuple[Batch, Tensor]:
+    """Return a batch, and its images after `transform`, which treats its parts as the image they are of."""
+    images = transform(batch.images, batch.sample_ids, seed, batch.epoch)
+    if batch.parts is None:
+        return batch, images
+    num, epoch = batch.parts.shape[1], batch.epoch
+    parts = transform(
+        batch.parts.flatten(0, 1),
+        batch.sample_ids.repeat_interleave(num),
+        seed,
+        epoch if isinstance(epoch, int) else epoch.repeat_interleave(num),
+    )
+    return replace(batch, parts=parts.unflatten(0, (-1, num))), images
 
 
 def train_step(
@@ -113,7 +129,8 @@ def train_step(
 ) -> tuple[Tensor, Tensor]:
     """Do optimizer step number `step` (the first is 0) on this rank's `batch`.
 
-    images: float [b, C, H, W], the batch's after the transform, on the engine's device like the batch.
+    images: float [b, C, H, W], the batch's after the transform, on the engine's device like the batch, whose
+    parts are transformed too.
     family: that of `config.model.kind`. total_steps: of the whole run, for the schedule.
     batch.labels: int64 [b], int64 [b, K] or floating [b, J], see `capsdist.ops.targets`.
     Returns (sums, grad_norm): float64, this rank's contribution to the metrics in the order of
@@ -146,13 +163,14 @@ def add_gradients(
     losses_for, num_labels = losses_of(family, config), config.model.num_labels
     sums = torch.zeros(len(metric_names(family, num_labels)), dtype=torch.float64, device=images.device)
     size = microbatch_of(config.train, len(images))
-    parts = list(zip(*(t.split(size) for t in (images, batch.labels, batch.weights)), strict=True))
-    for number, (part, labels, weights) in enumerate(parts):
+    whole = images, batch.drawn(images), batch.labels, batch.weights
+    parts = list(zip(*(tensor.split(size) for tensor in whole), strict=True))
+    for number, (part, drawn, labels, weights) in enumerate(parts):
         seed(number)
         phase("forward")
         with engine.microbatch(last=number == len(parts) - 1):
             output = engine.forward(part, labels)
-            losses = losses_for(output, part, labels)
+            losses = losses_for(output, drawn, labels)
             phase("backward")
             # The engine averages over ranks and sums over microbatches.
             engine.backward((weights * losses["loss"]).sum() * (engine.world_size / batch.num_global))

@@ -81,6 +81,7 @@ def _packed(config: Config, others: Indexes, device: torch.device, options: Mapp
         resident=data.resident,
         device=device,
         workers_on_node=workers_on_node(options["world_size"]),
+        parts=config.model.draws_parts,
         **options,
     )
     check_splits(config, {"train_split": stream.index, **others})

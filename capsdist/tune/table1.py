@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from capsdist.bench.paper_aims import TABLE_1
 from capsdist.config import Config, with_values
 from capsdist.config.presets.mnist_ablation import ABLATIONS
 from capsdist.statistics import paired_interval
 from capsdist.tune.cells import Cell, changed_values
 from capsdist.tune.journal import FINISHED
 
-__all__ = ["PAPER", "REFERENCE", "TableCell", "TableRow", "markdown", "presets_of", "rows_of", "table_cells"]
+__all__ = ["REFERENCE", "TableCell", "TableRow", "markdown", "presets_of", "rows_of", "table_cells"]
 
 BASELINE = "baseline"
 REFERENCE = "r3-reconstruction"
@@ -24,17 +25,6 @@ _ROWS = {
     "r3": {"routing.iterations": 3, "model.decoder": False},
     REFERENCE: {"routing.iterations": 3, "model.decoder": True},
 }
-PAPER: dict[tuple[str, str], tuple[float, float | None]] = {
-    ("mnist", BASELINE): (0.39, None),
-    ("mnist", "r1"): (0.34, 0.032),
-    ("mnist", "r1-reconstruction"): (0.29, 0.011),
-    ("mnist", "r3"): (0.35, 0.036),
-    ("mnist", REFERENCE): (0.25, 0.005),
-    ("multimnist", BASELINE): (8.1, None),
-    ("multimnist", "r1-reconstruction"): (7.5, None),
-    ("multimnist", REFERENCE): (5.2, None),
-}
-"""Error in percent and its standard deviation over 3 trainings, by column and row; blank cells are absent."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +114,7 @@ def rows_of(cells: Sequence[TableCell], outcomes: Mapping[str, Cell]) -> list[Ta
         found = errors[column, row]
         done = [outcomes[cell.name] for cell in group if cell.seed in found]
         others = [outcomes[cell.name] for cell in group if cell.seed not in found]
-        paper, sd = PAPER.get((column, row), (None, None))
+        paper, sd = TABLE_1.get((column, row)) or (None, None)
         values = list(found.values())
         rows.append(
             TableRow(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -107,6 +108,30 @@ def test_batches_hold_the_samples_they_name(made: MadeRecipes, kind, world_size)
             assert (batch.labels.dtype, batch.labels.shape) == (torch.int64, (len(ids), 2))
             seen += batch.sample_ids[batch.weights > 0].tolist()
     assert sorted(seen) == list(range(made.index.num_samples))
+
+
+@pytest.mark.parametrize("kind", ["never", "device", "eval"])
+def test_the_parts_of_a_batch_are_overlaid_to_its_images_exactly(made: MadeRecipes, kind: Any):
+    for rank in range(2):
+        place = {"rank": rank, "world_size": 2, "parts": True}
+        if kind == "eval":
+            batches = eval_batches(made.folder, batch_size=13, **place)
+        else:
+            options = {"seed": 4, "global_batch_size": 20, "lanes": 4, "last_batch": "carry", **place}
+            batches = TrainStream(made.folder, resident=kind, **options).epoch(1)
+        for batch in batches:
+            assert batch.parts is not None
+            assert np.array_equal(batch.parts.numpy(), made.source.separate(batch.sample_ids.numpy()))
+            assert torch.equal(batch.parts.long().sum(1).clamp(max=255), batch.images.long())
+
+
+def test_images_that_are_no_pairs_have_no_parts(made: MadeRecipes):
+    digits = made.folder.parent / "digits"
+    options = {"seed": 0, "global_batch_size": 4, "lanes": 2}
+    with pytest.raises(DataError, match=r"digits: has no image of each label.*--model\.no-decoder-separate$"):
+        TrainStream(digits, parts=True, **options)
+    assert next(iter(eval_batches(digits, batch_size=3, parts=True))).parts is None
+    assert next(iter(TrainStream(made.folder, **options).epoch(0))).parts is None
 
 
 def test_partners_of_mixup_are_pairs_too(made: MadeRecipes):

@@ -20,11 +20,12 @@ from capsdist.data import Batch, TrainStream
 from capsdist.data import resident as residence
 from capsdist.data.recipes.on_device import DeviceFrames
 from capsdist.data.recipes.overlay import Frames
+from capsdist.data.recipes.source import Recipes
 from capsdist.errors import DataError
 from capsdist.storage.shared_memory import SHARED_MEMORY, NoRoomError
 from encoded_images import Images, write
 
-KINDS = ("version 1", "none", "zstd", "several labels", "encoded", "recipes")
+KINDS = ("version 1", "none", "zstd", "several labels", "encoded", "recipes", "parts")
 OPTIONS = {"seed": 3, "global_batch_size": 21, "lanes": 3, "window": 16}
 CPU = torch.device("cpu")
 
@@ -37,8 +38,8 @@ def make(make_split, tmp_path: Path) -> Callable[..., Path]:
         if kind == "encoded":
             write(tmp_path / "encoded", Images(53, seed=seed, side=7, suffixes=("png",)))
             return tmp_path / "encoded"
-        if kind == "recipes":
-            return make_recipes(tmp_path, 31, images_seed=seed, partners=3, first=2, last=29).folder
+        if kind in ("recipes", "parts"):
+            return make_recipes(tmp_path / kind, 31, images_seed=seed, partners=3, first=2, last=29).folder
         if kind == "several labels":
             return make_split(seed=seed, labels_each=3).folder
         return make_split(seed=seed, kind=kind).folder
@@ -53,10 +54,13 @@ def opened() -> Iterator[Callable[..., TrainStream]]:
 
     def make_stream(folder: Path, resident: str, **options) -> TrainStream:
         mode = "never" if resident == "by the consumer" else resident
-        stream = TrainStream(folder, resident=mode, **(OPTIONS | options))
+        options = {**OPTIONS, "parts": folder.parent.name == "parts", **options}
+        stream = TrainStream(folder, resident=mode, **options)
         if resident == "by the consumer":  # what a GPU does, on the CPU
-            kept = residence._Recipes if "pairs" in str(folder) else residence._Images
-            stream._gather = kept(folder, stream.split).on(CPU)
+            split = stream.split
+            recipes = isinstance(split, Recipes)
+            kept = residence._Recipes(folder, split, stream.parts) if recipes else None
+            stream._gather = (kept or residence._Images(folder, split)).on(CPU)
             stream._gather.deferred = True
         streams.append(stream)
         return stream
@@ -105,6 +109,7 @@ def test_batches_are_those_from_files(make, opened, kind, resident, options):
         assert (plain.resident, kept.resident) == ("never", resident)
     for first in (0, 2):
         expected, found = run(plain, first), run(kept, first)
+        assert all((batch.parts is not None) == (kind == "parts") for batch in found)
         assert len(found) == len(expected) > 2
         assert all(map(same, found, expected))
     assert kept.position(1, 2) == plain.position(1, 2)
@@ -246,7 +251,8 @@ def test_overlays_on_a_device_are_those_of_the_host(shape, pad, shift, seed):
     frames.overlay_into(places, shifts, expected)
     for device in ("cpu", *(["cuda"] if torch.cuda.is_available() else [])):
         on_device = DeviceFrames(frames, torch.device(device))
-        found = on_device.overlay(*(torch.from_numpy(each).to(device) for each in (places, shifts)))
+        parts = on_device.separate(*(torch.from_numpy(each).to(device) for each in (places, shifts)))
+        found = on_device.added(parts)
         assert np.array_equal(found.cpu().numpy(), expected)
 
 

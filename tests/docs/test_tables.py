@@ -57,6 +57,12 @@ def test_a_damaged_record_is_named(tmp_path: Path, content: bytes) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_test_error_stands_with_its_interval(tmp_path: Path) -> None:
+    figures = {"error_percent": 0.83, "error_interval_percent": [0.67, 1.03]}
+    put_record(tmp_path, "a", what="mnist-paper-3-epochs", written="2026-03-01", figures=figures)
+    assert "| at most 0.9 % | 0.83 % (0.67 to 1.03) | one run |" in results_table(tmp_path)
+
+
 def test_a_text_without_marks_is_refused() -> None:
     with pytest.raises(ValueError, match="<!-- results -->"):
         with_table("no marks here", "table")

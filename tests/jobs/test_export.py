@@ -45,7 +45,7 @@ CONFIGS = {
         model=CapsNetConfig(
             image_size=(9, 11), num_classes=3, num_labels=2, conv_channels=4, conv_kernel=3, primary_types=3,
             primary_dim=2, primary_kernel=3, class_dim=5, capsule_bias=True, log_priors=True,
-            decoder_hidden=(7, 9),
+            decoder_hidden=(7, 9), decoder_separate=True,
         ),
         routing=Routing(none_of_the_above=True, recompute="iterations"),
         data=Data(resize=(9, 11), standardise=True, root="/private/data"),

@@ -12,7 +12,7 @@ import capsdist.launch
 from capsdist.analysis import overview
 from capsdist.analysis.report import facts, run_page
 from capsdist.cli.job import run_job
-from capsdist.cli.pages import leave_pages
+from capsdist.cli.pages import leave_pages, leave_table
 from capsdist.console import FAILED, STOPPED
 from capsdist.errors import RunError
 from capsdist.runs import record
@@ -64,6 +64,23 @@ def test_without_a_checkpoint_a_page_has_no_images_and_there_is_no_picture(tmp_p
     assert [row["message"].partition(" (")[0] for row in rows if row["kind"] == "note"][1:] == [
         "warning: no overview.png", "warning: no report.html"
     ]  # fmt: skip
+
+
+def test_runs_of_a_grid_leave_a_page_each_once_and_a_table_of_all(tmp_path):
+    places = [tmp_path / "trials" / name for name in ("a", "b")]
+    for place in places:
+        place.mkdir(parents=True)
+        (place / "metrics.jsonl").write_text('{"kind": "train", "step": 3, "loss": 0.5}\n')
+        (place / "config.json").write_text(NETWORK.model_dump_json())
+    (places[0] / "report.html").write_bytes(PAGE)
+    lines: list[str] = []
+    leave_table([str(place) for place in places], str(tmp_path), lines.append)
+    assert lines == [f"pages: {tmp_path}/table.html"]
+    assert (places[0] / "report.html").read_bytes() == PAGE
+    assert (places[1] / "report.html").read_bytes().startswith(PAGE[:15])
+    assert 'href="trials/b/report.html"' in (tmp_path / "table.html").read_text()
+    leave_table([str(tmp_path / "none")], str(tmp_path), lines.append)
+    assert lines[-1].startswith("warning: no table.html (")
 
 
 @pytest.mark.parametrize("trained", [True, False])

@@ -80,6 +80,8 @@ def test_numbers_must_be_finite(field: str, value: float) -> None:
 
 
 NORMALISED = {"data__normalise_mean": (0.1,), "data__normalise_std": (0.3,), "model__decoder": False}
+SEPARATE = {"model__num_labels": 2, "model__decoder_separate": True}
+WEB = {"data__reader": "webdataset", "data__urls": "https://h/{0..9}.tar", "data__num_samples": 300}
 SGD, COSINE, CYCLE = ("kind", "sgd"), ("schedule", "cosine"), ("schedule", "one_cycle")
 OPTIM_RULES = [  # fields of `optim`, the first of which is named
     ([("momentum", 0.8)], "is for kind sgd, and optim.kind is adam"),
@@ -135,6 +137,9 @@ RULES = [
     ("loss.m_minus", 0.9, {"loss__m_minus": 0.9}, "below loss.m_plus=0.9"),
     ("model.decoder_hidden", (512, 0), {"model__decoder_hidden": (512, 0)}, "at least 1 each"),
     ("model.decoder", True, {"data__standardise": True}, "pixels in [0, 1]"),
+    ("model.decoder_separate", True, {"model__decoder_separate": True}, "model.num_labels=1: it needs 2"),
+    ("model.decoder_separate", True, {**SEPARATE, "data__mixup": 0.3}, "images that are not mixed"),
+    ("model.decoder_separate", True, {**SEPARATE, **WEB}, "it needs packed recipes"),
     ("model.image_size", 16, {"model__image_size": 16}, "too small for valid kernels 9 and 9"),
     ("model.image_size", 9, {"model__image_size": 9, "model__conv_kernel": 10}, "kernels 10 and 9"),
     ("model.image_size", (16, 40), {"model__image_size": (16, 40)}, "too small for valid kernels 9 and 9"),

@@ -40,6 +40,12 @@ def test_a_run_of_today_is_continued_as_it_is(name: str) -> None:
     assert as_begun(config, config) == (config, None)
 
 
+def test_a_run_whose_decoder_draws_both_digits_at_once_goes_on_so() -> None:
+    today = get_preset("multimnist_paper")
+    begun = with_values(today, model__decoder_separate=False)
+    assert as_begun(today, begun)[0] == begun
+
+
 def test_the_note_names_every_field_and_the_way_to_todays_preset() -> None:
     _, note = as_begun(get_preset("mnist_official"), BEGUN["mnist_official"])
     assert note == (

@@ -48,11 +48,15 @@ NETWORKS = {
     "votes, last": ({"decoder": False}, {"recompute": "none", "gradient": "last"}),
     "iterations": ({}, {"recompute": "iterations"}),
     "iterations, priors": ({"log_priors": True}, {"recompute": "iterations", "gradient": "last"}),
+    "separate": ({"decoder_separate": True, "num_labels": 2}, {"iterations": 1}),
     "many parents": (
         {"num_classes": 2500, "class_dim": 3, "primary_dim": 2, "decoder": False, "primary_kernel": 3},
         {"iterations": 2},
     ),
     "residual": ({**RESIDUAL, "decoder": True}, {}),
+    "residual, separate": (
+        {**RESIDUAL, "decoder": True, "decoder_separate": True, "num_labels": 2}, {"iterations": 1}
+    ),
     "residual, pooled": (
         {**RESIDUAL, "image_size": (37, 42), "stem_channels": (12,), "stem_blocks": (0,),
          "stem_first": "conv7_pool", "padding": "valid"},
@@ -118,16 +122,20 @@ def kept_bytes(config: Config, num_images: int, precision: Any) -> int:
     """Bytes that autograd keeps of a network's forward pass and losses."""
     network = build_model(config.model, config.routing)
     images = torch.rand(num_images, *image_shape(config.model))
-    labels = torch.randint(config.model.num_classes, (num_images,))
+    drawn, several = images, ()
+    if config.model.draws_parts:
+        several = (config.model.num_labels,)
+        drawn = torch.rand(num_images, *several, *image_shape(config.model))
+    labels = torch.randint(config.model.num_classes, (num_images, *several))
     weights = torch.ones(num_images)
     losses = losses_of(find_family(config.model.kind), config)
 
     def run() -> torch.Tensor:
         with autocast(precision, images.device):
             output = network(images, labels)
-        return (losses(output, images, labels)["loss"] * weights).sum()
+        return (losses(output, drawn, labels)["loss"] * weights).sum()
 
-    return saved_bytes(run, exclude=(images, labels, weights, *network.parameters()))
+    return saved_bytes(run, exclude=(images, drawn, labels, weights, *network.parameters()))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

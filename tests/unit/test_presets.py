@@ -136,6 +136,7 @@ def test_multimnist_is_as_in_section_6() -> None:
         config = get_preset(name)
         assert (config.model.image_size, config.model.num_labels, config.data.shift) == (36, 2, 0)
         assert config.optim.decay_steps == 20_000
+        assert config.model.draws_parts == (not name.endswith("baseline"))
     assert get_preset("multimnist_paper").routing.iterations == 3
 
 

@@ -31,7 +31,7 @@ def write_table(runs: Sequence[RunFacts], to: str | None = None) -> str:
     """Write table.html of `runs`, at least one, and return its path or URL.
 
     to: path or s3:// URL of its folder; None: that which the runs lie in. Rows have links to the reports of
-    runs in this folder.
+    runs below this folder.
 
     Raises:
         RunError: without `to` the runs lie in several folders; or it cannot be written.
@@ -123,10 +123,10 @@ def _differing(settings: Sequence[dict[str, Any]]) -> list[str]:
 
 def _row(run: RunFacts, settings: dict[str, Any], differing: Sequence[str], files: Folder) -> _Row:
     spent, measured, start = Spent.of(run), run.measured, run.start
-    here = str(run.files.parent) == str(files)
+    here, below = str(files).rstrip("/") + "/", str(run.files)
     return _Row(
         name=run.name,
-        link=f"{quote(run.name)}/{REPORT}" if here else None,
+        link=f"{quote(below.removeprefix(here))}/{REPORT}" if below.startswith(here) else None,
         status=run.status,
         preset=run.config.preset,
         settings=[_text(settings.get(name, "")) for name in differing],

@@ -15,7 +15,7 @@ from capsdist.storage.documents import parse_json
 
 __all__ = [
     "ENCODED", "FORMAT", "IMAGE", "INDEX_NAME", "KEPT", "LABEL", "LABELS", "LOCATION", "MAX_INDEX_BYTES",
-    "RECIPES", "SHARD_NAME", "TABLE_NAME", "TAR_NAME", "VERSION", "StoredFile", "check_unaltered",
+    "PARTS", "RECIPES", "SHARD_NAME", "TABLE_NAME", "TAR_NAME", "VERSION", "StoredFile", "check_unaltered",
     "format_of", "index_digest",
 ]  # fmt: skip
 
@@ -33,6 +33,8 @@ LABEL = "label"
 """Name of the field with the class of an image: int64, 0 .. classes - 1."""
 LABELS = "labels"
 """Name of the field with up to K classes of an image: int64 [K], -1 where there are fewer."""
+PARTS = "parts"
+"""Name under which recipes give the image of each label alone: uint8 [K, C, H, W]; no index has it."""
 KEPT = "pack the set again, intact shards are kept"
 MAX_INDEX_BYTES = 256 << 20
 """Limit of an index's size: about two million blocks, two billion images."""

@@ -11,8 +11,8 @@ import numpy as np
 from capsdist.data.format.fields import check_not_decoded
 from capsdist.data.format.folder import SplitFolder
 from capsdist.data.format.index import INDEX_NAME, Index
-from capsdist.data.format.packed import IMAGE, LABEL, LABELS
-from capsdist.data.format.source import Observe
+from capsdist.data.format.packed import IMAGE, LABEL, LABELS, PARTS
+from capsdist.data.format.source import Observe, SourceIndex
 from capsdist.data.format.split import Split
 from capsdist.data.recipes.index import DIGITS, SHIFTS, Base, RecipeIndex, parse_recipes, recipe_fields
 from capsdist.data.recipes.overlay import Frames, Grid
@@ -21,7 +21,7 @@ from capsdist.errors import DataError
 from capsdist.storage import join
 from capsdist.storage.place import beside
 
-__all__ = ["Held", "Recipes", "recipes_over", "write_recipes"]
+__all__ = ["Held", "Recipes", "check_pairs", "recipes_over", "write_recipes"]
 
 _REMEDY = "pack it again (capsdist pack)"
 _AT_ONCE = 8192  # images of the base split that are read at once
@@ -69,13 +69,19 @@ class Recipes:
     """Images are copied as they are stored."""
 
     def gather_into(self, ids: np.ndarray, out: Mapping[str, np.ndarray]) -> None:
-        """Copy the samples `ids` [n] into `out`: contiguous arrays [n, ...] by the names of fields."""
+        """Copy the samples `ids` [n] into `out`: contiguous arrays [n, ...] by the names of fields.
+
+        `PARTS` stands for both images of each sample before they are added, uint8 [n, 2, C, H, W].
+        """
         frames, labels, pairs = self.held()
         digits, shifts = pairs.of(ids)
         values = {DIGITS: digits + self.index.base.first, LABELS: labels[digits], SHIFTS: shifts}
         for name, target in out.items():
             if name == IMAGE:
                 frames.overlay_into(digits, shifts, target)
+            elif name == PARTS:
+                for each in range(2):
+                    target[:, each] = frames.shifted(digits[:, each], shifts[:, each])
             else:
                 target[...] = values[name]
 
@@ -92,9 +98,9 @@ class Recipes:
         They are padded and shifted, in the order of the fields `digits` and `labels`: what a decoder has to
         reconstruct from the capsule of each class.
         """
-        frames, _, pairs = self.held()
-        digits, shifts = pairs.of(ids)
-        return np.stack([frames.shifted(digits[:, each], shifts[:, each]) for each in range(2)], axis=1)
+        parts = np.empty((len(ids), 2, *self.index.image_shape), np.uint8)
+        self.gather_into(ids, {PARTS: parts})
+        return parts
 
     def prefetch(self, ids: np.ndarray) -> None:
         """Begin to fetch the base split if it is far away; return at once."""
@@ -160,6 +166,19 @@ class Recipes:
         grid, size = self._grid, self.index.num_digits * 8
         frames = Frames(grid.num, grid.shape, pad=grid.pad, shift=grid.shift, buffer=memory[size:])
         return frames, memory[:size].view(np.int64)
+
+
+def check_pairs(index: SourceIndex, place: str | os.PathLike[str]) -> None:
+    """Check that the samples of `index`, of the split at `place`, are pairs whose images are known.
+
+    Raises:
+        DataError: they are not recipes.
+    """
+    if not isinstance(index, RecipeIndex):
+        raise DataError(
+            f"{place}: has no image of each label by itself, which recipes have, and the decoder is to draw "
+            "each; set --model.no-decoder-separate"
+        )
 
 
 def _check_base(index: RecipeIndex, base: Index, place: str, remedy: str) -> None:
