@@ -33,7 +33,7 @@ def test_check_says_what_there_is_to_train_and_writes_nothing(tmp_path: Path) ->
     done = run_job_file("claims.py", *flags, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (1, "")
     assert "capsdist pack mnist" in done.stderr
-    pack_few("mnist", str(root), str(root))
+    pack_few("mnist", ("train", "test"), str(root), str(root))
     there = sorted(root.rglob("*"))
     done = run_job_file("claims.py", *flags, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
