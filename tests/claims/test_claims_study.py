@@ -124,7 +124,7 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_whole_study_and_what_it_keeps(tmp_path: Path, toys: Path, trains_here: Train) -> None:
     settings, note = smoke_settings(Settings(root=str(tmp_path / "nowhere")), tmp_path)
-    assert "is not packed; no result" in note
+    assert "made-up images" in note
     (tmp_path / "data" / "smallnorb_azimuth").symlink_to(toys)
     settings = replace(settings, test_images=30)
     lines: list[str] = []
