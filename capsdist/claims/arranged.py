@@ -14,6 +14,7 @@ __all__ = ["CROWDING", "SCRAMBLED", "partners", "scrambled", "separation", "side
 
 _GRIDS = (1, 2, 4, 7)  # patches a side; of 28 pixels each divides them
 _DISTANCES = (10, 8, 6, 4, 2, 0)  # pixels from centre to centre
+_SEED = 0  # of the permutations
 _SIDE = 18  # pixels of a digit's image among two: at the largest distance both are whole, 28 = 18 + 10
 
 
@@ -89,7 +90,7 @@ def side_by_side(first: Tensor, second: Tensor, distance: int) -> tuple[Tensor, 
 
 
 def _scrambled(subject: Subject, images: Images) -> Values:
-    rows = [subject.confidences(scrambled(images.pixels, grid)) for grid in _GRIDS]
+    rows = [subject.confidences(scrambled(images.pixels, grid, _SEED)) for grid in _GRIDS]
     largest = [row.max(1) for row in rows]
     return {
         "confidence": [each.values.double().mean().item() for each in largest],
@@ -143,6 +144,7 @@ SCRAMBLED = Experiment(
         ),
     ),
     _scrambled,
+    {"seed": _SEED},
 )  # fmt: skip
 
 CROWDING = Experiment(
@@ -164,4 +166,5 @@ CROWDING = Experiment(
         ),
     ),
     _crowding,
+    {"side": _SIDE},
 )  # fmt: skip

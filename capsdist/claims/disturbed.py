@@ -13,6 +13,7 @@ from capsdist.claims.subject import Images, Subject, error_percent
 __all__ = ["FGSM", "NOISE", "attacked", "noisy"]
 
 _SERIES = {"error_percent": "error in percent"}
+_SEED = 0  # of the noise
 _DEVIATIONS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 _EPSILONS = (0.0, 0.02, 0.05, 0.1, 0.2, 0.3)
 
@@ -44,7 +45,10 @@ def _measured(
 
 
 def _noise(subject: Subject, images: Images) -> Values:
-    return _measured(subject, images, noisy, _DEVIATIONS)
+    def changed(pixels: Tensor, deviation: float) -> Tensor:
+        return noisy(pixels, deviation, _SEED)
+
+    return _measured(subject, images, changed, _DEVIATIONS)
 
 
 def _fgsm(subject: Subject, images: Images) -> Values:
@@ -69,6 +73,7 @@ NOISE = Experiment(
         ),
     ),
     _noise,
+    {"seed": _SEED},
 )  # fmt: skip
 
 FGSM = Experiment(

@@ -7,10 +7,9 @@ different seeds are never pooled.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from capsdist.claims.subject import Images, Subject
 from capsdist.statistics import mean_interval, paired_interval
 
 __all__ = [
@@ -60,7 +59,9 @@ class Experiment:
         conditions: the first is that of the plain test images where there is one.
         series: measured names, and what stands at their axis.
         claims: decided by the values.
-        measure: returns the values of a network on images; None: they are of other runs or other images.
+        measure: returns the values of a network on images, of each split one argument; None: the values are
+            the runs' own errors.
+        constants: what decides the values besides conditions and series, JSON-able: seeds and sizes.
     """
 
     name: str
@@ -69,7 +70,17 @@ class Experiment:
     conditions: tuple[float | str, ...]
     series: Mapping[str, str]
     claims: tuple[Claim, ...]
-    measure: Callable[[Subject, Images], Values] | None = None
+    measure: Callable[..., Values] | None = None
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return what decides the values besides network and images, JSON-able."""
+        return {
+            "conditions": list(self.conditions),
+            "series": list(self.series),
+            "constants": dict(self.constants),
+        }
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,7 @@ class Result:
             "title": own.title,
             "condition": own.condition,
             "conditions": list(own.conditions),
+            "constants": dict(own.constants),
             "series": dict(own.series),
             "seeds": {
                 network: [{name: list(row[name]) for name in own.series} for row in rows]

@@ -1,64 +1,34 @@
-"""Write a study: claims.json with every number, claims.md, and a figure for each experiment."""
+"""The files of a study: claims.json with every number, claims.md, and a figure for each experiment."""
 
 from __future__ import annotations
 
 import io
 import textwrap
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from capsdist.analysis.drawing import BLUE, ORANGE, STYLE
-from capsdist.bench.record import write_record
 from capsdist.claims.experiment import BASELINE, CAPSNET, Result
 from capsdist.claims.study import Study
-from capsdist.errors import RunError
 from capsdist.statistics import mean_interval
-from capsdist.storage import open_folder
-from capsdist.storage.documents import dump_json
-from capsdist.storage.durable import write_durably
+from capsdist.storage.documents import dump_json, seal
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["NUMBERS", "TABLE", "draw_result", "markdown", "record_study", "write_study"]
+__all__ = ["NUMBERS", "TABLE", "draw_result", "files_of", "markdown"]
 
 NUMBERS, TABLE = "claims.json", "claims.md"
 _COLOURS = {CAPSNET: BLUE, BASELINE: ORANGE}
 _NAMES = {CAPSNET: "capsule network", BASELINE: "CNN"}
 
 
-def write_study(study: Study, place: str) -> list[str]:
-    """Write the files of a study into a folder, a path or s3:// URL; return their paths.
-
-    Raises:
-        RunError: it cannot be written.
-    """
-    folder = open_folder(place, error=RunError)
-    folder.check_writable()
-    contents = {
-        NUMBERS: dump_json(study.as_data(), indent=1),
-        TABLE: markdown(study).encode(),
-    }
+def files_of(study: Study) -> dict[str, bytes]:
+    """Return the files of a study by name: claims.json, claims.md, and a figure for each experiment."""
+    contents = {NUMBERS: dump_json(seal(study.as_data())), TABLE: markdown(study).encode()}
     for result in study.results:
         contents[f"{result.experiment.name}.png"] = _drawn(result, study.note)
-    for name, content in contents.items():
-        folder.write(name, content)
-    return [folder.path(name) for name in contents]
-
-
-def record_study(study: Study, records: Path) -> Path:
-    """Write a record of a study below `records`, with its table and figures; return the record's folder.
-
-    Raises:
-        RunError: as `write_record`.
-    """
-    found = study.as_data()
-    settings = found.pop("settings") | {"root": "", "storage": ""}  # where it lay says nothing to others
-    folder = write_record(records, "claims", config=settings, figures=found, log=markdown(study))
-    for result in study.results:
-        write_durably(folder / f"{result.experiment.name}.png", _drawn(result, study.note))
-    return folder
+    return contents
 
 
 def _drawn(result: Result, note: str) -> bytes:

@@ -7,17 +7,18 @@ from typing import Any, Literal
 
 from capsdist.claims.experiment import BASELINE, CAPSNET
 from capsdist.claims.matched import matched_baseline
-from capsdist.config import Config, get_preset, with_values
+from capsdist.config import Config, with_values
 from capsdist.config.models import NoOptions
+from capsdist.config.presets.mnist import SMALLER
 from capsdist.errors import ConfigError, Problem
 
-__all__ = ["SIZES", "Settings", "SizeName", "Trained", "configs_of", "digits_preset"]
+__all__ = ["SIZES", "Settings", "SizeName", "Trained", "configs_of"]
 
 SizeName = Literal["tiny", "mini", "quarter", "full"]
 SIZES: dict[SizeName, dict[str, Any]] = {
     "tiny": {"model.conv_channels": 8, "model.primary_types": 2, "model.decoder_hidden": (16, 32)},
-    "mini": {"model.conv_channels": 64, "model.primary_types": 8},
-    "quarter": {"model.conv_channels": 128, "model.primary_types": 16},
+    "mini": SMALLER["mini"],
+    "quarter": SMALLER["quarter"],
     "full": {},
 }
 """Fields of the capsule network by the name of its size; those of the paper are full."""
@@ -34,7 +35,8 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of initialisation, order and choice of images; two or more for intervals."""
     fractions: tuple[float, ...] = (1.0, 10.0, 100.0)
-    """Parts of the training images, percent; the networks of the largest one serve all experiments."""
+    """Parts of the training images, percent, 0.5 to 100 for example; the networks of the largest one serve
+    all experiments."""
     epochs: float = 5
     """Passes over the largest part; networks of smaller parts take as many steps."""
     images: int | None = None
@@ -47,11 +49,16 @@ class Settings:
     root: str = "data"
     """Folder or s3:// URL of the packed sets; parts of the training split are written beside it."""
     storage: str = "runs"
-    """Folder or s3:// URL of the runs."""
+    """Folder or s3:// URL of the study's folder."""
     name: str = "claims"
-    """First part of the names of the runs."""
+    """Name of the study's folder: runs, measurements, claims.json, claims.md and figures."""
     device: Literal["auto", "cpu", "gpu"] = "auto"
     """Device of the runs; experiments are on the GPU if there is one."""
+
+    @property
+    def without_places(self) -> dict[str, Any]:
+        """Return them as a record has them: where a study lay says nothing to others."""
+        return vars(self) | {"root": "", "storage": ""}
 
     def checked(self) -> Settings:
         """Return these settings, fractions ascending.
@@ -80,12 +87,18 @@ class Settings:
 
 @dataclass(frozen=True)
 class Trained:
-    """A network to train: which of the two, its seed, the part of the images in percent, and its run."""
+    """A network to train: which of the two, its seed, the part of the images in percent, steps, its run."""
 
     network: str
     seed: int
     fraction: float
+    steps: int
     config: Config
+
+    @property
+    def name(self) -> str:
+        """Name of its cell in the grid of the study."""
+        return self.config.train.name
 
 
 def configs_of(
@@ -121,13 +134,7 @@ def configs_of(
     baseline = capsnet.model_copy(update={"model": model, "routing": NoOptions(), "loss": NoOptions()})
     found = []
     for network, config in ((CAPSNET, capsnet), (BASELINE, baseline)):
-        name = f"{settings.name}-{config.data.name}-{settings.size}-{network}-{fraction:g}-seed-{seed}"
-        found.append(
-            Trained(network, seed, fraction, with_values(config, {"train.name": name.replace(".", "_")}))
-        )
+        name = f"{config.data.name}-{settings.size}-{network}-{fraction:g}-seed-{seed}".replace(".", "_")
+        named = with_values(config, {"train.name": name})
+        found.append(Trained(network, seed, fraction, steps, named))
     return found
-
-
-def digits_preset(settings: Settings) -> Config:
-    """Return the paper's network for the digits of `settings`."""
-    return with_values(get_preset("mnist_paper"), {"data.name": settings.data})

@@ -20,6 +20,7 @@ __all__ = [
 PARAMETERS = ("rotation", "scale", "shear", "shift down", "shift right")
 """What is known of each transformed image, in this order: degrees, factor, degrees, pixels, pixels."""
 _TURN, _SHEAR, _MOVE, _SCALE = 30.0, 20.0, 3.0, (0.8, 1.2)  # ranges of the random maps
+_SEED = 0  # of the random maps
 _NUM_FEATURES = 16  # as many numbers of the CNN as a class capsule has dimensions
 _ERROR = {"error_percent": "error in percent"}
 
@@ -102,7 +103,7 @@ def principal(features: Tensor, num: int) -> Tensor:
 
 
 def _equivariance(subject: Subject, images: Images) -> Values:
-    pixels, known = randomly_transformed(images.pixels, seed=0)
+    pixels, known = randomly_transformed(images.pixels, _SEED)
     features = subject.features(pixels, images.labels)
     if features.shape[1] > _NUM_FEATURES:
         features = principal(features, _NUM_FEATURES)
@@ -167,4 +168,8 @@ EQUIVARIANCE = Experiment(
         ),
     ),
     _equivariance,
+    {
+        "seed": _SEED, "rotation": _TURN, "shear": _SHEAR, "shift": _MOVE, "scale": list(_SCALE),
+        "principal_components": _NUM_FEATURES,
+    },
 )  # fmt: skip

@@ -95,7 +95,8 @@ def _evaluate(
     print("\n".join(lines))
     if options.record and not options.smoke:
         figures |= {"error_percent": found.together[-1], "error_interval_percent": found.intervals[-1]}
-        record_grid(records, f"ensemble-{config.preset}", options, cells, figures, "\n".join(lines) + "\n")
+        what, values = f"ensemble-{config.preset}", options.model_dump(mode="json")
+        record_grid(records, what, values, cells, figures, "\n".join(lines) + "\n")
     if not options.smoke:
         print(f"evaluation: {' '.join(paths)}")
     print(f"error_percent {found.together[-1]:.2f}  ({len(places)} members, {found.num_images:,} images)")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from capsdist.cli.pages import leave_table
@@ -106,16 +107,30 @@ def write_result(config: Config, files: Mapping[str, bytes]) -> list[str]:
 
 
 def record_grid(
-    records: Path, what: str, options: Section, cells: Mapping[str, Config], figures: dict[str, Any], log: str
+    records: Path,
+    what: str,
+    options: Mapping[str, Any],
+    cells: Mapping[str, Config],
+    figures: Mapping[str, Any],
+    log: str,
+    files: Mapping[str, bytes] = MappingProxyType({}),
 ) -> None:
-    """Write a record of a grid, without the places where it lay."""
-    from capsdist.bench.record import write_record
+    """Write a record of a grid, without the places where it lay.
 
-    config = {"options": options.model_dump(mode="json"), "cells": {}}
+    options: JSON-able; files: as `write_result`, of which the pictures become part of the record.
+    """
+    from capsdist.bench.record import write_record
+    from capsdist.storage.durable import write_durably
+
+    config: dict[str, Any] = {"options": options, "cells": {}}
     for name, cell in cells.items():
         places = {"data.root": Path(cell.data.root).name, "train.storage": Path(cell.train.storage).name}
         config["cells"][name] = with_values(cell, places).model_dump(mode="json")
-    print("recorded in", write_record(records, what, config=config, figures=figures, log=log))
+    folder = write_record(records, what, config=config, figures=figures, log=log)
+    for name, content in files.items():
+        if name.endswith(".png"):
+            write_durably(folder / name, content)
+    print("recorded in", folder)
 
 
 def as_json(values: Mapping[str, Any]) -> bytes:

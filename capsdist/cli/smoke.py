@@ -10,6 +10,7 @@ from typing import Literal
 
 from capsdist.cli.further import evaluation_name
 from capsdist.config import Config, Section, with_values
+from capsdist.config.presets.mnist import SMALLER
 from capsdist.errors import RunError
 from capsdist.launch.preflight import absolute
 from capsdist.runs.rundir import OVERVIEW, REPORT, RunFolder, run_place
@@ -17,11 +18,8 @@ from capsdist.runs.rundir import OVERVIEW, REPORT, RunFolder, run_place
 __all__ = ["Size", "SmokeOptions", "check_left", "of_size", "smoke_config", "smoke_values"]
 
 Size = Literal["full", "quarter", "mini"]
-_CHANNELS: dict[str, dict[Size, dict[str, object]]] = {
-    "capsnet": {
-        "quarter": {"model.conv_channels": 128, "model.primary_types": 16},
-        "mini": {"model.conv_channels": 64, "model.primary_types": 8},
-    },
+_CHANNELS: dict[str, dict[str, dict[str, object]]] = {
+    "capsnet": SMALLER,
     "baseline_cnn": {  # half and a quarter of the widths, our choice
         "quarter": {"model.conv_channels": (128, 128, 64), "model.dense_units": (164, 96)},
         "mini": {"model.conv_channels": (64, 64, 32), "model.dense_units": (82, 48)},

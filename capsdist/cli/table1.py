@@ -97,7 +97,8 @@ def _train(config: Config, options: Table1, cells: Sequence[Any], records: Path)
     print(f"\n{text}")
     if options.record and not options.smoke:
         means = {f"{row.column}-{row.row}": row.mean_percent for row in rows if row.mean_percent is not None}
-        record_grid(records, f"table1-{options.size}", options, configs, {**means, **table}, text)
+        what, values = f"table1-{options.size}", options.model_dump(mode="json")
+        record_grid(records, what, values, configs, {**means, **table}, text)
     finished = sum(len(row.error_percent) for row in rows)
     if not options.smoke:
         print(f"table: {' '.join(paths)}")

@@ -1,34 +1,46 @@
-"""A way to train without Ray, for tests of the study."""
+"""A way to train the cells of a grid without Ray, for tests of the study."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
 import torch
 
+from capsdist.claims.study import Train
 from capsdist.config import Config
-from capsdist.launch import RunSummary
 from capsdist.runs.retention import checkpoint_name
 from capsdist.train.loop import run_training
+from capsdist.tune.cells import Cell
 
 
-def train_here(config: Config) -> RunSummary:
-    """Train a run in this process, and leave its checkpoint where a launched run has it."""
-    folder = Path(config.train.storage, config.train.name)
+class TrainsHere:
+    """Trains each cell once, in this process, and leaves its checkpoint where a grid has it."""
 
+    def __init__(self) -> None:
+        self.known: dict[str, Cell] = {}
+
+    def __call__(self, grid: Config, cells: Mapping[str, Config]) -> dict[str, Cell]:
+        for name, config in cells.items():
+            if name not in self.known:
+                place = Path(grid.train.storage, grid.train.name, "trials", name)
+                self.known[name] = _trained(name, config, place)
+        return {name: self.known[name] for name in cells}
+
+
+def _trained(name: str, config: Config, place: Path) -> Cell:
     def save(write: Callable[[Path], None], step: int, metrics: dict[str, float]) -> str:
-        write(folder / checkpoint_name(step))
+        write(place / checkpoint_name(step))
         return checkpoint_name(step)
 
     end = run_training(
         config, rank=0, world_size=1, device=torch.device("cpu"), events=lambda row: None, save=save
     )
-    return RunSummary(config.train.name, str(folder), "done", end["step"], end["error_percent"], None, 0.0)
+    return Cell(name, str(place), "finished", "", end["step"], end["error_percent"], None)
 
 
 @pytest.fixture
-def trained_here() -> Callable[[Config], RunSummary]:
-    """As `capsdist.launch.launch`, without Ray."""
-    return train_here
+def trains_here() -> Train:
+    """As `capsdist.cli.grids.train_cells`, without Ray."""
+    return TrainsHere()

@@ -1,9 +1,9 @@
-"""The study: which runs it trains, on which images, what it writes; whole, on tiny networks without Ray."""
+"""The study: which runs it trains, on which images, what it keeps; whole, on tiny networks without Ray."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 
 from capsdist.claims.experiment import BASELINE, CAPSNET
-from capsdist.claims.report import NUMBERS, TABLE, write_study
+from capsdist.claims.measuring import MEASUREMENTS
+from capsdist.claims.plan import planned
+from capsdist.claims.report import NUMBERS, TABLE, files_of, markdown
 from capsdist.claims.settings import Settings
 from capsdist.claims.smoke import smoke_settings
-from capsdist.claims.study import ON_DIGITS, run_study
-from capsdist.claims.subsets import pack_part
+from capsdist.claims.study import ON_DIGITS, Study, Train, run_study
+from capsdist.claims.subsets import part_of
 from capsdist.config import Config
+from capsdist.config.steps import total_steps
 from capsdist.data import Split, write_split
-from capsdist.errors import ConfigError, DataError
-from capsdist.launch import RunSummary
+from capsdist.errors import ConfigError, DataError, RunError
 from capsdist.statistics import paired_interval
-
-Train = Callable[[Config], RunSummary]
+from capsdist.storage.documents import dump_json
+from capsdist.tune.cells import Cell
 
 
 def write_digits(root: Path, num: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -35,10 +37,12 @@ def write_digits(root: Path, num: int = 60) -> tuple[np.ndarray, np.ndarray]:
 
 def test_parts_are_drawn_by_class_and_seed_and_contain_one_another(tmp_path: Path) -> None:
     images, labels = write_digits(tmp_path)
-    kept = {}
+    place, kept = tmp_path / "mnist", {}
     for percent, seed in ((10, 0), (40, 0), (40, 1)):
-        name, num = pack_part(str(tmp_path), "mnist", percent, seed)
-        found, classes = Split(tmp_path / "mnist" / name).gather(np.arange(num))
+        part = part_of(str(place), percent, seed)
+        assert not (place / part.name).exists(), "planning writes nothing"
+        part.write()
+        found, classes = Split(place / part.name).gather(np.arange(part.num_images))
         pixels = [image.tobytes() for image in images]
         ids = [pixels.index(image.tobytes()) for image in found]
         assert (labels[ids] == classes).all()
@@ -47,10 +51,11 @@ def test_parts_are_drawn_by_class_and_seed_and_contain_one_another(tmp_path: Pat
         kept[percent, seed] = set(ids)
     assert kept[10, 0] < kept[40, 0]
     assert kept[40, 0] != kept[40, 1]
-    before = (tmp_path / "mnist" / name / "index.json").read_bytes()
-    pack_part(str(tmp_path), "mnist", 40, 1)
-    assert (tmp_path / "mnist" / name / "index.json").read_bytes() == before
-    assert pack_part(str(tmp_path), "mnist", 100, 3) == ("train", 60)
+    before = (place / part.name / "index.json").read_bytes()
+    part_of(str(place), 40, 1).write()
+    assert (place / part.name / "index.json").read_bytes() == before
+    whole = part_of(str(place), 100, 3)
+    assert (whole.name, whole.num_images) == ("train", 60)
 
 
 @pytest.mark.parametrize(
@@ -63,26 +68,48 @@ def test_parts_are_drawn_by_class_and_seed_and_contain_one_another(tmp_path: Pat
 )
 def test_settings_out_of_range_are_refused_before_anything_is_read(change: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        run_study(replace(Settings(root="/nowhere"), **change), print)
+        planned(replace(Settings(root="/nowhere"), **change))
 
 
 def test_digits_that_are_not_packed_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="mnist"):
-        run_study(Settings(root=str(tmp_path)), print)
+    with pytest.raises(DataError, match=r"mnist.*capsdist pack mnist"):
+        planned(Settings(root=str(tmp_path)))
 
 
-def test_a_stopped_run_stops_the_study(tmp_path: Path) -> None:
+def test_all_runs_are_cells_of_one_grid_with_equal_steps(tmp_path: Path) -> None:
     write_digits(tmp_path)
-    asked: list[Config] = []
+    settings = Settings(root=str(tmp_path), fractions=(100.0, 0.5), seeds=(4, 2), epochs=7, images=50)
+    plan = planned(settings)
+    assert [*plan.cells] == [
+        f"mnist-mini-{network}-{part}-seed-{seed}"
+        for seed in (4, 2) for part in ("0_5", "100") for network in (CAPSNET, BASELINE)
+    ]  # fmt: skip
+    assert plan.summary.startswith("study claims: 8 runs of 3 steps; ")
+    assert [run.config.data.shift for run in plan.runs] == [0] * 8
+    images = [part.num_images for part in plan.parts for _ in (CAPSNET, BASELINE)]
+    assert [total_steps(run.config, num) for run, num in zip(plan.runs, images, strict=True)] == [3] * 8
+    assert (plan.grid.train.name, [*plan.not_run]) == (
+        "claims",
+        ["viewpoints_azimuth", "viewpoints_elevation"],
+    )
+    asked: list[str] = []
 
-    def stopped(config: Config) -> RunSummary:
-        asked.append(config)
-        return RunSummary(config.train.name, "", "stopped", 0, None, None, 0.0)
+    def stopped(grid: Config, cells: Mapping[str, Config]) -> None:
+        asked.extend(cells)
 
-    settings = Settings(root=str(tmp_path), fractions=(50.0, 100.0), storage=str(tmp_path / "runs"))
-    assert run_study(settings, print, train=stopped) is None
-    assert [config.train.name for config in asked] == ["claims-mnist-mini-capsnet-50-seed-0"]
-    assert (asked[0].data.shift, asked[0].train.max_steps) == (0, 3)
+    assert run_study(plan, stopped, print) is None
+    assert asked == [*plan.cells]
+
+
+def test_runs_that_failed_are_named(tmp_path: Path) -> None:
+    write_digits(tmp_path)
+
+    def fails(grid: Config, cells: Mapping[str, Config]) -> dict[str, Cell]:
+        return {name: Cell(name, "", "failed", "no room") for name in cells}
+
+    plan = planned(Settings(root=str(tmp_path), seeds=(0,), fractions=(100.0,)))
+    with pytest.raises(RunError, match=r"2 of 2 runs .*\(mnist-mini-capsnet-100-seed-0 failed no room\)"):
+        run_study(plan, fails, print)
 
 
 @pytest.fixture(scope="module")
@@ -95,28 +122,48 @@ def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_a_whole_study(tmp_path: Path, toys: Path, trained_here: Train) -> None:
+def test_a_whole_study_and_what_it_keeps(tmp_path: Path, toys: Path, trains_here: Train) -> None:
     settings, note = smoke_settings(Settings(root=str(tmp_path / "nowhere")), tmp_path)
-    assert "printed digits, because no packed set is there; no result" in note
+    assert "made-up images" in note
     (tmp_path / "data" / "smallnorb_azimuth").symlink_to(toys)
-    settings = replace(settings, fractions=(100.0, 20.0), epochs=1, images=200, test_images=60)
+    settings = replace(settings, test_images=30)
     lines: list[str] = []
-    study = run_study(settings, lines.append, note=note, train=trained_here)
-    assert study is not None
-    paths = write_study(study, str(tmp_path / "out"))
-    names = {"less_data", *(each.name for each in ON_DIGITS), "viewpoints_azimuth"}
-    assert {Path(path).name for path in paths} == {NUMBERS, TABLE, *(f"{name}.png" for name in names)}
-    assert all(Path(path).stat().st_size > 500 for path in paths)
 
-    found = json.loads((tmp_path / "out" / NUMBERS).read_text())
-    assert found["experiments"].keys() == names
+    def study_of(settings: Settings) -> Study:
+        lines.clear()
+        study = run_study(planned(settings), trains_here, lines.append, note=note)
+        assert study is not None
+        return study
+
+    study = study_of(settings)
+    assert len(lines) == 4 * len(ON_DIGITS) + 4
+    names = ["less_data", *(each.name for each in ON_DIGITS), "viewpoints_azimuth"]
+    assert [each.experiment.name for each in study.results] == names
+    check_numbers(json.loads(dump_json(study.as_data())), markdown(study), note)
+    files = files_of(replace(study, results=study.results[::5]))  # to draw all takes long
+    assert [*files] == [NUMBERS, TABLE, *(f"{name}.png" for name in names[::5])]
+    assert all(len(content) > 500 for content in files.values())
+
+    again = study_of(settings)
+    assert (again.figures, lines) == (study.figures, [])
+    kept = tmp_path / "runs" / "claims" / MEASUREMENTS / "mnist-tiny-capsnet-50-seed-1.json"
+    kept.write_bytes(kept.read_bytes().replace(b"rotation", b"rotatiom"))
+    again = study_of(settings)
+    assert again.figures == study.figures
+    assert len(lines) == 1 + len(ON_DIGITS)
+    assert lines[0].startswith("warning: measures again: ")
+    assert "was changed" in lines[0]
+    study_of(replace(settings, test_images=20))
+    assert len(lines) == 4 * len(ON_DIGITS), "other images"
+
+
+def check_numbers(found: dict, text: str, note: str) -> None:
     assert list(found["not_run"]) == ["viewpoints_elevation"]
-    assert "capsdist pack smallnorb_elevation" in found["not_run"]["viewpoints_elevation"]
+    assert "no data" in found["not_run"]["viewpoints_elevation"]
     digits = [run for run in found["runs"] if "mnist" in run["name"]]
     assert [(run["network"], run["seed"], run["fraction_percent"]) for run in digits] == [
-        (network, seed, fraction)
-        for seed in (0, 1) for fraction in (20, 100) for network in (CAPSNET, BASELINE)
-    ]  # fmt: skip
+        (network, seed, 50) for seed in (0, 1) for network in (CAPSNET, BASELINE)
+    ]
     assert {run["steps"] for run in digits} == {2}
     for experiment in found["experiments"].values():
         for series in experiment["series"]:
@@ -131,7 +178,6 @@ def test_a_whole_study(tmp_path: Path, toys: Path, trained_here: Train) -> None:
         errors = {tuple(row["error_percent"][0] for row in seeds[network]) for seeds in plain.values()}
         assert len(errors) == 1, "the first condition leaves the images as they are"
 
-    text = (tmp_path / "out" / TABLE).read_text()
     assert all(
         claim["sentence"] in text for each in found["experiments"].values() for claim in each["claims"]
     )

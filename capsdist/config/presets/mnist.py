@@ -5,6 +5,12 @@ from __future__ import annotations
 from capsdist.config.models import BaselineCNNConfig, CapsNetConfig, Loss, Routing
 from capsdist.config.schema import Config, Data, Optim, Train
 
+SMALLER: dict[str, dict[str, object]] = {
+    "quarter": {"model.conv_channels": 128, "model.primary_types": 16},
+    "mini": {"model.conv_channels": 64, "model.primary_types": 8},
+}
+"""Fields of smaller capsule networks by the name of their size: for presets with the network of the paper."""
+
 
 def mnist_paper() -> Config:
     """CapsNet as in the paper: r=3 with reconstruction; paper: 0.25 % test error after long training."""
