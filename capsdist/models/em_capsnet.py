@@ -13,8 +13,12 @@ from torch.nn import functional
 from capsdist.errors import ShapeError
 from capsdist.models.capsule_network import Output
 from capsdist.models.layers import Conv2d, check_images, check_sizes
-from capsdist.models.matrix_layers import MatrixCapsuleLayer, PrimaryMatrixCapsules
-from capsdist.routing.common.fields import Fields
+from capsdist.models.matrix_layers import (
+    MatrixClassCapsules,
+    MatrixConvCapsules,
+    PrimaryMatrixCapsules,
+)
+from capsdist.routing.common.fields import fields_of
 from capsdist.routing.em.options import EMKeywords
 
 __all__ = ["EMCapsNet"]
@@ -68,26 +72,25 @@ class EMCapsNet(nn.Module):
         channels, height, width = image_shape
         self.image_shape, self.num_classes = (channels, height, width), num_classes
         self.conv = Conv2d(channels, conv_channels, conv_kernel, conv_stride)
-        shape = self.conv.output_side(height), self.conv.output_side(width)
+        shape: tuple[int, ...] = self.conv.output_side(height), self.conv.output_side(width)
         if min(shape) < 1:
             raise ShapeError(f"image_shape={self.image_shape} is smaller than conv_kernel={conv_kernel}")
         self.primary_capsules = PrimaryMatrixCapsules(conv_channels, primary_types, pose_side)
         layers, below = [], primary_types
         for types, kernel, stride in zip(*numbers, strict=True):
-            fields = Fields(shape, (kernel, kernel), (stride, stride))
-            layers.append(
-                MatrixCapsuleLayer(fields, below, types, pose_side, iterations=iterations, **options)
+            layer = MatrixConvCapsules(
+                below, types, kernel, stride, side=pose_side, iterations=iterations, **options
             )
-            shape, below = (fields.parent_shape[0], fields.parent_shape[1]), types
+            shape, below = fields_of(shape, layer.kernel, layer.stride, "valid").parent_shape, types
+            layers.append(layer)
         self.conv_capsules = nn.Sequential(*layers)
-        self.class_capsules = MatrixCapsuleLayer(
-            Fields.whole(shape), below, num_classes, pose_side,
-            add_coordinates=True, iterations=iterations, **options,
-        )  # fmt: skip
+        self.class_capsules = MatrixClassCapsules(
+            below, num_classes, side=pose_side, iterations=iterations, **options
+        )
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Output:
         """Return scores and class capsules of `images` [B, C, H, W]; labels change nothing."""
         check_images(images, self.image_shape)
         capsules = self.primary_capsules(functional.relu(self.conv(images), inplace=True))
         found = self.class_capsules(self.conv_capsules(capsules))
-        return Output(found.activations[:, 0], found.poses[:, 0].flatten(2))
+        return Output(found.activations, found.poses.flatten(2))

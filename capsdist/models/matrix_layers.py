@@ -2,8 +2,8 @@
 
 Source: Hinton, Sabour, Frosst, "Matrix capsules with EM routing" (ICLR 2018), section 4.
 
-Shape letters: B images, C channels, H and W pixels, N positions row by row, T types of capsules, S side of a
-pose matrix.
+Shape letters: B images, C channels, H and W positions (or one direction), T types of capsules, S side of a
+pose matrix, J classes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.errors import ShapeError
-from capsdist.models.layers import Conv2d, check_floating, check_sizes
-from capsdist.routing.common.fields import Fields
+from capsdist.models.conv_capsules import directions, positions
+from capsdist.models.layers import Conv2d, check_sizes
+from capsdist.routing.common.checks import check_flag
+from capsdist.routing.common.fields import Fields, Padding, fields_of, whole_field
 from capsdist.routing.em.api import route_em_call
 from capsdist.routing.em.options import EMCall, EMKeywords, EMOptions
 
-__all__ = ["MatrixCapsuleLayer", "MatrixCapsules", "PrimaryMatrixCapsules", "coordinates"]
+__all__ = [
+    "MatrixCapsules", "MatrixClassCapsules", "MatrixConvCapsules", "PrimaryMatrixCapsules", "coordinates",
+]  # fmt: skip
 
 
 class MatrixCapsules(NamedTuple):
-    """Capsules of a grid: poses [B, N, T, S, S] and activations [B, N, T] in [0, 1]."""
+    """Capsules of a grid: poses [B, H, W, T, S, S] and activations [B, H, W, T] in [0, 1]; or without W."""
 
     poses: Tensor
     activations: Tensor
@@ -33,13 +37,13 @@ class MatrixCapsules(NamedTuple):
 class PrimaryMatrixCapsules(nn.Module):
     """Lowest matrix capsules: linear in the features of a position, activations through a logistic function.
 
-    Shapes: features [B, in_channels, H, W] -> `MatrixCapsules` of N = H * W positions.
+    Shapes: features [B, in_channels, H, W] -> `MatrixCapsules` of the same grid.
     Raises: ShapeError as `Conv2d`, and if `types` or `side` is no whole number of at least 1.
 
     Example:
         >>> capsules = PrimaryMatrixCapsules(64, types=8)(torch.zeros(2, 64, 14, 14))
         >>> capsules.poses.shape, capsules.activations.shape
-        (torch.Size([2, 196, 8, 4, 4]), torch.Size([2, 196, 8]))
+        (torch.Size([2, 14, 14, 8, 4, 4]), torch.Size([2, 14, 14, 8]))
     """
 
     def __init__(self, in_channels: int, types: int, side: int = 4) -> None:
@@ -50,52 +54,33 @@ class PrimaryMatrixCapsules(nn.Module):
 
     def forward(self, features: Tensor) -> MatrixCapsules:
         """Return the capsules of `features` [B, C, H, W]."""
-        found = self.conv(features).flatten(2).transpose(1, 2)  # [B, N, T * (S * S + 1)]
-        poses, activations = found.split([self.types * self.side**2, self.types], dim=2)
-        return MatrixCapsules(poses.unflatten(2, (self.types, self.side, self.side)), activations.sigmoid())
+        found = self.conv(features).permute(0, 2, 3, 1)  # [B, H, W, T * (S * S + 1)]
+        poses, activations = found.split([self.types * self.side**2, self.types], dim=3)
+        return MatrixCapsules(poses.unflatten(3, (self.types, self.side, self.side)), activations.sigmoid())
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
         return f"types={self.types}, side={self.side}"
 
 
-class MatrixCapsuleLayer(nn.Module):
-    """Matrix capsules fed by those below through EM routing: convolutional, or one a class.
-
-    `fields` says which children each parent sees; with `Fields.whole` the parents are class capsules, whose
-    weights are shared over positions. `add_coordinates` adds the position of the child, row and column
-    from -0.5 to 0.5, to the first two elements of the right-hand column of its vote (section 4), so that
-    shared weights do not lose it. `iterations` and `options` are those of `route_em`; the layer keeps them as
-    `routing`.
-
-    Initialisation (the paper gives none): weights normal with standard deviation 1 / sqrt(S), which gives
-    votes the size of the poses; betas 0.
-
-    Shapes: `MatrixCapsules` of fields.num_children positions and `child_types` -> of fields.num_parents and
-    `types`.
-    Raises: ShapeError if a size is no whole number of at least 1, an option is none of `route_em`'s, or the
-    input does not fit.
-    """
+class _RoutedByEM(nn.Module):
+    """What convolutional and class capsules share: parameters, and one call of `route_em`."""
 
     def __init__(
         self,
-        fields: Fields,
+        num_matrices: int,
         child_types: int,
         types: int,
-        side: int = 4,
-        *,
-        add_coordinates: bool = False,
-        iterations: int = 3,
+        side: int,
+        iterations: int,
         **options: Unpack[EMKeywords],
     ) -> None:
         super().__init__()
         check_sizes(child_types=child_types, types=types, side=side)
-        self.fields, self.child_types, self.types, self.side = fields, child_types, types, side
+        self.child_types, self.types, self.side = child_types, types, side
         self.routing = EMOptions(iterations, **options)
-        self.weights = nn.Parameter(torch.empty(fields.num_matrices, child_types, types, side, side))
+        self.weights = nn.Parameter(torch.empty(num_matrices, child_types, types, side, side))
         self.beta_u, self.beta_a = nn.Parameter(torch.empty(types)), nn.Parameter(torch.empty(types))
-        offsets = coordinates(fields, side) if add_coordinates else None
-        self.register_buffer("offsets", offsets, persistent=False)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -105,32 +90,112 @@ class MatrixCapsuleLayer(nn.Module):
         self.beta_u.zero_()
         self.beta_a.zero_()
 
-    def forward(self, children: MatrixCapsules) -> MatrixCapsules:
-        """Return the parents of `children`."""
-        poses, activations = children
-        check_floating("poses", poses, "poses in float")
-        offsets = self.offsets
-        assert offsets is None or isinstance(offsets, Tensor)
-        call = EMCall(
-            poses, activations, self.weights, self.beta_u, self.beta_a, self.fields, self.routing, offsets
-        )
-        return MatrixCapsules(*route_em_call(call))
+    def _route(
+        self, children: MatrixCapsules, fields: Fields, offsets: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return poses [B, P, types, S, S] and activations [B, P, types] of the parents."""
+        directions = len(fields.child_shape)
+        poses = children.poses.flatten(1, directions)
+        activations = children.activations.flatten(1, directions)
+        parameters = self.weights, self.beta_u, self.beta_a
+        return route_em_call(EMCall(poses, activations, *parameters, fields, self.routing, offsets))
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
-        return f"{self.fields}, {self.child_types} -> {self.types} types, side={self.side}, {self.routing}"
+        return f"{self.child_types} -> {self.types} types, side={self.side}, {self.routing}"
+
+
+class MatrixConvCapsules(_RoutedByEM):
+    """Matrix capsules of a grid, fed by those under a kernel through EM routing; all positions share weights.
+
+    A child divides itself over all parents whose kernel covers it (section 2.3). `kernel_size` and `stride`
+    are one number, or one for each direction. `iterations` and `options` are those of `route_em`; the layer
+    keeps them as `routing`.
+
+    Initialisation (the paper gives none): weights normal with standard deviation 1 / sqrt(S), which gives
+    votes the size of the poses; betas 0.
+
+    Shapes: `MatrixCapsules` with poses [B, H, W, child_types, S, S] -> with [B, H', W', types, S, S].
+    Raises: ShapeError if a size is no whole number of at least 1, an option is none of `route_em`'s, or the
+    input does not fit.
+    """
+
+    def __init__(
+        self,
+        child_types: int,
+        types: int,
+        kernel_size: int | tuple[int, ...] = 3,
+        stride: int | tuple[int, ...] = 1,
+        padding: Padding = "valid",
+        *,
+        side: int = 4,
+        iterations: int = 3,
+        **options: Unpack[EMKeywords],
+    ) -> None:
+        self.kernel, self.stride = directions(kernel_size, stride)
+        self.padding: Padding = padding
+        size = fields_of(self.kernel, self.kernel, self.stride, padding).size  # refuses what cannot be
+        super().__init__(size, child_types, types, side, iterations, **options)
+
+    def forward(self, children: MatrixCapsules) -> MatrixCapsules:
+        """Return the parents of `children`."""
+        shape = positions(children.poses, len(self.kernel), self.child_types, self.side, self.side)
+        fields = fields_of(shape, self.kernel, self.stride, self.padding)
+        poses, activations = self._route(children, fields)
+        grid = fields.parent_shape
+        return MatrixCapsules(poses.unflatten(1, grid), activations.unflatten(1, grid))
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        grid = f"kernel_size={self.kernel}, stride={self.stride}, padding={self.padding!r}"
+        return f"{grid}, {super().extra_repr()}"
+
+
+class MatrixClassCapsules(_RoutedByEM):
+    """One matrix capsule a class, fed by a grid whose capsules of a type share one matrix at all positions.
+
+    With `add_coordinates` the position of the child, from -0.5 to 0.5 in each direction, is added to the
+    first elements of the right-hand column of its vote (section 4: coordinate addition), so that shared
+    weights do not lose it.
+
+    Shapes: `MatrixCapsules` with poses [B, H, W, child_types, S, S] -> poses [B, num_classes, S, S] and
+    activations [B, num_classes].
+    Raises: ShapeError as `MatrixConvCapsules`.
+    """
+
+    def __init__(
+        self,
+        child_types: int,
+        num_classes: int,
+        *,
+        num_directions: int = 2,
+        side: int = 4,
+        add_coordinates: bool = True,
+        iterations: int = 3,
+        **options: Unpack[EMKeywords],
+    ) -> None:
+        super().__init__(1, child_types, num_classes, side, iterations, **options)
+        check_flag("add_coordinates", add_coordinates)
+        if num_directions not in (1, 2):
+            raise ShapeError(f"num_directions={num_directions!r} must be 1 or 2")
+        if add_coordinates and side < num_directions:
+            raise ShapeError(f"side={side} has no room for {num_directions} coordinates; use at least 2")
+        self.num_directions, self.add_coordinates = num_directions, add_coordinates
+
+    def forward(self, children: MatrixCapsules) -> MatrixCapsules:
+        """Return the class capsules, poses [B, J, S, S] and activations [B, J]."""
+        shape = positions(children.poses, self.num_directions, self.child_types, self.side, self.side)
+        fields = whole_field(shape)
+        offsets = coordinates(fields, self.side).to(self.weights) if self.add_coordinates else None
+        poses, activations = self._route(children, fields, offsets)
+        return MatrixCapsules(poses[:, 0], activations[:, 0])
 
 
 def coordinates(fields: Fields, side: int) -> Tensor:
-    """Return what coordinate addition adds to the votes of each place of a field, [K, S, S] float32.
+    """Return what coordinate addition adds to the votes from each place of a field, [K, S, S] float32.
 
-    Row and column of the place, from -0.5 to 0.5, are in the first two rows of the last column.
-
-    Raises:
-        ShapeError: `side` is 1, and there are two directions.
+    Row and column of the place, from -0.5 to 0.5, are in the first rows of the last column.
     """
-    if side < len(fields.kernel):
-        raise ShapeError(f"side={side} has no room for {len(fields.kernel)} coordinates; use at least 2")
     lines = [(torch.arange(size) + 0.5) / size - 0.5 for size in fields.kernel]
     found = torch.zeros(*fields.kernel, side, side)
     for direction, line in enumerate(torch.meshgrid(*lines, indexing="ij")):

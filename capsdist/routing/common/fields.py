@@ -10,9 +10,9 @@ most.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -23,7 +23,7 @@ from torch import Tensor
 from capsdist.errors import ShapeError
 from capsdist.routing.common.checks import check_name, is_count
 
-__all__ = ["Fields"]
+__all__ = ["Fields", "Padding", "fields_of", "whole_field"]
 
 Padding = Literal["valid", "same"]
 
@@ -34,7 +34,7 @@ class Fields:
 
     Attributes:
         child_shape: positions of the children in each direction.
-        kernel, stride: of each direction; `whole` makes one field of all children.
+        kernel, stride: of each direction; `whole_field` makes one field of all children.
         padding: `valid`: parents where the kernel fits; `same`: ceil(children / stride) parents in each
             direction, and fields that reach beyond the border have fewer children. The odd position, if there
             is one, is beyond the end, as in TensorFlow.
@@ -71,12 +71,6 @@ class Fields:
                 f"kernel={self.kernel!r} is larger than child_shape={self.child_shape!r}; give more "
                 "children, a smaller kernel or padding='same'"
             )
-
-    @classmethod
-    def whole(cls, child_shape: Sequence[int]) -> Fields:
-        """Return one field that has all children, with weights shared over positions: of class capsules."""
-        shape = tuple(child_shape)
-        return cls(shape, shape, (1,) * len(shape), shared=True)
 
     @property
     def parent_shape(self) -> tuple[int, ...]:
@@ -144,3 +138,20 @@ class Fields:
     def num_seeing(self) -> Tensor:
         """[N] int64: parent positions that see each child; 0 of a child that a stride passes over."""
         return (self.parents < self.size * self.num_parents).sum(0)
+
+
+@functools.lru_cache(maxsize=64)
+def fields_of(
+    child_shape: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], padding: Padding
+) -> Fields:
+    """Return `Fields` of these sizes, whose tables are made once.
+
+    Raises: ShapeError as `Fields`.
+    """
+    return Fields(child_shape, kernel, stride, padding)
+
+
+@functools.lru_cache(maxsize=64)
+def whole_field(child_shape: tuple[int, ...]) -> Fields:
+    """Return one field that has all children, with weights shared over positions: of class capsules."""
+    return Fields(child_shape, child_shape, (1,) * len(child_shape), shared=True)
