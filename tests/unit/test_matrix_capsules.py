@@ -1,0 +1,156 @@
+"""Networks of matrix capsules and convolutional capsules: counts, shapes, refusals, and that they learn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from capsdist.config import get_preset
+from capsdist.config.em_capsnet import SpreadLoss, spread_loss_at
+from capsdist.errors import ShapeError
+from capsdist.models import build_model
+from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
+from capsdist.models.em_capsnet import EMCapsNet
+from capsdist.models.matrix_layers import MatrixCapsules, MatrixClassCapsules, MatrixConvCapsules
+from capsdist.ops import lengths, margin_loss, spread_loss
+
+
+@pytest.mark.parametrize(("preset", "number"), [("smallnorb_em", 317_194), ("smallnorb_em_small", 68_754)])
+def test_the_presets_have_the_parameters_of_the_papers_sizes(preset: str, number: int) -> None:
+    config = get_preset(preset)
+    network = build_model(config.model, config.routing)
+    assert sum(parameter.numel() for parameter in network.parameters()) == number
+
+
+def matrices(*grid: int, types: int = 3, side: int = 4) -> MatrixCapsules:
+    return MatrixCapsules(torch.randn(2, *grid, types, side, side), torch.rand(2, *grid, types))
+
+
+@pytest.mark.parametrize(("kernel", "stride", "padding", "grid", "found"), [
+    (3, 2, "valid", (7, 9), (3, 4)), ((3, 1), (2, 1), "same", (5, 4), (3, 4)),
+    ((4,), (3,), "valid", (11,), (3,)),
+])  # fmt: skip
+def test_layers_take_any_grid_in_one_or_two_directions(
+    kernel: int | tuple[int, ...], stride: int | tuple[int, ...], padding: str, grid: tuple[int, ...],
+    found: tuple[int, ...],
+) -> None:  # fmt: skip
+    layer = ConvCapsules(3, 5, 4, 6, kernel, stride, padding)  # type: ignore[arg-type]
+    assert layer.parent_shape(grid) == found
+    assert layer(torch.randn(2, *grid, 3, 5)).shape == (2, *found, 4, 6)
+    em = MatrixConvCapsules(3, 4, kernel, stride, padding)  # type: ignore[arg-type]
+    poses, activations = em(matrices(*grid))
+    assert (poses.shape, activations.shape) == ((2, *found, 4, 4, 4), (2, *found, 4))
+    classes = MatrixClassCapsules(3, 5, num_directions=len(grid))
+    assert classes(matrices(*grid)).activations.shape == (2, 5)
+    shared = SharedClassCapsules(3, 5, 4, 6, num_directions=len(grid))
+    assert shared(torch.randn(2, *grid, 3, 5)).shape == (2, 4, 6)
+
+
+def test_coordinates_tell_positions_apart_although_weights_are_shared() -> None:
+    torch.manual_seed(0)
+    for add in (False, True):
+        classes = MatrixClassCapsules(2, 3, add_coordinates=add)
+        poses, activations = matrices(3, 4, types=2)
+        moved = MatrixCapsules(poses.flip(1), activations.flip(1))
+        same = torch.allclose(
+            classes(MatrixCapsules(poses, activations)).poses, classes(moved).poses, atol=1e-5
+        )
+        assert same is not add
+        shared = SharedClassCapsules(2, 4, 3, 6, add_coordinates=add)
+        children = torch.randn(2, 3, 4, 2, 4)
+        assert torch.allclose(shared(children), shared(children.flip(1)), atol=1e-5) is not add
+
+
+@pytest.mark.parametrize(("make", "words"), [
+    (lambda: ConvCapsules(3, 5, 4, 6, (3, 3), (1,)), "stride=(1,) has 1 numbers"),
+    (lambda: ConvCapsules(3, 0, 4, 6), "child_dim=0"),
+    (lambda: ConvCapsules(3, 5, 4, 6)(torch.randn(2, 5, 5, 3, 4)), "built for [B, H, W, 3, 5]"),
+    (lambda: ConvCapsules(3, 5, 4, 6)(torch.randn(2, 5, 2, 3, 5)), "is larger than child_shape=(5, 2)"),
+    (lambda: ConvCapsules(3, 5, 4, 6, backend="fused")(torch.randn(2, 5, 5, 3, 5)), "no kernels for grids"),
+    (lambda: MatrixConvCapsules(3, 4, variance_floor=0), "variance_floor=0 must be above 0"),
+    (lambda: MatrixClassCapsules(3, 4, side=1), "side=1 has no room"),
+    (lambda: EMCapsNet((1, 28, 28), capsule_types=(4,)), "differ in length"),
+    (lambda: EMCapsNet((1, 9, 9)), "kernel=(3, 3) is larger"),
+])  # fmt: skip
+def test_what_cannot_be_is_refused_in_one_line(make: object, words: str) -> None:
+    with pytest.raises(ShapeError) as caught:
+        make()  # type: ignore[operator]
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def spread_in_loops(scores: Tensor, label: int, margin: float) -> Tensor:
+    wrong = [j for j in range(len(scores)) if j != label]
+    return sum(torch.clamp(margin - (scores[label] - scores[j]), min=0) ** 2 for j in wrong)  # type: ignore[return-value]
+
+
+def test_spread_loss_is_equation_3_for_labels_and_soft_labels() -> None:
+    scores, labels = torch.rand(5, 4, dtype=torch.float64), torch.tensor([0, 3, 1, 1, 2])
+    right = torch.stack([spread_in_loops(s, int(t), 0.7) for s, t in zip(scores, labels, strict=True)])
+    torch.testing.assert_close(spread_loss(scores, labels, margin=0.7), right)
+    soft = torch.zeros(5, 4, dtype=torch.float64).scatter(1, labels[:, None], 1.0)
+    torch.testing.assert_close(spread_loss(scores, soft, margin=0.7), right)
+    assert (spread_loss(torch.tensor([[1.0, 0.0, 0.1]]), torch.tensor([0]), margin=0.9) == 0).all()
+    with pytest.raises(ShapeError, match="one, "):
+        spread_loss(scores, labels[:, None], margin=0.7)
+
+
+def test_the_margin_rises_from_start_to_end_with_the_planned_steps() -> None:
+    loss = SpreadLoss()
+    for total in (14, 1400):
+        margins = [spread_loss_at(loss, step, total).margin_end for step in range(0, total + 1, total // 7)]
+        assert margins == sorted(margins)
+        assert margins[0] == pytest.approx(0.2142, abs=1e-3)
+        assert margins[-1] == pytest.approx(0.98996, abs=1e-3)
+    published = SpreadLoss(margin_steps=50_000)
+    assert spread_loss_at(published, 1000, 1000).margin_end < 0.22  # never leaves its start
+
+
+class Deep(nn.Module):
+    """Two layers of convolutional capsules and class capsules that share weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 16, 5, 2)
+        self.layers = nn.Sequential(ConvCapsules(4, 4, 4, 6, 3, 2), ConvCapsules(4, 6, 4, 6, 3))
+        self.classes = SharedClassCapsules(4, 6, 3, 8)
+
+    def forward(self, images: Tensor) -> Tensor:
+        grid = self.conv(images).permute(0, 2, 3, 1).unflatten(3, (4, 4))
+        return lengths(self.classes(self.layers(grid)))
+
+
+def stripes() -> tuple[Tensor, Tensor]:
+    """Bars of three orientations at random places, with noise."""
+    generator = torch.Generator().manual_seed(0)
+    images, labels = 0.1 * torch.rand(24, 1, 18, 18, generator=generator), torch.arange(24) % 3
+    for image, label, place in zip(
+        images, labels, torch.randint(3, 15, (24,), generator=generator), strict=True
+    ):
+        if label < 2:
+            image[0].transpose(0, int(label))[place] = 1
+        else:
+            image[0].diagonal(int(place) - 9)[:] = 1
+    return images, labels
+
+
+def test_both_kinds_learn_a_fixed_batch() -> None:
+    torch.manual_seed(0)
+    images, labels = stripes()
+    em = EMCapsNet(
+        (1, 18, 18), 3, conv_channels=8, primary_types=3, capsule_types=(4,), capsule_kernels=(3,),
+        capsule_strides=(2,),
+    )  # fmt: skip
+    for network, losses in (
+        (Deep(), lambda scores: margin_loss(scores, labels)),
+        (em, lambda scores: spread_loss(scores, labels, margin=0.5)),
+    ):
+        optimizer = torch.optim.Adam(network.parameters(), 0.01)
+        for _ in range(60):
+            output = network(images)
+            scores = output if isinstance(output, Tensor) else output.scores
+            optimizer.zero_grad()
+            losses(scores).mean().backward()
+            optimizer.step()
+        assert (scores.argmax(1) == labels).float().mean() > 0.9
