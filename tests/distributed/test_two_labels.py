@@ -121,7 +121,9 @@ def test_a_network_learns_both_labels(kind: str, tmp_path: Path) -> None:
     assert means.errors["label_error_percent"] < 20
 
 
-@pytest.mark.parametrize("kind", SMALL)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] * (kind == "baseline_cnn")) for kind in SMALL]
+)
 def test_a_run_learns_both_labels_of_a_packed_set(kind: str, tmp_path: Path) -> None:
     for split, seeds in (("train", range(8)), ("test", range(50, 52))):
         packed(tmp_path / "bars" / split, [batch_of(24, seed) for seed in seeds])

@@ -154,6 +154,7 @@ def test_weights_that_do_not_fit_are_refused_before_ray_starts(whole, tiny_root,
     assert not (storage / "wide").exists()
 
 
+@pytest.mark.slow
 def test_a_foreign_error_is_told_in_one_line_and_in_full(tiny_root, storage, tmp_path):
     script = Script([Fault("error", 0, 1)], tmp_path / "marks", Path(storage, "failing"))
     config = tiny_config(tiny_root, storage, "failing", launch=Launch(cpus_per_worker=1, max_failures=0))

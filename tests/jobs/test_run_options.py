@@ -61,6 +61,7 @@ def test_a_logger_that_does_not_exist_is_refused_before_ray_starts(tmp_path: Pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_dry_run_tells_what_steps_take_and_leaves_nothing_behind(tiny_root: Path, tmp_path: Path) -> None:
     rows, printed = Rows(), io.StringIO()

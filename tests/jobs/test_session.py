@@ -121,6 +121,7 @@ def test_a_cluster_that_asks_for_a_token_says_which_variable_to_set(guarded, sho
     assert start(short_tmp / "g", **guarded, RAY_AUTH_MODE="token")[-1] == "cores: 1.0"  # the remedy works
 
 
+@pytest.mark.slow
 def test_a_wrong_token_is_told_as_such(guarded, short_tmp):
     *_, error = start(short_tmp / "g", **guarded, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="f" * 64)
     assert "the one of RAY_AUTH_TOKEN is missing or wrong; copy ~/.ray/auth_token of the head node" in error

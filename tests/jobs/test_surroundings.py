@@ -52,6 +52,7 @@ def tarball(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not namespaces(), reason="needs to mount in a namespace of its own: run as root")
 def test_a_read_only_tarball_with_little_shared_memory_few_files_and_a_strict_umask(
     tarball: Path, tiny_root: Path, short_tmp: Path, tmp_path: Path

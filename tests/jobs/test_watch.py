@@ -52,6 +52,7 @@ def test_a_run_with_a_frozen_worker_says_so_and_ends_with_all_its_steps(tiny_roo
         assert "train_step" in stacks or "capsdist/launch/signals.py" in stacks
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_worker_that_freezes_before_it_has_read_anything_is_found(tiny_root, tmp_path):
     """The only one of the run: no other waits for it."""

@@ -104,6 +104,7 @@ def test_its_configuration_is_the_preset(preset: str) -> None:
     assert CAPSNET.loss_names == gpu_presets.FAMILY.loss_names
 
 
+@pytest.mark.slow
 def test_the_loop_runs_interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its steps are those of the program that training runs, over the resident set."""
     monkeypatch.setenv("TRITON_INTERPRET", "1")

@@ -129,7 +129,7 @@ REFUSED = [
     pytest.param(
         lambda: reconstruction_loss(torch.zeros(2, 9), torch.zeros(2, 1, 2, 2)),
         "reconstructions [2, 9] and images [2, 1, 2, 2] differ in size; "
-        "give the decoder the image_shape that the images have",
+        "give the decoder the image_shape that the images have, a separate one an image for each label",
         id="pixels",
     ),
 ]
