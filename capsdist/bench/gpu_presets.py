@@ -38,7 +38,9 @@ def _losses(output: Output, images: Tensor, labels: Tensor, loss: SimpleNamespac
     return capsnet_losses(output, images, labels, **vars(loss))
 
 
-FAMILY: Any = SimpleNamespace(losses=_losses, loss_names=("loss", "margin_loss", "reconstruction_loss"))
+FAMILY: Any = SimpleNamespace(
+    losses=_losses, loss_names=("loss", "margin_loss", "reconstruction_loss"), loss_at=None
+)
 """What a step needs of the family `capsnet`, without pydantic."""
 
 

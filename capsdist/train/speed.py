@@ -104,7 +104,7 @@ def eager_reason(work: Work) -> str | None:
         f"{engine.world_size} ranks": engine.world_size > 1,
         "DeepSpeed": not isinstance(engine, PlainEngine),
         "fp16": engine.precision == "fp16",
-        "the loss changes by step": getattr(work.family, "loss_at", None) is not None,
+        "the loss changes by step": work.family.loss_at is not None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)
 

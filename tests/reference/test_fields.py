@@ -167,7 +167,8 @@ def found_by(route: object, call: FieldCall | EMCall) -> list[Tensor]:
 
 def largest_error(found: list[Tensor], right: list[Tensor]) -> float:
     return max(
-        float((a - b).abs().max() / b.abs().max().clamp(min=1e-30)) for a, b in zip(found, right, strict=True)
+        float(((a - b).abs().max() / b.abs().max().clamp(min=1e-30)).detach())
+        for a, b in zip(found, right, strict=True)
     )
 
 
