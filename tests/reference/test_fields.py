@@ -13,7 +13,7 @@ from capsdist.errors import ShapeError
 from capsdist.ops import squash
 from capsdist.routing.common.fields import Fields, whole_field
 from capsdist.routing.common.sharing import share
-from capsdist.routing.dynamic import cuts
+from capsdist.routing.dynamic.fields import passes
 from capsdist.routing.dynamic.fields.api import route_field_call
 from capsdist.routing.dynamic.fields.call import FieldCall
 from capsdist.routing.dynamic.fields.reference import route_fields_reference
@@ -189,8 +189,8 @@ def test_streamed_dynamic_routing_agrees_to_1e9(
     fields: Fields, options: dict[str, object], budget: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if budget:
-        monkeypatch.setattr(cuts, "chunk_bytes", lambda device: budget)
-        monkeypatch.setattr(cuts, "BLOCK_BYTES", budget)
+        monkeypatch.setattr(passes, "chunk_bytes", lambda device: budget)
+        monkeypatch.setattr(passes, "_BLOCK_BYTES", budget)
     call = dynamic_call(fields, **options)
     right = found_by(route_fields_reference, call)
     assert largest_error(found_by(route_fields_streamed, call), right) < 1e-9

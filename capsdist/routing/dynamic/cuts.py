@@ -16,7 +16,7 @@ import torch
 
 from capsdist.routing.common.tiling import MIB, chunk_bytes, even_size
 
-__all__ = ["SQUASH_NUMBERS", "Plan", "plan_fields", "plan_tiles"]
+__all__ = ["SQUASH_NUMBERS", "Plan", "plan_tiles"]
 
 # Bytes of a block's repacked poses and of its buffers with images and parents.
 BLOCK_BYTES = 20 * MIB
@@ -97,45 +97,6 @@ def plan_tiles(
     most = (budget - fixed) // (cost.chunk(1, children, parents) - fixed)
     images = even_size(block, max(1, most), ALIGN_IMAGES)
     return Plan(block, children, images, parents)
-
-
-def plan_fields(
-    num_images: int,
-    num_positions: int,
-    field_size: int,
-    weights_shape: torch.Size,
-    *,
-    rows: int,
-    itemsize: int,
-    device: str,
-) -> Plan:
-    """Choose the cuts for parents at several positions of an image, whose fields share children.
-
-    Images of the plan are pairs of image and position; a chunk has all positions of its images, and a tile of
-    children all places of the field, because a child divides itself over all of them. So a chunk may be
-    larger than the cache, where one image's planes are.
-
-    Args:
-        num_images: B.
-        num_positions: P of the parents, of one image.
-        field_size: K places of a field; I = T * K children.
-        weights_shape: [J, E, D, I].
-        rows, itemsize, device: as `plan_tiles`.
-    """
-    num_parents, parent_dim, child_dim, num_children = weights_shape
-    cost, budget = _Cost(rows, itemsize, *weights_shape[:3]), chunk_bytes(device)
-    types, parents = num_children // field_size, num_parents
-    while types > 1 and cost.chunk(num_positions, types * field_size, parents) > budget:
-        types = -(-types // 2)
-    while parents > 1 and cost.chunk(num_positions, types * field_size, parents) > budget:
-        parents = -(-parents // 2)
-    children = types * field_size
-    images = max(1, budget // cost.chunk(num_positions, children, parents))
-    image_bytes = (
-        num_positions * itemsize * (2 * child_dim * num_children + NUM_STATES * num_parents * parent_dim)
-    )
-    block = even_size(num_images, max(1, BLOCK_BYTES // image_bytes), 1)
-    return Plan(block * num_positions, children, even_size(block, images, 1) * num_positions, parents)
 
 
 class _Cost:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from capsdist.ops import squash, squash_backward
 from capsdist.routing.common.tiling import Pieces, Scratch, slices
-from capsdist.routing.dynamic.cuts import SQUASH_NUMBERS, Plan, plan_tiles
+from capsdist.routing.dynamic.cuts import SQUASH_NUMBERS, plan_tiles
 from capsdist.routing.dynamic.options import RoutingOptions
 
 __all__ = ["Gradients", "Stream", "add_gradients", "add_totals", "parts"]
@@ -46,23 +46,20 @@ class Stream:
         self.num_parents, self.parent_dim = packed_weights.shape[:2]
         self.num_logits = self.num_parents + options.none_of_the_above
         self.scratch = Scratch(dtype, child_poses.device)
-        self.plan = self._plan(child_poses, packed_weights, rows, dtype.itemsize)
+        self.plan = plan_tiles(
+            len(child_poses),
+            packed_weights.shape,
+            rows=rows,
+            itemsize=dtype.itemsize,
+            poses_itemsize=child_poses.dtype.itemsize,
+            device=child_poses.device.type,
+            weights_fit=self.scratch.fits(packed_weights),
+        )
         self.block = self.plan.block if reduce is None else max(1, len(child_poses))
         self._whole = self.plan.children == packed_weights.shape[3]
         self._poses = child_poses.transpose(1, 2)
         self._weights = Pieces(self.scratch, "weights", packed_weights)
         self._priors = None if log_priors is None else log_priors.T
-
-    def _plan(self, child_poses: Tensor, packed_weights: Tensor, rows: int, itemsize: int) -> Plan:
-        return plan_tiles(
-            len(child_poses),
-            packed_weights.shape,
-            rows=rows,
-            itemsize=itemsize,
-            poses_itemsize=child_poses.dtype.itemsize,
-            device=child_poses.device.type,
-            weights_fit=self.scratch.fits(packed_weights),
-        )
 
     @property
     def starts_uniform(self) -> bool:
@@ -98,17 +95,7 @@ class Stream:
         if self._priors is not None:
             logits[: self.num_parents] += self.scratch.fit("priors", self._priors[:, tile])[:, None]
         logits[self.num_parents :] = 0
-        self.softmax(tile, logits, out)
-
-    def softmax(self, tile: slice, logits: Tensor, out: Tensor) -> None:
-        """Write into out [num_logits, n, m] how the children of a tile divide themselves by logits."""
         torch.softmax(logits, 0, out=out)
-
-    def softmax_backward(self, tile: slice, coupling: Tensor, d_coupling: Tensor, out: Tensor) -> None:
-        """Write the gradient of the logits, coupling (d_coupling - sum of both over parents), [J, n, m]."""
-        torch.mul(coupling, d_coupling, out=out)
-        torch.sub(d_coupling, out.sum(0), out=out)
-        out.mul_(coupling)
 
 
 @dataclass
@@ -269,7 +256,7 @@ def _add_coupled_gradients(
             sides, products = pair_products(stream, state[parents, chunk], d_total[parents, chunk], weights)
             dot(products.view(len(weights), 2, *u.shape), u, out=by_parent[parents, :2])
         stream.couple(tile, planes[0], out=planes[2])
-        stream.softmax_backward(tile, by_parent[:, 2], by_parent[:, 1], out=by_parent[:, 0])
+        _softmax_backward(by_parent[:, 2], by_parent[:, 1], out=by_parent[:, 0])
         if found.priors is not None:
             found.priors[:, tile] += by_parent[:, 0].sum(1)
         if stream.options.gradient == "last":
@@ -313,3 +300,10 @@ def dot(products: Tensor, poses: Tensor, out: Tensor) -> None:
 def _add_product(target: Tensor, left: Tensor, right: Tensor, scratch: Scratch) -> None:
     """Add left @ right to target, one product per parent; `baddbmm_` would not batch them for a slice."""
     target += torch.bmm(left, right, out=scratch.take("sums", *target.shape))
+
+
+def _softmax_backward(coupling: Tensor, d_coupling: Tensor, out: Tensor) -> None:
+    """Write coupling * (d_coupling - sum over J of coupling * d_coupling), [J, n, m], into out."""
+    torch.mul(coupling, d_coupling, out=out)
+    torch.sub(d_coupling, out.sum(0), out=out)
+    out.mul_(coupling)

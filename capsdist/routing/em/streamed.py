@@ -61,7 +61,7 @@ def _forward(*arguments: Any) -> tuple[Tensor, ...]:
     activations = call.activations.new_empty(*shape, types)
     number = call.options.iterations
     kept = Stats(
-        *(poses.new_empty(number, side, types, side, *shape, dtype=dtype) for _ in range(2)),
+        *(poses.new_empty(number, side**2, types, *shape, dtype=dtype) for _ in range(2)),
         *(poses.new_empty(number, types, *shape, dtype=dtype) for _ in range(2)),
     )
     with torch.no_grad(), without_autocast(call.poses):
@@ -74,7 +74,8 @@ def _forward(*arguments: Any) -> tuple[Tensor, ...]:
                 for all_of, own in zip(kept, stats, strict=True):
                     all_of[step, ..., images, :] = own.unflatten(-1, (-1, shape[1]))
             assert stats is not None  # there is an iteration
-            poses[images] = stats.mean.unflatten(-1, (-1, shape[1])).permute(3, 4, 1, 2, 0)
+            mean = stats.mean.unflatten(0, (side, side)).unflatten(-1, (-1, shape[1]))
+            poses[images] = mean.permute(3, 4, 2, 0, 1)
             activations[images] = stats.logit.sigmoid().unflatten(-1, (-1, shape[1])).permute(1, 2, 0)
     return poses, activations, *kept
 
@@ -89,7 +90,7 @@ def _backward(d_poses: Tensor, d_activations: Tensor, *arguments: Any) -> tuple[
     side = call.poses.shape[-1]
     num_children, types = call.fields.size * call.weights.shape[1], call.weights.shape[2]
     into = Gradients(
-        kept.mean.new_zeros(num_children, side * types, side),
+        kept.mean.new_zeros(num_children, side, types, side),
         kept.mean.new_zeros(types),
         kept.mean.new_zeros(types),
     )
@@ -100,12 +101,12 @@ def _backward(d_poses: Tensor, d_activations: Tensor, *arguments: Any) -> tuple[
                 Stats(*(each[step, ..., images, :].flatten(-2) for each in kept))
                 for step in range(call.options.iterations)
             ]
-            d_mean = d_poses[images].to(dtype).permute(4, 2, 3, 0, 1).flatten(-2)
+            d_mean = d_poses[images].to(dtype).permute(3, 4, 2, 0, 1).flatten(-2).flatten(0, 1)
             own = stats[-1].logit.sigmoid()
             d_logit = d_activations[images].to(dtype).permute(2, 0, 1).flatten(-2) * own * (1 - own)
             found = block.gradients(stats, d_mean.contiguous(), d_logit, into)
             of_poses[images], of_activations[images] = found
-    d_weights = into.weights.view(call.fields.size, -1, side, types, side).permute(0, 1, 3, 4, 2)
+    d_weights = into.weights.unflatten(0, (call.fields.size, -1)).permute(0, 1, 3, 4, 2)
     if call.fields.shared:
         d_weights = d_weights.sum(0, keepdim=True)
     return (

@@ -3,9 +3,9 @@
 A block's votes are rebuilt by matrix products, one per place and type of the children, with everything that
 parents have one of in the innermost dimension, so that each pass is long element-wise work:
 
-    votes  [I, S, C, S, n]: I = K T children of a field, columns, parent types, rows, n = images P
+    votes  [I, H, C, n]: I = K T children of a field, H = S * S, parent types, n = images * P
     R, L   [I, C, n]
-    mean   [S, C, S, n]; logit, total [C, n]
+    mean   [H, C, n]; logit, total [C, n]
 
 Where a block of one image is too large for the scratch memory, parent types are taken in tiles, and each pass
 rebuilds their votes.
@@ -31,7 +31,7 @@ _SLAB_BYTES = 1 << 19  # of a pass at a time: a few of them stay in the cache
 
 
 class Stats(NamedTuple):
-    """What an M-step makes of every parent: mean, variance [S, C, S, n], total of R a and logit [C, n]."""
+    """What an M-step makes of every parent: mean, variance [H, C, n], total of R a and logit [C, n]."""
 
     mean: Tensor
     variance: Tensor
@@ -40,7 +40,7 @@ class Stats(NamedTuple):
 
 
 class Gradients(NamedTuple):
-    """What a backward pass adds to: weights [I, S * C, S] as the votes have them; betas [C]."""
+    """What a backward pass adds to: weights [I, S(column), C, S(x)]; betas [C]."""
 
     weights: Tensor
     beta_u: Tensor
@@ -81,21 +81,21 @@ class Block:
         self.parents = self.fields.parents.to(poses.device)
         self.seen = self._seen(poses)
         self.activations = self._of_places(call.activations[images].to(dtype).permute(2, 0, 1), 0.0)
-        self.weights = self._weights()
         self._tile: slice | None = None
 
     # -- layouts
 
     def _seen(self, poses: Tensor) -> Tensor:
-        """Return the poses in each parent's field, [I, S(x), S(row) * n]; 0 where there is no child."""
-        padded = functional.pad(poses.permute(2, 4, 3, 0, 1), (0, 1))  # [T, x, row, b, N + 1]
-        found = padded[..., self.children]  # [T, x, row, b, K, P]
-        return found.permute(4, 0, 1, 2, 3, 5).reshape(-1, self.side, self.side * self.num)
+        """Return the poses in each parent's field, [I * S(row), S(x), n]; 0 where there is no child."""
+        padded = functional.pad(poses.permute(2, 3, 4, 0, 1), (0, 1))  # [T, row, x, b, N + 1]
+        found = padded[..., self.children]  # [T, row, x, b, K, P]
+        return found.permute(4, 0, 1, 2, 3, 5).reshape(-1, self.side, self.num)
 
-    def _weights(self) -> Tensor:
-        """Return the weights as [I, S(column), C, S(x)], contiguous."""
-        weights = self.call.weights.to(self.dtype).permute(0, 1, 4, 2, 3)
-        return weights.expand(self.places, *weights.shape[1:]).reshape(-1, self.side, self.types, self.side)
+    def weights(self, types: slice) -> Tensor:
+        """Return the weights of parent types once for each row of a pose, [I * S(row), S(column) * c, S(x)]."""
+        weights = self.call.weights[:, :, types].to(self.dtype).permute(0, 1, 4, 2, 3)  # [K, T, column, c, x]
+        weights = weights[:, :, None].expand(self.places, -1, self.side, -1, -1, -1)
+        return weights.reshape(len(self.seen), -1, self.side)
 
     def _of_places(self, of_children: Tensor, none: float) -> Tensor:
         """Return [I, n] of what children have one of, [T, b, N]; `none` where there is no child."""
@@ -114,19 +114,16 @@ class Block:
         """Yield parent types and their votes; those of a single tile are built once."""
         for types in slices(self.types, self.sizes.types):
             width = min(types.stop, self.types) - types.start
-            votes = self.scratch.take("votes", len(self.seen), self.side * width, self.side * self.num)
+            votes = self.scratch.take("votes", len(self.seen), self.side * width, self.num)
+            shaped = votes.view(-1, self.side**2, width, self.num)
             if self._tile != types:
-                weights = self.weights[:, :, types].reshape(len(self.seen), -1, self.side)
-                torch.bmm(weights, self.seen, out=votes)
-                self._add_offsets(votes.view(len(self.seen), self.side, width, self.side, self.num))
+                torch.bmm(self.weights(types), self.seen, out=votes)
+                if self.call.offsets is not None:  # [K, H]
+                    offsets = self.call.offsets.to(self.dtype).flatten(1)
+                    by_place = shaped.unflatten(0, (self.places, self.child_types))
+                    by_place += offsets[:, None, :, None, None]
                 self._tile = types
-            yield types, votes.view(len(self.seen), self.side, width, self.side, self.num)
-
-    def _add_offsets(self, votes: Tensor) -> None:
-        offsets = self.call.offsets
-        if offsets is not None:  # [K, row, column]
-            own = offsets.to(self.dtype).transpose(1, 2)[:, None, :, None, :, None]
-            votes.unflatten(0, (self.places, self.child_types)).add_(own)
+            yield types, shaped
 
     def _slabs(self, votes: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield children of the fields, their votes, and a buffer of the same shape."""
@@ -150,23 +147,23 @@ class Block:
         """Do the M-step."""
         weight = torch.mul(share, self.activations[:, None], out=self._take("weight"))
         total = weight.sum(0).clamp_(min=torch.finfo(self.dtype).tiny)
-        shape = self.side, self.types, self.side, self.num
+        shape = self.side**2, self.types, self.num
         mean, variance = total.new_zeros(shape), total.new_zeros(shape)
         for types, votes in self._tiles():
             own, own_mean, own_variance = weight[:, types], mean[:, types], variance[:, types]
-            over = total[None, types, None]
+            over = total[types]
             for part, some, buffer in self._slabs(votes):
-                _add_products(own_mean, some, own[part, None, :, None], buffer)
+                _add_products(own_mean, some, own[part, None], buffer)
             own_mean /= over
             for part, some, buffer in self._slabs(votes):
                 deviation = self._like(buffer, "deviation")
                 torch.sub(some, own_mean, out=deviation)
-                product = torch.mul(deviation, own[part, None, :, None], out=buffer)
+                product = torch.mul(deviation, own[part, None], out=buffer)
                 _add_products(own_variance, deviation, product, buffer)
             own_variance /= over
         variance += self.call.options.variance_floor
         beta_u, beta_a = self.call.beta_u.to(self.dtype), self.call.beta_a.to(self.dtype)
-        logs = variance.log().sum((0, 2)).mul_(0.5)
+        logs = variance.log().sum(0).mul_(0.5)
         cost = (logs + self.side**2 * beta_u[:, None]) * total
         return Stats(mean, variance, total, inverse_temperature * (beta_a[:, None] - cost))
 
@@ -178,8 +175,8 @@ class Block:
         for types, votes in self._tiles():
             for part, some, buffer in self._slabs(votes):
                 torch.addcmul(centre[:, types], some, scale[:, types], out=buffer)
-                torch.sum(buffer.square_(), (1, 3), out=share[part, types])
-        constant = functional.logsigmoid(stats.logit) - 0.5 * stats.variance.log().sum((0, 2))
+                torch.sum(buffer.square_(), 1, out=share[part, types])
+        constant = functional.logsigmoid(stats.logit) - 0.5 * stats.variance.log().sum(0)
         torch.sub(constant, share, out=share)
         if self.call.options.competition == "position":
             return share.copy_(share.softmax(1))
@@ -191,7 +188,7 @@ class Block:
         return self.scratch.take(name, *buffer.shape)
 
     def _take(self, name: str) -> Tensor:
-        return self.scratch.take(name, len(self.seen), self.types, self.num)
+        return self.scratch.take(name, len(self.seen) // self.side, self.types, self.num)
 
     # -- backward
 
@@ -228,8 +225,8 @@ class Block:
         d_cost = -inverse_temperature * d_logit
         into.beta_a.sub_(d_cost.sum(1))
         into.beta_u.add_((d_cost * stats.total).sum(1), alpha=per_type)
-        d_variance += 0.5 * (d_cost * stats.total)[None, :, None] / stats.variance
-        logs = 0.5 * stats.variance.log().sum((0, 2))
+        d_variance += 0.5 * d_cost * stats.total / stats.variance
+        logs = 0.5 * stats.variance.log().sum(0)
         return d_cost * (logs + per_type * self.call.beta_u.to(self.dtype)[:, None])
 
     def _of_means(
@@ -237,17 +234,16 @@ class Block:
     ) -> Tensor:
         """Return the gradient of the weights R a [I, C, n]; add to that of the votes."""
         d_weight = self._take("d_weight")
-        over = stats.total[None, :, None]
-        linear, square = d_mean / over, d_variance / over
-        constant = d_total - (square * (stats.variance - self.call.options.variance_floor)).sum((0, 2))
+        linear, square = d_mean / stats.total, d_variance / stats.total
+        constant = d_total - (square * (stats.variance - self.call.options.variance_floor)).sum(0)
         for types, votes in self._tiles():
             d_votes = sums.of(types)
             for part, some, buffer in self._slabs(votes):
                 deviation = torch.sub(some, stats.mean[:, types], out=self._like(buffer, "deviation"))
                 torch.addcmul(linear[:, types], deviation, square[:, types], out=buffer)
-                torch.sum(buffer.mul_(deviation), (1, 3), out=d_weight[part, types])
+                torch.sum(buffer.mul_(deviation), 1, out=d_weight[part, types])
                 slope = torch.addcmul(linear[:, types], deviation, square[:, types], value=2, out=buffer)
-                d_votes[part].addcmul_(slope, weight[part, types][:, None, :, None])
+                d_votes[part].addcmul_(slope, weight[part, types][:, None])
             sums.flush(types)
         return d_weight.add_(constant)
 
@@ -269,13 +265,13 @@ class Block:
             d_votes = sums.of(types)
             for part, some, buffer in self._slabs(votes):
                 deviation = torch.sub(some, stats.mean[:, types], out=self._like(buffer, "deviation"))
-                product = torch.mul(deviation, d_logits[part, types][:, None, :, None], out=buffer)
+                product = torch.mul(deviation, d_logits[part, types][:, None], out=buffer)
                 d_mean[:, types] += product.sum(0) if len(product) > 1 else product[0]
                 d_votes[part].addcmul_(product, inverse[None, :, types], value=-1)
                 _add_products(d_variance[:, types], deviation, product, buffer)
             sums.flush(types)
         d_mean *= inverse
-        d_variance.mul_(inverse).sub_(total[None, :, None]).mul_(0.5 * inverse)
+        d_variance.mul_(inverse).sub_(total).mul_(0.5 * inverse)
         return d_mean, d_variance, total * (-stats.logit).sigmoid()
 
     def _to_children(self, d_seen: Tensor) -> Tensor:
@@ -283,11 +279,11 @@ class Block:
         d_seen = d_seen.view(self.places, self.child_types, self.side, self.side, self.num_images, -1)
         flat = functional.pad(
             d_seen.permute(1, 2, 3, 4, 0, 5).flatten(4), (0, 1)
-        )  # [T, x, row, b, K * P + 1]
+        )  # [T, row, x, b, K * P + 1]
         found = flat.new_zeros(*flat.shape[:4], self.fields.num_children)
         for parent in self.parents:
             found += flat[..., parent]
-        return found.permute(3, 4, 0, 2, 1)
+        return found.permute(3, 4, 0, 1, 2)
 
     def _to_children_scalars(self, of_places: Tensor) -> Tensor:
         """Return [b, N, T], sums over the parents of each child of [I, n]."""
@@ -312,11 +308,11 @@ class _Sums:
         self._votes: Tensor | None = None
 
     def of(self, types: slice) -> Tensor:
-        """Return what a pass adds to, [I, S, c, S, n] of these parent types."""
+        """Return what a pass adds to, [I, H, c, n] of these parent types."""
         block = self._block
         width = min(types.stop, block.types) - types.start
         if self._votes is None:
-            shape = len(block.seen), block.side, width, block.side, block.num
+            shape = len(block.seen) // block.side, block.side**2, width, block.num
             self._votes = block.scratch.take("d_votes", *shape).zero_()
         return self._votes
 
@@ -326,7 +322,7 @@ class _Sums:
             self._spend(types)
 
     def finish(self) -> Tensor:
-        """Return the gradient of the seen poses [I, S, S * n]."""
+        """Return the gradient of the seen poses, as `Block.seen`."""
         if self._single:
             self._spend(slice(0, self._block.types))
         return self._d_seen
@@ -335,9 +331,8 @@ class _Sums:
         block, d_votes = self._block, self._votes
         if d_votes is None:  # no pass has run
             return
-        flat = d_votes.flatten(3).flatten(1, 2)  # [I, S * c, S * n]
-        weights = block.weights[:, :, types].reshape(len(flat), -1, block.side)
-        self._d_seen.baddbmm_(weights.transpose(1, 2), flat)
-        found = torch.bmm(flat, block.seen.transpose(1, 2)).view(len(flat), block.side, -1, block.side)
-        self._into.weights.view(len(flat), block.side, block.types, block.side)[:, :, types] += found
+        flat = d_votes.view(len(block.seen), -1, block.num)  # [I * S(row), S(column) * c, n]
+        self._d_seen.baddbmm_(block.weights(types).mT, flat)
+        found = torch.bmm(flat, block.seen.mT).view(-1, block.side, block.side, d_votes.shape[2], block.side)
+        self._into.weights[:, :, types] += found.sum(1)
         self._votes = None

@@ -1,13 +1,14 @@
-"""Dynamic routing between grids without stored votes: the passes of `streamed` over patches of the grid.
+"""Dynamic routing between grids without stored votes, with its own backward pass.
 
 Neither votes nor patches are kept for the backward pass: the arguments, and R B P J E totals. The mathematics
-is at the head of `capsdist.routing.dynamic.streamed`; `stream` says what differs.
+is at the head of `capsdist.routing.dynamic.streamed`; `passes` says what differs.
 
-Shape letters: as `stream`; R iterations.
+Shape letters: as `passes`; R iterations.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,10 +17,9 @@ from torch import Tensor
 from capsdist.ops import squash
 from capsdist.routing.common.autograd import BackwardPass, Pass, refusing, way
 from capsdist.routing.common.precision import wide_dtype, without_autocast
-from capsdist.routing.common.tiling import Pieces
+from capsdist.routing.common.tiling import Pieces, Scratch, slices
 from capsdist.routing.dynamic.fields.call import FieldCall
-from capsdist.routing.dynamic.fields.stream import FieldStream
-from capsdist.routing.dynamic.streamed_passes import Gradients, add_gradients, add_totals, parts
+from capsdist.routing.dynamic.fields.passes import Block, Gradients, plan_cuts
 
 __all__ = ["route_fields_streamed"]
 
@@ -38,11 +38,16 @@ def route_fields_streamed(call: FieldCall) -> Tensor:
     return parent_poses
 
 
-def _stream(call: FieldCall, rows: int) -> FieldStream:
+def _blocks(call: FieldCall, dtype: torch.dtype, rows: int) -> Iterator[tuple[slice, slice, Block]]:
+    """Yield images, their pairs of image and position, and the block of them."""
     packed = call.unpacked.flatten(3) if call.fields.shared else call.packed_weights
-    dtype = wide_dtype(call.child_poses)
-    given = call.child_poses, packed, call.log_priors, dtype, call.options, call.fields, call.competition
-    return FieldStream(*given, rows=rows)
+    scratch = Scratch(dtype, call.child_poses.device)
+    weights = Pieces(scratch, "weights", packed)
+    cuts, positions = plan_cuts(call, rows=rows, itemsize=dtype.itemsize), call.fields.num_parents
+    for images in slices(len(call.child_poses), cuts.images):
+        stop = min(images.stop, len(call.child_poses))
+        pairs = slice(images.start * positions, stop * positions)
+        yield images, pairs, Block(call, images, scratch, weights, cuts)
 
 
 def _call(arguments: tuple[Any, ...]) -> FieldCall:
@@ -51,21 +56,20 @@ def _call(arguments: tuple[Any, ...]) -> FieldCall:
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """Run all blocks forward; return parent_poses [B, P, J, E], and the totals [R, J, B P, E] to keep."""
+    """Run all blocks forward; return parent_poses [B, P, J, E], and the totals [R, J, E, B P] to keep."""
     call = _call(arguments)
     num_images, (num_parents, parent_dim) = len(call.child_poses), call.packed_weights.shape[:2]
     num_pairs, dtype = num_images * call.fields.num_parents, wide_dtype(call.child_poses)
     parent_poses = call.child_poses.new_empty(num_pairs, num_parents, parent_dim)
-    shape = call.options.iterations, num_parents, num_pairs, parent_dim
+    shape = call.options.iterations, num_parents, parent_dim, num_pairs
     totals = call.child_poses.new_zeros(shape, dtype=dtype)
-    wide_bias = None if call.bias is None else call.bias.to(dtype)
+    bias = None if call.bias is None else call.bias.to(dtype)
     with torch.no_grad(), without_autocast(call.child_poses):
-        stream = _stream(call, rows=1)
-        for block, patches in stream.blocks():
-            add_totals(stream, patches, wide_bias, totals[:, :, block])
-            last, result = totals[-1, :, block], parent_poses[block].transpose(0, 1)
-            for part in parts(last):
-                result[part] = squash(last[part])
+        for _, pairs, block in _blocks(call, dtype, rows=1):
+            own = totals[..., pairs].contiguous()
+            block.totals(own, bias)
+            totals[..., pairs] = own
+            parent_poses[pairs] = squash(own[-1], dim=1).permute(2, 0, 1)
     return parent_poses.unflatten(0, (num_images, -1)), totals
 
 
@@ -77,16 +81,12 @@ def _backward(grad: Tensor, totals: Tensor, *arguments: Any) -> tuple[Tensor | N
     weights_shape = (*call.packed_weights.shape[:3], call.child_poses.shape[2] * num_places)
     d_weights, d_bias = totals.new_zeros(weights_shape), totals.new_zeros(weights_shape[:2])
     d_priors = None if priors is None else totals.new_zeros(priors.T.shape)
-    positions = call.fields.num_parents
+    pieces = Pieces(Scratch(totals.dtype, totals.device), "d_weights", d_weights, sums=True)
+    into, grads = Gradients(pieces, d_bias, d_priors), grad.flatten(0, 1)
     with torch.no_grad(), without_autocast(call.child_poses):
-        stream = _stream(call, rows=2)
-        pieces = Pieces(stream.scratch, "d_weights", d_weights, sums=True)
-        grads = grad.flatten(0, 1)
-        for block, patches in stream.blocks():
-            d_patches = stream.scratch.take("d_patches", *patches.shape).zero_()
-            found = Gradients(d_patches, pieces, d_priors, d_bias)
-            add_gradients(stream, patches, totals[:, :, block], grads[block].transpose(0, 1), found)
-            d_poses[block.start // positions : block.stop // positions] = stream.to_children(d_patches)
+        for images, pairs, block in _blocks(call, totals.dtype, rows=2):
+            own = grads[pairs].permute(1, 2, 0).to(totals.dtype).contiguous()
+            d_poses[images] = block.gradients(totals[..., pairs].contiguous(), own, into)
     if call.fields.shared:
         d_weights = d_weights.unflatten(3, (-1, num_places)).sum(4)
     return (
