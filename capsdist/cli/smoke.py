@@ -28,6 +28,11 @@ _CHANNELS: dict[str, dict[str, dict[str, object]]] = {
         "quarter": {"model.conv_channels": (256, 128), "model.dense_units": 512},
         "mini": {"model.conv_channels": (128, 64), "model.dense_units": 256},
     },
+    "em_capsnet": {
+        "mini": {
+            "model.conv_channels": 16, "model.primary_types": 4, "model.capsule_types": (4, 4),
+        },
+    },
     "resnet_capsnet": {
         "mini": {
             "model.stem_channels": (16, 32, 64), "model.stem_blocks": (0, 1, 1),

@@ -92,7 +92,7 @@ class Block:
         return found.permute(4, 0, 1, 2, 3, 5).reshape(-1, self.side, self.num)
 
     def weights(self, types: slice) -> Tensor:
-        """Return the weights of parent types once for each row of a pose, [I * S(row), S(column) * c, S(x)]."""
+        """Return weights of parent types, once for each row of poses: [I * S(row), S(column) * c, S(x)]."""
         weights = self.call.weights[:, :, types].to(self.dtype).permute(0, 1, 4, 2, 3)  # [K, T, column, c, x]
         weights = weights[:, :, None].expand(self.places, -1, self.side, -1, -1, -1)
         return weights.reshape(len(self.seen), -1, self.side)
