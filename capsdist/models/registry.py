@@ -135,6 +135,12 @@ def _capsnet_cost(model: CapsNetConfig, routing: Routing) -> Cost:
     return capsnet_cost(model, routing)
 
 
+def _em_capsnet_cost(model: EMCapsNetConfig, routing: EMRouting) -> Cost:
+    from capsdist.models.em_costs import em_capsnet_cost
+
+    return em_capsnet_cost(model, routing)
+
+
 def _resnet_capsnet_cost(model: ResNetCapsNetConfig, routing: Routing) -> Cost:
     from capsdist.models.resnet_costs import resnet_capsnet_cost
 
@@ -182,6 +188,7 @@ EM_CAPSNET = Family(
     losses=_spread_losses,
     loss_at=spread_loss_at,
     problems=em_capsnet_problems,
+    cost=_em_capsnet_cost,
 )
 BASELINE_CNN = Family(
     title="baseline CNN",

@@ -70,6 +70,7 @@ PRESETS = {
 }
 SHRUNK = {
     "capsnet": ["--model.conv-channels=2", "--model.primary-types=1", "--model.decoder-hidden", "4", "5"],
+    "em_capsnet": ["--model.conv-channels=4", "--model.primary-types=2", "--model.capsule-types", "2", "2"],
     "pooling_cnn": ["--model.conv-channels", "4", "5", "--model.dense-units=6"],
 }
 STEPS = ["--train.max-steps=2", "--train.global-batch-size=8", "--data.lanes=2", "--train.precision=fp32"]

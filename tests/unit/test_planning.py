@@ -69,6 +69,11 @@ NETWORKS = {
          "conv_channels": (6, 9), "dense_units": 11},
         {},
     ),
+    "matrix capsules": (
+        {"kind": "em_capsnet", "in_channels": 2, "image_size": (21, 19), "num_classes": 3, "conv_channels": 5,
+         "primary_types": 3, "capsule_types": (4, 2), "capsule_strides": (2, 1), "capsule_kernels": (3, 2)},
+        {"iterations": 2},
+    ),
     "other stem": ({**RESIDUAL, **STEM, "padding": "valid"}, {"iterations": 1}),
     "other stem, frozen": ({**RESIDUAL, **STEM, "stem_frozen": True, "padding": "valid"}, {}),
 }  # fmt: skip

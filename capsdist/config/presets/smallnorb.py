@@ -70,10 +70,13 @@ def _matrix_capsules(name: str, sizes: dict[str, object]) -> Config:
         "data.brightness": 32.0,
         "data.contrast": (0.5, 1.5),
         "data.standardise": True,
+        "data.validation_split": None,
+        "optim.epsilon_placement": "tensorflow",
         "optim.learning_rate": 3e-3,
         "optim.decay_steps": 20_000,
         "train.name": name,
         "train.global_batch_size": 64,
+        "train.keep_best": 0,
         "train.epochs": 950,  # ours: 360,810 steps
     }
     return with_values(

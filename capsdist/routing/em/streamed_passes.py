@@ -332,7 +332,7 @@ class _Sums:
         if d_votes is None:  # no pass has run
             return
         flat = d_votes.view(len(block.seen), -1, block.num)  # [I * S(row), S(column) * c, n]
-        self._d_seen.baddbmm_(block.weights(types).mT, flat)
+        torch.baddbmm(self._d_seen, block.weights(types).mT, flat, out=self._d_seen)
         found = torch.bmm(flat, block.seen.mT).view(-1, block.side, block.side, d_votes.shape[2], block.side)
         self._into.weights[:, :, types] += found.sum(1)
         self._votes = None
