@@ -9,6 +9,7 @@ import tyro
 from capsdist.cli.evaluate import error_text
 from capsdist.console import DONE, announced, log
 from capsdist.errors import ConfigError, Problem
+from capsdist.runs.files import open_files
 
 if TYPE_CHECKING:
     from capsdist.analysis.comparison import PairedImages, PairedSeeds
@@ -51,17 +52,41 @@ def compare(
         from capsdist.analysis.evaluation import measure, read_evaluation
 
     def evaluated(place: str) -> StoredEvaluation:
-        if place.partition("?")[0].endswith(".json"):
+        if _is_stored(place):
             return read_evaluation(place)
         options = {"best": best, "device": device, "batch_size": batch_size, "shifts": shifts}
         return measure([place], split, log=log, **options)
 
+    for place in (*first, *second):  # before the first measurement, which takes a while
+        _check_checkpoint(place, best)
     one, other = ([evaluated(place) for place in each] for each in (first, second))
     if len(one) == 1:
         _print_images(one[0], other[0], compare_images(one[0], other[0]))
     else:
         _print_seeds(compare_seeds(one, other))
     return DONE
+
+
+def _is_stored(place: str) -> bool:
+    return place.partition("?")[0].endswith(".json")
+
+
+def _check_checkpoint(place: str, best: bool) -> None:
+    """Refuse a place that holds no checkpoint; of an URL, that cannot be read.
+
+    Raises:
+        CheckpointError, RunError, DataError: as `opened_checkpoint`.
+    """
+    from capsdist.runs.checkpoints import opened_checkpoint
+
+    if _is_stored(place):
+        return
+    files = open_files(place)
+    if files.local is None:
+        files.check_readable(thing="run or checkpoint")
+        return
+    with opened_checkpoint(place, lowest_error=best, log=log):
+        pass
 
 
 def _print_images(first: StoredEvaluation, second: StoredEvaluation, found: PairedImages) -> None:

@@ -255,6 +255,14 @@ def test_unequal_numbers_are_not_compared(words: list[str], capsys: pytest.Captu
     assert main(["compare", "nowhere", "nothing"]) == FAILED
 
 
+def test_a_place_without_a_checkpoint_is_refused_before_anything_is_measured(
+    runs: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capsdist.analysis.evaluation.measure", None)
+    assert main(["compare", str(runs / "seed-3"), "nothing"]) == FAILED
+    assert "no checkpoint below nothing" in capsys.readouterr().err
+
+
 def test_more_images_than_are_stored_are_counted_and_calibrated_all_the_same(
     runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
