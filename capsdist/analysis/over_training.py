@@ -79,7 +79,7 @@ def _draw_changes(steps: Sequence[int], change: np.ndarray, difference: np.ndarr
         left, middle, right = figure.subplots(1, 3)
         for axes, values, first, title in (
             (left, change, 1, "Change of a logit"),
-            (middle, difference, 2, "Change less the one before"),
+            (middle, difference, 2, "Change minus the one before"),
         ):
             for number, line in enumerate(values.T):
                 label = f"iteration {first + number}"
@@ -88,7 +88,7 @@ def _draw_changes(steps: Sequence[int], change: np.ndarray, difference: np.ndarr
         figure.legend(handles=left.lines, loc="upper right", fontsize=8, ncols=5)
         iterations = np.arange(1, change.shape[1] + 1)
         right.plot(iterations, change[-1], "o-", color=BLUE, label="change")
-        right.plot(iterations[1:], difference[-1], "s-", color=ORANGE, label="change less the one before")
+        right.plot(iterations[1:], difference[-1], "s-", color=ORANGE, label="change minus the one before")
         right.set(title=f"After {steps[-1]:,} steps", xlabel="routing iteration", yscale="log")
         right.set_xticks(iterations)
         right.legend()

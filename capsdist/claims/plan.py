@@ -13,7 +13,7 @@ from capsdist.claims.trained import VIEWS
 from capsdist.config import Config, get_preset, with_values
 from capsdist.console import command_line
 from capsdist.data import read_index
-from capsdist.errors import MissingDataError
+from capsdist.errors import ConfigError, MissingDataError, Problem
 from capsdist.launch.preflight import absolute, packing_remedy
 from capsdist.storage import join
 
@@ -112,7 +112,12 @@ def _digits(settings: Settings) -> tuple[list[Trained], list[Part]]:
     base = absolute(with_values(get_preset("mnist_paper"), values))
     place, splits = join(settings.root, settings.data), ("train", "test")
     train, _ = (read_index(join(place, split), remedy=packing_remedy(base, split)) for split in splits)
-    whole = min(settings.images or train.num_samples, train.num_samples)
+    whole = settings.images or train.num_samples
+    if whole > train.num_samples:
+        rule = f"is more than the {train.num_samples:,} training images of {settings.data}"
+        raise ConfigError(
+            [Problem("images", whole, rule, "set --images to at most as many, or leave it out")]
+        )
     steps = math.ceil(settings.epochs * whole / base.train.global_batch_size)
     runs, parts = [], []
     for seed in settings.seeds:

@@ -44,9 +44,9 @@ def compare(
     """
     first, second = (places, against) if against else (places[:1], places[1:])
     if not first or len(first) != len(second):
-        shown = " ".join((*places, "--against", *against))
+        shown = " ".join((*places, "--against", *against) if against else places)
         fix = "give two, or equally many before and after --against"
-        raise ConfigError([Problem("places", shown, f"are {len(first)} against {len(second)}", fix)])
+        raise ConfigError([Problem("places", shown, f"are {len(first)} and {len(second)}", fix)])
     with announced(log, f"reading {first[0]}"):  # and importing torch, which takes seconds
         from capsdist.analysis.comparison import compare_images, compare_seeds
         from capsdist.analysis.evaluation import measure, read_evaluation

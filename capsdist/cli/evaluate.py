@@ -92,9 +92,7 @@ def _print(stored: StoredEvaluation) -> None:
         error = 100 - 100 * row[label] / max(sum(row), 1)
         print(f"  class {label}: {sum(row):,} images, error_percent {error:.2f}")
     gap = f"expected calibration error {stored.calibration.expected_error:.4f}"
-    print(
-        f"{gap} of {'lengths, which are no probabilities' if stored.score == 'length' else 'probabilities'}"
-    )
+    print(f"{gap} of {'lengths (not probabilities)' if stored.score == 'length' else 'probabilities'}")
     if stored.label_error_percent is not None:
         almost = f"almost_correct_percent {stored.almost_correct_percent:.2f}"
         print(f"label_error_percent {stored.label_error_percent:.2f}  {almost}")

@@ -39,8 +39,8 @@ def commands(jobs: Path) -> list[Path]:
 def run_smoke(jobs: Sequence[Path]) -> int:
     """Run the smoke form of each of `jobs`, print a line for each and a table; return the exit status.
 
-    They run in a folder that goes afterwards. Packed sets are looked for where CAPSDIST_DATA_ROOT says, else
-    in `data` of this folder.
+    They run in a temporary folder, which is deleted afterwards. Packed sets are looked for where
+    CAPSDIST_DATA_ROOT says, else in `data` of this folder.
     """
     outcomes = []
     with tempfile.TemporaryDirectory(prefix="reproduce-", ignore_cleanup_errors=True) as folder:

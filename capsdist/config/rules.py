@@ -86,7 +86,7 @@ def section_problems(section_name: str, section: Section) -> Iterator[Problem]:
             continue
         for bounds in field.metadata:
             if isinstance(bounds, Bounds) and (rule := _broken(value, bounds)):
-                fix = f"set --{option} accordingly"
+                fix = f"correct --{option.replace('_', '-')}"
                 fix += ", or leave it out for the default" if field.default is None else ""
                 yield Problem(option, value, f"must be {rule}", fix)
 

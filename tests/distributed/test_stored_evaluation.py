@@ -162,7 +162,7 @@ def test_evaluate_writes_the_evaluation_of_a_run_and_prints_error_and_interval(
     stored = read_evaluation(run)
     low, high = stored.error_interval_percent
     assert place == f"evaluation: {run / 'evaluation.json'}"
-    assert gap.endswith("of lengths, which are no probabilities")
+    assert gap.endswith("of lengths (not probabilities)")
     figures = f"error_percent {stored.error_percent:.2f}  (95 % interval {low:.2f} to {high:.2f}, 12 images)"
     assert last == figures
     again = measured(run / END)

@@ -20,7 +20,7 @@ def test_smoke_trains_one_grid_and_does_all_experiments(tmp_path: Path, short_tm
     lines = done.stdout.splitlines()
     assert lines[0].startswith("study claims: 4 runs of 2 steps; ")
     assert "grid claims: 4 cells; " in done.stdout
-    assert "made-up images in the original format" in done.stdout
+    assert "made-up images in files of the original format" in done.stdout
     assert len([line for line in lines if line.startswith("## ")]) == 1 + 10  # claims and experiments
     assert "- viewpoints_azimuth: not run: no data (" in done.stdout
     assert re.fullmatch(r"12 claims: .*; 2 experiments not run", lines[-1])

@@ -38,7 +38,7 @@ def test_check_names_the_cells_and_lays_options_over_all_of_them(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
     done = run_job_file("table1.py", "--seeds=0", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: seeds=0: must be at least 1; set --seeds accordingly\n"
+    assert done.stderr == "error: seeds=0: must be at least 1; correct --seeds\n"
 
 
 @pytest.mark.slow

@@ -157,7 +157,7 @@ def test_the_output_is_calm_and_ends_with_command_and_error(killed, place):
     lines = done.stdout.splitlines()
     assert len(lines) < 60, done.stdout
     assert not any("ray" in line.lower().replace("starting ray", "") for line in lines), done.stdout
-    assert lines[-2].startswith("python jobs/train_mnist.py --preset digits_quickstart ")
+    assert lines[-2].startswith("capsdist train --config ")
     assert lines[-1].startswith("error_percent ")
     result = json.loads((place / "runs" / "killed" / "result.json").read_text())
     assert result["command"] == lines[-2]
@@ -181,11 +181,18 @@ def test_a_changed_space_is_refused(killed, place, env):
 
 def test_the_printed_command_trains_what_was_found(killed, place, env):
     lines = killed[2].stdout.splitlines()
-    words = shlex.split(lines[-2])
-    checked = run_job_file(Path(words[1]).name, *words[2:], "--check", cwd=place)
+    name, *words = shlex.split(lines[-2])
+    command = [sys.executable, "-m", name, *words]
+
+    def run(option):
+        return subprocess.run(
+            [*command, option], cwd=place, env=env, capture_output=True, text=True, check=False
+        )
+
+    checked = run("--check")
     assert (checked.returncode, checked.stderr) == (0, "")
-    threads = "--launch.cpus-per-worker=1"  # as a trial has: equal threads repeat a CPU run bit for bit
-    trained = run_job_file(Path(words[1]).name, *words[2:], threads, cwd=place, env=env)
+    # as a trial has: equal threads repeat a CPU run bit for bit
+    trained = run("--launch.cpus-per-worker=1")
     assert trained.returncode == 0, trained.stderr
     best = json.loads((place / "runs" / "killed" / "result.json").read_text())
     stored = json.loads((place / "runs" / "killed-best" / "config.json").read_text())

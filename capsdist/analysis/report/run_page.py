@@ -198,4 +198,4 @@ def _machine(facts: RunFacts) -> Iterator[tuple[str, str]]:
             yield name, f"{start[field]:,}" if isinstance(start[field], int) else str(start[field])
     yield from ((name, version) for name, version in facts.versions.items())
     if facts.result:
-        yield "last start, with that of Ray", duration(facts.result.wall_s)
+        yield "since the last start, Ray's included", duration(facts.result.wall_s)

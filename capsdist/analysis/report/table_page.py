@@ -172,5 +172,6 @@ def _plot(runs: Sequence[RunFacts]) -> Plot | None:
         steps, errors = curve(of_kind(run.rows, kind), "error_percent")
         if len(errors) and len(curves) < _NUM_CURVES:
             style = "joined" if kind == "validation" else "line"
-            curves.append(Curve(run.name, steps, errors, len(curves) + 1, style, rough=style == "line"))
-    return Plot("Error", curves, log=True, unit=" %") if curves else None
+            name = f"{run.name}, {'validation' if kind == 'validation' else 'training images'}"
+            curves.append(Curve(name, steps, errors, len(curves) + 1, style, rough=style == "line"))
+    return Plot("Error while training", curves, log=True, unit=" %") if curves else None
