@@ -21,7 +21,7 @@ from capsdist.routing.common.sharing import Competition
 from capsdist.routing.dynamic.fields.api import route_field_call
 from capsdist.routing.dynamic.fields.call import FieldCall
 
-__all__ = ["ConvCapsules", "SharedClassCapsules", "directions", "positions"]
+__all__ = ["ConvCapsules", "SharedClassCapsules", "check_directions", "directions", "positions"]
 
 
 class ConvCapsules(nn.Module):
@@ -147,11 +147,7 @@ class SharedClassCapsules(nn.Module):
             child_types=child_types, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
         )
         check_flag("bias", bias)
-        check_flag("add_coordinates", add_coordinates)
-        if num_directions not in (1, 2):
-            raise ShapeError(f"num_directions={num_directions!r} must be 1 or 2")
-        if add_coordinates and parent_dim < num_directions:
-            raise ShapeError(f"parent_dim={parent_dim} has no room for {num_directions} coordinates")
+        check_directions(num_directions, add_coordinates, parent_dim=parent_dim)
         self.child_types, self.child_dim = child_types, child_dim
         self.num_parents, self.parent_dim = num_parents, parent_dim
         self.num_directions, self.add_coordinates = num_directions, add_coordinates
@@ -193,6 +189,16 @@ class SharedClassCapsules(nn.Module):
             f"{self.child_types} x {self.child_dim}D -> {self.num_parents} x {self.parent_dim}D, "
             f"add_coordinates={self.add_coordinates}, bias={self.bias is not None}, {self.routing}"
         )
+
+
+def check_directions(num_directions: int, add_coordinates: bool, **room: int) -> None:
+    """Raise ShapeError unless there are 1 or 2 directions, and room in votes for a coordinate of each."""
+    check_flag("add_coordinates", add_coordinates)
+    if num_directions not in (1, 2):
+        raise ShapeError(f"num_directions={num_directions!r} must be 1 or 2")
+    for name, size in room.items():
+        if add_coordinates and size < num_directions:
+            raise ShapeError(f"{name}={size} has no room for {num_directions} coordinates; use at least 2")
 
 
 def directions(

@@ -14,10 +14,8 @@ from typing import NamedTuple, Unpack
 import torch
 from torch import Tensor, nn
 
-from capsdist.errors import ShapeError
-from capsdist.models.conv_capsules import directions, positions
+from capsdist.models.conv_capsules import check_directions, directions, positions
 from capsdist.models.layers import Conv2d, check_sizes
-from capsdist.routing.common.checks import check_flag
 from capsdist.routing.common.fields import Fields, Padding, fields_of, whole_field
 from capsdist.routing.em.api import route_em_call
 from capsdist.routing.em.options import EMCall, EMKeywords, EMOptions
@@ -175,11 +173,7 @@ class MatrixClassCapsules(_RoutedByEM):
         **options: Unpack[EMKeywords],
     ) -> None:
         super().__init__(1, child_types, num_classes, side, iterations, **options)
-        check_flag("add_coordinates", add_coordinates)
-        if num_directions not in (1, 2):
-            raise ShapeError(f"num_directions={num_directions!r} must be 1 or 2")
-        if add_coordinates and side < num_directions:
-            raise ShapeError(f"side={side} has no room for {num_directions} coordinates; use at least 2")
+        check_directions(num_directions, add_coordinates, side=side)
         self.num_directions, self.add_coordinates = num_directions, add_coordinates
 
     def forward(self, children: MatrixCapsules) -> MatrixCapsules:

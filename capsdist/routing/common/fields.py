@@ -19,6 +19,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from capsdist.errors import ShapeError
 from capsdist.routing.common.checks import check_name, is_count
@@ -138,6 +139,32 @@ class Fields:
     def num_seeing(self) -> Tensor:
         """[N] int64: parent positions that see each child; 0 of a child that a stride passes over."""
         return (self.parents < self.size * self.num_parents).sum(0)
+
+    def at_places(self, of_children: Tensor, none: float) -> Tensor:
+        """Return [..., K, P] of what children have, [..., N]; `none` where a place has no child."""
+        children, _ = _tables(self, of_children.device)
+        return functional.pad(of_children, (0, 1), value=none)[..., children]
+
+    def at_parents(self, of_places: Tensor, none: float) -> Tensor:
+        """Return [M, ..., N] of [..., K, P]: what the places of each child have; `none` past the last."""
+        _, parents = _tables(self, of_places.device)
+        flat = functional.pad(of_places.flatten(-2), (0, 1), value=none)
+        return torch.stack([flat[..., parent] for parent in parents])
+
+    def sum_over_parents(self, of_places: Tensor) -> Tensor:
+        """Return [..., N] of [..., K, P], the sum over the places of each child, one after the other."""
+        _, parents = _tables(self, of_places.device)
+        flat = functional.pad(of_places.flatten(-2), (0, 1))
+        found = flat.new_zeros(*flat.shape[:-1], self.num_children)
+        for parent in parents:
+            found += flat[..., parent]
+        return found
+
+
+@functools.lru_cache(maxsize=64)
+def _tables(fields: Fields, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return `children` and `parents` on a device, where they are copied once."""
+    return fields.children.to(device), fields.parents.to(device)
 
 
 @functools.lru_cache(maxsize=64)

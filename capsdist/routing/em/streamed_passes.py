@@ -77,8 +77,6 @@ class Block:
         self.places, self.positions = self.fields.size, self.fields.num_parents
         self.child_types, self.types, self.side = call.weights.shape[1:4]
         self.num = self.num_images * self.positions
-        self.children = self.fields.children.to(poses.device)
-        self.parents = self.fields.parents.to(poses.device)
         self.seen = self._seen(poses)
         self.activations = self._of_places(call.activations[images].to(dtype).permute(2, 0, 1), 0.0)
         self._tile: slice | None = None
@@ -87,8 +85,7 @@ class Block:
 
     def _seen(self, poses: Tensor) -> Tensor:
         """Return the poses in each parent's field, [I * S(row), S(x), n]; 0 where there is no child."""
-        padded = functional.pad(poses.permute(2, 3, 4, 0, 1), (0, 1))  # [T, row, x, b, N + 1]
-        found = padded[..., self.children]  # [T, row, x, b, K, P]
+        found = self.fields.at_places(poses.permute(2, 3, 4, 0, 1), 0.0)  # [T, row, x, b, K, P]
         return found.permute(4, 0, 1, 2, 3, 5).reshape(-1, self.side, self.num)
 
     def weights(self, types: slice) -> Tensor:
@@ -99,14 +96,12 @@ class Block:
 
     def _of_places(self, of_children: Tensor, none: float) -> Tensor:
         """Return [I, n] of what children have one of, [T, b, N]; `none` where there is no child."""
-        padded = functional.pad(of_children, (0, 1), value=none)
-        return padded[..., self.children].permute(2, 0, 1, 3).reshape(-1, self.num)
+        return self.fields.at_places(of_children, none).permute(2, 0, 1, 3).reshape(-1, self.num)
 
     def _over_parents(self, of_places: Tensor, none: float) -> Tensor:
         """Return [M, T, b, N] of [I, n]: for each child what its parents' places have; `none` where none."""
-        flat = of_places.view(self.places, self.child_types, self.num_images, self.positions)
-        flat = functional.pad(flat.permute(1, 2, 0, 3).flatten(2), (0, 1), value=none)
-        return flat[..., self.parents].movedim(2, 0)
+        by_place = of_places.view(self.places, self.child_types, self.num_images, self.positions)
+        return self.fields.at_parents(by_place.permute(1, 2, 0, 3), none)
 
     # -- votes
 
@@ -277,12 +272,7 @@ class Block:
     def _to_children(self, d_seen: Tensor) -> Tensor:
         """Return the gradient of the poses, [b, N, T, S(row), S(x)], of that of the seen ones, as `_seen`."""
         d_seen = d_seen.view(self.places, self.child_types, self.side, self.side, self.num_images, -1)
-        flat = functional.pad(
-            d_seen.permute(1, 2, 3, 4, 0, 5).flatten(4), (0, 1)
-        )  # [T, row, x, b, K * P + 1]
-        found = flat.new_zeros(*flat.shape[:4], self.fields.num_children)
-        for parent in self.parents:
-            found += flat[..., parent]
+        found = self.fields.sum_over_parents(d_seen.permute(1, 2, 3, 4, 0, 5))  # [T, row, x, b, N]
         return found.permute(3, 4, 0, 1, 2)
 
     def _to_children_scalars(self, of_places: Tensor) -> Tensor:

@@ -18,7 +18,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from capsdist.ops import squash, squash_backward
 from capsdist.routing.common.tiling import MIB, Pieces, Scratch, chunk_bytes, slices
@@ -80,13 +79,10 @@ class Block:
     def __init__(self, call: FieldCall, images: slice, scratch: Scratch, weights: Pieces, cuts: Cuts) -> None:
         self._call, self._scratch, self._weights, self._cuts = call, scratch, weights, cuts
         fields, poses = call.fields, call.child_poses[images]
-        self._children = fields.children.to(poses.device)
-        self._parents = fields.parents.to(poses.device)
         self._num_images, _, self._types, self._dim = poses.shape
         self._places, self.num = fields.size, len(poses) * fields.num_parents
         self._num_parents = call.packed_weights.shape[0]
-        padded = functional.pad(poses, (0, 0, 0, 0, 0, 1))  # one more child, of zeros
-        seen = padded[:, self._children].permute(4, 3, 1, 0, 2)  # [b, K, P, T, D] -> [D, T, K, b, P]
+        seen = fields.at_places(poses.permute(3, 2, 0, 1), 0.0).transpose(2, 3)  # [D, T, K, b, P]
         patches = scratch.take("patches", *seen.shape).copy_(seen)
         self._patches = patches.view(self._dim, self._types * self._places, self.num)  # u
 
@@ -232,9 +228,9 @@ class Block:
         else:
             number = self._call.fields.num_seeing.to(self._patches.device)
         shares = 1 / (number * self._num_parents + none).to(self._patches.dtype)
-        padded = functional.pad(shares, (0, 1))[self._children]  # [K, P]
+        at_places = self._call.fields.at_places(shares, 0.0)  # [K, P]
         width = len(range(*tile.indices(self._types * self._places))) // self._places
-        return padded[None, :, None].expand(width, -1, self._num_images, -1).reshape(-1, self.num)
+        return at_places[None, :, None].expand(width, -1, self._num_images, -1).reshape(-1, self.num)
 
     def _weighted(self, tile: slice) -> Tensor:
         """Return the poses of a tile times their first share, [D * m, n]."""
@@ -269,22 +265,17 @@ class Block:
     def _over_parents(self, of_pairs: Tensor, none: float) -> Tensor:
         """Return [M, t, b, N] of [m, n]: for each child what the places where it is seen have."""
         by_place = of_pairs.view(-1, self._places, self._num_images, self._call.fields.num_parents)
-        flat = functional.pad(by_place.transpose(1, 2).flatten(2), (0, 1), value=none)  # [t, b, K P + 1]
-        return torch.stack([flat[..., parent] for parent in self._parents])
+        return self._call.fields.at_parents(by_place.transpose(1, 2), none)
 
     def _of_places(self, of_children: Tensor, none: float) -> Tensor:
         """Return [m, n] of [t, b, N]; `none` where a place has no child."""
-        padded = functional.pad(of_children, (0, 1), value=none)[..., self._children]  # [t, b, K, P]
-        return padded.transpose(1, 2).reshape(-1, self.num)
+        at_places = self._call.fields.at_places(of_children, none)  # [t, b, K, P]
+        return at_places.transpose(1, 2).reshape(-1, self.num)
 
     def _to_children(self, d_patches: Tensor) -> Tensor:
         """Return the gradient of the poses [b, N, T, D], sums over the patches of each child."""
         by_place = d_patches.view(self._dim, self._types, self._places, self._num_images, -1)
-        flat = functional.pad(by_place.transpose(2, 3).flatten(3), (0, 1))  # [D, T, b, K P + 1]
-        found = flat.new_zeros(*flat.shape[:3], self._call.fields.num_children)
-        for parent in self._parents:
-            found += flat[..., parent]
-        return found.permute(2, 3, 1, 0)
+        return self._call.fields.sum_over_parents(by_place.transpose(2, 3)).permute(2, 3, 1, 0)
 
 
 def _dot(products: Tensor, poses: Tensor, out: Tensor) -> None:
