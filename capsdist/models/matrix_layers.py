@@ -83,8 +83,14 @@ class _RoutedByEM(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the weights anew, and set the betas to 0."""
-        self.weights.normal_(std=1 / math.sqrt(self.side))
+        """Draw the weights anew, and set the betas to 0.
+
+        The pose of a parent is a mean of votes, which makes it sqrt(n) times smaller than n votes that do not
+        agree. Votes are larger by that, so that poses keep their size from layer to layer, and variances
+        stay far above their floor.
+        """
+        num_matrices, child_types, _, side, _ = self.weights.shape
+        self.weights.normal_(std=math.sqrt(num_matrices * child_types / side))
         self.beta_u.zero_()
         self.beta_a.zero_()
 
@@ -110,8 +116,8 @@ class MatrixConvCapsules(_RoutedByEM):
     are one number, or one for each direction. `iterations` and `options` are those of `route_em`; the layer
     keeps them as `routing`.
 
-    Initialisation (the paper gives none): weights normal with standard deviation 1 / sqrt(S), which gives
-    votes the size of the poses; betas 0.
+    Initialisation (the paper gives none): weights normal with standard deviation sqrt(K T / S) for K places
+    of the kernel and T child types, which gives parents poses of the size of the children's; betas 0.
 
     Shapes: `MatrixCapsules` with poses [B, H, W, child_types, S, S] -> with [B, H', W', types, S, S].
     Raises: ShapeError if a size is no whole number of at least 1, an option is none of `route_em`'s, or the

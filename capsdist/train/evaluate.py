@@ -105,6 +105,7 @@ def evaluate(
     observe: Callable[[Tensor, Output], None] | None = None,
     collect: Collect | None = None,
     shifts: int = 0,
+    shift_step: int = 1,
 ) -> Evaluation:
     """Return what `forward` makes of the split in `folder`; collective, the same result on every rank.
 
@@ -113,7 +114,9 @@ def evaluate(
     drawn by itself, that of a label is compared with the image of this label, and that of a wrong class with
     the remaining one; a split that is not one of recipes has no such images, so that its loss is without
     reconstruction. The network must be in evaluation mode; `batch_size` is that of one rank; `progress` is
-    called on ranks that have one. `observe` is called with this rank's first batch, images [B, C, H, W] as
+    called on ranks that have one. With `shifts` the scores are means over copies of each image, moved by
+    multiples of `shift_step` pixels up to so many each way; of images that are cropped these are other crops.
+    `observe` is called with this rank's first batch, images [B, C, H, W] as
     the network saw them, and what the network made of it.
     """
     classes, num_labels = config.model.num_classes, config.model.num_labels
@@ -139,7 +142,7 @@ def evaluate(
         batch, images = shown(transform, host_batch.to(device), config.train.seed)
         output = forward(images)
         if shifts:
-            copies = (moved(batch.images, *by) for by in _moves(shifts))
+            copies = (moved(batch.images, *by) for by in _moves(shifts, shift_step))
             seen = (transform(copy, batch.sample_ids, config.train.seed, 0) for copy in copies)
             output = mean_output([output, *map(forward, seen)])
         if collect:
@@ -181,9 +184,9 @@ def _in_order(output: Output, batch: Batch, images: Tensor) -> tuple[Output, Ten
     return output, torch.where(other[:, None, None, None, None], batch.parts.flip(1), batch.parts)
 
 
-def _moves(shifts: int) -> list[tuple[int, int]]:
+def _moves(shifts: int, step: int) -> list[tuple[int, int]]:
     """Return all moves down and right by up to `shifts` pixels, but that by none."""
-    steps = range(-shifts, shifts + 1)
+    steps = range(-shifts, shifts + 1, step)
     return [(down, right) for down in steps for right in steps if (down, right) != (0, 0)]
 
 
@@ -241,6 +244,7 @@ def evaluate_checkpoints(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     batch_size: int = 128,
     shifts: int = 0,
+    shift_step: int = 1,
     collect: Collect | None = None,
     log: Log = print,
 ) -> Evaluated:
@@ -248,7 +252,8 @@ def evaluate_checkpoints(
 
     The scores of an ensemble are the means over its networks, which order classes as the sums do: the paper
     (section 7) sums those of 7 networks for CIFAR-10. The loss is then that of the mean scores, without
-    reconstruction. `collect`, `shifts`: see `evaluate`. Default of `folder`: the test split of the first run.
+    reconstruction. `collect`, `shifts`, `shift_step`: see `evaluate`. Default of `folder`: the test split of
+    the first run.
     Runs on one device, `auto` the GPU if there is one, each network in the precision that its configuration
     means there, `batch_size` images at a time. `log` gets a line where a checkpoint does not name the classes
     that it was trained on, and about every 5 seconds.
@@ -256,7 +261,7 @@ def evaluate_checkpoints(
     Raises:
         CheckpointError: see `Ensemble`; or the loss is not finite.
         ConfigError: no GPU where one is asked for; `batch_size` below 1; `shifts` below 0, or not below the
-            sides of the images.
+            sides of the images, or no multiple of `shift_step`.
         DataError: the split cannot be read, is not what the network takes, or numbers its classes in another
             way than the data that a network was trained on.
     """
@@ -274,6 +279,9 @@ def evaluate_checkpoints(
     if not 0 <= shifts < side:
         rule = f"must be from 0 to {side - 1}, the images have {side} pixels"
         raise ConfigError([Problem("shifts", shifts, rule, "1 or 2 are usual")])
+    if shift_step < 1 or shifts % shift_step:
+        rule = f"must be at least 1, and shifts={shifts} a multiple of it"
+        raise ConfigError([Problem("shift_step", shift_step, rule, "the default is 1")])
     for each in ensemble.saved:
         check_trained_classes(each, index, split, log)
 
@@ -289,6 +297,7 @@ def evaluate_checkpoints(
         progress=progress,
         collect=collect,
         shifts=shifts,
+        shift_step=shift_step,
     )
     if not math.isfinite(result["loss"]):
         raise CheckpointError(
