@@ -204,6 +204,9 @@ class Train(Section):
     """DeepSpeed ZeRO stage: 1 partitions optimizer state, 2 also gradients, 3 also parameters."""
     capsule_ranks: Annotated[Count, MAY_CHANGE] = 1
     """Workers that share the weights of class capsules, each with its part; a divisor of `num_workers`."""
+    recompute: Annotated[Literal["none", "blocks"], MAY_CHANGE] = "none"
+    """`blocks`: keep only the input of each layer of convolutional capsules for the backward pass, which
+    computes the rest again: one more forward pass of these layers, the same gradients."""
     seed: Annotated[int, Bounds(ge=0, lt=2**31)] = 0
     """Seed of initialisation, data order and augmentation; equal seeds repeat a CPU run bit for bit."""
     init_from: str | None = None

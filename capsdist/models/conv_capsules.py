@@ -81,14 +81,19 @@ class ConvCapsules(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights anew, and set bias and priors to 0."""
+        self.draw_weights(0.4)
+        for parameter in (self.bias, self.log_priors):
+            if parameter is not None:
+                parameter.zero_()
+
+    @torch.no_grad()
+    def draw_weights(self, total: float) -> None:
+        """Draw the weights anew, so that children of length 1 start with totals of this length."""
         places = math.prod(self.kernel)
         seen_by = self.types * max(1.0, places / math.prod(self.stride))
         if self.competition == "position":
             seen_by = self.types
-        self.packed_weights.normal_(std=0.4 * seen_by / math.sqrt(self.child_types * places * self.dim))
-        for parameter in (self.bias, self.log_priors):
-            if parameter is not None:
-                parameter.zero_()
+        self.packed_weights.normal_(std=total * seen_by / math.sqrt(self.child_types * places * self.dim))
 
     def parent_shape(self, child_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the positions of the parents of a grid of children.
@@ -158,15 +163,20 @@ class SharedClassCapsules(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the weights anew, and set the bias to 0.
+        """Draw the weights anew, and set the bias to 0."""
+        self.draw_weights(0.4)
+        if self.bias is not None:
+            self.bias.zero_()
+
+    @torch.no_grad()
+    def draw_weights(self, total: float) -> None:
+        """Draw the weights anew, so that children of length 1 start with totals of this length.
 
         Children of one type share a matrix, so that their votes do not cancel: the size of the grid does not
         matter.
         """
-        sd = 0.4 * self.num_parents / math.sqrt(self.child_types * self.parent_dim)
+        sd = total * self.num_parents / math.sqrt(self.child_types * self.parent_dim)
         self.packed_weights.normal_(std=sd)
-        if self.bias is not None:
-            self.bias.zero_()
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return the class capsules [B, num_parents, parent_dim] of `child_poses`."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from capsdist.config.presets import (
     affnist,
     cifar10,
+    digits,
     emnist,
     fashion_mnist,
     imagenet,
@@ -22,8 +23,8 @@ from capsdist.config.schema import Config
 from capsdist.errors import ConfigError, Problem
 
 _MODULES = (
-    mnist, mnist_ablation, multimnist, affnist, fashion_mnist, emnist, cifar10, resnet, svhn, smallnorb,
-    imagenet, own_images,
+    mnist, digits, mnist_ablation, multimnist, affnist, fashion_mnist, emnist, cifar10, resnet, svhn,
+    smallnorb, imagenet, own_images,
 )  # fmt: skip
 PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__: function for module in _MODULES for function in module.PRESETS
