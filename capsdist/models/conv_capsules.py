@@ -103,15 +103,19 @@ class ConvCapsules(nn.Module):
         """
         return fields_of(tuple(child_shape), self.kernel, self.stride, self.padding).parent_shape
 
-    def forward(self, child_poses: Tensor) -> Tensor:
-        """Return the poses [B, H', W', types, dim] of the parents of `child_poses`."""
+    def call(self, child_poses: Tensor) -> FieldCall:
+        """Return the call of routing for `child_poses`."""
         shape = positions(child_poses, len(self.kernel), self.child_types, self.child_dim)
         fields = fields_of(shape, self.kernel, self.stride, self.padding)
         flat = child_poses.flatten(1, len(shape))
-        call = FieldCall(
+        return FieldCall(
             flat, self.packed_weights, fields, self.routing, self.competition, self.bias, self.log_priors
         )
-        return route_field_call(call).unflatten(1, fields.parent_shape)
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        """Return the poses [B, H', W', types, dim] of the parents of `child_poses`."""
+        call = self.call(child_poses)
+        return route_field_call(call).unflatten(1, call.fields.parent_shape)
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
@@ -178,8 +182,8 @@ class SharedClassCapsules(nn.Module):
         sd = total * self.num_parents / math.sqrt(self.child_types * self.parent_dim)
         self.packed_weights.normal_(std=sd)
 
-    def forward(self, child_poses: Tensor) -> Tensor:
-        """Return the class capsules [B, num_parents, parent_dim] of `child_poses`."""
+    def call(self, child_poses: Tensor) -> FieldCall:
+        """Return the call of routing for `child_poses`."""
         shape = positions(child_poses, self.num_directions, self.child_types, self.child_dim)
         flat, weights = child_poses.flatten(1, len(shape)), self.packed_weights
         if self.add_coordinates:  # as further dimensions of the poses, which fixed rows add to the votes
@@ -190,8 +194,11 @@ class SharedClassCapsules(nn.Module):
             rows = torch.eye(self.parent_dim, len(shape), device=weights.device, dtype=weights.dtype)
             rows = rows[None, :, :, None].expand(self.num_parents, -1, -1, self.child_types)
             weights = torch.cat((weights, rows), 2)
-        call = FieldCall(flat, weights, whole_field(shape), self.routing, bias=self.bias)
-        return route_field_call(call)[:, 0]
+        return FieldCall(flat, weights, whole_field(shape), self.routing, bias=self.bias)
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        """Return the class capsules [B, num_parents, parent_dim] of `child_poses`."""
+        return route_field_call(self.call(child_poses))[:, 0]
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
