@@ -225,6 +225,8 @@ class Train(Section):
     """Checkpoints of lowest validated error_percent kept besides; 0: none, as without validation."""
     log_every_steps: Annotated[Count, MAY_CHANGE] = 10
     """Steps between two lines of metrics; validations and checkpoints begin anew."""
+    health_every: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 0
+    """Steps between two rows about the health of capsule layers, as of `capsdist doctor`; 0: none."""
     profile: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 0
     """Steps that torch's profiler traces, after 3 of warm-up, in profile/rank-R.json of the run; 0: none."""
     dry_run: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 0

@@ -24,14 +24,8 @@ from capsdist.routing.dynamic.fields.trace import trace_fields
 from capsdist.routing.dynamic.trace import trace_routing
 
 __all__ = [
-    "LIVE_LENGTH",
-    "SATURATED_LENGTH",
-    "LayerHealth",
-    "LayerState",
-    "Observed",
-    "layer_state",
-    "observed",
-]
+    "LIVE_LENGTH", "SATURATED_LENGTH", "LayerHealth", "LayerState", "Observed", "layer_state", "observed",
+]  # fmt: skip
 
 LIVE_LENGTH = 0.1
 """A capsule is live if it is longer than this in one image of a batch at least: the margin loss takes a class
@@ -75,8 +69,6 @@ def _of_poses(layer: nn.Module, child_poses: Tensor, output: Tensor) -> LayerSta
 
 @layer_state.register
 def _of_class_capsules(layer: ClassCapsules, child_poses: Tensor, output: Tensor) -> LayerState:
-    if layer.packed_weights.shape[3] != layer.num_children:  # split over ranks: a trace would need them all
-        return _of_poses(layer, child_poses, output)
     routing = layer.routing
     trace = trace_routing(
         child_poses,

@@ -31,6 +31,17 @@ def digits_deep() -> Config:
     return _on_digits("digits-deep", model)
 
 
+def digits_stack() -> Config:
+    """One layer of convolutional capsules, which jobs/depth_curve.py stacks; short, on 3,600 real digits."""
+    model = ConvCapsNetConfig.model_validate(
+        {**_STEM, "conv_channels": 32, "conv_stride": 2, "padding": "same", "primary_kernel": 3,
+         "capsule_dims": (8,), "capsule_strides": (1,)}
+    )  # fmt: skip
+    config = _on_digits("depth-curve", model)
+    train = config.train.model_copy(update={"num_workers": 1, "global_batch_size": 32, "epochs": 2})
+    return config.model_copy(update={"train": train})
+
+
 def _on_digits(name: str, model: ConvCapsNetConfig) -> Config:
     base = digits_quickstart()
     optim = base.optim.model_copy(update={"learning_rate": 2e-3})
@@ -38,4 +49,4 @@ def _on_digits(name: str, model: ConvCapsNetConfig) -> Config:
     return Config(model=model, routing=ConvRouting(), data=base.data, optim=optim, train=train)
 
 
-PRESETS = (digits_conv, digits_deep)
+PRESETS = (digits_conv, digits_deep, digits_stack)
