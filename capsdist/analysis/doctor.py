@@ -19,12 +19,14 @@ slope of squash goes to 0 with the length."""
 SATURATED_PERCENT = 50.0
 """More saturated lengths than this: most capsules then say that everything is present. A share is healthy:
 of class capsules that of the right class is to be longer than 0.9 (paper, section 3)."""
-UNDECIDED_ENTROPY = 0.999
-"""A relative entropy above this is that of a uniform coupling, to what training can use."""
+UNDECIDED_ENTROPY = 0.9999
+"""A relative entropy above this is that of a uniform coupling: of 10 parents a child's shares then differ by
+2 % of a tenth or less."""
 ONE_PARENT_SHARE = 0.9
 """One parent, or type, with more of all children than this leaves nothing to the others."""
 VANISHING_RATIO = 1e-3
-"""A gradient over the norm of the weights this much smaller than that of the layer where it is largest."""
+"""Norm of the gradient times norm of the weights, which is what a relative change of the weights does to the
+loss, over that of the layer where it is largest: below this a layer learns next to nothing beside it."""
 
 _REMEDIES = {
     "starved": (
@@ -100,8 +102,8 @@ def diagnose(layers: Sequence[LayerHealth], config: Config) -> list[Finding]:
     A layer above a starved one that is undecided, or whose gradient vanishes, is not named for it: that
     follows.
     """
-    ratios = [layer.grad_norm / layer.weight_norm for layer in layers if layer.grad_norm is not None]
-    best, starved, findings = max(ratios, default=0.0), False, []
+    effects = [layer.grad_norm * layer.weight_norm for layer in layers if layer.grad_norm is not None]
+    best, starved, findings = max(effects, default=0.0), False, []
     for layer in layers:
         found = list(_found(layer, best))
         starved |= any(illness == "starved" for illness, _ in found)
@@ -114,7 +116,7 @@ def diagnose(layers: Sequence[LayerHealth], config: Config) -> list[Finding]:
 
 
 def _found(layer: LayerHealth, best: float) -> Iterator[tuple[str, str]]:
-    """Yield illness and words of one layer; best: the largest gradient of a layer over its weights."""
+    """Yield illness and words of one layer; best: the largest gradient times weights of a layer."""
     if layer.live_percent < STARVED_PERCENT:
         yield (
             "starved",
@@ -132,11 +134,11 @@ def _found(layer: LayerHealth, best: float) -> Iterator[tuple[str, str]]:
         yield "undecided", "every child gives all parents the same, so that routing decides nothing"
     if share is not None and layer.num_choices > 1 and share > ONE_PARENT_SHARE:
         yield "one parent", f"{100 * share:.1f} % of all children go to one of {layer.num_choices}"
-    if layer.grad_norm is not None and layer.grad_norm < VANISHING_RATIO * best * layer.weight_norm:
+    if layer.grad_norm is not None and layer.grad_norm * layer.weight_norm < VANISHING_RATIO * best:
         yield (
             "vanishing",
-            f"its gradient of norm {layer.grad_norm:.2g} is small beside its weights of norm "
-            f"{layer.weight_norm:.2g}, compared with other layers",
+            f"a relative change of its weights, of norm {layer.weight_norm:.2g}, does next to nothing: its "
+            f"gradient has norm {layer.grad_norm:.2g}",
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.errors import ShapeError
-from capsdist.models.capsule_blocks import GAIN, CapsuleBlock, ChildPoses, run_block
+from capsdist.models.capsule_blocks import START_LENGTH, CapsuleBlock, ChildPoses, run_block
 from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
 from capsdist.models.layers import ClassCapsules, Conv2d, Padding, PrimaryCapsules, check_sizes
 from capsdist.models.stem_network import CHILD_LENGTH, StemNetwork, initial_total
@@ -56,9 +56,8 @@ class ConvCapsNet(StemNetwork):
     each capsule layer (`CapsuleBlock`, `ChildPoses`); `capsule_bias` and `log_priors` of all capsule layers,
     but shared class capsules have no priors.
 
-    Initialisation: primary capsules start at length 0.5. Totals of convolutional capsules start `GAIN` times
-    as long as their children, which keeps the layers of a stack alive, see there. Totals of class capsules
-    start at `initial_total`.
+    Initialisation: primary capsules start at length 0.5, and so do the layers of convolutional capsules, which
+    `start_gain` keeps alive, however deep the stack. Totals of class capsules start at `initial_total`.
 
     `recompute_blocks`, which may be set at any time, makes the backward pass compute each block of
     convolutional capsules again: between the passes only the input of each block is kept. It costs one more
@@ -123,7 +122,7 @@ class ConvCapsNet(StemNetwork):
             features, primary_types, primary_dim, primary_kernel, primary_stride, padding
         )
         self.check_sides(height, width)
-        length = CHILD_LENGTH if pose_norm else None
+        length = START_LENGTH if pose_norm else None
         blocks, types, dim = [], primary_types, primary_dim
         for size in _layer_sizes(capsule_types, capsule_dims, capsule_kernels, capsule_strides):
             layer = ConvCapsules(
@@ -161,14 +160,18 @@ class ConvCapsNet(StemNetwork):
         self.initialise_capsules()
         self.train()
 
+    @property
+    def capsule_blocks(self) -> list[CapsuleBlock]:
+        """The blocks of convolutional capsules, from below."""
+        return [block for block in self.blocks if isinstance(block, CapsuleBlock)]
+
     @torch.no_grad()
     def initialise_capsules(self) -> None:
         """Draw the weights of all capsules anew; see the class."""
         self.initialise_primary(self.primary_capsules)
         length = CHILD_LENGTH
-        for block in self.blocks:
-            block.layer.draw_weights(GAIN)
-            length = block.start_length(length)
+        for block in self.capsule_blocks:
+            length = block.draw_weights(length)
         length = self.class_inputs.length or length
         if isinstance(layer := self.class_capsules, SharedClassCapsules):
             layer.draw_weights(initial_total(layer.num_parents, layer.parent_dim) / length)
@@ -181,7 +184,7 @@ class ConvCapsNet(StemNetwork):
         sides = super().child_sides(features.shape[2], features.shape[3])
         primary = self.primary_capsules(features)  # [B, I, D], positions of a type together
         poses = primary.unflatten(1, (self.primary_capsules.types, *sides)).permute(0, 2, 3, 1, 4)
-        for block in self.blocks:
+        for block in self.capsule_blocks:
             poses = run_block(block, poses, recompute=self.recompute_blocks)
         return self.class_inputs(poses)
 
@@ -195,7 +198,7 @@ class ConvCapsNet(StemNetwork):
     def child_sides(self, height: int, width: int) -> tuple[int, ...]:
         """Return the rows and columns of the last layer under the class capsules."""
         sides = super().child_sides(height, width)
-        for block in self.blocks:
+        for block in self.capsule_blocks:
             sides = block.layer.parent_shape(sides)
         return sides
 

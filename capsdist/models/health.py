@@ -152,7 +152,7 @@ class Observed:
         return [self._health(name, state) for name, state in self.states.items()]
 
     def _health(self, name: str, state: LayerState) -> LayerHealth:
-        sizes, layer = state.lengths.float(), self.layers[name]
+        sizes, layer = state.lengths.detach().float(), self.layers[name]
         norms = [float(parameter.detach().float().norm()) for parameter in layer.parameters()]
         return LayerHealth(
             name=name,

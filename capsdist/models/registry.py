@@ -87,9 +87,11 @@ def _build_conv_capsnet(model: ConvCapsNetConfig, routing: ConvRouting) -> nn.Mo
     from capsdist.models.conv_capsnet import ConvCapsNet, PaperStem
 
     options = _stem_options(model, routing)
-    sizes = [options.pop(name) for name in ("conv_channels", "conv_kernel", "conv_stride")]
-    paper = model.stem == "paper"
-    stem = PaperStem(model.in_channels, *sizes, model.padding) if paper else _stem_of(model)
+    channels, kernel, stride = map(options.pop, ("conv_channels", "conv_kernel", "conv_stride"))
+    if model.stem == "paper":
+        stem = PaperStem(model.in_channels, channels, kernel, stride, model.padding)
+    else:
+        stem = _stem_of(model)
     return ConvCapsNet(image_shape(model), model.num_classes, stem=stem, **options)
 
 

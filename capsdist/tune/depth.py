@@ -130,7 +130,7 @@ def rows_of(
     return rows
 
 
-def failing_depth(rows: Sequence[DepthRow], remedy: Remedy) -> int | None:
+def failing_depth(rows: Sequence[DepthRow], remedy: str) -> int | None:
     """Return the least depth that fails with a remedy, None if none does."""
     return min((row.depth for row in rows if row.remedy == remedy and row.failed), default=None)
 

@@ -103,6 +103,8 @@ def test_it_ends_where_routing_ends() -> None:
     block = trace._Block(call)
     trace_of = trace._traced(call)
     assert trace_of.type_shares.sum(2).allclose(torch.ones(3, 3, dtype=torch.float64))
+    pose = torch.zeros_like(block.state)
+    assert call.bias is not None
     for _ in range(3):
         totals = torch.zeros_like(block.state)
         for logits, add_to in block.by_type(block.state, priors=True):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from capsdist.analysis.depth import draw_depths
 from capsdist.config import get_preset, problems
 from capsdist.models import build_model
+from capsdist.models.conv_capsnet import ConvCapsNet
 from capsdist.tune.cells import Cell
 from capsdist.tune.depth import REMEDIES, depth_cells, failing_depth, markdown, rows_of
 
@@ -27,9 +29,10 @@ def test_cells_differ_by_depth_and_one_remedy() -> None:
         assert changed == REMEDIES[cell.remedy].keys()
     for cell in (cells[0], cells[-1]):
         network = build_model(cell.config.model, cell.config.routing)
-        blocks = network.blocks
+        assert isinstance(network, ConvCapsNet)
+        blocks = network.capsule_blocks
         assert len(blocks) + 1 == cell.depth
-        assert all(block.residual for block in blocks) == (cell.remedy == "residual" or not len(blocks))
+        assert all(block.residual for block in blocks) == (cell.remedy == "residual" or not blocks)
 
 
 @pytest.mark.parametrize(("errors", "live", "expected"), [
@@ -58,5 +61,5 @@ def test_the_least_depth_that_fails_is_named(
     limits = {"error_percent": 50.0, "live_percent": 10.0}
     figure = draw_depths([row.to_dict() for row in rows], limits, "Depth")
     error, _ = figure.axes
-    assert list(error.lines[0].get_xdata()) == list(errors)
-    assert list(error.lines[0].get_ydata()) == list(errors.values())
+    points = np.array([[depth, found] for depth, found in errors.items()])
+    assert np.array_equal(np.asarray(error.lines[0].get_xydata()), points)
