@@ -76,7 +76,7 @@ def routed_logits(network: nn.Module, images: Tensor, iterations: int) -> Iterat
     votes_of_one = layer.packed_weights.numel() // layer.child_dim
     for part in images.double().split(max(1, _MOST_VOTES // votes_of_one)):
         yield logits_reference(
-            wide.primary_capsules(wide.features(part)),
+            wide.child_poses(part),
             layer.weights,
             iterations,
             bias=layer.bias,
@@ -86,7 +86,7 @@ def routed_logits(network: nn.Module, images: Tensor, iterations: int) -> Iterat
 
 
 class Grid(NamedTuple):
-    """Where primary capsules stand on an image: rows and columns of positions, pixels from one to the next.
+    """Where children of class capsules stand on an image: rows and columns, pixels from one to the next.
 
     Their centre is that of the image, as for convolutions without padding, or with equal padding around.
     """
@@ -97,7 +97,7 @@ class Grid(NamedTuple):
 
 
 def grid_of(network: CapsuleNetwork) -> Grid:
-    """Return the positions of the primary capsules of `network`.
+    """Return the positions of the children of the class capsules of `network`.
 
     Raises:
         NotDrawn: larger images have as many, so that no position belongs to a part of the image.
@@ -107,17 +107,17 @@ def grid_of(network: CapsuleNetwork) -> Grid:
     rows, columns = _positions(network, channels, height, width)
     added = _positions(network, channels, height + more, width + more)[0] - rows
     if added < 1:
-        raise NotDrawn("the positions of the primary capsules do not follow the size of the image")
+        raise NotDrawn("the positions of the capsules do not follow the size of the image")
     return Grid(rows, columns, more // added)
 
 
 @torch.no_grad()
 def _positions(network: CapsuleNetwork, channels: int, height: int, width: int) -> tuple[int, int]:
-    """Return the rows and columns of primary capsules that images of this size have."""
+    """Return the rows and columns of those children that images of this size have."""
     weight = next(network.parameters())
     features = network.features(torch.zeros(1, channels, height, width).to(weight))
-    side = network.primary_capsules.conv.output_side
-    return side(features.shape[2]), side(features.shape[3])
+    rows, columns = network.child_sides(features.shape[2], features.shape[3])
+    return rows, columns
 
 
 def coupling_over_image(network: CapsuleNetwork, images: Tensor, parents: Tensor) -> Tensor:
@@ -150,12 +150,13 @@ def draw_coupling(subject: Subject, num_images: int) -> Iterator[Drawn]:
     heading = subject.heading("Coupling with the longest capsule, from 0 (dark) to the largest of the image")
     tiles = np.stack([in_colour(shown), overlaid])
     figure = draw_mosaic(tiles, ("image", "coupling"), texts, heading, colours=colours)
-    types = network.primary_capsules.types
+    grid = grid_of(network)
+    types = network.class_capsules.num_children // (grid.rows * grid.columns)
     numbers = subject.facts(chosen) | {
         "capsules": winners.tolist(),
         "coupling": coupling.tolist(),
         "undecided": types / (network.num_classes + network.class_capsules.routing.none_of_the_above),
-        "pixels_between_positions": grid_of(network).pitch,
+        "pixels_between_positions": grid.pitch,
     }
     yield Drawn("coupling", figure, numbers)
 

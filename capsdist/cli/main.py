@@ -109,6 +109,13 @@ def _runs(argv: Sequence[str]) -> int:
     return _parsed(runs, "runs", argv)
 
 
+def _doctor(argv: Sequence[str]) -> int:
+    """say what ails the capsule layers of a run, and what to change: capsdist doctor RUN"""
+    from capsdist.cli.doctor import doctor
+
+    return _parsed(doctor, "doctor", argv)
+
+
 def _report(argv: Sequence[str]) -> int:
     """write report.html of runs, table.html of several, an interactive page: capsdist report RUN..."""
     from capsdist.cli.report import report
@@ -136,6 +143,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "index": _index,
     "tune": _tune,
     "runs": _runs,
+    "doctor": _doctor,
     "report": _report,
     "check-cluster": _check_cluster,
 }

@@ -33,6 +33,9 @@ _CHANNELS: dict[str, dict[str, dict[str, object]]] = {
             "model.conv_channels": 16, "model.primary_types": 4, "model.capsule_types": (4, 4),
         },
     },
+    "conv_capsnet": {
+        "mini": {"model.conv_channels": 16, "model.primary_types": 4},
+    },
     "resnet_capsnet": {
         "mini": {
             "model.stem_channels": (16, 32, 64), "model.stem_blocks": (0, 1, 1),

@@ -1,5 +1,6 @@
 """Configuration: schema, rules and presets. Imports neither torch nor ray."""
 
+from capsdist.config.conv_capsnet import ConvCapsNetConfig, ConvRouting
 from capsdist.config.models import (
     BaselineCNNConfig,
     CapsNetConfig,
@@ -19,7 +20,8 @@ from capsdist.config.shapes import image_shape
 from capsdist.config.values import with_values
 
 __all__ = [
-    "PRESETS", "BaselineCNNConfig", "CapsNetConfig", "Config", "Data", "Family", "Launch", "Loss",
-    "NetworkConfig", "NoOptions", "Optim", "PoolingCNNConfig", "ResNetCapsNetConfig", "Routing", "Section",
-    "Train", "get_preset", "image_shape", "problems", "validate", "with_values",
+    "PRESETS", "BaselineCNNConfig", "CapsNetConfig", "Config", "ConvCapsNetConfig", "ConvRouting", "Data",
+    "Family", "Launch", "Loss", "NetworkConfig", "NoOptions", "Optim", "PoolingCNNConfig",
+    "ResNetCapsNetConfig", "Routing", "Section", "Train", "get_preset", "image_shape", "problems", "validate",
+    "with_values",
 ]  # fmt: skip

@@ -32,6 +32,7 @@ BUILT_IN = {
     "baseline_cnn": "capsdist.models.registry:BASELINE_CNN",
     "pooling_cnn": "capsdist.models.registry:POOLING_CNN",
     "resnet_capsnet": "capsdist.models.registry:RESNET_CAPSNET",
+    "conv_capsnet": "capsdist.models.registry:CONV_CAPSNET",
     "em_capsnet": "capsdist.models.registry:EM_CAPSNET",
 }
 """Import paths of the families that have a name."""
@@ -188,6 +189,7 @@ class Family:
             number begins with 0, of so many; outside of training `loss` itself counts. None: no change.
         cost: ``cost(model, routing)`` returns what the layers cost (`capsdist.config.cost.Cost`), for
             `capsdist plan`, or raises ConfigError where it cannot say. None: it cannot price the family.
+        has_blocks: whether its networks have an attribute `recompute_blocks`, which `train.recompute` sets.
     """
 
     title: str
@@ -201,6 +203,7 @@ class Family:
     multi_label_losses: Callable[[Any, Tensor, Tensor, Any], dict[str, Tensor]] | None = None
     loss_at: Callable[[Any, int, int], Any] | None = None
     cost: Callable[[Any, Any], Cost] | None = None
+    has_blocks: bool = False
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from capsdist.config.sections import Bounds, Count
 from capsdist.errors import ConfigError, Problem
 from capsdist.importing import find
 
-__all__ = ["ResNetCapsNetConfig", "find_stem", "resnet_capsnet_problems"]
+__all__ = ["ResNetCapsNetConfig", "find_stem", "resnet_capsnet_problems", "stem_problems"]
 
 _STEMS = {"resnet": "capsdist.models.resnet:ResNetStem"}
 
@@ -63,14 +63,19 @@ def resnet_capsnet_problems(config: Config) -> Iterator[Problem]:
     assert isinstance(model, ResNetCapsNetConfig)
     yield from loss_problems(config)
     yield from decoder_problems(model, config.data)
+    yield from stem_problems(model)
+    yield from routing_problems(config)
+
+
+def stem_problems(model: ResNetCapsNetConfig) -> Iterator[Problem]:
+    """Return every problem of the stem, and whether its features are too small for primary capsules."""
     if model.stem == "resnet":
         yield from _stage_problems(model)
-    else:
-        try:
-            find_stem(model.stem)
-        except ConfigError as error:
-            yield from error.problems
-    yield from routing_problems(config)
+        return
+    try:
+        find_stem(model.stem)
+    except ConfigError as error:
+        yield from error.problems
 
 
 def _stage_problems(model: ResNetCapsNetConfig) -> Iterator[Problem]:

@@ -211,6 +211,9 @@ def _batch_problems(config: Config) -> Iterator[Problem]:
         yield Problem("train.profile", train.profile, rule, "set one of them")
     if train.precision == "fp16" and train.device == "cpu":
         yield Problem("train.precision", "fp16", "is for GPUs", "use fp32 or bf16 on a CPU")
+    if train.recompute == "blocks" and not find_family(config.model.kind).has_blocks:
+        rule = f"is for networks of blocks, which the family {config.model.kind} is not"
+        yield Problem("train.recompute", "blocks", rule, "set --train.recompute none")
 
 
 def _microbatch_problems(config: Config) -> Iterator[Problem]:

@@ -204,6 +204,9 @@ class Train(Section):
     """DeepSpeed ZeRO stage: 1 partitions optimizer state, 2 also gradients, 3 also parameters."""
     capsule_ranks: Annotated[Count, MAY_CHANGE] = 1
     """Workers that share the weights of class capsules, each with its part; a divisor of `num_workers`."""
+    recompute: Annotated[Literal["none", "blocks"], MAY_CHANGE] = "none"
+    """`blocks`: keep only the input of each layer of convolutional capsules for the backward pass, which
+    computes the rest again: one more forward pass of these layers, the same gradients."""
     seed: Annotated[int, Bounds(ge=0, lt=2**31)] = 0
     """Seed of initialisation, data order and augmentation; equal seeds repeat a CPU run bit for bit."""
     init_from: str | None = None
@@ -222,6 +225,8 @@ class Train(Section):
     """Checkpoints of lowest validated error_percent kept besides; 0: none, as without validation."""
     log_every_steps: Annotated[Count, MAY_CHANGE] = 10
     """Steps between two lines of metrics; validations and checkpoints begin anew."""
+    health_every: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 0
+    """Steps between two rows about the health of capsule layers, as of `capsdist doctor`; 0: none."""
     profile: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 0
     """Steps that torch's profiler traces, after 3 of warm-up, in profile/rank-R.json of the run; 0: none."""
     dry_run: Annotated[int, Bounds(ge=0), MAY_CHANGE] = 0

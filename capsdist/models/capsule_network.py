@@ -77,14 +77,8 @@ class CapsuleNetwork(nn.Module):
         Raises:
             ShapeError: the features are smaller than the kernel of `primary`, or a layer refuses its size.
         """
-        check_flag("decoder", decoder)
-        if min(map(primary.conv.output_side, sides)) < 1:
-            raise ShapeError(
-                f"image_shape={self.image_shape} is too small: it gives features of "
-                f"{max(sides[0], 0)}x{max(sides[1], 0)} for the kernel {primary.conv.kernel_size[0]} of the "
-                "primary capsules; use larger images, smaller kernels or padding='same'"
-            )
         self.primary_capsules = primary
+        self.check_sides(*sides)
         self.class_capsules = ClassCapsules(
             primary.num_capsules(*sides),
             primary.dim,
@@ -95,12 +89,36 @@ class CapsuleNetwork(nn.Module):
             log_priors=log_priors,
             **options,
         )
-        sizes = self.num_classes, class_dim, self.image_shape, decoder_hidden
-        self.decoder = Decoder(*sizes, separate=decoder_separate) if decoder else None
+        self.add_decoder(decoder, class_dim, decoder_hidden, separate=decoder_separate)
+
+    def add_decoder(self, decoder: bool, class_dim: int, hidden: tuple[int, int], *, separate: bool) -> None:
+        """Build the decoder, if it is wanted, of class capsules of `class_dim`."""
+        check_flag("decoder", decoder)
+        sizes = self.num_classes, class_dim, self.image_shape, hidden
+        self.decoder = Decoder(*sizes, separate=separate) if decoder else None
+
+    def check_sides(self, height: int, width: int) -> None:
+        """Raise ShapeError where features of `height` x `width` are smaller than the primary kernel."""
+        conv = self.primary_capsules.conv
+        if min(map(conv.output_side, (height, width))) < 1:
+            raise ShapeError(
+                f"image_shape={self.image_shape} is too small: it gives features of "
+                f"{max(height, 0)}x{max(width, 0)} for the kernel {conv.kernel_size[0]} of the "
+                "primary capsules; use larger images, smaller kernels or padding='same'"
+            )
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features [B, C', H', W'] that primary capsules are made of."""
         raise NotImplementedError
+
+    def child_poses(self, images: Tensor) -> Tensor:
+        """Return the poses [B, I, D] of the children of class capsules."""
+        return self.primary_capsules(self.features(images))
+
+    def child_sides(self, height: int, width: int) -> tuple[int, ...]:
+        """Return the rows and columns of positions of these children, for features of `height` x `width`."""
+        side = self.primary_capsules.conv.output_side
+        return side(height), side(width)
 
     def draw_parameters(self) -> None:
         """Draw all parameters anew by the layers' own functions, in the order in which they were built."""
@@ -113,7 +131,7 @@ class CapsuleNetwork(nn.Module):
         check_images(images, self.image_shape)
         if labels is not None:
             check_tensor("labels", labels)
-        parent_poses = self.class_capsules(self.primary_capsules(self.features(images)))
+        parent_poses = self.class_capsules(self.child_poses(images))
         scores = lengths(parent_poses)
         if self.decoder is None:
             return Output(scores, parent_poses)

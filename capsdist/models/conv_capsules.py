@@ -81,14 +81,19 @@ class ConvCapsules(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights anew, and set bias and priors to 0."""
+        self.draw_weights(0.4)
+        for parameter in (self.bias, self.log_priors):
+            if parameter is not None:
+                parameter.zero_()
+
+    @torch.no_grad()
+    def draw_weights(self, total: float) -> None:
+        """Draw the weights anew, so that children of length 1 start with totals of this length."""
         places = math.prod(self.kernel)
         seen_by = self.types * max(1.0, places / math.prod(self.stride))
         if self.competition == "position":
             seen_by = self.types
-        self.packed_weights.normal_(std=0.4 * seen_by / math.sqrt(self.child_types * places * self.dim))
-        for parameter in (self.bias, self.log_priors):
-            if parameter is not None:
-                parameter.zero_()
+        self.packed_weights.normal_(std=total * seen_by / math.sqrt(self.child_types * places * self.dim))
 
     def parent_shape(self, child_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the positions of the parents of a grid of children.
@@ -98,15 +103,19 @@ class ConvCapsules(nn.Module):
         """
         return fields_of(tuple(child_shape), self.kernel, self.stride, self.padding).parent_shape
 
-    def forward(self, child_poses: Tensor) -> Tensor:
-        """Return the poses [B, H', W', types, dim] of the parents of `child_poses`."""
+    def call(self, child_poses: Tensor) -> FieldCall:
+        """Return the call of routing for `child_poses`."""
         shape = positions(child_poses, len(self.kernel), self.child_types, self.child_dim)
         fields = fields_of(shape, self.kernel, self.stride, self.padding)
         flat = child_poses.flatten(1, len(shape))
-        call = FieldCall(
+        return FieldCall(
             flat, self.packed_weights, fields, self.routing, self.competition, self.bias, self.log_priors
         )
-        return route_field_call(call).unflatten(1, fields.parent_shape)
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        """Return the poses [B, H', W', types, dim] of the parents of `child_poses`."""
+        call = self.call(child_poses)
+        return route_field_call(call).unflatten(1, call.fields.parent_shape)
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
@@ -158,18 +167,23 @@ class SharedClassCapsules(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw the weights anew, and set the bias to 0.
+        """Draw the weights anew, and set the bias to 0."""
+        self.draw_weights(0.4)
+        if self.bias is not None:
+            self.bias.zero_()
+
+    @torch.no_grad()
+    def draw_weights(self, total: float) -> None:
+        """Draw the weights anew, so that children of length 1 start with totals of this length.
 
         Children of one type share a matrix, so that their votes do not cancel: the size of the grid does not
         matter.
         """
-        sd = 0.4 * self.num_parents / math.sqrt(self.child_types * self.parent_dim)
+        sd = total * self.num_parents / math.sqrt(self.child_types * self.parent_dim)
         self.packed_weights.normal_(std=sd)
-        if self.bias is not None:
-            self.bias.zero_()
 
-    def forward(self, child_poses: Tensor) -> Tensor:
-        """Return the class capsules [B, num_parents, parent_dim] of `child_poses`."""
+    def call(self, child_poses: Tensor) -> FieldCall:
+        """Return the call of routing for `child_poses`."""
         shape = positions(child_poses, self.num_directions, self.child_types, self.child_dim)
         flat, weights = child_poses.flatten(1, len(shape)), self.packed_weights
         if self.add_coordinates:  # as further dimensions of the poses, which fixed rows add to the votes
@@ -180,8 +194,11 @@ class SharedClassCapsules(nn.Module):
             rows = torch.eye(self.parent_dim, len(shape), device=weights.device, dtype=weights.dtype)
             rows = rows[None, :, :, None].expand(self.num_parents, -1, -1, self.child_types)
             weights = torch.cat((weights, rows), 2)
-        call = FieldCall(flat, weights, whole_field(shape), self.routing, bias=self.bias)
-        return route_field_call(call)[:, 0]
+        return FieldCall(flat, weights, whole_field(shape), self.routing, bias=self.bias)
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        """Return the class capsules [B, num_parents, parent_dim] of `child_poses`."""
+        return route_field_call(self.call(child_poses))[:, 0]
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""

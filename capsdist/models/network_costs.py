@@ -29,7 +29,7 @@ from capsdist.models.costs import (
 from capsdist.models.routing_costs import routing_cost
 
 __all__ = [
-    "Sides", "baseline_cost", "capsnet_cost", "capsule_costs", "decoder_costs", "input_numbers",
+    "Sides", "baseline_cost", "capsnet_cost", "capsule_costs", "convolved", "decoder_costs", "input_numbers",
     "pooling_cnn_cost",
 ]  # fmt: skip
 
@@ -40,7 +40,7 @@ def capsnet_cost(model: CapsNetConfig, routing: Routing) -> Cost:
     """Return the cost of a `CapsNet`."""
     channels, *sides = image_shape(model)
     size = (sides[0], sides[1])
-    middle, padded = _sides(size, model.conv_kernel, 1, model.padding)
+    middle, padded = convolved(size, model.conv_kernel, 1, model.padding)
     conv = conv_cost(
         "conv", (channels, model.conv_channels), model.conv_kernel, (size, middle),
         input_gradient=False, padded=padded,
@@ -74,7 +74,7 @@ def capsule_costs(
     channels, sides: C and (H, W) of the features below; input_gradient: whether something there is trained.
     """
     types, dim = model.primary_types, model.primary_dim
-    after, padded = _sides(sides, model.primary_kernel, model.primary_stride, model.padding)
+    after, padded = convolved(sides, model.primary_kernel, model.primary_stride, model.padding)
     children = types * prod(after)
     routed = Routed(children, dim, model.num_classes, model.class_dim, routing.iterations)
     return [
@@ -168,7 +168,7 @@ def pooling_cnn_cost(model: PoolingCNNConfig, routing: NoOptions) -> Cost:
     return Cost(prod(image_shape(model)), layers)
 
 
-def _sides(
+def convolved(
     sides: Sides, kernel: int, stride: int, padding: Literal["valid", "same"]
 ) -> tuple[Sides, Sides | None]:
     """Return (H, W) of a convolution's output, and of a padded copy of its input where it makes one."""

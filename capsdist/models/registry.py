@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from capsdist.config.capsnet_rules import capsnet_problems
+from capsdist.config.conv_capsnet import ConvCapsNetConfig, ConvRouting, conv_capsnet_problems
 from capsdist.config.em_capsnet import (
     EMCapsNetConfig,
     EMRouting,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from capsdist.config.cost import Cost
     from capsdist.models.capsule_network import Output
 
-__all__ = ["BASELINE_CNN", "CAPSNET", "EM_CAPSNET", "POOLING_CNN", "RESNET_CAPSNET"]
+__all__ = ["BASELINE_CNN", "CAPSNET", "CONV_CAPSNET", "EM_CAPSNET", "POOLING_CNN", "RESNET_CAPSNET"]
 
 
 def _options(model: CapsuleConfig, routing: Routing) -> dict[str, Any]:
@@ -58,20 +59,40 @@ def _capsnet_losses(output: Output, images: Tensor, labels: Tensor, loss: Loss) 
     return capsnet_losses(output, images, labels, **dict(loss))
 
 
-def _build_resnet_capsnet(model: ResNetCapsNetConfig, routing: Routing) -> nn.Module:
+def _stem_of(model: ResNetCapsNetConfig) -> nn.Module:
+    """Return the stem of a network: `resnet`, or that of the user."""
     from capsdist.models.own_stem import own_stem
     from capsdist.models.resnet import ResNetStem
+
+    if model.stem != "resnet":
+        return own_stem(model)
+    channels, blocks = model.stem_channels, model.stem_blocks
+    return ResNetStem(model.in_channels, channels, blocks, model.stem_first, model.norm_groups)
+
+
+def _stem_options(model: ResNetCapsNetConfig, routing: Routing) -> dict[str, Any]:
+    """Return `_options` without those of the stem."""
+    own = ("stem", "stem_channels", "stem_blocks", "stem_first")
+    return {name: value for name, value in _options(model, routing).items() if name not in own}
+
+
+def _build_resnet_capsnet(model: ResNetCapsNetConfig, routing: Routing) -> nn.Module:
     from capsdist.models.resnet_capsnet import ResNetCapsNet
 
-    options = _options(model, routing)
-    for name in ("stem", "stem_channels", "stem_blocks", "stem_first"):
-        del options[name]
-    if model.stem == "resnet":
-        channels, blocks = model.stem_channels, model.stem_blocks
-        stem = ResNetStem(model.in_channels, channels, blocks, model.stem_first, model.norm_groups)
+    options = _stem_options(model, routing)
+    return ResNetCapsNet(image_shape(model), model.num_classes, stem=_stem_of(model), **options)
+
+
+def _build_conv_capsnet(model: ConvCapsNetConfig, routing: ConvRouting) -> nn.Module:
+    from capsdist.models.conv_capsnet import ConvCapsNet, PaperStem
+
+    options = _stem_options(model, routing)
+    channels, kernel, stride = map(options.pop, ("conv_channels", "conv_kernel", "conv_stride"))
+    if model.stem == "paper":
+        stem = PaperStem(model.in_channels, channels, kernel, stride, model.padding)
     else:
-        stem = own_stem(model)
-    return ResNetCapsNet(image_shape(model), model.num_classes, stem=stem, **options)
+        stem = _stem_of(model)
+    return ConvCapsNet(image_shape(model), model.num_classes, stem=stem, **options)
 
 
 def _build_em_capsnet(model: EMCapsNetConfig, routing: EMRouting) -> nn.Module:
@@ -141,6 +162,12 @@ def _em_capsnet_cost(model: EMCapsNetConfig, routing: EMRouting) -> Cost:
     return em_capsnet_cost(model, routing)
 
 
+def _conv_capsnet_cost(model: ConvCapsNetConfig, routing: ConvRouting) -> Cost:
+    from capsdist.models.conv_costs import conv_capsnet_cost
+
+    return conv_capsnet_cost(model, routing)
+
+
 def _resnet_capsnet_cost(model: ResNetCapsNetConfig, routing: Routing) -> Cost:
     from capsdist.models.resnet_costs import resnet_capsnet_cost
 
@@ -178,6 +205,16 @@ RESNET_CAPSNET = replace(
     build=_build_resnet_capsnet,
     problems=resnet_capsnet_problems,
     cost=_resnet_capsnet_cost,
+)
+CONV_CAPSNET = replace(
+    CAPSNET,
+    title="network of convolutional capsules",
+    model=ConvCapsNetConfig,
+    routing=ConvRouting,
+    build=_build_conv_capsnet,
+    problems=conv_capsnet_problems,
+    cost=_conv_capsnet_cost,
+    has_blocks=True,
 )
 EM_CAPSNET = Family(
     title="matrix capsules with EM routing",

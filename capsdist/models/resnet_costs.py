@@ -16,13 +16,26 @@ from capsdist.config.shapes import image_shape
 from capsdist.models.costs import conv_cost, group_norm_cost, pool_cost, relu_cost
 from capsdist.models.network_costs import Sides, capsule_costs, input_numbers
 
-__all__ = ["resnet_capsnet_cost"]
+__all__ = ["capsules_over_stem", "frozen_cost", "resnet_capsnet_cost", "stem_costs"]
 
 _FP32 = 4
 
 
 def resnet_capsnet_cost(model: ResNetCapsNetConfig, routing: Routing) -> Cost:
     """Return the cost of a `ResNetCapsNet`.
+
+    Raises:
+        ConfigError: a stem by import path cannot be traced on torch's meta device.
+    """
+    stem, channels, sides, learns = stem_costs(model)
+    capsules = capsules_over_stem(model, routing, channels, sides, learns=learns)
+    return Cost(input_numbers(model), [*stem, *capsules])
+
+
+def stem_costs(model: ResNetCapsNetConfig) -> tuple[list[LayerCost], int, Sides, bool]:
+    """Return costs of a stem and its normalisation, C and (H, W) of its features, and whether it learns.
+
+    A stem by import path counts as one that learns, because its normalisation does.
 
     Raises:
         ConfigError: a stem by import path cannot be traced on torch's meta device.
@@ -35,16 +48,23 @@ def resnet_capsnet_cost(model: ResNetCapsNetConfig, routing: Routing) -> Cost:
 
         stem, channels, sides = traced_stem(model)
     if model.stem_frozen:
-        stem = list(map(_frozen, stem))
-    norm = [] if own else [group_norm_cost("norm", channels, sides, gcd(model.norm_groups, channels))]
-    learns = not (own and model.stem_frozen)
+        stem = list(map(frozen_cost, stem))
+    if not own:
+        stem.append(group_norm_cost("norm", channels, sides, gcd(model.norm_groups, channels)))
+    return stem, channels, sides, not (own and model.stem_frozen)
+
+
+def capsules_over_stem(
+    model: ResNetCapsNetConfig, routing: Routing, channels: int, sides: Sides, *, learns: bool
+) -> list[LayerCost]:
+    """Return `capsule_costs` over the features of a stem, where no ReLU may keep what they read."""
     primary, *others = capsule_costs(model, routing, channels, sides, input_gradient=learns)
-    if (norm or not learns) and primary.saved == Numbers():  # no ReLU keeps what the convolution reads
+    if (model.stem != "resnet" or not learns) and primary.saved == Numbers():
         primary = replace(primary, saved=Numbers(narrow=channels * prod(sides)), cast_input=0)
-    return Cost(input_numbers(model), [*stem, *norm, primary, *others])
+    return [primary, *others]
 
 
-def _frozen(layer: LayerCost) -> LayerCost:
+def frozen_cost(layer: LayerCost) -> LayerCost:
     """Return the cost of a layer that does not learn, above layers that do not."""
     return LayerCost(
         layer.name,

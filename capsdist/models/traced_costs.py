@@ -14,7 +14,7 @@ from capsdist.config.resnet_capsnet import ResNetCapsNetConfig
 from capsdist.config.shapes import image_shape
 from capsdist.errors import CapsdistError, ConfigError, Problem
 from capsdist.models.own_stem import own_stem
-from capsdist.models.resnet_capsnet import feature_shape
+from capsdist.models.stem_network import feature_shape
 
 __all__ = ["traced_stem"]
 

@@ -24,6 +24,7 @@ from capsdist.models import Output
 from capsdist.train.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from capsdist.train.evaluate import Evaluation, evaluate_engine
 from capsdist.train.finite import check_state, not_finite
+from capsdist.train.health import health_row
 from capsdist.train.metrics import Row
 from capsdist.train.mfu import mfu_meter
 from capsdist.train.parts import Parts, build_parts, start_row
@@ -168,11 +169,12 @@ class _Loop:
 
     def _step(self, batch: Batch) -> None:
         phase = self._profiler.phase if self._profiler else no_phase
-        done = self._steps.run(batch, self.step, phase)
-        if self._profiler:
-            self._profiler.step()
-        self._window.add(*done)
-        self.step += 1
+        with health_row(self.parts, self.step + 1, self._emit):
+            done = self._steps.run(batch, self.step, phase)
+            if self._profiler:
+                self._profiler.step()
+            self._window.add(*done)
+            self.step += 1
 
     def _after_step(self, stopped: bool) -> bool:
         """Log, validate and save, if this step is one for it; return whether the run is done."""

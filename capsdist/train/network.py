@@ -30,6 +30,14 @@ def build_rank_network(config: Config, *, world_size: int, device: torch.device)
     Raises:
         ConfigError: see `check_network`. RunError: no process group.
     """
+    network = _network(config, world_size, device)
+    if config.train.recompute == "blocks":  # of a family that has them: a rule of the configuration
+        network.recompute_blocks = True  # type: ignore[assignment]
+    return network
+
+
+def _network(config: Config, world_size: int, device: torch.device) -> nn.Module:
+    """Return the network of `build_rank_network`."""
     ranks = config.train.capsule_ranks
     torch.manual_seed(config.train.seed)
     if ranks == 1:

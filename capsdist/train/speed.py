@@ -104,6 +104,7 @@ def eager_reason(work: Work) -> str | None:
         f"{engine.world_size} ranks": engine.world_size > 1,
         "DeepSpeed": not isinstance(engine, PlainEngine),
         "fp16": engine.precision == "fp16",
+        "train.health_every": work.config.train.health_every > 0,
         "the loss changes by step": work.family.loss_at is not None,
     }
     return next((reason for reason, holds in reasons.items() if holds), None)

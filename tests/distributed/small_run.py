@@ -12,7 +12,16 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from capsdist.config import BaselineCNNConfig, CapsNetConfig, Config, Data, Optim, ResNetCapsNetConfig, Train
+from capsdist.config import (
+    BaselineCNNConfig,
+    CapsNetConfig,
+    Config,
+    ConvCapsNetConfig,
+    Data,
+    Optim,
+    ResNetCapsNetConfig,
+    Train,
+)
 from capsdist.data import write_split
 from capsdist.errors import RunError
 from capsdist.runs.record import RunRecord
@@ -49,6 +58,12 @@ SMALL = {
     "capsnet": CapsNetConfig(
         image_size=9, num_classes=3, conv_channels=4, conv_kernel=3, primary_types=3, primary_dim=2,
         primary_kernel=3, class_dim=5, decoder_hidden=(7, 9),
+    ),
+    "conv_capsnet": ConvCapsNetConfig(
+        image_size=9, num_classes=3, conv_channels=4, conv_kernel=3, primary_types=3, primary_dim=2,
+        capsule_types=(3, 4), capsule_dims=(2, 3), capsule_kernels=(3, 2), capsule_strides=(1, 2),
+        class_dim=5, residual=True, pose_norm=True, capsule_dropout=0.2, capsule_bias=True,
+        decoder=True, decoder_hidden=(7, 9),
     ),
     "resnet_capsnet": ResNetCapsNetConfig(
         image_size=9, num_classes=3, stem_channels=(4, 6), stem_blocks=(1, 0), norm_groups=2, primary_types=3,

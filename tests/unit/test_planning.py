@@ -34,6 +34,12 @@ RESIDUAL: dict[str, Any] = {
     "stem_blocks": (1, 2), "norm_groups": 3, "primary_types": 3, "primary_dim": 5, "class_dim": 7,
     "num_classes": 4, "decoder_hidden": (19, 23),
 }  # fmt: skip
+CONVOLUTIONAL: dict[str, Any] = {
+    "kind": "conv_capsnet", "in_channels": 3, "image_size": (21, 19), "conv_channels": 6, "conv_kernel": 4,
+    "norm_groups": 3, "primary_types": 3, "primary_dim": 5, "capsule_types": (3, 4), "capsule_dims": (5, 6),
+    "capsule_kernels": (3, 2), "capsule_strides": (1, 2), "class_dim": 7, "num_classes": 4,
+    "decoder_hidden": (19, 23),
+}  # fmt: skip
 STEM = {"stem": f"{__name__}:plain_stem"}
 NETWORKS = {
     "odd": ({}, {}),
@@ -73,6 +79,23 @@ NETWORKS = {
         {"kind": "em_capsnet", "in_channels": 2, "image_size": (21, 19), "num_classes": 3, "conv_channels": 5,
          "primary_types": 3, "capsule_types": (4, 2), "capsule_strides": (2, 1), "capsule_kernels": (3, 2)},
         {"iterations": 2},
+    ),
+    "convolutional capsules": (CONVOLUTIONAL, {}),
+    "convolutional capsules, remedies": (
+        {**CONVOLUTIONAL, "residual": True, "pose_norm": True, "capsule_dropout": 0.5, "capsule_bias": True,
+         "log_priors": True, "decoder": True},
+        {"iterations": 2},
+    ),
+    "convolutional capsules, shared": (
+        {**CONVOLUTIONAL, "class_weights": "shared", "capsule_padding": "valid", "pose_norm": True,
+         "capsule_types": (6, 2)},
+        {"iterations": 2, "competition": "position"},
+    ),
+    "convolutional capsules, residual stem": (
+        {**RESIDUAL, **CONVOLUTIONAL, "stem": "resnet", "stem_frozen": True}, {"iterations": 1},
+    ),
+    "convolutional capsules, last": (
+        {**CONVOLUTIONAL, "stem_frozen": True, "capsule_dropout": 0.25}, {"gradient": "last"},
     ),
     "other stem": ({**RESIDUAL, **STEM, "padding": "valid"}, {"iterations": 1}),
     "other stem, frozen": ({**RESIDUAL, **STEM, "stem_frozen": True, "padding": "valid"}, {}),

@@ -50,6 +50,8 @@ def test_official_presets_follow_the_authors_code(name: str) -> None:
 PROFILES = {
     "paper": (False, "tensorflow", "short", "auto"), "official": (True, "tensorflow", "carry", "fp32"),
     "baseline": (None, "tensorflow", "short", "auto"), "quickstart": (False, "pytorch", "short", "auto"),
+    "conv": (None, "pytorch", "short", "auto"), "deep": (None, "pytorch", "short", "auto"),
+    "stack": (None, "pytorch", "short", "auto"),
     "em": (None, "tensorflow", "short", "auto"),
     "small": (False, "pytorch", "short", "auto"), "resnet": (None, "pytorch", "short", "auto"),
 }  # fmt: skip

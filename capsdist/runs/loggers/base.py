@@ -25,6 +25,7 @@ _CURVES = {
     "train": ("loss", "error_percent", "learning_rate", "grad_norm", "images_per_s"),
     "validation": ("loss", "error_percent"),
     "test": ("loss", "error_percent"),
+    "health": ("live_percent", "mean_length", "relative_entropy", "logit_change", "grad_norm"),
 }
 """By kind of row: endings of the names that are drawn, so that every loss of a family is."""
 

@@ -1,0 +1,156 @@
+"""What ails a network of capsules: layers that are starved, saturated or collapsed, and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from capsdist.analysis.subject import Subject
+from capsdist.config import Config
+from capsdist.config.models import find_family
+from capsdist.models.health import LIVE_LENGTH, SATURATED_LENGTH, LayerHealth, observed
+from capsdist.train.step import losses_of
+
+__all__ = ["Finding", "diagnose", "examine"]
+
+STARVED_PERCENT = 10.0
+"""Fewer live capsules than this: nine of ten then hand nothing on, and get next to no gradient, because the
+slope of squash goes to 0 with the length."""
+SATURATED_PERCENT = 50.0
+"""More saturated lengths than this: most capsules then say that everything is present. A share is healthy:
+of class capsules that of the right class is to be longer than 0.9 (paper, section 3)."""
+UNDECIDED_ENTROPY = 0.9999
+"""A relative entropy above this is that of a uniform coupling: of 10 parents a child's shares then differ by
+2 % of a tenth or less."""
+ONE_PARENT_SHARE = 0.9
+"""One parent, or type, with more of all children than this leaves nothing to the others."""
+VANISHING_RATIO = 1e-3
+"""Norm of the gradient times norm of the weights, which is what a relative change of the weights does to the
+loss, over that of the layer where it is largest: below this a layer learns next to nothing beside it."""
+
+_REMEDIES = {
+    "starved": (
+        ("model", "pose_norm", "--model.pose-norm"),
+        ("model", "residual", "--model.residual"),
+        ("model", "capsule_bias", "--model.capsule-bias"),
+        ("loss", "absent_scaling", "--loss.absent-scaling classes (many classes)"),
+        ("model", "capsule_types", "fewer layers"),
+        ("optim", "learning_rate", "a lower --optim.learning-rate"),
+    ),
+    "saturated": (
+        ("optim", "learning_rate", "a lower --optim.learning-rate"),
+        ("optim", "max_grad_norm", "--optim.max-grad-norm 1"),
+        ("model", "pose_norm", "--model.pose-norm"),
+        ("model", "primary_coupling", "--model.initialisation default without primary_coupling"),
+        ("routing", "iterations", "fewer --routing.iterations"),
+    ),
+    "undecided": (
+        ("routing", "iterations", "more --routing.iterations, or 1, which is cheaper and no worse then"),
+        ("model", "log_priors", "--model.log-priors"),
+    ),
+    "one parent": (
+        ("model", "capsule_dropout", "--model.capsule-dropout 0.1"),
+        ("model", "log_priors", "--model.no-log-priors"),
+        ("optim", "learning_rate", "a lower --optim.learning-rate"),
+        ("routing", "iterations", "fewer --routing.iterations"),
+    ),
+    "vanishing": (
+        ("model", "residual", "--model.residual"),
+        ("model", "pose_norm", "--model.pose-norm"),
+        ("model", "capsule_types", "fewer layers"),
+        ("optim", "learning_rate", "a lower --optim.learning-rate"),
+    ),
+}
+"""By illness: section and field that a configuration must have, and what to try, the likeliest first."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """An illness of a layer, a sentence about it, and what to try, as options of the command line."""
+
+    layer: str
+    illness: str
+    words: str
+    remedies: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """Return it as people read it."""
+        return f"{self.layer} is {self.illness}: {self.words}. Try {'; '.join(self.remedies)}."
+
+
+def examine(subject: Subject) -> list[LayerHealth]:
+    """Return the health of each capsule layer of a network, by a forward and a backward pass of its images.
+
+    The network is in evaluation mode; its gradients are gone afterwards.
+    """
+    images, config = subject.images, subject.config
+    seen, labels = images.seen, images.labels
+    drawn = seen
+    if config.model.draws_parts:  # of each label alone, which a split of images does not have
+        drawn = seen[:, None].expand(-1, config.model.num_labels, -1, -1, -1)
+    losses = losses_of(find_family(config.model.kind), config)
+    with observed(subject.network) as found:
+        losses(subject.network(seen, labels), drawn, labels)["loss"].mean().backward()
+    layers = found.report()
+    subject.network.zero_grad()
+    return layers
+
+
+def diagnose(layers: Sequence[LayerHealth], config: Config) -> list[Finding]:
+    """Return what ails the layers of a network, in their order; remedies are those that `config` knows.
+
+    A layer above a starved one that is undecided, or whose gradient vanishes, is not named for it: that
+    follows.
+    """
+    effects = [layer.grad_norm * layer.weight_norm for layer in layers if layer.grad_norm is not None]
+    best, starved, findings = max(effects, default=0.0), False, []
+    for layer in layers:
+        found = list(_found(layer, best))
+        starved |= any(illness == "starved" for illness, _ in found)
+        findings += [
+            Finding(layer.name, illness, words, _known(illness, config))
+            for illness, words in found
+            if not starved or illness not in ("undecided", "vanishing")
+        ]
+    return findings
+
+
+def _found(layer: LayerHealth, best: float) -> Iterator[tuple[str, str]]:
+    """Yield illness and words of one layer; best: the largest gradient times weights of a layer."""
+    if layer.live_percent < STARVED_PERCENT:
+        yield (
+            "starved",
+            f"{layer.live_percent:.1f} % of {layer.num_capsules:,} capsules are ever longer than "
+            f"{LIVE_LENGTH:g}, their mean length is {layer.mean_length:.2g}",
+        )
+    if layer.saturated_percent > SATURATED_PERCENT:
+        yield (
+            "saturated",
+            f"{layer.saturated_percent:.1f} % of lengths are above {SATURATED_LENGTH:g}, where squash has "
+            "next to no slope",
+        )
+    entropy, share = layer.relative_entropy, layer.largest_share
+    if entropy is not None and layer.iterations > 1 and entropy > UNDECIDED_ENTROPY:
+        yield "undecided", "every child gives all parents the same, so that routing decides nothing"
+    if share is not None and layer.num_choices > 1 and share > ONE_PARENT_SHARE:
+        yield "one parent", f"{100 * share:.1f} % of all children go to one of {layer.num_choices}"
+    if layer.grad_norm is not None and layer.grad_norm * layer.weight_norm < VANISHING_RATIO * best:
+        yield (
+            "vanishing",
+            f"a relative change of its weights, of norm {layer.weight_norm:.2g}, does next to nothing: its "
+            f"gradient has norm {layer.grad_norm:.2g}",
+        )
+
+
+def _known(illness: str, config: Config) -> tuple[str, ...]:
+    return tuple(
+        words
+        for section, field, words in _REMEDIES[illness]
+        if hasattr(getattr(config, section), field) and not _is_set(config, section, field, words)
+    )
+
+
+def _is_set(config: Config, section: str, field: str, words: str) -> bool:
+    """Say whether an option that is a switch is already as the words would have it."""
+    value = getattr(getattr(config, section), field)
+    return isinstance(value, bool) and words.startswith("--") and value is not words.startswith("--model.no-")

@@ -1,0 +1,79 @@
+"""Say what ails the capsule layers of a run, and what to change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from capsdist.console import DONE, announced, log
+from capsdist.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from capsdist.models.health import LayerHealth
+
+__all__ = ["doctor"]
+
+
+def doctor(
+    run: Annotated[str, tyro.conf.Positional],
+    split: str | None = None,
+    best: bool = False,
+    num_images: int = 128,
+) -> int:
+    """Say what ails the capsule layers of a run, and what to change.
+
+    A forward and a backward pass of some images, on the CPU, in evaluation mode. A table has a line for each
+    layer: live, capsules that are longer than 0.1 in one image at least; length, their mean; saturated,
+    lengths above 0.95; entropy of the coupling of children over its largest, 1 where they are undecided;
+    share, the most that one parent gets of all children; change, by how much the last iteration moves a
+    logit; gradient, the norm of the loss' gradient of the weights.
+
+    Args:
+        run: Path or s3:// URL of a run, its newest verified checkpoint, or of a checkpoint.
+        split: Path or s3:// URL of the split; default: the test split of the run.
+        best: Of a run, the checkpoint with the lowest validated error_percent.
+        num_images: Images of the split, the first ones.
+    """
+    if num_images < 1:
+        raise ConfigError([Problem("num_images", num_images, "must be at least 1", "leave it out for 128")])
+    with announced(log, f"reading {run}"):  # and importing torch, which takes seconds
+        from rich.console import Console
+
+        from capsdist.analysis.doctor import diagnose, examine
+        from capsdist.analysis.subject import open_subject
+    subject = open_subject(run, split, best=best, limit=num_images, log=log)
+    layers = examine(subject)
+    print(f"{subject.source}: {subject.config.model.kind}, {len(subject.images.seen)} images")
+    Console(soft_wrap=True).print(_table(layers))
+    findings = diagnose(layers, subject.config)
+    for finding in findings:
+        print(finding)
+    if not layers:
+        print("the network has no capsule layers that can be examined")
+    elif not findings:
+        print("healthy: no capsule layer is starved, saturated or collapsed, and gradients reach all")
+    return DONE
+
+
+def _table(layers: Sequence[LayerHealth]) -> Table:
+    from rich.table import Table
+
+    table = Table("layer")
+    for name in ("capsules", "live %", "length", "saturated %", "entropy", "share", "change", "gradient"):
+        table.add_column(name, justify="right")
+    for layer in layers:
+        numbers = (
+            layer.mean_length,
+            layer.saturated_percent,
+            layer.relative_entropy,
+            layer.largest_share,
+            layer.logit_change,
+            layer.grad_norm,
+        )
+        shown = ("" if number is None else f"{number:.3g}" for number in numbers)
+        table.add_row(layer.name, f"{layer.num_capsules:,}", f"{layer.live_percent:.1f}", *shown)
+    return table

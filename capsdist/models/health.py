@@ -1,0 +1,212 @@
+"""The health of capsule layers: how many capsules live, how routing decides, what gradients arrive.
+
+A layer takes part by a function for its class in `layer_state`, whatever network it is in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial, singledispatch
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
+from capsdist.models.layers import ClassCapsules, PackedCapsules, PrimaryCapsules
+from capsdist.models.matrix_layers import MatrixClassCapsules, MatrixConvCapsules, PrimaryMatrixCapsules
+from capsdist.ops import lengths
+from capsdist.routing.dynamic.fields.call import FieldCall
+from capsdist.routing.dynamic.fields.trace import trace_fields
+from capsdist.routing.dynamic.trace import trace_routing
+
+__all__ = [
+    "LIVE_LENGTH", "SATURATED_LENGTH", "LayerHealth", "LayerState", "Observed", "layer_state", "observed",
+]  # fmt: skip
+
+LIVE_LENGTH = 0.1
+"""A capsule is live if it is longer than this in one image of a batch at least: the margin loss takes a class
+below 0.1 as absent (paper, section 3), and capsules of most types and positions are absent most of the time.
+"""
+SATURATED_LENGTH = 0.95
+"""A length above this is saturated: the slope of squash is below a thirtieth of its largest there."""
+
+
+class LayerState(NamedTuple):
+    """What a layer did with a batch.
+
+    lengths [B, N]: of its capsules, one for each type and position; of matrix capsules their activations.
+    For layers that route by agreement, of the last iteration, else None: relative_entropy of the coupling of
+    children, 1 if they are undecided; largest_share of all children that one parent, or type of parents, has;
+    logit_change: mean over children and parents of what the iteration adds to their logit, without its sign.
+    num_choices: parents, or types of parents, that children choose from.
+    """
+
+    lengths: Tensor
+    relative_entropy: float | None = None
+    largest_share: float | None = None
+    logit_change: float | None = None
+    num_choices: int = 0
+
+
+@singledispatch
+def layer_state(layer: nn.Module, child_poses: Any, output: Any) -> LayerState | None:
+    """Return the state of a layer that made `output` of `child_poses`; None of modules without capsules.
+
+    Register a function for a class of layers of your own: ``layer_state.register(MyCapsules)(function)``.
+    """
+    return None
+
+
+@layer_state.register(PrimaryCapsules)
+@layer_state.register(PackedCapsules)
+def _of_poses(layer: nn.Module, child_poses: Tensor, output: Tensor) -> LayerState:
+    return LayerState(lengths(output).flatten(1))
+
+
+@layer_state.register
+def _of_class_capsules(layer: ClassCapsules, child_poses: Tensor, output: Tensor) -> LayerState:
+    routing = layer.routing
+    trace = trace_routing(
+        child_poses,
+        layer.packed_weights,
+        routing.iterations,
+        bias=layer.bias,
+        log_priors=layer.log_priors,
+        none_of_the_above=routing.none_of_the_above,
+    )
+    largest = math.log(max(2, layer.num_parents + routing.none_of_the_above))
+    return LayerState(
+        lengths(output).flatten(1),
+        float(trace.coupling_entropy[-1].mean()) / largest,
+        float(trace.parent_shares[-1].mean(0).max()),
+        float(trace.logit_change[-1].mean()),
+        layer.num_parents,
+    )
+
+
+@layer_state.register(ConvCapsules)
+@layer_state.register(SharedClassCapsules)
+def _of_fields(layer: ConvCapsules | SharedClassCapsules, child_poses: Tensor, output: Tensor) -> LayerState:
+    call: FieldCall = layer.call(child_poses)
+    trace = trace_fields(call)
+    return LayerState(
+        lengths(output).flatten(1),
+        float(trace.relative_entropy[-1].mean()),
+        float(trace.type_shares[-1].mean(0).max()),
+        float(trace.logit_change[-1].mean()),
+        call.packed_weights.shape[0],
+    )
+
+
+@layer_state.register(PrimaryMatrixCapsules)
+@layer_state.register(MatrixConvCapsules)
+@layer_state.register(MatrixClassCapsules)
+def _of_activations(layer: nn.Module, child_poses: Any, output: Any) -> LayerState:
+    return LayerState(output.activations.flatten(1))
+
+
+@dataclass(frozen=True)
+class LayerHealth:
+    """The health of one layer, by what a batch of a rank shows.
+
+    Attributes:
+        name: of the module in its network.
+        num_capsules: N.
+        live_percent: of capsules, see `LIVE_LENGTH`.
+        mean_length: over images and capsules.
+        saturated_percent: of images and capsules, see `SATURATED_LENGTH`.
+        relative_entropy, largest_share, logit_change: see `LayerState`.
+        num_choices: see `LayerState`; iterations: of routing, 1 of layers without.
+        grad_norm: norm of the loss' gradient of all parameters of the layer; None without a backward pass.
+        weight_norm: of these parameters.
+    """
+
+    name: str
+    num_capsules: int
+    live_percent: float
+    mean_length: float
+    saturated_percent: float
+    relative_entropy: float | None
+    largest_share: float | None
+    logit_change: float | None
+    num_choices: int
+    iterations: int
+    grad_norm: float | None
+    weight_norm: float
+
+
+@dataclass
+class Observed:
+    """What `observed` has seen; `report` says it."""
+
+    layers: dict[str, nn.Module]
+    states: dict[str, LayerState] = field(default_factory=dict)
+    squares: dict[str, float] = field(default_factory=dict)
+
+    def report(self) -> list[LayerHealth]:
+        """Return the health of each capsule layer that ran, in the order of the forward pass."""
+        return [self._health(name, state) for name, state in self.states.items()]
+
+    def _health(self, name: str, state: LayerState) -> LayerHealth:
+        sizes, layer = state.lengths.detach().float(), self.layers[name]
+        norms = [float(parameter.detach().float().norm()) for parameter in layer.parameters()]
+        return LayerHealth(
+            name=name,
+            num_capsules=sizes.shape[1],
+            live_percent=100 * float((sizes.amax(0) > LIVE_LENGTH).float().mean()),
+            mean_length=float(sizes.mean()),
+            saturated_percent=100 * float((sizes > SATURATED_LENGTH).float().mean()),
+            relative_entropy=state.relative_entropy,
+            largest_share=state.largest_share,
+            logit_change=state.logit_change,
+            num_choices=state.num_choices,
+            iterations=getattr(getattr(layer, "routing", None), "iterations", 1),
+            grad_norm=math.sqrt(self.squares[name]) if name in self.squares else None,
+            weight_norm=math.hypot(*norms),
+        )
+
+
+@contextmanager
+def observed(network: nn.Module) -> Iterator[Observed]:
+    """Watch the capsule layers of `network`: their first forward pass in this context, and its backward pass.
+
+    Neither outputs nor gradients nor random generators change. Of further passes, as of microbatches, forward
+    passes are not looked at; gradients are those of the first that arrive, of this rank before any exchange.
+
+    Cost: a trace of routing for each layer, three forward passes of it about, and waits for the device.
+    """
+    found = Observed(dict(network.named_modules()))
+    handles: list[Any] = []
+
+    def see(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if name in found.states:
+            return
+        with torch.no_grad():
+            state = layer_state(layer, inputs[0], output)
+        if state is not None:
+            found.states[name] = state
+
+    def add(name: str, seen: list[bool], gradient: Tensor) -> None:
+        if not seen:
+            seen.append(True)
+            square = float(gradient.detach().double().square().sum())
+            found.squares[name] = found.squares.get(name, 0.0) + square
+
+    for name, layer in found.layers.items():
+        if layer_state.dispatch(type(layer)) is layer_state.dispatch(object):
+            continue
+        handles.append(layer.register_forward_hook(partial(see, name)))
+        handles += [
+            parameter.register_hook(partial(add, name, []))
+            for parameter in layer.parameters()
+            if parameter.requires_grad
+        ]
+    try:
+        yield found
+    finally:
+        for handle in handles:
+            handle.remove()

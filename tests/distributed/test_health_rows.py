@@ -1,0 +1,38 @@
+"""Rows about the health of capsule layers: when they come, what they say, and that training is the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from small_run import run_small, same_checkpoint, small_config
+
+from capsdist.runs.loggers.base import curves
+
+
+@pytest.mark.parametrize("kind", ["capsnet", "conv_capsnet", "resnet_capsnet", "baseline_cnn"])
+def test_training_with_health_rows_is_the_same_bit_for_bit(shapes: Path, tmp_path: Path, kind: str) -> None:
+    settings = {"kind": kind, "max_steps": 4, "gradient_accumulation_steps": 2}
+    run_small(small_config(shapes, **settings), tmp_path / "plain")
+    rows = run_small(small_config(shapes, health_every=2, recompute=recompute(kind), **settings), tmp_path)
+    assert same_checkpoint(tmp_path / "plain" / "step-0004", tmp_path / "step-0004")
+    health = [row for row in rows if row["kind"] == "health"]
+    assert [row["step"] for row in health] == [2, 4]
+    named = {name.partition("/")[0] for name in health[0]} - {"kind", "step", "epoch"}
+    blocks = {"blocks.0.layer", "blocks.1.layer"} if kind == "conv_capsnet" else set()
+    assert named == (set() if kind == "baseline_cnn" else {"primary_capsules", "class_capsules"} | blocks)
+    if named:
+        assert health[0]["class_capsules/num_capsules"] == 3
+        assert curves(health[0])["health/class_capsules/grad_norm"] > 0
+        assert "health/primary_capsules/logit_change" not in curves(health[0])
+
+
+def recompute(kind: str) -> str:
+    """Blocks that are computed again run twice, and are looked at once."""
+    return "blocks" if kind == "conv_capsnet" else "none"
+
+
+def test_two_ranks_have_rows_of_the_first(on_ranks, shapes: Path, tmp_path: Path) -> None:
+    config = small_config(shapes, kind="conv_capsnet", max_steps=2, health_every=1)
+    rows = on_ranks(2, run_small, config, tmp_path)
+    assert [row["step"] for row in rows if row["kind"] == "health"] == [1, 2]
