@@ -74,6 +74,16 @@ NETWORKS = {
          "primary_types": 3, "capsule_types": (4, 2), "capsule_strides": (2, 1), "capsule_kernels": (3, 2)},
         {"iterations": 2},
     ),
+    "shifts": (
+        {"kind": "transforming_autoencoder", "in_channels": 2, "image_size": (21, 19), "capsules": 5,
+         "recognition_units": 7, "generation_units": 11},
+        {},
+    ),
+    "shifts, logistic": (
+        {"kind": "transforming_autoencoder", "in_channels": 1, "image_size": (12, 19), "capsules": 4,
+         "hidden": "relu", "output": "logistic"},
+        {},
+    ),
     "other stem": ({**RESIDUAL, **STEM, "padding": "valid"}, {"iterations": 1}),
     "other stem, frozen": ({**RESIDUAL, **STEM, "stem_frozen": True, "padding": "valid"}, {}),
 }  # fmt: skip
@@ -132,6 +142,8 @@ def kept_bytes(config: Config, num_images: int, precision: Any) -> int:
         several = (config.model.num_labels,)
         drawn = torch.rand(num_images, *several, *image_shape(config.model))
     labels = torch.randint(config.model.num_classes, (num_images, *several))
+    if config.model.known_shift:  # which the network takes in their place
+        labels = torch.rand(num_images, 2)
     weights = torch.ones(num_images)
     losses = losses_of(find_family(config.model.kind), config)
 
