@@ -28,8 +28,10 @@ class TransformingAutoencoderConfig(NetworkConfig):
     """Largest known shift of the image to be drawn, in pixels each way; drawn anew for each image."""
     hidden: Literal["logistic", "relu"] = "logistic"
     """Activation of recognition and generation units; paper: logistic."""
-    output: Literal["linear", "logistic"] = "linear"
-    """What the sum of the contributions passes to become pixels; linear: nothing."""
+    contribution: Literal["logistic", "linear"] = "logistic"
+    """Activation of the pixels of a capsule's contribution, before the product with its probability."""
+    place_scale: Annotated[float, Bounds(gt=0)] = 10.0
+    """Pixels of place for 1 of what its linear unit gives; the paper has none, see the network."""
 
     @property
     def known_shift(self) -> int:

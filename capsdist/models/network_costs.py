@@ -172,25 +172,19 @@ def pooling_cnn_cost(model: PoolingCNNConfig, routing: NoOptions) -> Cost:
 def transforming_cost(model: TransformingAutoencoderConfig, routing: NoOptions) -> Cost:
     """Return the cost of a `TransformingAutoencoder`, whose biases make its units fp32 after a product."""
     pixels, capsules, units = prod(image_shape(model)), model.capsules, model.generation_units
-    seeing, drawing, weighted = capsules * model.recognition_units, capsules * units, capsules * (units + 1)
+    seeing = capsules * model.recognition_units
     first = linear_cost("recognition", pixels, seeing)
-    error = loss_cost("squared error", pixels)
-    if model.output == "linear":  # the difference alone
-        error = replace(error, saved=Numbers(wide=pixels))
+    parts = capsules * pixels
     layers = [
         # the images have no gradient, for which the copy of the weights would be kept
         replace(first, backward_flop=first.forward_flop, cast=0, cast_input=pixels),
         relu_cost("recognition units", seeing),
         _of_each("instantiation", capsules, (model.recognition_units, 3), Numbers(wide=capsules)),
         _of_each("generation", capsules, (2, units), Numbers(narrow=2 * capsules)),
-        LayerCost(
-            "generation units",
-            saved=Numbers(narrow=weighted, wide=drawing + weighted),  # results, with the 1, times p
-            forward_peaks=(Bytes(8 * weighted),),
-            backward_peaks=(Bytes(12 * weighted),),
-        ),
-        replace(linear_cost("drawing", weighted, pixels), parameters=weighted * pixels),  # no bias
-        error,
+        LayerCost("generation units", saved=Numbers(wide=capsules * units)),
+        _of_each("drawing", capsules, (units, pixels), Numbers(wide=parts)),
+        LayerCost("sum", forward_peaks=(Bytes(8 * parts),), backward_peaks=(Bytes(12 * parts),)),
+        LayerCost("squared error", saved=Numbers(wide=pixels), backward_peaks=(Bytes(12 * pixels),)),
     ]
     return Cost(2 * pixels + 2, layers)  # image, shifted copy, shift
 

@@ -33,9 +33,10 @@ class TransformingAutoencoder(nn.Module):
     generation units see nothing but the sum. What they draw, times p, is the capsule's contribution; the
     image is the sum of all. So the places have to follow the image, in pixels.
 
-    Where the paper is silent: places are `place_scale` times what their linear units give, and generation
-    units see places divided by it, so that both begin at the range of places rather than near a pixel; the
-    image is the sum as it is (`output` linear), or a logistic function of it.
+    Where the paper is silent: contributions are logistic (or linear); with logistic ones no capsule can take
+    away what another has drawn at a wrong place. Places are `place_scale` times what their linear units
+    give, and generation units see places divided by it: places of that range are learned at the same rate as
+    everything else. Without it p learns first to tell the position of the image, and places stay constant.
 
     Shapes: images [B, C, H, W], shifts [B, 2], pixels to the right and down, or None: none -> `Output`, whose
     scores are the probabilities [B, K], its parent poses the places [B, K, 2] before the shift is added, and
@@ -58,14 +59,14 @@ class TransformingAutoencoder(nn.Module):
         recognition_units: int = 10,
         generation_units: int = 20,
         hidden: Literal["logistic", "relu"] = "logistic",
-        output: Literal["linear", "logistic"] = "linear",
+        contribution: Literal["logistic", "linear"] = "logistic",
         place_scale: float = 10.0,
     ) -> None:
         super().__init__()
         check_sizes(capsules=capsules, recognition_units=recognition_units, generation_units=generation_units)
         channels, height, width = image_shape
         self.image_shape, self.capsules = (channels, height, width), capsules
-        self.logistic_output, self.place_scale = output == "logistic", place_scale
+        self.logistic, self.place_scale = contribution == "logistic", place_scale
         self.hidden = torch.sigmoid if hidden == "logistic" else torch.relu
         pixels = math.prod(image_shape)
         self.recognition = nn.Linear(pixels, capsules * recognition_units)
@@ -73,17 +74,17 @@ class TransformingAutoencoder(nn.Module):
         self.instantiation_bias = nn.Parameter(torch.empty(capsules, 3))
         self.generation_weight = nn.Parameter(torch.empty(capsules, 2, generation_units))
         self.generation_bias = nn.Parameter(torch.empty(capsules, generation_units))
-        # The contributions of all capsules in one product; the last unit of each is 1: its bias, times p.
-        self.drawing = nn.Linear(capsules * (generation_units + 1), pixels, bias=False)
+        self.drawing_weight = nn.Parameter(torch.empty(capsules, generation_units, pixels))
+        self.drawing_bias = nn.Parameter(torch.empty(capsules, pixels))
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Draw all parameters as PyTorch's dense layers do: uniform to 1 / sqrt(inputs) of a unit."""
         self.recognition.reset_parameters()
-        self.drawing.reset_parameters()
         pairs = (
             (self.instantiation_weight, self.instantiation_bias),
             (self.generation_weight, self.generation_bias),
+            (self.drawing_weight, self.drawing_bias),
         )
         for weight, bias in pairs:
             bound = weight.shape[1] ** -0.5
@@ -101,10 +102,9 @@ class TransformingAutoencoder(nn.Module):
         """Return the images [B, C, H, W] that capsules draw: probabilities [B, K], places [B, K, 2]."""
         seen = torch.einsum("bkd,kdg->bkg", places / self.place_scale, self.generation_weight)
         units = self.hidden(seen + self.generation_bias)
-        weighted = torch.cat([units, torch.ones_like(units[..., :1])], 2) * probabilities[..., None]
-        pixels = self.drawing(weighted.flatten(1))
-        pixels = pixels.float() if pixels.dtype in (torch.float16, torch.bfloat16) else pixels
-        return (torch.sigmoid(pixels) if self.logistic_output else pixels).unflatten(1, self.image_shape)
+        parts = torch.einsum("bkg,kgp->kbp", units, self.drawing_weight) + self.drawing_bias[:, None]
+        parts = torch.sigmoid(parts) if self.logistic else parts
+        return (parts * probabilities.T[..., None]).sum(0).unflatten(1, self.image_shape)
 
     def forward(self, images: Tensor, shifts: Tensor | None = None) -> Output:
         """Return what is seen in `images` [B, C, H, W], and them shifted by `shifts` [B, 2], None: by 0."""

@@ -79,9 +79,9 @@ NETWORKS = {
          "recognition_units": 7, "generation_units": 11},
         {},
     ),
-    "shifts, logistic": (
+    "shifts, linear": (
         {"kind": "transforming_autoencoder", "in_channels": 1, "image_size": (12, 19), "capsules": 4,
-         "hidden": "relu", "output": "logistic"},
+         "hidden": "relu", "contribution": "linear"},
         {},
     ),
     "other stem": ({**RESIDUAL, **STEM, "padding": "valid"}, {"iterations": 1}),
