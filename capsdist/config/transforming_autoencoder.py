@@ -30,7 +30,7 @@ class TransformingAutoencoderConfig(NetworkConfig):
     """Activation of recognition and generation units; paper: logistic."""
     contribution: Literal["logistic", "linear"] = "logistic"
     """Activation of the pixels of a capsule's contribution, before the product with its probability."""
-    place_scale: Annotated[float, Bounds(gt=0)] = 10.0
+    place_scale: Annotated[float, Bounds(gt=0)] = 3.0
     """Pixels of place for 1 of what its linear unit gives; the paper has none, see the network."""
 
     @property

@@ -37,6 +37,8 @@ class TransformingAutoencoder(nn.Module):
     away what another has drawn at a wrong place. Places are `place_scale` times what their linear units
     give, and generation units see places divided by it: places of that range are learned at the same rate as
     everything else. Without it p learns first to tell the position of the image, and places stay constant.
+    Logistic contributions begin so small that all of them together are a dark image: brighter ones would
+    teach all capsules at once that they are improbable, from which p comes back slowly.
 
     Shapes: images [B, C, H, W], shifts [B, 2], pixels to the right and down, or None: none -> `Output`, whose
     scores are the probabilities [B, K], its parent poses the places [B, K, 2] before the shift is added, and
@@ -60,7 +62,7 @@ class TransformingAutoencoder(nn.Module):
         generation_units: int = 20,
         hidden: Literal["logistic", "relu"] = "logistic",
         contribution: Literal["logistic", "linear"] = "logistic",
-        place_scale: float = 10.0,
+        place_scale: float = 3.0,
     ) -> None:
         super().__init__()
         check_sizes(capsules=capsules, recognition_units=recognition_units, generation_units=generation_units)
@@ -79,7 +81,10 @@ class TransformingAutoencoder(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw all parameters as PyTorch's dense layers do: uniform to 1 / sqrt(inputs) of a unit."""
+        """Draw all parameters as PyTorch's dense layers do: uniform to 1 / sqrt(inputs) of a unit.
+
+        But for the biases of the contributions: 0, or with logistic ones what gives pixels of 0.2 / K.
+        """
         self.recognition.reset_parameters()
         pairs = (
             (self.instantiation_weight, self.instantiation_bias),
@@ -90,6 +95,8 @@ class TransformingAutoencoder(nn.Module):
             bound = weight.shape[1] ** -0.5
             nn.init.uniform_(weight, -bound, bound)
             nn.init.uniform_(bias, -bound, bound)
+        dark = 0.2 / self.capsules
+        nn.init.constant_(self.drawing_bias, math.log(dark / (1 - dark)) if self.logistic else 0.0)
 
     def recognise(self, images: Tensor) -> Recognised:
         """Return probabilities and places of the capsules in `images` [B, C, H, W]."""
