@@ -11,7 +11,7 @@ def mnist_transforming_autoencoder() -> Config:
     return Config(
         model=TransformingAutoencoderConfig(max_shift=5),
         data=Data(name="mnist", validation_split=None, shift=5),
-        optim=Optim(schedule="cosine"),
+        optim=Optim(learning_rate=0.002, schedule="cosine"),
         train=Train(name="mnist-transforming", epochs=20, keep_best=0),
     )
 
@@ -21,10 +21,10 @@ def digits_transforming_autoencoder() -> Config:
     return Config(
         model=TransformingAutoencoderConfig(max_shift=5),
         data=Data(name="digits", validation_split=None, shift=5),
-        optim=Optim(schedule="cosine"),
+        optim=Optim(learning_rate=0.002, schedule="cosine"),
         train=Train(
-            name="digits-transforming", num_workers=2, epochs=50, global_batch_size=64, keep_best=0,
-            log_every_steps=50,
+            name="digits-transforming", num_workers=2, epochs=60, global_batch_size=64, keep_best=0,
+            log_every_steps=50, precision="fp32",
         ),
     )  # fmt: skip
 
