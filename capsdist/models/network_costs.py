@@ -17,6 +17,7 @@ from capsdist.config.models import (
     Routing,
 )
 from capsdist.config.shapes import image_shape
+from capsdist.config.transforming_autoencoder import TransformingAutoencoderConfig
 from capsdist.models.costs import (
     conv_cost,
     lengths_cost,
@@ -30,7 +31,7 @@ from capsdist.models.routing_costs import routing_cost
 
 __all__ = [
     "Sides", "baseline_cost", "capsnet_cost", "capsule_costs", "convolved", "decoder_costs", "input_numbers",
-    "pooling_cnn_cost",
+    "pooling_cnn_cost", "transforming_cost",
 ]  # fmt: skip
 
 Sides = tuple[int, int]
@@ -166,6 +167,41 @@ def pooling_cnn_cost(model: PoolingCNNConfig, routing: NoOptions) -> Cost:
     layers += [linear_cost("dense", channels * prod(size), units), relu_cost("relu dense", units)]
     layers.append(linear_cost("scores", units, model.num_classes))
     return Cost(prod(image_shape(model)), layers)
+
+
+def transforming_cost(model: TransformingAutoencoderConfig, routing: NoOptions) -> Cost:
+    """Return the cost of a `TransformingAutoencoder`, whose biases make its units fp32 after a product."""
+    pixels, capsules, units = prod(image_shape(model)), model.capsules, model.generation_units
+    seeing = capsules * model.recognition_units
+    first = linear_cost("recognition", pixels, seeing)
+    parts = capsules * pixels
+    layers = [
+        # the images have no gradient, for which the copy of the weights would be kept
+        replace(first, backward_flop=first.forward_flop, cast=0, cast_input=pixels),
+        relu_cost("recognition units", seeing),
+        _of_each("instantiation", capsules, (model.recognition_units, 3), Numbers(wide=capsules)),
+        _of_each("generation", capsules, (2, units), Numbers(narrow=2 * capsules)),
+        LayerCost("generation units", saved=Numbers(wide=capsules * units)),
+        _of_each("drawing", capsules, (units, pixels), Numbers(wide=parts)),
+        LayerCost("sum", forward_peaks=(Bytes(8 * parts),), backward_peaks=(Bytes(12 * parts),)),
+        LayerCost("squared error", saved=Numbers(wide=pixels), backward_peaks=(Bytes(12 * pixels),)),
+    ]
+    return Cost(2 * pixels + 2, layers)  # image, shifted copy, shift
+
+
+def _of_each(name: str, capsules: int, sizes: tuple[int, int], saved: Numbers) -> LayerCost:
+    """Return the cost of a dense layer of each capsule; sizes: its inputs and outputs."""
+    one = linear_cost(name, *sizes, saved=saved)
+    numbers = Bytes(4 * capsules * sum(sizes))
+    return replace(
+        one,
+        parameters=capsules * one.parameters,
+        forward_flop=capsules * one.forward_flop,
+        backward_flop=capsules * one.backward_flop,
+        forward_peaks=(numbers,),
+        backward_peaks=(replace(numbers, fixed=4 * capsules * prod(sizes)),),
+        cast=capsules * one.cast,
+    )
 
 
 def convolved(

@@ -31,6 +31,10 @@ from capsdist.config.models import (
 )
 from capsdist.config.resnet_capsnet import ResNetCapsNetConfig, resnet_capsnet_problems
 from capsdist.config.shapes import image_shape
+from capsdist.config.transforming_autoencoder import (
+    TransformingAutoencoderConfig,
+    transforming_autoencoder_problems,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,7 +42,10 @@ if TYPE_CHECKING:
     from capsdist.config.cost import Cost
     from capsdist.models.capsule_network import Output
 
-__all__ = ["BASELINE_CNN", "CAPSNET", "CONV_CAPSNET", "EM_CAPSNET", "POOLING_CNN", "RESNET_CAPSNET"]
+__all__ = [
+    "BASELINE_CNN", "CAPSNET", "CONV_CAPSNET", "EM_CAPSNET", "POOLING_CNN", "RESNET_CAPSNET",
+    "TRANSFORMING_AUTOENCODER",
+]  # fmt: skip
 
 
 def _options(model: CapsuleConfig, routing: Routing) -> dict[str, Any]:
@@ -108,6 +115,19 @@ def _spread_losses(output: Output, images: Tensor, labels: Tensor, loss: SpreadL
     return {"loss": spread_loss(output.scores, labels, margin=loss.margin_end)}
 
 
+def _build_transforming(model: TransformingAutoencoderConfig, routing: NoOptions) -> nn.Module:
+    from capsdist.models.transforming_autoencoder import TransformingAutoencoder
+
+    options = model.model_dump(exclude={*NetworkConfig.model_fields, "max_shift"})
+    return TransformingAutoencoder(image_shape(model), **options)
+
+
+def _shift_losses(output: Output, shifted: Tensor, labels: Tensor, loss: NoOptions) -> dict[str, Tensor]:
+    from capsdist.models.transforming_autoencoder import shift_losses
+
+    return shift_losses(output, shifted)
+
+
 def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:
     from capsdist.models.baseline_cnn import BaselineCNN
 
@@ -174,6 +194,12 @@ def _resnet_capsnet_cost(model: ResNetCapsNetConfig, routing: Routing) -> Cost:
     return resnet_capsnet_cost(model, routing)
 
 
+def _transforming_cost(model: TransformingAutoencoderConfig, routing: NoOptions) -> Cost:
+    from capsdist.models.network_costs import transforming_cost
+
+    return transforming_cost(model, routing)
+
+
 def _baseline_cost(model: BaselineCNNConfig, routing: NoOptions) -> Cost:
     from capsdist.models.network_costs import baseline_cost
 
@@ -234,6 +260,15 @@ BASELINE_CNN = Family(
     losses=_cross_entropy,
     multi_label_losses=_sigmoid_cross_entropy,
     cost=_baseline_cost,
+)
+TRANSFORMING_AUTOENCODER = Family(
+    title="transforming auto-encoder",
+    model=TransformingAutoencoderConfig,
+    build=_build_transforming,
+    losses=_shift_losses,
+    classifies=False,
+    problems=transforming_autoencoder_problems,
+    cost=_transforming_cost,
 )
 POOLING_CNN = replace(
     BASELINE_CNN,

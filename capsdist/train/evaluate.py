@@ -16,6 +16,7 @@ from torch import Tensor
 
 from capsdist.config import Config
 from capsdist.config.models import find_family
+from capsdist.config.rules import check_classifies
 from capsdist.config.shapes import stored_shape
 from capsdist.console import Log, announced
 from capsdist.data import Batch, Transform, check_split, eval_batches
@@ -53,17 +54,17 @@ class Evaluation(TypedDict):
 
     Attributes:
         error_percent: images whose predicted classes are not their labels; as many are predicted as the image
-            has labels.
-        error_interval_percent: ends of its 95 % interval, by Wilson.
+            has labels. Absent where the family does not classify.
+        error_interval_percent: ends of its 95 % interval, by Wilson; absent like it.
         loss: mean over images.
         num_images: images, each counted once.
-        confusion: counts [true class][predicted]; absent where images have several labels.
+        confusion: counts [true class][predicted]; absent where images have several labels, or no classes.
         label_error_percent: labels that are not predicted, of all labels; only where images have several.
         almost_correct_percent: images of which a label is predicted; only where images have several.
     """
 
-    error_percent: float
-    error_interval_percent: list[float]
+    error_percent: NotRequired[float]
+    error_interval_percent: NotRequired[list[float]]
     loss: float
     num_images: int
     confusion: NotRequired[list[list[int]]]
@@ -93,7 +94,7 @@ class Evaluated:
 
 @torch.no_grad()
 def evaluate(
-    forward: Callable[[Tensor], Output],
+    forward: Callable[..., Output],
     folder: str | os.PathLike[str],
     config: Config,
     *,
@@ -107,17 +108,18 @@ def evaluate(
     shifts: int = 0,
     shift_step: int = 1,
 ) -> Evaluation:
-    """Return what `forward` makes of the split in `folder`; collective, the same result on every rank.
+    """Return what ``forward(images)`` makes of the split in `folder`; collective, the same on every rank.
 
     Every image counts once, whatever the number of ranks; nothing is random. The reconstruction is that of
     the longest capsule, or of the `model.num_labels` longest, as at test time in the paper. Where each is
     drawn by itself, that of a label is compared with the image of this label, and that of a wrong class with
     the remaining one; a split that is not one of recipes has no such images, so that its loss is without
-    reconstruction. The network must be in evaluation mode; `batch_size` is that of one rank; `progress` is
-    called on ranks that have one. With `shifts` the scores are means over copies of each image, moved by
-    multiples of `shift_step` pixels up to so many each way; of images that are cropped these are other crops.
-    `observe` is called with this rank's first batch, images [B, C, H, W] as
-    the network saw them, and what the network made of it.
+    reconstruction. A network that draws shifted copies is called as ``forward(images, known_shifts)``, and
+    an image has the same shift in every evaluation. The network must be in evaluation mode; `batch_size` is
+    that of one rank; `progress` is called on ranks that have one. With `shifts` the scores are means over
+    copies of each image, moved by multiples of `shift_step` pixels up to so many each way; of images that are
+    cropped these are other crops. `observe` is called with this rank's first batch, images [B, C, H, W] as
+    the network saw them, or the shifted copies, and what it made of them.
     """
     classes, num_labels = config.model.num_classes, config.model.num_labels
     transform = Transform.of(config.data, train=False)
@@ -139,22 +141,22 @@ def evaluate(
         if progress and time.monotonic() - told > _QUIET_S:
             told, total = time.monotonic(), open_split(folder).index.num_samples
             progress(min(number * batch_size * world_size, total), total)
-        batch, images = shown(transform, host_batch.to(device), config.train.seed)
-        output = forward(images)
+        batch, images = shown(transform, host_batch.to(device), config.train.seed, config.model.known_shift)
+        output = forward(images) if batch.known_shifts is None else forward(images, batch.known_shifts)
         if shifts:
             copies = (moved(batch.images, *by) for by in _moves(shifts, shift_step))
             seen = (transform(copy, batch.sample_ids, config.train.seed, 0) for copy in copies)
             output = mean_output([output, *map(forward, seen)])
         if collect:
             collect(batch, output)
+        drawn = images if batch.shifted is None else batch.shifted
         if observe and number == 0:
-            observe(images, output)
-        drawn = images
+            observe(drawn, output)
         if config.model.draws_parts:
             output, drawn = _in_order(output, batch, images)
         losses = losses_for(output, drawn, batch.labels)
         sums += metric_sums(family, losses, output.scores, batch.labels, batch.weights, num_labels)
-        if num_labels == 1:
+        if num_labels == 1 and family.classifies:
             cells = batch.labels * classes + output.scores.argmax(1)
             confusion.scatter_add_(0, cells, batch.weights.long())
     if world_size > 1:
@@ -163,11 +165,13 @@ def evaluate(
     total = dict(zip(names, sums.tolist(), strict=True))
     errors = error_percents(total)
     result: Evaluation = {
-        "error_percent": errors["error_percent"],
-        "error_interval_percent": error_interval(errors["error_percent"], int(total["num_images"])),
         "loss": total["loss"] / total["num_images"],
         "num_images": int(total["num_images"]),
     }
+    if not family.classifies:
+        return result
+    result["error_percent"] = errors["error_percent"]
+    result["error_interval_percent"] = error_interval(errors["error_percent"], result["num_images"])
     if num_labels == 1:
         result["confusion"] = confusion.view(classes, classes).tolist()
     else:
@@ -261,7 +265,8 @@ def evaluate_checkpoints(
     Raises:
         CheckpointError: see `Ensemble`; or the loss is not finite.
         ConfigError: no GPU where one is asked for; `batch_size` below 1; `shifts` below 0, or not below the
-            sides of the images, or no multiple of `shift_step`.
+            sides of the images, or no multiple of `shift_step`; the networks are of a family that does not
+            classify.
         DataError: the split cannot be read, is not what the network takes, or numbers its classes in another
             way than the data that a network was trained on.
     """
@@ -271,6 +276,7 @@ def evaluate_checkpoints(
     names = ", ".join(map(str, checkpoints))
     ensemble = Ensemble(checkpoints, place)
     config = ensemble.saved[0].config
+    check_classifies(config, "an evaluation of a checkpoint")
     if not (folder or config.data.name):
         raise DataError(f"checkpoint {names} names no packed split; give the folder of one")
     split = os.fspath(folder or join(config.data.root, config.data.name, config.data.test_split))

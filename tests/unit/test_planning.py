@@ -97,6 +97,16 @@ NETWORKS = {
     "convolutional capsules, last": (
         {**CONVOLUTIONAL, "stem_frozen": True, "capsule_dropout": 0.25}, {"gradient": "last"},
     ),
+    "shifts": (
+        {"kind": "transforming_autoencoder", "in_channels": 2, "image_size": (21, 19), "capsules": 5,
+         "recognition_units": 7, "generation_units": 11},
+        {},
+    ),
+    "shifts, linear": (
+        {"kind": "transforming_autoencoder", "in_channels": 1, "image_size": (12, 19), "capsules": 4,
+         "hidden": "relu", "contribution": "linear"},
+        {},
+    ),
     "other stem": ({**RESIDUAL, **STEM, "padding": "valid"}, {"iterations": 1}),
     "other stem, frozen": ({**RESIDUAL, **STEM, "stem_frozen": True, "padding": "valid"}, {}),
 }  # fmt: skip
@@ -155,6 +165,8 @@ def kept_bytes(config: Config, num_images: int, precision: Any) -> int:
         several = (config.model.num_labels,)
         drawn = torch.rand(num_images, *several, *image_shape(config.model))
     labels = torch.randint(config.model.num_classes, (num_images, *several))
+    if config.model.known_shift:  # which the network takes in their place
+        labels = torch.rand(num_images, 2)
     weights = torch.ones(num_images)
     losses = losses_of(find_family(config.model.kind), config)
 
