@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from capsdist.bench.aims import Aim, Row, goals_table, least, most, number
+from capsdist.bench.capsule_aims import CAPSULE_ROWS
 from capsdist.bench.gpu_aims import GPU_ROWS
 from capsdist.bench.paper_aims import PAPER_ROWS
 from capsdist.bench.pipeline_aims import PIPELINE_ROWS
@@ -39,6 +40,7 @@ _ERRORS = (
     Row("CIFAR-10, capsules over a small residual network, 10 epochs", most(20), "cifar10-resnet-cpu"),
     Row("the same, seconds on the machine", most(3600), "cifar10-resnet-cpu", "wall_s", " s"),
     Row("Tiny-ImageNet, 200 classes, 161 M weights, 300 steps of 32", most(99), "tiny-imagenet-200"),
+    *CAPSULE_ROWS,
     *PAPER_ROWS,
 )
 
