@@ -56,8 +56,8 @@ class ConvCapsNet(StemNetwork):
     each capsule layer (`CapsuleBlock`, `ChildPoses`); `capsule_bias` and `log_priors` of all capsule layers,
     but shared class capsules have no priors.
 
-    Initialisation: primary capsules start at length 0.5, and so do the layers of convolutional capsules,
-    which `start_gain` keeps alive, however deep the stack. Totals of class capsules start at `initial_total`.
+    Initialisation: primary capsules start at length 0.5, and so do layers of convolutional capsules, which
+    `start_gain` keeps alive, however deep the stack. Totals of class capsules start at `initial_total`.
 
     `recompute_blocks`, which may be set at any time, makes the backward pass compute each block of
     convolutional capsules again: between the passes only the input of each block is kept. It costs one more
