@@ -54,12 +54,13 @@ PROFILES = {
     "stack": (None, "pytorch", "short", "auto"),
     "em": (None, "tensorflow", "short", "auto"),
     "small": (False, "pytorch", "short", "auto"), "resnet": (None, "pytorch", "short", "auto"),
+    "autoencoder": (None, "pytorch", "short", "fp32"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", DISTINCT)
 def test_every_preset_says_what_its_source_does(name: str) -> None:
-    """Only official ones divide primary capsules by their types, fill the last batch and train in fp32."""
+    """Only official ones divide primary capsules by their types and fill the last batch."""
     config = get_preset(name)
     found = (
         getattr(config.model, "primary_coupling", None), config.optim.epsilon_placement,

@@ -12,7 +12,7 @@ def mnist_transforming_autoencoder() -> Config:
         model=TransformingAutoencoderConfig(max_shift=5),
         data=Data(name="mnist", validation_split=None, shift=5),
         optim=Optim(learning_rate=0.002, schedule="cosine"),
-        train=Train(name="mnist-transforming", epochs=20, keep_best=0),
+        train=Train(name="mnist-transforming", epochs=20, keep_best=0, precision="fp32"),
     )
 
 
