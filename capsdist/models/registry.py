@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from capsdist.algorithms import find_algorithm
 from capsdist.config.capsnet_rules import capsnet_problems
 from capsdist.config.em_capsnet import (
     EMCapsNetConfig,
@@ -43,7 +44,10 @@ __all__ = ["BASELINE_CNN", "CAPSNET", "EM_CAPSNET", "POOLING_CNN", "RESNET_CAPSN
 def _options(model: CapsuleConfig, routing: Routing) -> dict[str, Any]:
     """Return what a network of capsules is built with, besides shape and classes of images."""
     own = model.model_dump(exclude=NetworkConfig.model_fields.keys() - {"num_labels"})
-    return own | routing.model_dump()
+    algorithm = find_algorithm(routing.algorithm)
+    if algorithm.layer is not None:
+        return own | {"class_layer": algorithm.layer(model, routing)}
+    return own | routing.model_dump(exclude={"algorithm", "groups"})
 
 
 def _build_capsnet(model: CapsNetConfig, routing: Routing) -> nn.Module:

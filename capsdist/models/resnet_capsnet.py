@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.errors import ShapeError
-from capsdist.models.capsule_network import CapsuleNetwork
+from capsdist.models.capsule_network import CapsuleNetwork, ClassLayer
 from capsdist.models.layers import Padding, PrimaryCapsules, initial_sd
 from capsdist.models.resnet import ResNetStem
 from capsdist.routing import RoutingKeywords
@@ -34,7 +34,8 @@ class ResNetCapsNet(CapsuleNetwork):
     Initialisation: the primary convolution is drawn so that capsules have length 1 before squash, so about
     0.5 after it, and the class capsules' weights so that their totals start at `initial_total`.
 
-    `iterations` and `options` are those of `route`, `num_labels` and the decoder those of `CapsNet`.
+    `iterations` and `options` are those of `route`, `class_layer`, `num_labels` and the decoder those of
+    `CapsNet`.
 
     Shapes: as `CapsuleNetwork`.
     Raises: ShapeError as `CapsuleNetwork`, or if the features are not [B, C', H', W'] floats or too small for
@@ -67,6 +68,7 @@ class ResNetCapsNet(CapsuleNetwork):
         decoder_hidden: tuple[int, int] = (512, 1024),
         decoder_separate: bool = False,
         num_labels: int = 1,
+        class_layer: ClassLayer | None = None,
         **options: Unpack[RoutingKeywords],
     ) -> None:
         super().__init__(image_shape, num_classes, num_labels)
@@ -91,6 +93,7 @@ class ResNetCapsNet(CapsuleNetwork):
             decoder=decoder,
             decoder_hidden=decoder_hidden,
             decoder_separate=decoder_separate,
+            class_layer=class_layer,
             **options,
         )
         self._initialise_capsules()
@@ -118,6 +121,8 @@ class ResNetCapsNet(CapsuleNetwork):
         conv.weight.normal_(std=1 / math.sqrt(self.primary_capsules.dim * fan_in * mean_square))
         assert conv.bias is not None
         conv.bias.zero_()
+        if self.has_own_classes:
+            return  # they have drawn what suits them
         sizes = layer.num_parents, layer.parent_dim
         sd = initial_sd(layer.num_children, *sizes, total=initial_total(*sizes) / CHILD_LENGTH)
         layer.draw_weights(lambda weights: weights.normal_(std=sd))

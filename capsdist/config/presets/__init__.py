@@ -10,6 +10,7 @@ from capsdist.config.presets import (
     emnist,
     fashion_mnist,
     imagenet,
+    later_routings,
     mnist,
     mnist_ablation,
     multimnist,
@@ -23,7 +24,7 @@ from capsdist.errors import ConfigError, Problem
 
 _MODULES = (
     mnist, mnist_ablation, multimnist, affnist, fashion_mnist, emnist, cifar10, resnet, svhn, smallnorb,
-    imagenet, own_images,
+    imagenet, own_images, later_routings,
 )  # fmt: skip
 PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__: function for module in _MODULES for function in module.PRESETS
