@@ -1,8 +1,8 @@
 """Routing algorithms of class capsules: what describes one, the built-in names, and how one is found.
 
-`routing.algorithm` names one: a built-in name, or the import path package.module:OBJECT of an `Algorithm`, so
-that a new one is one file. It stands below configuration, routing and networks, which all look it up here, and
-imports none of them; nor torch.
+`routing.algorithm` names one: a built-in name, or the import path package.module:OBJECT of an `Algorithm`,
+so that a new one is one file. It stands below configuration, routing and networks, which all look it up here,
+and imports none of them; nor torch.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def find_algorithm(name: str) -> Algorithm:
 
 
 def unread(algorithm: Algorithm, model: Any, routing: Any) -> Iterator[tuple[str, object]]:
-    """Yield (dotted field, value) of options that are not at their default, which `algorithm` does not read."""
+    """Yield (dotted field, value) of what `algorithm` does not read and is not at its default."""
     own = [("routing", routing, name) for name in type(routing).model_fields if name not in _SKIPPED]
     own += [("model", model, name) for name in _OF_MODEL if name in type(model).model_fields]
     for prefix, section, name in own:

@@ -138,8 +138,8 @@ class Routing(Section):
     """Routing by agreement (paper, section 2, Procedure 1), or another algorithm for class capsules."""
 
     algorithm: str = "dynamic"
-    """Routing algorithm of class capsules: dynamic, attention, inverted, heinsen, grouped, the controls average
-    and fully_connected, or the import path package.module:OBJECT of an Algorithm."""
+    """Routing algorithm of class capsules: dynamic, attention, inverted, heinsen, grouped, the controls
+    average and fully_connected, or the import path package.module:OBJECT of an Algorithm."""
 
     iterations: Annotated[int, Bounds(ge=1, le=50)] = 3
     """Routing iterations r: r softmax passes; paper: 3."""

@@ -34,8 +34,8 @@ class CapsNet(CapsuleNetwork):
     `none_of_the_above` conv / (types + 1) + bias, see `PrimaryCapsules`; in the paper conv + bias. Their
     initialisation goes with it: without the factor all capsules start near length 1, where squash is flat.
 
-    `iterations` and `options` are those of `route`. `class_layer` makes other class capsules of I, D, J and E,
-    which keep their own initialisation.
+    `iterations` and `options` are those of `route`. `class_layer` makes other class capsules of I, D, J and
+    E, which keep their own initialisation.
 
     `num_labels`: classes of an image, 2 for MultiMNIST (section 6). `decoder_separate`: the decoder draws
     each of them by itself, from its capsule alone, as there.

@@ -1,7 +1,7 @@
 """What class capsules of the later routing algorithms cost, by closed formulas.
 
-A product has 2 I J D E FLOP. The pass of a given state (`sum_coupled`) has 2 forward, and 5 backward, of which
-1 repeats the forward pass; a sum of all votes has 1 and 2.
+A product has 2 I J D E FLOP. The pass of a given state (`sum_coupled`) has 2 forward, and 5 backward, of
+which 1 repeats the forward pass; a sum of all votes has 1 and 2.
 
 Shape letters: I children, J parents, D child dimension, E parent dimension, G groups.
 """

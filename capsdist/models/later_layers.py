@@ -1,7 +1,7 @@
 """Class capsules of later routing algorithms, and the fully connected control: [B, I, D] -> [B, J, E].
 
-The length of a parent is the score of its class, as of `ClassCapsules`. An algorithm whose parents have a score
-of their own gives them that length.
+The length of a parent is the score of its class, as of `ClassCapsules`. An algorithm whose parents have a
+score of their own gives them that length.
 
 Shape letters: B images, I children, D child dimension, J parents, E parent dimension, G groups.
 """

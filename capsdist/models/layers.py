@@ -269,7 +269,7 @@ class ClassCapsules(PackedCapsules):
 
 
 def describe(layer: Any, routing: Any) -> str:
-    """Return sizes and options, a dataclass whose first field is iterations, of class capsules, for `repr`."""
+    """Return sizes and options of class capsules for `repr`; the first option is iterations."""
     sizes = f"{layer.num_children} x {layer.child_dim}D -> {layer.num_parents} x {layer.parent_dim}D"
     parameters = f"bias={layer.bias is not None}, log_priors={layer.log_priors is not None}"
     iterations, *others = (f"{name}={value!r}" for name, value in asdict(routing).items())

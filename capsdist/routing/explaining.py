@@ -21,9 +21,9 @@ def explain(
     Computes nothing.
 
     Args:
-        child_poses, weights, iterations, options: as `route` takes them, of `dynamic`, `grouped` and `average`,
-            of which a group has the poses and weights; of other algorithms `backend` alone counts. Of packed
-            weights pass `unpack_weights(packed_weights)`.
+        child_poses, weights, iterations, options: as `route` takes them, for `dynamic`, `average` and one
+            group of `grouped`; for other algorithms `backend` alone counts. Of packed weights pass
+            `unpack_weights(packed_weights)`.
         algorithm: as `routing.algorithm`: a built-in name or the import path of an `Algorithm`.
 
     Raises:

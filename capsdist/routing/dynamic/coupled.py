@@ -41,7 +41,7 @@ def sum_coupled(child_poses: Tensor, packed_weights: Tensor, states: Tensor) -> 
         states: [B, J, E] V_j.
 
     Returns:
-        [B, J, E] s_j, in the dtype of `states`, fp32 or float64, in which it is computed, also under autocast.
+        [B, J, E] s_j, in the dtype of `states`, fp32 or float64, which it computes in, also under autocast.
 
     Cost: 2 matrix products of 2 B I J D E FLOP forward, 5 backward. Kept: the arguments. Scratch: bounded,
     see `cuts`.

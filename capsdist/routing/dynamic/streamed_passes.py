@@ -23,7 +23,8 @@ from capsdist.routing.dynamic.cuts import SQUASH_NUMBERS, plan_tiles
 from capsdist.routing.dynamic.options import RoutingOptions
 
 __all__ = [
-    "Gradients", "Stream", "add_coupled_gradients", "add_coupled_total", "add_gradients", "add_totals", "parts",
+    "Gradients", "Stream", "add_coupled_gradients", "add_coupled_total", "add_gradients", "add_squashed",
+    "add_totals", "dot", "pair_products", "parts",
 ]  # fmt: skip
 
 

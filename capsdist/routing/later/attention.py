@@ -3,8 +3,9 @@
 Source: Mazzia, Salvetti, Chiaberge, "Efficient-CapsNet: Capsule Network with Self-Attention Routing"
 (Scientific Reports 2021), section "Self-attention routing", and its squash in the section on the network.
 
-For each parent j the paper has a matrix A_j = votes_j votes_j^T / sqrt(d) [I, I], of which it uses the sums of
-rows alone. These are b_ij = votes_ij . S_j / sqrt(d) with S_j = sum_i votes_ij, so the matrix is never formed:
+For each parent j the paper has a matrix A_j = votes_j votes_j^T / sqrt(d) [I, I], of which it uses the sums
+of rows alone. These are b_ij = votes_ij . S_j / sqrt(d) with S_j = sum_i votes_ij, so the matrix is never
+formed:
 
     c_ij = softmax over j of b_ij,  s_j = sum_i (c_ij + B_ij) votes_ij,  v_j = (1 - exp(-|s_j|)) s_j / |s_j|
 

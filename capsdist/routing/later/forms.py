@@ -21,8 +21,8 @@ from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.dynamic.options import check_iterations
 
 __all__ = [
-    "BACKENDS", "Backend", "LaterOptions", "choose_form", "linear_votes", "make_votes", "run_form", "sum_votes",
-    "with_lengths",
+    "BACKENDS", "Backend", "LaterOptions", "choose_form", "linear_votes", "make_votes", "run_form",
+    "sum_votes", "with_lengths",
 ]  # fmt: skip
 
 Backend = Literal["auto", "fused", "streamed", "reference"]
@@ -39,8 +39,8 @@ BACKENDS = {
 class LaterOptions:
     """What a later algorithm is asked for besides its tensors.
 
-    iterations: softmax passes of an iterative algorithm; others have one. backend: `streamed`, `reference`, or
-    `auto` for the first that can be; `fused` is refused, because no kernels exist.
+    iterations: softmax passes of an iterative algorithm; others have one. backend: `streamed`, `reference`,
+    or `auto` for the first that can be; `fused` is refused, because no kernels exist.
 
     Raises:
         ShapeError: an option has a value that no call can have.
@@ -99,7 +99,7 @@ def run_form(
     if child_poses.shape[1:] != (num_children, child_dim):
         raise ShapeError(
             f"child_poses {list(child_poses.shape)} do not fit packed_weights [J, E, D, I] = "
-            f"{list(packed_weights.shape)}; pass [B, I, D] = [B, {num_children}, {child_dim}] or other weights"
+            f"{list(packed_weights.shape)}; pass [B, I, D] = [B, {num_children}, {child_dim}]"
         )
     operands = child_poses, packed_weights, *others
     for tensor in operands:

@@ -55,8 +55,8 @@ def route_grouped(
     num_groups, _, part, child_part, _ = grouped_weights.shape
     if child_poses.shape[2] != num_groups * child_part:
         raise ShapeError(
-            f"child_poses {list(child_poses.shape)} do not fit {num_groups} groups of {child_part} dimensions; "
-            f"pass [B, I, {num_groups * child_part}]"
+            f"child_poses {list(child_poses.shape)} do not fit {num_groups} groups of {child_part} "
+            f"dimensions; pass [B, I, {num_groups * child_part}]"
         )
     biases = [None] * num_groups if bias is None else bias.split(part, dim=1)
     call = RoutingCall(child_poses, grouped_weights[0], options, log_priors=log_priors)
