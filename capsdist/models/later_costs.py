@@ -23,11 +23,12 @@ _VOTES_KEPT = 3  # tensors of the size of the votes that autograd keeps a pass o
 
 
 def attention_cost(name: str, model: CapsuleConfig, routing: Routing, sizes: Routed) -> LayerCost:
-    """Return the cost of `AttentionCapsules`; the priors' product is done again in the backward pass."""
+    """Return the cost of `AttentionCapsules`."""
     priors = int(model.log_priors)
     more = priors * sizes.children * sizes.parents
-    products = 3 + priors, 6 + 2 * priors, 1 + priors
-    return _layer(name, routing, sizes, products, parameters=more, passes=1)
+    products = 3 + priors, 6 + 2 * priors, 1
+    kept = 2 * sizes.parents * sizes.parent_dim + 5 * sizes.parents + sizes.parents // 4
+    return _layer(name, routing, sizes, products, parameters=more, kept=kept, passes=1)
 
 
 def inverted_cost(name: str, model: CapsuleConfig, routing: Routing, sizes: Routed) -> LayerCost:
@@ -35,14 +36,20 @@ def inverted_cost(name: str, model: CapsuleConfig, routing: Routing, sizes: Rout
     coupled = routing.iterations - 1
     products = 1 + 2 * coupled, 2 + 4 * coupled, coupled
     more = 3 * sizes.parent_dim + 1
-    return _layer(name, routing, sizes, products, parameters=more, passes=routing.iterations)
+    rounds, parents = routing.iterations, sizes.parents
+    kept = (2 * rounds + 1) * parents * sizes.parent_dim + (2 * rounds + 3) * parents + parents // 4
+    return _layer(name, routing, sizes, products, parameters=more, kept=kept, passes=rounds)
 
 
 def heinsen_cost(name: str, model: CapsuleConfig, routing: Routing, sizes: Routed) -> LayerCost:
     """Return the cost of `HeinsenCapsules`: all votes once an iteration, and a sum of them for the centre."""
     rounds = routing.iterations
     more = sizes.children * sizes.parents * (sizes.parent_dim + 2)
-    return _layer(name, routing, sizes, (rounds + 1, 2 * rounds, rounds), parameters=more, passes=rounds)
+    kept = (10 * rounds - 5) * sizes.parents * sizes.parent_dim + 6 * rounds * sizes.parents + sizes.children
+    products = rounds + 1, 2 * rounds, rounds
+    layer = _layer(name, routing, sizes, products, parameters=more, kept=kept, passes=rounds)
+    bias = 2 * sizes.children * sizes.parents * sizes.parent_dim  # of the centre
+    return replace(layer, forward_flop=layer.forward_flop + bias)
 
 
 def grouped_cost(name: str, model: CapsuleConfig, routing: Routing, sizes: Routed) -> LayerCost:
@@ -87,17 +94,19 @@ def _layer(
     products: tuple[int, int, int],
     *,
     parameters: int,
+    kept: int,
     passes: int,
 ) -> LayerCost:
     """Return the cost of a layer with one matrix per child and parent, and some more `parameters`.
 
-    products: forward, backward, and done again, as `streamed` does them. passes: of the votes.
+    products: forward, backward, and done again, as `streamed` does them. kept: numbers that autograd keeps of
+    it, besides its input. passes: of the votes.
     """
     poses, parents = sizes.children * sizes.child_dim, sizes.parents * sizes.parent_dim
     weights, votes = poses * parents, sizes.children * parents
     forward, backward, again = (2 * weights * number for number in products)
     reference = routing.backend == "reference"
-    kept = _VOTES_KEPT * passes * votes if reference else 4 * passes * parents
+    kept = _VOTES_KEPT * passes * votes if reference else kept
     peak = Bytes(_FP32 * votes) if reference else Bytes(_FP32 * 2 * parents, _SCRATCH)
     return LayerCost(
         name,

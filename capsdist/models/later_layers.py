@@ -21,6 +21,7 @@ from capsdist.ops import squash
 from capsdist.ops.units import hidden_units
 from capsdist.routing import RoutingKeywords, RoutingOptions
 from capsdist.routing.common.checks import check_flag
+from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.later.attention import route_attention
 from capsdist.routing.later.forms import Backend, LaterOptions, with_lengths
 from capsdist.routing.later.grouped import route_grouped
@@ -117,7 +118,10 @@ class InvertedCapsules(PackedCapsules):
 
     def capsules(self, parent_poses: Tensor) -> Tensor:
         """Return poses p_j [B, J, E] with the length that the classifier gives each."""
-        return with_lengths(parent_poses, parent_poses @ self.read_out + self.read_out_bias)
+        with without_autocast(parent_poses):
+            wide = parent_poses.to(wide_dtype(parent_poses))
+            weights, bias = (each.to(wide.dtype) for each in (self.read_out, self.read_out_bias))
+            return with_lengths(wide, wide @ weights + bias).to(parent_poses.dtype)
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
