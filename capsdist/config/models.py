@@ -142,7 +142,11 @@ class PoolingCNNConfig(NetworkConfig):
 
 
 class Routing(Section):
-    """Routing by agreement (paper, section 2, Procedure 1)."""
+    """Routing by agreement (paper, section 2, Procedure 1), or another algorithm for class capsules."""
+
+    algorithm: str = "dynamic"
+    """Routing algorithm of class capsules: dynamic, attention, inverted, heinsen, grouped, the controls
+    average and fully_connected, or the import path package.module:OBJECT of an Algorithm."""
 
     iterations: Annotated[int, Bounds(ge=1, le=50)] = 3
     """Routing iterations r: r softmax passes; paper: 3."""
@@ -154,6 +158,8 @@ class Routing(Section):
     """What the backward pass builds again; with `iterations` and `none` autograd keeps the votes."""
     backend: Annotated[Literal["auto", "fused", "streamed", "reference"], MAY_CHANGE] = "auto"
     """How it is computed: `fused` on a GPU, `streamed` without votes, `reference` with; same numbers."""
+    groups: Count = 1
+    """Groups of dimensions that grouped routing routes by themselves; divides primary_dim and class_dim."""
 
 
 class Loss(Section):

@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import prod
 from typing import Literal
 
+from capsdist.algorithms import find_algorithm
 from capsdist.config.cost import Bytes, Cost, LayerCost, Numbers, Routed
 from capsdist.config.models import (
     BaselineCNNConfig,
@@ -18,6 +19,7 @@ from capsdist.config.models import (
 )
 from capsdist.config.shapes import image_shape
 from capsdist.config.transforming_autoencoder import TransformingAutoencoderConfig
+from capsdist.errors import ConfigError, Problem
 from capsdist.models.costs import (
     conv_cost,
     lengths_cost,
@@ -27,11 +29,10 @@ from capsdist.models.costs import (
     relu_cost,
     squash_cost,
 )
-from capsdist.models.routing_costs import routing_cost
 
 __all__ = [
-    "Sides", "baseline_cost", "capsnet_cost", "capsule_costs", "convolved", "decoder_costs", "input_numbers",
-    "pooling_cnn_cost", "transforming_cost",
+    "Sides", "baseline_cost", "capsnet_cost", "capsule_costs", "class_capsules_cost", "convolved",
+    "decoder_costs", "input_numbers", "pooling_cnn_cost", "transforming_cost",
 ]  # fmt: skip
 
 Sides = tuple[int, int]
@@ -73,23 +74,35 @@ def capsule_costs(
     """Return the costs of primary capsules and all that is above them, and of the losses.
 
     channels, sides: C and (H, W) of the features below; input_gradient: whether something there is trained.
+
+    Raises: ConfigError: the routing algorithm has no function cost.
     """
     types, dim = model.primary_types, model.primary_dim
     after, padded = convolved(sides, model.primary_kernel, model.primary_stride, model.padding)
     children = types * prod(after)
-    routed = Routed(children, dim, model.num_classes, model.class_dim, routing.iterations)
     return [
         conv_cost(
             "primary_capsules", (channels, types * dim), model.primary_kernel, (sides, after),
             input_gradient=input_gradient, padded=padded,
         ),
         squash_cost("squash", children, dim),
-        routing_cost(
-            "class_capsules", routed, routing, bias=model.capsule_bias, log_priors=model.log_priors
-        ),
+        class_capsules_cost(model, routing, children, dim),
         lengths_cost("lengths", model.num_classes, model.class_dim),
         *(decoder_costs(model.num_classes * model.class_dim, model) if model.decoder else ()),
     ]  # fmt: skip
+
+
+def class_capsules_cost(model: CapsuleConfig, routing: Routing, children: int, dim: int) -> LayerCost:
+    """Return the cost of the class capsules of so many children of `dim` dimensions.
+
+    Raises: ConfigError: the routing algorithm has no function cost.
+    """
+    price = find_algorithm(routing.algorithm).cost
+    if price is None:
+        rule, fix = "says nothing of what it costs", "name an algorithm with a function cost"
+        raise ConfigError([Problem("routing.algorithm", routing.algorithm, rule, fix)])
+    routed = Routed(children, dim, model.num_classes, model.class_dim, routing.iterations)
+    return price("class_capsules", model, routing, routed)
 
 
 def decoder_costs(poses: int, model: CapsuleConfig) -> list[LayerCost]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from capsdist.algorithms import find_algorithm
 from capsdist.config.capsnet_rules import capsnet_problems
 from capsdist.config.conv_capsnet import ConvCapsNetConfig, ConvRouting, conv_capsnet_problems
 from capsdist.config.em_capsnet import (
@@ -51,7 +52,15 @@ __all__ = [
 def _options(model: CapsuleConfig, routing: Routing) -> dict[str, Any]:
     """Return what a network of capsules is built with, besides shape and classes of images."""
     own = model.model_dump(exclude=NetworkConfig.model_fields.keys() - {"num_labels"})
-    return own | routing.model_dump()
+    algorithm = find_algorithm(routing.algorithm)
+    if algorithm.layer is not None:
+        return own | {"class_layer": algorithm.layer(model, routing)}
+    return own | _dynamic_options(routing)
+
+
+def _dynamic_options(routing: Routing) -> dict[str, Any]:
+    """Return the options of dynamic routing."""
+    return routing.model_dump(exclude={"algorithm", "groups"})
 
 
 def _build_capsnet(model: CapsNetConfig, routing: Routing) -> nn.Module:
@@ -93,7 +102,7 @@ def _build_resnet_capsnet(model: ResNetCapsNetConfig, routing: Routing) -> nn.Mo
 def _build_conv_capsnet(model: ConvCapsNetConfig, routing: ConvRouting) -> nn.Module:
     from capsdist.models.conv_capsnet import ConvCapsNet, PaperStem
 
-    options = _stem_options(model, routing)
+    options = _stem_options(model, routing) | _dynamic_options(routing)  # of the layers below the classes
     channels, kernel, stride = map(options.pop, ("conv_channels", "conv_kernel", "conv_stride"))
     if model.stem == "paper":
         stem = PaperStem(model.in_channels, channels, kernel, stride, model.padding)

@@ -11,6 +11,7 @@ from capsdist.config.presets import (
     emnist,
     fashion_mnist,
     imagenet,
+    later_routings,
     mnist,
     mnist_ablation,
     multimnist,
@@ -25,7 +26,7 @@ from capsdist.errors import ConfigError, Problem
 
 _MODULES = (
     mnist, digits, mnist_ablation, multimnist, affnist, fashion_mnist, emnist, cifar10, resnet, svhn,
-    smallnorb, imagenet, own_images, transforming,
+    smallnorb, imagenet, own_images, transforming, later_routings,
 )  # fmt: skip
 PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__: function for module in _MODULES for function in module.PRESETS
