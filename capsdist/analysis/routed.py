@@ -77,7 +77,9 @@ def routed_logits(network: nn.Module, images: Tensor, iterations: int) -> Iterat
     """
     check_routed(network)
     wide = copy.deepcopy(network).double()
+    assert isinstance(wide, CapsuleNetwork)
     layer = wide.class_capsules
+    assert isinstance(layer, ClassCapsules)
     votes_of_one = layer.packed_weights.numel() // layer.child_dim
     for part in images.double().split(max(1, _MOST_VOTES // votes_of_one)):
         yield logits_reference(

@@ -95,6 +95,7 @@ def _average_cost(name: str, model: CapsuleConfig, routing: Routing, sizes: Rout
 
 
 def _kernel_problems(config: Config) -> Iterator[Problem]:
+    assert isinstance(config.routing, Routing)
     if config.routing.backend == "fused":
         name = config.routing.algorithm
         rule = f"has no kernels for routing.algorithm={name} yet"
@@ -102,6 +103,7 @@ def _kernel_problems(config: Config) -> Iterator[Problem]:
 
 
 def _group_problems(config: Config) -> Iterator[Problem]:
+    assert isinstance(config.routing, Routing)
     groups = config.routing.groups
     for name in ("primary_dim", "class_dim"):
         dim = getattr(config.model, name, groups)

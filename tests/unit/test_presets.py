@@ -52,6 +52,7 @@ PROFILES = {
     "baseline": (None, "tensorflow", "short", "auto"), "quickstart": (False, "pytorch", "short", "auto"),
     "conv": (None, "pytorch", "short", "auto"), "deep": (None, "pytorch", "short", "auto"),
     "stack": (None, "pytorch", "short", "auto"),
+    **dict.fromkeys(("attention", "inverted", "heinsen", "grouped"), (False, "pytorch", "short", "auto")),
     "em": (None, "tensorflow", "short", "auto"),
     "small": (False, "pytorch", "short", "auto"), "resnet": (None, "pytorch", "short", "auto"),
     "autoencoder": (None, "pytorch", "short", "fp32"),

@@ -68,9 +68,9 @@ def route_heinsen(
         ShapeError: a shape, dtype, device or name that cannot be.
         NotImplementedError: a second derivative of `streamed` is asked for.
     """
-    forms = (partial(form, iterations=iterations) for form in (_streamed, _reference))
+    streamed, reference = (partial(form, iterations=iterations) for form in (_streamed, _reference))
     parameters = vote_bias, beta_use, beta_ignore
-    return run_form(*forms, backend, child_poses, packed_weights, *parameters)
+    return run_form(streamed, reference, backend, child_poses, packed_weights, *parameters)
 
 
 def _streamed(
