@@ -87,9 +87,7 @@ def _classes(
     cost = _fields_cost("class_capsules", alone, routing, own, (prod(grid), 1), (grid, (1, 1)))
     fixed = types * _COORDINATES * model.num_classes * model.class_dim  # rows that add the coordinates
     weights = types * (dim + _COORDINATES) * model.num_classes * model.class_dim
-    # the copy of the weights with these rows, which is kept, counts as a temporary: it is of no image
-    peaks = tuple(Bytes(each.image, each.fixed + _FP32 * weights) for each in cost.forward_peaks)
-    return replace(cost, parameters=cost.parameters - fixed, forward_peaks=peaks)
+    return replace(cost, parameters=cost.parameters - fixed, copied=weights)  # with these rows
 
 
 def _fields_cost(
