@@ -41,7 +41,7 @@ _REMEDIES = {
         ("optim", "learning_rate", "a lower --optim.learning-rate"),
         ("optim", "max_grad_norm", "--optim.max-grad-norm 1"),
         ("model", "pose_norm", "--model.pose-norm"),
-        ("model", "primary_coupling", "--model.initialisation default without primary_coupling"),
+        ("model", "initialisation", "--model.initialisation default"),
         ("routing", "iterations", "fewer --routing.iterations"),
     ),
     "undecided": (

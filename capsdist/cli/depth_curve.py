@@ -45,7 +45,7 @@ class DepthOptions(GridOptions):
     remedies: tuple[Remedy, ...] = tuple(REMEDIES)
     """What is tried beside `none`, each by itself: bias, norm, priors, dropout, residual."""
     examined: Count = 256
-    """Images of the validation split whose capsules are looked at after training."""
+    """Images of the test split whose capsules are looked at after training."""
 
 
 def depth_curve(description: str | None, preset: str, argv: Sequence[str], records: Path) -> int:

@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 from small_run import run_small, same_checkpoint, small_config
 
+from capsdist.cli.main import main
+from capsdist.console import DONE, INVALID
 from capsdist.runs.loggers.base import curves
+from capsdist.runs.retention import checkpoint_name
+from capsdist.runs.rundir import RunFolder
 
 
 @pytest.mark.parametrize("kind", ["capsnet", "conv_capsnet", "resnet_capsnet", "baseline_cnn"])
@@ -36,3 +40,18 @@ def test_two_ranks_have_rows_of_the_first(on_ranks, shapes: Path, tmp_path: Path
     config = small_config(shapes, kind="conv_capsnet", max_steps=2, health_every=1)
     rows = on_ranks(2, run_small, config, tmp_path)
     assert [row["step"] for row in rows if row["kind"] == "health"] == [1, 2]
+
+
+def test_the_doctor_examines_a_run(shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("conv_capsnet", "baseline_cnn"):
+        config = small_config(shapes, kind=kind, name=kind, max_steps=1)
+        run_small(config, tmp_path / kind)
+        (tmp_path / kind / "step-0001").rename(tmp_path / kind / checkpoint_name(1))
+        RunFolder(tmp_path / kind).begin(config)
+    assert main(["doctor", str(tmp_path / "conv_capsnet"), "--num-images", "8"]) == DONE
+    text = capsys.readouterr().out
+    assert "conv_capsnet, 8 images" in text
+    assert all(name in text for name in ("primary_capsules", "blocks.0.layer", "blocks.1.layer", "live %"))
+    assert main(["doctor", str(tmp_path / "baseline_cnn")]) == DONE
+    assert "no capsule layers that can be examined" in capsys.readouterr().out
+    assert main(["doctor", str(tmp_path / "conv_capsnet"), "--num-images", "0"]) == INVALID
