@@ -97,7 +97,7 @@ class Display(Screen):
         split = self._start.get("validation_split", self._start["test_split"])  # absent: version 0.1
         self._print(
             f"[cyan]epoch {row['epoch']:<5.3g}[/] step {row['step']:<7,} "
-            f"[{colour}]{_error(row, '<6.2f')}loss {row['loss']:<8.3g}[/] "
+            f"[{colour}]{_error(row, '<5.2f')}loss {row['loss']:<8.3g}[/] "
             f"[dim]{_literal(split)}, {row['num_images']:,} images[/]"
         )
         if self._live and self._row:
