@@ -18,7 +18,10 @@ import sys
 from capsdist.cli import run_job
 from capsdist.config.presets.mnist_ablation import ABLATIONS
 
-PRESETS = ("mnist_paper", "mnist_official", "mnist_baseline", "digits_quickstart", *ABLATIONS)
+PRESETS = (
+    "mnist_paper", "mnist_official", "mnist_baseline", "digits_quickstart", "digits_attention",
+    "digits_inverted", "digits_heinsen", "digits_grouped", *ABLATIONS,
+)  # fmt: skip
 
 if __name__ == "__main__":
     sys.exit(run_job(__doc__, PRESETS))
