@@ -114,7 +114,7 @@ def _layer(
         forward_flop=forward,
         backward_flop=backward,
         recomputed_flop=0 if reference else again,
-        saved=Numbers(narrow=poses, wide=kept),
+        saved=Numbers(wide=poses + kept),  # it computes in fp32
         forward_peaks=(peak,),
         backward_peaks=(Bytes(peak.image + _FP32 * poses, peak.fixed + _FP32 * weights),),
     )

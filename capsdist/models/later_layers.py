@@ -125,10 +125,11 @@ class InvertedCapsules(PackedCapsules):
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
-        poses = self.update(child_poses)
+        wide = child_poses.to(wide_dtype(child_poses))  # once, so that one copy is kept
+        poses = self.update(wide)
         for _ in range(self.routing.iterations - 1):
-            poses = self.update(child_poses, poses)
-        return self.capsules(poses)
+            poses = self.update(wide, poses)
+        return self.capsules(poses).to(child_poses.dtype)
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
