@@ -93,7 +93,7 @@ VALIDATED = ("digits_", "capsnet_small", "resnet", "affnist", "azimuth", "elevat
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_of_papers_train_on_everything_and_the_others_validate(name: str) -> None:
     config = get_preset(name)
-    if any(part in name for part in VALIDATED):
+    if any(part in name for part in VALIDATED) and "autoencoder" not in name:
         assert (config.data.validation_split, config.train.keep_best) == ("validation", 1)
     else:
         assert (config.data.train_split, config.data.validation_split) == ("train", None)
