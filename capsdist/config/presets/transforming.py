@@ -23,7 +23,7 @@ def digits_transforming_autoencoder() -> Config:
         data=Data(name="digits", validation_split=None, shift=5),
         optim=Optim(learning_rate=0.002, schedule="cosine"),
         train=Train(
-            name="digits-transforming", num_workers=2, epochs=60, global_batch_size=64, keep_best=0,
+            name="digits-transforming", num_workers=2, epochs=25, global_batch_size=64, keep_best=0,
             log_every_steps=50, precision="fp32",
         ),
     )  # fmt: skip
