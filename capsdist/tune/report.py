@@ -175,11 +175,13 @@ def pareto(rows: Sequence[TrialRow]) -> list[TrialRow]:
 def short_values(values: Mapping[str, Any]) -> dict[str, str]:
     """Return a point as words for people: dimension and value."""
     names = {field: name for name, field in FIELDS.items()}
-    return {
-        names[field]: ("yes" if value else "no") if isinstance(value, bool) else f"{value:g}"
-        for field, value in values.items()
-        if field in names
-    }
+
+    def word(value: bool | float | str) -> str:
+        if isinstance(value, bool):
+            return "yes" if value else "no"
+        return value if isinstance(value, str) else f"{value:g}"
+
+    return {names[field]: word(value) for field, value in values.items() if field in names}
 
 
 def in_words(values: Mapping[str, Any]) -> str:

@@ -12,8 +12,7 @@ import random
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from capsdist.config import Config, Loss, Section, problems, with_values
-from capsdist.config.models import CapsuleConfig
+from capsdist.config import Config, Section, problems, with_values
 from capsdist.config.rules import section_problems
 from capsdist.config.sections import Bounds, Count, OptionalCount
 from capsdist.data.sets.spec import VALIDATION
@@ -25,12 +24,14 @@ __all__ = [
     "search_problems", "validation_problem",
 ]  # fmt: skip
 
-Values = Mapping[str, int | float | bool]
+Values = Mapping[str, int | float | bool | str]
 """A point: value by dotted field of the configuration, in the order of `FIELDS`."""
 
 FIELDS = {
     "iterations": "routing.iterations",
     "none_of_the_above": "routing.none_of_the_above",
+    "algorithm": "routing.algorithm",
+    "competition": "routing.competition",
     "primary_types": "model.primary_types",
     "primary_dim": "model.primary_dim",
     "class_dim": "model.class_dim",
@@ -52,6 +53,10 @@ class Space(Section):
     """Routing iterations, e.g. 1 2 3 5."""
     none_of_the_above: tuple[bool, ...] = ()
     """The extra choice of routing: True False."""
+    algorithm: tuple[str, ...] = ()
+    """Routing algorithms of the class capsules, e.g. dynamic attention inverted."""
+    competition: tuple[str, ...] = ()
+    """Who shares a child of convolutional or matrix capsules: field position."""
     primary_types: tuple[int, ...] = ()
     """Types of primary capsules."""
     primary_dim: tuple[int, ...] = ()
@@ -92,29 +97,50 @@ class Search(Section):
 
 
 def chosen(space: Space, config: Config) -> Space:
-    """Return `space`, or if nothing is given in it, all dimensions around what `config` has."""
-    if space != Space():
-        return space
-    model, rate, loss = config.model, config.optim.learning_rate, config.loss
-    if not isinstance(model, CapsuleConfig) or not isinstance(loss, Loss):
-        return space  # `search_problems` refuses the family
-    weight = loss.reconstruction_weight
-    return Space(
-        iterations=(1, 2, 3, 5),
-        none_of_the_above=(False, True),
-        primary_types=_distinct(model.primary_types // 4, model.primary_types // 2, model.primary_types),
-        primary_dim=_distinct(model.primary_dim // 2, model.primary_dim),
-        class_dim=_distinct(model.class_dim // 2, model.class_dim, model.class_dim * 2),
-        learning_rate_range=(rate / 3, rate * 3),
-        reconstruction_weight=tuple(sorted({0.0, weight, 10 * weight})) if model.decoder else (),
-    )
+    """Return `space`, or if nothing is given in it, all dimensions around what `config` has.
+
+    But algorithms and competition, which are other methods, are searched over only where they are given.
+    """
+    if space != Space() or not _has(config, FIELDS["iterations"]):
+        return space  # `search_problems` refuses a family that does not route
+    model, rate = config.model, config.optim.learning_rate
+    around: dict[str, tuple[Any, ...]] = {"iterations": (1, 2, 3, 5), "none_of_the_above": (False, True)}
+    for name, factors in (("primary_types", (1, 2, 4)), ("primary_dim", (2, 4)), ("class_dim", (2, 4, 8))):
+        size = getattr(model, name, 0)
+        around[name] = _distinct(*(size * factor // 4 for factor in factors))
+    weight = getattr(config.loss, "reconstruction_weight", 0.0)
+    around["reconstruction_weight"] = tuple(sorted({0.0, weight, 10 * weight}))
+    allowed = {name: _allowed(config, FIELDS[name], values) for name, values in around.items()}
+    return Space(learning_rate_range=(rate / 3, rate * 3), **allowed)
+
+
+def _has(config: Config, field: str) -> bool:
+    """Say whether the network has a field; the decoder's only where there is one."""
+    section, _, name = field.partition(".")
+    if field == FIELDS["reconstruction_weight"] and not getattr(config.model, "decoder", False):
+        return False
+    return name in type(getattr(config, section)).model_fields
+
+
+def _allowed(config: Config, field: str, values: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the values that a field may have here; none of a field that is not there."""
+    if not _has(config, field):
+        return ()
+    return tuple(value for value in values if not list(_problems_of(config, field, value)))
+
+
+def _problems_of(config: Config, field: str, value: Any) -> Iterator[Problem]:
+    """Yield what is wrong with a value of one field, the others being those of `config`."""
+    for found in problems(with_values(config, {field: value})):
+        if found.field == field and found.value == value:
+            yield found
 
 
 def _distinct(*sizes: int) -> tuple[int, ...]:
     return tuple(sorted({max(size, 1) for size in sizes}))
 
 
-def points(space: Space, seed: int) -> Iterator[dict[str, int | float | bool]]:
+def points(space: Space, seed: int) -> Iterator[dict[str, int | float | bool | str]]:
     """Yield distinct points of `space` in random order: all of a finite space; a range has no end of them.
 
     A function of (space, seed) alone, so that a search started again meets the same points.
@@ -160,7 +186,7 @@ def checked_values(values: dict[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{field} is not a dimension of a search")
         if type(value) is not kinds[field] and not (kinds[field] is float and type(value) is int):
             raise ValueError(f"{field}={value!r} is of another type")
-        if value < 0:
+        if not isinstance(value, str) and value < 0:
             raise ValueError(f"{field}={value!r} is below 0")
     return values
 
@@ -171,7 +197,7 @@ def search_problems(config: Config, space: Space, search: Search) -> list[Proble
         *_scheduler_problems(search),
         *section_problems("search", search),
         *_space_problems(config, space),
-        *_config_problems(config, space),
+        *_config_problems(config),
     ]
 
 
@@ -201,11 +227,13 @@ def _space_problems(config: Config, space: Space) -> Iterator[Problem]:
         values = getattr(space, name)
         if len(set(values)) < len(values):
             yield Problem(f"space.{name}", values, "names a value twice", "name each once")
+        option = f"--space.{name.replace('_', '-')}"
+        if values and not _has(config, field):
+            yield _not_there(config, name, values)
+            continue
         for value in values:
-            for found in problems(with_values(config, {field: value})):
-                if found.field == field and found.value == value:
-                    fix = f"take it out of --space.{name.replace('_', '-')}"
-                    yield Problem(f"space.{name}", value, found.rule, fix)
+            for found in _problems_of(config, field, value):
+                yield Problem(f"space.{name}", value, found.rule, f"take it out of {option}")
     if (bounds := space.learning_rate_range) is None:
         return
     if not 0 < bounds[0] < bounds[1] < math.inf:
@@ -216,13 +244,19 @@ def _space_problems(config: Config, space: Space) -> Iterator[Problem]:
         yield Problem("space.learning_rate_range", bounds, rule, "give values or a range")
 
 
-def _config_problems(config: Config, space: Space) -> Iterator[Problem]:
-    if not isinstance(config.model, CapsuleConfig):
-        fix = "set --model.kind capsnet or resnet_capsnet"
+def _not_there(config: Config, name: str, values: tuple[Any, ...]) -> Problem:
+    if name == "reconstruction_weight" and hasattr(config.model, "decoder"):
+        return Problem(
+            f"space.{name}", values, "has no effect without model.decoder",
+            "set --model.decoder, or search without it",
+        )  # fmt: skip
+    rule = f"sets {FIELDS[name]}, which networks of model.kind={config.model.kind} do not have"
+    return Problem(f"space.{name}", values, rule, "leave it out")
+
+
+def _config_problems(config: Config) -> Iterator[Problem]:
+    if not _has(config, FIELDS["iterations"]):
+        fix = "set --model.kind to a network of capsules, e.g. capsnet"
         yield Problem("model.kind", config.model.kind, "has no routing to search over", fix)
-    elif space.reconstruction_weight and not config.model.decoder:
-        rule = "has no effect without model.decoder"
-        fix = "set --model.decoder, or search without it"
-        yield Problem("space.reconstruction_weight", space.reconstruction_weight, rule, fix)
     if config.train.dry_run:
         yield Problem("train.dry_run", config.train.dry_run, "is for a run, not for a search", "leave it out")

@@ -86,7 +86,7 @@ def searched(config: Config, journal: Journal, folder: Path) -> SearchResult:
     """The result of a search with a trial of every fate."""
     fates = [(FINISHED, "", 16, 4.5), (STOPPED, "", 8, 30.25), (FAILED, "worker 0: it broke", 8, 60.0),
              (OUT_OF_MEMORY, "worker 0: OutOfMemoryError", 0, None), (FINISHED, "", 16, 7.0)]  # fmt: skip
-    space = Space(iterations=(1, 3), none_of_the_above=(False, True), class_dim=(3, 5))
+    space = Space(iterations=(1, 3), none_of_the_above=(False, True), class_dim=(4, 6))
     journal.append("attempt")
     for number, (fate, values) in enumerate(zip(fates, points(space, seed=1), strict=False), 1):
         status, reason, step, error = fate

@@ -83,7 +83,8 @@ def test_without_options_all_dimensions_are_searched_around_the_preset(preset):
     assert search_problems(config, space, Search()) == []
     point = first(space, 1)[0]
     absent = set() if config.model.decoder else {"loss.reconstruction_weight"}
-    assert set(point) == set(FIELDS.values()) - absent
+    methods = {FIELDS["algorithm"], FIELDS["competition"]}  # only where they are given
+    assert set(point) == set(FIELDS.values()) - absent - methods
     assert all(problems(with_values(config, point)) == [] for point in first(space, 50))
     assert config.model.class_dim in space.class_dim
     assert config.model.primary_types in space.primary_types
@@ -105,7 +106,18 @@ def test_values_are_laid_over_a_configuration():
 @pytest.mark.parametrize("name", FIELDS)
 def test_every_dimension_sets_a_field(name):
     section, field = FIELDS[name].split(".")
-    assert field in type(getattr(Config(), section)).model_fields
+    assert field in type(getattr(get_preset("digits_conv"), section)).model_fields
+
+
+def test_other_families_have_the_dimensions_that_they_know():
+    fields = set(next(points(chosen(Space(), get_preset("digits_em")), 0)))
+    assert fields == {"routing.iterations", "model.primary_types", "optim.learning_rate"}
+    attention = chosen(Space(), get_preset("digits_attention"))  # which reads neither of these
+    assert (attention.iterations, attention.none_of_the_above) == ((3,), (False,))
+    given = Space(algorithm=("dynamic", "inverted"), competition=("field", "position"), iterations=(1,))
+    assert search_problems(get_preset("digits_conv"), given, Search()) == []
+    point = next(points(given, 0))
+    assert with_values(get_preset("digits_conv"), point).routing.algorithm == point["routing.algorithm"]
 
 
 REFUSED = [
@@ -129,6 +141,11 @@ REFUSED = [
         "space.learning_rate_range=(0.1, 0.2)", "does not go with space.learning_rate",
     ),
     ({}, {}, {"model": BaselineCNNConfig()}, "model.kind='baseline_cnn'", "no routing"),
+    (
+        {"competition": ("field", "position")}, {}, {}, "space.competition=('field', 'position')",
+        "sets routing.competition, which networks of model.kind=capsnet do not have",
+    ),
+    ({"algorithm": ("dynamic", "capsuleball")}, {}, {}, "space.algorithm='capsuleball'", "take it out of"),
     ({}, {}, {"train": Train(dry_run=2)}, "train.dry_run=2", "is for a run, not for a search"),
     (
         {"reconstruction_weight": (0.0, 0.1)}, {}, {"model": CapsNetConfig(decoder=False)},
