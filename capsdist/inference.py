@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from capsdist.config import Config
 from capsdist.config.images import sides
+from capsdist.config.rules import check_classifies
 from capsdist.console import Log
 from capsdist.data import Transform
 from capsdist.data.decoding import decode_into, image_size
@@ -189,7 +190,8 @@ def load(
     safetensors. `log` is told of checkpoints that were passed over.
 
     Raises:
-        CheckpointError: there is none, or it is damaged. ConfigError: no GPU where one is asked for.
+        CheckpointError: there is none, or it is damaged. ConfigError: no GPU where one is asked for, or the
+            network names no classes.
         DataError, RunError: the storage cannot be read.
 
     Example:
@@ -210,8 +212,10 @@ def predictor_of(saved: Checkpoint, *, source: str, device: torch.device) -> Pre
     """Return the network of an open checkpoint, ready to predict on `device`; `source` names it in errors.
 
     Raises:
-        CheckpointError: as `build_network`. ConfigError: its precision is not for `device`.
+        CheckpointError: as `build_network`. ConfigError: its precision is not for `device`, or it names no
+            classes.
     """
+    check_classifies(saved.config, "a prediction")
     known = saved.classes or ()
     classes = (*known, *map(str, range(len(known), saved.config.model.num_classes)))
     return Predictor(saved.config, build_network(saved), classes, source=source, device=device)

@@ -6,6 +6,7 @@ Command: python jobs/record_run.py runs/quickstart --what quickstart --command "
 from __future__ import annotations
 
 import functools
+import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,7 @@ def main(
     command: str,
     whole_s: float | None = None,
     note: str = "",
+    known_shifts: Path | None = None,
 ) -> int:
     """Make a record of a finished run, on the machine that it ran on.
 
@@ -33,9 +35,14 @@ def main(
         command: Command line that repeats it.
         whole_s: Seconds that the whole command took, installation included, if it was timed.
         note: What a reader should know of the circumstances.
+        known_shifts: Numbers of the figure known_shifts of the run, whose R2 stands beside its figures.
     """
     log = functools.partial(print, file=sys.stderr)
-    record = write_run_record(RECORDS, run, what, command=command, log=log, whole_s=whole_s, note=note)
+    circumstances: dict[str, object] = {"whole_s": whole_s, "note": note}
+    if known_shifts:
+        numbers = json.loads(known_shifts.read_text())
+        circumstances |= {name: numbers[name] for name in ("r2", "least_r2")}
+    record = write_run_record(RECORDS, run, what, command=command, log=log, **circumstances)
     print(record)
     return 0
 

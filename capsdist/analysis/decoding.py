@@ -12,6 +12,7 @@ from capsdist.analysis.drawing import ORANGE, class_names, displayable
 from capsdist.analysis.mosaic import draw_mosaic
 from capsdist.analysis.overview import picked
 from capsdist.analysis.subject import NO_DECODER, Drawn, NotDrawn, ReadImages, Subject, in_turn
+from capsdist.config.models import find_family
 from capsdist.ops import lengths
 from capsdist.ops.targets import class_mask
 
@@ -30,6 +31,8 @@ def draw_triples(subject: Subject, num_images: int) -> Iterator[Drawn]:
 
     Two images are misread ones if there are any, decoded as what they are and as what they were read as.
     """
+    if not find_family(subject.config.model.kind).classifies:
+        raise NotDrawn("the network names no classes")
     samples = picked(subject.network, subject.images, _TRIPLES)
     if samples.reconstructions is None:
         raise NotDrawn(NO_DECODER)

@@ -20,6 +20,7 @@ Row = Mapping[str, Any]
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#666666"
 COLUMNS = 12
+_NO_CLASSES = "none: the network names no classes"
 MAX_WRITTEN_CLASSES = 12
 """Up to so many classes the confusion table has its counts written into its cells."""
 STYLE: dict[Any, Any] = {
@@ -99,7 +100,8 @@ def headline(rows: Sequence[Row]) -> str:
         of_labels = row.get("label_error_percent")
         also = "" if of_labels is None else f", {of_labels:.2f} % of their labels"
         split = "test" if row["kind"] == "test" else validated_on(rows)
-        parts.append(f"error {row['error_percent']:.2f} % of {row['num_images']:,} {split} images{also}")
+        error = f"error {row['error_percent']:.2f} %" if "error_percent" in row else f"loss {row['loss']:.3g}"
+        parts.append(f"{error} of {row['num_images']:,} {split} images{also}")
     return "   |   ".join(parts)
 
 
@@ -191,6 +193,10 @@ def _draw_loss(axes: Axes, rows: Sequence[Row]) -> None:
 def _draw_error(axes: Axes, rows: Sequence[Row]) -> None:
     axes.set(title="Error in percent", xlabel="step", yscale="log")
     steps, values = curve(of_kind(rows, "train"), "error_percent")
+    if not len(values) and of_kind(rows, "train"):
+        axes.set(yscale="linear", xticks=[], yticks=[])
+        axes.text(0.5, 0.5, _NO_CLASSES, ha="center", va="center", color=GREY, transform=axes.transAxes)
+        return
     values = smoothed(values)
     kinds = (("validation", validated_on(rows), "o-", ORANGE), ("test", "test", "D", GREEN))
     measured = {kind: curve(of_kind(rows, kind), "error_percent") for kind, *_ in kinds}
@@ -220,7 +226,7 @@ def _draw_confusion(axes: Axes, rows: Sequence[Row], classes: Sequence[str]) -> 
     axes.grid(visible=False)
     if not last.get("confusion"):
         several = "label_error_percent" in last
-        words = "none: images have several labels" if several else "not tested yet"
+        words = "none: images have several labels" if several else _NO_CLASSES if last else "not tested yet"
         axes.text(0.5, 0.5, words, ha="center", va="center", color=GREY)
         axes.set(xticks=[], yticks=[])
         return

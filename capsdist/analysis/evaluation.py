@@ -44,7 +44,8 @@ class StoredEvaluation(BaseModel):
         split, split_digest: path or URL, and what names the images whatever the place.
         classes: names by label.
         device, precision, batch_size: how it was computed.
-        shifts: pixels; the scores are means over copies moved by up to so many each way.
+        shifts, shift_step: pixels; the scores are means over copies moved by up to so many each way, in such
+            steps.
         num_images: images, each counted once.
         error_percent, loss, confusion, label_error_percent, almost_correct_percent: see
             `capsdist.train.evaluate.Evaluation`; None where that has no such figure.
@@ -69,6 +70,7 @@ class StoredEvaluation(BaseModel):
     precision: str
     batch_size: PositiveInt
     shifts: NonNegativeInt
+    shift_step: PositiveInt = 1
     num_images: PositiveInt
     error_percent: NonNegativeFloat
     error_interval_percent: list[NonNegativeFloat] = Field(min_length=2, max_length=2)
@@ -89,6 +91,7 @@ def measure(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     batch_size: int = 128,
     shifts: int = 0,
+    shift_step: int = 1,
     log: Log,
 ) -> StoredEvaluation:
     """Return what the networks at `places` make of a split: several are an ensemble.
@@ -110,6 +113,7 @@ def measure(
             device=device,
             batch_size=batch_size,
             shifts=shifts,
+            shift_step=shift_step,
             collect=collector,
             log=log,
         )
@@ -129,6 +133,7 @@ def measure(
         precision=found.precision,
         batch_size=batch_size,
         shifts=shifts,
+        shift_step=shift_step,
         score=collector.score,
         calibration=table,
         predictions=predictions,

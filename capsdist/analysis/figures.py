@@ -10,6 +10,7 @@ from functools import partial
 from typing import Literal, get_args
 
 from capsdist.analysis.decoding import draw_classes, draw_perturbations, draw_triples
+from capsdist.analysis.known_shifts import draw_known_shifts
 from capsdist.analysis.over_training import draw_logit_changes, draw_losses
 from capsdist.analysis.overlays import draw_overlays
 from capsdist.analysis.routed import draw_coupling
@@ -21,7 +22,10 @@ from capsdist.storage import join
 
 __all__ = ["Name", "draw_figures"]
 
-Name = Literal["figure_3", "figure_4", "figure_5", "figure_a1", "figure_a2", "reconstructions", "coupling"]
+Name = Literal[
+    "figure_3", "figure_4", "figure_5", "figure_a1", "figure_a2", "reconstructions", "coupling",
+    "known_shifts",
+]  # fmt: skip
 
 _OF_A_NETWORK: dict[Name, Callable[[Subject, int], Iterator[Drawn]]] = {
     "figure_3": draw_triples,
@@ -29,6 +33,7 @@ _OF_A_NETWORK: dict[Name, Callable[[Subject, int], Iterator[Drawn]]] = {
     "figure_4": draw_perturbations,
     "figure_5": draw_overlays,
     "coupling": draw_coupling,
+    "known_shifts": draw_known_shifts,
     "figure_a1": draw_logit_changes,
 }
 

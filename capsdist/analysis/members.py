@@ -79,6 +79,7 @@ def errors_by_size(
         scores, labels = torch.cat(collect.scores), torch.cat(collect.labels)
         total = scores if total is None else total + scores
         num_images = len(labels)
+        assert "error_percent" in found.result  # or evaluate_checkpoints refuses
         alone.append(found.result["error_percent"])
         together.append(100 * float((total.argmax(1) != labels).double().mean()))
         intervals.append(error_interval(together[-1], num_images))

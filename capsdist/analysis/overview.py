@@ -112,7 +112,7 @@ def picked(network: nn.Module, images: ReadImages, num_columns: int) -> Samples:
     if decoder:
         targets[len(good) :: 2] = labels[misread]
     with torch.no_grad():
-        output = network(images.seen[chosen], targets)
+        output = network(images.seen[chosen], targets) if decoder else network(images.seen[chosen])
     reconstructions = output.reconstructions
     return Samples(
         images=displayable(images.shown[chosen].numpy()),

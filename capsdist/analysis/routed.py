@@ -62,6 +62,12 @@ def logit_changes(network: nn.Module, images: Tensor, iterations: int = 10) -> L
     return LogitChange(change / len(images), difference / len(images))
 
 
+def check_routed(network: nn.Module) -> None:
+    """Raise NotDrawn unless dynamic routing feeds the class capsules of `network`."""
+    if not isinstance(network, CapsuleNetwork) or not isinstance(network.class_capsules, ClassCapsules):
+        raise NotDrawn(f"{type(network).__name__} has no class capsules that dynamic routing feeds")
+
+
 @torch.no_grad()
 def routed_logits(network: nn.Module, images: Tensor, iterations: int) -> Iterator[Tensor]:
     """Yield the logits [R, b, I, J] of all iterations, float64, a few of `images` [B, C, H, W] at a time.
@@ -69,10 +75,11 @@ def routed_logits(network: nn.Module, images: Tensor, iterations: int) -> Iterat
     Raises:
         NotDrawn: the class capsules do not route by agreement.
     """
-    if not isinstance(network, CapsuleNetwork) or not isinstance(network.class_capsules, ClassCapsules):
-        raise NotDrawn(f"{type(network).__name__} has no class capsules that dynamic routing feeds")
+    check_routed(network)
     wide = copy.deepcopy(network).double()
+    assert isinstance(wide, CapsuleNetwork)
     layer = wide.class_capsules
+    assert isinstance(layer, ClassCapsules)
     votes_of_one = layer.packed_weights.numel() // layer.child_dim
     for part in images.double().split(max(1, _MOST_VOTES // votes_of_one)):
         yield logits_reference(
@@ -129,6 +136,7 @@ def coupling_over_image(network: CapsuleNetwork, images: Tensor, parents: Tensor
     Raises:
         NotDrawn: the class capsules do not route by agreement.
     """
+    check_routed(network)
     grid, routing = grid_of(network), network.class_capsules.routing
     parts = [
         couple(logits[-1], routing.none_of_the_above)

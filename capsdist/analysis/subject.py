@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from capsdist.analysis.drawing import displayable
 from capsdist.config import Config
+from capsdist.config.models import find_family
 from capsdist.console import Log
 from capsdist.data import Transform, eval_batches
 from capsdist.data.format.source import open_split
@@ -56,6 +57,7 @@ class ReadImages:
 
     seen, shown: float32 [N, C, H, W], as the network sees them, and in [0, 1] as people see them; labels,
     predictions: int64 [N], or [N, K] for up to K classes an image, -1 where it has fewer; right: bool [N].
+    Predictions of a family that does not classify are the labels.
     """
 
     seen: Tensor
@@ -182,6 +184,8 @@ def read_images(config: Config, network: nn.Module, split: str | Path, limit: in
         if sum(map(len, labels)) >= limit:
             break
     images, given = torch.cat(seen)[:limit], torch.cat(labels)[:limit]
+    if not find_family(config.model.kind).classifies:  # nothing is read, and nothing misread
+        return ReadImages(images, torch.cat(shown)[:limit], given, given, torch.ones(len(given)) > 0)
     return ReadImages(images, torch.cat(shown)[:limit], given, *_predict(network, images, given))
 
 

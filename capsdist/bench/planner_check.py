@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+import capsdist.routing.later.flop  # noqa: F401 (what FlopCounterMode has to know of operators)
 from capsdist.bench.step import Step
 from capsdist.config import Config, Train, image_shape
 from capsdist.config.cost import Cost

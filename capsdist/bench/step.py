@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.data.batch import Batch
+from capsdist.data.transforms import with_shifted
 from capsdist.train.engine.plain import PlainEngine
 from capsdist.train.precision import Precision
 from capsdist.train.step import train_step
@@ -27,7 +28,8 @@ class Step:
     """Optimizer steps of `model` on one batch, on the device of `images`; each call is the next step.
 
     images: float [B, C, H, W]; labels: int64 [B], or [B, K] of several an image. Both may be changed in
-    place between steps. A network that draws each label by itself has a copy of the image to draw for each.
+    place between steps. A network that draws each label by itself has a copy of the image to draw for each,
+    one that draws shifted images the shifted copies of those that there are at first.
     The schedule of the learning rate is that of a run of 100,000 steps.
     """
 
@@ -51,7 +53,9 @@ class Step:
         parts = None
         if config.model.draws_parts:
             parts = images[:, None].repeat(1, config.model.num_labels, 1, 1, 1)
-        self.batch = Batch(empty, labels, weights, ids, len(images), parts=parts).to(device)
+        batch = Batch(empty, labels, weights, ids, len(images), parts=parts).to(device)
+        limit = config.model.known_shift
+        self.batch = with_shifted(batch, images, config.train.seed, limit) if limit else batch
         self._number = 0
 
     def __call__(self) -> Tensor:

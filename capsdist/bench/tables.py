@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from capsdist.bench.aims import Aim, Row, goals_table, least, most, number
+from capsdist.bench.capsule_aims import CAPSULE_ROWS
 from capsdist.bench.gpu_aims import GPU_ROWS
 from capsdist.bench.paper_aims import PAPER_ROWS
 from capsdist.bench.pipeline_aims import PIPELINE_ROWS
@@ -39,6 +40,7 @@ _ERRORS = (
     Row("CIFAR-10, capsules over a small residual network, 10 epochs", most(20), "cifar10-resnet-cpu"),
     Row("the same, seconds on the machine", most(3600), "cifar10-resnet-cpu", "wall_s", " s"),
     Row("Tiny-ImageNet, 200 classes, 161 M weights, 300 steps of 32", most(99), "tiny-imagenet-200"),
+    *CAPSULE_ROWS,
     *PAPER_ROWS,
 )
 
@@ -53,6 +55,15 @@ def _counted(
     return Row(label, aim, what, figure, "", "counted", headline=headline)
 
 
+def _grid(label: str, name: str, speedup: str, aim: Aim) -> tuple[Row, Row]:
+    """Return the rows of routing between grids: time and kept bytes of stored votes over ours."""
+    runs = f"figures.num_{name}_runs"
+    return (
+        Row(f"{label}, speed-up over stored votes", aim, "routing", speedup, "", "ratio of medians", runs),
+        _counted(f"{label}, bytes kept with stored votes over ours", least(10), f"{name}_saved_bytes_ratio"),
+    )
+
+
 _COSTS = (
     _routing("routing, speed-up over the textbook form", least(5), "speedup_vs_reference", headline=True),
     _routing("routing, speed-up over the full-shape form", least(10), "speedup_vs_full_shape"),
@@ -64,6 +75,8 @@ _COSTS = (
         "routing, memory of the textbook form over ours", least(8), "memory_ratio_vs_reference",
         headline=True,
     ),
+    *_grid("EM routing, `smallnorb_em_small`", "em", "em_speedup_vs_reference", least(3)),
+    *_grid("convolutional dynamic routing", "conv", "conv_speedup_vs_unfold", least(2)),
     Row(
         "MNIST training step, r=3 over r=1", most(1.15), "routing", "step_r3_over_r1", "",
         "ratio of medians", "figures.num_step_runs",

@@ -27,6 +27,7 @@ def evaluate(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     batch_size: int = 128,
     shifts: int = 0,
+    shift_step: int = 1,
     output: str | None = None,
 ) -> int:
     """Measure the error of a checkpoint on a packed split; the last line begins with `error_percent X`.
@@ -41,7 +42,9 @@ def evaluate(
         best: Of a run, the checkpoint with the lowest validated error_percent.
         device: auto: the GPU if there is one.
         batch_size: Images at a time.
-        shifts: Sum the scores over (2 shifts + 1)^2 copies of each image, moved by up to so many pixels.
+        shifts: Sum the scores over copies of each image, moved by up to so many pixels each way. Where images
+            are cropped, these are several crops: smallNORB, 25 of them: 16, and shift_step 8.
+        shift_step: Pixels between the moves; 1 makes (2 shifts + 1)^2 copies.
         output: Path or s3:// URL of a JSON file to write, in place of evaluation.json in the run.
     """
     if output is not None and not folder_and_name(output)[1].endswith(".json"):
@@ -56,6 +59,7 @@ def evaluate(
         device=device,
         batch_size=batch_size,
         shifts=shifts,
+        shift_step=shift_step,
         log=log,
     )
     _print(stored)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
+from capsdist.algorithms import find_algorithm, unread
 from capsdist.config.images import sides
 from capsdist.config.models import CapsNetConfig, CapsuleConfig, Loss, Routing
 from capsdist.config.schema import Config, Data
-from capsdist.errors import Problem
+from capsdist.errors import ConfigError, Problem
 
 __all__ = ["capsnet_problems", "decoder_problems", "feature_size", "loss_problems", "routing_problems"]
 
@@ -78,10 +79,14 @@ def _size_problems(model: CapsNetConfig) -> Iterator[Problem]:
         )
 
 
-def routing_problems(config: Config) -> Iterator[Problem]:
-    """Return every problem of the section `routing` of a network of capsules."""
+def routing_problems(config: Config, read: Collection[str] = ()) -> Iterator[Problem]:
+    """Return every problem of the section `routing` of a network of capsules.
+
+    read: options that layers below the class capsules read, whatever the algorithm.
+    """
     routing = config.routing
     assert isinstance(routing, Routing)
+    yield from _algorithm_problems(config, routing, read)
     if routing.backend in ("fused", "streamed") and routing.recompute != "streamed":
         yield Problem(
             "routing.recompute",
@@ -98,3 +103,20 @@ def routing_problems(config: Config) -> Iterator[Problem]:
         )
     if routing.backend == "fused" and config.train.device == "cpu":
         yield Problem("routing.backend", "fused", "needs a GPU", "set --routing.backend auto")
+
+
+def _algorithm_problems(config: Config, routing: Routing, read: Collection[str]) -> Iterator[Problem]:
+    """Return every problem of the routing algorithm: it is unknown, or does not know an option."""
+    name, ranks = routing.algorithm, config.train.capsule_ranks
+    try:
+        algorithm = find_algorithm(name)
+    except ConfigError as error:
+        yield from error.problems
+        return
+    for field, value in unread(algorithm, config.model, routing):
+        if field.partition(".")[2] not in read:
+            yield Problem(field, value, f"is not read by routing.algorithm={name}", "leave it out")
+    if ranks > 1 and algorithm.whole:
+        rule = f"does not go with routing.algorithm={name}: {algorithm.whole}"
+        yield Problem("train.capsule_ranks", ranks, rule, "set --train.capsule-ranks 1")
+    yield from algorithm.problems(config)

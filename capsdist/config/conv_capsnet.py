@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
+from capsdist.algorithms import find_algorithm
 from capsdist.config.capsnet_rules import decoder_problems, feature_size, loss_problems, routing_problems
 from capsdist.config.images import sides
 from capsdist.config.models import Routing
@@ -78,7 +79,10 @@ def conv_capsnet_problems(config: Config) -> Iterator[Problem]:
     yield from decoder_problems(model, config.data)
     if model.stem != "paper":
         yield from stem_problems(model)
-    yield from routing_problems(config)
+    yield from routing_problems(config, find_algorithm("dynamic").reads | {"competition"})
+    if model.class_weights == "shared" and routing.algorithm != "dynamic":
+        rule = "does not go with model.class_weights=shared"
+        yield Problem("routing.algorithm", routing.algorithm, rule, "set --model.class-weights position")
     if routing.recompute == "iterations":
         rule = "is not there for grids of capsules"
         yield Problem("routing.recompute", "iterations", rule, "set --routing.recompute streamed")

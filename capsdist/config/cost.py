@@ -62,6 +62,7 @@ class LayerCost:
             its input and its parameters, and the copies that libraries make.
         cast: numbers of parameters of which a 16-bit precision keeps a copy from forward to backward.
         cast_input: numbers of its input of an image of which it keeps a copy; the images', of a first layer.
+        copied: numbers made of parameters that are kept in fp32 whatever the precision, once a batch.
         routed: sizes, of class capsules only.
     """
 
@@ -75,6 +76,7 @@ class LayerCost:
     backward_peaks: tuple[Bytes, ...] = ()
     cast: int = 0
     cast_input: int = 0
+    copied: int = 0
     routed: Routed | None = None
     frozen: int = 0
 

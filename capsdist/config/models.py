@@ -34,6 +34,7 @@ BUILT_IN = {
     "resnet_capsnet": "capsdist.models.registry:RESNET_CAPSNET",
     "conv_capsnet": "capsdist.models.registry:CONV_CAPSNET",
     "em_capsnet": "capsdist.models.registry:EM_CAPSNET",
+    "transforming_autoencoder": "capsdist.models.registry:TRANSFORMING_AUTOENCODER",
 }
 """Import paths of the families that have a name."""
 
@@ -62,6 +63,11 @@ class NetworkConfig(Section):
     def draws_parts(self) -> bool:
         """Whether reconstructions are [B, K, C, H, W], to be compared with the image of each label alone."""
         return False
+
+    @property
+    def known_shift(self) -> int:
+        """Pixels each way by which the copy of each image that is to be drawn is shifted; 0: no copies."""
+        return 0
 
 
 class CapsuleConfig(NetworkConfig):
@@ -136,7 +142,11 @@ class PoolingCNNConfig(NetworkConfig):
 
 
 class Routing(Section):
-    """Routing by agreement (paper, section 2, Procedure 1)."""
+    """Routing by agreement (paper, section 2, Procedure 1), or another algorithm for class capsules."""
+
+    algorithm: str = "dynamic"
+    """Routing algorithm of class capsules: dynamic, attention, inverted, heinsen, grouped, the controls
+    average and fully_connected, or the import path package.module:OBJECT of an Algorithm."""
 
     iterations: Annotated[int, Bounds(ge=1, le=50)] = 3
     """Routing iterations r: r softmax passes; paper: 3."""
@@ -148,6 +158,8 @@ class Routing(Section):
     """What the backward pass builds again; with `iterations` and `none` autograd keeps the votes."""
     backend: Annotated[Literal["auto", "fused", "streamed", "reference"], MAY_CHANGE] = "auto"
     """How it is computed: `fused` on a GPU, `streamed` without votes, `reference` with; same numbers."""
+    groups: Count = 1
+    """Groups of dimensions that grouped routing routes by themselves; divides primary_dim and class_dim."""
 
 
 class Loss(Section):
@@ -175,12 +187,16 @@ class Family:
         title: what people call it, in the first line of a run.
         model, routing, loss: types of these sections of a configuration.
         build: ``build(model, routing)`` returns the network, in training mode. Its forward pass takes images
-            [B, C, H, W], and labels while training, and returns a `capsdist.models.Output`.
+            [B, C, H, W], and labels while training, and returns a `capsdist.models.Output`. With
+            `NetworkConfig.known_shift` it takes the shifts in place of labels, [B, 2], in evaluation too.
         losses: ``losses(output, images, labels, loss)`` returns named losses per image, [B] each, at least
             fp32. ``"loss"`` is what training minimises; the others are reported only. images: as the network
-            saw them; with `NetworkConfig.draws_parts` those of the labels alone, [B, K, C, H, W]. labels:
+            saw them; with `NetworkConfig.draws_parts` those of the labels alone, [B, K, C, H, W], with
+            `NetworkConfig.known_shift` their shifted copies. labels:
             int64 [B], or floating [B, J], probabilities of the classes, where training mixes images.
         loss_names: the names that `losses` returns.
+        classifies: whether scores are of classes. If not, runs have no error_percent, and commands about
+            classes refuse them.
         problems: ``problems(config)`` returns what types and ranges of single fields cannot say.
         multi_label_losses: as `losses`, for `model.num_labels` above 1; labels: int64 [B, K], up to K labels
             of each image, -1 where it has fewer, or floating [B, J], multi-hot or in between. None: images
@@ -197,6 +213,7 @@ class Family:
     build: Callable[[Any, Any], nn.Module]
     losses: Callable[[Any, Tensor, Tensor, Any], dict[str, Tensor]]
     loss_names: tuple[str, ...] = ("loss",)
+    classifies: bool = True
     routing: type[Section] = NoOptions
     loss: type[Section] = NoOptions
     problems: Callable[[Any], Iterable[Problem]] = lambda config: ()

@@ -140,12 +140,32 @@ def _validation_problems(config: Config) -> Iterator[Problem]:
         rule = "compares errors of validations, and data.validation_split=None has none"
         fix = "set --train.keep-best 0, or --data.validation-split to a split"
         yield Problem("train.keep_best", config.train.keep_best, rule, fix)
+    kind = config.model.kind
+    if not find_family(kind).classifies:
+        for name in ("keep_best", "stop_at_error", "patience"):
+            if value := getattr(config.train, name):
+                rule = f"is about error_percent, which model.kind={kind} has none of"
+                fix = f"set --train.{name.replace('_', '-')} {0 if name == 'keep_best' else 'None'}"
+                yield Problem(f"train.{name}", value, rule, fix)
     for name in ("stop_at_error", "patience"):
         value = getattr(config.train, name)
         if config.data.validation_split is None and value is not None:
             rule = "is about validations, and data.validation_split=None has none"
             fix = "set --data.validation-split to a split, or leave it out"
             yield Problem(f"train.{name}", value, rule, fix)
+
+
+def check_classifies(config: Config, what: str) -> None:
+    """Check that the network tells classes, which `what` is about.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    kind = config.model.kind
+    if not find_family(kind).classifies:
+        rule = f"names no classes of images, and {what} is about classes"
+        fix = "draw what it has learned: python jobs/figures.py RUN"
+        raise ConfigError([Problem("model.kind", kind, rule, fix)])
 
 
 def _place_problems(field: str, place: str) -> Iterator[Problem]:

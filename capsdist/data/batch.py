@@ -34,7 +34,8 @@ class Batch:
     int64 [b]; num_global: real samples of the step over all ranks; epoch: of all samples, or int64 [b] in a
     step that has samples of several epochs; partner: what the images are mixed with, if anything; parts: of
     recipes, where a decoder draws them, the image of each label alone, uint8 [b,K,C,H,W], or float32 once
-    they are transformed.
+    they are transformed. known_shifts, shifted: where a network draws a shifted copy of each image, float32
+    [b,2], pixels to the right and down, and the copies, float32 [b,C,H,W], once images are transformed.
     """
 
     images: Tensor
@@ -45,10 +46,18 @@ class Batch:
     epoch: int | Tensor = 0
     partner: Partner | None = None
     parts: Tensor | None = None
+    known_shifts: Tensor | None = None
+    shifted: Tensor | None = None
+
+    @property
+    def told(self) -> Tensor:
+        """What a network in training takes beside the images: the labels, or the known shifts."""
+        return self.labels if self.known_shifts is None else self.known_shifts
 
     def drawn(self, images: Tensor) -> Tensor:
-        """Return what a decoder has to draw: the transformed `images`, or the parts where there are some."""
-        return images if self.parts is None else self.parts
+        """Return what a decoder has to draw: the transformed `images`, or their parts or shifted copies."""
+        others = self.parts if self.shifted is None else self.shifted
+        return images if others is None else others
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the batch on `device`; from pinned memory the copy does not wait."""

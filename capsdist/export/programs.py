@@ -8,8 +8,9 @@ import logging
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,6 @@ from capsdist.errors import RunError
 from capsdist.export.format import Format, Read, write_config
 from capsdist.export.subject import Outputs, Subject
 from capsdist.models.capsule_network import CapsuleNetwork
-from capsdist.models.layers import ClassCapsules
 
 __all__ = ["Classifier", "Program", "Programs", "Run", "programs_of"]
 
@@ -45,13 +45,20 @@ class Classifier(nn.Module):
         if isinstance(self.network, CapsuleNetwork):
             self.network.decoder = None
         for layer in self.network.modules():
-            if isinstance(layer, ClassCapsules):
-                layer.routing = replace(layer.routing, backend="reference", recompute="streamed")
+            if is_dataclass(options := getattr(layer, "routing", None)):
+                layer.routing = _as_reference(options)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return scores and parent poses of `images`."""
         output = self.network(self.transform.evaluated(images))
         return (output.scores,) if output.parent_poses is None else (output.scores, output.parent_poses)
+
+
+def _as_reference(options: Any) -> Any:
+    """Return options of a routing algorithm that make it take its reference."""
+    values = {"backend": "reference", "recompute": "streamed"}
+    known = {each.name for each in fields(options)}
+    return replace(options, **{name: value for name, value in values.items() if name in known})
 
 
 @dataclass(frozen=True)

@@ -143,6 +143,7 @@ def _error(place: str, folder: Path, saved: Checkpoint, split: str | None, log: 
     """
     if split:
         result = evaluate_checkpoint(folder, split, log=log)[1]
+        assert "error_percent" in result  # `predictor_of` has refused a family that does not classify
         return ErrorFound(result["error_percent"], split, f"{result['num_images']:,} images, at export")
     data = saved.config.data
     run = RunFolder(place, log).read_result()

@@ -57,7 +57,8 @@ class Gauges:
 
     def _set_split(self, split: str, row: Row) -> None:
         for name in ("loss", "error_percent"):
-            self._set(f"capsdist_{name}", row[name], split=split)
+            if name in row:
+                self._set(f"capsdist_{name}", row[name], split=split)
 
     def _set(self, name: str, value: float, **tags: str) -> None:
         self._gauges[name].set(value, {"run": self._run, **tags})

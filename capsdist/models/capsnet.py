@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from capsdist.models.capsule_network import CapsuleNetwork, Output
+from capsdist.models.capsule_network import CapsuleNetwork, ClassLayer, Output
 from capsdist.models.layers import Conv2d, Padding, PrimaryCapsules, truncated_normal_
 from capsdist.ops import margin_loss, reconstruction_loss
 from capsdist.ops.losses import MarginReduction
@@ -34,7 +34,8 @@ class CapsNet(CapsuleNetwork):
     `none_of_the_above` conv / (types + 1) + bias, see `PrimaryCapsules`; in the paper conv + bias. Their
     initialisation goes with it: without the factor all capsules start near length 1, where squash is flat.
 
-    `iterations` and `options` are those of `route`.
+    `iterations` and `options` are those of `route`. `class_layer` makes other class capsules of I, D, J and
+    E, which keep their own initialisation.
 
     `num_labels`: classes of an image, 2 for MultiMNIST (section 6). `decoder_separate`: the decoder draws
     each of them by itself, from its capsule alone, as there.
@@ -72,6 +73,7 @@ class CapsNet(CapsuleNetwork):
         decoder_separate: bool = False,
         initialisation: Initialisation = "default",
         num_labels: int = 1,
+        class_layer: ClassLayer | None = None,
         **options: Unpack[RoutingKeywords],
     ) -> None:
         super().__init__(image_shape, num_classes, num_labels)
@@ -79,6 +81,8 @@ class CapsNet(CapsuleNetwork):
             raise ValueError(
                 f"initialisation={initialisation!r} is unknown; choose {one_of(get_args(Initialisation))}"
             )
+        if class_layer is not None and initialisation == "truncated_normal":
+            raise ValueError("initialisation='truncated_normal' is for ClassCapsules; leave class_layer out")
         check_flag("primary_coupling", primary_coupling)
         self.initialisation: Initialisation = initialisation
         channels, height, width = image_shape
@@ -99,6 +103,7 @@ class CapsNet(CapsuleNetwork):
             decoder=decoder,
             decoder_hidden=decoder_hidden,
             decoder_separate=decoder_separate,
+            class_layer=class_layer,
             **options,
         )
         if initialisation == "truncated_normal":

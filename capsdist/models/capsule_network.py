@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Unpack
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Unpack
 
 from torch import Tensor, nn
 from torch.utils import _pytree
@@ -16,7 +18,10 @@ from capsdist.ops.predictions import largest
 from capsdist.routing import RoutingKeywords
 from capsdist.routing.common.checks import check_flag
 
-__all__ = ["CapsuleNetwork", "Output"]
+__all__ = ["CapsuleNetwork", "ClassLayer", "Output"]
+
+ClassLayer = Callable[[int, int, int, int], Any]
+"""Makes class capsules of I children, D, J parents and E: a module [B, I, D] -> [B, J, E]."""
 
 
 class Output(NamedTuple):
@@ -25,7 +30,8 @@ class Output(NamedTuple):
     scores [B, J]: the class capsules' lengths, in [0, 1); of a network without capsules its class logits.
     parent_poses [B, J, E], or None without capsules. reconstructions [B, C, H, W], or None without decoder;
     [B, K, C, H, W] where the decoder draws each of K labels by itself. The largest score is the predicted
-    class; of images with n labels each the n largest are.
+    class; of images with n labels each the n largest are. A family that does not classify says what its
+    scores and poses are.
     """
 
     scores: Tensor
@@ -70,24 +76,25 @@ class CapsuleNetwork(nn.Module):
         decoder: bool,
         decoder_hidden: tuple[int, int],
         decoder_separate: bool,
+        class_layer: ClassLayer | None = None,
         **options: Unpack[RoutingKeywords],
     ) -> None:
         """Build class capsules and decoder above `primary`, which sees features of `sides` (H', W').
+
+        class_layer: makes the class capsules of I, D, J and E; None makes `ClassCapsules`, with `iterations`,
+        `capsule_bias`, `log_priors` and `options`, which another layer is not given.
 
         Raises:
             ShapeError: the features are smaller than the kernel of `primary`, or a layer refuses its size.
         """
         self.primary_capsules = primary
         self.check_sides(*sides)
-        self.class_capsules = ClassCapsules(
-            primary.num_capsules(*sides),
-            primary.dim,
-            self.num_classes,
-            class_dim,
-            iterations=iterations,
-            bias=capsule_bias,
-            log_priors=log_priors,
-            **options,
+        self.has_own_classes = class_layer is not None
+        if class_layer is None:
+            learned = {"bias": capsule_bias, "log_priors": log_priors}
+            class_layer = partial(ClassCapsules, iterations=iterations, **learned, **options)
+        self.class_capsules = class_layer(
+            primary.num_capsules(*sides), primary.dim, self.num_classes, class_dim
         )
         self.add_decoder(decoder, class_dim, decoder_hidden, separate=decoder_separate)
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Unpack, get_args
+from functools import partial
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
 
 from capsdist.errors import ShapeError
 from capsdist.models.capsule_blocks import START_LENGTH, CapsuleBlock, ChildPoses, run_block
+from capsdist.models.capsule_network import ClassLayer
 from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
 from capsdist.models.layers import ClassCapsules, Conv2d, Padding, PrimaryCapsules, check_sizes
 from capsdist.models.stem_network import CHILD_LENGTH, StemNetwork, initial_total
@@ -63,7 +65,8 @@ class ConvCapsNet(StemNetwork):
     convolutional capsules again: between the passes only the input of each block is kept. It costs one more
     forward pass of the blocks. Class capsules keep no more than their input and totals anyway.
 
-    `iterations` and `options` are those of `route`, `num_labels` and the decoder those of `CapsNet`.
+    `iterations` and `options` are those of `route`; `class_layer`, `num_labels` and the decoder those of
+    `CapsNet`.
 
     Shapes: as `CapsuleNetwork`.
     Raises: ShapeError as `ResNetCapsNet`, or if the tuples differ in length.
@@ -106,11 +109,14 @@ class ConvCapsNet(StemNetwork):
         decoder_hidden: tuple[int, int] = (512, 1024),
         decoder_separate: bool = False,
         num_labels: int = 1,
+        class_layer: ClassLayer | None = None,
         **options: Unpack[RoutingKeywords],
     ) -> None:
         super().__init__(image_shape, num_classes, num_labels)
         check_flag("residual", residual)
         check_flag("pose_norm", pose_norm)
+        if class_weights == "shared" and class_layer is not None:
+            raise ValueError("class_weights='shared' is for dynamic routing; leave class_layer out")
         if class_weights not in get_args(ClassWeights):
             raise ValueError(
                 f"class_weights={class_weights!r} is unknown; choose {one_of(get_args(ClassWeights))}"
@@ -141,21 +147,14 @@ class ConvCapsNet(StemNetwork):
         self.blocks = nn.ModuleList(blocks)
         self.class_inputs = ChildPoses(length, capsule_dropout)
         rows, columns = self.child_sides(height, width)
+        self.has_own_classes = class_layer is not None
+        own_options: dict[str, Any] = {"iterations": iterations, "bias": capsule_bias, **options}
         if class_weights == "shared":
-            self.class_capsules = SharedClassCapsules(
-                types, dim, num_classes, class_dim, iterations=iterations, bias=capsule_bias, **options
-            )
+            sizes = types, dim, num_classes, class_dim
+            self.class_capsules = SharedClassCapsules(*sizes, **own_options)
         else:
-            self.class_capsules = ClassCapsules(
-                rows * columns * types,
-                dim,
-                num_classes,
-                class_dim,
-                iterations=iterations,
-                bias=capsule_bias,
-                log_priors=log_priors,
-                **options,
-            )
+            make = class_layer or partial(ClassCapsules, log_priors=log_priors, **own_options)
+            self.class_capsules = make(rows * columns * types, dim, num_classes, class_dim)
         self.add_decoder(decoder, class_dim, decoder_hidden, separate=decoder_separate)
         self.initialise_capsules()
         self.train()

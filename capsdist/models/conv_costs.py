@@ -6,12 +6,11 @@ from dataclasses import replace
 from math import gcd, prod
 
 from capsdist.config.conv_capsnet import ConvCapsNetConfig, ConvRouting
-from capsdist.config.cost import Bytes, Cost, LayerCost, Numbers, Routed
+from capsdist.config.cost import Bytes, Cost, LayerCost, Numbers
 from capsdist.config.shapes import image_shape
 from capsdist.models.costs import conv_cost, group_norm_cost, relu_cost
-from capsdist.models.network_costs import Sides, convolved, input_numbers
+from capsdist.models.network_costs import Sides, class_capsules_cost, convolved, input_numbers
 from capsdist.models.resnet_costs import capsules_over_stem, frozen_cost, stem_costs
-from capsdist.models.routing_costs import routing_cost
 
 __all__ = ["conv_capsnet_cost"]
 
@@ -82,17 +81,13 @@ def _classes(
     """Return the cost of the class capsules over a grid of so many types and dimensions."""
     types, dim = below
     if model.class_weights == "position":
-        sizes = Routed(types * prod(grid), dim, model.num_classes, model.class_dim, routing.iterations)
-        bias, priors = model.capsule_bias, model.log_priors
-        return routing_cost("class_capsules", sizes, routing, bias=bias, log_priors=priors)
+        return class_capsules_cost(model, routing, types * prod(grid), dim)
     own = (types, dim + _COORDINATES), (model.num_classes, model.class_dim)
     alone = model.model_copy(update={"log_priors": False})
     cost = _fields_cost("class_capsules", alone, routing, own, (prod(grid), 1), (grid, (1, 1)))
     fixed = types * _COORDINATES * model.num_classes * model.class_dim  # rows that add the coordinates
     weights = types * (dim + _COORDINATES) * model.num_classes * model.class_dim
-    # the copy of the weights with these rows, which is kept, counts as a temporary: it is of no image
-    peaks = tuple(Bytes(each.image, each.fixed + _FP32 * weights) for each in cost.forward_peaks)
-    return replace(cost, parameters=cost.parameters - fixed, forward_peaks=peaks)
+    return replace(cost, parameters=cost.parameters - fixed, copied=weights)  # with these rows
 
 
 def _fields_cost(

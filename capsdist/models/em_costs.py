@@ -79,6 +79,7 @@ def _layer(
         backward_flop=2 * product,
         recomputed_flop=0 if reference else product,
         saved=Numbers(narrow=poses, wide=kept),
+        copied=weights,  # times their factor
         forward_peaks=(peak,),
         backward_peaks=(Bytes(peak.image + _FP32 * poses, peak.fixed + _FP32 * weights),),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Literal, Self, Unpack
+from typing import Any, Literal, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -268,8 +268,8 @@ class ClassCapsules(PackedCapsules):
         return describe(self, self.routing)
 
 
-def describe(layer: PackedCapsules, routing: RoutingOptions) -> str:
-    """Return sizes and options of a layer with dynamic routing, for its `repr`."""
+def describe(layer: Any, routing: Any) -> str:
+    """Return sizes and options of class capsules for `repr`; the first option is iterations."""
     sizes = f"{layer.num_children} x {layer.child_dim}D -> {layer.num_parents} x {layer.parent_dim}D"
     parameters = f"bias={layer.bias is not None}, log_priors={layer.log_priors is not None}"
     iterations, *others = (f"{name}={value!r}" for name, value in asdict(routing).items())

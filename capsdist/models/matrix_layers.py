@@ -49,6 +49,14 @@ class PrimaryMatrixCapsules(nn.Module):
         check_sizes(types=types, side=side)
         self.types, self.side = types, side
         self.conv = Conv2d(in_channels, types * (side * side + 1), 1)
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights for features after a ReLU (He et al. 2015); the paper gives none."""
+        nn.init.kaiming_normal_(self.conv.weight, nonlinearity="relu")
+        assert self.conv.bias is not None
+        self.conv.bias.zero_()
 
     def forward(self, features: Tensor) -> MatrixCapsules:
         """Return the capsules of `features` [B, C, H, W]."""
@@ -88,6 +96,17 @@ class _RoutedByEM(nn.Module):
         self.beta_u.zero_()
         self.beta_a.zero_()
 
+    @property
+    def matrices(self) -> Tensor:
+        """W of Procedure 1, [K, T, types, S, S]: the weights times sqrt(K T), for K places and T child types.
+
+        The pose of a parent is a mean of votes, which makes it sqrt(n) times smaller than n votes that do not
+        agree. Votes are larger by that, so that poses keep their size from layer to layer, and variances
+        stay far above their floor. As a factor, because Adam's steps have the size of O(1) weights.
+        """
+        num_matrices, child_types = self.weights.shape[:2]
+        return self.weights * math.sqrt(num_matrices * child_types)
+
     def _route(
         self, children: MatrixCapsules, fields: Fields, offsets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -95,7 +114,7 @@ class _RoutedByEM(nn.Module):
         directions = len(fields.child_shape)
         poses = children.poses.flatten(1, directions)
         activations = children.activations.flatten(1, directions)
-        parameters = self.weights, self.beta_u, self.beta_a
+        parameters = self.matrices, self.beta_u, self.beta_a
         return route_em_call(EMCall(poses, activations, *parameters, fields, self.routing, offsets))
 
     def extra_repr(self) -> str:
@@ -110,8 +129,8 @@ class MatrixConvCapsules(_RoutedByEM):
     are one number, or one for each direction. `iterations` and `options` are those of `route_em`; the layer
     keeps them as `routing`.
 
-    Initialisation (the paper gives none): weights normal with standard deviation 1 / sqrt(S), which gives
-    votes the size of the poses; betas 0.
+    Initialisation (the paper gives none): weights normal with standard deviation 1 / sqrt(S), multiplied in
+    each pass (`matrices`) so that parents' poses have the size of the children's; betas 0.
 
     Shapes: `MatrixCapsules` with poses [B, H, W, child_types, S, S] -> with [B, H', W', types, S, S].
     Raises: ShapeError if a size is no whole number of at least 1, an option is none of `route_em`'s, or the

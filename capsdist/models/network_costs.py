@@ -7,6 +7,7 @@ from itertools import pairwise
 from math import prod
 from typing import Literal
 
+from capsdist.algorithms import find_algorithm
 from capsdist.config.cost import Bytes, Cost, LayerCost, Numbers, Routed
 from capsdist.config.models import (
     BaselineCNNConfig,
@@ -17,6 +18,8 @@ from capsdist.config.models import (
     Routing,
 )
 from capsdist.config.shapes import image_shape
+from capsdist.config.transforming_autoencoder import TransformingAutoencoderConfig
+from capsdist.errors import ConfigError, Problem
 from capsdist.models.costs import (
     conv_cost,
     lengths_cost,
@@ -26,11 +29,10 @@ from capsdist.models.costs import (
     relu_cost,
     squash_cost,
 )
-from capsdist.models.routing_costs import routing_cost
 
 __all__ = [
-    "Sides", "baseline_cost", "capsnet_cost", "capsule_costs", "convolved", "decoder_costs", "input_numbers",
-    "pooling_cnn_cost",
+    "Sides", "baseline_cost", "capsnet_cost", "capsule_costs", "class_capsules_cost", "convolved",
+    "decoder_costs", "input_numbers", "pooling_cnn_cost", "transforming_cost",
 ]  # fmt: skip
 
 Sides = tuple[int, int]
@@ -72,23 +74,35 @@ def capsule_costs(
     """Return the costs of primary capsules and all that is above them, and of the losses.
 
     channels, sides: C and (H, W) of the features below; input_gradient: whether something there is trained.
+
+    Raises: ConfigError: the routing algorithm has no function cost.
     """
     types, dim = model.primary_types, model.primary_dim
     after, padded = convolved(sides, model.primary_kernel, model.primary_stride, model.padding)
     children = types * prod(after)
-    routed = Routed(children, dim, model.num_classes, model.class_dim, routing.iterations)
     return [
         conv_cost(
             "primary_capsules", (channels, types * dim), model.primary_kernel, (sides, after),
             input_gradient=input_gradient, padded=padded,
         ),
         squash_cost("squash", children, dim),
-        routing_cost(
-            "class_capsules", routed, routing, bias=model.capsule_bias, log_priors=model.log_priors
-        ),
+        class_capsules_cost(model, routing, children, dim),
         lengths_cost("lengths", model.num_classes, model.class_dim),
         *(decoder_costs(model.num_classes * model.class_dim, model) if model.decoder else ()),
     ]  # fmt: skip
+
+
+def class_capsules_cost(model: CapsuleConfig, routing: Routing, children: int, dim: int) -> LayerCost:
+    """Return the cost of the class capsules of so many children of `dim` dimensions.
+
+    Raises: ConfigError: the routing algorithm has no function cost.
+    """
+    price = find_algorithm(routing.algorithm).cost
+    if price is None:
+        rule, fix = "says nothing of what it costs", "name an algorithm with a function cost"
+        raise ConfigError([Problem("routing.algorithm", routing.algorithm, rule, fix)])
+    routed = Routed(children, dim, model.num_classes, model.class_dim, routing.iterations)
+    return price("class_capsules", model, routing, routed)
 
 
 def decoder_costs(poses: int, model: CapsuleConfig) -> list[LayerCost]:
@@ -166,6 +180,41 @@ def pooling_cnn_cost(model: PoolingCNNConfig, routing: NoOptions) -> Cost:
     layers += [linear_cost("dense", channels * prod(size), units), relu_cost("relu dense", units)]
     layers.append(linear_cost("scores", units, model.num_classes))
     return Cost(prod(image_shape(model)), layers)
+
+
+def transforming_cost(model: TransformingAutoencoderConfig, routing: NoOptions) -> Cost:
+    """Return the cost of a `TransformingAutoencoder`, whose biases make its units fp32 after a product."""
+    pixels, capsules, units = prod(image_shape(model)), model.capsules, model.generation_units
+    seeing = capsules * model.recognition_units
+    first = linear_cost("recognition", pixels, seeing)
+    parts = capsules * pixels
+    layers = [
+        # the images have no gradient, for which the copy of the weights would be kept
+        replace(first, backward_flop=first.forward_flop, cast=0, cast_input=pixels),
+        relu_cost("recognition units", seeing),
+        _of_each("instantiation", capsules, (model.recognition_units, 3), Numbers(wide=capsules)),
+        _of_each("generation", capsules, (2, units), Numbers(narrow=2 * capsules)),
+        LayerCost("generation units", saved=Numbers(wide=capsules * units)),
+        _of_each("drawing", capsules, (units, pixels), Numbers(wide=parts)),
+        LayerCost("sum", forward_peaks=(Bytes(8 * parts),), backward_peaks=(Bytes(12 * parts),)),
+        LayerCost("squared error", saved=Numbers(wide=pixels), backward_peaks=(Bytes(12 * pixels),)),
+    ]
+    return Cost(2 * pixels + 2, layers)  # image, shifted copy, shift
+
+
+def _of_each(name: str, capsules: int, sizes: tuple[int, int], saved: Numbers) -> LayerCost:
+    """Return the cost of a dense layer of each capsule; sizes: its inputs and outputs."""
+    one = linear_cost(name, *sizes, saved=saved)
+    numbers = Bytes(4 * capsules * sum(sizes))
+    return replace(
+        one,
+        parameters=capsules * one.parameters,
+        forward_flop=capsules * one.forward_flop,
+        backward_flop=capsules * one.backward_flop,
+        forward_peaks=(numbers,),
+        backward_peaks=(replace(numbers, fixed=4 * capsules * prod(sizes)),),
+        cast=capsules * one.cast,
+    )
 
 
 def convolved(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from capsdist.algorithms import find_algorithm
 from capsdist.config.capsnet_rules import capsnet_problems
 from capsdist.config.conv_capsnet import ConvCapsNetConfig, ConvRouting, conv_capsnet_problems
 from capsdist.config.em_capsnet import (
@@ -31,6 +32,10 @@ from capsdist.config.models import (
 )
 from capsdist.config.resnet_capsnet import ResNetCapsNetConfig, resnet_capsnet_problems
 from capsdist.config.shapes import image_shape
+from capsdist.config.transforming_autoencoder import (
+    TransformingAutoencoderConfig,
+    transforming_autoencoder_problems,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,13 +43,24 @@ if TYPE_CHECKING:
     from capsdist.config.cost import Cost
     from capsdist.models.capsule_network import Output
 
-__all__ = ["BASELINE_CNN", "CAPSNET", "CONV_CAPSNET", "EM_CAPSNET", "POOLING_CNN", "RESNET_CAPSNET"]
+__all__ = [
+    "BASELINE_CNN", "CAPSNET", "CONV_CAPSNET", "EM_CAPSNET", "POOLING_CNN", "RESNET_CAPSNET",
+    "TRANSFORMING_AUTOENCODER",
+]  # fmt: skip
 
 
 def _options(model: CapsuleConfig, routing: Routing) -> dict[str, Any]:
     """Return what a network of capsules is built with, besides shape and classes of images."""
     own = model.model_dump(exclude=NetworkConfig.model_fields.keys() - {"num_labels"})
-    return own | routing.model_dump()
+    algorithm = find_algorithm(routing.algorithm)
+    if algorithm.layer is not None:
+        return own | {"class_layer": algorithm.layer(model, routing)}
+    return own | _dynamic_options(routing)
+
+
+def _dynamic_options(routing: Routing) -> dict[str, Any]:
+    """Return the options of dynamic routing."""
+    return routing.model_dump(exclude={"algorithm", "groups"})
 
 
 def _build_capsnet(model: CapsNetConfig, routing: Routing) -> nn.Module:
@@ -86,7 +102,7 @@ def _build_resnet_capsnet(model: ResNetCapsNetConfig, routing: Routing) -> nn.Mo
 def _build_conv_capsnet(model: ConvCapsNetConfig, routing: ConvRouting) -> nn.Module:
     from capsdist.models.conv_capsnet import ConvCapsNet, PaperStem
 
-    options = _stem_options(model, routing)
+    options = _stem_options(model, routing) | _dynamic_options(routing)  # of the layers below the classes
     channels, kernel, stride = map(options.pop, ("conv_channels", "conv_kernel", "conv_stride"))
     if model.stem == "paper":
         stem = PaperStem(model.in_channels, channels, kernel, stride, model.padding)
@@ -106,6 +122,19 @@ def _spread_losses(output: Output, images: Tensor, labels: Tensor, loss: SpreadL
     from capsdist.ops import spread_loss
 
     return {"loss": spread_loss(output.scores, labels, margin=loss.margin_end)}
+
+
+def _build_transforming(model: TransformingAutoencoderConfig, routing: NoOptions) -> nn.Module:
+    from capsdist.models.transforming_autoencoder import TransformingAutoencoder
+
+    options = model.model_dump(exclude={*NetworkConfig.model_fields, "max_shift"})
+    return TransformingAutoencoder(image_shape(model), **options)
+
+
+def _shift_losses(output: Output, shifted: Tensor, labels: Tensor, loss: NoOptions) -> dict[str, Tensor]:
+    from capsdist.models.transforming_autoencoder import shift_losses
+
+    return shift_losses(output, shifted)
 
 
 def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:
@@ -174,6 +203,12 @@ def _resnet_capsnet_cost(model: ResNetCapsNetConfig, routing: Routing) -> Cost:
     return resnet_capsnet_cost(model, routing)
 
 
+def _transforming_cost(model: TransformingAutoencoderConfig, routing: NoOptions) -> Cost:
+    from capsdist.models.network_costs import transforming_cost
+
+    return transforming_cost(model, routing)
+
+
 def _baseline_cost(model: BaselineCNNConfig, routing: NoOptions) -> Cost:
     from capsdist.models.network_costs import baseline_cost
 
@@ -234,6 +269,15 @@ BASELINE_CNN = Family(
     losses=_cross_entropy,
     multi_label_losses=_sigmoid_cross_entropy,
     cost=_baseline_cost,
+)
+TRANSFORMING_AUTOENCODER = Family(
+    title="transforming auto-encoder",
+    model=TransformingAutoencoderConfig,
+    build=_build_transforming,
+    losses=_shift_losses,
+    classifies=False,
+    problems=transforming_autoencoder_problems,
+    cost=_transforming_cost,
 )
 POOLING_CNN = replace(
     BASELINE_CNN,

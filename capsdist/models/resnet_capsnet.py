@@ -6,6 +6,7 @@ from typing import Unpack
 
 from torch import nn
 
+from capsdist.models.capsule_network import ClassLayer
 from capsdist.models.layers import Padding, PrimaryCapsules
 from capsdist.models.stem_network import CHILD_LENGTH, StemNetwork
 from capsdist.routing import RoutingKeywords
@@ -21,7 +22,8 @@ class ResNetCapsNet(StemNetwork):
     Initialisation: the primary convolution is drawn so that capsules have length 1 before squash, so about
     0.5 after it, and the class capsules' weights so that their totals start at `initial_total`.
 
-    `iterations` and `options` are those of `route`, `num_labels` and the decoder those of `CapsNet`.
+    `iterations` and `options` are those of `route`, `class_layer`, `num_labels` and the decoder those of
+    `CapsNet`.
 
     Shapes: as `CapsuleNetwork`.
     Raises: ShapeError as `CapsuleNetwork`, or if the features are not [B, C', H', W'] floats or too small for
@@ -54,6 +56,7 @@ class ResNetCapsNet(StemNetwork):
         decoder_hidden: tuple[int, int] = (512, 1024),
         decoder_separate: bool = False,
         num_labels: int = 1,
+        class_layer: ClassLayer | None = None,
         **options: Unpack[RoutingKeywords],
     ) -> None:
         super().__init__(image_shape, num_classes, num_labels)
@@ -71,6 +74,7 @@ class ResNetCapsNet(StemNetwork):
             decoder=decoder,
             decoder_hidden=decoder_hidden,
             decoder_separate=decoder_separate,
+            class_layer=class_layer,
             **options,
         )
         self.initialise_capsules()

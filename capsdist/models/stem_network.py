@@ -76,7 +76,12 @@ class StemNetwork(CapsuleNetwork):
         conv.bias.zero_()
 
     def initialise_classes(self, child_length: float) -> None:
-        """Draw the weights of class capsules, whose children start with this length, to `initial_total`."""
+        """Draw the weights of class capsules, whose children start with this length, to `initial_total`.
+
+        Those of another routing algorithm have drawn what suits them.
+        """
+        if self.has_own_classes:
+            return
         layer = self.class_capsules
         sizes = layer.num_parents, layer.parent_dim
         sd = initial_sd(layer.num_children, *sizes, total=initial_total(*sizes) / child_length)

@@ -124,7 +124,7 @@ def training_memory(cost: Cost, setup: Setup) -> Memory:
     weights, gradients, optimizer = map(sum, zip(state_bytes(others, setup), own, strict=True))
     weights += state_bytes(cost.frozen, setup)[0]
     images = cost.input_numbers * FP32_BYTES * setup.microbatch * setup.num_microbatches
-    kept = _casts(layers, setup) + sum(_saved(layer, setup) for layer in layers)
+    kept = _copies(layers, setup) + sum(_saved(layer, setup) for layer in layers)
     buffers = _buffers(others, layers, setup)
     resident = weights + optimizer + buffers + images
     whole = setup.num_ranks > 1  # DDP and ZeRO hold the gradients of all layers in buckets from the start
@@ -152,11 +152,12 @@ def _saved(layer: LayerCost, setup: Setup) -> int:
     return layer.saved.bytes_at(setup.narrow_bytes) * setup.microbatch
 
 
-def _casts(layers: list[LayerCost], setup: Setup) -> int:
-    """Return the bytes of 16-bit copies of weights and images that a step keeps."""
+def _copies(layers: list[LayerCost], setup: Setup) -> int:
+    """Return the bytes of copies of weights and images that a step keeps: 16-bit ones, and those in fp32."""
+    made = FP32_BYTES * sum(each.copied for each in layers)
     if setup.narrow_bytes == FP32_BYTES:
-        return 0
-    return setup.narrow_bytes * sum(each.cast + each.cast_input * setup.microbatch for each in layers)
+        return made
+    return made + setup.narrow_bytes * sum(each.cast + each.cast_input * setup.microbatch for each in layers)
 
 
 def _moments(layers: list[LayerCost], setup: Setup, gradients: int, *, whole: bool) -> Iterator[int]:
@@ -168,7 +169,7 @@ def _moments(layers: list[LayerCost], setup: Setup, gradients: int, *, whole: bo
     yield gradients
     several = whole or setup.num_microbatches > 1
     held = gradients if several else 0
-    kept = _casts(layers, setup)
+    kept = _copies(layers, setup)
     for layer in layers:
         kept += _saved(layer, setup)
         yield held + kept + most(layer.forward_peaks)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+from capsdist.algorithms import find_algorithm
 from capsdist.config import Config, Train, problems
 from capsdist.config.cost import Cost
 from capsdist.config.models import find_family
@@ -172,7 +173,7 @@ def plan_rows(config: Config, device: Device, num_ranks: int, asked: Collection[
     Raises:
         ConfigError: the family cannot price this network.
     """
-    recomputes = ("streamed", "none") if "recompute" in type(config.routing).model_fields else ("",)
+    recomputes = ("streamed", "none") if _recomputes(config.routing) else ("",)
     if "routing.recompute" in asked:
         recomputes = (getattr(config.routing, "recompute", ""),)
     precision_asked = "train.precision" in asked and config.train.precision != "auto"
@@ -190,6 +191,13 @@ def plan_rows(config: Config, device: Device, num_ranks: int, asked: Collection[
                           slots=optimizer_slots(config))  # fmt: skip
             if _as_asked(setup, config.train, asked):
                 yield _row(changed, cost, device, setup, precision, recompute)
+
+
+def _recomputes(routing: Section) -> bool:
+    """Return whether there is a choice of what the backward pass builds again."""
+    algorithm = getattr(routing, "algorithm", None)
+    read = algorithm is None or "recompute" in find_algorithm(algorithm).reads
+    return read and "recompute" in type(routing).model_fields
 
 
 def _as_asked(setup: Setup, train: Train, asked: Collection[str]) -> bool:

@@ -90,14 +90,14 @@ class Display(Screen):
             self._print(f"step {row['step']:,}/{self._start['total_steps']:,}  " + "  ".join(_figures(row)))
 
     def _show_validation(self, row: Row) -> None:
-        error = row["error_percent"]
-        better = self._best is None or error < self._best
-        self._best = error if better else self._best
+        measured = row.get("error_percent", row["loss"])  # a family that does not classify has the loss alone
+        better = self._best is None or measured < self._best
+        self._best = measured if better else self._best
         colour = "bold green" if better else "yellow"
         split = self._start.get("validation_split", self._start["test_split"])  # absent: version 0.1
         self._print(
             f"[cyan]epoch {row['epoch']:<5.3g}[/] step {row['step']:<7,} "
-            f"[{colour}]error_percent {error:<6.2f}[/] {_of_labels(row)}loss {row['loss']:<8.3g} "
+            f"[{colour}]{_error(row, '<5.2f')}loss {row['loss']:<8.3g}[/] "
             f"[dim]{_literal(split)}, {row['num_images']:,} images[/]"
         )
         if self._live and self._row:
@@ -132,11 +132,10 @@ class Display(Screen):
             self._print(
                 _literal(f"stopped after step {row['step']:,}: start {row['run']} again to continue it")
             )
-        if row["error_percent"] is not None:
+        if row.get("num_images") is not None:
             where = f"({_interval(row)}{row['test_split']}, {row['num_images']:,} images, run {row['run']})"
-            self._print(
-                f"[bold]error_percent {row['error_percent']:.2f}[/]  {_of_labels(row)}{_literal(where)}"
-            )
+            figures = _error(row) or f"loss {row['loss']:.4g}  "
+            self._print(f"[bold]{figures}[/]{_literal(where)}")
 
     def _print_table(self, row: Row) -> None:
         error = "-" if row["error_percent"] is None else f"{row['error_percent']:.2f}"
@@ -210,7 +209,7 @@ def _figures(row: Row) -> list[str]:
     return [
         f"{row['images_per_s']:,.0f} images/s",
         f"loss {row['loss']:.3g}",
-        f"error_percent {row['error_percent']:.2f}",
+        *([f"error_percent {row['error_percent']:.2f}"] if "error_percent" in row else []),
         f"eta {_clock(row['eta_s'])}",
     ]
 
@@ -221,10 +220,14 @@ def _interval(row: Row) -> str:
     return "95 % interval {:.2f} to {:.2f}, ".format(*ends) if ends else ""
 
 
-def _of_labels(row: Row) -> str:
-    """Return the error of single labels, where images have several, and two spaces behind it."""
-    error = row.get("label_error_percent")
-    return "" if error is None else f"label_error_percent {error:.2f}  "
+def _error(row: Row, form: str = ".2f") -> str:
+    """Return the error, and where images have several labels that of single ones, two spaces behind each.
+
+    "" of a family that does not classify.
+    """
+    error, of_labels = (row.get(name) for name in ("error_percent", "label_error_percent"))
+    also = "" if of_labels is None else f"label_error_percent {of_labels:.2f}  "
+    return "" if error is None else f"error_percent {error:{form}}  {also}"
 
 
 def _network(row: Row) -> str:

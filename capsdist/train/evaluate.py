@@ -16,6 +16,7 @@ from torch import Tensor
 
 from capsdist.config import Config
 from capsdist.config.models import find_family
+from capsdist.config.rules import check_classifies
 from capsdist.config.shapes import stored_shape
 from capsdist.console import Log, announced
 from capsdist.data import Batch, Transform, check_split, eval_batches
@@ -53,17 +54,17 @@ class Evaluation(TypedDict):
 
     Attributes:
         error_percent: images whose predicted classes are not their labels; as many are predicted as the image
-            has labels.
-        error_interval_percent: ends of its 95 % interval, by Wilson.
+            has labels. Absent where the family does not classify.
+        error_interval_percent: ends of its 95 % interval, by Wilson; absent like it.
         loss: mean over images.
         num_images: images, each counted once.
-        confusion: counts [true class][predicted]; absent where images have several labels.
+        confusion: counts [true class][predicted]; absent where images have several labels, or no classes.
         label_error_percent: labels that are not predicted, of all labels; only where images have several.
         almost_correct_percent: images of which a label is predicted; only where images have several.
     """
 
-    error_percent: float
-    error_interval_percent: list[float]
+    error_percent: NotRequired[float]
+    error_interval_percent: NotRequired[list[float]]
     loss: float
     num_images: int
     confusion: NotRequired[list[list[int]]]
@@ -93,7 +94,7 @@ class Evaluated:
 
 @torch.no_grad()
 def evaluate(
-    forward: Callable[[Tensor], Output],
+    forward: Callable[..., Output],
     folder: str | os.PathLike[str],
     config: Config,
     *,
@@ -105,16 +106,20 @@ def evaluate(
     observe: Callable[[Tensor, Output], None] | None = None,
     collect: Collect | None = None,
     shifts: int = 0,
+    shift_step: int = 1,
 ) -> Evaluation:
-    """Return what `forward` makes of the split in `folder`; collective, the same result on every rank.
+    """Return what ``forward(images)`` makes of the split in `folder`; collective, the same on every rank.
 
     Every image counts once, whatever the number of ranks; nothing is random. The reconstruction is that of
     the longest capsule, or of the `model.num_labels` longest, as at test time in the paper. Where each is
     drawn by itself, that of a label is compared with the image of this label, and that of a wrong class with
     the remaining one; a split that is not one of recipes has no such images, so that its loss is without
-    reconstruction. The network must be in evaluation mode; `batch_size` is that of one rank; `progress` is
-    called on ranks that have one. `observe` is called with this rank's first batch, images [B, C, H, W] as
-    the network saw them, and what the network made of it.
+    reconstruction. A network that draws shifted copies is called as ``forward(images, known_shifts)``, and
+    an image has the same shift in every evaluation. The network must be in evaluation mode; `batch_size` is
+    that of one rank; `progress` is called on ranks that have one. With `shifts` the scores are means over
+    copies of each image, moved by multiples of `shift_step` pixels up to so many each way; of images that are
+    cropped these are other crops. `observe` is called with this rank's first batch, images [B, C, H, W] as
+    the network saw them, or the shifted copies, and what it made of them.
     """
     classes, num_labels = config.model.num_classes, config.model.num_labels
     transform = Transform.of(config.data, train=False)
@@ -136,22 +141,22 @@ def evaluate(
         if progress and time.monotonic() - told > _QUIET_S:
             told, total = time.monotonic(), open_split(folder).index.num_samples
             progress(min(number * batch_size * world_size, total), total)
-        batch, images = shown(transform, host_batch.to(device), config.train.seed)
-        output = forward(images)
+        batch, images = shown(transform, host_batch.to(device), config.train.seed, config.model.known_shift)
+        output = forward(images) if batch.known_shifts is None else forward(images, batch.known_shifts)
         if shifts:
-            copies = (moved(batch.images, *by) for by in _moves(shifts))
+            copies = (moved(batch.images, *by) for by in _moves(shifts, shift_step))
             seen = (transform(copy, batch.sample_ids, config.train.seed, 0) for copy in copies)
             output = mean_output([output, *map(forward, seen)])
         if collect:
             collect(batch, output)
+        drawn = images if batch.shifted is None else batch.shifted
         if observe and number == 0:
-            observe(images, output)
-        drawn = images
+            observe(drawn, output)
         if config.model.draws_parts:
             output, drawn = _in_order(output, batch, images)
         losses = losses_for(output, drawn, batch.labels)
         sums += metric_sums(family, losses, output.scores, batch.labels, batch.weights, num_labels)
-        if num_labels == 1:
+        if num_labels == 1 and family.classifies:
             cells = batch.labels * classes + output.scores.argmax(1)
             confusion.scatter_add_(0, cells, batch.weights.long())
     if world_size > 1:
@@ -160,11 +165,13 @@ def evaluate(
     total = dict(zip(names, sums.tolist(), strict=True))
     errors = error_percents(total)
     result: Evaluation = {
-        "error_percent": errors["error_percent"],
-        "error_interval_percent": error_interval(errors["error_percent"], int(total["num_images"])),
         "loss": total["loss"] / total["num_images"],
         "num_images": int(total["num_images"]),
     }
+    if not family.classifies:
+        return result
+    result["error_percent"] = errors["error_percent"]
+    result["error_interval_percent"] = error_interval(errors["error_percent"], result["num_images"])
     if num_labels == 1:
         result["confusion"] = confusion.view(classes, classes).tolist()
     else:
@@ -181,9 +188,9 @@ def _in_order(output: Output, batch: Batch, images: Tensor) -> tuple[Output, Ten
     return output, torch.where(other[:, None, None, None, None], batch.parts.flip(1), batch.parts)
 
 
-def _moves(shifts: int) -> list[tuple[int, int]]:
+def _moves(shifts: int, step: int) -> list[tuple[int, int]]:
     """Return all moves down and right by up to `shifts` pixels, but that by none."""
-    steps = range(-shifts, shifts + 1)
+    steps = range(-shifts, shifts + 1, step)
     return [(down, right) for down in steps for right in steps if (down, right) != (0, 0)]
 
 
@@ -241,6 +248,7 @@ def evaluate_checkpoints(
     device: Literal["auto", "cpu", "gpu"] = "auto",
     batch_size: int = 128,
     shifts: int = 0,
+    shift_step: int = 1,
     collect: Collect | None = None,
     log: Log = print,
 ) -> Evaluated:
@@ -248,7 +256,8 @@ def evaluate_checkpoints(
 
     The scores of an ensemble are the means over its networks, which order classes as the sums do: the paper
     (section 7) sums those of 7 networks for CIFAR-10. The loss is then that of the mean scores, without
-    reconstruction. `collect`, `shifts`: see `evaluate`. Default of `folder`: the test split of the first run.
+    reconstruction. `collect`, `shifts`, `shift_step`: see `evaluate`. Default of `folder`: the test split of
+    the first run.
     Runs on one device, `auto` the GPU if there is one, each network in the precision that its configuration
     means there, `batch_size` images at a time. `log` gets a line where a checkpoint does not name the classes
     that it was trained on, and about every 5 seconds.
@@ -256,7 +265,8 @@ def evaluate_checkpoints(
     Raises:
         CheckpointError: see `Ensemble`; or the loss is not finite.
         ConfigError: no GPU where one is asked for; `batch_size` below 1; `shifts` below 0, or not below the
-            sides of the images.
+            sides of the images, or no multiple of `shift_step`; the networks are of a family that does not
+            classify.
         DataError: the split cannot be read, is not what the network takes, or numbers its classes in another
             way than the data that a network was trained on.
     """
@@ -266,6 +276,7 @@ def evaluate_checkpoints(
     names = ", ".join(map(str, checkpoints))
     ensemble = Ensemble(checkpoints, place)
     config = ensemble.saved[0].config
+    check_classifies(config, "an evaluation of a checkpoint")
     if not (folder or config.data.name):
         raise DataError(f"checkpoint {names} names no packed split; give the folder of one")
     split = os.fspath(folder or join(config.data.root, config.data.name, config.data.test_split))
@@ -274,6 +285,9 @@ def evaluate_checkpoints(
     if not 0 <= shifts < side:
         rule = f"must be from 0 to {side - 1}, the images have {side} pixels"
         raise ConfigError([Problem("shifts", shifts, rule, "1 or 2 are usual")])
+    if shift_step < 1 or shifts % shift_step:
+        rule = f"must be at least 1, and shifts={shifts} a multiple of it"
+        raise ConfigError([Problem("shift_step", shift_step, rule, "the default is 1")])
     for each in ensemble.saved:
         check_trained_classes(each, index, split, log)
 
@@ -289,6 +303,7 @@ def evaluate_checkpoints(
         progress=progress,
         collect=collect,
         shifts=shifts,
+        shift_step=shift_step,
     )
     if not math.isfinite(result["loss"]):
         raise CheckpointError(

@@ -78,7 +78,7 @@ def _flop_of(parts: Parts) -> float | None:
         return losses(output, batch.drawn(images).to("meta"), labels)["loss"]
 
     try:
-        return model_flop(parts.engine.model, loss, batch.images, batch.labels)
+        return model_flop(parts.engine.model, loss, batch.images, batch.told)
     except Exception:  # a network from outside may do anything; training goes on without the figure
         return None
 
@@ -97,7 +97,7 @@ def model_flop(
     Args:
         network: any; only shapes of its parameters enter.
         loss: ``loss(output, images, labels)`` returns a loss an image, [B].
-        images, labels: of a batch; only shapes enter.
+        images, labels: of a batch, or known shifts in place of labels; only shapes enter.
     """
     own: dict[int, object] = {id(buffer): buffer.to("meta") for buffer in network.buffers()}
     for weight in network.parameters():

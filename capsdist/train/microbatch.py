@@ -143,6 +143,8 @@ def _passes(config: Config, model: nn.Module, share: int, device: torch.device) 
         several = (network.num_labels,) if network.num_labels > 1 else ()
         if network.draws_parts:
             drawn = torch.zeros(share, *several, *image_shape(network), device=device)[:size]
+        if network.known_shift:
+            return images, drawn, torch.zeros(size, 2, device=device)
         if config.data.mixup:
             return images, drawn, torch.zeros(size, network.num_classes, device=device)
         return images, drawn, torch.zeros(size, *several, dtype=torch.int64, device=device)

@@ -116,6 +116,7 @@ def example_batch(parts: Parts, num_images: int = 0) -> Batch:
         image_shape,
     )  # late, with pydantic: benchmarks bring a batch of their own
     from capsdist.data.batch import Batch
+    from capsdist.data.transforms import with_shifted
 
     model, size = parts.config.model, num_images or parts.config.train.global_batch_size
     generator = torch.Generator(parts.device).manual_seed(0)
@@ -131,7 +132,8 @@ def example_batch(parts: Parts, num_images: int = 0) -> Batch:
     if model.draws_parts:
         shape = size, model.num_labels, *image_shape(model)
         drawn = torch.rand(shape, generator=generator, device=parts.device)
-    return Batch(images, labels, torch.ones(size, device=parts.device), ids, size, parts=drawn)
+    batch = Batch(images, labels, torch.ones(size, device=parts.device), ids, size, parts=drawn)
+    return with_shifted(batch, images, 0, model.known_shift) if model.known_shift else batch
 
 
 @torch.no_grad()
@@ -141,7 +143,12 @@ def draws_random_numbers(work: Work, batch: Batch) -> bool:
     batch: transformed, on the device; a microbatch of it passes a copy of the network.
     """
     size = microbatch_of(work.config.train, len(batch.images))
-    engine, images, labels = work.engine, batch.images[:size], batch.labels[:size]
+    engine, images, told, labels = (
+        work.engine,
+        batch.images[:size],
+        batch.told[:size],
+        batch.labels[:size],
+    )
     devices = [work.device] if work.device.type == "cuda" else []
 
     def states() -> list[Tensor]:
@@ -151,7 +158,7 @@ def draws_random_numbers(work: Work, batch: Batch) -> bool:
         network = copy.deepcopy(engine.model).train()
         before = states()
         with autocast(engine.precision, work.device):
-            output = network(images, labels)
+            output = network(images, told)
         losses_of(work.family, work.config)(output, batch.drawn(batch.images)[:size], labels)
         return not all(torch.equal(*pair) for pair in zip(before, states(), strict=True))
 

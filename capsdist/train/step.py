@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
+from capsdist.data.transforms.known import with_shifted
 from capsdist.errors import ShapeError
 from capsdist.ops.predictions import missed_labels
 from capsdist.train.averages import share_at
@@ -47,7 +48,8 @@ def losses_of(family: Family, config: Config) -> Callable[[Output, Tensor, Tenso
 def metric_names(family: Family, num_labels: int = 1) -> tuple[str, ...]:
     """Return the names of what `metric_sums` adds up, in its order."""
     several = ("num_missed_labels", "num_labels", "num_almost_correct") if num_labels > 1 else ()
-    return (*family.loss_names, *several, "num_wrong", "num_images")
+    wrong = ("num_wrong",) if family.classifies else ()
+    return (*family.loss_names, *several, *wrong, "num_images")
 
 
 class Work(Protocol):
@@ -98,13 +100,18 @@ def train_on(work: Work, host_batch: Batch, step: int, phase: Phase = no_phase) 
 def transformed(work: Work, batch: Batch) -> tuple[Batch, Tensor]:
     """Return a batch on the device, with soft targets if images are mixed, and its images as float."""
     seed = work.config.train.seed
-    batch, images = shown(work.transform, batch, seed)
+    batch, images = shown(work.transform, batch, seed, work.config.model.known_shift)
     return work.mixup(batch, images, work.transform, seed) if work.mixup else (batch, images)
 
 
-def shown(transform: Transform, batch: Batch, seed: int) -> tuple[Batch, Tensor]:
-    """Return a batch, and its images after `transform`, which treats its parts as the image they are of."""
+def shown(transform: Transform, batch: Batch, seed: int, known_shift: int = 0) -> tuple[Batch, Tensor]:
+    """Return a batch, and its images after `transform`, which treats its parts as the image they are of.
+
+    known_shift: see `NetworkConfig.known_shift`; with it the batch has known shifts and shifted copies.
+    """
     images = transform(batch.images, batch.sample_ids, seed, batch.epoch)
+    if known_shift:
+        batch = with_shifted(batch, images, seed, known_shift)
     if batch.parts is None:
         return batch, images
     num, epoch = batch.parts.shape[1], batch.epoch
@@ -166,13 +173,13 @@ def add_gradients(
     losses_for, num_labels = losses_of(family, config), config.model.num_labels
     sums = torch.zeros(len(metric_names(family, num_labels)), dtype=torch.float64, device=images.device)
     size = microbatch_of(config.train, len(images))
-    whole = images, batch.drawn(images), batch.labels, batch.weights
+    whole = images, batch.drawn(images), batch.told, batch.labels, batch.weights
     parts = list(zip(*(tensor.split(size) for tensor in whole), strict=True))
-    for number, (part, drawn, labels, weights) in enumerate(parts):
+    for number, (part, drawn, told, labels, weights) in enumerate(parts):
         seed(number)
         phase("forward")
         with engine.microbatch(last=number == len(parts) - 1):
-            output = engine.forward(part, labels)
+            output = engine.forward(part, told)
             losses = losses_for(output, drawn, labels)
             phase("backward")
             # The engine averages over ranks and sums over microbatches.
@@ -194,38 +201,42 @@ def metric_sums(
 
     With one label an image is wrong where the class of its largest score is not its label, or of soft labels
     not the largest; with several where a label is missed, see `missed_labels`, and almost correct where not
-    all are.
+    all are. What a family finds that does not classify is neither right nor wrong.
 
     Raises:
         ShapeError: images have several labels, and `num_labels` is 1.
     """
     total = losses["loss"]
-    several: tuple[Tensor, ...] = ()
-    if num_labels > 1:
+    found: tuple[Tensor, ...]
+    if not family.classifies:
+        found = ()
+    elif num_labels > 1:
         missed, present = missed_labels(scores, labels)
         wrong = missed > 0
-        several = missed, present, ~wrong | (missed < present)
+        found = missed, present, ~wrong | (missed < present), wrong
     elif labels.is_floating_point():
-        wrong = labels.gather(1, scores.argmax(1, keepdim=True))[:, 0] < labels.amax(1)
+        found = (labels.gather(1, scores.argmax(1, keepdim=True))[:, 0] < labels.amax(1),)
     elif labels.dim() == 1:
-        wrong = scores.argmax(1) != labels
+        found = (scores.argmax(1) != labels,)
     else:
         raise ShapeError(
             f"labels {list(labels.shape)} are several an image, and the network has num_labels=1; "
             "set --model.num-labels"
         )
-    counts = (each.to(total.dtype) for each in (*several, wrong))
+    counts = (each.to(total.dtype) for each in found)
     rows = torch.stack([*(losses[name] for name in family.loss_names), *counts, torch.ones_like(total)])
     return (rows.double() * weights).sum(1)
 
 
 def error_percents(sums: Mapping[str, float]) -> dict[str, float]:
-    """Return errors from sums over all ranks, by the names in `metric_names`.
+    """Return errors from sums over all ranks, by the names in `metric_names`; {} without classes.
 
     error_percent: images whose predicted classes are not their labels. Only where images have several labels:
     label_error_percent, labels that are not predicted, of all labels, and almost_correct_percent, images of
     which at least one label is predicted ("almost correct" in the authors' code, models/layers/layers.py).
     """
+    if "num_wrong" not in sums:
+        return {}
     errors = {"error_percent": 100.0 * sums["num_wrong"] / sums["num_images"]}
     if "num_labels" in sums:
         errors["label_error_percent"] = 100.0 * sums["num_missed_labels"] / max(sums["num_labels"], 1.0)

@@ -24,8 +24,9 @@ class Validations:
     def add(self, found: Evaluation, step: int) -> None:
         """Take in the validation after `step` steps; an equal error is no improvement."""
         self.last, self._step = found, step
-        self._since = 0 if found["error_percent"] < self._lowest else self._since + 1
-        self._lowest = min(self._lowest, found["error_percent"])
+        error = found.get("error_percent", math.inf)  # of a family that does not classify there is none
+        self._since = 0 if error < self._lowest else self._since + 1
+        self._lowest = min(self._lowest, error)
 
     @property
     def end(self) -> str | None:
@@ -41,7 +42,9 @@ class Validations:
         """Return what a checkpoint keeps."""
         metrics: dict[str, float] = {}
         if self.last is not None:
-            metrics |= {name: self.last[name] for name in ("error_percent", "loss")}
+            if "error_percent" in self.last:
+                metrics["error_percent"] = self.last["error_percent"]
+            metrics["loss"] = self.last["loss"]
             metrics["validated_step"] = self._step
         if math.isfinite(self._lowest):
             metrics |= {_LOWEST: self._lowest, _SINCE: self._since}

@@ -133,16 +133,16 @@ def test_a_move_goes_down_and_right() -> None:
         assert torch.equal(moved(images, down, right), shifted_by_hand(images, down, right))
 
 
-@pytest.mark.parametrize("shifts", [1, 2])
-def test_scores_are_summed_over_all_shifted_copies(runs: Path, shapes: Path, shifts: int) -> None:
-    stored = measured(runs / "seed-4", shifts=shifts, batch_size=7)
+@pytest.mark.parametrize(("shifts", "step"), [(1, 1), (2, 1), (4, 2)])
+def test_scores_are_summed_over_all_shifted_copies(runs: Path, shapes: Path, shifts: int, step: int) -> None:
+    stored = measured(runs / "seed-4", shifts=shifts, shift_step=step, batch_size=7)
     images, _ = pixels_and_labels(shapes)
-    steps = range(-shifts, shifts + 1)
+    steps = range(-shifts, shifts + 1, step)
     copies = [shifted_by_hand(images, down, right) for down in steps for right in steps]
     mean = torch.stack([scores_of(runs / "seed-4", copy) for copy in copies]).mean(0)
     assert predicted(stored) == mean.argmax(1).tolist()
     assert torch.allclose(stored_scores(stored), mean.amax(1), atol=2e-6)
-    assert stored.shifts == shifts
+    assert (stored.shifts, stored.shift_step) == (shifts, step)
     plain = measured(runs / "seed-4")
     assert not torch.equal(stored_scores(stored), stored_scores(plain))
 
@@ -151,6 +151,8 @@ def test_scores_are_summed_over_all_shifted_copies(runs: Path, shapes: Path, shi
 def test_shifts_beyond_the_image_are_refused(runs: Path, shifts: int) -> None:
     with pytest.raises(ConfigError, match=rf"shifts={shifts}: must be from 0 to 8, the images have 9 pixels"):
         measured(runs / "seed-4", shifts=shifts)
+    with pytest.raises(ConfigError, match="shift_step=2: must be at least 1, and shifts=3 a multiple of it"):
+        measured(runs / "seed-4", shifts=3, shift_step=2)
 
 
 def test_evaluate_writes_the_evaluation_of_a_run_and_prints_error_and_interval(

@@ -6,7 +6,9 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from capsdist.bench.full_shape import route_full_shape
+from capsdist.bench.grids import conv_run, em_run
 from capsdist.bench.routing import (
     BACKENDS,
     MNIST,
@@ -33,6 +36,10 @@ NAMED = {
     "speedup_vs_reference", "speedup_vs_full_shape", "share_of_gemm_rate", "memory_ratio_vs_reference",
     "saved_bytes_per_image", "peak_bytes", "step_r3_over_r1",
 }  # fmt: skip
+GRIDS = {f"{kind}_saved_bytes_ratio" for kind in ("em", "conv")} | {
+    "em_speedup_vs_reference",
+    "conv_speedup_vs_unfold",
+}
 SAME = ["streamed", "reference", "full_shape"]
 
 
@@ -53,6 +60,14 @@ def test_all_forms_that_are_compared_compute_the_same(backend: str) -> None:
     expected = forward_backward(TINY, "reference")()
     for found, wanted in zip(forward_backward(TINY, backend)(), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [partial(em_run, num_images=2), partial(conv_run, num_images=2, side=7)])
+def test_the_runs_of_grids_compute_the_same(make: Callable[[str], Any]) -> None:
+    ours, votes = make("streamed"), make("reference")
+    for found, wanted in zip(ours(), votes(), strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+    assert 0 < ours.saved_bytes < votes.saved_bytes
 
 
 def in_place_product(total: list[int], left: list[int], right: list[int], **_: object) -> int:
@@ -145,7 +160,7 @@ def test_the_job_prints_the_figures_as_its_last_line(repo: Path) -> None:
         "0",
     ]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
-    assert set(json.loads(done.stdout.splitlines()[-1])) >= NAMED
+    assert set(json.loads(done.stdout.splitlines()[-1])) >= NAMED | GRIDS
 
 
 def test_large_weights_exist_once() -> None:

@@ -298,7 +298,7 @@ def test_what_cannot_be_drawn_is_told_or_refused(tmp_path: Path) -> None:
     to = tmp_path / "to"
     written = draw_figures([str(run)], str(to), log=told.append)
     assert [Path(path).name for path in written] == ["figure_a2.json", "figure_a2.png", "figure_a2.svg"]
-    assert len(told) == 6
+    assert len(told) == 7
     assert "left out: coupling of made-up: a network of the family baseline_cnn has no capsules" in told
     with pytest.raises(NotDrawn, match=r"^figure_5 of made-up cannot be drawn: .*/test holds no pairs"):
         draw_figures([str(run)], str(to), only=["figure_5"])

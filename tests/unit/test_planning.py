@@ -49,6 +49,12 @@ NETWORKS = {
         {"none_of_the_above": True, "iterations": 2},
     ),
     "last": ({}, {"gradient": "last"}),
+    "attention": ({"log_priors": True}, {"algorithm": "attention"}),
+    "inverted": ({}, {"algorithm": "inverted"}),
+    "heinsen": ({}, {"algorithm": "heinsen"}),
+    "average": ({}, {"algorithm": "average"}),
+    "grouped": ({"primary_dim": 4, "class_dim": 6}, {"algorithm": "grouped", "groups": 2}),
+    "fully connected": ({}, {"algorithm": "fully_connected"}),
     "votes": ({}, {"recompute": "none", "iterations": 2}),
     "votes, one iteration": ({"log_priors": True}, {"recompute": "none", "iterations": 1}),
     "votes, last": ({"decoder": False}, {"recompute": "none", "gradient": "last"}),
@@ -96,6 +102,16 @@ NETWORKS = {
     ),
     "convolutional capsules, last": (
         {**CONVOLUTIONAL, "stem_frozen": True, "capsule_dropout": 0.25}, {"gradient": "last"},
+    ),
+    "shifts": (
+        {"kind": "transforming_autoencoder", "in_channels": 2, "image_size": (21, 19), "capsules": 5,
+         "recognition_units": 7, "generation_units": 11},
+        {},
+    ),
+    "shifts, linear": (
+        {"kind": "transforming_autoencoder", "in_channels": 1, "image_size": (12, 19), "capsules": 4,
+         "hidden": "relu", "contribution": "linear"},
+        {},
     ),
     "other stem": ({**RESIDUAL, **STEM, "padding": "valid"}, {"iterations": 1}),
     "other stem, frozen": ({**RESIDUAL, **STEM, "stem_frozen": True, "padding": "valid"}, {}),
@@ -155,6 +171,8 @@ def kept_bytes(config: Config, num_images: int, precision: Any) -> int:
         several = (config.model.num_labels,)
         drawn = torch.rand(num_images, *several, *image_shape(config.model))
     labels = torch.randint(config.model.num_classes, (num_images, *several))
+    if config.model.known_shift:  # which the network takes in their place
+        labels = torch.rand(num_images, 2)
     weights = torch.ones(num_images)
     losses = losses_of(find_family(config.model.kind), config)
 

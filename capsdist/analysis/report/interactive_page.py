@@ -21,7 +21,7 @@ from capsdist.config import Config
 from capsdist.console import Log
 from capsdist.errors import CapsdistError, ConfigError, Problem, RunError
 from capsdist.models import CapsNet
-from capsdist.models.layers import Conv2d
+from capsdist.models.layers import ClassCapsules, Conv2d
 from capsdist.ops.predictions import largest
 from capsdist.ops.targets import class_mask
 from capsdist.runs.checkpoints import best_verified, newest_verified
@@ -124,9 +124,11 @@ def _checked(config: Config, network: nn.Module) -> CapsNet:
         ConfigError: a page cannot compute it, or would be too large.
     """
     kind = config.model.kind
-    if type(network) is not CapsNet:
+    if type(network) is not CapsNet or not isinstance(network.class_capsules, ClassCapsules):
         rule = "is a network that the page has no JavaScript for"
-        raise ConfigError([Problem("model.kind", kind, rule, "give a run of the family capsnet")])
+        raise ConfigError(
+            [Problem("model.kind", kind, rule, "give a run of the family capsnet with dynamic routing")]
+        )
     size = sum(each.numel() for each in network.parameters()) * 4 // 3
     if size > MAX_BYTES - _RESERVED_BYTES:
         rule = f"has weights of {size / 1e6:.0f} MB in base64; a page has at most {MAX_BYTES / 1e6:.0f} MB"

@@ -101,7 +101,10 @@ def _tiles(facts: RunFacts, spent: Spent) -> Iterator[_Tile]:
             *([f"95 %: {interval[0]:.2f} to {interval[1]:.2f} %"] if interval else []),
             *([f"{percent(of_labels)} of their labels"] if of_labels is not None else []),
         ]
-        yield _Tile("Error", percent(measured["error_percent"]), "; ".join(parts))
+        if "error_percent" in measured:
+            yield _Tile("Error", percent(measured["error_percent"]), "; ".join(parts))
+        else:  # of a family that does not classify
+            yield _Tile("Loss", f"{measured['loss']:.4g}", "; ".join(parts))
     else:
         yield _Tile("Error", "–", "not tested yet")
     total = start.get("total_steps", 0)

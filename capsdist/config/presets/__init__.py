@@ -11,6 +11,7 @@ from capsdist.config.presets import (
     emnist,
     fashion_mnist,
     imagenet,
+    later_routings,
     mnist,
     mnist_ablation,
     multimnist,
@@ -18,13 +19,14 @@ from capsdist.config.presets import (
     resnet,
     smallnorb,
     svhn,
+    transforming,
 )
 from capsdist.config.schema import Config
 from capsdist.errors import ConfigError, Problem
 
 _MODULES = (
     mnist, digits, mnist_ablation, multimnist, affnist, fashion_mnist, emnist, cifar10, resnet, svhn,
-    smallnorb, imagenet, own_images,
+    smallnorb, imagenet, own_images, transforming, later_routings,
 )  # fmt: skip
 PRESETS: dict[str, Callable[[], Config]] = {
     function.__name__: function for module in _MODULES for function in module.PRESETS

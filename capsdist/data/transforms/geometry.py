@@ -15,7 +15,9 @@ from torch import Tensor
 
 from capsdist.data.transforms.random_numbers import Draw, Draws
 
-__all__ = ["Part", "affine", "central", "largest_part", "moved", "random_part", "resized", "window"]
+__all__ = [
+    "Part", "affine", "central", "largest_part", "moved", "random_part", "resized", "shifted", "window",
+]  # fmt: skip
 
 Sides = tuple[int, int]
 """Height and width in pixels."""
@@ -54,11 +56,27 @@ def window(images: Tensor, draws: Draws, *, shift: int, size: Sides, flip: bool)
     if flip:
         mirrored = draws.uniform(Draw.FLIP) < 0.5
         columns = torch.where(mirrored[:, None], width - 1 - columns, columns)
-    columns = left[:, None] + columns
-    places = (rows[:, :, None] * padded.shape[3] + columns[:, None, :]).flatten(1)
-    channels = images.shape[1]
-    taken = padded.flatten(2).gather(2, places[:, None].expand(-1, channels, -1))
-    return taken.view(len(images), channels, height, width)
+    return _taken(padded, rows, left[:, None] + columns)
+
+
+def shifted(images: Tensor, shifts: Tensor, limit: int) -> Tensor:
+    """Return images [b, C, H, W], each moved by whole pixels of its own; zeros come in.
+
+    shifts: int64 [b, 2], pixels to the right and down, from -limit to limit.
+    """
+    height, width = images.shape[2:]
+    right, down = limit - shifts.T[:, :, None]
+    rows = down + torch.arange(height, device=images.device)
+    columns = right + torch.arange(width, device=images.device)
+    return _taken(F.pad(images, [limit] * 4), rows, columns)
+
+
+def _taken(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return of images [b, C, H, W] the pixels [b, C, h, w] in `rows` [b, h] and `columns` [b, w]."""
+    (num, channels, _, across), size = images.shape, (rows.shape[1], columns.shape[1])
+    places = (rows[:, :, None] * across + columns[:, None, :]).flatten(1)
+    taken = images.flatten(2).gather(2, places[:, None].expand(-1, channels, -1))
+    return taken.view(num, channels, *size)
 
 
 def moved(images: Tensor, down: int, right: int) -> Tensor:

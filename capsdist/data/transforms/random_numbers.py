@@ -40,6 +40,8 @@ class Draw(IntEnum):
     CUTOUT_Y = 16
     CUTOUT_X = 17
     MIXUP = 18
+    KNOWN_RIGHT = 19
+    KNOWN_DOWN = 20
 
 
 def uniform(sample_ids: Tensor, draw: int, seed: int, epoch: int | Tensor) -> Tensor:

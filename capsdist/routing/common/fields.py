@@ -11,10 +11,9 @@ most.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Literal
 
 import torch
@@ -24,7 +23,10 @@ from torch.nn import functional
 from capsdist.errors import ShapeError
 from capsdist.routing.common.checks import check_name, is_count
 
-__all__ = ["Fields", "Padding", "fields_of", "whole_field"]
+__all__ = ["FIELDS_SCHEMA", "Fields", "Padding", "fields_of", "whole_field"]
+
+FIELDS_SCHEMA = "int[] child_shape, int[] kernel, int[] stride, str padding, bool shared"
+"""`Fields.numbers` in torch's schema language, as arguments of an operator."""
 
 Padding = Literal["valid", "same"]
 
@@ -74,6 +76,12 @@ class Fields:
             )
 
     @property
+    def numbers(self) -> tuple[list[int], list[int], list[int], str, bool]:
+        """What it is made of, as an operator takes it: `fields_of` of it is equal to it."""
+        shape, kernel, stride = map(list, (self.child_shape, self.kernel, self.stride))
+        return shape, kernel, stride, self.padding, self.shared
+
+    @property
     def parent_shape(self) -> tuple[int, ...]:
         """Positions of the parents in each direction."""
         if self.padding == "same":
@@ -101,41 +109,53 @@ class Fields:
         """Matrices of a pair of types: K, or 1 if they are shared."""
         return 1 if self.shared else self.size
 
-    @cached_property
+    @property
     def children(self) -> Tensor:
         """[K, P] int64: number of the child position under place k of the kernel of parent p, N where none.
 
         Positions are numbered row by row.
         """
-        lines = []  # of each direction: [kernel, parents], -1 outside
-        for size, kernel, step, parents in zip(
-            self.child_shape, self.kernel, self.stride, self.parent_shape, strict=True
-        ):
-            before = max(0, (parents - 1) * step + kernel - size) // 2 if self.padding == "same" else 0
-            at = torch.arange(kernel)[:, None] + torch.arange(parents) * step - before
-            lines.append(at.where((at >= 0) & (at < size), -1))
-        if len(lines) == 1:
-            return lines[0].where(lines[0] >= 0, self.num_children)
-        rows, columns = lines[0][:, None, :, None], lines[1][None, :, None, :]
-        flat = rows * self.child_shape[1] + columns
-        return flat.where((rows >= 0) & (columns >= 0), self.num_children).reshape(self.size, -1)
+        found, seen = None, None
+        for size, kernel, step, parents, before in self._directions():
+            child = torch.arange(kernel)[:, None] + torch.arange(parents) * step - before
+            found = _combine(found, child, size)
+            seen = _combine(seen, (child >= 0) & (child < size))
+        assert found is not None
+        assert seen is not None
+        return found.where(seen, self.num_children)
 
-    @cached_property
+    @property
     def parents(self) -> Tensor:
         """[M, N] int64: k P + p of every parent p that has child n at place k of its field, K P where none.
 
         The reverse of `children`.
         """
-        pairs: list[list[int]] = [[] for _ in range(self.num_children)]
-        for flat, child in enumerate(self.children.flatten().tolist()):
-            if child < self.num_children:
-                pairs[child].append(flat)
-        none = self.size * self.num_parents
-        return torch.tensor(list(itertools.zip_longest(*pairs, fillvalue=none)), dtype=torch.int64).reshape(
-            -1, self.num_children
-        )
+        positions, places, seen = None, None, None
+        for size, kernel, step, parents, before in self._directions():
+            child = torch.arange(size) + before
+            parent = child // step - torch.arange(-(-kernel // step))[:, None]
+            place = child - parent * step
+            positions, places = _combine(positions, parent, parents), _combine(places, place, kernel)
+            seen = _combine(seen, (parent >= 0) & (parent < parents) & (place < kernel))
+        assert positions is not None
+        assert places is not None
+        assert seen is not None
+        return (places * self.num_parents + positions).where(seen, self.size * self.num_parents)
 
-    @cached_property
+    def _directions(self) -> Iterator[tuple[int, int, int, int, int]]:
+        """Yield children, kernel, stride, parents, and positions before the first child of each direction."""
+        sides = zip(self.child_shape, self.kernel, self.stride, self.parent_shape, strict=True)
+        for size, kernel, step, parents in sides:
+            same = self.padding == "same"
+            yield (
+                size,
+                kernel,
+                step,
+                parents,
+                max(0, (parents - 1) * step + kernel - size) // 2 if same else 0,
+            )
+
+    @property
     def num_seeing(self) -> Tensor:
         """[N] int64: parent positions that see each child; 0 of a child that a stride passes over."""
         return (self.parents < self.size * self.num_parents).sum(0)
@@ -163,22 +183,36 @@ class Fields:
 
 @functools.lru_cache(maxsize=64)
 def _tables(fields: Fields, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return `children` and `parents` on a device, where they are copied once."""
+    """Return `children` and `parents` on a device: made once for all that are equal."""
     return fields.children.to(device), fields.parents.to(device)
 
 
-@functools.lru_cache(maxsize=64)
+def _combine(before: Tensor | None, own: Tensor, size: int = 1) -> Tensor:
+    """Return for each pair of numbers before [a, b] and own [c, d], which is below size, one: [a c, b d].
+
+    Of flags whether both hold.
+    """
+    if before is None:
+        return own
+    one, other = before[:, None, :, None], own[None, :, None, :]
+    both = one & other if own.dtype == torch.bool else one * size + other
+    return both.flatten(2).flatten(0, 1)
+
+
 def fields_of(
-    child_shape: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], padding: Padding
+    child_shape: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Padding,
+    shared: bool = False,
 ) -> Fields:
-    """Return `Fields` of these sizes, whose tables are made once.
+    """Return `Fields` of these sizes; lists will do.
 
     Raises: ShapeError as `Fields`.
     """
-    return Fields(child_shape, kernel, stride, padding)
+    return Fields(tuple(child_shape), tuple(kernel), tuple(stride), padding, shared)
 
 
-@functools.lru_cache(maxsize=64)
 def whole_field(child_shape: tuple[int, ...]) -> Fields:
     """Return one field that has all children, with weights shared over positions: of class capsules."""
-    return Fields(child_shape, child_shape, (1,) * len(child_shape), shared=True)
+    return fields_of(child_shape, child_shape, (1,) * len(child_shape), "valid", shared=True)

@@ -22,7 +22,10 @@ from capsdist.routing.common.tiling import Pieces, Scratch, slices
 from capsdist.routing.dynamic.cuts import SQUASH_NUMBERS, plan_tiles
 from capsdist.routing.dynamic.options import RoutingOptions
 
-__all__ = ["Gradients", "Stream", "add_gradients", "add_totals", "parts"]
+__all__ = [
+    "Gradients", "Stream", "add_coupled_gradients", "add_coupled_total", "add_gradients", "add_squashed",
+    "add_totals", "dot", "pair_products", "parts",
+]  # fmt: skip
 
 
 class Stream:
@@ -119,7 +122,7 @@ def add_totals(stream: Stream, poses: Tensor, bias: Tensor | None, totals: Tenso
             if iteration == 0 and stream.starts_uniform:
                 _add_uniform_total(stream, tile, tile_poses, total)
             else:
-                _add_coupled_total(stream, tile, tile_poses, state if iteration else None, total)
+                add_coupled_total(stream, tile, tile_poses, state if iteration else None, total)
         if stream.reduce is not None:
             stream.reduce(total)
         if bias is not None:
@@ -162,7 +165,7 @@ def add_gradients(stream: Stream, poses: Tensor, totals: Tensor, grad: Tensor, f
                 if iteration == 0 and stream.starts_uniform:
                     _add_uniform_gradients(stream, tile, tile_poses, d_total, d_u, found.weights)
                 else:
-                    _add_coupled_gradients(stream, tile, tile_poses, state, d_total, increment, d_u, found)
+                    add_coupled_gradients(stream, tile, tile_poses, state, d_total, increment, d_u, found)
         if iteration > 0 and stream.options.gradient == "full":
             _carry(d_state, increment, stream.reduce)
     if found.weights is not None:
@@ -189,7 +192,7 @@ def _add_uniform_total(stream: Stream, tile: slice, poses: Tensor, total: Tensor
         total[parents].add_(by_parent, alpha=1 / stream.num_logits)
 
 
-def _add_coupled_total(
+def add_coupled_total(
     stream: Stream, tile: slice, poses: Tensor, state: Tensor | None, total: Tensor
 ) -> None:
     """Add what the children of one tile give to total [J, b, E], coupled by their agreement with state.
@@ -235,7 +238,7 @@ def _add_uniform_gradients(
             torch.addmm(sums, rows.flatten(1).mT, poses.flatten(1), out=sums)
 
 
-def _add_coupled_gradients(
+def add_coupled_gradients(
     stream: Stream,
     tile: slice,
     poses: Tensor,

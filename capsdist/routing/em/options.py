@@ -17,7 +17,10 @@ from capsdist.routing.common.checks import check_name, is_count, one_of
 from capsdist.routing.common.fields import Fields
 from capsdist.routing.common.sharing import Competition
 
-__all__ = ["Backend", "EMCall", "EMKeywords", "EMOptions"]
+__all__ = ["EM_SCHEMA", "Backend", "EMCall", "EMKeywords", "EMOptions"]
+
+EM_SCHEMA = "int iterations, float inverse_temperature, float decay, float variance_floor, str competition"
+"""`EMOptions.numbers` in torch's schema language, as arguments of an operator."""
 
 Backend = Literal["auto", "streamed", "reference"]
 
@@ -61,6 +64,12 @@ class EMOptions:
         if not 0 <= self.temperature_decay < 1:
             raise ShapeError(f"temperature_decay={self.temperature_decay!r} must be in [0, 1)")
         object.__setattr__(self, "iterations", index(self.iterations))
+
+    @property
+    def numbers(self) -> tuple[int, float, float, float, str]:
+        """All but the backend, in order, as an operator takes them."""
+        annealing = self.inverse_temperature, self.temperature_decay
+        return self.iterations, *annealing, self.variance_floor, self.competition
 
     def lambdas(self) -> list[float]:
         """Return the inverse temperature of each iteration: final (1 - decay^(t + 1)), t from 0."""

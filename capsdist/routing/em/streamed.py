@@ -29,15 +29,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from capsdist.routing.common.autograd import BackwardPass, Pass, refusing, way
+from capsdist.routing.common.autograd import refusing
+from capsdist.routing.common.fields import FIELDS_SCHEMA, fields_of
+from capsdist.routing.common.operators import own_backward
 from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.common.tiling import Scratch, slices
-from capsdist.routing.em.options import EMCall
+from capsdist.routing.em.options import EM_SCHEMA, EMCall, EMOptions
 from capsdist.routing.em.streamed_passes import Block, Gradients, Sizes, Stats
 
 __all__ = ["route_em_streamed"]
-
-_refuse = refusing("streamed EM routing is differentiable once, backward; choose backend='reference'")
 
 
 def route_em_streamed(call: EMCall) -> tuple[Tensor, Tensor]:
@@ -47,41 +47,53 @@ def route_em_streamed(call: EMCall) -> tuple[Tensor, Tensor]:
     R B P C (2 H + 2) numbers.
     """
     operands = call.poses, call.activations, call.weights, call.beta_u, call.beta_a, call.offsets
-    poses, activations, *_ = way(_Route, _forward)(*operands, call.fields, call.options)
+    poses, activations, *_ = _route(*operands, *call.fields.numbers, *call.options.numbers)
     return poses, activations
+
+
+def _call(arguments: tuple[Any, ...]) -> EMCall:
+    """Return the call of the arguments of a pass: six tensors, numbers of fields and of options."""
+    poses, activations, weights, beta_u, beta_a, offsets = arguments[:6]
+    fields, options = fields_of(*arguments[6:11]), EMOptions(*arguments[11:])
+    return EMCall(poses, activations, weights, beta_u, beta_a, fields, options, offsets)
+
+
+def _empty(*arguments: Any) -> tuple[Tensor, ...]:
+    """Return memory for what `_forward` returns."""
+    call = _call(arguments)
+    side, types = call.poses.shape[-1], call.weights.shape[2]
+    shape, number = (call.poses.shape[0], call.fields.num_parents), call.options.iterations
+    dtype = wide_dtype(call.poses)
+    return (
+        call.poses.new_empty(*shape, types, side, side),
+        call.activations.new_empty(*shape, types),
+        *(call.poses.new_empty(number, side**2, types, *shape, dtype=dtype) for _ in range(2)),
+        *(call.poses.new_empty(number, types, *shape, dtype=dtype) for _ in range(2)),
+    )
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, ...]:
     """Run all blocks forward; return parents, and the stats of all iterations for the way back."""
-    call = _call(arguments)
-    dtype = wide_dtype(call.poses)
-    side, types = call.poses.shape[-1], call.weights.shape[2]
-    shape = len(call.poses), call.fields.num_parents
-    poses = call.poses.new_empty(*shape, types, side, side)
-    activations = call.activations.new_empty(*shape, types)
-    number = call.options.iterations
-    kept = Stats(
-        *(poses.new_empty(number, side**2, types, *shape, dtype=dtype) for _ in range(2)),
-        *(poses.new_empty(number, types, *shape, dtype=dtype) for _ in range(2)),
-    )
+    call, (poses, activations, *kept) = _call(arguments), _empty(*arguments)
+    side, positions = call.poses.shape[-1], call.fields.num_parents
     with torch.no_grad(), without_autocast(call.poses):
-        for images, block in _blocks(call, dtype):
+        for images, block in _blocks(call, kept[0].dtype):
             share, stats = block.first_share(), None
             for step, inverse_temperature in enumerate(call.options.lambdas()):
                 if stats is not None:
                     share = block.expect(stats, "share")
                 stats = block.maximise(share, inverse_temperature)
                 for all_of, own in zip(kept, stats, strict=True):
-                    all_of[step, ..., images, :] = own.unflatten(-1, (-1, shape[1]))
+                    all_of[step, ..., images, :] = own.unflatten(-1, (-1, positions))
             assert stats is not None  # there is an iteration
-            mean = stats.mean.unflatten(0, (side, side)).unflatten(-1, (-1, shape[1]))
+            mean = stats.mean.unflatten(0, (side, side)).unflatten(-1, (-1, positions))
             poses[images] = mean.permute(3, 4, 2, 0, 1)
-            activations[images] = stats.logit.sigmoid().unflatten(-1, (-1, shape[1])).permute(1, 2, 0)
+            activations[images] = stats.logit.sigmoid().unflatten(-1, (-1, positions)).permute(1, 2, 0)
     return poses, activations, *kept
 
 
 def _backward(d_poses: Tensor, d_activations: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
-    """Run all blocks backward; return gradients of poses, activations, weights, beta_u and beta_a.
+    """Run all blocks backward; return gradients of all tensors, of offsets zeros.
 
     arguments: the stats of all iterations, then those of `_forward`.
     """
@@ -94,7 +106,7 @@ def _backward(d_poses: Tensor, d_activations: Tensor, *arguments: Any) -> tuple[
         kept.mean.new_zeros(types),
         kept.mean.new_zeros(types),
     )
-    of_poses, of_activations = torch.empty_like(call.poses), torch.empty_like(call.activations)
+    of_poses, of_activations = (each.new_empty(each.shape) for each in (call.poses, call.activations))
     with torch.no_grad(), without_autocast(call.poses):
         for images, block in _blocks(call, dtype):
             stats = [
@@ -115,13 +127,8 @@ def _backward(d_poses: Tensor, d_activations: Tensor, *arguments: Any) -> tuple[
         d_weights.to(call.weights.dtype).contiguous(),
         into.beta_u.to(call.beta_u.dtype),
         into.beta_a.to(call.beta_a.dtype),
+        of_poses.new_empty(0) if call.offsets is None else torch.zeros_like(call.offsets).contiguous(),
     )
-
-
-def _call(arguments: tuple[Any, ...]) -> EMCall:
-    """Return the call of the arguments of a pass: six tensors, fields and options."""
-    poses, activations, weights, beta_u, beta_a, offsets, fields, options = arguments
-    return EMCall(poses, activations, weights, beta_u, beta_a, fields, options, offsets)
 
 
 def _blocks(call: EMCall, dtype: torch.dtype) -> Iterator[tuple[slice, Block]]:
@@ -131,33 +138,14 @@ def _blocks(call: EMCall, dtype: torch.dtype) -> Iterator[tuple[slice, Block]]:
         yield images, Block(call, images, scratch, sizes, dtype)
 
 
-class _Route(Pass):
-    jvp = staticmethod(_refuse)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        """Save the arguments themselves, and the stats."""
-        ctx.mark_non_differentiable(*output[2:])
-        ctx.fields, ctx.options = inputs[6:]
-        ctx.save_for_backward(*inputs[:6], *output[2:])
-
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        """Run forward."""
-        return _forward(*arguments)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients."""
-        operands, kept = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
-        found = way(_RouteBackward, _backward)(*grads[:2], *kept, *operands, ctx.fields, ctx.options)
-        return *found, None, None, None
-
-
-class _RouteBackward(BackwardPass):
-    backward = jvp = staticmethod(_refuse)
-
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        """Run backward."""
-        return _backward(*arguments)
+_route = own_backward(
+    "route_em_streamed",
+    _forward,
+    _backward,
+    _empty,
+    refusing("streamed EM routing is differentiable once, backward; choose backend='reference'"),
+    operands=("poses", "activations", "weights", "beta_u", "beta_a", "offsets?"),
+    others=f"{FIELDS_SCHEMA}, {EM_SCHEMA}",
+    num_results=2,
+    num_kept=4,
+)

@@ -21,13 +21,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from capsdist.routing.common.tiling import Scratch, even_size, slices
+from capsdist.routing.common.tiling import MIB, Scratch, chunk_bytes, even_size, slices
 from capsdist.routing.em.options import EMCall
 
 __all__ = ["Block", "Gradients", "Sizes", "Stats"]
 
-_MAX_TILE_BYTES = 24 << 20  # of votes, and as many of their gradient: 64 MB with all else
-_SLAB_BYTES = 1 << 19  # of a pass at a time: a few of them stay in the cache
+_MAX_TILE_BYTES = 14 * MIB  # of votes, and as many of their gradient
 
 
 class Stats(NamedTuple):
@@ -122,7 +121,8 @@ class Block:
 
     def _slabs(self, votes: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Yield children of the fields, their votes, and a buffer of the same shape."""
-        size = max(1, _SLAB_BYTES // (votes[0].numel() * votes.element_size()))
+        most = chunk_bytes(votes.device.type) // 4  # of votes and two buffers
+        size = max(1, most // (votes[0].numel() * votes.element_size()))
         for part in slices(len(votes), size):
             yield part, votes[part], self.scratch.take("slab", *votes[part].shape)
 

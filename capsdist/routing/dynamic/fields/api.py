@@ -137,7 +137,7 @@ def check_call(call: FieldCall) -> None:
     num_parents, parent_dim = call.packed_weights.shape[:2]
     own = types * fields.num_matrices
     wanted = {
-        "child_poses": (poses, [len(poses), fields.num_children, types, child_dim]),
+        "child_poses": (poses, [poses.shape[0], fields.num_children, types, child_dim]),
         "packed_weights": (call.packed_weights, [num_parents, parent_dim, child_dim, own]),
         "bias": (call.bias, [num_parents, parent_dim]),
         "log_priors": (call.log_priors, [types * fields.size, num_parents]),

@@ -15,17 +15,16 @@ import torch
 from torch import Tensor
 
 from capsdist.ops import squash
-from capsdist.routing.common.autograd import BackwardPass, Pass, refusing, way
+from capsdist.routing.common.autograd import refusing
+from capsdist.routing.common.fields import FIELDS_SCHEMA, fields_of
+from capsdist.routing.common.operators import own_backward
 from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.common.tiling import Pieces, Scratch, slices
 from capsdist.routing.dynamic.fields.call import FieldCall
 from capsdist.routing.dynamic.fields.passes import Block, Gradients, plan_cuts
+from capsdist.routing.dynamic.options import RoutingOptions
 
 __all__ = ["route_fields_streamed"]
-
-_refuse = refusing(
-    "streamed routing between grids is differentiable once, backward; choose backend='reference'"
-)
 
 
 def route_fields_streamed(call: FieldCall) -> Tensor:
@@ -34,8 +33,18 @@ def route_fields_streamed(call: FieldCall) -> Tensor:
     Computed in fp32, float64 for float64, also under autocast.
     """
     operands = call.child_poses, call.packed_weights, call.bias, call.log_priors
-    parent_poses, _ = way(_Route, _forward)(*operands, call.fields, call.competition, call.options)
+    options = call.options
+    others = call.competition, options.iterations, options.none_of_the_above, options.gradient
+    parent_poses, _ = _route(*operands, *call.fields.numbers, *others)
     return parent_poses
+
+
+def _call(arguments: tuple[Any, ...]) -> FieldCall:
+    """Return the call of the arguments of a pass: four tensors, numbers of fields, and options."""
+    child_poses, packed_weights, bias, log_priors = arguments[:4]
+    fields, competition = fields_of(*arguments[4:9]), arguments[9]
+    options = RoutingOptions(*arguments[10:])
+    return FieldCall(child_poses, packed_weights, fields, options, competition, bias, log_priors)
 
 
 def _blocks(call: FieldCall, dtype: torch.dtype, rows: int) -> Iterator[tuple[slice, slice, Block]]:
@@ -50,33 +59,38 @@ def _blocks(call: FieldCall, dtype: torch.dtype, rows: int) -> Iterator[tuple[sl
         yield images, pairs, Block(call, images, scratch, weights, cuts)
 
 
-def _call(arguments: tuple[Any, ...]) -> FieldCall:
-    child_poses, packed_weights, bias, log_priors, fields, competition, options = arguments
-    return FieldCall(child_poses, packed_weights, fields, options, competition, bias, log_priors)
+def _empty(*arguments: Any) -> tuple[Tensor, Tensor]:
+    """Return memory for parent_poses [B, P, J, E] and totals [R, J, E, B P]."""
+    call = _call(arguments)
+    positions, (num_parents, parent_dim) = call.fields.num_parents, call.packed_weights.shape[:2]
+    poses, num_images = call.child_poses, call.child_poses.shape[0]
+    shape = call.options.iterations, num_parents, parent_dim, num_images * positions
+    return (
+        poses.new_empty(num_images, positions, num_parents, parent_dim),
+        poses.new_empty(shape, dtype=wide_dtype(poses)),
+    )
 
 
 def _forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-    """Run all blocks forward; return parent_poses [B, P, J, E], and the totals [R, J, E, B P] to keep."""
-    call = _call(arguments)
-    num_images, (num_parents, parent_dim) = len(call.child_poses), call.packed_weights.shape[:2]
-    num_pairs, dtype = num_images * call.fields.num_parents, wide_dtype(call.child_poses)
-    parent_poses = call.child_poses.new_empty(num_pairs, num_parents, parent_dim)
-    shape = call.options.iterations, num_parents, parent_dim, num_pairs
-    totals = call.child_poses.new_zeros(shape, dtype=dtype)
+    """Run all blocks forward; return the parent poses, and the totals to keep."""
+    call, (parent_poses, totals) = _call(arguments), _empty(*arguments)
+    of_pairs, dtype = parent_poses.flatten(0, 1), totals.dtype
+    totals.zero_()
     bias = None if call.bias is None else call.bias.to(dtype)
     with torch.no_grad(), without_autocast(call.child_poses):
         for _, pairs, block in _blocks(call, dtype, rows=1):
             own = totals[..., pairs].contiguous()
             block.totals(own, bias)
             totals[..., pairs] = own
-            parent_poses[pairs] = squash(own[-1], dim=1).permute(2, 0, 1)
-    return parent_poses.unflatten(0, (num_images, -1)), totals
+            of_pairs[pairs] = squash(own[-1], dim=1).permute(2, 0, 1)
+    return parent_poses, totals
 
 
-def _backward(grad: Tensor, totals: Tensor, *arguments: Any) -> tuple[Tensor | None, ...]:
+def _backward(grad: Tensor, totals: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Run all blocks backward; return gradients of poses, weights, bias and priors."""
     call = _call(arguments)
-    d_poses, bias, priors = torch.empty_like(call.child_poses), call.bias, call.log_priors
+    bias, priors = call.bias, call.log_priors
+    d_poses = call.child_poses.new_empty(call.child_poses.shape)
     num_places = call.fields.size
     weights_shape = (*call.packed_weights.shape[:3], call.child_poses.shape[2] * num_places)
     d_weights, d_bias = totals.new_zeros(weights_shape), totals.new_zeros(weights_shape[:2])
@@ -92,38 +106,21 @@ def _backward(grad: Tensor, totals: Tensor, *arguments: Any) -> tuple[Tensor | N
     return (
         d_poses,
         d_weights.to(call.packed_weights.dtype),
-        None if bias is None else d_bias.to(bias.dtype),
-        None if priors is None or d_priors is None else d_priors.T.to(priors.dtype),
+        d_poses.new_empty(0) if bias is None else d_bias.to(bias.dtype),
+        d_poses.new_empty(0)
+        if priors is None or d_priors is None
+        else d_priors.T.to(priors.dtype).contiguous(),
     )
 
 
-class _Route(Pass):
-    jvp = staticmethod(_refuse)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        """Save the arguments themselves, and the totals."""
-        ctx.mark_non_differentiable(output[1])
-        ctx.others = inputs[4:]
-        ctx.save_for_backward(*inputs[:4], output[1])
-
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-        """Run forward."""
-        return _forward(*arguments)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients."""
-        *operands, totals = ctx.saved_tensors
-        found = way(_RouteBackward, _backward)(grads[0], totals, *operands, *ctx.others)
-        return *found, None, None, None
-
-
-class _RouteBackward(BackwardPass):
-    backward = jvp = staticmethod(_refuse)
-
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor | None, ...]:
-        """Run backward."""
-        return _backward(*arguments)
+_route = own_backward(
+    "route_fields_streamed",
+    _forward,
+    _backward,
+    _empty,
+    refusing("streamed routing between grids is differentiable once, backward; choose backend='reference'"),
+    operands=("child_poses", "packed_weights", "bias?", "log_priors?"),
+    others=f"{FIELDS_SCHEMA}, str competition, int iterations, bool none_of_the_above, str gradient",
+    num_results=1,
+    num_kept=1,
+)

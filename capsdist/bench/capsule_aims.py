@@ -1,0 +1,36 @@
+"""The rows of other kinds of capsules, trained on the embedded digits, in the table of test errors."""
+
+from __future__ import annotations
+
+from capsdist.bench.aims import Row, least, most
+
+__all__ = ["CAPSULE_ROWS"]
+
+_KINDS = {
+    "em": "EM routing",
+    "conv": "2 layers, one convolutional",
+    "deep": "4 layers",
+    "attention": "self-attention routing",
+    "inverted": "inverted attention routing",
+    "heinsen": "Heinsen's routing",
+    "grouped": "grouped dynamic routing",
+}
+"""By the name of the preset: `digits_NAME`."""
+
+
+def _of(name: str, text: str) -> tuple[Row, Row]:
+    """Return the rows of one preset: error, and seconds of the whole command."""
+    what = f"digits-{name}"
+    return (
+        Row(f"4,000 real digits, {text} (`digits_{name}`)", most(6), what),
+        Row("the same, seconds on the machine", most(600), what, "wall_s", " s"),
+    )
+
+
+CAPSULE_ROWS = (
+    *(row for name, text in _KINDS.items() for row in _of(name, text)),
+    Row(
+        "R2 of recognised shifts, held-out digits (`digits_transforming_autoencoder`)", least(0.8),
+        "digits-transforming", "least_r2", "",
+    ),
+)  # fmt: skip

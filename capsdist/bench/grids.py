@@ -1,0 +1,95 @@
+"""Benchmark routing between grids against its references, which store votes: EM and dynamic routing.
+
+The whole of a network or layer is measured, forward and backward, with random inputs and weights of seed 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from capsdist.bench.memory import peak_bytes, saved_bytes
+from capsdist.bench.timer import time_side_by_side
+from capsdist.config import get_preset
+from capsdist.models import build_model
+from capsdist.models.conv_capsules import ConvCapsules
+
+__all__ = ["conv_run", "em_run", "grid_goals"]
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Forward and backward pass of a module for one input."""
+
+    module: nn.Module
+    inputs: Tensor
+
+    def __call__(self) -> tuple[Tensor, ...]:
+        """Return the gradients of inputs and parameters."""
+        result = self.forward()
+        grad = torch.linspace(-1, 1, result.numel(), device=result.device).view_as(result)
+        return torch.autograd.grad(result, (self.inputs, *self.module.parameters()), grad)
+
+    def forward(self) -> Tensor:
+        """Return scores or poses."""
+        found = self.module(self.inputs)
+        return found if isinstance(found, Tensor) else found.scores
+
+    @property
+    def saved_bytes(self) -> int:
+        """Bytes that autograd keeps, parameters and the input aside."""
+        return saved_bytes(self.forward, exclude=[self.inputs, *self.module.parameters()])
+
+
+def em_run(backend: str, device: str = "cpu", num_images: int = 8) -> _Run:
+    """Return the run of the network of `smallnorb_em_small`."""
+    config = get_preset("smallnorb_em_small")
+    torch.manual_seed(0)
+    network = build_model(config.model, config.routing.model_copy(update={"backend": backend}))
+    return _Run(network.to(device), torch.rand(num_images, 2, 32, 32, device=device, requires_grad=True))
+
+
+def conv_run(backend: str, device: str = "cpu", num_images: int = 4, side: int = 32) -> _Run:
+    """Return the run of one layer: 3x3 kernel, 8 types of 8D to 8 types of 16D, 3 iterations."""
+    torch.manual_seed(0)
+    layer = ConvCapsules(8, 8, 8, 16, 3, iterations=3, backend=backend)  # pyright: ignore[reportArgumentType]
+    poses = torch.randn(num_images, side, side, 8, 8, device=device).mul_(0.3)
+    return _Run(layer.to(device), poses.requires_grad_())
+
+
+_GOALS: dict[str, tuple[Callable[[str, str], _Run], str]] = {
+    "em": (em_run, "em_speedup_vs_reference"),
+    "conv": (conv_run, "conv_speedup_vs_unfold"),
+}
+
+
+def grid_goals(device: str = "cpu", budget_s: float = 40.0) -> Figures:
+    """Measure the named figures of EM routing and of convolutional dynamic routing.
+
+    Returns:
+        em_speedup_vs_reference, conv_speedup_vs_unfold: ratio of median times of the form that stores votes
+            (for `conv` patches are unfolded before) over the form that does not.
+        em_saved_bytes_ratio, conv_saved_bytes_ratio: the same of the bytes kept for the backward pass.
+        em_peak_bytes, conv_peak_bytes: above inputs and gradients, of the form without votes.
+        And the numbers that they are made of, units in the names.
+    """
+    found: Figures = {}
+    for name, (make, speedup) in _GOALS.items():
+        ours, votes = (make(backend, device) for backend in ("streamed", "reference"))
+        times = time_side_by_side({"ours": ours, "votes": votes}, budget_s=budget_s / len(_GOALS))
+        saved = ours.saved_bytes, votes.saved_bytes
+        found |= {
+            speedup: times["votes"].median_s / times["ours"].median_s,
+            f"{name}_saved_bytes_ratio": saved[1] / saved[0],
+            f"{name}_peak_bytes": peak_bytes(ours, device),
+            f"{name}_ms": 1e3 * times["ours"].median_s,
+            f"{name}_votes_ms": 1e3 * times["votes"].median_s,
+            f"{name}_saved_bytes": saved[0],
+            f"num_{name}_runs": len(times["ours"].seconds),
+        }
+    return found

@@ -1,0 +1,278 @@
+"""Class capsules of later routing algorithms, and the fully connected control: [B, I, D] -> [B, J, E].
+
+The length of a parent is the score of its class, as of `ClassCapsules`. An algorithm whose parents have a
+score of their own gives them that length.
+
+Shape letters: B images, I children, D child dimension, J parents, E parent dimension, G groups.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Unpack
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from capsdist.errors import ShapeError
+from capsdist.models.layers import PackedCapsules, check_child_poses, check_sizes, describe, initial_sd
+from capsdist.ops import squash
+from capsdist.ops.units import hidden_units
+from capsdist.routing import RoutingKeywords, RoutingOptions
+from capsdist.routing.common.checks import check_flag
+from capsdist.routing.common.precision import wide_dtype, without_autocast
+from capsdist.routing.later.attention import route_attention
+from capsdist.routing.later.forms import Backend, LaterOptions, with_lengths
+from capsdist.routing.later.grouped import route_grouped
+from capsdist.routing.later.heinsen import route_heinsen
+from capsdist.routing.later.inverted import update_inverted
+
+__all__ = [
+    "AttentionCapsules", "FullyConnectedCapsules", "GroupedCapsules", "HeinsenCapsules", "InvertedCapsules",
+]  # fmt: skip
+
+
+class AttentionCapsules(PackedCapsules):
+    """Class capsules with self-attention routing (see `capsdist.routing.later.attention`).
+
+    With `log_priors` a learned number B [I, J], 0 at first, is added to the coupling. Initialisation (ours):
+    weights as `ClassCapsules`.
+
+    Shapes: child_poses [B, I, D] -> parent_poses [B, J, E].
+    Raises: ShapeError if a size is no whole number of at least 1, an option is unknown, or the input does not
+    fit.
+    """
+
+    def __init__(
+        self,
+        num_children: int,
+        child_dim: int,
+        num_parents: int,
+        parent_dim: int,
+        *,
+        log_priors: bool = False,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__(num_children, child_dim, num_parents, parent_dim)
+        self.routing = LaterOptions(1, backend)
+        self.add_parameters(num_children, log_priors=log_priors)
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
+        check_child_poses(child_poses, self.num_children, self.child_dim)
+        return route_attention(
+            child_poses, self.packed_weights, self.log_priors, backend=self.routing.backend
+        )
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return describe(self, self.routing)
+
+
+class InvertedCapsules(PackedCapsules):
+    """Class capsules with inverted dot-product attention routing (see `capsdist.routing.later.inverted`).
+
+    All parents share a LayerNorm. After it lengths say nothing, so the paper ends in one linear classifier,
+    shared over classes, and cross-entropy. Here the logistic function of that classifier's logit w . p_j + b
+    becomes the length of capsule j, and p_j its direction: margin loss and decoder are those of every network
+    of capsules. Chosen: b = 0 and w = 0 at first, so that all scores start at 0.5.
+
+    `iterations` are softmax passes; `update` is one of them, for networks of several layers that take turns.
+    Initialisation (ours): weights as `ClassCapsules`.
+
+    Shapes: child_poses [B, I, D] -> parent_poses [B, J, E].
+    Raises: as `AttentionCapsules`.
+    """
+
+    def __init__(
+        self,
+        num_children: int,
+        child_dim: int,
+        num_parents: int,
+        parent_dim: int,
+        *,
+        iterations: int = 3,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__(num_children, child_dim, num_parents, parent_dim)
+        self.routing = LaterOptions(iterations, backend)
+        self.scale, self.shift = (nn.Parameter(torch.empty(parent_dim)) for _ in range(2))
+        self.read_out = nn.Parameter(torch.empty(parent_dim))
+        self.read_out_bias = nn.Parameter(torch.empty(()))
+        self.add_parameters(num_children)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights anew; the LayerNorm changes nothing, and all logits are 0."""
+        super().reset_parameters()
+        self.scale.fill_(1)
+        for parameter in (self.shift, self.read_out, self.read_out_bias):
+            parameter.zero_()
+
+    def update(self, child_poses: Tensor, parent_poses: Tensor | None = None) -> Tensor:
+        """Return the parents' poses p_j [B, J, E] after one pass; None: the uniform pass that begins."""
+        check_child_poses(child_poses, self.num_children, self.child_dim)
+        operands = child_poses, self.packed_weights, self.scale, self.shift, parent_poses
+        return update_inverted(*operands, backend=self.routing.backend)
+
+    def capsules(self, parent_poses: Tensor) -> Tensor:
+        """Return poses p_j [B, J, E] with the length that the classifier gives each."""
+        with without_autocast(parent_poses):
+            wide = parent_poses.to(wide_dtype(parent_poses))
+            weights, bias = (each.to(wide.dtype) for each in (self.read_out, self.read_out_bias))
+            return with_lengths(wide, wide @ weights + bias).to(parent_poses.dtype)
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
+        wide = child_poses.to(wide_dtype(child_poses))  # once, so that one copy is kept
+        poses = self.update(wide)
+        for _ in range(self.routing.iterations - 1):
+            poses = self.update(wide, poses)
+        return self.capsules(poses).to(child_poses.dtype)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return describe(self, self.routing)
+
+
+class HeinsenCapsules(PackedCapsules):
+    """Class capsules with Heinsen routing (see `capsdist.routing.later.heinsen`).
+
+    The logistic function of a parent's score a_j is its length, and its mean mu_j the direction; the paper
+    applies cross-entropy to the scores. Initialisation: weights normal with standard deviation 1 / sqrt(D)
+    (the author's code has 1 / D for matrices), all else 0, as there.
+
+    Shapes: child_poses [B, I, D] -> parent_poses [B, J, E].
+    Raises: as `AttentionCapsules`.
+    """
+
+    def __init__(
+        self,
+        num_children: int,
+        child_dim: int,
+        num_parents: int,
+        parent_dim: int,
+        *,
+        iterations: int = 3,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__(num_children, child_dim, num_parents, parent_dim)
+        self.routing = LaterOptions(iterations, backend)
+        self.vote_bias = nn.Parameter(torch.empty(num_parents, parent_dim, num_children))
+        self.beta_use = nn.Parameter(torch.empty(num_children, num_parents))
+        self.beta_ignore = nn.Parameter(torch.empty(num_children, num_parents))
+        self.add_parameters(num_children)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, and set all else to 0."""
+        sd = 1 / math.sqrt(self.child_dim)
+        self.draw_weights(lambda weights: weights.normal_(std=sd))
+        for parameter in (self.vote_bias, self.beta_use, self.beta_ignore):
+            parameter.zero_()
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
+        check_child_poses(child_poses, self.num_children, self.child_dim)
+        parameters = self.packed_weights, self.vote_bias, self.beta_use, self.beta_ignore
+        options = self.routing
+        return route_heinsen(child_poses, *parameters, options.iterations, backend=options.backend)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return describe(self, self.routing)
+
+
+class GroupedCapsules(nn.Module):
+    """Class capsules with dynamic routing in `groups` of dimensions (see `capsdist.routing.later.grouped`).
+
+    The parameter `grouped_weights` is [G, J, E / G, D / G, I]; bias and priors are those of `ClassCapsules`,
+    the priors the same for all groups. Initialisation (ours): every group as `ClassCapsules`, for children
+    whose length is divided equally over groups.
+
+    Shapes: child_poses [B, I, D] -> parent_poses [B, J, E].
+    Raises: ShapeError as `ClassCapsules`, or if `groups` does not divide D and E.
+    """
+
+    def __init__(
+        self,
+        num_children: int,
+        child_dim: int,
+        num_parents: int,
+        parent_dim: int,
+        *,
+        groups: int = 1,
+        iterations: int = 3,
+        bias: bool = False,
+        log_priors: bool = False,
+        **options: Unpack[RoutingKeywords],
+    ) -> None:
+        super().__init__()
+        sizes = num_children, child_dim, num_parents, parent_dim
+        self.num_children, self.child_dim, self.num_parents, self.parent_dim = sizes
+        check_sizes(
+            num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim,
+            groups=groups,
+        )  # fmt: skip
+        for name, dim in (("child_dim", child_dim), ("parent_dim", parent_dim)):
+            if dim % groups:
+                raise ShapeError(f"groups={groups} does not divide {name}={dim}; use a common divisor")
+        check_flag("bias", bias)
+        check_flag("log_priors", log_priors)
+        self.groups, self.routing = groups, RoutingOptions(iterations, **options)
+        shape = groups, num_parents, parent_dim // groups, child_dim // groups, num_children
+        self.grouped_weights = nn.Parameter(torch.empty(shape))
+        self.bias = nn.Parameter(torch.empty(num_parents, parent_dim)) if bias else None
+        self.log_priors = nn.Parameter(torch.empty(num_children, num_parents)) if log_priors else None
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw the weights anew, and set bias and priors to 0."""
+        part = self.parent_dim // self.groups
+        total = 0.4 * math.sqrt(self.groups)
+        self.grouped_weights.normal_(std=initial_sd(self.num_children, self.num_parents, part, total))
+        for parameter in (self.bias, self.log_priors):
+            if parameter is not None:
+                parameter.zero_()
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
+        check_child_poses(child_poses, self.num_children, self.child_dim)
+        learned = {"bias": self.bias, "log_priors": self.log_priors}
+        return route_grouped(child_poses, self.grouped_weights, self.routing, **learned)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return f"groups={self.groups}, {describe(self, self.routing)}"
+
+
+class FullyConnectedCapsules(nn.Module):
+    """The control without capsules: two fully connected layers with a ReLU between, and squash at the end.
+
+    Its hidden units are as many as make the number of parameters closest to the I J D E of `ClassCapsules`.
+    One linear layer would have exactly as many, but it is uniform coupling: sum_i W_ij u_i for all parents at
+    once, which `average` is. Initialisation: PyTorch's.
+
+    Shapes: child_poses [B, I, D] -> parent_poses [B, J, E].
+    Raises: ShapeError if a size is no whole number of at least 1, or the input does not fit.
+    """
+
+    def __init__(self, num_children: int, child_dim: int, num_parents: int, parent_dim: int) -> None:
+        super().__init__()
+        check_sizes(
+            num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
+        )
+        self.num_children, self.child_dim = num_children, child_dim
+        self.num_parents, self.parent_dim = num_parents, parent_dim
+        units = hidden_units(num_children, child_dim, num_parents, parent_dim)
+        self.hidden = nn.Linear(num_children * child_dim, units)
+        self.totals = nn.Linear(units, num_parents * parent_dim)
+
+    def forward(self, child_poses: Tensor) -> Tensor:
+        """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
+        check_child_poses(child_poses, self.num_children, self.child_dim)
+        flat = child_poses.transpose(1, 2).flatten(1)  # a view of primary capsules' memory
+        totals = self.totals(functional.relu(self.hidden(flat)))
+        return squash(totals.unflatten(1, (self.num_parents, self.parent_dim)))
