@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["doctor"]
 
+_WIDTH = 110  # characters of the table: a narrow terminal breaks its lines, but loses nothing
+
 
 def doctor(
     run: Annotated[str, tyro.conf.Positional],
@@ -48,7 +50,7 @@ def doctor(
     subject = open_subject(run, split, best=best, limit=num_images, log=log)
     layers = examine(subject)
     print(f"{subject.source}: {subject.config.model.kind}, {len(subject.images.seen)} images")
-    Console(soft_wrap=True).print(_table(layers))
+    Console(width=max(_WIDTH, Console().width)).print(_table(layers))
     findings = diagnose(layers, subject.config)
     for finding in findings:
         print(finding)
@@ -62,7 +64,8 @@ def doctor(
 def _table(layers: Sequence[LayerHealth]) -> Table:
     from rich.table import Table
 
-    table = Table("layer")
+    table = Table()
+    table.add_column("layer", no_wrap=True)
     for name in ("capsules", "live %", "length", "saturated %", "entropy", "share", "change", "gradient"):
         table.add_column(name, justify="right")
     for layer in layers:

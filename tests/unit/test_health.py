@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from capsdist.analysis.doctor import Finding, diagnose, examine
 from capsdist.analysis.subject import ReadImages, Subject
-from capsdist.config import CapsNetConfig, Config, ConvCapsNetConfig, ConvRouting, NetworkConfig, Section
+from capsdist.config import (
+    CapsNetConfig,
+    Config,
+    ConvCapsNetConfig,
+    ConvRouting,
+    NetworkConfig,
+    Section,
+    problems,
+)
 from capsdist.config.em_capsnet import EMCapsNetConfig, EMRouting
 from capsdist.models import ClassCapsules, build_model
 from capsdist.models.conv_capsnet import ConvCapsNet
@@ -68,6 +76,21 @@ def test_every_family_has_a_line_for_each_capsule_layer(family: str) -> None:
         routed = family != "em_capsnet" and layer.name != "primary_capsules"
         assert (layer.relative_entropy is not None) == routed
         assert all(parameter.grad is None for parameter in subject.network.parameters())
+
+
+@pytest.mark.parametrize("algorithm", ["attention", "inverted", "heinsen", "grouped", "fully_connected"])
+def test_class_capsules_of_other_algorithms_have_lengths(algorithm: str) -> None:
+    groups = 2 if algorithm == "grouped" else 1
+    config = Config(model=DEEP, routing=ConvRouting(algorithm=algorithm, groups=groups))
+    assert problems(config) == []
+    torch.manual_seed(4)
+    network = build_model(config.model, config.routing)
+    with observed(network) as found:
+        network(torch.rand(3, 1, 15, 15)).scores.sum().backward()
+    layer = found.report()[-1]
+    assert (layer.name, layer.num_capsules, layer.relative_entropy) == ("class_capsules", 4, None)
+    assert layer.mean_length > 0
+    assert layer.grad_norm is not None
 
 
 @pytest.mark.parametrize("model", [DEEP, DEEP.model_copy(update={"class_weights": "shared"})])

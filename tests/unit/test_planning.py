@@ -94,7 +94,7 @@ NETWORKS = {
     ),
     "convolutional capsules, shared": (
         {**CONVOLUTIONAL, "class_weights": "shared", "capsule_padding": "valid", "pose_norm": True,
-         "capsule_types": (6, 2)},
+         "capsule_types": (6, 1)},
         {"iterations": 2, "competition": "position"},
     ),
     "convolutional capsules, residual stem": (
