@@ -1,4 +1,4 @@
-"""Every routing algorithm at equal parameters as a grid: its cells, and the rows that they make. Starts nothing."""
+"""Every routing algorithm at equal parameters as a grid: its cells and rows. Starts nothing."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class RoutingRow:
             Wilson's of 95 percent: what other images would give.
         mnist_error_percent: on MNIST's own test images that are not among the embedded digits; empty if not
             asked for.
-        mean_percent: over the seeds. minus_dynamic: mean difference over equal seeds, and the ends of its 95 %
-            interval by Student's t; None with fewer than two pairs.
+        mean_percent: over the seeds. minus_dynamic: mean difference over equal seeds, and the ends of its
+            95 % interval by Student's t; None with fewer than two pairs.
     """
 
     row: str

@@ -25,8 +25,8 @@ from capsdist.tune.journal import FINISHED, History, Percent, Point, Status
 from capsdist.tune.space import FIELDS
 
 __all__ = [
-    "BEST_NAME", "TRIALS_NAME", "SearchResult", "TrialRow", "best_row", "in_words", "median_speed", "pareto", "rows_of",
-    "short_values", "sum_up", "table",
+    "BEST_NAME", "TRIALS_NAME", "SearchResult", "TrialRow", "best_row", "in_words", "median_speed", "pareto",
+    "rows_of", "short_values", "sum_up", "table",
 ]  # fmt: skip
 
 TRIALS_NAME = "trials"

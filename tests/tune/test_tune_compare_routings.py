@@ -46,7 +46,7 @@ def test_rows_pair_the_seeds_that_finished(cells: list[RoutingCell]) -> None:
         for cell in chosen
     }
     outcomes["average-seed1"] = Cell("average-seed1", "", FAILED, "no memory")
-    speeds = {name: 100.0 for name in outcomes}
+    speeds = dict.fromkeys(outcomes, 100.0)
     rows = rows_of(chosen, outcomes, speeds, {"average-seed0": 3.0}, {REFERENCE: 10.0, "average": 8.0})
     reference, average = rows
     assert reference.minus_dynamic is None
