@@ -1,8 +1,9 @@
 """The correctness scoreboard in README.md, made from the tests themselves.
 
 The first table is measured: every property of `routing_properties` on every backend and on every mutant; so
-is the second, of later algorithms. The third is read from marks of tests in all folders: `property(key, sentence)` on a test of a property (further
-ones need the key alone), and `defect(key, defect)` on a test that shows that a known defect breaks it.
+is the second, of later algorithms. The third is read from marks of tests in all folders:
+`property(key, sentence)` on a test of a property (further ones need the key alone), and `defect(key, defect)`
+on a test that shows that a known defect breaks it.
 
 Command: python tests/reference/scoreboard.py (needs Triton, as the measured column of `fused` does)
 """

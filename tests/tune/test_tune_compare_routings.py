@@ -1,4 +1,4 @@
-"""The comparison of routing algorithms: equal parameters, paired seeds, and digits that are in one set alone."""
+"""The comparison of routing algorithms: equal parameters, paired seeds, digits of one set alone."""
 
 from __future__ import annotations
 
