@@ -14,6 +14,7 @@ from capsdist.bench.capsule_aims import CAPSULE_ROWS
 from capsdist.bench.gpu_aims import GPU_ROWS
 from capsdist.bench.paper_aims import PAPER_ROWS
 from capsdist.bench.pipeline_aims import PIPELINE_ROWS
+from capsdist.bench.routing_aims import ROUTING_ROWS
 from capsdist.bench.scaling_aims import SCALING_ROWS
 from capsdist.errors import DataError, DocumentError
 from capsdist.storage.documents import parse_document, read_file
@@ -42,6 +43,7 @@ _ERRORS = (
     Row("Tiny-ImageNet, 200 classes, 161 M weights, 300 steps of 32", most(99), "tiny-imagenet-200"),
     *CAPSULE_ROWS,
     *PAPER_ROWS,
+    *ROUTING_ROWS,
 )
 
 

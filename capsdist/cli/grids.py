@@ -49,7 +49,7 @@ def check_options(options: Section) -> None:
 
 
 @contextlib.contextmanager
-def prepared_for(options: GridOptions, config: Config, sets: Sequence[str]) -> Iterator[dict[str, object]]:
+def prepared_for(options: SmokeOptions, config: Config, sets: Sequence[str]) -> Iterator[dict[str, object]]:
     """Yield what all cells and the grid's own configuration `config` get of `--smoke`, nothing without it.
 
     sets: data sets, of which a smoke run packs a few images in a folder of its own.

@@ -16,7 +16,7 @@ from capsdist.storage.place import is_url
 
 __all__ = ["Outcome", "commands", "run_smoke", "table"]
 
-_OTHERS = ("table1", "ensemble_cifar", "depth_curve", "figures", "claims")
+_OTHERS = ("table1", "ensemble_cifar", "depth_curve", "compare_routings", "figures", "claims")
 _SHOWN = 20  # last lines of a job that fails
 _PLACES = ("CAPSDIST_DATA_ROOT", "CAPSDIST_DATA")
 

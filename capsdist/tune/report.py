@@ -25,8 +25,8 @@ from capsdist.tune.journal import FINISHED, History, Percent, Point, Status
 from capsdist.tune.space import FIELDS
 
 __all__ = [
-    "BEST_NAME", "TRIALS_NAME", "SearchResult", "TrialRow", "best_row", "in_words", "pareto", "rows_of",
-    "short_values", "sum_up", "table",
+    "BEST_NAME", "TRIALS_NAME", "SearchResult", "TrialRow", "best_row", "in_words", "median_speed", "pareto",
+    "rows_of", "short_values", "sum_up", "table",
 ]  # fmt: skip
 
 TRIALS_NAME = "trials"
@@ -94,7 +94,7 @@ def rows_of(history: History, config: Config, files: Folder, log: Log = lambda t
             reason=trial.reason,
             step=trial.step,
             error_percent=trial.error_percent,
-            images_per_s=_speed(files, f"{TRIALS_NAME}/{trial.name}/{METRICS_NAME}", log),
+            images_per_s=median_speed(files, f"{TRIALS_NAME}/{trial.name}/{METRICS_NAME}", log),
             num_parameters=num_parameters(with_values(config, trial.values)),
         )
         for trial in history.trials.values()
@@ -142,7 +142,7 @@ def sum_up(
     )
 
 
-def _speed(files: Folder, name: str, log: Log) -> float | None:
+def median_speed(files: Folder, name: str, log: Log) -> float | None:
     """Return the median images/s of a trial's metrics, None without any."""
     try:
         rows = read_rows(files, log, name)

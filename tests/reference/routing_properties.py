@@ -16,7 +16,11 @@ from mutants import pack_by_reshape, route_mutant, squash_unguarded
 from torch import Tensor
 
 from capsdist.ops import squash
-from capsdist.routing import route, route_packed, route_reference
+from capsdist.routing import RoutingOptions, pack_weights, route, route_packed, route_reference
+from capsdist.routing.later.attention import route_attention
+from capsdist.routing.later.grouped import route_grouped
+from capsdist.routing.later.heinsen import route_heinsen
+from capsdist.routing.later.inverted import update_inverted
 from routing_cases import Operands, largest_error, operands, values_and_gradients
 
 Route = Callable[..., Tensor]
@@ -159,6 +163,45 @@ BACKENDS: dict[str, Route] = {
 }
 if find_spec("triton") is not None:
     BACKENDS["fused"] = _fused
+
+
+def _attention(child_poses: Tensor, weights: Tensor, iterations: int) -> Tensor:
+    return route_attention(child_poses, pack_weights(weights))
+
+
+def _inverted(child_poses: Tensor, weights: Tensor, iterations: int) -> Tensor:
+    packed, poses = pack_weights(weights), None
+    scale = packed.new_ones(packed.shape[1])
+    for _ in range(iterations):
+        poses = update_inverted(child_poses, packed, scale, 0 * scale, poses)
+    assert poses is not None
+    return poses
+
+
+def _heinsen(child_poses: Tensor, weights: Tensor, iterations: int) -> Tensor:
+    packed = pack_weights(weights)
+    num_parents, parent_dim, _, num_children = packed.shape
+    bias = packed.new_zeros(num_parents, parent_dim, num_children)
+    betas = (packed.new_full((num_children, num_parents), value) for value in (0.3, -0.2))
+    return route_heinsen(child_poses, packed, bias, *betas, iterations)
+
+
+def _grouped(child_poses: Tensor, weights: Tensor, iterations: int) -> Tensor:
+    """Two groups: halves of the dimensions, the odd one left out, each with its block of the weights."""
+    child_part, part = child_poses.shape[2] // 2, weights.shape[3] // 2
+    blocks = [
+        weights[:, :, child_part * g : child_part * (g + 1), part * g : part * (g + 1)] for g in range(2)
+    ]
+    grouped = torch.stack([pack_weights(block) for block in blocks])
+    return route_grouped(child_poses[..., : 2 * child_part], grouped, RoutingOptions(iterations))
+
+
+LATER: dict[str, Route] = {
+    "attention": _attention, "inverted": _inverted, "heinsen": _heinsen, "grouped": _grouped,
+}  # fmt: skip
+"""Later algorithms in their lean form."""
+OF_LATER = ("company", "order", "gradient", "zero")
+"""The properties that mean the same of them."""
 DEFECTS: dict[str, tuple[Route, str]] = {
     "softmax over the children": (partial(route_mutant, softmax_dim=1), "sharing"),
     "logits averaged over the batch": (partial(route_mutant, mean_over_batch=True), "company"),

@@ -1,8 +1,9 @@
 """The correctness scoreboard in README.md, made from the tests themselves.
 
-The first table is measured: every property of `routing_properties` on every backend and on every mutant. The
-second is read from marks of tests in all folders: `property(key, sentence)` on a test of a property (further
-ones need the key alone), and `defect(key, defect)` on a test that shows that a known defect breaks it.
+The first table is measured: every property of `routing_properties` on every backend and on every mutant; so
+is the second, of later algorithms. The third is read from marks of tests in all folders:
+`property(key, sentence)` on a test of a property (further ones need the key alone), and `defect(key, defect)`
+on a test that shows that a known defect breaks it.
 
 Command: python tests/reference/scoreboard.py (needs Triton, as the measured column of `fused` does)
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 
 os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton is imported
 
-from routing_properties import BACKENDS, DEFECTS, PROPERTIES
+from routing_properties import BACKENDS, DEFECTS, LATER, OF_LATER, PROPERTIES
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "tests" / "reference" / "README.md"
@@ -41,6 +42,15 @@ def measured_table() -> str:
     for each in PROPERTIES.values():
         held = [each.obeyed_by(backend, 0) for backend in BACKENDS]
         held += [each.distance(mutant, 0) < each.limit for mutant, _ in DEFECTS.values()]
+        lines.append(f"| {each.sentence} | {' | '.join('yes' if fine else '**no**' for fine in held)} |")
+    return "\n".join(lines)
+
+
+def later_table() -> str:
+    """Return the table of the properties that mean the same of later algorithms."""
+    lines = [f"| property | {' | '.join(f'`{name}`' for name in LATER)} |", "|---" * (len(LATER) + 1) + "|"]
+    for each in (PROPERTIES[name] for name in OF_LATER):
+        held = [each.distance(algorithm, 0) < each.limit for algorithm in LATER.values()]
         lines.append(f"| {each.sentence} | {' | '.join('yes' if fine else '**no**' for fine in held)} |")
     return "\n".join(lines)
 
@@ -94,7 +104,7 @@ def _marks(tests: Path) -> Iterator[tuple[str, str, list[str]]]:
 def with_tables(readme: str) -> str:
     """Return the guide with fresh tables between its marks."""
     assert _MARKS.search(readme), "put <!-- properties --> and <!-- /properties --> where the tables go"
-    tables = f"{measured_table()}\n\n{marked_table()}\n"
+    tables = f"{measured_table()}\n\n{later_table()}\n\n{marked_table()}\n"
     return _MARKS.sub(lambda marks: f"{marks[1]}{tables}{marks[2]}", readme)
 
 

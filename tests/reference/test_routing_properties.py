@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 import torch
-from routing_properties import BACKENDS, DEFECTS, PROPERTIES, SIZES, not_numbers
+from routing_properties import BACKENDS, DEFECTS, LATER, OF_LATER, PROPERTIES, SIZES, not_numbers
 from torch import Tensor
 
 from capsdist.routing import pack_weights, route, route_packed
@@ -21,6 +21,13 @@ from routing_cases import kept_for_backward, operands
 @pytest.mark.parametrize("seed", [0, 1])
 def test_every_backend_obeys(name: str, backend: str, seed: int) -> None:
     assert PROPERTIES[name].obeyed_by(backend, seed)
+
+
+@pytest.mark.parametrize("algorithm", LATER)
+@pytest.mark.parametrize("name", OF_LATER)
+def test_later_algorithms_obey(name: str, algorithm: str) -> None:
+    found = PROPERTIES[name].distance(LATER[algorithm], 2)
+    assert found < PROPERTIES[name].limit
 
 
 @pytest.mark.parametrize("defect", DEFECTS)

@@ -75,7 +75,7 @@ def digits_em() -> Config:
 def _on_digits(name: str, model: ConvCapsNetConfig) -> Config:
     base = digits_quickstart()
     optim = base.optim.model_copy(update={"learning_rate": 2e-3})
-    train = base.train.model_copy(update={"name": name, "epochs": 12})
+    train = base.train.model_copy(update={"name": name, "epochs": 8})
     return Config(model=model, routing=ConvRouting(), data=base.data, optim=optim, train=train)
 
 
