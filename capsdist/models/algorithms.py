@@ -68,7 +68,7 @@ def _heinsen(model: CapsuleConfig, routing: Routing) -> _Layer:
 def _grouped(model: CapsuleConfig, routing: Routing) -> _Layer:
     from capsdist.models.later_layers import GroupedCapsules
 
-    options = routing.model_dump(exclude={"algorithm"})
+    options = routing.model_dump(exclude={"algorithm", "competition"})  # that is of grids
     return partial(GroupedCapsules, bias=model.capsule_bias, log_priors=model.log_priors, **options)
 
 
