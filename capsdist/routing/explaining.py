@@ -1,20 +1,35 @@
-"""Say which form a call of any routing algorithm of class capsules takes."""
+"""Say which form a call of any routing takes: of class capsules, between grids, or by EM."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, overload
 
 from torch import Tensor
 
 from capsdist.algorithms import find_algorithm
 from capsdist.routing.common.explanation import Explanation
 from capsdist.routing.dynamic.api import explain as explain_dynamic
+from capsdist.routing.dynamic.fields.api import explain_fields
+from capsdist.routing.dynamic.fields.call import FieldCall
+from capsdist.routing.em.api import explain_em
+from capsdist.routing.em.options import EMCall
 
 __all__ = ["explain"]
 
 
+@overload
+def explain(call: FieldCall | EMCall, /) -> Explanation: ...
+@overload
 def explain(
     child_poses: Tensor, weights: Tensor, iterations: int = 3, *, algorithm: str = "dynamic", **options: Any
+) -> Explanation: ...
+def explain(
+    child_poses: Tensor | FieldCall | EMCall,
+    weights: Any = None,
+    iterations: int = 3,
+    *,
+    algorithm: str = "dynamic",
+    **options: Any,
 ) -> Explanation:
     """Say which backend or form an algorithm takes for these arguments, and why not the others.
 
@@ -23,7 +38,8 @@ def explain(
     Args:
         child_poses, weights, iterations, options: as `route` takes them, for `dynamic`, `average` and one
             group of `grouped`; for other algorithms `backend` alone counts. Of packed weights pass
-            `unpack_weights(packed_weights)`.
+            `unpack_weights(packed_weights)`. Or one call of routing between grids, a `FieldCall`, or of EM
+            routing, an `EMCall`, alone.
         algorithm: as `routing.algorithm`: a built-in name or the import path of an `Algorithm`.
 
     Raises:
@@ -38,6 +54,10 @@ def explain(
         >>> explain(torch.randn(2, 6, 8), torch.randn(6, 10, 8, 16), algorithm="attention").backend
         'streamed'
     """
+    if isinstance(child_poses, FieldCall):
+        return explain_fields(child_poses)
+    if isinstance(child_poses, EMCall):
+        return explain_em(child_poses)
     if algorithm == "dynamic":  # without a look-up, so that compilers follow it
         return explain_dynamic(child_poses, weights, iterations, **options)
     return find_algorithm(algorithm).explain(child_poses, weights, iterations, **options)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from torch import Tensor, nn
 
 from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
 from capsdist.models.em_capsnet import EMCapsNet
+from capsdist.routing import RoutingOptions, explain
 from capsdist.routing.common.fields import Fields, fields_of, whole_field
+from capsdist.routing.dynamic.fields.call import FieldCall
 from capsdist.routing.em.api import route_em
-from capsdist.routing.em.options import EMOptions
+from capsdist.routing.em.options import EMCall, EMOptions
 
 
 @pytest.fixture(autouse=True)
@@ -93,6 +97,26 @@ def test_exports_with_any_number_of_images(name: str, backend: str) -> None:
     assert len(called) == (3 if backend == "auto" else 0)  # one operator a layer of capsules
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_onnx_runtime_computes_the_same_for_extreme_activations_too(name: str, tmp_path: Path) -> None:
+    """A sigmoid that underflows, as of trained networks, must not become the logarithm of 0."""
+    network, inputs = built(name, backend="auto")
+    network, inputs = network.float(), torch.cat((inputs, torch.ones_like(inputs[:1]))).float()
+    for module in network.modules():
+        if isinstance(beta := getattr(module, "beta_a", None), nn.Parameter):
+            nn.init.uniform_(beta, -2e5, 1e4)  # lambda is 5e-4 at first
+    with torch.no_grad():
+        expected = network(inputs)
+    program = torch.onnx.export(network, (inputs,), dynamo=True, verbose=False)
+    assert program is not None
+    program.save(tmp_path / "network.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    # scores alone: ONNX Runtime rounds sigmoids below 1e-7 to 0, and with them poses without children
+    scores = slice(None) if name == "dynamic" else slice(3)
+    torch.testing.assert_close(torch.from_numpy(found[:, scores]), expected[:, scores], atol=1e-5, rtol=1e-3)
+
+
 def fields_operands(without: bool) -> tuple[Any, ...]:
     fields = Fields((5, 4), (3, 2), (2, 1))
     shapes = (2, 20, 3, 2), (4, 3, 2, 3 * 6), (4, 3), (18, 4)
@@ -150,3 +174,14 @@ def test_offsets_have_no_gradient_but_zeros() -> None:
 def test_fields_come_back_from_their_numbers() -> None:
     for fields in (Fields((5, 7), (3, 2), (2, 1), "same"), whole_field((4,))):
         assert fields_of(*fields.numbers) == fields
+
+
+def test_one_explain_knows_every_call() -> None:
+    fields = Fields((5, 4), (3, 2), (2, 1))
+    call = FieldCall(torch.rand(2, 20, 3, 2), torch.rand(4, 3, 2, 3 * 6), fields, RoutingOptions())
+    assert explain(call).backend == "streamed"
+    shapes = (2, 6, 3, 2, 2), (2, 6, 3), (1, 3, 4, 2, 2), (4,), (4,)
+    operands = [torch.rand(*each) for each in shapes]
+    for backend in ("streamed", "reference"):
+        em = EMCall(*operands, whole_field((3, 2)), EMOptions(backend=backend))  # pyright: ignore[reportArgumentType]
+        assert explain(em).backend == backend

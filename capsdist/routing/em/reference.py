@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from capsdist.routing.common.sharing import share
+from capsdist.routing.common.sharing import log_sigmoid, share
 from capsdist.routing.em.options import EMCall
 
 __all__ = ["route_em_reference"]
@@ -29,7 +29,7 @@ def route_em_reference(call: EMCall) -> tuple[Tensor, Tensor]:
     for inverse_temperature in options.lambdas():
         if mean is not None and variance is not None and logit is not None:  # E-step
             log_density = -((votes - mean).square() / (2 * variance) + 0.5 * variance.log()).sum(-1)
-            assignment = share(functional.logsigmoid(logit) + log_density, fields, options.competition)
+            assignment = share(log_sigmoid(logit) + log_density, fields, options.competition)
         weight = assignment * activations[..., None]  # M-step: R_ij <- R_ij a_i
         total = weight.sum((1, 3), keepdim=True).clamp(min=torch.finfo(votes.dtype).tiny)
         mean = (weight[..., None] * votes).sum((1, 3), keepdim=True) / total[..., None]
