@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from capsdist.config import Config, with_values
-from capsdist.config.em_capsnet import EMCapsNetConfig, EMRouting, SpreadLoss
+from capsdist.config import Config, get_preset, with_values
 from capsdist.statistics import paired_interval
 from capsdist.tune.cells import Cell
 from capsdist.tune.journal import FINISHED
@@ -28,9 +27,6 @@ _ROWS: dict[str, dict[str, object]] = {
     "average": {},
     "fully_connected": {},
 }
-_EM = EMCapsNetConfig(
-    conv_channels=560, primary_types=4, capsule_types=(8, 8), capsule_kernels=(3, 3), capsule_strides=(2, 2)
-)
 _EM_ROW = "em"
 
 
@@ -85,13 +81,19 @@ def routing_cells(base: Config, num_seeds: int) -> list[RoutingCell]:
     """Return all cells; base: the preset `digits_quickstart` with the options of the command line.
 
     All train on the 4,000 training digits without validation, in networks of as many parameters, with the
-    same seeds.
+    same seeds, batches and epochs. EM routing has the learning rate of its preset, as it has another loss.
     """
-    fields = {"data.train_split": "train", "data.validation_split": None, "train.keep_best": 0}
+    fields = {
+        "data.train_split": "train",
+        "data.validation_split": None,
+        "train.keep_best": 0,
+        "train.global_batch_size": 32,
+    }
     base = with_values(base, fields)
     small = with_values(base, _SMALL)
     rows = {row: with_values(small, {"routing.algorithm": row, **values}) for row, values in _ROWS.items()}
-    parts = {"model": _EM, "routing": EMRouting(), "loss": SpreadLoss()}
+    own = get_preset("digits_em")
+    parts = {name: getattr(own, name) for name in ("model", "routing", "loss", "optim")}
     rows[_EM_ROW] = base.model_copy(update=parts)
     first = base.train.seed
     return [
@@ -142,8 +144,8 @@ def _minus(row: RoutingRow, reference: RoutingRow) -> list[float] | None:
     both = [seed for seed in row.seeds if seed in reference.seeds]
     if row is reference or len(both) < 2:
         return None
-    errors = [[each.error_percent[each.seeds.index(seed)] for seed in both] for each in (row, reference)]
-    return list(paired_interval(*errors))
+    own, others = ([of.error_percent[of.seeds.index(seed)] for seed in both] for of in (row, reference))
+    return list(paired_interval(own, others))
 
 
 def markdown(rows: Sequence[RoutingRow], title: str) -> str:

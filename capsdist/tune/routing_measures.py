@@ -14,7 +14,7 @@ from capsdist.config import Config, image_shape
 from capsdist.config.models import find_family
 from capsdist.console import Log
 from capsdist.data.format.samples import Samples
-from capsdist.data.sets.digits import DIGITS
+from capsdist.data.sets.digits import load_digits
 from capsdist.data.sets.mnist import load_mnist
 from capsdist.inference import load
 from capsdist.models import build_model
@@ -48,8 +48,7 @@ def other_digits(folder: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: the files are not there or damaged.
     """
-    assert DIGITS.load is not None
-    embedded = DIGITS.load(None, folder, "")
+    embedded = load_digits(None, folder, "")
     found = [_arrays(embedded[split])[0] for split in ("train", "test")]
     test = load_mnist(folder, folder, "python jobs/compare_routings.py")["test"]
     return without(*_arrays(test), np.concatenate(found))

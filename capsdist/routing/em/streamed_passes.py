@@ -26,7 +26,7 @@ from capsdist.routing.em.options import EMCall
 
 __all__ = ["Block", "Gradients", "Sizes", "Stats"]
 
-_MAX_TILE_BYTES = 14 * MIB  # of votes, and as many of their gradient
+_MAX_TILE_BYTES = 21 * MIB  # of votes, and as many of their gradient
 
 
 class Stats(NamedTuple):
