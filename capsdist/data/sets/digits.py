@@ -17,7 +17,7 @@ from capsdist.data.sets.holdout import Holdout, divided
 from capsdist.data.sets.spec import SPLITS, DatasetSpec
 from capsdist.errors import DataError
 
-__all__ = ["DIGITS"]
+__all__ = ["DIGITS", "load_digits"]
 
 _NUM_TRAIN_PER_CLASS = 400
 _SHARE = 0.1  # of them, for validation
