@@ -21,7 +21,8 @@ from capsdist.config.presets.mnist_ablation import ABLATIONS
 
 PRESETS = (
     "mnist_paper", "mnist_official", "mnist_baseline", "digits_quickstart", "digits_em", "digits_conv",
-    "digits_deep", "digits_attention", "digits_inverted", "digits_heinsen", "digits_grouped", *ABLATIONS,
+    "digits_deep", "digits_stack", "digits_attention", "digits_inverted", "digits_heinsen",
+    "digits_grouped", *ABLATIONS,
 )  # fmt: skip
 
 if __name__ == "__main__":
