@@ -13,7 +13,7 @@ from dataclasses import replace
 from capsdist.config.cost import Bytes, LayerCost, Numbers, Routed
 from capsdist.config.models import CapsuleConfig, Routing
 from capsdist.models.routing_costs import routing_cost
-from capsdist.ops.units import hidden_units
+from capsdist.models.units import hidden_units
 
 __all__ = ["attention_cost", "fully_connected_cost", "grouped_cost", "heinsen_cost", "inverted_cost"]
 

@@ -17,8 +17,8 @@ from torch.nn import functional
 
 from capsdist.errors import ShapeError
 from capsdist.models.layers import PackedCapsules, check_child_poses, check_sizes, describe, initial_sd
+from capsdist.models.units import hidden_units
 from capsdist.ops import squash
-from capsdist.ops.units import hidden_units
 from capsdist.routing import RoutingKeywords, RoutingOptions
 from capsdist.routing.common.checks import check_flag
 from capsdist.routing.common.precision import wide_dtype, without_autocast
