@@ -39,7 +39,7 @@ def _losses(output: Output, images: Tensor, labels: Tensor, loss: SimpleNamespac
 
 
 FAMILY: Any = SimpleNamespace(
-    losses=_losses, loss_names=("loss", "margin_loss", "reconstruction_loss"), loss_at=None
+    losses=_losses, loss_names=("loss", "margin_loss", "reconstruction_loss"), loss_at=None, classifies=True
 )
 """What a step needs of the family `capsnet`, without pydantic."""
 
@@ -61,7 +61,9 @@ class PresetWork:
 def preset_config(preset: str) -> Any:
     """Return a preset as its sections, without pydantic."""
     text = Path(__file__).with_name("gpu_presets.json").read_text()
-    return json.loads(text, object_hook=lambda values: SimpleNamespace(**values)).__dict__[preset]
+    config = json.loads(text, object_hook=lambda values: SimpleNamespace(**values)).__dict__[preset]
+    config.model.known_shift = 0
+    return config
 
 
 def preset_work(preset: str, *, num_images: int, iterations: int, device: str) -> PresetWork:
@@ -75,7 +77,7 @@ def preset_work(preset: str, *, num_images: int, iterations: int, device: str) -
     options = vars(config.model) | vars(config.routing) | {"iterations": iterations, "backend": "fused"}
     if device == "cpu":
         options |= {"conv_channels": 4, "primary_types": 1, "primary_stride": 4, "decoder": False}
-    for name in ("kind", "from_data", "num_labels"):
+    for name in ("kind", "from_data", "num_labels", "known_shift", "algorithm", "groups"):
         del options[name]
     channels, side, num_classes = map(options.pop, ("in_channels", "image_size", "num_classes"))
     torch.manual_seed(config.train.seed)
