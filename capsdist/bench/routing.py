@@ -15,7 +15,6 @@ from torch import Tensor
 
 from capsdist.bench.ceilings import Ceilings, matrix_product, measure_ceilings
 from capsdist.bench.full_shape import route_full_shape
-from capsdist.bench.grids import grid_goals
 from capsdist.bench.memory import peak_bytes, saved_bytes
 from capsdist.bench.timer import Timing, time_side_by_side
 from capsdist.routing import explain, route_packed, route_reference, unpack_weights
@@ -229,6 +228,8 @@ def try_goals(case: Case, budget_s: float) -> Row:
 
     So what a table has found stays. Grids have a third of the budget.
     """
+    from capsdist.bench.grids import grid_goals  # needs pydantic, which a machine with a GPU may lack
+
     try:
         figures = goals(case, budget_s * 2 / 3) | grid_goals(case.device, budget_s / 3)
         return {name: float(f"{value:.4g}") for name, value in figures.items()}
