@@ -29,14 +29,8 @@ _CHANNELS: dict[str, dict[str, dict[str, object]]] = {
         "quarter": {"model.conv_channels": (256, 128), "model.dense_units": 512},
         "mini": {"model.conv_channels": (128, 64), "model.dense_units": 256},
     },
-    "em_capsnet": {
-        "mini": {
-            "model.conv_channels": 16, "model.primary_types": 4, "model.capsule_types": (4, 4),
-        },
-    },
-    "conv_capsnet": {
-        "mini": {"model.conv_channels": 16, "model.primary_types": 4},
-    },
+    "em_capsnet": {"mini": {"model.conv_channels": 16, "model.primary_types": 2}},
+    "conv_capsnet": {"mini": {"model.conv_channels": 16, "model.primary_types": 4}},
     "transforming_autoencoder": {"mini": {"model.capsules": 5}},
     "resnet_capsnet": {
         "mini": {

@@ -61,7 +61,7 @@ def test_all_jobs_of_the_paper_are_known() -> None:
     assert all(job.is_file() for job in found)
     assert {*TRAINING} < {*found}
     assert [job.stem for job in found[len(TRAINING) :]] == [
-        "table1", "ensemble_cifar", "depth_curve", "figures", "claims",
+        "table1", "ensemble_cifar", "depth_curve", "compare_routings", "figures", "claims",
     ]  # fmt: skip
 
 
