@@ -30,6 +30,8 @@ class ResNetCapsNet(StemNetwork):
     the kernel, or a layer refuses its size or option.
 
     Example:
+        >>> import torch
+        >>> from capsdist.models.resnet import ResNetStem
         >>> network = ResNetCapsNet((3, 20, 33), 5, stem=ResNetStem(3, (8, 16), (1, 1)), primary_types=4)
         >>> network(torch.rand(2, 3, 20, 33)).scores.shape
         torch.Size([2, 5])

@@ -67,7 +67,7 @@ def test_every_preset_says_what_its_source_does(name: str) -> None:
         getattr(config.model, "primary_coupling", None), config.optim.epsilon_placement,
         config.data.last_batch, config.train.precision,
     )  # fmt: skip
-    name = "em" if "_em" in name else "quickstart" if name.startswith("digits_") else name
+    name = "em" if "_em" in name else name
     assert found == PROFILES["resnet" if "resnet" in name else name.rpartition("_")[2]]
 
 
