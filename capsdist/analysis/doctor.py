@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from capsdist.algorithms import find_algorithm
 from capsdist.analysis.subject import Subject
 from capsdist.config import Config
-from capsdist.config.models import find_family
+from capsdist.config.models import Routing, find_family
 from capsdist.models.health import LIVE_LENGTH, SATURATED_LENGTH, LayerHealth, observed
 from capsdist.train.step import losses_of
 
@@ -108,7 +109,9 @@ def diagnose(layers: Sequence[LayerHealth], config: Config) -> list[Finding]:
         found = list(_found(layer, best))
         starved |= any(illness == "starved" for illness, _ in found)
         findings += [
-            Finding(layer.name, illness, words, _known(illness, config))
+            Finding(
+                layer.name, illness, words, _known(illness, config, routed=layer.relative_entropy is not None)
+            )
             for illness, words in found
             if not starved or illness not in ("undecided", "vanishing")
         ]
@@ -142,15 +145,32 @@ def _found(layer: LayerHealth, best: float) -> Iterator[tuple[str, str]]:
         )
 
 
-def _known(illness: str, config: Config) -> tuple[str, ...]:
+def _known(illness: str, config: Config, *, routed: bool) -> tuple[str, ...]:
+    """Return the remedies that a configuration can take; routed: the layer's children are routed to it."""
+    unknown = set() if routed else {"iterations"}
+    if isinstance(config.routing, Routing):
+        unknown |= {"iterations", "capsule_bias", "log_priors", "initialisation"} - _read(config)
     return tuple(
         words
         for section, field, words in _REMEDIES[illness]
-        if hasattr(getattr(config, section), field) and not _is_set(config, section, field, words)
+        if hasattr(getattr(config, section), field)
+        and field not in unknown
+        and not _is_set(config, section, field, words)
     )
 
 
 def _is_set(config: Config, section: str, field: str, words: str) -> bool:
-    """Say whether an option that is a switch is already as the words would have it."""
-    value = getattr(getattr(config, section), field)
-    return isinstance(value, bool) and words.startswith("--") and value is not words.startswith("--model.no-")
+    """Say whether an option is already as the words would have it."""
+    value, words = getattr(getattr(config, section), field), words.partition(" (")[0]
+    if isinstance(value, bool):
+        return words.startswith("--") and value is not words.startswith("--model.no-")
+    return words.startswith("--") and words.endswith(
+        (f" {value}", f" {value:g}" if isinstance(value, float) else " ")
+    )
+
+
+def _read(config: Config) -> frozenset[str]:
+    """Return the options that the routing of the class capsules, and that of layers below, reads."""
+    assert isinstance(config.routing, Routing)
+    own = find_algorithm(config.routing.algorithm).reads
+    return own | find_algorithm("dynamic").reads if getattr(config.model, "capsule_types", ()) else own

@@ -1,4 +1,4 @@
-"""Say what ails the capsule layers of a run, and what to change."""
+"""Report unhealthy capsule layers of a run, and suggest options."""
 
 from __future__ import annotations
 
@@ -26,17 +26,18 @@ def doctor(
     best: bool = False,
     num_images: int = 128,
 ) -> int:
-    """Say what ails the capsule layers of a run, and what to change.
+    """Report unhealthy capsule layers of a run, and suggest options.
 
-    A forward and a backward pass of some images, on the CPU, in evaluation mode. A table has a line for each
-    layer: live, capsules that are longer than 0.1 in one image at least; length, their mean; saturated,
-    lengths above 0.95; entropy of the coupling of children over its largest, 1 where they are undecided;
-    share, the most that one parent gets of all children; change, by how much the last iteration moves a
-    logit; gradient, the norm of the loss' gradient of the weights.
+    Runs a forward and a backward pass of some images, on the CPU, in evaluation mode. A table has a line for
+    each layer. live: capsules at least 0.1 long in at least one image; length: the mean, of matrix capsules
+    that of activations; saturated: lengths above 0.95; entropy: of the coupling of children over its largest
+    value, 1 where they are undecided; share: the largest share of all children that one parent receives;
+    change: how far the last iteration moves a logit; gradient: norm of the loss' gradient of the weights.
+    Entropy, share and change are those of dynamic routing; other routings leave them blank.
 
     Args:
         run: Path or s3:// URL of a run, its newest verified checkpoint, or of a checkpoint.
-        split: Path or s3:// URL of the split; default: the test split of the run.
+        split: Path or s3:// URL of the split, e.g. /data/digits/test; default: the test split of the run.
         best: Of a run, the checkpoint with the lowest validated error_percent.
         num_images: Images of the split, the first ones.
     """
@@ -47,7 +48,9 @@ def doctor(
 
         from capsdist.analysis.doctor import diagnose, examine
         from capsdist.analysis.subject import open_subject
+        from capsdist.config.rules import check_classifies
     subject = open_subject(run, split, best=best, limit=num_images, log=log)
+    check_classifies(subject.config, "the loss whose gradients are examined")
     layers = examine(subject)
     print(f"{subject.source}: {subject.config.model.kind}, {len(subject.images.seen)} images")
     Console(width=max(_WIDTH, Console().width)).print(_table(layers))

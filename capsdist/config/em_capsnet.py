@@ -92,7 +92,9 @@ def em_capsnet_problems(config: Config) -> Iterator[Problem]:
         )
     if loss.margin_end < loss.margin_start:
         rule = f"is below loss.margin_start={loss.margin_start}"
-        yield Problem("loss.margin_end", loss.margin_end, rule, "the authors have 0.2 and 0.99")
+        yield Problem(
+            "loss.margin_end", loss.margin_end, rule, "set it above the start; the authors have 0.99"
+        )
     if loss.margin_steps is not None and loss.margin_steps < 1:
         yield Problem(
             "loss.margin_steps", loss.margin_steps, "must be at least 1", "leave it out for the default"

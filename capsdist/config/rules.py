@@ -232,7 +232,7 @@ def _batch_problems(config: Config) -> Iterator[Problem]:
     if train.precision == "fp16" and train.device == "cpu":
         yield Problem("train.precision", "fp16", "is for GPUs", "use fp32 or bf16 on a CPU")
     if train.recompute == "blocks" and not find_family(config.model.kind).has_blocks:
-        rule = f"is for networks of blocks, which the family {config.model.kind} is not"
+        rule = f"is for deep networks of capsules (conv_capsnet), not for the family {config.model.kind}"
         yield Problem("train.recompute", "blocks", rule, "set --train.recompute none")
 
 

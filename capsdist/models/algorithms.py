@@ -105,10 +105,12 @@ def _kernel_problems(config: Config) -> Iterator[Problem]:
 def _group_problems(config: Config) -> Iterator[Problem]:
     assert isinstance(config.routing, Routing)
     groups = config.routing.groups
-    for name in ("primary_dim", "class_dim"):
-        dim = getattr(config.model, name, groups)
+    dims = {name: getattr(config.model, name, groups) for name in ("primary_dim", "class_dim")}
+    if layers := getattr(config.model, "capsule_dims", ()):  # the children of class capsules are the last
+        dims = {"capsule_dims": layers[-1], "class_dim": dims["class_dim"]}
+    for name, dim in dims.items():
         if groups >= 1 and dim % groups:
-            rule = f"does not divide model.{name}={dim}"
+            rule = f"does not divide {dim} of model.{name}"
             yield Problem("routing.groups", groups, rule, "set --routing.groups to a common divisor")
 
 

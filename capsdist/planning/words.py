@@ -22,11 +22,13 @@ def heading(config: Config, device: Device, row: Row) -> list[str]:
     ranks, batch = row.setup.num_ranks, config.train.global_batch_size
     on_cpu = config.train.device == "cpu"
     kept = "; on a CPU with temporaries twice, as an estimate of what the allocator keeps" if on_cpu else ""
+    chosen = f" (routing.recompute={row.recompute})" if row.recompute else ""
+    unpriced = "" if config.train.recompute == "none" else ", without train.recompute, which is not priced"
     return [
         f"{config.preset}: {row.parameters:,} parameters, {batch:,} images a step on {ranks} devices of "
         f"{device.memory_gib:g} GiB",
         f"FLOP a step: forward {flop.forward:,}, backward {flop.backward:,}, recomputation "
-        f"{flop.recomputed:,} (routing.recompute={row.recompute or 'none'})",
+        f"{flop.recomputed:,}{chosen}{unpriced}",
         f"Memory of a rank in GiB; {device.reserved_gib:g} GiB of each device is for driver and libraries. "
         "The formula was compared with steps on a CPU in fp32 only.",
         "The peak is the largest moment of a step, not the sum of the parts" + kept,

@@ -224,7 +224,7 @@ def test_options_that_an_algorithm_does_not_read_are_refused(
         ("quick", "routing__iterations", 3, "is not a routing algorithm"),
         ("heinsen", "train__capsule_ranks", 2, "its class capsules compute on one rank"),
         ("attention", "routing__backend", "fused", "has no kernels for routing.algorithm=attention yet"),
-        ("grouped", "routing__groups", 3, "does not divide model.primary_dim=8"),
+        ("grouped", "routing__groups", 3, "does not divide 8 of model.primary_dim"),
     ],
 )
 def test_what_an_algorithm_cannot_do_is_refused(

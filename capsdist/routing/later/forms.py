@@ -59,8 +59,9 @@ class LaterOptions:
 def choose_form(wanted: str) -> Explanation:
     """Say which form a call takes, and why not the others.
 
-    Raises: ShapeError: the form that is asked for by name cannot be taken.
+    Raises: ShapeError: the form that is asked for by name is none, or cannot be taken.
     """
+    check_name("backend", wanted, get_args(Backend))
     return choose(BACKENDS, wanted, _refusal)
 
 
