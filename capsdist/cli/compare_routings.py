@@ -69,8 +69,9 @@ def _train(config: Config, options: CompareRoutings, cells: Sequence[RoutingCell
     if outcomes is None:
         return STOPPED
     rows = _measured(options, cells, outcomes)
-    text = markdown(rows, f"Routing algorithms at equal parameters, {len(cells) // len(rows)} seeds")
-    table = {"rows": [row.to_dict() for row in rows]}
+    seeds = len(cells) // len(rows)
+    text = markdown(rows, f"Routing algorithms at equal parameters, {seeds} seeds")
+    table = {"seeds": seeds, "rows": [row.to_dict() for row in rows]}
     paths = write_result(config, {"table.json": as_json(table), "table.md": text.encode()})
     print(f"\n{text}")
     if options.record and not options.smoke:
