@@ -16,10 +16,11 @@ _NAMES = {
     "average": "control: uniform coupling",
     "fully_connected": "control: fully connected",
 }
+_HEADLINES = ("dynamic", "fully_connected")  # the control has the lower error
 ROUTING_ROWS = tuple(
     Row(
         f"4,000 digits, networks of 68,000 parameters, {text}", None, "compare-routings", name, " %", "mean",
-        "figures.seeds",
+        "figures.seeds", name in _HEADLINES,
     )
     for name, text in _NAMES.items()
 )  # fmt: skip
