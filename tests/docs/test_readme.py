@@ -118,6 +118,8 @@ def test_command(command: str, folder: Path, monkeypatch: pytest.MonkeyPatch) ->
             assert "IMAGE.png: " in run(folder, words)
         case ["capsdist", "export", *_]:
             assert "README.md" in run(folder, words)
+        case ["capsdist", "doctor", *_]:
+            assert "class_capsules" in run(folder, words)
         case ["capsdist", "report", *_]:
             assert "interactive: runs/mnist/interactive.html" in run(folder, words)
         case ["ray", "job", "submit", *options] if "--" in options:  # really submitted in tests/jobs
