@@ -42,10 +42,10 @@ FIELDS = [
 FREE = {
     "data.further_tests", "data.resident", "data.root", "routing.backend", "routing.recompute",
     "train.capsule_ranks", "train.gradient_accumulation_steps",
-    "train.checkpoint_every_steps", "train.device", "train.dry_run", "train.engine", "train.keep_best",
-    "train.keep_checkpoints", "train.log_every_steps", "train.loggers", "train.microbatch_size", "train.name",
-    "train.profile", "train.speed", "train.storage", "train.validate_every_steps", "train.num_workers",
-    "train.zero_stage",
+    "train.checkpoint_every_steps", "train.device", "train.dry_run", "train.engine", "train.health_every",
+    "train.keep_best", "train.keep_checkpoints", "train.log_every_steps", "train.loggers",
+    "train.microbatch_size", "train.name", "train.profile", "train.recompute", "train.speed",
+    "train.storage", "train.validate_every_steps", "train.num_workers", "train.zero_stage",
     *(name for name in FIELDS if name.startswith("launch.")),
 }  # fmt: skip
 ENDS = {

@@ -26,7 +26,10 @@ def test_every_backend_obeys(name: str, backend: str, seed: int) -> None:
 @pytest.mark.parametrize("algorithm", LATER)
 @pytest.mark.parametrize("name", OF_LATER)
 def test_later_algorithms_obey(name: str, algorithm: str) -> None:
-    found = PROPERTIES[name].distance(LATER[algorithm], 2)
+    measure = PROPERTIES[name].distance
+    if name == "gradient":  # Heinsen's probabilities are more strongly curved than a softmax of agreements
+        measure = partial(measure, step=2e-4)
+    found = measure(LATER[algorithm], 2)
     assert found < PROPERTIES[name].limit
 
 

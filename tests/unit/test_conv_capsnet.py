@@ -198,7 +198,7 @@ def test_training_sets_recomputed_blocks_and_other_families_refuse_them() -> Non
     assert network.recompute_blocks is True
     (found,) = problems(Config(train=Train(recompute="blocks")))
     assert (found.field, found.value) == ("train.recompute", "blocks")
-    assert "which the family capsnet is not" in found.rule
+    assert "not for the family capsnet" in found.rule
 
 
 RULES = [
