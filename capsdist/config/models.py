@@ -88,7 +88,8 @@ class CapsuleConfig(NetworkConfig):
     capsule_bias: bool = False
     """One learned bias per class capsule dimension, added before squash; official code only."""
     log_priors: bool = False
-    """One learned logit per primary and class capsule to start routing from (section 2); else it is 0."""
+    """One learned logit per child and class capsule to start routing from (section 2); else it is 0. The
+    algorithm attention adds it to the coupling."""
     decoder: bool = True
     """Reconstruct the image from the class capsules (paper, section 4.1)."""
     decoder_hidden: tuple[int, int] = (512, 1024)
@@ -159,7 +160,7 @@ class Routing(Section):
     backend: Annotated[Literal["auto", "fused", "streamed", "reference"], MAY_CHANGE] = "auto"
     """How it is computed: `fused` on a GPU, `streamed` without votes, `reference` with; same numbers."""
     groups: Count = 1
-    """Groups of dimensions that grouped routing routes by themselves; divides primary_dim and class_dim."""
+    """Groups of child capsule types that grouped routing routes by themselves; divides their number."""
 
 
 class Loss(Section):

@@ -104,14 +104,13 @@ def _kernel_problems(config: Config) -> Iterator[Problem]:
 
 def _group_problems(config: Config) -> Iterator[Problem]:
     assert isinstance(config.routing, Routing)
-    groups = config.routing.groups
-    dims = {name: getattr(config.model, name, groups) for name in ("primary_dim", "class_dim")}
-    if layers := getattr(config.model, "capsule_dims", ()):  # the children of class capsules are the last
-        dims = {"capsule_dims": layers[-1], "class_dim": dims["class_dim"]}
-    for name, dim in dims.items():
-        if groups >= 1 and dim % groups:
-            rule = f"does not divide {dim} of model.{name}"
-            yield Problem("routing.groups", groups, rule, "set --routing.groups to a common divisor")
+    groups, name = config.routing.groups, "primary_types"
+    types = getattr(config.model, name, groups)
+    if layers := getattr(config.model, "capsule_types", ()):  # the children of class capsules are the last
+        name, types = "capsule_types", layers[-1]
+    if groups >= 1 and types % groups:
+        rule = f"does not divide the {types} capsule types of model.{name}"
+        yield Problem("routing.groups", groups, rule, "set --routing.groups to a divisor")
 
 
 DYNAMIC = Algorithm(
@@ -152,7 +151,7 @@ HEINSEN = Algorithm(
 )
 GROUPED = Algorithm(
     title="grouped dynamic routing",
-    source="DC-CapsNet; see capsdist.routing.later.grouped",
+    source="Yuan, Ren 2025 (DC-CapsNet)",
     reads=_DYNAMIC | {"iterations", "groups"},
     layer=_grouped,
     explain=_explain_dynamic,

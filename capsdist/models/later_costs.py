@@ -53,11 +53,11 @@ def heinsen_cost(name: str, model: CapsuleConfig, routing: Routing, sizes: Route
 
 
 def grouped_cost(name: str, model: CapsuleConfig, routing: Routing, sizes: Routed) -> LayerCost:
-    """Return the cost of `GroupedCapsules`: that of a group, G times, with the same priors for all."""
+    """Return the cost of `GroupedCapsules`: that of a group, G times, with the same bias for all."""
     groups = routing.groups
-    part = replace(sizes, child_dim=sizes.child_dim // groups, parent_dim=sizes.parent_dim // groups)
+    part = replace(sizes, children=sizes.children // groups)
     one = routing_cost(name, part, routing, bias=model.capsule_bias, log_priors=model.log_priors)
-    shared = (groups - 1) * model.log_priors * sizes.children * sizes.parents
+    shared = (groups - 1) * model.capsule_bias * sizes.parents * sizes.parent_dim
     return replace(
         one,
         parameters=groups * one.parameters - shared,

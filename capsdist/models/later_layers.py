@@ -141,7 +141,7 @@ class HeinsenCapsules(PackedCapsules):
 
     The logistic function of a parent's score a_j is its length, and its mean mu_j the direction; the paper
     applies cross-entropy to the scores. Initialisation: weights normal with standard deviation 1 / sqrt(D)
-    (the author's code has 1 / D for matrices), all else 0, as there.
+    (the author's code has 1 / D), all else 0, as there.
 
     Shapes: child_poses [B, I, D] -> parent_poses [B, J, E].
     Raises: as `AttentionCapsules`.
@@ -185,14 +185,16 @@ class HeinsenCapsules(PackedCapsules):
 
 
 class GroupedCapsules(nn.Module):
-    """Class capsules with dynamic routing in `groups` of dimensions (see `capsdist.routing.later.grouped`).
+    """Class capsules with dynamic routing in `groups` of children (see `capsdist.routing.later.grouped`).
 
-    The parameter `grouped_weights` is [G, J, E / G, D / G, I]; bias and priors are those of `ClassCapsules`,
-    the priors the same for all groups. Initialisation (ours): every group as `ClassCapsules`, for children
-    whose length is divided equally over groups.
+    The sum over groups is divided by their number, which the authors' code does not do: lengths are scores,
+    and those of all networks here are below 1. Children are sorted by type, so that groups of as many are
+    groups of types. The parameter `grouped_weights` is [G, J, E, D, I / G]; bias and priors are those of
+    `ClassCapsules`. Initialisation (ours): every group as `ClassCapsules` of its children, with totals
+    G^(1/4) times as long, so that the mean of G random directions starts about as long as one.
 
     Shapes: child_poses [B, I, D] -> parent_poses [B, J, E].
-    Raises: ShapeError as `ClassCapsules`, or if `groups` does not divide D and E.
+    Raises: ShapeError as `ClassCapsules`, or if `groups` does not divide I.
     """
 
     def __init__(
@@ -215,13 +217,12 @@ class GroupedCapsules(nn.Module):
             num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim,
             groups=groups,
         )  # fmt: skip
-        for name, dim in (("child_dim", child_dim), ("parent_dim", parent_dim)):
-            if dim % groups:
-                raise ShapeError(f"groups={groups} does not divide {name}={dim}; use a common divisor")
+        if num_children % groups:
+            raise ShapeError(f"groups={groups} does not divide num_children={num_children}; use a divisor")
         check_flag("bias", bias)
         check_flag("log_priors", log_priors)
         self.groups, self.routing = groups, RoutingOptions(iterations, **options)
-        shape = groups, num_parents, parent_dim // groups, child_dim // groups, num_children
+        shape = groups, num_parents, parent_dim, child_dim, num_children // groups
         self.grouped_weights = nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.empty(num_parents, parent_dim)) if bias else None
         self.log_priors = nn.Parameter(torch.empty(num_children, num_parents)) if log_priors else None
@@ -230,9 +231,9 @@ class GroupedCapsules(nn.Module):
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights anew, and set bias and priors to 0."""
-        part = self.parent_dim // self.groups
-        total = 0.4 * math.sqrt(self.groups)
-        self.grouped_weights.normal_(std=initial_sd(self.num_children, self.num_parents, part, total))
+        total = 0.4 * self.groups**0.25
+        sd = initial_sd(self.num_children // self.groups, self.num_parents, self.parent_dim, total)
+        self.grouped_weights.normal_(std=sd)
         for parameter in (self.bias, self.log_priors):
             if parameter is not None:
                 parameter.zero_()
@@ -241,7 +242,7 @@ class GroupedCapsules(nn.Module):
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
         check_child_poses(child_poses, self.num_children, self.child_dim)
         learned = {"bias": self.bias, "log_priors": self.log_priors}
-        return route_grouped(child_poses, self.grouped_weights, self.routing, **learned)
+        return route_grouped(child_poses, self.grouped_weights, self.routing, **learned) / self.groups
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""

@@ -125,7 +125,7 @@ class _RoutedByEM(nn.Module):
 class MatrixConvCapsules(_RoutedByEM):
     """Matrix capsules of a grid, fed by those under a kernel through EM routing; all positions share weights.
 
-    A child divides itself over all parents whose kernel covers it (section 2.3). `kernel_size` and `stride`
+    A child divides itself over all parents whose kernel covers it (section 4). `kernel_size` and `stride`
     are one number, or one for each direction. `iterations` and `options` are those of `route_em`; the layer
     keeps them as `routing`.
 

@@ -33,12 +33,12 @@ class TransformingAutoencoder(nn.Module):
     generation units see nothing but the sum. What they draw, times p, is the capsule's contribution; the
     image is the sum of all. So the places have to follow the image, in pixels.
 
-    Where the paper is silent: contributions are logistic (or linear); with logistic ones no capsule can take
-    away what another has drawn at a wrong place. Places are `place_scale` times what their linear units
-    give, and generation units see places divided by it: places of that range are learned at the same rate as
-    everything else. Without it p learns first to tell the position of the image, and places stay constant.
-    Logistic contributions begin so small that all of them together are a dark image: brighter ones would
-    teach all capsules at once that they are improbable, from which p comes back slowly.
+    Chosen here: contributions are logistic (or linear, as in other public code); with logistic ones no
+    capsule can take away what another has drawn at a wrong place. Places are `place_scale` times what their
+    linear units give, and generation units see places divided by it: places of that range are learned at the
+    same rate as everything else. Without it p learns first to tell the position of the image, and places stay
+    constant. Logistic contributions begin so small that all of them together are a dark image: brighter ones
+    would teach all capsules at once that they are improbable, from which p comes back slowly.
 
     Shapes: images [B, C, H, W], shifts [B, 2], pixels to the right and down, or None: none -> `Output`, whose
     scores are the probabilities [B, K], its parent poses the places [B, K, 2] before the shift is added, and

@@ -17,13 +17,13 @@ __all__ = ["REFERENCE", "RoutingCell", "RoutingRow", "markdown", "routing_cells"
 REFERENCE = "dynamic"
 """The row that the others are compared with."""
 _SMALL = {"model.conv_channels": 16, "model.primary_types": 2, "model.class_dim": 8, "model.decoder": False}
-# What makes the numbers of parameters equal: groups have fewer weights of a pair, Heinsen's votes a bias.
+# What an algorithm needs, and what makes the numbers of parameters equal: Heinsen's votes have a bias.
 _ROWS: dict[str, dict[str, object]] = {
     REFERENCE: {},
     "attention": {"model.log_priors": True},
     "inverted": {},
     "heinsen": {"model.class_dim": 7},
-    "grouped": {"routing.groups": 2, "model.class_dim": 16},
+    "grouped": {"routing.groups": 2, "model.log_priors": True},
     "average": {},
     "fully_connected": {},
 }

@@ -186,13 +186,10 @@ def _heinsen(child_poses: Tensor, weights: Tensor, iterations: int) -> Tensor:
 
 
 def _grouped(child_poses: Tensor, weights: Tensor, iterations: int) -> Tensor:
-    """Two groups: halves of the dimensions, the odd one left out, each with its block of the weights."""
-    child_part, part = child_poses.shape[2] // 2, weights.shape[3] // 2
-    blocks = [
-        weights[:, :, child_part * g : child_part * (g + 1), part * g : part * (g + 1)] for g in range(2)
-    ]
-    grouped = torch.stack([pack_weights(block) for block in blocks])
-    return route_grouped(child_poses[..., : 2 * child_part], grouped, RoutingOptions(iterations))
+    """Two groups of children, the odd one left out."""
+    part = child_poses.shape[1] // 2
+    grouped = torch.stack([pack_weights(weights[part * g : part * (g + 1)]) for g in range(2)])
+    return route_grouped(child_poses[:, : 2 * part], grouped, RoutingOptions(iterations))
 
 
 LATER: dict[str, Route] = {
@@ -201,6 +198,8 @@ LATER: dict[str, Route] = {
 """Later algorithms in their lean form."""
 OF_LATER = ("company", "order", "gradient", "zero")
 """The properties that mean the same of them."""
+NOT_OBEYED = {("order", "grouped")}
+"""Those that an algorithm breaks by what it is: a child belongs to the group that its place tells."""
 DEFECTS: dict[str, tuple[Route, str]] = {
     "softmax over the children": (partial(route_mutant, softmax_dim=1), "sharing"),
     "logits averaged over the batch": (partial(route_mutant, mean_over_batch=True), "company"),

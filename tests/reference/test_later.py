@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from capsdist.errors import ShapeError
 from capsdist.ops import lengths
 from capsdist.routing import RoutingOptions, pack_weights, route, route_packed
 from capsdist.routing.dynamic.coupled import sum_coupled
@@ -228,21 +229,26 @@ def test_one_group_is_dynamic_routing() -> None:
     torch.testing.assert_close(route_grouped(poses, grouped, RoutingOptions(3)), route(poses, weights, 3))
 
 
-def test_groups_are_routed_by_themselves() -> None:
-    poses, bias, priors = draw(0, 5, 23, 6), draw(1, 4, 4), draw(2, 23, 4)
-    grouped = draw(3, 2, 4, 2, 3, 23)
-    options = RoutingOptions(3, none_of_the_above=True)
-
-    def one(part: int) -> Tensor:
-        dims = slice(2 * part, 2 * part + 2)
-        parts = poses[..., 3 * part : 3 * part + 3], grouped[part]
-        learned = {"bias": bias[:, dims], "log_priors": priors}
-        return route_packed(*parts, 3, none_of_the_above=True, backend="reference", **learned)
-
-    expected = torch.cat((one(0), one(1)), 2) / 2**0.5
-    found = route_grouped(poses, grouped, options, bias=bias, log_priors=priors)
+def test_groups_of_children_are_routed_by_themselves_and_added_up() -> None:
+    poses, grouped, bias, priors = draw(0, 5, 21, 3), draw(3, 3, 4, 6, 3, 7), draw(1, 4, 6), draw(2, 21, 4)
+    options = {"bias": bias, "none_of_the_above": True, "backend": "reference"}
+    expected = sum(
+        route_packed(poses[:, group], grouped[number], 3, log_priors=priors[group], **options)
+        for number, group in enumerate((slice(7), slice(7, 14), slice(14, 21)))
+    )
+    routing = RoutingOptions(3, none_of_the_above=True)
+    found = route_grouped(poses, grouped, routing, bias=bias, log_priors=priors)
     torch.testing.assert_close(found, expected)
-    assert float(found.norm(dim=-1).max()) < 1
+    whole = torch.cat(tuple(grouped), 3)
+    together = route_packed(poses, whole, 3, log_priors=priors, **options)
+    assert float((together - found).abs().max()) > 1e-2  # one routing of all children is another algorithm
+
+
+@pytest.mark.parametrize(("name", "shape"), [("child_poses", (5, 20, 3)), ("log_priors", (20, 4))])
+def test_groups_that_do_not_fit_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    given = {"child_poses": draw(0, 5, 21, 3), "log_priors": draw(2, 21, 4)} | {name: draw(1, *shape)}
+    with pytest.raises(ShapeError, match=rf"{name} \[.*20.*do not fit 3 groups of 7 children; pass I = 21"):
+        route_grouped(grouped_weights=draw(3, 3, 4, 6, 3, 7), options=RoutingOptions(3), **given)
 
 
 def test_soft_squash() -> None:

@@ -25,19 +25,19 @@ from capsdist.models.later_layers import (
 )
 from capsdist.routing import explain
 
-I, D, J, E = 11, 4, 3, 6  # noqa: E741
+I, D, J, E, G = 15, 4, 3, 6, 5  # noqa: E741
 LAYERS: dict[str, Any] = {
     "attention": lambda **options: AttentionCapsules(I, D, J, E, log_priors=True, **options),
     "inverted": lambda **options: InvertedCapsules(I, D, J, E, **options),
     "heinsen": lambda **options: HeinsenCapsules(I, D, J, E, **options),
-    "grouped": lambda **options: GroupedCapsules(I, D, J, E, groups=2, bias=True, log_priors=True, **options),
+    "grouped": lambda **options: GroupedCapsules(I, D, J, E, groups=G, bias=True, log_priors=True, **options),
     "fully_connected": lambda **options: FullyConnectedCapsules(I, D, J, E),
 }
 COUNTS = {
     "attention": I * J * D * E + I * J,
     "inverted": I * J * D * E + 3 * E + 1,
     "heinsen": I * J * D * E + I * J * E + 2 * I * J,
-    "grouped": I * J * D * E // 2 + J * E + I * J,
+    "grouped": I * J * D * E + J * E + I * J,
 }
 SMALL = {"model.conv_channels": 4, "model.primary_types": 2, "model.decoder_hidden": (5, 7)}
 
@@ -147,7 +147,7 @@ def test_the_fully_connected_control_is_as_large_as_capsules(sizes: tuple[int, .
 
 @pytest.mark.parametrize("algorithm", BUILT_IN)
 def test_networks_of_every_algorithm_are_priced_exactly(algorithm: str) -> None:
-    groups = 4 if algorithm == "grouped" else 1
+    groups = 2 if algorithm == "grouped" else 1
     config = config_of(algorithm, routing__groups=groups)
     assert problems(config) == []
     cost = find_family("capsnet").cost
@@ -224,7 +224,7 @@ def test_options_that_an_algorithm_does_not_read_are_refused(
         ("quick", "routing__iterations", 3, "is not a routing algorithm"),
         ("heinsen", "train__capsule_ranks", 2, "its class capsules compute on one rank"),
         ("attention", "routing__backend", "fused", "has no kernels for routing.algorithm=attention yet"),
-        ("grouped", "routing__groups", 3, "does not divide 8 of model.primary_dim"),
+        ("grouped", "routing__groups", 3, "does not divide the 2 capsule types of model.primary_types"),
     ],
 )
 def test_what_an_algorithm_cannot_do_is_refused(

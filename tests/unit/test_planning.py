@@ -53,7 +53,7 @@ NETWORKS = {
     "inverted": ({}, {"algorithm": "inverted"}),
     "heinsen": ({}, {"algorithm": "heinsen"}),
     "average": ({}, {"algorithm": "average"}),
-    "grouped": ({"primary_dim": 4, "class_dim": 6}, {"algorithm": "grouped", "groups": 2}),
+    "grouped": ({"capsule_bias": True}, {"algorithm": "grouped", "groups": 3}),
     "fully connected": ({}, {"algorithm": "fully_connected"}),
     "votes": ({}, {"recompute": "none", "iterations": 2}),
     "votes, one iteration": ({"log_priors": True}, {"recompute": "none", "iterations": 1}),

@@ -1,17 +1,15 @@
-"""Grouped dynamic routing: the dimensions of capsules are divided into groups that are routed by themselves.
+"""Grouped dynamic routing: groups of children are routed by themselves, and their parents are added up.
 
-Source: the capsules of DC-CapsNet, which divide capsules into groups before dynamic routing. The paper leaves
-open how groups are joined and scaled. Chosen here: group g has dimensions g D / G to (g + 1) D / G of every
-child, routes them to E / G dimensions of every parent with a coupling of its own, and has G times fewer
-weights than one matrix; a parent is its groups one after another, divided by sqrt(G), so that its length
-stays below 1 and is the root of the mean squared length of its groups.
+Source: Yuan, Ren, "Divide-and-conquer routing for learning heterogeneous individualized capsules" (PLoS ONE
+20(7), 2025; DC-CapsNet), and its public code: every group of primary capsules has dynamic routing to all
+parents, with logits, softmax and squash of its own, and v_j = sum over groups of squash(s_gj). Log priors are
+learned there, and 0 at first. A bias, which is not there, is added to the totals of every group here.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension, G groups.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import torch
@@ -33,36 +31,40 @@ def route_grouped(
     bias: Tensor | None = None,
     log_priors: Tensor | None = None,
 ) -> Tensor:
-    """Return the parents of dynamic routing in groups.
+    """Return the sum over groups of the parents of dynamic routing.
 
     Args:
-        child_poses: [B, I, D].
-        grouped_weights: [G, J, E / G, D / G, I], packed as `route_packed` takes them, a group after another.
+        child_poses: [B, I, D]; group g has the children from g I / G to (g + 1) I / G.
+        grouped_weights: [G, J, E, D, I / G], packed as `route_packed` takes them, a group after another.
         options: of every group's routing.
-        bias: [J, E] added to the totals, or None.
-        log_priors: [I, J], the same for all groups, or None.
+        bias: [J, E] added to the totals of every group, or None.
+        log_priors: [I, J], or None.
 
     Returns:
-        [B, J, E] of lengths below 1, in the dtype of `child_poses`.
+        [B, J, E] of lengths below G, in the dtype of `child_poses`.
 
-    Cost: that of `route` of 1 / G as many weights.
+    Cost: that of `route` in G calls, which are smaller.
 
     Raises:
-        ShapeError: D is not that of the groups together, or as `route`.
+        ShapeError: there are not as many children as in all groups together, or as `route`.
     """
     check_dims("child_poses", child_poses, "[B, I, D]", 3)
-    check_dims("grouped_weights", grouped_weights, "[G, J, E / G, D / G, I]", 5)
-    num_groups, _, part, child_part, _ = grouped_weights.shape
-    if child_poses.shape[2] != num_groups * child_part:
-        raise ShapeError(
-            f"child_poses {list(child_poses.shape)} do not fit {num_groups} groups of {child_part} "
-            f"dimensions; pass [B, I, {num_groups * child_part}]"
-        )
-    biases = [None] * num_groups if bias is None else bias.split(part, dim=1)
-    call = RoutingCall(child_poses, grouped_weights[0], options, log_priors=log_priors)
-    parts = zip(child_poses.split(child_part, dim=2), grouped_weights, biases, strict=True)
+    check_dims("grouped_weights", grouped_weights, "[G, J, E, D, I / G]", 5)
+    num_groups, part = grouped_weights.shape[0], grouped_weights.shape[4]
+    named = {"child_poses": (child_poses, 1)} | (
+        {} if log_priors is None else {"log_priors": (log_priors, 0)}
+    )
+    for name, (tensor, dim) in named.items():
+        if tensor.shape[dim] != num_groups * part:
+            raise ShapeError(
+                f"{name} {list(tensor.shape)} do not fit {num_groups} groups of {part} children; "
+                f"pass I = {num_groups * part}"
+            )
+    priors = [None] * num_groups if log_priors is None else log_priors.split(part)
+    call = RoutingCall(child_poses, grouped_weights[0], options, bias=bias)
+    parts = zip(child_poses.split(part, dim=1), grouped_weights, priors, strict=True)
     routed = [
-        route_call(replace(call, child_poses=poses, packed_weights=weights, bias=of_group))
+        route_call(replace(call, child_poses=poses, packed_weights=weights, log_priors=of_group))
         for poses, weights, of_group in parts
     ]
-    return torch.cat(routed, 2) / math.sqrt(num_groups)
+    return torch.stack(routed).sum(0)

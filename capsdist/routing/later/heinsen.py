@@ -9,9 +9,8 @@ variance s2_j in each dimension. With f the logistic function:
     M-step  a_j = sum_i beta_use_ij use_ij - beta_ignore_ij ignore_ij,
             mu_j and s2_j: mean and variance of the votes weighted by use_ij
 
-Chosen here, where the paper is silent or its capsules differ: the poses are vectors; f(a_i) of a child is its
-length, because primary capsules have no other score; EPSILON is added to the weights' sum, which is 0 where
-all children are, and to the variance.
+As in the author's code, EPSILON is added to the weights' sum, which is 0 where all children are, and to the
+variance. Chosen here: f(a_i) of a child is its length, because primary capsules have no other score.
 
 `streamed` never stores votes: an iteration is four sums over children (`heinsen_sums`). Their squares are
 taken from a centre near the mean, so that they do not cancel: the mean of the pass before, at first that of
@@ -35,7 +34,7 @@ from capsdist.routing.later.heinsen_sums import heinsen_sums
 __all__ = ["EPSILON", "route_heinsen"]
 
 EPSILON = 1e-5
-"""Added to sums of weights and to variances; that of the author's code."""
+"""Added to sums of weights and to variances; the value of the author's code."""
 
 
 def route_heinsen(

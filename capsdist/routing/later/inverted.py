@@ -1,11 +1,12 @@
 """Inverted dot-product attention routing: parents ask, children divide themselves, LayerNorm ends each pass.
 
 Source: Tsai, Srivastava, Goh, Salakhutdinov, "Capsules with Inverted Dot-Product Attention Routing" (ICLR
-2020), section 3 and Procedure 1. With the pose p_j of each parent, 0 at the start:
+2020), Procedure 1. With the pose p_j of each parent, 0 at the start:
 
     a_ij = p_j . votes_ij,  r_ij = softmax over j of a_ij,  p_j = LayerNorm(sum_i r_ij votes_ij)
 
-Agreement is not scaled, as in the paper. The first pass is uniform.
+Agreement is not scaled, as in Procedure 1 (the authors' code divides it by sqrt(E)). The first pass is
+uniform.
 
 Shape letters: B images, I children, J parents, D child dimension, E parent dimension.
 """
@@ -34,8 +35,8 @@ def update_inverted(
     """Return the parents' poses after one pass from the poses that they have.
 
     An algorithm of r iterations calls it r times, first without poses. Several layers can take turns: each
-    is initialised by a pass without poses, from the lowest on (Procedure 1, initialisation), and then all of
-    them are updated at once from the poses of the pass before (concurrent routing, section 3).
+    is initialised by a pass without poses, from the lowest on, and then all of them are updated at once from
+    the poses of the pass before (the paper's concurrent routing).
 
     Args:
         child_poses: [B, I, D], of 16, 32 or 64 bits. Float64 is computed in float64, all else in fp32.
