@@ -16,6 +16,7 @@ _KINDS = {
     "grouped": "grouped dynamic routing",
 }
 """By the name of the preset: `digits_NAME`."""
+_REMEDIES = {"none": "no remedy", "norm": "pose normalisation", "residual": "residual blocks"}
 
 
 def _of(name: str, text: str) -> tuple[Row, Row]:
@@ -29,6 +30,11 @@ def _of(name: str, text: str) -> tuple[Row, Row]:
 
 CAPSULE_ROWS = (
     *(row for name, text in _KINDS.items() for row in _of(name, text)),
+    *(
+        Row(f"{depth} capsule layers, 2 epochs, {text}", None, "depth-curve", f"depth{depth}-{remedy}")
+        for depth in (4, 6)
+        for remedy, text in _REMEDIES.items()
+    ),
     Row(
         "R2 of recognised shifts, held-out digits (`digits_transforming_autoencoder`)", least(0.8),
         "digits-transforming", "least_r2", "",

@@ -93,7 +93,8 @@ def _train(config: Config, options: DepthOptions, cells: Sequence[DepthCell], re
     picture = io.BytesIO()
     draw_depths(table, limits, title).savefig(picture, format="png")
     fails = {remedy: failing_depth(rows, remedy) for remedy in options.remedies}
-    figures = {"rows": table, "fails_at": fails}
+    errors = {name: cell.error_percent for name, cell in outcomes.items()}
+    figures = {**errors, "rows": table, "fails_at": fails}
     files = {"depth.json": as_json(figures), "depth.md": text.encode(), "depth.png": picture.getvalue()}
     paths = write_result(config, files)
     print(f"\n{text}")
