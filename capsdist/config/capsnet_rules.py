@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from capsdist.algorithms import find_algorithm, unread
-from capsdist.config.images import sides
+from capsdist.config.layer_rules import Convolutions, size_problems
 from capsdist.config.models import CapsNetConfig, CapsuleConfig, Loss, Routing
 from capsdist.config.schema import Config, Data
 from capsdist.errors import ConfigError, Problem
 
-__all__ = ["capsnet_problems", "decoder_problems", "feature_size", "loss_problems", "routing_problems"]
+__all__ = ["capsnet_problems", "decoder_problems", "loss_problems", "routing_problems"]
 
-
-def feature_size(size: int, kernel: int, stride: int, padding: str) -> int:
-    """Return the side of a convolution's output, in pixels; below 1 if the kernel does not fit."""
-    return -(-size // stride) if padding == "same" else (size - kernel) // stride + 1
+_STACK = (
+    Convolutions("conv_kernel", "", "padding"),
+    Convolutions("primary_kernel", "primary_stride", "padding"),
+)
 
 
 def capsnet_problems(config: Config) -> Iterator[Problem]:
@@ -23,7 +23,7 @@ def capsnet_problems(config: Config) -> Iterator[Problem]:
     assert isinstance(config.model, CapsNetConfig)
     yield from loss_problems(config)
     yield from decoder_problems(config.model, config.data)
-    yield from _size_problems(config.model)
+    yield from size_problems(config.model, _STACK)
     yield from routing_problems(config)
 
 
@@ -61,22 +61,6 @@ def _parts_problems(model: CapsuleConfig, data: Data) -> Iterator[Problem]:
         if not holds:
             rule = f"does not go with {name}={value}: it needs {needed}"
             yield Problem("model.decoder_separate", True, rule, "set --model.no-decoder-separate")
-
-
-def _size_problems(model: CapsNetConfig) -> Iterator[Problem]:
-    if min(model.conv_kernel, model.primary_kernel, model.primary_stride) < 1:
-        return  # already reported as a range
-    after_conv = feature_size(min(sides(model.image_size)), model.conv_kernel, 1, model.padding)
-    if (
-        after_conv < 1
-        or feature_size(after_conv, model.primary_kernel, model.primary_stride, model.padding) < 1
-    ):
-        yield Problem(
-            "model.image_size",
-            model.image_size,
-            f"is too small for {model.padding} kernels {model.conv_kernel} and {model.primary_kernel}",
-            "use smaller kernels or --model.padding same",
-        )
 
 
 def routing_problems(config: Config, read: Collection[str] = ()) -> Iterator[Problem]:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from capsdist.algorithms import find_algorithm
-from capsdist.config.capsnet_rules import decoder_problems, feature_size, loss_problems, routing_problems
-from capsdist.config.images import sides
+from capsdist.config.capsnet_rules import decoder_problems, loss_problems, routing_problems
+from capsdist.config.layer_rules import Convolutions, length_problems, size_problems
 from capsdist.config.models import Routing
 from capsdist.config.resnet_capsnet import ResNetCapsNetConfig, stem_problems
 from capsdist.config.schema import Config
@@ -15,6 +15,12 @@ from capsdist.config.sections import Bounds, Count
 from capsdist.errors import Problem
 
 __all__ = ["ConvCapsNetConfig", "ConvRouting", "conv_capsnet_problems"]
+
+_STACK = (
+    Convolutions("conv_kernel", "conv_stride", "padding"),
+    Convolutions("primary_kernel", "primary_stride", "padding"),
+    Convolutions("capsule_kernels", "capsule_strides", "capsule_padding"),
+)
 
 
 class ConvCapsNetConfig(ResNetCapsNetConfig):
@@ -63,7 +69,8 @@ class ConvCapsNetConfig(ResNetCapsNetConfig):
 
 
 class ConvRouting(Routing):
-    """Routing by agreement (paper, section 2, Procedure 1), also between grids of capsules."""
+    """Routing by agreement (paper, section 2, Procedure 1), also between grids of capsules: layers of
+    convolutional capsules have dynamic routing and read its options, whatever `algorithm` is."""
 
     competition: Literal["field", "position"] = "field"
     """Who shares a child of convolutional capsules: all parents that see it (Hinton, Sabour, Frosst 2018,
@@ -79,7 +86,10 @@ def conv_capsnet_problems(config: Config) -> Iterator[Problem]:
     yield from decoder_problems(model, config.data)
     if model.stem != "paper":
         yield from stem_problems(model)
-    yield from routing_problems(config, find_algorithm("dynamic").reads | {"competition"})
+    has_grids = model.capsule_types or model.class_weights == "shared"
+    yield from routing_problems(
+        config, find_algorithm("dynamic").reads | {"competition"} if has_grids else ()
+    )
     if model.class_weights == "shared" and routing.algorithm != "dynamic":
         rule = "does not go with model.class_weights=shared"
         yield Problem("routing.algorithm", routing.algorithm, rule, "set --model.class-weights position")
@@ -96,13 +106,9 @@ def conv_capsnet_problems(config: Config) -> Iterator[Problem]:
 
 
 def _layer_problems(model: ConvCapsNetConfig) -> Iterator[Problem]:
-    sizes = model.capsule_types, model.capsule_dims, model.capsule_kernels, model.capsule_strides
-    if len({len(each) for each in sizes}) > 1:
-        rule = (
-            f"does not go with model.capsule_dims={model.capsule_dims}, "
-            f"model.capsule_kernels={model.capsule_kernels} and model.capsule_strides={model.capsule_strides}"
-        )
-        yield Problem("model.capsule_types", model.capsule_types, rule, "give one of each for every layer")
+    sizes = "capsule_types", "capsule_dims", "capsule_kernels", "capsule_strides"
+    if lengths := [*length_problems(model, sizes)]:
+        yield from lengths
         return
     if model.log_priors and model.class_weights == "shared" and not model.capsule_types:
         rule = "has no layer to act on: class capsules with shared weights have no priors"
@@ -112,7 +118,7 @@ def _layer_problems(model: ConvCapsNetConfig) -> Iterator[Problem]:
         fix = "give one the types and dimensions of the one below, stride 1 and --model.capsule-padding same"
         yield Problem("model.residual", True, rule, fix)
     if model.stem == "paper":
-        yield from _size_problems(model)
+        yield from size_problems(model, _STACK)
 
 
 def _residual_layers(model: ConvCapsNetConfig) -> list[int]:
@@ -128,25 +134,3 @@ def _residual_layers(model: ConvCapsNetConfig) -> list[int]:
             found.append(number)
         below = types, dim
     return found
-
-
-def _size_problems(model: ConvCapsNetConfig) -> Iterator[Problem]:
-    """Return whether an image is too small for the convolutions of the stem `paper` and the layers above."""
-    steps = [
-        (model.conv_kernel, model.conv_stride, model.padding),
-        (model.primary_kernel, model.primary_stride, model.padding),
-        *(
-            (kernel, stride, model.capsule_padding)
-            for kernel, stride in zip(model.capsule_kernels, model.capsule_strides, strict=True)
-        ),
-    ]
-    if min(number for kernel, stride, _ in steps for number in (kernel, stride)) < 1:
-        return  # already reported as a range
-    side = min(sides(model.image_size))
-    for kernel, stride, padding in steps:
-        side = feature_size(side, kernel, stride, padding) if side >= 1 else side
-    if side < 1:
-        kernels = tuple(kernel for kernel, _, _ in steps)
-        rule = f"is too small for the kernels {kernels}"
-        fix = "use smaller kernels or strides, or padding same"
-        yield Problem("model.image_size", model.image_size, rule, fix)

@@ -6,8 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
-from capsdist.config.capsnet_rules import feature_size
-from capsdist.config.images import sides
+from capsdist.config.layer_rules import Convolutions, length_problems, size_problems
 from capsdist.config.models import NetworkConfig
 from capsdist.config.schema import Config
 from capsdist.config.sections import MAY_CHANGE, Bounds, Count, NonNegative, Section
@@ -15,6 +14,7 @@ from capsdist.errors import Problem
 
 __all__ = ["EMCapsNetConfig", "EMRouting", "SpreadLoss", "em_capsnet_problems", "spread_loss_at"]
 
+_STACK = Convolutions("conv_kernel", "conv_stride"), Convolutions("capsule_kernels", "capsule_strides")
 _RISE, _START = 14.0, -4.0  # the margin's logistic function goes from -4 to 10, where the paper cuts it
 
 
@@ -99,23 +99,5 @@ def em_capsnet_problems(config: Config) -> Iterator[Problem]:
         yield Problem(
             "loss.margin_steps", loss.margin_steps, "must be at least 1", "leave it out for the default"
         )
-    lengths = {len(model.capsule_types), len(model.capsule_kernels), len(model.capsule_strides)}
-    if len(lengths) > 1:
-        yield Problem(
-            "model.capsule_kernels",
-            model.capsule_kernels,
-            f"does not go with model.capsule_types={model.capsule_types} and "
-            f"model.capsule_strides={model.capsule_strides}",
-            "give one of each for every layer",
-        )
-        return
-    side = feature_size(min(sides(model.image_size)), model.conv_kernel, model.conv_stride, "valid")
-    for kernel, stride in zip(model.capsule_kernels, model.capsule_strides, strict=True):
-        side = feature_size(side, kernel, stride, "valid") if side >= 1 else side
-    if side < 1:
-        yield Problem(
-            "model.image_size",
-            model.image_size,
-            f"is too small for kernels {model.conv_kernel} and {model.capsule_kernels}",
-            "use smaller kernels or strides",
-        )
+    lengths = [*length_problems(model, ("capsule_types", "capsule_kernels", "capsule_strides"))]
+    yield from lengths or size_problems(model, _STACK)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Annotated, Any, Literal
 
-from capsdist.config.capsnet_rules import decoder_problems, feature_size, loss_problems, routing_problems
+from capsdist.config.capsnet_rules import decoder_problems, loss_problems, routing_problems
 from capsdist.config.images import sides
+from capsdist.config.layer_rules import feature_size
 from capsdist.config.models import CapsuleConfig
 from capsdist.config.schema import Config
 from capsdist.config.sections import Bounds, Count

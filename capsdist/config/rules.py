@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 
 from capsdist.config.image_rules import image_problems
-from capsdist.config.models import find_family
+from capsdist.config.models import BUILT_IN, CapsuleConfig, find_family
 from capsdist.config.optim_rules import optim_problems
 from capsdist.config.schema import Config
 from capsdist.config.sections import Bounds, Section
@@ -63,6 +63,11 @@ def capsule_rank_problems(config: Config) -> Iterator[Problem]:
     train = config.train
     if (ranks := train.capsule_ranks) <= 1:  # below 1 is a range, already reported
         return
+    kind = config.model.kind
+    if kind in BUILT_IN and not _has_class_capsules(kind):  # others are known once they are built
+        families = ", ".join(filter(_has_class_capsules, BUILT_IN))
+        rule = f"divides class capsules with dynamic routing ({families}), and model.kind={kind} has none"
+        yield Problem("train.capsule_ranks", ranks, rule, "set --train.capsule-ranks 1")
     may_be_zero = train.engine == "zero" or (train.engine == "auto" and train.device != "cpu")
     if train.num_workers % ranks:
         rule = f"must divide train.num_workers={train.num_workers}"
@@ -76,6 +81,10 @@ def capsule_rank_problems(config: Config) -> Iterator[Problem]:
     if train.precision == "fp16":
         rule = f"has a loss scale, which does not know the weights that train.capsule_ranks={ranks} splits"
         yield Problem("train.precision", "fp16", rule, "set bf16, or --train.capsule-ranks 1")
+
+
+def _has_class_capsules(kind: str) -> bool:
+    return issubclass(find_family(kind).model, CapsuleConfig)
 
 
 def section_problems(section_name: str, section: Section) -> Iterator[Problem]:

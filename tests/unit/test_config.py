@@ -13,8 +13,8 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from capsdist.config import Config, image_shape, problems, validate
-from capsdist.config.capsnet_rules import feature_size
 from capsdist.config.images import sides
+from capsdist.config.layer_rules import feature_size
 from capsdist.config.schema import Bounds
 from capsdist.errors import ConfigError
 from capsdist.runs.rundir import parse_config
@@ -145,10 +145,38 @@ RULES = [
     ("model.decoder_separate", True, {"model__decoder_separate": True}, "model.num_labels=1: it needs 2"),
     ("model.decoder_separate", True, {**SEPARATE, "data__mixup": 0.3}, "images that are not mixed"),
     ("model.decoder_separate", True, {**SEPARATE, **WEB}, "it needs packed recipes"),
-    ("model.image_size", 16, {"model__image_size": 16}, "too small for valid kernels 9 and 9"),
-    ("model.image_size", 9, {"model__image_size": 9, "model__conv_kernel": 10}, "kernels 10 and 9"),
-    ("model.image_size", (16, 40), {"model__image_size": (16, 40)}, "too small for valid kernels 9 and 9"),
-    ("model.image_size", (40, 16), {"model__image_size": (40, 16)}, "too small for valid kernels 9 and 9"),
+    (
+        "model.image_size",
+        16,
+        {"model__image_size": 16},
+        "model.primary_kernel has a kernel of 9 where 8 positions",
+    ),
+    ("model.image_size", 9, {"model__image_size": 9, "model__conv_kernel": 10}, "kernel of 10 where 9 p"),
+    (
+        "model.image_size",
+        (16, 40),
+        {"model__image_size": (16, 40)},
+        "model.primary_kernel has a kernel of 9 where 8 positions",
+    ),
+    (
+        "model.image_size",
+        (40, 16),
+        {"model__image_size": (40, 16)},
+        "model.primary_kernel has a kernel of 9 where 8 positions",
+    ),
+    (
+        "model.image_size",
+        16,
+        {"model__kind": "em_capsnet", "model__image_size": 16},
+        "model.capsule_kernels has a kernel of 3 where 2 positions a side are left (model.conv_kernel=5, "
+        "model.conv_stride=2, model.capsule_kernels=(3, 3), model.capsule_strides=(2, 1))",
+    ),
+    (
+        "model.capsule_types",
+        (8,),
+        {"model__kind": "em_capsnet", "model__capsule_types": (8,)},
+        "has 1 numbers, model.capsule_kernels has 2, model.capsule_strides has 2",
+    ),
     (
         "model.image_size",
         (40, 8),
@@ -172,6 +200,12 @@ RULES = [
         "auto",
         {"train__microbatch_size": "auto", "train__zero_stage": 3},
         "train.zero_stage=3 is for one that does not fit",
+    ),
+    (
+        "train.capsule_ranks",
+        2,
+        {"model__kind": "em_capsnet", "train__capsule_ranks": 2, "train__num_workers": 2},
+        "(capsnet, resnet_capsnet, conv_capsnet), and model.kind=em_capsnet has none",
     ),
     ("data.lanes", 7, {"data__lanes": 7}, "must divide train.global_batch_size=128"),
     (
@@ -231,6 +265,7 @@ ALLOWED = [
     {"data__shift": 2, "data__rotation": 180.0, "data__scale": (0.5, 2.0), "data__translation": 27.5},
     {"data__mixup": 0.01, "train__num_workers": 3, "data__cutout": 27},
     {"model__image_size": 17},
+    {"model__image_size": 17, "model__kind": "em_capsnet"},
     {"model__image_size": 9, "model__padding": "same", "data__shift": 0},
     {"data__standardise": True, "model__decoder": False},
     {"data__standardise": True, "model__kind": "baseline_cnn"},

@@ -201,19 +201,22 @@ def test_training_sets_recomputed_blocks_and_other_families_refuse_them() -> Non
     assert "not for the family capsnet" in found.rule
 
 
+NO_GRIDS = {"capsule_types": (), "capsule_dims": (), "capsule_kernels": (), "capsule_strides": ()}
 RULES = [
-    ({"capsule_dims": (4,)}, {}, "model.capsule_types", "does not go with model.capsule_dims=(4,)"),
+    ({"capsule_dims": (4,)}, {}, "model.capsule_dims", "has 1 numbers, model.capsule_types has 2"),
+    ({"capsule_strides": (2, 1, 1)}, {}, "model.capsule_strides", "model.capsule_kernels has 2"),
     ({"capsule_kernels": (3, 0)}, {}, "model.capsule_kernels", "at least 1"),
-    ({"capsule_padding": "valid", "capsule_kernels": (9, 9)}, {}, "model.image_size", "kernels (4, 3, 9, 9)"),
+    ({"capsule_padding": "valid", "capsule_kernels": (9, 9)}, {}, "model.image_size", "where 7 positions"),
     ({"residual": True, "capsule_strides": (2, 2)}, {}, "model.residual", "finds no layer"),
     ({"class_weights": "shared", "class_dim": 1}, {}, "model.class_dim", "two coordinates"),
     ({"capsule_dropout": 1.0}, {}, "model.capsule_dropout", "less than 1"),
     ({"stem": "vgg"}, {}, "model.stem", "is not a stem"),
+    (NO_GRIDS, {"algorithm": "attention", "iterations": 2}, "routing.iterations", "is not read by"),
+    (NO_GRIDS, {"competition": "position"}, "routing.competition", "is not read by"),
     ({}, {"recompute": "iterations"}, "routing.recompute", "not there for grids"),
     ({}, {"backend": "fused"}, "routing.backend", "no kernels for grids"),
     (
-        {"capsule_types": (), "capsule_dims": (), "capsule_kernels": (), "capsule_strides": (),
-         "class_weights": "shared", "log_priors": True},
+        NO_GRIDS | {"class_weights": "shared", "log_priors": True},
         {}, "model.log_priors", "has no layer to act on",
     ),
 ]  # fmt: skip
