@@ -86,10 +86,11 @@ class CapsuleConfig(NetworkConfig):
     class_dim: Count = 16
     """Dimensions E of a class capsule; paper: 16."""
     capsule_bias: bool = False
-    """One learned bias per class capsule dimension, added before squash; official code only."""
+    """One learned bias per class capsule dimension, added before squash; official code only.
+    Read by dynamic, grouped, average."""
     log_priors: bool = False
     """One learned logit per child and class capsule to start routing from (section 2); else it is 0. The
-    algorithm attention adds it to the coupling."""
+    algorithm attention adds it to the coupling. Read by dynamic, attention, grouped."""
     decoder: bool = True
     """Reconstruct the image from the class capsules (paper, section 4.1)."""
     decoder_hidden: tuple[int, int] = (512, 1024)
@@ -113,9 +114,11 @@ class CapsNetConfig(CapsuleConfig):
     conv_kernel: Count = 9
     """Kernel size of the first convolution, stride 1, in pixels; paper: 9."""
     primary_coupling: bool = False
-    """Primary capsules squash conv / types + bias (types + 1 with none_of_the_above); official code only."""
+    """Primary capsules squash conv / types + bias (types + 1 with none_of_the_above); official code only.
+    Read by dynamic."""
     initialisation: Literal["default", "truncated_normal"] = "default"
-    """`default`: PyTorch's own for convolution, decoder (not in the paper); `truncated_normal`: official."""
+    """`default`: PyTorch's own for convolution, decoder (not in the paper); `truncated_normal`: official.
+    Read by dynamic."""
 
 
 class BaselineCNNConfig(NetworkConfig):
@@ -147,20 +150,26 @@ class Routing(Section):
 
     algorithm: str = "dynamic"
     """Routing algorithm of class capsules: dynamic, attention, inverted, heinsen, grouped, the controls
-    average and fully_connected, or the import path package.module:OBJECT of an Algorithm."""
+    average and fully_connected, or the import path package.module:OBJECT of an Algorithm. Each option names
+    the algorithms that read it, and is refused with others."""
 
     iterations: Annotated[int, Bounds(ge=1, le=50)] = 3
-    """Routing iterations r: r softmax passes; paper: 3."""
+    """Routing iterations r: r softmax passes; paper: 3. Read by dynamic, inverted, heinsen, grouped."""
     none_of_the_above: bool = False
-    """An extra column of zero logits that takes part in the softmax and is dropped; CIFAR-10 ("leaky")."""
+    """An extra column of zero logits that takes part in the softmax and is dropped; CIFAR-10 ("leaky").
+    Read by dynamic, grouped."""
     gradient: Literal["full", "last"] = "full"
-    """Iterations that the gradient goes through: `full` all (paper); `last` one (some public code)."""
+    """Iterations that the gradient goes through: `full` all (paper); `last` one (some public code).
+    Read by dynamic, grouped."""
     recompute: Annotated[Literal["streamed", "iterations", "none"], MAY_CHANGE] = "streamed"
-    """What the backward pass builds again; with `iterations` and `none` autograd keeps the votes."""
+    """What the backward pass builds again; with `iterations` and `none` autograd keeps the votes.
+    Read by dynamic, grouped."""
     backend: Annotated[Literal["auto", "fused", "streamed", "reference"], MAY_CHANGE] = "auto"
-    """How it is computed: `fused` on a GPU, `streamed` without votes, `reference` with; same numbers."""
+    """How it is computed: `fused` on a GPU, `streamed` without votes, `reference` with; same numbers.
+    Read by dynamic, attention, inverted, heinsen, grouped, average."""
     groups: Count = 1
-    """Groups of child capsule types that grouped routing routes by themselves; divides their number."""
+    """Groups of child capsule types that grouped routing routes by themselves; divides their number.
+    Read by grouped."""
 
 
 class Loss(Section):
@@ -206,6 +215,8 @@ class Family:
             number begins with 0, of so many; outside of training `loss` itself counts. None: no change.
         cost: ``cost(model, routing)`` returns what the layers cost (`capsdist.config.cost.Cost`), for
             `capsdist plan`, or raises ConfigError where it cannot say. None: it cannot price the family.
+        activations: whether scores are activations of class capsules, as of EM routing, and not the lengths
+            of their poses.
         has_blocks: whether its networks have an attribute `recompute_blocks`, which `train.recompute` sets.
     """
 
@@ -221,6 +232,7 @@ class Family:
     multi_label_losses: Callable[[Any, Tensor, Tensor, Any], dict[str, Tensor]] | None = None
     loss_at: Callable[[Any, int, int], Any] | None = None
     cost: Callable[[Any, Any], Cost] | None = None
+    activations: bool = False
     has_blocks: bool = False
 
 

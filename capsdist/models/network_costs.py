@@ -99,7 +99,8 @@ def class_capsules_cost(model: CapsuleConfig, routing: Routing, children: int, d
     """
     price = find_algorithm(routing.algorithm).cost
     if price is None:
-        rule, fix = "says nothing of what it costs", "name an algorithm with a function cost"
+        rule = "has no function `cost`: parameters, FLOP and memory of its class capsules would be missing"
+        fix = "give the Algorithm one, or measure a few steps with capsdist train ... --train.dry-run 5"
         raise ConfigError([Problem("routing.algorithm", routing.algorithm, rule, fix)])
     routed = Routed(children, dim, model.num_classes, model.class_dim, routing.iterations)
     return price("class_capsules", model, routing, routed)

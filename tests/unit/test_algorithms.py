@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.algorithms import BUILT_IN, find_algorithm
-from capsdist.config import CapsNetConfig, Config, get_preset, problems, with_values
-from capsdist.config.models import find_family
+from capsdist.config import CapsNetConfig, Config, Section, get_preset, problems, with_values
+from capsdist.config.models import Routing, find_family
 from capsdist.errors import ConfigError, ShapeError
 from capsdist.models import CapsNet, ClassCapsules, build_model
 from capsdist.models.counts import num_parameters
@@ -218,6 +218,17 @@ def test_options_that_an_algorithm_does_not_read_are_refused(
     assert f"is not read by routing.algorithm={algorithm}" in found[name]
 
 
+@pytest.mark.parametrize("section", [Routing, CapsNetConfig])
+def test_help_texts_name_the_algorithms_that_read_an_option(section: type[Section]) -> None:
+    reads = {name: find_algorithm(name).reads for name in BUILT_IN}
+    options = {*Routing.model_fields, *frozenset().union(*reads.values())} - {"algorithm"}
+    for option in options & section.model_fields.keys():
+        text = " ".join((section.model_fields[option].description or "").split())
+        assert text.endswith(f" Read by {', '.join(name for name in reads if option in reads[name])}."), (
+            option
+        )
+
+
 @pytest.mark.parametrize(
     ("algorithm", "field", "value", "message"),
     [
@@ -290,6 +301,6 @@ def test_an_algorithm_of_a_user_is_one_file(tmp_path: Path, monkeypatch: pytest.
     network(torch.rand(2, 1, 28, 28)).scores.sum().backward()
     cost = find_family("capsnet").cost
     assert cost is not None
-    with pytest.raises(ConfigError, match="says nothing of what it costs"):
+    with pytest.raises(ConfigError, match="has no function `cost`: parameters, FLOP and memory"):
         cost(config.model, config.routing)
     find_algorithm.cache_clear()
