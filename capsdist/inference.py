@@ -40,7 +40,8 @@ class Prediction:
         names: name of the predicted class of each image; of a network for several labels an image the names
             of its K = `model.num_labels` longest capsules or largest logits, joined by "+": "3+8".
         labels: int64 [B], number of that class; with several labels an image [B, K], largest score first.
-        scores: fp32 [B, J]; the lengths of the class capsules, in [0, 1), or the logits of a network without.
+        scores: fp32 [B, J]; lengths of the class capsules, of matrix capsules their activations, in [0, 1];
+            of a network without capsules its logits.
         poses: fp32 [B, J, E], the class capsules; None for a network without capsules.
     """
 

@@ -15,17 +15,22 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegative
 
 from capsdist.analysis.calibration import Calibration
 from capsdist.analysis.predictions import MAX_PREDICTIONS, Collector, Predictions, ScoreKind
+from capsdist.config.models import find_family
 from capsdist.console import Log, announced
-from capsdist.errors import DataError, RunError
+from capsdist.errors import DataError, DocumentError, RunError
 from capsdist.runs.checkpoints import opened_checkpoint
 from capsdist.runs.files import read_document
+from capsdist.runs.retention import checkpoint_step
 from capsdist.storage import Folder, open_folder
 from capsdist.storage.documents import dump_json, parse_document, seal
 from capsdist.storage.place import folder_and_name
 from capsdist.train.checkpoint import read_config, versions
 from capsdist.train.evaluate import evaluate_checkpoints
 
-__all__ = ["EVALUATION", "StoredEvaluation", "measure", "open_output", "read_evaluation", "write_evaluation"]
+__all__ = [
+    "EVALUATION", "StoredEvaluation", "kept_evaluation", "measure", "open_output", "read_evaluation",
+    "write_evaluation",
+]  # fmt: skip
 
 EVALUATION = "evaluation.json"
 """Name of the file in the folder of a run: the evaluation of a checkpoint on the test split of the run."""
@@ -106,7 +111,9 @@ def measure(
             with announced(log, f"reading {place}"):
                 opened.append(stack.enter_context(opened_checkpoint(place, lowest_error=best, log=log)))
         folders = [folder for _, folder in opened]
-        collector = Collector(read_config(folders[0]).model.num_labels)
+        model = read_config(folders[0]).model
+        score = "activation" if find_family(model.kind).activations else "length"
+        collector = Collector(model.num_labels, score)
         found = evaluate_checkpoints(
             folders,
             split,
@@ -183,3 +190,23 @@ def read_evaluation(file: str | os.PathLike[str]) -> StoredEvaluation:
     if stored is None:
         raise DataError(f"{files.path(name)}: there is no such file; `capsdist evaluate` writes it")
     return stored
+
+
+def kept_evaluation(place: str, *, best: bool, log: Log) -> StoredEvaluation | None:
+    """Return the `evaluation.json` of a run, if it is of the checkpoint that `measure` would take at `place`.
+
+    It is if step and configuration are equal. None: there is none, it is damaged, or of another checkpoint.
+
+    Raises:
+        CheckpointError, DataError, RunError: as `opened_checkpoint`.
+    """
+    folder, name = folder_and_name(place.rstrip("/"))
+    try:
+        stored = read_evaluation(place if checkpoint_step(name) is None else folder)
+    except (DataError, DocumentError):
+        return None
+    with opened_checkpoint(place, lowest_error=best, log=log) as (checkpoint, files):
+        steps = [checkpoint_step(folder_and_name(each)[1]) for each in (checkpoint, *stored.checkpoints)]
+        config = read_config(files).model_dump(mode="json")
+    same = len(steps) == 2 and steps[0] == steps[1] and not stored.shifts and config == stored.config
+    return stored if same else None

@@ -21,9 +21,9 @@ MAX_PREDICTIONS = 500_000
 """Images up to which predictions are stored: 15 MB of JSON, with two labels an image 25 MB."""
 _DECIMALS = 6
 
-ScoreKind = Literal["length", "probability"]
-"""Lengths of capsules, or of a network without capsules the softmax of its logits, the sigmoid where images
-have several labels.
+ScoreKind = Literal["length", "activation", "probability"]
+"""Lengths of class capsules; their activations, of families that have some (EM routing); or of a network
+without capsules the softmax of its logits, the sigmoid where images have several labels.
 """
 
 
@@ -60,13 +60,15 @@ class Predictions(BaseModel):
 class Collector:
     """Keeps the predictions of every image; a `capsdist.train.evaluate.Collect`.
 
-    num_labels: labels of an image at most (K). Memory: 32 bytes an image and label.
+    num_labels: labels of an image at most (K); of_capsules: what the scores of class capsules are. Memory: 32
+    bytes an image and label.
     """
 
-    def __init__(self, num_labels: int) -> None:
+    def __init__(self, num_labels: int, of_capsules: ScoreKind = "length") -> None:
         self._num_labels = num_labels
+        self._of_capsules = of_capsules
         self._parts: list[tuple[np.ndarray, ...]] = []
-        self.score: ScoreKind = "length"
+        self.score = of_capsules
 
     def __call__(self, batch: Batch, output: Output) -> None:
         """Take what a network made of a batch; padding is left out."""
@@ -75,7 +77,7 @@ class Collector:
         present = multi_hot(batch.labels[real], scores.shape[1])
         beyond = torch.arange(self._num_labels, device=scores.device) >= present.sum(1, keepdim=True)
         labels, predicted = (largest(each, self._num_labels) for each in (present, scores))
-        self.score = "probability" if output.parent_poses is None else "length"
+        self.score = "probability" if output.parent_poses is None else self._of_capsules
         values = self._shares(scores).gather(1, predicted).masked_fill(beyond, 0)
         right = present.gather(1, predicted).bool() & ~beyond
         labels, predicted = (each.masked_fill(beyond, -1) for each in (labels, predicted))
@@ -83,7 +85,7 @@ class Collector:
         self._parts.append(tuple(each.cpu().numpy() for each in columns))
 
     def _shares(self, scores: Tensor) -> Tensor:
-        if self.score == "length":
+        if self.score != "probability":
             return scores
         return scores.softmax(1) if self._num_labels == 1 else scores.sigmoid()
 

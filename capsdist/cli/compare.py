@@ -31,7 +31,8 @@ def compare(
 
     Two networks, `capsdist compare A B`: McNemar's exact test of the images that only one reads wrongly.
     Two methods, `capsdist compare A1 A2 A3 --against B1 B2 B3`: the mean difference of error_percent with its
-    95 % interval by Student's t; runs of equal train.seed are a pair, and images are not pooled.
+    95 % interval by Student's t; runs of equal train.seed are a pair, and images are not pooled. A run whose
+    evaluation.json is of the same checkpoint is not measured again, unless split, device or shifts is given.
 
     Args:
         places: Paths or s3:// URLs of runs, checkpoints, or stored evaluations (.json), which are read.
@@ -49,11 +50,15 @@ def compare(
         raise ConfigError([Problem("places", shown, f"are {len(first)} and {len(second)}", fix)])
     with announced(log, f"reading {first[0]}"):  # and importing torch, which takes seconds
         from capsdist.analysis.comparison import compare_images, compare_seeds
-        from capsdist.analysis.evaluation import measure, read_evaluation
+        from capsdist.analysis.evaluation import kept_evaluation, measure, read_evaluation
 
     def evaluated(place: str) -> StoredEvaluation:
         if _is_stored(place):
             return read_evaluation(place)
+        as_kept = split is None and not shifts and device == "auto"
+        if as_kept and (kept := kept_evaluation(place, best=best, log=log)):
+            log(f"{place}: evaluation.json of {kept.written} is read; --device measures again")
+            return kept
         options = {"best": best, "device": device, "batch_size": batch_size, "shifts": shifts}
         return measure([place], split, log=log, **options)
 

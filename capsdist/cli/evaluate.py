@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["error_text", "evaluate"]
 
+_SCORES = {
+    "length": "lengths (not probabilities)", "activation": "activations", "probability": "probabilities",
+}  # fmt: skip
+
 
 def evaluate(
     checkpoint: Annotated[str, tyro.conf.Positional],
@@ -96,7 +100,7 @@ def _print(stored: StoredEvaluation) -> None:
         error = 100 - 100 * row[label] / max(sum(row), 1)
         print(f"  class {label}: {sum(row):,} images, error_percent {error:.2f}")
     gap = f"expected calibration error {stored.calibration.expected_error:.4f}"
-    print(f"{gap} of {'lengths (not probabilities)' if stored.score == 'length' else 'probabilities'}")
+    print(f"{gap} of {_SCORES[stored.score]}")
     if stored.label_error_percent is not None:
         almost = f"almost_correct_percent {stored.almost_correct_percent:.2f}"
         print(f"label_error_percent {stored.label_error_percent:.2f}  {almost}")

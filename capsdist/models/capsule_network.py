@@ -27,7 +27,8 @@ ClassLayer = Callable[[int, int, int, int], Any]
 class Output(NamedTuple):
     """What a network says of B images.
 
-    scores [B, J]: the class capsules' lengths, in [0, 1); of a network without capsules its class logits.
+    scores [B, J]: the class capsules' lengths, or of matrix capsules their activations, in [0, 1]; of a
+    network without capsules its class logits.
     parent_poses [B, J, E], or None without capsules. reconstructions [B, C, H, W], or None without decoder;
     [B, K, C, H, W] where the decoder draws each of K labels by itself. The largest score is the predicted
     class; of images with n labels each the n largest are. A family that does not classify says what its

@@ -261,6 +261,7 @@ EM_CAPSNET = Family(
     loss_at=spread_loss_at,
     problems=em_capsnet_problems,
     cost=_em_capsnet_cost,
+    activations=True,
 )
 BASELINE_CNN = Family(
     title="baseline CNN",

@@ -22,6 +22,7 @@ from capsdist.config import (
     ResNetCapsNetConfig,
     Train,
 )
+from capsdist.config.em_capsnet import EMCapsNetConfig
 from capsdist.data import write_split
 from capsdist.errors import RunError
 from capsdist.runs.record import RunRecord
@@ -64,6 +65,10 @@ SMALL = {
         capsule_types=(3, 4), capsule_dims=(2, 3), capsule_kernels=(3, 2), capsule_strides=(1, 2),
         class_dim=5, residual=True, pose_norm=True, capsule_dropout=0.2, capsule_bias=True,
         decoder=True, decoder_hidden=(7, 9),
+    ),
+    "em_capsnet": EMCapsNetConfig(
+        image_size=9, num_classes=3, conv_channels=4, conv_kernel=3, primary_types=2, capsule_types=(2,),
+        capsule_kernels=(3,), capsule_strides=(1,), pose_side=2,
     ),
     "resnet_capsnet": ResNetCapsNetConfig(
         image_size=9, num_classes=3, stem_channels=(4, 6), stem_blocks=(1, 0), norm_groups=2, primary_types=3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,13 @@ from small_run import run_small, small_config
 from torch import Tensor
 
 from capsdist.analysis.comparison import compare_images, compare_seeds
-from capsdist.analysis.evaluation import StoredEvaluation, measure, read_evaluation
+from capsdist.analysis.evaluation import (
+    StoredEvaluation,
+    kept_evaluation,
+    measure,
+    read_evaluation,
+    write_evaluation,
+)
 from capsdist.analysis.members import errors_by_size
 from capsdist.cli.main import main
 from capsdist.console import DONE, FAILED, INVALID
@@ -21,12 +28,14 @@ from capsdist.errors import CheckpointError, ConfigError, DataError, DocumentErr
 from capsdist.runs.retention import checkpoint_name
 from capsdist.runs.rundir import RunFolder
 from capsdist.statistics import error_interval, mcnemar, paired_interval
+from capsdist.storage import open_folder
 from capsdist.train.checkpoint import load_model
 from capsdist.train.evaluate import evaluate_checkpoint
 
 END = "step_00000016"
 
 
+OTHERS = {"cnn": "baseline_cnn", "em": "em_capsnet"}
 METHODS = {"seed": {"learning_rate": 0.03}, "plain": {"learning_rate": 0.01}}
 SMALL_RUNS = {
     f"{name}-{seed}": {"seed": seed, **method} for name, method in METHODS.items() for seed in (3, 4, 5)
@@ -35,9 +44,10 @@ SMALL_RUNS = {
 
 @pytest.fixture(scope="module")
 def runs(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Short runs, which err: of two methods with three seeds each, and of the baseline CNN."""
+    """Short runs, which err: of two methods with three seeds each, and of other networks."""
     root = tmp_path_factory.mktemp("runs")
-    for name, settings in {**SMALL_RUNS, "cnn": {"kind": "baseline_cnn", "max_steps": 1}}.items():
+    others = {name: {"kind": kind, "max_steps": 1} for name, kind in OTHERS.items()}
+    for name, settings in {**SMALL_RUNS, **others}.items():
         config = small_config(shapes, name=name, epochs=4, checkpoint_every_steps=16, **settings)
         run_small(config, root / name)
         [saved] = (root / name).glob("step-*")
@@ -93,11 +103,19 @@ def test_what_is_stored_is_what_the_network_says_of_every_image(runs: Path, shap
     assert stored.calibration.expected_error >= shares[0] - 1e-5  # of one bin, the least there can be
 
 
-def test_a_network_without_capsules_has_probabilities(runs: Path, shapes: Path) -> None:
-    stored = measured(runs / "cnn")
-    images, _ = pixels_and_labels(shapes)
-    assert stored.score == "probability"
-    expected = scores_of(runs / "cnn", images).softmax(1).amax(1)
+@pytest.mark.parametrize(
+    ("name", "score", "words"),
+    [("cnn", "probability", "of probabilities"), ("em", "activation", "of activations")],
+)
+def test_scores_that_are_no_lengths_are_named(
+    runs: Path, shapes: Path, name: str, score: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(runs / name), "--device", "cpu"]) == DONE
+    *_, gap, _, _ = capsys.readouterr().out.splitlines()
+    assert gap.endswith(words)
+    stored, scores = read_evaluation(runs / name), scores_of(runs / name, pixels_and_labels(shapes)[0])
+    assert stored.score == score
+    expected = (scores.softmax(1) if name == "cnn" else scores).amax(1)
     assert torch.allclose(stored_scores(stored), expected, atol=2e-6)
 
 
@@ -248,6 +266,25 @@ def test_two_methods_are_compared_by_the_errors_of_equal_seeds(
         compare_seeds([methods[0][0], methods[0][0]], methods[1][:2])
     with pytest.raises(DataError, match=r"is one of an ensemble, which has no seed"):
         compare_seeds([measured(runs / "seed-3", runs / "seed-4")], methods[1][:1])
+
+
+def test_the_evaluation_that_a_run_has_of_the_same_checkpoint_is_read(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = shutil.copytree(runs / "seed-3", tmp_path / "run")
+    assert kept_evaluation(str(run), best=False, log=print) is None
+    stored = measured(run)
+    write_evaluation(stored, open_folder(run))
+    assert kept_evaluation(str(run), best=False, log=print) == stored
+    assert kept_evaluation(str(run / END), best=False, log=print) == stored
+    monkeypatch.setattr("capsdist.analysis.evaluation.measure", None)
+    assert main(["compare", str(run), str(run)]) == DONE
+    for change in (
+        {"checkpoints": [str(run / "step_00000015")]},
+        {"config": {**stored.config, "preset": "x"}},
+    ):
+        write_evaluation(stored.model_copy(update=change), open_folder(run))
+        assert kept_evaluation(str(run), best=False, log=print) is None
 
 
 @pytest.mark.parametrize("words", [["a"], ["a", "b", "c"], ["a", "b", "--against", "c"]])
