@@ -30,7 +30,8 @@ def doctor(
 
     Runs a forward and a backward pass of some images, on the CPU, in evaluation mode. A table has a line for
     each layer. live: capsules at least 0.1 long in at least one image; length: the mean, of matrix capsules
-    that of activations; saturated: lengths above 0.95; entropy: of the coupling of children over its largest
+    that of activations; saturated: lengths above 0.95, which is an illness only where the gradient has
+    vanished; entropy: of the coupling of children over its largest
     value, 1 where they are undecided; share: the largest share of all children that one parent receives;
     change: how far the last iteration moves a logit; gradient: norm of the loss' gradient of the weights.
     Entropy, share and change are those of dynamic routing; other routings leave them blank.
@@ -52,7 +53,8 @@ def doctor(
     subject = open_subject(run, split, best=best, limit=num_images, log=log)
     check_classifies(subject.config, "the loss whose gradients are examined")
     layers = examine(subject)
-    print(f"{subject.source}: {subject.config.model.kind}, {len(subject.images.seen)} images")
+    images = f"the first {len(subject.images.seen):,} images of {subject.split}"
+    print(f"{subject.source}: {subject.config.model.kind}, examined on {images}")
     Console(width=max(_WIDTH, Console().width)).print(_table(layers))
     findings = diagnose(layers, subject.config)
     for finding in findings:
@@ -60,7 +62,10 @@ def doctor(
     if not layers:
         print("the network has no capsule layers that can be examined")
     elif not findings:
-        print("healthy: no capsule layer is starved, saturated or collapsed, and gradients reach all")
+        print(
+            "healthy: no capsule layer is starved, saturated, undecided or collapsed, and gradients reach all"
+        )
+    print("capsdist doctor --help explains the columns")
     return DONE
 
 

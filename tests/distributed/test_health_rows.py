@@ -50,7 +50,7 @@ def test_the_doctor_examines_a_run(shapes: Path, tmp_path: Path, capsys: pytest.
         RunFolder(tmp_path / kind).begin(config)
     assert main(["doctor", str(tmp_path / "conv_capsnet"), "--num-images", "8"]) == DONE
     text = capsys.readouterr().out
-    assert "conv_capsnet, 8 images" in text
+    assert "conv_capsnet, examined on the first 8 images of " in text
     assert all(name in text for name in ("primary_capsules", "blocks.0.layer", "blocks.1.layer", "live %"))
     assert main(["doctor", str(tmp_path / "baseline_cnn")]) == DONE
     assert "no capsule layers that can be examined" in capsys.readouterr().out
