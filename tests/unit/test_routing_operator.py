@@ -72,7 +72,7 @@ def test_opcheck_of_the_backward_operator(wanted: tuple[bool, ...]) -> None:
     operands = drawn(dtype=torch.bfloat16)
     grad, totals = torch.ops.capsdist.route_streamed(*operands, 2, False, "full", None)
     operator = torch.ops.capsdist.route_streamed_backward.default
-    torch.library.opcheck(operator, (grad, *operands, totals, False, "full", None, *wanted))
+    torch.library.opcheck(operator, (grad, totals, *operands, 2, False, "full", None, *wanted))
 
 
 @pytest.mark.parametrize("backend", ["auto", "streamed", "reference"])

@@ -10,13 +10,10 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
-
-import torch
 from torch import Tensor
 
 from capsdist.routing.common.autograd import refusing
+from capsdist.routing.common.operators import Signature, own_backward
 from capsdist.routing.common.precision import without_autocast
 from capsdist.routing.common.tiling import Pieces
 from capsdist.routing.dynamic.options import RoutingOptions
@@ -49,7 +46,7 @@ def sum_coupled(child_poses: Tensor, packed_weights: Tensor, states: Tensor) -> 
     Raises:
         NotImplementedError: a second derivative is asked for.
     """
-    return _operator(child_poses, packed_weights, states)
+    return _run(child_poses, packed_weights, states)
 
 
 def _stream(child_poses: Tensor, packed_weights: Tensor, states: Tensor, rows: int) -> Stream:
@@ -96,52 +93,26 @@ def _backward(
                 pieces.flush()
     return (
         child_poses.new_empty(0) if d_poses is None else d_poses,
-        packed_weights.new_empty(0) if d_weights is None else d_weights.to(packed_weights.dtype),
+        child_poses.new_empty(0) if d_weights is None else d_weights.to(packed_weights.dtype),
         d_states.transpose(0, 1).contiguous(),
     )
 
 
-_operator = torch.library.custom_op("capsdist::sum_coupled", _forward, mutates_args=())
-_backward_operator = torch.library.custom_op("capsdist::sum_coupled_backward", _backward, mutates_args=())
+def _empty(child_poses: Tensor, packed_weights: Tensor, states: Tensor) -> Tensor:
+    """Return memory for what `_forward` returns."""
+    return states.new_empty(states.shape)
 
 
-@_operator.register_fake
-def _(child_poses: Tensor, packed_weights: Tensor, states: Tensor) -> Tensor:
-    return torch.empty_like(states, memory_format=torch.contiguous_format)
-
-
-@_backward_operator.register_fake
-def _(
-    grad: Tensor,
-    child_poses: Tensor,
-    packed_weights: Tensor,
-    states: Tensor,
-    want_poses: bool,
-    want_weights: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        child_poses.new_empty(child_poses.transpose(1, 2).shape if want_poses else 0),
-        packed_weights.new_empty(packed_weights.shape if want_weights else 0),
-        torch.empty_like(states, memory_format=torch.contiguous_format),
-    )
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    """Save the operands themselves."""
-    ctx.save_for_backward(*inputs)
-
-
-@partial(_operator.register_autograd, setup_context=_keep)
-def _(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    want_poses, want_weights, _ = ctx.needs_input_grad
-    d_poses, d_weights, d_states = _backward_operator(grad, *ctx.saved_tensors, want_poses, want_weights)
-    return (
-        d_poses.transpose(1, 2) if want_poses else None,
-        d_weights if want_weights else None,
-        d_states,
-    )
-
-
-_backward_operator.register_autograd(
-    refusing("routing without votes is differentiable once, backward; choose backend='reference'")
+_run = own_backward(
+    "sum_coupled",
+    _forward,
+    _backward,
+    _empty,
+    refusing("routing without votes is differentiable once, backward; choose backend='reference'"),
+    Signature(
+        ("child_poses", "packed_weights", "states"),
+        transposed=("child_poses",),
+        on_demand=("child_poses", "packed_weights"),
+    ),
+    function=None,
 )

@@ -47,11 +47,12 @@ def _backward(
 @register_flop_formula(torch.ops.capsdist.route_streamed_backward)
 def _backward_of_streamed(
     grad: Size,
+    totals: Size,
     poses: Size,
     weights: Size,
     bias: Size | None,
     priors: Size | None,
-    totals: Size,
+    iterations: int,
     none_of_the_above: bool,
     gradient: str,
     group_name: str | None,
@@ -60,7 +61,6 @@ def _backward_of_streamed(
     *_: Any,
     **__: Any,
 ) -> int:
-    iterations = totals[0]
     if gradient == "last" and iterations > 1:  # a single iteration, with a coupling of its own
         return _backward(poses, weights, totals, 1, want_poses, want_weights)
     return _backward(poses, weights, priors, iterations, want_poses, want_weights)

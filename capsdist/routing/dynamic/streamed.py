@@ -31,7 +31,6 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -46,8 +45,8 @@ from capsdist.routing.common.autograd import (
     is_transformed,
     may_be_dual,
     refusing,
-    way,
 )
+from capsdist.routing.common.operators import Signature, own_backward
 from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.common.tiling import Pieces
 from capsdist.routing.dynamic.options import Gradient, RoutingCall, RoutingOptions
@@ -91,12 +90,10 @@ def route_streamed(call: RoutingCall, *, group_name: str | None = None) -> Tenso
     refusal = streamed_refusal(call)
     if refusal is not None:
         raise NotImplementedError(f"{refusal}; choose backend='reference'")
-    run = _operator if torch.compiler.is_compiling() else way(_Route, _forward)
     operands = call.child_poses, call.packed_weights, call.bias, call.log_priors
     options = call.options
-    parent_poses, _ = run(
-        *operands, options.iterations, options.none_of_the_above, options.gradient, group_name
-    )
+    others = options.iterations, options.none_of_the_above, options.gradient, group_name
+    parent_poses, _ = _route(*operands, *others)
     return parent_poses
 
 
@@ -123,7 +120,7 @@ def _forward(
     group_name: str | None,
 ) -> tuple[Tensor, Tensor]:
     """Run all blocks forward; return parent_poses [B, J, E], and totals [R, J, B, E] for the way back."""
-    parent_poses, totals = _empty(child_poses, packed_weights, iterations)
+    parent_poses, totals = _empty(child_poses, packed_weights, bias, log_priors, iterations)
     totals.zero_()
     wide_bias = None if bias is None else bias.to(totals.dtype)
     options = RoutingOptions(iterations, none_of_the_above, cast(Gradient, gradient))
@@ -138,17 +135,9 @@ def _forward(
     return parent_poses, totals
 
 
-_operator = torch.library.custom_op("capsdist::route_streamed", _forward, mutates_args=())
-
-
-@_operator.register_fake
-def _(
+def _empty(
     child_poses: Tensor, packed_weights: Tensor, bias: Any, log_priors: Any, iterations: int, *_: Any
-) -> Any:
-    return _empty(child_poses, packed_weights, iterations)
-
-
-def _empty(child_poses: Tensor, packed_weights: Tensor, iterations: int) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Return memory for the results, in the dtypes that they have: float64 in float64, sums else in fp32."""
     num_images, (num_parents, parent_dim) = child_poses.shape[0], packed_weights.shape[:2]
     return (
@@ -175,11 +164,12 @@ def _sum_over(group_name: str | None) -> Callable[[Tensor], None] | None:
 
 def _backward(
     grad: Tensor,
+    totals: Tensor,
     child_poses: Tensor,
     packed_weights: Tensor,
     bias: Tensor | None,
     log_priors: Tensor | None,
-    totals: Tensor,
+    iterations: int,
     none_of_the_above: bool,
     gradient: str,
     group_name: str | None,
@@ -196,7 +186,7 @@ def _backward(
     priors = log_priors if want_priors else None
     d_priors = None if priors is None else totals.new_zeros(priors.T.shape)
     d_bias = totals.new_zeros(packed_weights.shape[:2])
-    options = RoutingOptions(len(totals), none_of_the_above, cast(Gradient, gradient))
+    options = RoutingOptions(iterations, none_of_the_above, cast(Gradient, gradient))
     given = child_poses, packed_weights, log_priors, totals.dtype, options
     with without_autocast(child_poses):
         stream = Stream(*given, rows=2, reduce=_sum_over(group_name))
@@ -207,96 +197,24 @@ def _backward(
                 add_gradients(stream, poses, totals[:, :, block], grad[block].transpose(0, 1), found)
     return (
         child_poses.new_empty(0) if d_poses is None else d_poses,
-        packed_weights.new_empty(0) if d_weights is None else d_weights.to(packed_weights.dtype),
+        child_poses.new_empty(0) if d_weights is None else d_weights.to(packed_weights.dtype),
         child_poses.new_empty(0) if bias is None else d_bias.to(bias.dtype),
         child_poses.new_empty(0) if priors is None or d_priors is None else d_priors.to(priors.dtype),
     )
 
 
-_backward_operator = torch.library.custom_op("capsdist::route_streamed_backward", _backward, mutates_args=())
-
-
-@_backward_operator.register_fake
-def _(
-    grad: Tensor,
-    child_poses: Tensor,
-    packed_weights: Tensor,
-    bias: Tensor | None,
-    log_priors: Tensor | None,
-    *others: Any,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    want_poses, want_weights, want_priors = others[-3:]
-    priors = log_priors if want_priors else None
-    return (
-        child_poses.new_empty(child_poses.transpose(1, 2).shape if want_poses else 0),
-        packed_weights.new_empty(packed_weights.shape if want_weights else 0),
-        child_poses.new_empty(0) if bias is None else bias.new_empty(bias.shape),
-        child_poses.new_empty(0) if priors is None else priors.new_empty(priors.T.shape),
-    )
-
-
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    """Save the operands themselves, no copy of them, and the totals: R B J E numbers."""
-    child_poses, packed_weights, bias, log_priors, _, *ctx.options = inputs
-    ctx.mark_non_differentiable(output[1])
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(child_poses, packed_weights, bias, log_priors, output[1])
-
-
-def _gradients(run_backward: Callable[..., Any], ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
-    """Return the gradients that are wanted, those of poses and log priors as views of the fast layouts."""
-    if grad is None:
-        return (None,) * 8
-    want_poses, want_weights, want_bias, want_priors = ctx.needs_input_grad[:4]
-    d_poses, d_weights, d_bias, d_priors = run_backward(
-        grad, *ctx.saved_tensors, *ctx.options, want_poses, want_weights, want_priors
-    )
-    return (
-        d_poses.transpose(1, 2) if want_poses else None,
-        d_weights if want_weights else None,
-        d_bias if want_bias else None,
-        d_priors.T if want_priors else None,
-        *(None,) * 4,
-    )
-
-
-@partial(_operator.register_autograd, setup_context=_keep)
-def _(ctx: Any, grad: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
-    return _gradients(_backward_operator, ctx, grad)
-
-
-_backward_operator.register_autograd(_refuse)
-
-
-class _Route(Pass):
-    """What the forward operator is for compilers, for all others.
-
-    An operator costs some microseconds more, torch.func refuses its gradients, and forward mode takes its
-    result for a constant.
-    """
-
-    jvp = staticmethod(_refuse)
-    setup_context = staticmethod(_keep)
-
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor]:
-        """Run forward; a signature without names, because torch looks at it in every call."""
-        return _forward(*arguments)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        """Return the gradients that are wanted."""
-        return _gradients(way(_RouteBackward, _backward), ctx, grads[0])
+class _Batched(Pass):
+    """A pass of routing, which takes one more dimension of the poses alone for more images."""
 
     @classmethod
     def vmap(cls, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
-        """Take one more dimension of the poses alone for more images."""
+        """Route all elements in one call, or each by itself."""
         child_poses, *rest = arguments
         dim, *dims = in_dims
         if dim is None or dims != [None] * len(dims):
             return super().vmap(info, in_dims, *arguments)
         poses = child_poses.movedim(dim, 0)
-        parent_poses, totals = _Route.apply(poses.flatten(0, 1), *rest)
+        parent_poses, totals = cls.apply(poses.flatten(0, 1), *rest)
         sizes = poses.shape[:2]
         return (parent_poses.unflatten(0, sizes), totals.unflatten(2, sizes)), (0, 2)
 
@@ -307,10 +225,18 @@ class StreamedBackward(BackwardPass):
     backward = jvp = staticmethod(_refuse)
 
 
-class _RouteBackward(StreamedBackward):
-    """What the backward operator is for compilers, for all others."""
-
-    @staticmethod
-    def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Run backward."""
-        return _backward(*arguments)
+_route = own_backward(
+    "route_streamed",
+    _forward,
+    _backward,
+    _empty,
+    _refuse,
+    Signature(
+        ("child_poses", "packed_weights", "bias?", "log_priors?"),
+        others="int iterations, bool none_of_the_above, str gradient, str? group_name",
+        num_kept=1,
+        transposed=("child_poses", "log_priors"),
+        on_demand=("child_poses", "packed_weights", "log_priors"),
+    ),
+    function=_Batched,
+)

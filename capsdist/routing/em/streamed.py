@@ -31,7 +31,7 @@ from torch import Tensor
 
 from capsdist.routing.common.autograd import refusing
 from capsdist.routing.common.fields import FIELDS_SCHEMA, fields_of
-from capsdist.routing.common.operators import own_backward
+from capsdist.routing.common.operators import Signature, own_backward
 from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.common.tiling import Scratch, slices
 from capsdist.routing.em.options import EM_SCHEMA, EMCall, EMOptions
@@ -144,8 +144,10 @@ _route = own_backward(
     _backward,
     _empty,
     refusing("streamed EM routing is differentiable once, backward; choose backend='reference'"),
-    operands=("poses", "activations", "weights", "beta_u", "beta_a", "offsets?"),
-    others=f"{FIELDS_SCHEMA}, {EM_SCHEMA}",
-    num_results=2,
-    num_kept=4,
+    Signature(
+        ("poses", "activations", "weights", "beta_u", "beta_a", "offsets?"),
+        others=f"{FIELDS_SCHEMA}, {EM_SCHEMA}",
+        num_results=2,
+        num_kept=4,
+    ),
 )

@@ -20,19 +20,33 @@ Shape letters: B images, I children, J parents, D child dimension, E parent dime
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from capsdist.routing.common.autograd import refusing
+from capsdist.routing.common.operators import Signature, own_backward
 from capsdist.routing.common.tiling import chunk_bytes, slices
 
 __all__ = ["heinsen_sums"]
 
 _BUFFERS = 5  # of the size of a tile's votes, that exist at once
 _IMAGES = 16  # a tile reads its weights once for so many images
+
+
+class _Operands(NamedTuple):
+    """The operands of `heinsen_sums`, or their gradients, of which that of poses is [B, D, I]."""
+
+    active: Tensor
+    child_poses: Tensor
+    packed_weights: Tensor
+    vote_bias: Tensor
+    beta_use: Tensor
+    beta_ignore: Tensor
+    offset: Tensor
+    mean: Tensor
+    precision: Tensor
 
 
 class _Tile(NamedTuple):
@@ -56,130 +70,84 @@ def _tiles(active: Tensor, packed_weights: Tensor) -> Iterator[tuple[slice, slic
             yield images, tile
 
 
-def _build(
-    active: Tensor, child_poses: Tensor, packed_weights: Tensor, vote_bias: Tensor, states: tuple[Tensor, ...]
-) -> _Tile:
-    """Build a tile of its parts [b, m], [b, m, D], [J, E, D, m], [J, E, m], and states of its images."""
-    offset, mean, precision = states
-    difference = vote_bias - mean[..., None]
-    for dim in range(packed_weights.shape[2]):
-        difference.addcmul_(packed_weights[:, :, dim], child_poses[:, None, None, :, dim])
+def _build(given: _Operands, images: slice, of: slice) -> _Tile:
+    """Build a tile of some images and children."""
+    poses, weights = given.child_poses[images, of], given.packed_weights[..., of]
+    difference = given.vote_bias[..., of] - given.mean[images][..., None]
+    for dim in range(weights.shape[2]):
+        difference.addcmul_(weights[:, :, dim], poses[:, None, None, :, dim])
     square = difference.square()
-    logits = torch.matmul(precision.unsqueeze(2), square).squeeze(2).mul_(-0.5).add_(offset[..., None])
-    routed = logits.softmax(1)
+    logits = torch.matmul(given.precision[images].unsqueeze(2), square).squeeze(2)
+    routed = logits.mul_(-0.5).add_(given.offset[images][..., None]).softmax(1)
+    active = given.active[images, of]
     return _Tile(difference, square, routed, routed * active[:, None], active)
 
 
-def _forward(
-    active: Tensor,
-    child_poses: Tensor,
-    packed_weights: Tensor,
-    vote_bias: Tensor,
-    beta_use: Tensor,
-    beta_ignore: Tensor,
-    offset: Tensor,
-    mean: Tensor,
-    precision: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    weight, score = torch.zeros_like(offset), torch.zeros_like(offset)
-    first, second = torch.zeros_like(mean), torch.zeros_like(mean)
-    for images, of in _tiles(active, packed_weights):
-        states = offset[images], mean[images], precision[images]
-        parts = active[images, of], child_poses[images, of], packed_weights[..., of], vote_bias[..., of]
-        tile = _build(*parts, states)
-        use, ignore = beta_use[of].T, beta_ignore[of].T
+def _forward(*operands: Tensor) -> tuple[Tensor, ...]:
+    """Return weight, score, first and second."""
+    given, sums = _Operands(*operands), _empty(*operands)
+    for each in sums:
+        each.zero_()
+    weight, score, first, second = sums
+    for images, of in _tiles(given.active, given.packed_weights):
+        tile = _build(given, images, of)
+        use, ignore = given.beta_use[of].T, given.beta_ignore[of].T
         weight[images] += tile.use.sum(2)
         score[images] += ((use + ignore) * tile.use).sum(2) - tile.active @ ignore.T
         first[images] += torch.matmul(tile.difference, tile.use[..., None]).squeeze(3)
         second[images] += torch.matmul(tile.square, tile.use[..., None]).squeeze(3)
-    return weight, score, first, second
+    return sums
 
 
 def _backward(
-    d_weight: Tensor,
-    d_score: Tensor,
-    d_first: Tensor,
-    d_second: Tensor,
-    active: Tensor,
-    child_poses: Tensor,
-    packed_weights: Tensor,
-    vote_bias: Tensor,
-    beta_use: Tensor,
-    beta_ignore: Tensor,
-    offset: Tensor,
-    mean: Tensor,
-    precision: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    d_weight: Tensor, d_score: Tensor, d_first: Tensor, d_second: Tensor, *operands: Tensor
+) -> tuple[Tensor, ...]:
     """Return the gradients of the operands, that of poses as [B, D, I]."""
-    operands = active, child_poses, packed_weights, vote_bias, beta_use, beta_ignore, offset, mean, precision
-    found = _empty_gradients(*operands)
-    d_active, d_poses, d_weights, d_bias, d_use, d_ignore, d_offset, d_mean, d_precision = found
-    for each in found:
-        each.zero_()
-    for images, of in _tiles(active, packed_weights):
-        states = offset[images], mean[images], precision[images]
-        poses, weights = child_poses[images, of], packed_weights[..., of]
-        tile = _build(active[images, of], poses, weights, vote_bias[..., of], states)
-        use, ignore = beta_use[of].T, beta_ignore[of].T
+    given = _Operands(*operands)
+    into = _Operands(
+        *(each.new_zeros(each.shape) for each in given._replace(child_poses=given.child_poses.mT))
+    )
+    for images, of in _tiles(given.active, given.packed_weights):
+        tile = _build(given, images, of)
+        use, ignore = given.beta_use[of].T, given.beta_ignore[of].T
         of_score = d_score[images][..., None]  # [b, J, 1]
         of_use = torch.matmul(d_first[images].unsqueeze(2), tile.difference).squeeze(2)
         of_use += torch.matmul(d_second[images].unsqueeze(2), tile.square).squeeze(2)
         of_use += d_weight[images][..., None] + of_score * (use + ignore)
-        d_active[images, of] += (tile.routed * of_use - of_score * ignore).sum(1)
-        d_use[of] += (of_score * tile.use).sum(0).T
-        d_ignore[of] += (of_score * (tile.use - tile.active[:, None])).sum(0).T
+        into.active[images, of] += (tile.routed * of_use - of_score * ignore).sum(1)
+        into.beta_use[of] += (of_score * tile.use).sum(0).T
+        into.beta_ignore[of] += (of_score * (tile.use - tile.active[:, None])).sum(0).T
         shared = of_use * tile.use
         of_logits = shared - tile.routed * shared.sum(1, keepdim=True)
-        d_offset[images] += of_logits.sum(2)
-        d_precision[images] -= 0.5 * torch.matmul(tile.square, of_logits[..., None]).squeeze(3)
+        into.offset[images] += of_logits.sum(2)
+        into.precision[images] -= 0.5 * torch.matmul(tile.square, of_logits[..., None]).squeeze(3)
         of_votes = (2 * d_second[images])[..., None] * tile.use.unsqueeze(2)
-        of_votes -= precision[images][..., None] * of_logits.unsqueeze(2)
+        of_votes -= given.precision[images][..., None] * of_logits.unsqueeze(2)
         of_votes *= tile.difference
         of_votes.addcmul_(d_first[images][..., None], tile.use.unsqueeze(2))
-        d_mean[images] -= of_votes.sum(3)
-        d_bias[..., of] += of_votes.sum(0)
-        d_poses[images, :, of] += torch.einsum("bjem,jedm->bdm", of_votes, weights)
-        d_weights[..., of] += torch.einsum("bjem,bmd->jedm", of_votes, poses)
-    return found
+        into.mean[images] -= of_votes.sum(3)
+        into.vote_bias[..., of] += of_votes.sum(0)
+        weights, poses = given.packed_weights[..., of], given.child_poses[images, of]
+        into.child_poses[images, :, of] += torch.einsum("bjem,jedm->bdm", of_votes, weights)
+        into.packed_weights[..., of] += torch.einsum("bjem,bmd->jedm", of_votes, poses)
+    return tuple(into)
 
 
-def _empty_gradients(
-    active: Tensor, child_poses: Tensor, *others: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return memory for the gradients, each contiguous in the shape of its operand, poses as [B, D, I]."""
-    one, two, *rest = (each.new_empty(each.shape) for each in (active, child_poses.transpose(1, 2), *others))
-    three, four, five, six, seven, eight, nine = rest
-    return one, two, three, four, five, six, seven, eight, nine
+def _empty(*operands: Tensor) -> tuple[Tensor, ...]:
+    """Return memory for what `_forward` returns."""
+    given = _Operands(*operands)
+    return tuple(each.new_empty(each.shape) for each in (given.offset, given.offset, given.mean, given.mean))
 
 
-_operator = torch.library.custom_op("capsdist::heinsen_sums", _forward, mutates_args=())
-_backward_operator = torch.library.custom_op("capsdist::heinsen_sums_backward", _backward, mutates_args=())
-_backward_operator.register_autograd(
-    refusing("routing without votes is differentiable once, backward; choose backend='reference'")
+_run = own_backward(
+    "heinsen_sums",
+    _forward,
+    _backward,
+    _empty,
+    refusing("routing without votes is differentiable once, backward; choose backend='reference'"),
+    Signature(_Operands._fields, num_results=4, transposed=("child_poses",)),
+    function=None,
 )
-
-
-@_operator.register_fake
-def _(*operands: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    offset, mean, _ = operands[6:]
-    first, second = (mean.new_empty(mean.shape) for _ in range(2))
-    return offset.new_empty(offset.shape), offset.new_empty(offset.shape), first, second
-
-
-@_backward_operator.register_fake
-def _(*operands: Tensor) -> tuple[Tensor, ...]:
-    return _empty_gradients(*operands[4:])
-
-
-def _keep(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-    """Save the operands themselves."""
-    ctx.save_for_backward(*inputs)
-
-
-@partial(_operator.register_autograd, setup_context=_keep)
-def _(ctx: Any, *grads: Tensor) -> tuple[Tensor, ...]:
-    d_active, d_poses, *others = _backward_operator(*grads, *ctx.saved_tensors)
-    return d_active, d_poses.transpose(1, 2), *others
 
 
 def heinsen_sums(*operands: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -191,4 +159,4 @@ def heinsen_sums(*operands: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     Raises:
         NotImplementedError: a second derivative is asked for.
     """
-    return _operator(*operands)
+    return _run(*operands)

@@ -17,7 +17,7 @@ from torch import Tensor
 from capsdist.ops import squash
 from capsdist.routing.common.autograd import refusing
 from capsdist.routing.common.fields import FIELDS_SCHEMA, fields_of
-from capsdist.routing.common.operators import own_backward
+from capsdist.routing.common.operators import Signature, own_backward
 from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.common.tiling import Pieces, Scratch, slices
 from capsdist.routing.dynamic.fields.call import FieldCall
@@ -119,8 +119,9 @@ _route = own_backward(
     _backward,
     _empty,
     refusing("streamed routing between grids is differentiable once, backward; choose backend='reference'"),
-    operands=("child_poses", "packed_weights", "bias?", "log_priors?"),
-    others=f"{FIELDS_SCHEMA}, str competition, int iterations, bool none_of_the_above, str gradient",
-    num_results=1,
-    num_kept=1,
+    Signature(
+        ("child_poses", "packed_weights", "bias?", "log_priors?"),
+        others=f"{FIELDS_SCHEMA}, str competition, int iterations, bool none_of_the_above, str gradient",
+        num_kept=1,
+    ),
 )
