@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.errors import ShapeError
-from capsdist.models.layers import check_floating, check_sizes
+from capsdist.models.layers import check_floating, check_sizes, learned, set_to_zero
 from capsdist.routing import RoutingKeywords, RoutingOptions
 from capsdist.routing.common.checks import check_flag
 from capsdist.routing.common.fields import Padding, fields_of, whole_field
@@ -70,21 +70,17 @@ class ConvCapsules(nn.Module):
         self.padding: Padding = padding
         self.competition: Competition = competition
         self.routing = RoutingOptions(iterations, **options)
-        check_flag("bias", bias)
-        check_flag("log_priors", log_priors)
         size = child_types * math.prod(self.kernel)
         self.packed_weights = nn.Parameter(torch.empty(types, dim, child_dim, size))
-        self.bias = nn.Parameter(torch.empty(types, dim)) if bias else None
-        self.log_priors = nn.Parameter(torch.empty(size, types)) if log_priors else None
+        self.bias = learned("bias", bias, types, dim)
+        self.log_priors = learned("log_priors", log_priors, size, types)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights anew, and set bias and priors to 0."""
         self.draw_weights(0.4)
-        for parameter in (self.bias, self.log_priors):
-            if parameter is not None:
-                parameter.zero_()
+        set_to_zero(self.bias, self.log_priors)
 
     @torch.no_grad()
     def draw_weights(self, total: float) -> None:
@@ -155,22 +151,20 @@ class SharedClassCapsules(nn.Module):
         check_sizes(
             child_types=child_types, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
         )
-        check_flag("bias", bias)
         check_directions(num_directions, add_coordinates, parent_dim=parent_dim)
         self.child_types, self.child_dim = child_types, child_dim
         self.num_parents, self.parent_dim = num_parents, parent_dim
         self.num_directions, self.add_coordinates = num_directions, add_coordinates
         self.routing = RoutingOptions(iterations, **options)
         self.packed_weights = nn.Parameter(torch.empty(num_parents, parent_dim, child_dim, child_types))
-        self.bias = nn.Parameter(torch.empty(num_parents, parent_dim)) if bias else None
+        self.bias = learned("bias", bias, num_parents, parent_dim)
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights anew, and set the bias to 0."""
         self.draw_weights(0.4)
-        if self.bias is not None:
-            self.bias.zero_()
+        set_to_zero(self.bias)
 
     @torch.no_grad()
     def draw_weights(self, total: float) -> None:

@@ -16,11 +16,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from capsdist.errors import ShapeError
-from capsdist.models.layers import PackedCapsules, check_child_poses, check_sizes, describe, initial_sd
+from capsdist.models.layers import (
+    CapsuleLayer,
+    PackedCapsules,
+    check_sizes,
+    describe,
+    initial_sd,
+    learned,
+    set_to_zero,
+)
 from capsdist.models.units import hidden_units
 from capsdist.ops import squash
 from capsdist.routing import RoutingKeywords, RoutingOptions
-from capsdist.routing.common.checks import check_flag
 from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.later.attention import route_attention
 from capsdist.routing.later.forms import Backend, LaterOptions, with_lengths
@@ -60,7 +67,7 @@ class AttentionCapsules(PackedCapsules):
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
-        check_child_poses(child_poses, self.num_children, self.child_dim)
+        self.check_input(child_poses)
         return route_attention(
             child_poses, self.packed_weights, self.log_priors, backend=self.routing.backend
         )
@@ -70,7 +77,34 @@ class AttentionCapsules(PackedCapsules):
         return describe(self, self.routing)
 
 
-class InvertedCapsules(PackedCapsules):
+class _IterativeCapsules(PackedCapsules):
+    """Class capsules of an iterative algorithm; a subclass makes its own parameters in `add_own`."""
+
+    def __init__(
+        self,
+        num_children: int,
+        child_dim: int,
+        num_parents: int,
+        parent_dim: int,
+        *,
+        iterations: int = 3,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__(num_children, child_dim, num_parents, parent_dim)
+        self.routing = LaterOptions(iterations, backend)
+        self.add_own()
+        self.add_parameters(num_children)
+
+    def add_own(self) -> None:
+        """Make the parameters besides the weights; `reset_parameters` draws them."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return describe(self, self.routing)
+
+
+class InvertedCapsules(_IterativeCapsules):
     """Class capsules with inverted dot-product attention routing (see `capsdist.routing.later.inverted`).
 
     All parents share a LayerNorm. After it lengths say nothing, so the paper ends in one linear classifier,
@@ -85,34 +119,22 @@ class InvertedCapsules(PackedCapsules):
     Raises: as `AttentionCapsules`.
     """
 
-    def __init__(
-        self,
-        num_children: int,
-        child_dim: int,
-        num_parents: int,
-        parent_dim: int,
-        *,
-        iterations: int = 3,
-        backend: Backend = "auto",
-    ) -> None:
-        super().__init__(num_children, child_dim, num_parents, parent_dim)
-        self.routing = LaterOptions(iterations, backend)
-        self.scale, self.shift = (nn.Parameter(torch.empty(parent_dim)) for _ in range(2))
-        self.read_out = nn.Parameter(torch.empty(parent_dim))
+    def add_own(self) -> None:
+        """Make the parameters of LayerNorm and classifier."""
+        self.scale, self.shift = (nn.Parameter(torch.empty(self.parent_dim)) for _ in range(2))
+        self.read_out = nn.Parameter(torch.empty(self.parent_dim))
         self.read_out_bias = nn.Parameter(torch.empty(()))
-        self.add_parameters(num_children)
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights anew; the LayerNorm changes nothing, and all logits are 0."""
         super().reset_parameters()
         self.scale.fill_(1)
-        for parameter in (self.shift, self.read_out, self.read_out_bias):
-            parameter.zero_()
+        set_to_zero(self.shift, self.read_out, self.read_out_bias)
 
     def update(self, child_poses: Tensor, parent_poses: Tensor | None = None) -> Tensor:
         """Return the parents' poses p_j [B, J, E] after one pass; None: the uniform pass that begins."""
-        check_child_poses(child_poses, self.num_children, self.child_dim)
+        self.check_input(child_poses)
         operands = child_poses, self.packed_weights, self.scale, self.shift, parent_poses
         return update_inverted(*operands, backend=self.routing.backend)
 
@@ -131,12 +153,8 @@ class InvertedCapsules(PackedCapsules):
             poses = self.update(wide, poses)
         return self.capsules(poses).to(child_poses.dtype)
 
-    def extra_repr(self) -> str:
-        """Return the settings that `repr` shows."""
-        return describe(self, self.routing)
 
-
-class HeinsenCapsules(PackedCapsules):
+class HeinsenCapsules(_IterativeCapsules):
     """Class capsules with Heinsen routing (see `capsdist.routing.later.heinsen`).
 
     The logistic function of a parent's score a_j is its length, and its mean mu_j the direction; the paper
@@ -147,44 +165,28 @@ class HeinsenCapsules(PackedCapsules):
     Raises: as `AttentionCapsules`.
     """
 
-    def __init__(
-        self,
-        num_children: int,
-        child_dim: int,
-        num_parents: int,
-        parent_dim: int,
-        *,
-        iterations: int = 3,
-        backend: Backend = "auto",
-    ) -> None:
-        super().__init__(num_children, child_dim, num_parents, parent_dim)
-        self.routing = LaterOptions(iterations, backend)
-        self.vote_bias = nn.Parameter(torch.empty(num_parents, parent_dim, num_children))
-        self.beta_use = nn.Parameter(torch.empty(num_children, num_parents))
-        self.beta_ignore = nn.Parameter(torch.empty(num_children, num_parents))
-        self.add_parameters(num_children)
+    def add_own(self) -> None:
+        """Make the parameters of bias and net benefit."""
+        children, parents = self.num_children, self.num_parents
+        self.vote_bias = nn.Parameter(torch.empty(parents, self.parent_dim, children))
+        self.beta_use, self.beta_ignore = (nn.Parameter(torch.empty(children, parents)) for _ in range(2))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
         """Draw the weights anew, and set all else to 0."""
         sd = 1 / math.sqrt(self.child_dim)
         self.draw_weights(lambda weights: weights.normal_(std=sd))
-        for parameter in (self.vote_bias, self.beta_use, self.beta_ignore):
-            parameter.zero_()
+        set_to_zero(self.vote_bias, self.beta_use, self.beta_ignore)
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
-        check_child_poses(child_poses, self.num_children, self.child_dim)
+        self.check_input(child_poses)
         parameters = self.packed_weights, self.vote_bias, self.beta_use, self.beta_ignore
         options = self.routing
         return route_heinsen(child_poses, *parameters, options.iterations, backend=options.backend)
 
-    def extra_repr(self) -> str:
-        """Return the settings that `repr` shows."""
-        return describe(self, self.routing)
 
-
-class GroupedCapsules(nn.Module):
+class GroupedCapsules(CapsuleLayer):
     """Class capsules with dynamic routing in `groups` of children (see `capsdist.routing.later.grouped`).
 
     The sum over groups is divided by their number, which the authors' code does not do: lengths are scores,
@@ -210,22 +212,15 @@ class GroupedCapsules(nn.Module):
         log_priors: bool = False,
         **options: Unpack[RoutingKeywords],
     ) -> None:
-        super().__init__()
-        sizes = num_children, child_dim, num_parents, parent_dim
-        self.num_children, self.child_dim, self.num_parents, self.parent_dim = sizes
-        check_sizes(
-            num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim,
-            groups=groups,
-        )  # fmt: skip
+        super().__init__(num_children, child_dim, num_parents, parent_dim)
+        check_sizes(groups=groups)
         if num_children % groups:
             raise ShapeError(f"groups={groups} does not divide num_children={num_children}; use a divisor")
-        check_flag("bias", bias)
-        check_flag("log_priors", log_priors)
         self.groups, self.routing = groups, RoutingOptions(iterations, **options)
         shape = groups, num_parents, parent_dim, child_dim, num_children // groups
         self.grouped_weights = nn.Parameter(torch.empty(shape))
-        self.bias = nn.Parameter(torch.empty(num_parents, parent_dim)) if bias else None
-        self.log_priors = nn.Parameter(torch.empty(num_children, num_parents)) if log_priors else None
+        self.bias = learned("bias", bias, num_parents, parent_dim)
+        self.log_priors = learned("log_priors", log_priors, num_children, num_parents)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -234,22 +229,20 @@ class GroupedCapsules(nn.Module):
         total = 0.4 * self.groups**0.25
         sd = initial_sd(self.num_children // self.groups, self.num_parents, self.parent_dim, total)
         self.grouped_weights.normal_(std=sd)
-        for parameter in (self.bias, self.log_priors):
-            if parameter is not None:
-                parameter.zero_()
+        set_to_zero(self.bias, self.log_priors)
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
-        check_child_poses(child_poses, self.num_children, self.child_dim)
-        learned = {"bias": self.bias, "log_priors": self.log_priors}
-        return route_grouped(child_poses, self.grouped_weights, self.routing, **learned) / self.groups
+        self.check_input(child_poses)
+        operands = child_poses, self.grouped_weights, self.routing
+        return route_grouped(*operands, bias=self.bias, log_priors=self.log_priors) / self.groups
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
         return f"groups={self.groups}, {describe(self, self.routing)}"
 
 
-class FullyConnectedCapsules(nn.Module):
+class FullyConnectedCapsules(CapsuleLayer):
     """The control without capsules: two fully connected layers with a ReLU between, and squash at the end.
 
     Its hidden units are as many as make the number of parameters closest to the I J D E of `ClassCapsules`.
@@ -261,19 +254,14 @@ class FullyConnectedCapsules(nn.Module):
     """
 
     def __init__(self, num_children: int, child_dim: int, num_parents: int, parent_dim: int) -> None:
-        super().__init__()
-        check_sizes(
-            num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
-        )
-        self.num_children, self.child_dim = num_children, child_dim
-        self.num_parents, self.parent_dim = num_parents, parent_dim
+        super().__init__(num_children, child_dim, num_parents, parent_dim)
         units = hidden_units(num_children, child_dim, num_parents, parent_dim)
         self.hidden = nn.Linear(num_children * child_dim, units)
         self.totals = nn.Linear(units, num_parents * parent_dim)
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
-        check_child_poses(child_poses, self.num_children, self.child_dim)
+        self.check_input(child_poses)
         flat = child_poses.transpose(1, 2).flatten(1)  # a view of primary capsules' memory
         totals = self.totals(functional.relu(self.hidden(flat)))
         return squash(totals.unflatten(1, (self.num_parents, self.parent_dim)))

@@ -161,7 +161,31 @@ class PrimaryCapsules(nn.Module):
         return f"types={self.types}, dim={self.dim}"
 
 
-class PackedCapsules(nn.Module):
+class CapsuleLayer(nn.Module):
+    """The sizes of a layer of capsules, child_poses [B, I, D] -> parent_poses [B, J, E].
+
+    Raises: ShapeError if a size is no whole number of at least 1.
+    """
+
+    def __init__(self, num_children: int, child_dim: int, num_parents: int, parent_dim: int) -> None:
+        super().__init__()
+        check_sizes(
+            num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
+        )
+        self.num_children, self.child_dim = num_children, child_dim
+        self.num_parents, self.parent_dim = num_parents, parent_dim
+
+    def check_input(self, child_poses: Tensor) -> None:
+        """Raise ShapeError unless `child_poses` is [B, num_children, child_dim]."""
+        check_floating("child_poses", child_poses, "poses in float")
+        if child_poses.dim() != 3 or child_poses.shape[1:] != (self.num_children, self.child_dim):
+            raise ShapeError(
+                f"child_poses has shape {list(child_poses.shape)}; this layer was built for "
+                f"[B, {self.num_children}, {self.child_dim}]: match num_children and child_dim"
+            )
+
+
+class PackedCapsules(CapsuleLayer):
     """The parameters of capsules with one matrix per child and parent, and how they are initialised.
 
     The base class of layers, which knows no routing algorithm: a subclass calls `add_parameters` when it is
@@ -174,22 +198,12 @@ class PackedCapsules(nn.Module):
     bias: nn.Parameter | None
     log_priors: nn.Parameter | None
 
-    def __init__(self, num_children: int, child_dim: int, num_parents: int, parent_dim: int) -> None:
-        super().__init__()
-        check_sizes(
-            num_children=num_children, child_dim=child_dim, num_parents=num_parents, parent_dim=parent_dim
-        )
-        self.num_children, self.child_dim = num_children, child_dim
-        self.num_parents, self.parent_dim = num_parents, parent_dim
-
     def add_parameters(self, num_own: int, *, bias: bool = False, log_priors: bool = False) -> None:
         """Make the parameters, of `num_own` children, and draw them."""
-        check_flag("bias", bias)
-        check_flag("log_priors", log_priors)
         num_parents, parent_dim = self.num_parents, self.parent_dim
         self.packed_weights = nn.Parameter(torch.empty(num_parents, parent_dim, self.child_dim, num_own))
-        self.bias = nn.Parameter(torch.empty(num_parents, parent_dim)) if bias else None
-        self.log_priors = nn.Parameter(torch.empty(num_own, num_parents)) if log_priors else None
+        self.bias = learned("bias", bias, num_parents, parent_dim)
+        self.log_priors = learned("log_priors", log_priors, num_own, num_parents)
         self.reset_parameters()
 
     @torch.no_grad()
@@ -197,9 +211,7 @@ class PackedCapsules(nn.Module):
         """Draw the weights anew from the default initialisation, and set bias and priors to 0."""
         sd = initial_sd(self.num_children, self.num_parents, self.parent_dim)
         self.draw_weights(lambda weights: weights.normal_(std=sd))
-        for parameter in (self.bias, self.log_priors):
-            if parameter is not None:
-                parameter.zero_()
+        set_to_zero(self.bias, self.log_priors)
 
     @torch.no_grad()
     def draw_weights(self, draw: Callable[[Tensor], object]) -> None:
@@ -259,7 +271,7 @@ class ClassCapsules(PackedCapsules):
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
-        check_child_poses(child_poses, self.num_children, self.child_dim)
+        self.check_input(child_poses)
         call = RoutingCall(child_poses, self.packed_weights, self.routing, self.bias, self.log_priors)
         return route_call(call)
 
@@ -290,14 +302,21 @@ def check_floating(name: str, tensor: Tensor, remedy: str) -> None:
         raise ShapeError(f"{name} has dtype {tensor.dtype}; pass {remedy}")
 
 
-def check_child_poses(child_poses: Tensor, num_children: int, child_dim: int) -> None:
-    """Raise ShapeError unless `child_poses` is [B, num_children, child_dim]."""
-    check_floating("child_poses", child_poses, "poses in float")
-    if child_poses.dim() != 3 or child_poses.shape[1:] != (num_children, child_dim):
-        raise ShapeError(
-            f"child_poses has shape {list(child_poses.shape)}; this layer was built for "
-            f"[B, {num_children}, {child_dim}]: match num_children and child_dim"
-        )
+def learned(name: str, wanted: object, *shape: int) -> nn.Parameter | None:
+    """Return a parameter of this shape that is still to be drawn, or None if it is not wanted.
+
+    Raises: ShapeError unless `wanted` is True or False; `name` is that of the option.
+    """
+    check_flag(name, wanted)
+    return nn.Parameter(torch.empty(shape)) if wanted else None
+
+
+@torch.no_grad()
+def set_to_zero(*parameters: nn.Parameter | None) -> None:
+    """Set the parameters that there are to 0."""
+    for parameter in parameters:
+        if parameter is not None:
+            parameter.zero_()
 
 
 def initial_sd(num_children: int, num_parents: int, parent_dim: int, total: float = 0.4) -> float:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from capsdist.errors import ShapeError
-from capsdist.models.layers import PackedCapsules, check_child_poses, describe
+from capsdist.models.layers import PackedCapsules, describe
 from capsdist.routing import RoutingKeywords, RoutingOptions
 from capsdist.routing.dynamic.parallel import (
     Group,
@@ -108,7 +108,7 @@ class ParallelClassCapsules(PackedCapsules):
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [b, J, E] of `child_poses` [b, I, D]."""
-        check_child_poses(child_poses, self.num_children, self.child_dim)
+        self.check_input(child_poses)
         if self._checks_images:
             _check_num_images(child_poses, self.group)
         return route_parallel(
