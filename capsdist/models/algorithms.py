@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["ATTENTION", "AVERAGE", "DYNAMIC", "FULLY_CONNECTED", "GROUPED", "HEINSEN", "INVERTED"]
 
 _Layer = Callable[[int, int, int, int], "nn.Module"]
-_DYNAMIC = frozenset({"none_of_the_above", "gradient", "recompute", "backend", "capsule_bias", "log_priors"})
+_OF_MODEL = ("capsule_bias", "log_priors")
+_OF_DYNAMIC = (*_OF_MODEL, "iterations", "none_of_the_above", "gradient", "recompute", "backend")
 
 
 def _explain_dynamic(*arguments: Any, **options: Any) -> Explanation:
@@ -47,41 +48,19 @@ def _explain_linear(*arguments: Any) -> Explanation:
     return Explanation("linear", {"linear": "taken: two matrix products; it has no votes and no other form"})
 
 
-def _attention(model: CapsuleConfig, routing: Routing) -> _Layer:
-    from capsdist.models.later_layers import AttentionCapsules
+def _algorithm(layer: str, *reads: str, fixed: dict[str, Any] | None = None, **fields: Any) -> Algorithm:
+    """Return an algorithm whose layer, a class of `capsdist.models`, takes the options that are read."""
 
-    return partial(AttentionCapsules, log_priors=model.log_priors, backend=routing.backend)
+    def make(model: CapsuleConfig, routing: Routing) -> _Layer:
+        from capsdist import models
 
+        options = {
+            name.removeprefix("capsule_"): getattr(model if name in _OF_MODEL else routing, name)
+            for name in reads
+        }
+        return partial(getattr(models, layer), **options, **(fixed or {}))
 
-def _inverted(model: CapsuleConfig, routing: Routing) -> _Layer:
-    from capsdist.models.later_layers import InvertedCapsules
-
-    return partial(InvertedCapsules, iterations=routing.iterations, backend=routing.backend)
-
-
-def _heinsen(model: CapsuleConfig, routing: Routing) -> _Layer:
-    from capsdist.models.later_layers import HeinsenCapsules
-
-    return partial(HeinsenCapsules, iterations=routing.iterations, backend=routing.backend)
-
-
-def _grouped(model: CapsuleConfig, routing: Routing) -> _Layer:
-    from capsdist.models.later_layers import GroupedCapsules
-
-    options = routing.model_dump(exclude={"algorithm", "competition"})  # that is of grids
-    return partial(GroupedCapsules, bias=model.capsule_bias, log_priors=model.log_priors, **options)
-
-
-def _average(model: CapsuleConfig, routing: Routing) -> _Layer:
-    from capsdist.models.layers import ClassCapsules
-
-    return partial(ClassCapsules, iterations=1, bias=model.capsule_bias, backend=routing.backend)
-
-
-def _fully_connected(model: CapsuleConfig, routing: Routing) -> _Layer:
-    from capsdist.models.later_layers import FullyConnectedCapsules
-
-    return FullyConnectedCapsules
+    return Algorithm(reads=frozenset(reads), layer=make, **fields)
 
 
 def _dynamic_cost(name: str, model: CapsuleConfig, routing: Routing, sizes: Routed) -> LayerCost:
@@ -116,62 +95,67 @@ def _group_problems(config: Config) -> Iterator[Problem]:
 DYNAMIC = Algorithm(
     title="dynamic routing",
     source="Sabour, Frosst, Hinton 2017, Procedure 1",
-    reads=_DYNAMIC | {"iterations", "initialisation", "primary_coupling"},
+    reads=frozenset({*_OF_DYNAMIC, "initialisation", "primary_coupling"}),
     layer=None,
     explain=_explain_dynamic,
     cost=_dynamic_cost,
     whole="",
 )
-ATTENTION = Algorithm(
+ATTENTION = _algorithm(
+    "AttentionCapsules",
+    "backend",
+    "log_priors",
     title="self-attention routing",
     source="Mazzia, Salvetti, Chiaberge 2021, self-attention routing",
-    reads=frozenset({"backend", "log_priors"}),
-    layer=_attention,
     explain=_explain_form,
     cost=later_costs.attention_cost,
     problems=_kernel_problems,
 )
-INVERTED = Algorithm(
+INVERTED = _algorithm(
+    "InvertedCapsules",
+    "iterations",
+    "backend",
     title="inverted dot-product attention routing",
     source="Tsai, Srivastava, Goh, Salakhutdinov 2020, Procedure 1",
-    reads=frozenset({"iterations", "backend"}),
-    layer=_inverted,
     explain=_explain_form,
     cost=later_costs.inverted_cost,
     problems=_kernel_problems,
 )
-HEINSEN = Algorithm(
+HEINSEN = _algorithm(
+    "HeinsenCapsules",
+    "iterations",
+    "backend",
     title="Heinsen routing",
     source="Heinsen 2019, Algorithm 1",
-    reads=frozenset({"iterations", "backend"}),
-    layer=_heinsen,
     explain=_explain_form,
     cost=later_costs.heinsen_cost,
     problems=_kernel_problems,
 )
-GROUPED = Algorithm(
+GROUPED = _algorithm(
+    "GroupedCapsules",
+    *_OF_DYNAMIC,
+    "groups",
     title="grouped dynamic routing",
     source="Yuan, Ren 2025 (DC-CapsNet)",
-    reads=_DYNAMIC | {"iterations", "groups"},
-    layer=_grouped,
     explain=_explain_dynamic,
     cost=later_costs.grouped_cost,
     problems=_group_problems,
 )
-AVERAGE = Algorithm(
+AVERAGE = _algorithm(
+    "ClassCapsules",
+    "backend",
+    "capsule_bias",
+    fixed={"iterations": 1},
     title="uniform coupling",
     source="control: dynamic routing of one iteration",
-    reads=frozenset({"backend", "capsule_bias"}),
-    layer=_average,
     explain=_explain_average,
     cost=_average_cost,
     whole="",
 )
-FULLY_CONNECTED = Algorithm(
+FULLY_CONNECTED = _algorithm(
+    "FullyConnectedCapsules",
     title="fully connected layers",
     source="control: as many parameters without capsules",
-    reads=frozenset(),
-    layer=_fully_connected,
     explain=_explain_linear,
     cost=later_costs.fully_connected_cost,
 )

@@ -6,7 +6,9 @@ when a network is built.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from capsdist.algorithms import find_algorithm
@@ -36,11 +38,14 @@ from capsdist.config.transforming_autoencoder import (
     TransformingAutoencoderConfig,
     transforming_autoencoder_problems,
 )
+from capsdist.models.conv_costs import conv_capsnet_cost
+from capsdist.models.em_costs import em_capsnet_cost
+from capsdist.models.network_costs import baseline_cost, capsnet_cost, pooling_cnn_cost, transforming_cost
+from capsdist.models.resnet_costs import resnet_capsnet_cost
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from capsdist.config.cost import Cost
     from capsdist.models.capsule_network import Output
 
 __all__ = [
@@ -111,11 +116,16 @@ def _build_conv_capsnet(model: ConvCapsNetConfig, routing: ConvRouting) -> nn.Mo
     return ConvCapsNet(image_shape(model), model.num_classes, stem=stem, **options)
 
 
-def _build_em_capsnet(model: EMCapsNetConfig, routing: EMRouting) -> nn.Module:
-    from capsdist.models.em_capsnet import EMCapsNet
+def _plain(network: str) -> Callable[[Any, Any], nn.Module]:
+    """Return what builds a network, module:CLASS, of all options of its sections `model` and `routing`."""
 
-    options = model.model_dump(exclude=set(NetworkConfig.model_fields)) | routing.model_dump()
-    return EMCapsNet(image_shape(model), model.num_classes, **options)
+    def build(model: NetworkConfig, routing: Any) -> nn.Module:
+        module, name = network.split(":")
+        options = model.model_dump(exclude=set(NetworkConfig.model_fields)) | routing.model_dump()
+        make = getattr(import_module(f"capsdist.models.{module}"), name)
+        return make(image_shape(model), model.num_classes, **options)
+
+    return build
 
 
 def _spread_losses(output: Output, images: Tensor, labels: Tensor, loss: SpreadLoss) -> dict[str, Tensor]:
@@ -135,20 +145,6 @@ def _shift_losses(output: Output, shifted: Tensor, labels: Tensor, loss: NoOptio
     from capsdist.models.transforming_autoencoder import shift_losses
 
     return shift_losses(output, shifted)
-
-
-def _build_baseline(model: BaselineCNNConfig, routing: NoOptions) -> nn.Module:
-    from capsdist.models.baseline_cnn import BaselineCNN
-
-    options = model.model_dump(exclude=set(NetworkConfig.model_fields))
-    return BaselineCNN(image_shape(model), model.num_classes, **options)
-
-
-def _build_pooling_cnn(model: PoolingCNNConfig, routing: NoOptions) -> nn.Module:
-    from capsdist.models.pooling_cnn import PoolingCNN
-
-    options = model.model_dump(exclude=set(NetworkConfig.model_fields))
-    return PoolingCNN(image_shape(model), model.num_classes, **options)
 
 
 def _cross_entropy(output: Output, images: Tensor, labels: Tensor, loss: NoOptions) -> dict[str, Tensor]:
@@ -179,48 +175,6 @@ def _sigmoid_cross_entropy(
     return {"loss": terms.sum(1)}
 
 
-def _capsnet_cost(model: CapsNetConfig, routing: Routing) -> Cost:
-    from capsdist.models.network_costs import capsnet_cost
-
-    return capsnet_cost(model, routing)
-
-
-def _em_capsnet_cost(model: EMCapsNetConfig, routing: EMRouting) -> Cost:
-    from capsdist.models.em_costs import em_capsnet_cost
-
-    return em_capsnet_cost(model, routing)
-
-
-def _conv_capsnet_cost(model: ConvCapsNetConfig, routing: ConvRouting) -> Cost:
-    from capsdist.models.conv_costs import conv_capsnet_cost
-
-    return conv_capsnet_cost(model, routing)
-
-
-def _resnet_capsnet_cost(model: ResNetCapsNetConfig, routing: Routing) -> Cost:
-    from capsdist.models.resnet_costs import resnet_capsnet_cost
-
-    return resnet_capsnet_cost(model, routing)
-
-
-def _transforming_cost(model: TransformingAutoencoderConfig, routing: NoOptions) -> Cost:
-    from capsdist.models.network_costs import transforming_cost
-
-    return transforming_cost(model, routing)
-
-
-def _baseline_cost(model: BaselineCNNConfig, routing: NoOptions) -> Cost:
-    from capsdist.models.network_costs import baseline_cost
-
-    return baseline_cost(model, routing)
-
-
-def _pooling_cnn_cost(model: PoolingCNNConfig, routing: NoOptions) -> Cost:
-    from capsdist.models.network_costs import pooling_cnn_cost
-
-    return pooling_cnn_cost(model, routing)
-
-
 CAPSNET = Family(
     title="capsule network",
     model=CapsNetConfig,
@@ -231,7 +185,7 @@ CAPSNET = Family(
     loss_names=("loss", "margin_loss", "reconstruction_loss"),
     problems=capsnet_problems,
     multi_label_losses=_capsnet_losses,
-    cost=_capsnet_cost,
+    cost=capsnet_cost,
 )
 RESNET_CAPSNET = replace(
     CAPSNET,
@@ -239,7 +193,7 @@ RESNET_CAPSNET = replace(
     model=ResNetCapsNetConfig,
     build=_build_resnet_capsnet,
     problems=resnet_capsnet_problems,
-    cost=_resnet_capsnet_cost,
+    cost=resnet_capsnet_cost,
 )
 CONV_CAPSNET = replace(
     CAPSNET,
@@ -248,7 +202,7 @@ CONV_CAPSNET = replace(
     routing=ConvRouting,
     build=_build_conv_capsnet,
     problems=conv_capsnet_problems,
-    cost=_conv_capsnet_cost,
+    cost=conv_capsnet_cost,
     has_blocks=True,
 )
 EM_CAPSNET = Family(
@@ -256,20 +210,20 @@ EM_CAPSNET = Family(
     model=EMCapsNetConfig,
     routing=EMRouting,
     loss=SpreadLoss,
-    build=_build_em_capsnet,
+    build=_plain("em_capsnet:EMCapsNet"),
     losses=_spread_losses,
     loss_at=spread_loss_at,
     problems=em_capsnet_problems,
-    cost=_em_capsnet_cost,
+    cost=em_capsnet_cost,
     activations=True,
 )
 BASELINE_CNN = Family(
     title="baseline CNN",
     model=BaselineCNNConfig,
-    build=_build_baseline,
+    build=_plain("baseline_cnn:BaselineCNN"),
     losses=_cross_entropy,
     multi_label_losses=_sigmoid_cross_entropy,
-    cost=_baseline_cost,
+    cost=baseline_cost,
 )
 TRANSFORMING_AUTOENCODER = Family(
     title="transforming auto-encoder",
@@ -278,12 +232,12 @@ TRANSFORMING_AUTOENCODER = Family(
     losses=_shift_losses,
     classifies=False,
     problems=transforming_autoencoder_problems,
-    cost=_transforming_cost,
+    cost=transforming_cost,
 )
 POOLING_CNN = replace(
     BASELINE_CNN,
     title="CNN with pooling",
     model=PoolingCNNConfig,
-    build=_build_pooling_cnn,
-    cost=_pooling_cnn_cost,
+    build=_plain("pooling_cnn:PoolingCNN"),
+    cost=pooling_cnn_cost,
 )
