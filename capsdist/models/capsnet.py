@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from capsdist.models.capsule_network import CapsuleNetwork, ClassLayer, Output
+from capsdist.models.capsule_network import CapsuleNetwork, ClassKeywords, Output
 from capsdist.models.layers import Conv2d, Padding, PrimaryCapsules, truncated_normal_
 from capsdist.ops import margin_loss, reconstruction_loss
 from capsdist.ops.losses import MarginReduction
-from capsdist.routing import RoutingKeywords
 from capsdist.routing.common.checks import check_flag, one_of
 
 Initialisation = Literal["default", "truncated_normal"]
@@ -34,8 +33,7 @@ class CapsNet(CapsuleNetwork):
     `none_of_the_above` conv / (types + 1) + bias, see `PrimaryCapsules`; in the paper conv + bias. Their
     initialisation goes with it: without the factor all capsules start near length 1, where squash is flat.
 
-    `iterations` and `options` are those of `route`. `class_layer` makes other class capsules of I, D, J and
-    E, which keep their own initialisation.
+    `options` are `ClassKeywords`. Class capsules that `class_layer` makes keep their own initialisation.
 
     `num_labels`: classes of an image, 2 for MultiMNIST (section 6). `decoder_separate`: the decoder draws
     each of them by itself, from its capsule alone, as there.
@@ -64,24 +62,16 @@ class CapsNet(CapsuleNetwork):
         primary_stride: int = 2,
         primary_coupling: bool = False,
         padding: Padding = "valid",
-        class_dim: int = 16,
-        iterations: int = 3,
-        capsule_bias: bool = False,
-        log_priors: bool = False,
-        decoder: bool = True,
-        decoder_hidden: tuple[int, int] = (512, 1024),
-        decoder_separate: bool = False,
         initialisation: Initialisation = "default",
         num_labels: int = 1,
-        class_layer: ClassLayer | None = None,
-        **options: Unpack[RoutingKeywords],
+        **options: Unpack[ClassKeywords],
     ) -> None:
         super().__init__(image_shape, num_classes, num_labels)
         if initialisation not in get_args(Initialisation):
             raise ValueError(
                 f"initialisation={initialisation!r} is unknown; choose {one_of(get_args(Initialisation))}"
             )
-        if class_layer is not None and initialisation == "truncated_normal":
+        if options.get("class_layer") is not None and initialisation == "truncated_normal":
             raise ValueError("initialisation='truncated_normal' is for ClassCapsules; leave class_layer out")
         check_flag("primary_coupling", primary_coupling)
         self.initialisation: Initialisation = initialisation
@@ -93,19 +83,8 @@ class CapsNet(CapsuleNetwork):
         primary = PrimaryCapsules(
             conv_channels, primary_types, primary_dim, primary_kernel, primary_stride, padding, coupling
         )
-        self.add_capsules(
-            primary,
-            (self.conv.output_side(height), self.conv.output_side(width)),
-            class_dim=class_dim,
-            iterations=iterations,
-            capsule_bias=capsule_bias,
-            log_priors=log_priors,
-            decoder=decoder,
-            decoder_hidden=decoder_hidden,
-            decoder_separate=decoder_separate,
-            class_layer=class_layer,
-            **options,
-        )
+        sides = self.conv.output_side(height), self.conv.output_side(width)
+        self.add_capsules(primary, sides, **{"decoder": True, **options})
         if initialisation == "truncated_normal":
             self._initialise_as_official()
 

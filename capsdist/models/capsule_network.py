@@ -18,10 +18,29 @@ from capsdist.ops.predictions import largest
 from capsdist.routing import RoutingKeywords
 from capsdist.routing.common.checks import check_flag
 
-__all__ = ["CapsuleNetwork", "ClassLayer", "Output"]
+__all__ = ["CapsuleNetwork", "ClassKeywords", "ClassLayer", "Output"]
 
 ClassLayer = Callable[[int, int, int, int], Any]
 """Makes class capsules of I children, D, J parents and E: a module [B, I, D] -> [B, J, E]."""
+
+
+class ClassKeywords(RoutingKeywords, total=False):
+    """What networks take for class capsules and decoder, as keyword arguments.
+
+    class_dim (default 16): E. iterations (3) and the options of `route`, capsule_bias and log_priors (off):
+    those of `ClassCapsules`. class_layer: makes other class capsules, which none of these are given. decoder,
+    decoder_hidden (512, 1024), decoder_separate (off): whether there is one, its hidden units, and whether it
+    draws each label by itself.
+    """
+
+    class_dim: int
+    iterations: int
+    capsule_bias: bool
+    log_priors: bool
+    decoder: bool
+    decoder_hidden: tuple[int, int]
+    decoder_separate: bool
+    class_layer: ClassLayer | None
 
 
 class Output(NamedTuple):
@@ -69,41 +88,45 @@ class CapsuleNetwork(nn.Module):
         self,
         primary: PrimaryCapsules,
         sides: tuple[int, int],
-        *,
-        class_dim: int,
-        iterations: int,
-        capsule_bias: bool,
-        log_priors: bool,
-        decoder: bool,
-        decoder_hidden: tuple[int, int],
-        decoder_separate: bool,
-        class_layer: ClassLayer | None = None,
-        **options: Unpack[RoutingKeywords],
+        **options: Unpack[ClassKeywords],
     ) -> None:
         """Build class capsules and decoder above `primary`, which sees features of `sides` (H', W').
-
-        class_layer: makes the class capsules of I, D, J and E; None makes `ClassCapsules`, with `iterations`,
-        `capsule_bias`, `log_priors` and `options`, which another layer is not given.
 
         Raises:
             ShapeError: the features are smaller than the kernel of `primary`, or a layer refuses its size.
         """
         self.primary_capsules = primary
         self.check_sides(*sides)
+        self.add_classes(primary.num_capsules(*sides), primary.dim, **options)
+
+    def add_classes(
+        self,
+        num_children: int,
+        child_dim: int,
+        *,
+        class_dim: int = 16,
+        iterations: int = 3,
+        capsule_bias: bool = False,
+        log_priors: bool = False,
+        decoder: bool = False,
+        decoder_hidden: tuple[int, int] = (512, 1024),
+        decoder_separate: bool = False,
+        class_layer: ClassLayer | None = None,
+        **options: Unpack[RoutingKeywords],
+    ) -> None:
+        """Build class capsules of `num_children`, and the decoder; `ClassKeywords` says what the options are.
+
+        Raises:
+            ShapeError: a layer refuses its size or option.
+        """
         self.has_own_classes = class_layer is not None
         if class_layer is None:
             learned = {"bias": capsule_bias, "log_priors": log_priors}
             class_layer = partial(ClassCapsules, iterations=iterations, **learned, **options)
-        self.class_capsules = class_layer(
-            primary.num_capsules(*sides), primary.dim, self.num_classes, class_dim
-        )
-        self.add_decoder(decoder, class_dim, decoder_hidden, separate=decoder_separate)
-
-    def add_decoder(self, decoder: bool, class_dim: int, hidden: tuple[int, int], *, separate: bool) -> None:
-        """Build the decoder, if it is wanted, of class capsules of `class_dim`."""
+        self.class_capsules = class_layer(num_children, child_dim, self.num_classes, class_dim)
         check_flag("decoder", decoder)
-        sizes = self.num_classes, class_dim, self.image_shape, hidden
-        self.decoder = Decoder(*sizes, separate=separate) if decoder else None
+        sizes = self.num_classes, class_dim, self.image_shape, decoder_hidden
+        self.decoder = Decoder(*sizes, separate=decoder_separate) if decoder else None
 
     def check_sides(self, height: int, width: int) -> None:
         """Raise ShapeError where features of `height` x `width` are smaller than the primary kernel."""

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from capsdist.errors import ShapeError
 from capsdist.models.capsule_blocks import START_LENGTH, CapsuleBlock, ChildPoses, run_block
-from capsdist.models.capsule_network import ClassLayer
+from capsdist.models.capsule_network import ClassKeywords
 from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
-from capsdist.models.layers import ClassCapsules, Conv2d, Padding, PrimaryCapsules, check_sizes
+from capsdist.models.layers import Conv2d, Padding, PrimaryCapsules, check_sizes
 from capsdist.models.stem_network import CHILD_LENGTH, StemNetwork, initial_total
 from capsdist.routing import RoutingKeywords
 from capsdist.routing.common.checks import check_flag, one_of
@@ -65,8 +65,8 @@ class ConvCapsNet(StemNetwork):
     convolutional capsules again: between the passes only the input of each block is kept. It costs one more
     forward pass of the blocks. Class capsules keep no more than their input and totals anyway.
 
-    `iterations` and `options` are those of `route`; `class_layer`, `num_labels` and the decoder those of
-    `CapsNet`.
+    `options` are `ClassKeywords`, without a decoder by default; `num_labels` is that of `CapsNet`. The layers
+    under the class capsules route with the same iterations and options of `route`.
 
     Shapes: as `CapsuleNetwork`.
     Raises: ShapeError as `ResNetCapsNet`, or if the tuples differ in length.
@@ -98,24 +98,16 @@ class ConvCapsNet(StemNetwork):
         capsule_padding: Padding = "same",
         competition: Competition = "field",
         class_weights: ClassWeights = "position",
-        class_dim: int = 16,
-        iterations: int = 3,
         residual: bool = False,
         pose_norm: bool = False,
         capsule_dropout: float = 0.0,
-        capsule_bias: bool = False,
-        log_priors: bool = False,
-        decoder: bool = False,
-        decoder_hidden: tuple[int, int] = (512, 1024),
-        decoder_separate: bool = False,
         num_labels: int = 1,
-        class_layer: ClassLayer | None = None,
-        **options: Unpack[RoutingKeywords],
+        **options: Unpack[ClassKeywords],
     ) -> None:
         super().__init__(image_shape, num_classes, num_labels)
         check_flag("residual", residual)
         check_flag("pose_norm", pose_norm)
-        if class_weights == "shared" and class_layer is not None:
+        if class_weights == "shared" and options.get("class_layer") is not None:
             raise ValueError("class_weights='shared' is for dynamic routing; leave class_layer out")
         if class_weights not in get_args(ClassWeights):
             raise ValueError(
@@ -128,34 +120,20 @@ class ConvCapsNet(StemNetwork):
             features, primary_types, primary_dim, primary_kernel, primary_stride, padding
         )
         self.check_sides(height, width)
-        length = START_LENGTH if pose_norm else None
+        length, layer_options = START_LENGTH if pose_norm else None, _layer_options(options)
         blocks, types, dim = [], primary_types, primary_dim
         for size in _layer_sizes(capsule_types, capsule_dims, capsule_kernels, capsule_strides):
-            layer = ConvCapsules(
-                types,
-                dim,
-                *size,
-                capsule_padding,
-                competition=competition,
-                iterations=iterations,
-                bias=capsule_bias,
-                log_priors=log_priors,
-                **options,
-            )
+            layer = ConvCapsules(types, dim, *size, capsule_padding, competition=competition, **layer_options)
             blocks.append(CapsuleBlock(layer, ChildPoses(length, capsule_dropout), residual=residual))
             types, dim = layer.types, layer.dim
         self.blocks = nn.ModuleList(blocks)
         self.class_inputs = ChildPoses(length, capsule_dropout)
         rows, columns = self.child_sides(height, width)
-        self.has_own_classes = class_layer is not None
-        own_options: dict[str, Any] = {"iterations": iterations, "bias": capsule_bias, **options}
+        num_children = rows * columns * types
         if class_weights == "shared":
-            sizes = types, dim, num_classes, class_dim
-            self.class_capsules = SharedClassCapsules(*sizes, **own_options)
-        else:
-            make = class_layer or partial(ClassCapsules, log_priors=log_priors, **own_options)
-            self.class_capsules = make(rows * columns * types, dim, num_classes, class_dim)
-        self.add_decoder(decoder, class_dim, decoder_hidden, separate=decoder_separate)
+            layer_options.pop("log_priors", None)
+            num_children, options["class_layer"] = types, partial(SharedClassCapsules, **layer_options)
+        self.add_classes(num_children, dim, **options)
         self.initialise_capsules()
         self.train()
 
@@ -200,6 +178,12 @@ class ConvCapsNet(StemNetwork):
         for block in self.capsule_blocks:
             sides = block.layer.parent_shape(sides)
         return sides
+
+
+def _layer_options(options: ClassKeywords) -> dict[str, Any]:
+    """Return the options of class capsules that layers of convolutional capsules take too."""
+    names = RoutingKeywords.__optional_keys__ | {"iterations", "capsule_bias", "log_priors"}
+    return {name.removeprefix("capsule_"): value for name, value in options.items() if name in names}
 
 
 def _layer_sizes(

@@ -6,10 +6,9 @@ from typing import Unpack
 
 from torch import nn
 
-from capsdist.models.capsule_network import ClassLayer
+from capsdist.models.capsule_network import ClassKeywords
 from capsdist.models.layers import Padding, PrimaryCapsules
 from capsdist.models.stem_network import CHILD_LENGTH, StemNetwork
-from capsdist.routing import RoutingKeywords
 
 __all__ = ["ResNetCapsNet"]
 
@@ -22,8 +21,7 @@ class ResNetCapsNet(StemNetwork):
     Initialisation: the primary convolution is drawn so that capsules have length 1 before squash, so about
     0.5 after it, and the class capsules' weights so that their totals start at `initial_total`.
 
-    `iterations` and `options` are those of `route`, `class_layer`, `num_labels` and the decoder those of
-    `CapsNet`.
+    `options` are `ClassKeywords`, without a decoder by default; `num_labels` is that of `CapsNet`.
 
     Shapes: as `CapsuleNetwork`.
     Raises: ShapeError as `CapsuleNetwork`, or if the features are not [B, C', H', W'] floats or too small for
@@ -50,35 +48,15 @@ class ResNetCapsNet(StemNetwork):
         primary_kernel: int = 3,
         primary_stride: int = 2,
         padding: Padding = "same",
-        class_dim: int = 16,
-        iterations: int = 3,
-        capsule_bias: bool = False,
-        log_priors: bool = False,
-        decoder: bool = False,
-        decoder_hidden: tuple[int, int] = (512, 1024),
-        decoder_separate: bool = False,
         num_labels: int = 1,
-        class_layer: ClassLayer | None = None,
-        **options: Unpack[RoutingKeywords],
+        **options: Unpack[ClassKeywords],
     ) -> None:
         super().__init__(image_shape, num_classes, num_labels)
         features, height, width = self.add_stem(stem, frozen=stem_frozen, norm_groups=norm_groups)
         primary = PrimaryCapsules(
             features, primary_types, primary_dim, primary_kernel, primary_stride, padding
         )
-        self.add_capsules(
-            primary,
-            (height, width),
-            class_dim=class_dim,
-            iterations=iterations,
-            capsule_bias=capsule_bias,
-            log_priors=log_priors,
-            decoder=decoder,
-            decoder_hidden=decoder_hidden,
-            decoder_separate=decoder_separate,
-            class_layer=class_layer,
-            **options,
-        )
+        self.add_capsules(primary, (height, width), **options)
         self.initialise_capsules()
         self.train()
 
