@@ -77,7 +77,10 @@ def preset_work(preset: str, *, num_images: int, iterations: int, device: str) -
     options = vars(config.model) | vars(config.routing) | {"iterations": iterations, "backend": "fused"}
     if device == "cpu":
         options |= {"conv_channels": 4, "primary_types": 1, "primary_stride": 4, "decoder": False}
-    for name in ("kind", "from_data", "num_labels", "known_shift", "algorithm", "groups"):
+    for name in (
+        "kind", "from_data", "num_labels", "known_shift",
+        "algorithm", "groups", "hidden_capsules", "concurrent",
+    ):  # fmt: skip
         del options[name]
     channels, side, num_classes = map(options.pop, ("in_channels", "image_size", "num_classes"))
     torch.manual_seed(config.train.seed)

@@ -170,6 +170,12 @@ class Routing(Section):
     groups: Count = 1
     """Groups of child capsule types that grouped routing routes by themselves; divides their number.
     Read by grouped."""
+    hidden_capsules: tuple[Count, ...] = ()
+    """Capsules of further layers under the class capsules, one number a layer, of class_dim dimensions.
+    Read by inverted."""
+    concurrent: bool = False
+    """All layers of hidden_capsules make a routing pass at once, instead of one layer after another. Read by
+    inverted."""
 
 
 class Loss(Section):

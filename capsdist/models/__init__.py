@@ -53,7 +53,7 @@ __getattr__ = load_on_use(
         "FullyConnectedCapsules": ".later_layers",
         "GroupedCapsules": ".later_layers",
         "HeinsenCapsules": ".later_layers",
-        "InvertedCapsules": ".later_layers",
+        "InvertedCapsules": ".inverted_layers",
         "MatrixClassCapsules": ".matrix_layers",
         "MatrixConvCapsules": ".matrix_layers",
         "Output": ".capsule_network",

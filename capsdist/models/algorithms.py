@@ -81,6 +81,14 @@ def _kernel_problems(config: Config) -> Iterator[Problem]:
         yield Problem("routing.backend", "fused", rule, "set --routing.backend auto")
 
 
+def _inverted_problems(config: Config) -> Iterator[Problem]:
+    yield from _kernel_problems(config)
+    assert isinstance(config.routing, Routing)
+    if config.routing.concurrent and not config.routing.hidden_capsules:
+        rule = "is for several capsule layers, and routing.hidden_capsules is empty"
+        yield Problem("routing.concurrent", True, rule, "set --routing.hidden-capsules 16, say")
+
+
 def _group_problems(config: Config) -> Iterator[Problem]:
     assert isinstance(config.routing, Routing)
     groups, name = config.routing.groups, "primary_types"
@@ -114,12 +122,14 @@ ATTENTION = _algorithm(
 INVERTED = _algorithm(
     "InvertedCapsules",
     "iterations",
+    "hidden_capsules",
+    "concurrent",
     "backend",
     title="inverted dot-product attention routing",
     source="Tsai, Srivastava, Goh, Salakhutdinov 2020, Procedure 1",
     explain=_explain_form,
     cost=later_costs.inverted_cost,
-    problems=_kernel_problems,
+    problems=_inverted_problems,
 )
 HEINSEN = _algorithm(
     "HeinsenCapsules",

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
+from capsdist.models.inverted_layers import InvertedCapsules, InvertedLayer
 from capsdist.models.later_layers import FullyConnectedCapsules, GroupedCapsules
 from capsdist.models.layers import ClassCapsules, PackedCapsules, PrimaryCapsules
 from capsdist.models.matrix_layers import MatrixClassCapsules, MatrixConvCapsules, PrimaryMatrixCapsules
@@ -64,10 +65,16 @@ def layer_state(layer: nn.Module, child_poses: Any, output: Any) -> LayerState |
 
 @layer_state.register(PrimaryCapsules)
 @layer_state.register(PackedCapsules)
+@layer_state.register(InvertedCapsules)
 @layer_state.register(GroupedCapsules)
 @layer_state.register(FullyConnectedCapsules)
 def _of_poses(layer: nn.Module, child_poses: Tensor, output: Tensor) -> LayerState:
     return LayerState(lengths(output).flatten(1))
+
+
+@layer_state.register(InvertedLayer)
+def _of_a_part(layer: InvertedLayer, *tensors: Tensor) -> None:
+    """Lengths after a LayerNorm say nothing; `InvertedCapsules` has those that count."""
 
 
 @layer_state.register

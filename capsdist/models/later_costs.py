@@ -13,7 +13,7 @@ from dataclasses import replace
 from capsdist.config.cost import Bytes, LayerCost, Numbers, Routed
 from capsdist.config.models import CapsuleConfig, Routing
 from capsdist.models.routing_costs import routing_cost
-from capsdist.models.units import hidden_units
+from capsdist.models.units import hidden_units, passes_of
 
 __all__ = ["attention_cost", "fully_connected_cost", "grouped_cost", "heinsen_cost", "inverted_cost"]
 
@@ -32,13 +32,33 @@ def attention_cost(name: str, model: CapsuleConfig, routing: Routing, sizes: Rou
 
 
 def inverted_cost(name: str, model: CapsuleConfig, routing: Routing, sizes: Routed) -> LayerCost:
-    """Return the cost of `InvertedCapsules`, whose LayerNorm and read-out have 3 E + 1 parameters."""
-    coupled = routing.iterations - 1
+    """Return the cost of `InvertedCapsules`: layers with 2 E of a LayerNorm, and a read-out of E + 1."""
+    dim, counts = sizes.parent_dim, (*routing.hidden_capsules, sizes.parents)
+    below = [(sizes.children, sizes.child_dim), *((number, dim) for number in counts)]
+    passes = passes_of(routing.iterations, len(counts), concurrent=routing.concurrent)
+    layers = [
+        _inverted_layer(name, routing, Routed(*children, parents, dim, rounds))
+        for children, parents, rounds in zip(below, counts, passes, strict=False)
+    ]
+    read_out = sizes.parents * dim + 3 * sizes.parents + sizes.parents // 4
+    return replace(
+        layers[-1],
+        parameters=sum(layer.parameters for layer in layers) + dim + 1,
+        forward_flop=sum(layer.forward_flop for layer in layers),
+        backward_flop=sum(layer.backward_flop for layer in layers),
+        recomputed_flop=sum(layer.recomputed_flop for layer in layers),
+        saved=Numbers(wide=sum(layer.saved.wide for layer in layers) + read_out),
+        forward_peaks=tuple(peak for layer in layers for peak in layer.forward_peaks),
+        backward_peaks=tuple(peak for layer in layers for peak in layer.backward_peaks),
+    )
+
+
+def _inverted_layer(name: str, routing: Routing, sizes: Routed) -> LayerCost:
+    rounds, parents = sizes.iterations, sizes.parents
+    coupled = rounds - 1
     products = 1 + 2 * coupled, 2 + 4 * coupled, coupled
-    more = 3 * sizes.parent_dim + 1
-    rounds, parents = routing.iterations, sizes.parents
-    kept = (2 * rounds + 1) * parents * sizes.parent_dim + (2 * rounds + 3) * parents + parents // 4
-    return _layer(name, routing, sizes, products, parameters=more, kept=kept, passes=rounds)
+    kept = 2 * rounds * parents * sizes.parent_dim + 2 * rounds * parents
+    return _layer(name, routing, sizes, products, parameters=2 * sizes.parent_dim, kept=kept, passes=rounds)
 
 
 def heinsen_cost(name: str, model: CapsuleConfig, routing: Routing, sizes: Routed) -> LayerCost:

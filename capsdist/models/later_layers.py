@@ -28,15 +28,13 @@ from capsdist.models.layers import (
 from capsdist.models.units import hidden_units
 from capsdist.ops import squash
 from capsdist.routing import RoutingKeywords, RoutingOptions
-from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.later.attention import route_attention
-from capsdist.routing.later.forms import Backend, LaterOptions, with_lengths
+from capsdist.routing.later.forms import Backend, LaterOptions
 from capsdist.routing.later.grouped import route_grouped
 from capsdist.routing.later.heinsen import route_heinsen
-from capsdist.routing.later.inverted import update_inverted
 
 __all__ = [
-    "AttentionCapsules", "FullyConnectedCapsules", "GroupedCapsules", "HeinsenCapsules", "InvertedCapsules",
+    "AttentionCapsules", "FullyConnectedCapsules", "GroupedCapsules", "HeinsenCapsules",
 ]  # fmt: skip
 
 
@@ -77,8 +75,16 @@ class AttentionCapsules(PackedCapsules):
         return describe(self, self.routing)
 
 
-class _IterativeCapsules(PackedCapsules):
-    """Class capsules of an iterative algorithm; a subclass makes its own parameters in `add_own`."""
+class HeinsenCapsules(PackedCapsules):
+    """Class capsules with Heinsen routing (see `capsdist.routing.later.heinsen`).
+
+    The logistic function of a parent's score a_j is its length, and its mean mu_j the direction; the paper
+    applies cross-entropy to the scores. Initialisation: weights normal with standard deviation 1 / sqrt(D)
+    (the author's code has 1 / D), all else 0, as there.
+
+    Shapes: child_poses [B, I, D] -> parent_poses [B, J, E].
+    Raises: as `AttentionCapsules`.
+    """
 
     def __init__(
         self,
@@ -92,84 +98,11 @@ class _IterativeCapsules(PackedCapsules):
     ) -> None:
         super().__init__(num_children, child_dim, num_parents, parent_dim)
         self.routing = LaterOptions(iterations, backend)
-        self.add_own()
+        self.vote_bias = nn.Parameter(torch.empty(num_parents, parent_dim, num_children))
+        self.beta_use, self.beta_ignore = (
+            nn.Parameter(torch.empty(num_children, num_parents)) for _ in range(2)
+        )
         self.add_parameters(num_children)
-
-    def add_own(self) -> None:
-        """Make the parameters besides the weights; `reset_parameters` draws them."""
-        raise NotImplementedError
-
-    def extra_repr(self) -> str:
-        """Return the settings that `repr` shows."""
-        return describe(self, self.routing)
-
-
-class InvertedCapsules(_IterativeCapsules):
-    """Class capsules with inverted dot-product attention routing (see `capsdist.routing.later.inverted`).
-
-    All parents share a LayerNorm. After it lengths say nothing, so the paper ends in one linear classifier,
-    shared over classes, and cross-entropy. Here the logistic function of that classifier's logit w . p_j + b
-    becomes the length of capsule j, and p_j its direction: margin loss and decoder are those of every network
-    of capsules. Chosen: b = 0 and w = 0 at first, so that all scores start at 0.5.
-
-    `iterations` are softmax passes; `update` is one of them, for networks of several layers that take turns.
-    Initialisation (ours): weights as `ClassCapsules`.
-
-    Shapes: child_poses [B, I, D] -> parent_poses [B, J, E].
-    Raises: as `AttentionCapsules`.
-    """
-
-    def add_own(self) -> None:
-        """Make the parameters of LayerNorm and classifier."""
-        self.scale, self.shift = (nn.Parameter(torch.empty(self.parent_dim)) for _ in range(2))
-        self.read_out = nn.Parameter(torch.empty(self.parent_dim))
-        self.read_out_bias = nn.Parameter(torch.empty(()))
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw the weights anew; the LayerNorm changes nothing, and all logits are 0."""
-        super().reset_parameters()
-        self.scale.fill_(1)
-        set_to_zero(self.shift, self.read_out, self.read_out_bias)
-
-    def update(self, child_poses: Tensor, parent_poses: Tensor | None = None) -> Tensor:
-        """Return the parents' poses p_j [B, J, E] after one pass; None: the uniform pass that begins."""
-        self.check_input(child_poses)
-        operands = child_poses, self.packed_weights, self.scale, self.shift, parent_poses
-        return update_inverted(*operands, backend=self.routing.backend)
-
-    def capsules(self, parent_poses: Tensor) -> Tensor:
-        """Return poses p_j [B, J, E] with the length that the classifier gives each."""
-        with without_autocast(parent_poses):
-            wide = parent_poses.to(wide_dtype(parent_poses))
-            weights, bias = (each.to(wide.dtype) for each in (self.read_out, self.read_out_bias))
-            return with_lengths(wide, wide @ weights + bias).to(parent_poses.dtype)
-
-    def forward(self, child_poses: Tensor) -> Tensor:
-        """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
-        wide = child_poses.to(wide_dtype(child_poses))  # once, so that one copy is kept
-        poses = self.update(wide)
-        for _ in range(self.routing.iterations - 1):
-            poses = self.update(wide, poses)
-        return self.capsules(poses).to(child_poses.dtype)
-
-
-class HeinsenCapsules(_IterativeCapsules):
-    """Class capsules with Heinsen routing (see `capsdist.routing.later.heinsen`).
-
-    The logistic function of a parent's score a_j is its length, and its mean mu_j the direction; the paper
-    applies cross-entropy to the scores. Initialisation: weights normal with standard deviation 1 / sqrt(D)
-    (the author's code has 1 / D), all else 0, as there.
-
-    Shapes: child_poses [B, I, D] -> parent_poses [B, J, E].
-    Raises: as `AttentionCapsules`.
-    """
-
-    def add_own(self) -> None:
-        """Make the parameters of bias and net benefit."""
-        children, parents = self.num_children, self.num_parents
-        self.vote_bias = nn.Parameter(torch.empty(parents, self.parent_dim, children))
-        self.beta_use, self.beta_ignore = (nn.Parameter(torch.empty(children, parents)) for _ in range(2))
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -184,6 +117,10 @@ class HeinsenCapsules(_IterativeCapsules):
         parameters = self.packed_weights, self.vote_bias, self.beta_use, self.beta_ignore
         options = self.routing
         return route_heinsen(child_poses, *parameters, options.iterations, backend=options.backend)
+
+    def extra_repr(self) -> str:
+        """Return the settings that `repr` shows."""
+        return describe(self, self.routing)
 
 
 class GroupedCapsules(CapsuleLayer):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +18,12 @@ from capsdist.config.models import Routing, find_family
 from capsdist.errors import ConfigError, ShapeError
 from capsdist.models import CapsNet, ClassCapsules, build_model
 from capsdist.models.counts import num_parameters
+from capsdist.models.inverted_layers import InvertedCapsules
 from capsdist.models.later_layers import (
     AttentionCapsules,
     FullyConnectedCapsules,
     GroupedCapsules,
     HeinsenCapsules,
-    InvertedCapsules,
 )
 from capsdist.routing import explain
 
@@ -29,6 +31,9 @@ I, D, J, E, G = 15, 4, 3, 6, 5  # noqa: E741
 LAYERS: dict[str, Any] = {
     "attention": lambda **options: AttentionCapsules(I, D, J, E, log_priors=True, **options),
     "inverted": lambda **options: InvertedCapsules(I, D, J, E, **options),
+    "concurrent": lambda **options: InvertedCapsules(
+        I, D, J, E, hidden_capsules=(5, 7), concurrent=True, **options
+    ),
     "heinsen": lambda **options: HeinsenCapsules(I, D, J, E, **options),
     "grouped": lambda **options: GroupedCapsules(I, D, J, E, groups=G, bias=True, log_priors=True, **options),
     "fully_connected": lambda **options: FullyConnectedCapsules(I, D, J, E),
@@ -36,6 +41,7 @@ LAYERS: dict[str, Any] = {
 COUNTS = {
     "attention": I * J * D * E + I * J,
     "inverted": I * J * D * E + 3 * E + 1,
+    "concurrent": I * 5 * D * E + 5 * 7 * E * E + 7 * J * E * E + 3 * 2 * E + E + 1,
     "heinsen": I * J * D * E + I * J * E + 2 * I * J,
     "grouped": I * J * D * E + J * E + I * J,
 }
@@ -155,8 +161,8 @@ def test_networks_of_every_algorithm_are_priced_exactly(algorithm: str) -> None:
     assert cost(config.model, config.routing).parameters == num_parameters(config)
     output = build_model(config.model, config.routing)(torch.rand(2, 1, 28, 28))
     assert output.scores.shape == (2, 10)
-    assert float(output.scores.min()) >= 0
-    assert float(output.scores.max()) < 1
+    assert float(output.scores.detach().min()) >= 0
+    assert float(output.scores.detach().max()) < 1
 
 
 @pytest.mark.parametrize("algorithm", BUILT_IN)
@@ -167,6 +173,46 @@ def test_resnet_capsules_take_every_algorithm(algorithm: str) -> None:
     config = Config(model=model, routing=config_of(algorithm).routing)
     assert problems(config) == []
     assert build_model(config.model, config.routing)(torch.rand(2, 1, 16, 16)).scores.shape == (2, 10)
+
+
+@pytest.mark.parametrize("concurrent", [False, True])
+@pytest.mark.parametrize("iterations", [1, 2, 5])
+def test_layers_of_inverted_attention_run_one_after_another_or_all_at_once(
+    iterations: int, concurrent: bool
+) -> None:
+    options = {"hidden_capsules": (5, 7), "concurrent": concurrent, "iterations": iterations}
+    layer = drawn(InvertedCapsules(I, D, J, E, **options))
+    whole = copy.deepcopy(layer)
+    for part in whole.layers:
+        part.backend = "reference"
+
+    def all_passes(child_poses: Tensor) -> Tensor:
+        """Every pass of every layer, those that change nothing included."""
+        poses = [child_poses]
+        for part in whole.layers:
+            poses.append(part(poses[-1]))
+            for _ in range(0 if concurrent else iterations - 1):
+                poses[-1] = part(poses[-2], poses[-1])
+        for _ in range(iterations - 1 if concurrent else 0):
+            above = [part(*pair) for part, pair in zip(whole.layers, pairwise(poses), strict=True)]
+            poses = [child_poses, *above]
+        logits = poses[-1] @ whole.read_out + whole.read_out_bias
+        return logits.sigmoid()[..., None] * torch.nn.functional.normalize(poses[-1], dim=-1)
+
+    poses = poses_of(6)
+    torch.testing.assert_close(layer(poses), all_passes(poses))
+    leaf, other = (poses.detach().requires_grad_() for _ in range(2))
+    found = torch.autograd.grad(layer(leaf).square().sum(), [leaf, *layer.parameters()])
+    expected = torch.autograd.grad(all_passes(other).square().sum(), [other, *whole.parameters()])
+    assert_same(list(found), list(expected))
+
+
+def test_concurrent_passes_are_not_those_of_one_layer_after_another() -> None:
+    options = {"hidden_capsules": (5, 7), "iterations": 3}
+    layer = drawn(InvertedCapsules(I, D, J, E, **options))
+    before = layer(poses_of(6))
+    layer.concurrent = True
+    assert float((layer(poses_of(6)) - before).detach().abs().max()) > 1e-2
 
 
 def test_uniform_coupling_is_one_iteration_of_dynamic_routing() -> None:
@@ -199,6 +245,8 @@ UNREAD = [
     ("attention", "model__capsule_bias", True),
     ("inverted", "model__log_priors", True),
     ("inverted", "routing__gradient", "last"),
+    ("attention", "routing__hidden_capsules", (16,)),
+    ("heinsen", "routing__concurrent", True),
     ("heinsen", "routing__recompute", "none"),
     ("heinsen", "model__initialisation", "truncated_normal"),
     ("grouped", "model__primary_coupling", True),
@@ -234,6 +282,7 @@ def test_help_texts_name_the_algorithms_that_read_an_option(section: type[Sectio
     [
         ("quick", "routing__iterations", 3, "is not a routing algorithm"),
         ("heinsen", "train__capsule_ranks", 2, "its class capsules compute on one rank"),
+        ("inverted", "routing__concurrent", True, "routing.hidden_capsules is empty"),
         ("attention", "routing__backend", "fused", "has no kernels for routing.algorithm=attention yet"),
         ("grouped", "routing__groups", 3, "does not divide the 2 capsule types of model.primary_types"),
     ],

@@ -51,6 +51,8 @@ NETWORKS = {
     "last": ({}, {"gradient": "last"}),
     "attention": ({"log_priors": True}, {"algorithm": "attention"}),
     "inverted": ({}, {"algorithm": "inverted"}),
+    "inverted, hidden": ({}, {"algorithm": "inverted", "hidden_capsules": (6, 9)}),
+    "inverted, concurrent": ({}, {"algorithm": "inverted", "hidden_capsules": (6, 9), "concurrent": True}),
     "heinsen": ({}, {"algorithm": "heinsen"}),
     "average": ({}, {"algorithm": "average"}),
     "grouped": ({"capsule_bias": True}, {"algorithm": "grouped", "groups": 3}),

@@ -50,7 +50,7 @@ def test_packing_moves_every_weight_and_unpacking_is_a_view() -> None:
 def test_every_option_but_iterations_is_a_keyword() -> None:
     names = {field.name for field in dataclasses.fields(RoutingOptions)}
     assert names == {"iterations", *RoutingKeywords.__annotations__}
-    others = {"algorithm", "groups"}  # which routing it is, and of grouped routing alone
+    others = {"algorithm", "groups", "hidden_capsules", "concurrent"}  # of other algorithms
     assert names | others == set(Routing.model_fields)
     assert Routing().model_dump(exclude=others) == dataclasses.asdict(RoutingOptions())
 
