@@ -18,14 +18,18 @@ STARVED_PERCENT = 10.0
 """Fewer live capsules than this: nine of ten then hand nothing on, and get next to no gradient, because the
 slope of squash goes to 0 with the length."""
 SATURATED_PERCENT = 50.0
-"""More saturated lengths than this, while the gradient of the layer's weights has vanished: see
-`STALLED_RATIO`. Long capsules alone are no illness. Squash then has next to no slope along a pose, but its
-direction still learns: the preset digits_deep has 3.2 % error although most of its primary capsules are
-longer than 0.95, and the class capsule of the right class is to be longer than 0.9 (paper, section 3)."""
+"""More saturated lengths than this: most capsules then say that everything is present. A share is healthy:
+of class capsules that of the right class is to be longer than 0.9 (paper, section 3). Stacks of 4 and 6 layers
+on the digits of the quickstart err by 30 % and more where a routed layer is above this, by 10 % where none is.
+
+Nothing limits the length that a convolution gives primary capsules, and the direction of a long pose still
+learns: digits_deep errs by 3.2 % with most of them above 0.95. So a layer without routing is ill only if its
+gradient has vanished too, see `STALLED_RATIO`."""
 STALLED_RATIO = 1e-3
-"""Norm of the gradient over that of the layer where it is largest, of a saturated layer. The weights are left
-out, unlike in `VANISHING_RATIO`: larger weights divide the gradient of a saturated layer by as much as they
-grow, so that the product would not show it, while an optimizer's steps do not grow with them."""
+"""Norm of the gradient over that of the layer where it is largest, of a saturated layer without routing:
+below this it learns next to nothing. The weights are left out, unlike in `VANISHING_RATIO`: larger weights
+divide the gradient of a saturated layer by as much as they grow, so that the product would not show it, while
+an optimizer's steps do not grow with them."""
 UNDECIDED_ENTROPY = 0.9999
 """A relative entropy above this is that of a uniform coupling: of 10 parents a child's shares then differ by
 2 % of a tenth or less."""
@@ -140,15 +144,15 @@ def _found(layer: LayerHealth, steepest: float, best: float) -> Iterator[tuple[s
             f"{layer.live_percent:.1f} % of its {layer.num_capsules:,} capsules have a length (activation) "
             f"above {LIVE_LENGTH:g} in any of the images; the mean is {layer.mean_length:.2g}",
         )
+    entropy, share = layer.relative_entropy, layer.largest_share
     stalled = gradient is not None and gradient < STALLED_RATIO * steepest
-    saturated = stalled and layer.saturated_percent > SATURATED_PERCENT
+    saturated = layer.saturated_percent > SATURATED_PERCENT and (stalled or entropy is not None)
     if saturated:
         yield (
             "saturated",
             f"{layer.saturated_percent:.1f} % of its lengths (activations) are above {SATURATED_LENGTH:g}, "
-            f"and its gradient has norm {gradient:.2g} where that of another layer has {steepest:.2g}",
+            "where a change of the weights hardly moves them",
         )
-    entropy, share = layer.relative_entropy, layer.largest_share
     if entropy is not None and layer.iterations > 1 and entropy > UNDECIDED_ENTROPY:
         yield "undecided", "every child gives all parents the same share, so that routing decides nothing"
     if share is not None and layer.num_choices > 1 and share > ONE_PARENT_SHARE:

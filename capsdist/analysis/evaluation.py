@@ -112,7 +112,7 @@ def measure(
                 opened.append(stack.enter_context(opened_checkpoint(place, lowest_error=best, log=log)))
         folders = [folder for _, folder in opened]
         model = read_config(folders[0]).model
-        score = "activation" if find_family(model.kind).activations else "length"
+        score: ScoreKind = "activation" if find_family(model.kind).activations else "length"
         collector = Collector(model.num_labels, score)
         found = evaluate_checkpoints(
             folders,

@@ -66,9 +66,9 @@ class Collector:
 
     def __init__(self, num_labels: int, of_capsules: ScoreKind = "length") -> None:
         self._num_labels = num_labels
-        self._of_capsules = of_capsules
+        self._of_capsules: ScoreKind = of_capsules
         self._parts: list[tuple[np.ndarray, ...]] = []
-        self.score = of_capsules
+        self.score: ScoreKind = of_capsules
 
     def __call__(self, batch: Batch, output: Output) -> None:
         """Take what a network made of a batch; padding is left out."""

@@ -30,8 +30,8 @@ def doctor(
 
     Runs a forward and a backward pass of some images, on the CPU, in evaluation mode. A table has a line for
     each layer. live: capsules at least 0.1 long in at least one image; length: the mean, of matrix capsules
-    that of activations; saturated: lengths above 0.95, which is an illness only where the gradient has
-    vanished; entropy: of the coupling of children over its largest
+    that of activations; saturated: lengths above 0.95 (of primary capsules an illness only where the
+    gradient has vanished too); entropy: of the coupling of children over its largest
     value, 1 where they are undecided; share: the largest share of all children that one parent receives;
     change: how far the last iteration moves a logit; gradient: norm of the loss' gradient of the weights.
     Entropy, share and change are those of dynamic routing; other routings leave them blank.

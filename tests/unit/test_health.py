@@ -157,13 +157,14 @@ def layer_of(name: str, **changes: Any) -> LayerHealth:
     ("changes", "illness"),
     [
         ({"live_percent": 9.9}, "starved"),
-        ({"saturated_percent": 50.1, "grad_norm": 0.0009}, "saturated"),
+        ({"saturated_percent": 50.1}, "saturated"),
+        ({"saturated_percent": 50.1, "relative_entropy": None, "grad_norm": 0.0009}, "saturated"),
         ({"relative_entropy": 0.99995}, "undecided"),
         ({"largest_share": 0.95}, "collapsed"),
         ({"grad_norm": 0.0009, "weight_norm": 11.0}, "without gradient"),
     ],
 )
-def test_thresholds_and_remedies(changes: dict[str, float], illness: str) -> None:
+def test_thresholds_and_remedies(changes: dict[str, Any], illness: str) -> None:
     layers = [layer_of("below"), layer_of("ill", **changes)]
     (found,) = diagnose(layers, Config(model=DEEP))
     assert (found.layer, found.illness) == ("ill", illness)
@@ -175,9 +176,9 @@ def test_thresholds_and_remedies(changes: dict[str, float], illness: str) -> Non
     assert not any("pose-norm" in remedy for remedy in plain.remedies)
 
 
-def test_long_capsules_that_still_learn_are_healthy() -> None:
-    long = layer_of("long", saturated_percent=99.0, grad_norm=0.0011)  # heavy, so that its effect is small
-    assert diagnose([layer_of("above"), replace(long, weight_norm=100.0)], Config()) == []
+def test_long_primary_capsules_that_still_learn_are_healthy() -> None:
+    primary = layer_of("primary", saturated_percent=99.0, relative_entropy=None, grad_norm=0.0011)
+    assert diagnose([replace(primary, weight_norm=100.0), layer_of("above")], Config()) == []
 
 
 def test_what_follows_from_a_starved_layer_is_not_named() -> None:
