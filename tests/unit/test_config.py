@@ -14,7 +14,6 @@ from pydantic import BaseModel, ValidationError
 
 from capsdist.config import Config, image_shape, problems, validate
 from capsdist.config.images import sides
-from capsdist.config.layer_rules import feature_size
 from capsdist.config.schema import Bounds
 from capsdist.errors import ConfigError
 from capsdist.runs.rundir import parse_config
@@ -147,38 +146,6 @@ RULES = [
     ("model.decoder_separate", True, {**SEPARATE, **WEB}, "it needs packed recipes"),
     (
         "model.image_size",
-        16,
-        {"model__image_size": 16},
-        "model.primary_kernel has a kernel of 9 where 8 positions",
-    ),
-    ("model.image_size", 9, {"model__image_size": 9, "model__conv_kernel": 10}, "kernel of 10 where 9 p"),
-    (
-        "model.image_size",
-        (16, 40),
-        {"model__image_size": (16, 40)},
-        "model.primary_kernel has a kernel of 9 where 8 positions",
-    ),
-    (
-        "model.image_size",
-        (40, 16),
-        {"model__image_size": (40, 16)},
-        "model.primary_kernel has a kernel of 9 where 8 positions",
-    ),
-    (
-        "model.image_size",
-        16,
-        {"model__kind": "em_capsnet", "model__image_size": 16},
-        "model.capsule_kernels has a kernel of 3 where 2 positions a side are left (model.conv_kernel=5, "
-        "model.conv_stride=2, model.capsule_kernels=(3, 3), model.capsule_strides=(2, 1))",
-    ),
-    (
-        "model.capsule_types",
-        (8,),
-        {"model__kind": "em_capsnet", "model__capsule_types": (8,)},
-        "has 1 numbers, model.capsule_kernels has 2, model.capsule_strides has 2",
-    ),
-    (
-        "model.image_size",
         (40, 8),
         {"model__image_size": (40, 8), "model__padding": "same"},
         "must be at least 9",
@@ -265,7 +232,6 @@ ALLOWED = [
     {"data__shift": 2, "data__rotation": 180.0, "data__scale": (0.5, 2.0), "data__translation": 27.5},
     {"data__mixup": 0.01, "train__num_workers": 3, "data__cutout": 27},
     {"model__image_size": 17},
-    {"model__image_size": 17, "model__kind": "em_capsnet"},
     {"model__image_size": 9, "model__padding": "same", "data__shift": 0},
     {"data__standardise": True, "model__decoder": False},
     {"data__standardise": True, "model__kind": "baseline_cnn"},
@@ -364,14 +330,6 @@ def test_what_is_no_size_is_refused_in_one_line(size: object) -> None:
 def test_every_field_is_described(section: str) -> None:
     fields = type(getattr(Config(), section)).model_fields
     assert [name for name, field in fields.items() if not (field.description or "").endswith(".")] == []
-
-
-@pytest.mark.parametrize(("size", "kernel", "stride", "padding", "side"), [
-    (28, 9, 1, "valid", 20), (20, 9, 2, "valid", 6), (24, 9, 2, "same", 12), (25, 9, 2, "same", 13),
-    (8, 9, 1, "valid", 0), (5, 9, 3, "valid", -1),
-])  # fmt: skip
-def test_feature_size(size: int, kernel: int, stride: int, padding: str, side: int) -> None:
-    assert feature_size(size, kernel, stride, padding) == side
 
 
 def test_a_bad_configuration_is_refused_without_torch_or_ray() -> None:
