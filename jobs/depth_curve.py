@@ -5,8 +5,8 @@ convolutional, of equal size; remedies are those of the family conv_capsnet. A d
 50 %, or if a layer has fewer than 10 % live capsules (`capsdist doctor`). The runs are the cells of a grid: a
 curve that was stopped goes on with the missing ones. Options of a run (--train.epochs 1) are laid over all.
 Command: python data_prep/pack_digits.py && python jobs/depth_curve.py
-Expected time: 23 short trainings; not measured.
-Expected error_percent: not measured.
+Expected time: 51 minutes on 2 CPU cores (AMD EPYC) beside other work, 23 short trainings.
+Expected error_percent: 4 to 5 with one layer, above 50 with six and no remedy (jobs/records/README.md).
 """
 
 from __future__ import annotations
