@@ -28,7 +28,7 @@ def main(
     """Measure routing on random operands; the last line is one JSON object of named figures.
 
     Args:
-        goals: Only the named figures, a minute on 2 cores; the table takes half an hour, most of it imagenet.
+        goals: Only the named figures, 2 minutes on 2 cores; the table takes half an hour more.
         record: Write a record below jobs/records.
         device: Device to measure on, cpu or cuda.
         dtypes: Of operands. The named figures take the last.

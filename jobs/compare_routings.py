@@ -4,8 +4,8 @@ Source: the papers of each (capsdist/routing); the controls are uniform coupling
 The runs are a grid that goes on where it was stopped. `--mnist FOLDER` also tests on MNIST's own test images,
 those among the embedded digits left out.
 Command: python data_prep/pack_digits.py && python jobs/compare_routings.py
-Expected time: 19 minutes on 2 CPU cores (AMD EPYC) with --mnist. Expected mean errors in percent: 4 to 5 fully
-connected, 5 to 7 most routings, 8 to 9 Heinsen's (jobs/records/README.md). --smoke needs no data.
+Expected time: 19 minutes on 2 CPU cores (AMD EPYC) with --mnist; --smoke needs no data.
+Expected error_percent (means): 4 to 5 fully connected, 5 to 7 most routings, 8 to 9 Heinsen's (jobs/records).
 """
 
 from __future__ import annotations

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from capsdist.bench.aims import Row, least, most
 
-__all__ = ["CAPSULE_ROWS"]
+__all__ = ["CAPSULE_ROWS", "LATER_ROUTINGS"]
 
-_KINDS = {
-    "em": "EM routing",
-    "conv": "2 layers, one convolutional",
-    "deep": "4 layers",
+LATER_ROUTINGS = {
     "attention": "self-attention routing",
     "inverted": "inverted attention routing",
     "heinsen": "Heinsen's routing",
     "grouped": "grouped dynamic routing",
+}
+_KINDS = {
+    "em": "EM routing",
+    "conv": "2 layers, one convolutional",
+    "deep": "4 layers",
+    **LATER_ROUTINGS,
 }
 """By the name of the preset: `digits_NAME`."""
 _REMEDIES = {"none": "no remedy", "norm": "pose normalisation", "residual": "residual blocks"}

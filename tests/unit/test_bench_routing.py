@@ -17,7 +17,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from capsdist.bench.full_shape import route_full_shape
-from capsdist.bench.grids import conv_run, em_run
+from capsdist.bench.other_routings import LATER, conv_run, em_run, later_run
 from capsdist.bench.routing import (
     BACKENDS,
     MNIST,
@@ -36,10 +36,11 @@ NAMED = {
     "speedup_vs_reference", "speedup_vs_full_shape", "share_of_gemm_rate", "memory_ratio_vs_reference",
     "saved_bytes_per_image", "peak_bytes", "step_r3_over_r1",
 }  # fmt: skip
-GRIDS = {f"{kind}_saved_bytes_ratio" for kind in ("em", "conv")} | {
-    "em_speedup_vs_reference",
-    "conv_speedup_vs_unfold",
-}
+OTHERS = (
+    {f"{kind}_saved_bytes_ratio" for kind in ("em", "conv", *LATER)}
+    | {f"{kind}_speedup_vs_reference" for kind in ("em", *LATER)}
+    | {"conv_speedup_vs_unfold"}
+)
 SAME = ["streamed", "reference", "full_shape"]
 
 
@@ -62,8 +63,12 @@ def test_all_forms_that_are_compared_compute_the_same(backend: str) -> None:
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("make", [partial(em_run, num_images=2), partial(conv_run, num_images=2, side=7)])
-def test_the_runs_of_grids_compute_the_same(make: Callable[[str], Any]) -> None:
+@pytest.mark.parametrize(
+    "make",
+    [partial(em_run, num_images=2), partial(conv_run, num_images=2, side=7)]
+    + [partial(later_run, name, num_images=2) for name in LATER],
+)
+def test_the_runs_of_other_routings_compute_the_same(make: Callable[[str], Any]) -> None:
     ours, votes = make("streamed"), make("reference")
     for found, wanted in zip(ours(), votes(), strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
@@ -160,7 +165,7 @@ def test_the_job_prints_the_figures_as_its_last_line(repo: Path) -> None:
         "0",
     ]
     done = subprocess.run(command, cwd=repo, capture_output=True, text=True, check=True)
-    assert set(json.loads(done.stdout.splitlines()[-1])) >= NAMED | GRIDS
+    assert set(json.loads(done.stdout.splitlines()[-1])) >= NAMED | OTHERS
 
 
 def test_large_weights_exist_once() -> None:

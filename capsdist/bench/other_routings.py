@@ -1,23 +1,26 @@
-"""Benchmark routing between grids against its references, which store votes: EM and dynamic routing.
+"""Benchmark routings besides that of the paper against their references, which store votes.
 
-The whole of a network or layer is measured, forward and backward, with random inputs and weights of seed 0.
+EM routing, dynamic routing between grids, and later algorithms. The whole of a network or layer is measured,
+forward and backward, with random inputs and weights of seed 0.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from capsdist.algorithms import find_algorithm
 from capsdist.bench.memory import peak_bytes, saved_bytes
 from capsdist.bench.timer import time_side_by_side
 from capsdist.config import get_preset
 from capsdist.models import build_model
 from capsdist.models.conv_capsules import ConvCapsules
 
-__all__ = ["conv_run", "em_run", "grid_goals"]
+__all__ = ["LATER", "conv_run", "em_run", "later_run", "other_goals"]
 
 Figures = dict[str, float]
 
@@ -62,26 +65,38 @@ def conv_run(backend: str, device: str = "cpu", num_images: int = 4, side: int =
     return _Run(layer.to(device), poses.requires_grad_())
 
 
+def later_run(algorithm: str, backend: str, device: str = "cpu", num_images: int = 32) -> _Run:
+    """Return the run of the class capsules of the MNIST network, with the options of `digits_ALGORITHM`."""
+    config, make = get_preset(f"digits_{algorithm}"), find_algorithm(algorithm).layer
+    assert make is not None
+    torch.manual_seed(0)
+    layer = make(config.model, config.routing.model_copy(update={"backend": backend}))(1152, 8, 10, 16)
+    poses = torch.randn(num_images, 8, 1152, device=device).mul_(0.3).transpose(1, 2)
+    return _Run(layer.to(device), poses.requires_grad_())
+
+
+LATER = ("attention", "inverted", "heinsen", "grouped")
 _GOALS: dict[str, tuple[Callable[[str, str], _Run], str]] = {
     "em": (em_run, "em_speedup_vs_reference"),
     "conv": (conv_run, "conv_speedup_vs_unfold"),
+    **{name: (partial(later_run, name), f"{name}_speedup_vs_reference") for name in LATER},
 }
 
 
-def grid_goals(device: str = "cpu", budget_s: float = 40.0) -> Figures:
-    """Measure the named figures of EM routing and of convolutional dynamic routing.
+def other_goals(device: str = "cpu", budget_s: float = 40.0) -> Figures:
+    """Measure the named figures of EM routing, convolutional dynamic routing and the later algorithms.
 
-    Returns:
-        em_speedup_vs_reference, conv_speedup_vs_unfold: ratio of median times of the form that stores votes
+    Returns, where NAME is em, conv or one of `LATER`:
+        NAME_speedup_vs_reference, conv_speedup_vs_unfold: ratio of median times of the form that stores votes
             (for `conv` patches are unfolded before) over the form that does not.
-        em_saved_bytes_ratio, conv_saved_bytes_ratio: the same of the bytes kept for the backward pass.
-        em_peak_bytes, conv_peak_bytes: above inputs and gradients, of the form without votes.
+        NAME_saved_bytes_ratio: the same of the bytes kept for the backward pass.
+        NAME_peak_bytes: above inputs and gradients, of the form without votes.
         And the numbers that they are made of, units in the names.
     """
     found: Figures = {}
     for name, (make, speedup) in _GOALS.items():
         ours, votes = (make(backend, device) for backend in ("streamed", "reference"))
-        times = time_side_by_side({"ours": ours, "votes": votes}, budget_s=budget_s / len(_GOALS))
+        times = time_side_by_side({"ours": ours, "votes": votes}, budget_s=budget_s / 4)
         saved = ours.saved_bytes, votes.saved_bytes
         found |= {
             speedup: times["votes"].median_s / times["ours"].median_s,
