@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
     from capsdist.models.decoder import Decoder
     from capsdist.models.em_capsnet import EMCapsNet
+    from capsdist.models.inverted_layers import InvertedCapsules
     from capsdist.models.later_layers import (
         AttentionCapsules,
         FullyConnectedCapsules,
         GroupedCapsules,
         HeinsenCapsules,
-        InvertedCapsules,
     )
     from capsdist.models.layers import ClassCapsules, PackedCapsules, PrimaryCapsules
     from capsdist.models.matrix_layers import MatrixClassCapsules, MatrixConvCapsules, PrimaryMatrixCapsules
