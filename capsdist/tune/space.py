@@ -130,9 +130,13 @@ def _allowed(config: Config, field: str, values: tuple[Any, ...]) -> tuple[Any, 
 
 
 def _problems_of(config: Config, field: str, value: Any) -> Iterator[Problem]:
-    """Yield what is wrong with a value of one field, the others being those of `config`."""
+    """Yield what is wrong with a value of one field, the others being those of `config`.
+
+    Also of fields that it does not go with: groups of capsule types, say, that do not divide their number.
+    """
+    before = {found.field for found in problems(config)}
     for found in problems(with_values(config, {field: value})):
-        if found.field == field and found.value == value:
+        if (found.field, found.value) == (field, value) or found.field not in before:
             yield found
 
 

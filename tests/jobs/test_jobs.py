@@ -160,6 +160,7 @@ def test_a_signal_ends_a_run_cleanly(place, env, number):
     all_end(tmp)
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_ends_a_run_with_a_last_checkpoint(place, env):
     """The kernel sends SIGHUP to all processes of the terminal, Ray's too, and every write to it fails."""
     child, terminal = pty.fork()

@@ -130,6 +130,7 @@ def test_a_changed_configuration_is_refused_before_anything_starts(whole):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_the_weights_of_another_one(whole, tiny_root, storage):
     source = Path(whole[2].run_dir)
     config = tiny_config(tiny_root, storage, "tuned", max_steps=1, init_from=str(source))
@@ -168,6 +169,7 @@ def test_a_foreign_error_is_told_in_one_line_and_in_full(tiny_root, storage, tmp
     assert "Traceback" in story.read_text()
 
 
+@pytest.mark.slow
 def test_a_run_whose_numbers_are_not_finite_fails_and_the_remedy_works_as_printed(tiny_root, storage):
     config = tiny_config(tiny_root, storage, "infinite", max_steps=1, num_workers=1)
     wild = config.model_copy(update={"optim": config.optim.model_copy(update={"learning_rate": 1e39})})
@@ -205,6 +207,7 @@ def test_a_full_disk_is_one_line_and_nothing_is_tried_again(tiny_root, small_dis
     assert all((folder / "manifest.json").exists() for folder in run.glob("step_*"))
 
 
+@pytest.mark.slow
 def test_the_newest_whole_checkpoint_is_taken_and_what_is_passed_over_is_named(whole):
     config, _, summary = whole  # the last test of this run: it does not survive it
     run = Path(summary.run_dir)

@@ -20,6 +20,7 @@ from faults.script import Fault, Script
 from logger_classes import LOGGER_CLASSES
 
 
+@pytest.mark.slow
 def test_a_job_writes_traces_and_logs_to_classes_of_the_user_and_where_installed_to_weights_and_biases(
     tiny_root: Path, tmp_path: Path, short_tmp: Path
 ) -> None:
@@ -81,6 +82,7 @@ def test_a_dry_run_tells_what_steps_take_and_leaves_nothing_behind(tiny_root: Pa
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_dry_run_that_fails_leaves_nothing_behind(tiny_root: Path, tmp_path: Path) -> None:
     (tmp_path / "runs").mkdir()

@@ -115,6 +115,7 @@ def guarded(short_tmp: Path) -> Iterator[dict[str, str]]:
         log.close()
 
 
+@pytest.mark.slow
 def test_a_cluster_that_asks_for_a_token_says_which_variable_to_set(guarded, short_tmp):
     *_, error = start(short_tmp / "g", **guarded)
     assert "this cluster asks for a token, and RAY_AUTH_MODE is not set; set RAY_AUTH_MODE=token" in error

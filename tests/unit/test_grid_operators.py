@@ -97,7 +97,7 @@ def test_exports_with_any_number_of_images(name: str, backend: str) -> None:
     assert len(called) == (3 if backend == "auto" else 0)  # one operator a layer of capsules
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param("em", marks=pytest.mark.slow), "dynamic"])
 def test_onnx_runtime_computes_the_same_for_extreme_activations_too(name: str, tmp_path: Path) -> None:
     """A sigmoid that underflows, as of trained networks, must not become the logarithm of 0."""
     network, inputs = built(name, backend="auto")

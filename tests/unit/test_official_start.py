@@ -154,6 +154,7 @@ def losses_on_a_fixed_batch(config: Config, images: Images, steps: int) -> list[
     return losses
 
 
+@pytest.mark.slow
 def test_the_official_cifar10_network_learns_a_fixed_batch() -> None:
     config, images = get_preset("cifar10_official"), blotches(4, 0)
     losses = losses_on_a_fixed_batch(config, images, 6)
