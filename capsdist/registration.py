@@ -9,6 +9,10 @@ from __future__ import annotations
 import contextlib
 import sys
 from importlib import import_module
+from importlib.abc import Loader
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
 
 __all__ = ["register"]
 
@@ -24,17 +28,17 @@ def register() -> None:
 
 
 class _AfterTorch:
-    """A finder that finds nothing: at the first import after that of torch it registers, and goes.
+    """A finder for one import: at the first one after that of torch it registers, and goes.
 
     `torch.export.load` imports modules of torch itself, so it comes in time. Registering right after torch
     would be too early where a module of ours is what imports torch: it is not yet complete.
     """
 
     @staticmethod
-    def find_spec(name: str, path: object = None, target: object = None) -> None:
-        """Return None for every name: others find it."""
+    def find_spec(name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """Return None: others find it. But a module that registering has imported is there already."""
         if not _is_loaded("torch"):  # every import passes here until torch is there
-            return
+            return None
         # A copy, which is made at once: other threads import meanwhile.
         loaded = list(sys.modules.items())
         ours = [each for each, module in loaded if each.startswith("capsdist.") and module]
@@ -42,6 +46,26 @@ class _AfterTorch:
             if _AfterTorch in sys.meta_path:
                 sys.meta_path.remove(_AfterTorch)
             _import()
+            if (module := sys.modules.get(name)) is not None:
+                # Python loads it by the spec that the module has: its own would run it a second time.
+                module.__spec__ = spec_from_loader(name, _Loaded(module))
+                return module.__spec__
+        return None
+
+
+class _Loaded(Loader):
+    """Loads a module that is there already."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module, self._spec = module, module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """Return the module."""
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Give it back the spec that it had."""
+        module.__spec__ = self._spec
 
 
 def _is_loaded(name: str) -> bool:

@@ -60,6 +60,18 @@ assert not [each for each in sys.meta_path if "_AfterTorch" in str(each)]
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_the_import_that_registers_runs_no_module_twice() -> None:
+    code = """
+import capsdist
+import torch
+import capsdist.algorithms as first
+from capsdist.routing.explaining import find_algorithm
+assert find_algorithm is first.find_algorithm
+assert first.__spec__.origin == first.__file__
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_another_thread_may_import_while_the_finder_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch  # noqa: F401
 
