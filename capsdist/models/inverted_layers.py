@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from capsdist.models.layers import CapsuleLayer, PackedCapsules, check_sizes, set_to_zero
+from capsdist.models.layers import CapsuleLayer, PackedCapsules, check_sizes, describe_sizes, set_to_zero
 from capsdist.models.units import passes_of
 from capsdist.routing.common.checks import check_flag
 from capsdist.routing.common.precision import wide_dtype, without_autocast
@@ -56,7 +56,7 @@ class InvertedLayer(PackedCapsules):
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
-        return f"{self.num_children} x {self.child_dim}D -> {self.num_parents} x {self.parent_dim}D"
+        return describe_sizes(self)
 
 
 class InvertedCapsules(CapsuleLayer):

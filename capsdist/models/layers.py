@@ -280,12 +280,16 @@ class ClassCapsules(PackedCapsules):
         return describe(self, self.routing)
 
 
+def describe_sizes(layer: Any) -> str:
+    """Return the sizes of a layer of capsules for `repr`."""
+    return f"{layer.num_children} x {layer.child_dim}D -> {layer.num_parents} x {layer.parent_dim}D"
+
+
 def describe(layer: Any, routing: Any) -> str:
     """Return sizes and options of class capsules for `repr`; the first option is iterations."""
-    sizes = f"{layer.num_children} x {layer.child_dim}D -> {layer.num_parents} x {layer.parent_dim}D"
     parameters = f"bias={layer.bias is not None}, log_priors={layer.log_priors is not None}"
     iterations, *others = (f"{name}={value!r}" for name, value in asdict(routing).items())
-    return ", ".join([sizes, iterations, parameters, *others])
+    return ", ".join([describe_sizes(layer), iterations, parameters, *others])
 
 
 def check_sizes(**sizes: object) -> None:

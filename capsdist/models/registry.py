@@ -65,7 +65,7 @@ def _options(model: CapsuleConfig, routing: Routing) -> dict[str, Any]:
 
 def _dynamic_options(routing: Routing) -> dict[str, Any]:
     """Return the options of dynamic routing."""
-    return routing.model_dump(exclude={"algorithm", "groups", "hidden_capsules", "concurrent"})
+    return routing.model_dump(include={*find_algorithm("dynamic").reads, "competition"})  # the last of grids
 
 
 def _build_capsnet(model: CapsNetConfig, routing: Routing) -> nn.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from capsdist.config import Config, Section, problems, with_values
@@ -126,18 +126,20 @@ def _allowed(config: Config, field: str, values: tuple[Any, ...]) -> tuple[Any, 
     """Return the values that a field may have here; none of a field that is not there."""
     if not _has(config, field):
         return ()
-    return tuple(value for value in values if not list(_problems_of(config, field, value)))
+    refused = [value for value, _ in _problems_of(config, field, values)]
+    return tuple(value for value in values if value not in refused)
 
 
-def _problems_of(config: Config, field: str, value: Any) -> Iterator[Problem]:
-    """Yield what is wrong with a value of one field, the others being those of `config`.
+def _problems_of(config: Config, field: str, values: Iterable[Any]) -> Iterator[tuple[Any, Problem]]:
+    """Yield each value of one field that is wrong, and why, the other fields being those of `config`.
 
     Also of fields that it does not go with: groups of capsule types, say, that do not divide their number.
     """
     before = {found.field for found in problems(config)}
-    for found in problems(with_values(config, {field: value})):
-        if (found.field, found.value) == (field, value) or found.field not in before:
-            yield found
+    for value in values:
+        for found in problems(with_values(config, {field: value})):
+            if (found.field, found.value) == (field, value) or found.field not in before:
+                yield value, found
 
 
 def _distinct(*sizes: int) -> tuple[int, ...]:
@@ -235,9 +237,8 @@ def _space_problems(config: Config, space: Space) -> Iterator[Problem]:
         if values and not _has(config, field):
             yield _not_there(config, name, values)
             continue
-        for value in values:
-            for found in _problems_of(config, field, value):
-                yield Problem(f"space.{name}", value, found.rule, f"take it out of {option}")
+        for value, found in _problems_of(config, field, values):
+            yield Problem(f"space.{name}", value, found.rule, f"take it out of {option}")
     if (bounds := space.learning_rate_range) is None:
         return
     if not 0 < bounds[0] < bounds[1] < math.inf:
