@@ -39,13 +39,14 @@ _QUIET = {
 }
 # Makes every address of a new Ray 127.0.0.1; Ray reads it when it is imported.
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-# How long the processes of a new Ray wait for each other, in seconds: 5 to 60 by default, which a busy
-# machine exceeds. The 30 s for the raylet's registration are fixed in Ray: a second attempt makes up for it.
+# How long the processes of a new Ray wait for each other: 5 to 60 seconds by default, which a busy machine
+# exceeds. The 30 s for the raylet's registration are fixed in Ray: a second attempt makes up for it.
 _WAITS = {
     "RAY_gcs_server_port_wait_time_s": 120,
     "RAY_gcs_rpc_server_connect_timeout_s": 60,
     "RAY_raylet_start_wait_time_s": 120,
     "RAY_worker_register_timeout_seconds": 240,
+    "RAY_agent_register_timeout_ms": 240_000,  # a raylet whose agent answers later than this ends itself
 }
 _TOKEN = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 
@@ -63,7 +64,7 @@ def prepare_ray() -> bool:
     alone = not names_cluster()
     settings = dict(_QUIET)
     if alone:
-        settings |= _LOOPBACK | {name: str(seconds) for name, seconds in _WAITS.items()} | _own_token()
+        settings |= _LOOPBACK | {name: str(wait) for name, wait in _WAITS.items()} | _own_token()
     else:
         settings["RAY_BACKEND_LOG_LEVEL"] = "error"  # of this process: our own line says why it cannot join
     for name, value in settings.items():
@@ -151,8 +152,8 @@ def _start(machine: Machine, dashboard: bool, folder: Path | None, log: Log) -> 
     def again(state: RetryCallState) -> None:
         assert state.outcome is not None
         log(f"Ray did not start ({first_line(state.outcome.exception())}); trying once more")
-        for name, seconds in _WAITS.items():
-            os.environ[name] = str(max(seconds, _seconds(name)))
+        for name, wait in _WAITS.items():
+            os.environ[name] = str(max(wait, _wait(name)))
 
     def start() -> str | None:
         return ray.init(
@@ -169,7 +170,7 @@ def _start(machine: Machine, dashboard: bool, folder: Path | None, log: Log) -> 
     retrying = Retrying(
         retry=retry_if_exception(_may_pass), stop=stop_after_attempt(2), before_sleep=again, reraise=True
     )
-    given = {name: os.environ[name] for name, seconds in _WAITS.items() if _seconds(name) < seconds}
+    given = {name: os.environ[name] for name, wait in _WAITS.items() if _wait(name) < wait}
     try:
         return retrying(start)
     except Exception as error:
@@ -194,7 +195,7 @@ def _start_remedy(error: Exception, short: Mapping[str, str]) -> str:
     return "start the same command again when fewer programs run on this machine"
 
 
-def _seconds(name: str) -> float:
+def _wait(name: str) -> float:
     try:
         return float(os.environ[name])
     except (KeyError, ValueError):

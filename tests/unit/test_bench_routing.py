@@ -71,7 +71,8 @@ def test_all_forms_that_are_compared_compute_the_same(backend: str) -> None:
 def test_the_runs_of_other_routings_compute_the_same(make: Callable[[str], Any]) -> None:
     ours, votes = make("streamed"), make("reference")
     for found, wanted in zip(ours(), votes(), strict=True):
-        torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-3)
+        # float32 and fresh inputs: EM's sums cancel, and differ by up to 2e-4 of the largest element
+        torch.testing.assert_close(found, wanted, atol=1e-3 * float(wanted.abs().max()), rtol=0)
     assert 0 < ours.saved_bytes < votes.saved_bytes
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from capsdist.ops import lengths, squash, squash_backward
@@ -72,7 +73,8 @@ def by_hand(totals: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
 
 def errors(form: Form, exponent: int, dim: int) -> tuple[float, float, float]:
     """The largest errors at 10^exponent: of values, of gradients relative to theirs, and to the incoming."""
-    totals, grad = of_length(exponent, dim), torch.randn(100, dim)
+    # of length 1: of a shorter one, intermediate results at 10^18 would be denormal
+    totals, grad = of_length(exponent, dim), F.normalize(torch.randn(100, dim), dim=-1)
     value, found = (each.double() for each in form(totals, grad))
     exact, gradient = by_autograd(totals.double(), grad.double())
     norm, incoming = (each.double().norm(dim=-1, keepdim=True) for each in (totals, grad))
@@ -94,7 +96,7 @@ def test_value_and_gradient_are_accurate_over_the_range_that_is_promised(form: F
             assert absolute < 1e-21, exponent
         else:
             assert value < 1e-6, exponent
-            assert gradient < 2e-5, exponent
+            assert gradient < 2e-6, exponent
 
 
 def test_the_form_of_0_1_is_wrong_within_the_range() -> None:
