@@ -33,16 +33,16 @@ def main(
         device: Device to measure on, cpu or cuda.
         dtypes: Of operands. The named figures take the last.
         shapes: Of which networks, in the table; the named figures come first, whatever these are.
-        num_images: Of a batch in MNIST's shape; the named figures are meant for 128.
+        num_images: Of a batch in MNIST's shape, and the most for other networks; the named figures are meant
+            for 128.
         budget_s: Seconds for the times of the named figures; each pass of the table has a third of them.
     """
     check_place(device, num_images, budget_s, *dtypes)
     mnist = replace(routing.MNIST, num_images=num_images, device=device, dtype=dtypes[-1])
     cases, rows = [] if goals else routing.cases(num_images, device, dtypes, shapes), []
     with within_memory():
-        figures = routing.try_goals(
-            mnist, budget_s
-        )  # first: large blocks freed before would speed baselines up
+        # first: large blocks that were freed before would speed baselines up
+        figures = routing.try_goals(mnist, budget_s)
         for row in routing.table(cases, budget_s / 3):
             rows.append(row)
             print(routing.describe(row), flush=True)

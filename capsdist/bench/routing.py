@@ -228,12 +228,11 @@ def try_goals(case: Case, budget_s: float) -> Row:
 
     So what a table has found stays. Other routings have half of the budget.
     """
-    from capsdist.bench.other_routings import (
-        other_goals,
-    )  # needs pydantic, which a machine with a GPU may lack
+    # needs pydantic, which a machine with a GPU may lack
+    from capsdist.bench.other_routings import other_goals
 
     try:
-        figures = goals(case, budget_s / 2) | other_goals(case.device, budget_s / 2)
+        figures = goals(case, budget_s / 2) | other_goals(case.device, budget_s / 2, case.num_images)
         return {name: float(f"{value:.4g}") for name, value in figures.items()}
     except FAILURES as error:
         return {"error": _first_line(error)}

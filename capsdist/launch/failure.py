@@ -6,12 +6,14 @@ those errors are consequences and come last. Imports no Ray: its exceptions are 
 
 from __future__ import annotations
 
+import errno
+import os
 import re
 from collections.abc import Mapping
 
 from capsdist.errors import CapsdistError, MemoryExhaustedError
 
-__all__ = ["first_line", "is_out_of_memory", "one_line", "root_cause", "root_of_many"]
+__all__ = ["first_line", "full_disk", "is_out_of_memory", "one_line", "root_cause", "root_of_many"]
 
 # What gloo, NCCL and torch.distributed say when a partner is gone.
 _COLLATERAL = (
@@ -80,6 +82,13 @@ def first_line(error: BaseException | None) -> str:
     if not lines:
         return type(error).__name__
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def full_disk(error: BaseException) -> str | None:
+    """Return what the system says of a full disk or a used-up quota, if that is what `error` is about."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return os.strerror(error.errno)  # pyarrow has words of its own in `error.strerror`
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from capsdist.errors import CapsdistError, ConfigError, DocumentError, RunError
 from capsdist.launch import preflight
 from capsdist.launch.as_data import fitted
 from capsdist.launch.dry_run import dry_run_of
-from capsdist.launch.failure import one_line, root_cause
+from capsdist.launch.failure import full_disk, one_line, root_cause
 from capsdist.launch.preflight import Machine, Placement
 from capsdist.launch.session import prepare_ray, ray_session
 from capsdist.launch.signals import StopSignals, job_warning
@@ -199,6 +199,11 @@ class _Attempt:
                 self.run.files.write(FAILURE_LOG, f"{error}\n".encode(errors="backslashreplace"))
             if isinstance(cause, CapsdistError):
                 raise cause from None
+            if rank is None and (reason := full_disk(cause)):  # Ray's controller writes to the storage alone
+                raise RunError(
+                    f"{self.config.train.storage}: cannot be written ({reason}); make room there, the same "
+                    "command goes on from the newest checkpoint"
+                ) from None
             if type(cause).__name__ == "WorkerGroupStartupTimeoutError":
                 raise RunError(_not_enough(self.config, placement, cluster_resources())) from None
             if self.config.train.dry_run:

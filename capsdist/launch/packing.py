@@ -58,23 +58,20 @@ def _written(place: SplitFolder, jobs: Iterator[ShardJob], workers: int) -> Iter
     done: dict[int, EncodedShard | None] = {}
     shards: list[EncodedShard] = []
     wanted = 0
-    try:
-        while True:
-            while len(running) < workers and (job := next(jobs, None)):
-                running[task.remote(folder, job)] = job.number
-            if not running:
-                break
-            [first], _ = ray.wait(list(running), num_returns=1)
-            done[running.pop(first)] = _result(first)
-            while wanted in done:
-                shard = done.pop(wanted)
-                shards += [shard] if shard else []
-                yield shard
-                wanted += 1
-    finally:
-        if ray.is_initialized():  # else a stop has ended it, and the next call would start another one
-            for reference in running:
-                ray.cancel(reference)
+    # After an error the other tasks end their shards: a call of ray.cancel that meets the reply of its task
+    # ends this process (Ray's pull request 54798 tells of the race).
+    while True:
+        while len(running) < workers and (job := next(jobs, None)):
+            running[task.remote(folder, job)] = job.number
+        if not running:
+            break
+        [first], _ = ray.wait(list(running), num_returns=1)
+        done[running.pop(first)] = _result(first)
+        while wanted in done:
+            shard = done.pop(wanted)
+            shards += [shard] if shard else []
+            yield shard
+            wanted += 1
     if shards:
         remedy = "give --root a folder that all machines see under this path, or s3://bucket/prefix"
         place.check_sizes([*shards, *(shard.table for shard in shards)], remedy)

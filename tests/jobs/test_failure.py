@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 
 import pytest
 import torch
+from ray.train import ControllerError
 
 from capsdist.errors import ConfigError, DataError, MemoryExhaustedError, Problem
-from capsdist.launch.failure import is_out_of_memory, one_line, root_cause, root_of_many
+from capsdist.launch.failure import full_disk, is_out_of_memory, one_line, root_cause, root_of_many
 
 
 class ActorDiedError(Exception):
@@ -93,6 +95,14 @@ def test_errors_of_ours_survive_the_way_between_processes():
 )
 def test_out_of_memory_is_known_by_its_many_names(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+def test_a_full_disk_is_known_by_its_number():
+    failure = ControllerError(OSError(errno.ENOSPC, "Error writing bytes to file. Detail: no space"))
+    rank, cause = root_cause(pickle.loads(pickle.dumps(failure)))
+    assert (rank, full_disk(cause)) == (None, "No space left on device")
+    assert full_disk(OSError(errno.EACCES, "No space left on device")) is None
+    assert full_disk(ValueError("No space left on device")) is None
 
 
 def test_torch_says_so_when_memory_is_short():
