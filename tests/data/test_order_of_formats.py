@@ -22,7 +22,7 @@ from capsdist.data import Batch, Position, Split, TrainStream, eval_batches
 from capsdist.data.encoded.split import EncodedSplit
 from order_reference import Sample, specified_steps
 
-CASES = [130, pytest.param(2000, marks=pytest.mark.slow)]  # for each of the eight formats
+CASES = [70, pytest.param(2000, marks=pytest.mark.slow)]  # for each of the eight formats
 EVALUATIONS = 20
 # samples, block size, samples of a shard: one or many, even or not
 SIZES = [(1, 8, 30), (7, 2, 3), (32, 8, 32), (60, 5, 20), (101, 7, 17)]

@@ -43,6 +43,7 @@ def test_ctrl_c_is_one_line():
 
 ALIKE = {path.name for path in ROOT.glob("jobs/train_*.py")} - {"train_mnist.py"}
 ALIKE |= {path.name for path in ROOT.glob("data_prep/pack_*.py")} - {"pack_digits.py", "pack_mnist.py"}
+ALIKE |= {path.name for path in ROOT.glob("jobs/bench_*.py")} - {"bench_tune.py"}
 COMMANDS = [
     path
     for path in sorted(ROOT.glob("*/*.py"))
