@@ -12,7 +12,7 @@ from capsdist.claims.study import Train
 from capsdist.config import Config
 from capsdist.runs.retention import checkpoint_name
 from capsdist.train.loop import run_training
-from capsdist.tune.cells import Cell
+from capsdist.tune.cells import Cell, grid_problems
 
 
 class TrainsHere:
@@ -22,6 +22,7 @@ class TrainsHere:
         self.known: dict[str, Cell] = {}
 
     def __call__(self, grid: Config, cells: Mapping[str, Config]) -> dict[str, Cell]:
+        assert grid_problems(cells) == []
         for name, config in cells.items():
             if name not in self.known:
                 place = Path(grid.train.storage, grid.train.name, "trials", name)
