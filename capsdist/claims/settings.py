@@ -124,7 +124,7 @@ def configs_of(
         "train.global_batch_size": batch,
         "train.max_steps": steps,
         "train.epochs": -(-steps // -(-num_images // batch)),
-        "train.stop_at_error": None,  # presets of novel viewpoints end by validations; here runs are equally long
+        "train.stop_at_error": None,  # as presets of novel viewpoints have it; here all runs are equally long
         "train.patience": None,
         "data.further_tests": (),
         "train.checkpoint_every_steps": max(1, -(-steps // 5)),

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from capsdist.claims.settings import Settings
+from capsdist.config import get_preset
 from capsdist.data.sets.few import pack_few
 from capsdist.data.sets.spec import TRAIN_TEST
 
@@ -13,15 +14,17 @@ __all__ = ["smoke_settings"]
 
 
 def smoke_settings(settings: Settings, scratch: Path) -> tuple[Settings, str]:
-    """Return settings for four networks of about 130,000 parameters and two steps, and what to know first.
+    """Return settings for eight tiny networks and two steps each, and what to know first.
 
-    Digits and runs lie below `scratch`: the first 96 and 40 images of the packed MNIST, or where it is not
-    packed, printed digits.
+    Images and runs lie below `scratch`: the first 96 and 40 images of the packed MNIST and a few of
+    smallNORB's azimuths, or where they are not packed, printed digits and random images.
     """
     root = str(scratch / "data")
     digits = pack_few("mnist", TRAIN_TEST, settings.root, root)
+    views = get_preset("smallnorb_azimuth_paper").data
+    toys = pack_few(views.name, [*views.splits.values()], settings.root, root)
     small = replace(
         settings, size="tiny", seeds=(0, 1), fractions=(50.0,), epochs=2, images=None, test_images=None,
         data="mnist", root=root, storage=str(scratch / "runs"), device="cpu",
     )  # fmt: skip
-    return small, f"Smoke: tiny networks after two steps; {digits}; no result."
+    return small, f"Smoke: tiny networks after two steps; {digits}; {toys}; no result."

@@ -112,20 +112,9 @@ def test_runs_that_failed_are_named(tmp_path: Path) -> None:
         run_study(plan, fails, print)
 
 
-@pytest.fixture(scope="module")
-def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A packed set as small as smallNORB's is large, with its splits."""
-    root, rng = tmp_path_factory.mktemp("toys"), np.random.default_rng(0)
-    for split in ("train", "validation", "test"):
-        images = rng.integers(0, 256, (10, 2, 96, 96), dtype=np.uint8)
-        write_split(root / split, images, np.arange(10) % 5, classes=tuple("abcde"))
-    return root
-
-
-def test_a_whole_study_and_what_it_keeps(tmp_path: Path, toys: Path, trains_here: Train) -> None:
+def test_a_whole_study_and_what_it_keeps(tmp_path: Path, trains_here: Train) -> None:
     settings, note = smoke_settings(Settings(root=str(tmp_path / "nowhere")), tmp_path)
-    assert "made-up images" in note
-    (tmp_path / "data" / "smallnorb_azimuth").symlink_to(toys)
+    assert note.count("made-up images") == 2
     settings = replace(settings, test_images=30)
     lines: list[str] = []
 
