@@ -1,4 +1,4 @@
-"""Make a record of a finished run: its configuration, machine, figures and log, for the tables.
+"""Make a record of a finished run: its configuration, machine, figures, further tests and log, for the tables.
 
 Command: python jobs/record_run.py runs/quickstart --what quickstart --command "make quickstart"
 """
@@ -14,7 +14,9 @@ from typing import Annotated
 import tyro
 
 from capsdist.bench.record import write_run_record
+from capsdist.cli.further import further_figures
 from capsdist.console import run_program
+from capsdist.runs.rundir import RunFolder
 
 RECORDS = Path(__file__).resolve().parent / "records"
 
@@ -38,7 +40,7 @@ def main(
         known_shifts: Numbers of the figure known_shifts of the run, whose R2 stands beside its figures.
     """
     log = functools.partial(print, file=sys.stderr)
-    circumstances: dict[str, object] = {"whole_s": whole_s, "note": note}
+    circumstances = {"whole_s": whole_s, "note": note, **further_figures(RunFolder(run, log))}
     if known_shifts:
         numbers = json.loads(known_shifts.read_text())
         circumstances |= {name: numbers[name] for name in ("r2", "least_r2")}

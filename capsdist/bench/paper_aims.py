@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from capsdist.bench.aims import Row, most
+from capsdist.config.presets.mnist_ablation import ABLATIONS
 
 __all__ = ["PAPER_ROWS", "TABLE_1"]
 
@@ -42,7 +43,7 @@ def _table_1() -> list[Row]:
         label = f"Table 1, {_SETS[column]}, {_NETWORKS[row]}, whole training"
         headline = (column, row) == _HEADLINE
         rows.append(
-            Row(label, figure, "table1-full", f"{column}-{row}", " %", "mean", "figures.seeds", headline)
+            Row(label, figure, f"table1-{column}-full-whole", row, " %", "mean", "figures.seeds", headline)
         )
     return rows
 
@@ -50,14 +51,25 @@ def _table_1() -> list[Row]:
 def _quarter() -> list[Row]:
     """Return the rows of quarter-size networks after one epoch of MNIST."""
     size = "Table 1, MNIST, quarter-size networks, 1 epoch"
+    ablations = {name: f"`{name}`" for name in ABLATIONS if name != "mnist_ablation_epochs"}
     return [
-        Row(f"{size}: {text}", None, "table1-quarter", f"mnist-{row}", " %", "mean", "figures.seeds")
-        for row, text in _NETWORKS.items()
+        Row(f"{size}: {text}", None, "table1-mnist-quarter-1-epoch", row, " %", "mean", "figures.seeds")
+        for row, text in {**_NETWORKS, **ablations}.items()
     ]
 
 
-def _of_paper(label: str, aim: str, what: str) -> Row:
-    return Row(f"{label}, whole training", aim, what)
+def _of_paper(label: str, aim: str, what: str, tested_on: str = "") -> Row:
+    figure = f"error_percent on {tested_on}" if tested_on else "error_percent"
+    return Row(f"{label}, whole training", aim, what, figure)
+
+
+def _novel_views(factor: str) -> list[Row]:
+    """Return the rows of the capsule network and of the CNN, tested on the novel views of a factor."""
+    label, tested_on = f"smallNORB, novel {factor}, ", f"smallnorb_{factor}/validation"
+    return [
+        _of_paper(label + network, "no figure in the paper", f"smallnorb-{factor}{kind}", tested_on)
+        for network, kind in (("dynamic routing", ""), ("CNN", "-baseline"))
+    ]
 
 
 PAPER_ROWS = (
@@ -75,9 +87,14 @@ PAPER_ROWS = (
     Row("CIFAR-10, quarter-size network, one hour on 2 CPU cores", most(45), "cifar10-quarter"),
     Row("MultiMNIST, r=3, reconstruction, one hour on 2 CPU cores", None, "multimnist-1-hour"),
     *_table_1(),
-    _of_paper("affNIST, stopped at 99.23 % on MNIST in 40x40", "21 % (paper)", "affnist"),
-    _of_paper("CIFAR-10, sum of 7 networks", "10.6 % (paper)", "ensemble-cifar10_paper"),
+    _of_paper("affNIST, stopped at 99.23 % on MNIST in 40x40", "21 % (paper)", "affnist", "affnist/test"),
+    _of_paper("affNIST, CNN, stopped at 99.22 %", "34 % (paper)", "affnist-baseline", "affnist/test"),
+    _of_paper("CIFAR-10, sum of 7 networks", "10.6 % (paper)", "ensemble-cifar10_paper-full-whole-7"),
     _of_paper("smallNORB, dynamic routing", "2.7 % (paper)", "smallnorb"),
+    _of_paper("smallNORB, EM routing, `smallnorb_em`", "1.8 % (paper)", "smallnorb-em"),
+    _of_paper("smallNORB, EM routing, `smallnorb_em_small`", "2.2 % (paper)", "smallnorb-em-small"),
+    *_novel_views("azimuth"),
+    *_novel_views("elevation"),
     _of_paper("SVHN", "4.3 % (paper)", "svhn"),
     _of_paper("EMNIST letters", "no figure in the paper", "emnist-letters"),
     _of_paper("EMNIST balanced", "no figure in the paper", "emnist-balanced"),

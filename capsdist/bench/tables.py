@@ -201,7 +201,9 @@ def _line(row: Row, newest: Mapping[str, tuple[str, dict[str, Any]]], links: str
 
 def _interval(row: Row, figures: Mapping[str, Any]) -> str:
     """Return the 95 % interval of the test error of one network where the record has it."""
-    found = figures.get("error_interval_percent") if row.figure == "error_percent" else None
+    found = None
+    if row.figure.partition(" on ")[0] == "error_percent":
+        found = figures.get(row.figure.replace("error_percent", "error_interval_percent"))
     return "" if found is None else f" ({number(found[0])} to {number(found[1])})"
 
 

@@ -22,6 +22,7 @@ from capsdist.config import Config, with_values
 from capsdist.config.as_yaml import to_yaml
 from capsdist.config.sections import Count
 from capsdist.console import DONE, FAILED, STOPPED, log
+from capsdist.tune.cells import length_of
 
 __all__ = ["EnsembleOptions", "ensemble"]
 
@@ -95,7 +96,9 @@ def _evaluate(
     print("\n".join(lines))
     if options.record and not options.smoke:
         figures |= {"error_percent": found.together[-1], "error_interval_percent": found.intervals[-1]}
-        what, values = f"ensemble-{config.preset}", options.model_dump(mode="json")
+        length = length_of(cells.values()) if cells else "checkpoints"
+        what = f"ensemble-{config.preset}-{options.size}-{length}-{len(places)}"
+        values = options.model_dump(mode="json")
         record_grid(records, what, values, cells, figures, "\n".join(lines) + "\n")
     if not options.smoke:
         print(f"evaluation: {' '.join(paths)}")

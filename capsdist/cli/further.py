@@ -19,7 +19,7 @@ from capsdist.storage import join, open_folder
 if TYPE_CHECKING:
     from capsdist.analysis.evaluation import StoredEvaluation
 
-__all__ = ["evaluation_name", "measure_further", "missing_further"]
+__all__ = ["evaluation_name", "further_figures", "measure_further", "missing_further"]
 
 
 def evaluation_name(place: str) -> str:
@@ -52,6 +52,31 @@ def measure_further(config: Config, show: Callable[[dict[str, Any]], None], *, a
         show({"kind": "note", "message": note})
 
 
+def further_figures(run: RunFolder) -> dict[str, Any]:
+    """Return `error_percent on SET/SPLIT`, its 95 % interval and `num_images on SET/SPLIT`, for a record.
+
+    Of all splits besides its own on which the newest checkpoint of the run was tested.
+    """
+    found = dict[str, Any]()
+    for file in run.files.sizes("evaluation-"):
+        if stored := _kept(run, file):
+            place = "/".join(stored.split.rstrip("/").split("/")[-2:])
+            for name in ("error_percent", "error_interval_percent", "num_images"):
+                found[f"{name} on {place}"] = getattr(stored, name)
+    return found
+
+
+def _kept(run: RunFolder, file: str) -> StoredEvaluation | None:
+    """Return the evaluation in `file` of the run if it is whole and of the newest checkpoint."""
+    from capsdist.analysis.evaluation import read_evaluation
+
+    with contextlib.suppress(CapsdistError):
+        stored = read_evaluation(run.files.path(file))
+        if checkpoint_name(run.steps_saved()) in stored.checkpoints[0]:
+            return stored
+    return None
+
+
 def _missing(config: Config, place: str, title: str = "") -> str | None:
     name, _, split = place.partition("/")
     if open_folder(join(config.data.root, name, split)).read(INDEX_NAME) is not None:
@@ -69,17 +94,15 @@ def _measured(
     config: Config, place: str, show: Callable[[dict[str, Any]], None], anew: bool
 ) -> tuple[StoredEvaluation, str]:
     """Return the evaluation on a split, and what the index of the split notes on its images."""
-    from capsdist.analysis.evaluation import measure, read_evaluation, write_evaluation
+    from capsdist.analysis.evaluation import measure, write_evaluation
     from capsdist.data.format.source import open_split
 
     split, run = join(config.data.root, *place.split("/")), RunFolder(run_place(config))
     index, file = open_split(split).index, evaluation_name(place)
     licence = getattr(index, "licence", "")
-    with contextlib.suppress(CapsdistError):  # there is none, or it is damaged
-        stored = read_evaluation(run.files.path(file))
-        newest = checkpoint_name(run.steps_saved())
-        if not anew and stored.split_digest == index.digest and newest in stored.checkpoints[0]:
-            return stored, licence
+    kept = _kept(run, file)
+    if kept and not anew and kept.split_digest == index.digest:
+        return kept, licence
     stored = measure(
         [str(run)],
         split,

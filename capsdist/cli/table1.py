@@ -23,7 +23,8 @@ from capsdist.config.as_yaml import to_yaml
 from capsdist.config.presets.mnist_ablation import ABLATIONS
 from capsdist.config.sections import Count
 from capsdist.console import DONE, FAILED, STOPPED
-from capsdist.tune.table1 import markdown, presets_of, rows_of, table_cells
+from capsdist.tune.cells import length_of
+from capsdist.tune.table1 import TableCell, TableRow, markdown, presets_of, rows_of, table_cells
 
 __all__ = ["Table1", "table1"]
 
@@ -96,11 +97,25 @@ def _train(config: Config, options: Table1, cells: Sequence[Any], records: Path)
     paths = write_result(config, {"table.json": as_json(table), "table.md": text.encode()})
     print(f"\n{text}")
     if options.record and not options.smoke:
-        means = {f"{row.column}-{row.row}": row.mean_percent for row in rows if row.mean_percent is not None}
-        what, values = f"table1-{options.size}", options.model_dump(mode="json")
-        record_grid(records, what, values, configs, {**means, **table}, text)
+        for column in dict.fromkeys(cell.column for cell in cells):  # a column may be trained alone
+            _record(records, column, options, cells, [row for row in rows if row.column == column], text)
     finished = sum(len(row.error_percent) for row in rows)
     if not options.smoke:
         print(f"table: {' '.join(paths)}")
     print(f"finished {finished} of {len(cells)} cells, grid {config.train.name}")
     return DONE if finished == len(cells) else FAILED
+
+
+def _record(
+    records: Path,
+    column: str,
+    options: Table1,
+    cells: Sequence[TableCell],
+    rows: Sequence[TableRow],
+    text: str,
+) -> None:
+    configs = {cell.name: cell.config for cell in cells if cell.column == column}
+    means = {row.row: row.mean_percent for row in rows if len(row.error_percent) == options.seeds}
+    figures = {**means, "seeds": options.seeds, "rows": [row.to_dict() for row in rows]}
+    what = f"table1-{column}-{options.size}-{length_of(configs.values())}"
+    record_grid(records, what, options.model_dump(mode="json"), configs, figures, text)

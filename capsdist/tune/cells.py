@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from capsdist.config import Config
+from capsdist.config import PRESETS, Config, get_preset
 from capsdist.errors import Problem
 from capsdist.launch import preflight
 from capsdist.runs.rundir import changed_fields
 from capsdist.tune.journal import Status
 
-__all__ = ["Cell", "changed_values", "grid_problems"]
+__all__ = ["Cell", "changed_values", "grid_problems", "length_of"]
 
 # Free for a run, but trials of different lengths cannot be compared.
 _END_FIELDS = (("train", "epochs"), ("train", "max_steps"), ("optim", "schedule_steps"))
+_MORE_END_FIELDS = (("train", "stop_at_error"), ("train", "patience"))
 
 
 @dataclass(frozen=True)
@@ -53,3 +54,19 @@ def changed_values(old: Config, new: Config) -> dict[str, tuple[object, object]]
         values = tuple(getattr(getattr(each, section), name) for each in (old, new))
         changed |= {f"{section}.{name}": values} if values[0] != values[1] else {}
     return changed
+
+
+def length_of(cells: Collection[Config]) -> str:
+    """Return how long cells train, as records are named: `whole` as their presets have it, `1-epoch`,
+    `300-steps`, or `cut` where they differ."""
+    if all(cell.preset in PRESETS and _end(cell) == _end(get_preset(cell.preset)) for cell in cells):
+        return "whole"
+    lengths = {(cell.train.epochs, cell.train.max_steps) for cell in cells}
+    if len(lengths) > 1:
+        return "cut"
+    [(epochs, steps)] = lengths
+    return f"{steps}-steps" if steps else f"{epochs}-epoch{'s' * (epochs > 1)}"
+
+
+def _end(config: Config) -> list[object]:
+    return [getattr(getattr(config, section), name) for section, name in _END_FIELDS + _MORE_END_FIELDS]

@@ -9,7 +9,7 @@ import pytest
 from small_run import run_small, small_config
 
 from capsdist.analysis.evaluation import read_evaluation
-from capsdist.cli.further import evaluation_name, measure_further, missing_further
+from capsdist.cli.further import evaluation_name, further_figures, measure_further, missing_further
 from capsdist.config import Config, with_values
 from capsdist.data import Split, write_split
 from capsdist.runs.retention import checkpoint_name
@@ -62,6 +62,19 @@ def test_each_packed_split_is_measured_and_kept(done: Config) -> None:
     assert not (run / evaluation_name("affnist/test")).exists()
     [line] = missing_further(done)
     assert line.startswith("affnist/test: not packed, ")
+
+
+def test_a_record_has_the_error_on_a_further_split(done: Config) -> None:
+    run = RunFolder(Path(done.train.storage, "done"))
+    notes(done, anew=True)
+    stored = read_evaluation(run.files.path("evaluation-third-test.json"))
+    assert further_figures(run) == {
+        "error_percent on third/test": stored.error_percent,
+        "error_interval_percent on third/test": stored.error_interval_percent,
+        "num_images on third/test": stored.num_images,
+    }
+    Path(run.files.path("evaluation-third-test.json")).write_text("{")
+    assert further_figures(run) == {}
 
 
 def test_a_run_that_is_started_again_is_not_measured_again(done: Config) -> None:

@@ -9,9 +9,11 @@ import pytest
 from scipy import stats
 
 from capsdist.bench.paper_aims import TABLE_1
+from capsdist.bench.tables import newest_records, results_table
+from capsdist.cli.table1 import Table1, _record
 from capsdist.config import get_preset, with_values
 from capsdist.config.presets.mnist_ablation import ABLATIONS, DIFFERENCES
-from capsdist.tune.cells import Cell
+from capsdist.tune.cells import Cell, length_of
 from capsdist.tune.journal import FAILED, FINISHED
 from capsdist.tune.table1 import REFERENCE, TableCell, markdown, presets_of, rows_of, table_cells
 
@@ -60,6 +62,25 @@ def test_each_ablation_is_a_row_unless_it_is_no_other_training():
     assert set(ABLATIONS) - rows == {"mnist_ablation_epochs", "mnist_ablation_precision"}
     assert {"epochs", "precision"} <= set(DIFFERENCES)
     assert not {cell.row for cell in cells(columns=["multimnist"], ablations=True)} & set(ABLATIONS)
+
+
+def test_a_record_answers_only_the_rows_of_its_column_size_and_length(tmp_path):
+    for values, what in (
+        ({}, "whole"), ({"train__epochs": 1}, "1-epoch"), ({"train__max_steps": 300}, "300-steps"),
+    ):  # fmt: skip
+        table = cells(num_seeds=2, **values)
+        outcomes = {cell.name: Cell(cell.name, "", FINISHED, "", 9, 4.25, None) for cell in table[1:]}
+        rows = rows_of(table, outcomes | {table[0].name: Cell(table[0].name, "", FAILED, "no room")})
+        mnist = [row for row in rows if row.column == "mnist"]
+        _record(tmp_path, "mnist", Table1(seeds=2), table, mnist, "")
+        assert f"table1-mnist-full-{what}" in newest_records(tmp_path)
+        lines = [line for line in results_table(tmp_path).splitlines() if "4.25" in line]
+        shown = [line.split("|")[1].strip() for line in lines]
+        assert shown == [  # not of the baseline, one of whose trainings failed, nor of what was not trained
+            f"Table 1, MNIST, {text}, whole training"
+            for text in ("r=1", "r=1, reconstruction", "r=3", "r=3, reconstruction")
+        ]
+    assert length_of([cell.config for cell in (*cells(), *cells(train__epochs=2))]) == "cut"
 
 
 def test_rows_have_mean_deviation_and_the_paired_interval():
