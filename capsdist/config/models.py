@@ -86,8 +86,8 @@ class CapsuleConfig(NetworkConfig):
     class_dim: Count = 16
     """Dimensions E of a class capsule; paper: 16."""
     capsule_bias: bool = False
-    """One learned bias per class capsule dimension, added before squash; official code only.
-    Read by dynamic, grouped, average."""
+    """One learned bias per class capsule dimension, added before squash; official code only, where it starts
+    at 0.1. Read by dynamic, grouped, average."""
     log_priors: bool = False
     """One learned logit per child and class capsule to start routing from (section 2); else it is 0. The
     algorithm attention adds it to the coupling. Read by dynamic, attention, grouped."""

@@ -26,8 +26,8 @@ class CapsNet(CapsuleNetwork):
 
     `initialisation`: ``"default"`` is PyTorch's own for convolutions and decoder and `ClassCapsules`' for
     its weights; ``"truncated_normal"`` is the authors' code: standard deviation 0.05 for the first
-    convolution, 0.1 for all other weights, all biases 0.1; log priors, which it has not, 0. `initialise`
-    draws it anew.
+    convolution, 0.1 for all other weights, all biases 0.1; log priors, which it has not, 0. Biases of class
+    capsules (`capsule_bias`), which the paper has not, start at 0.1 in both. `initialise` draws it anew.
 
     `primary_coupling` is the authors' code too: primary capsules squash conv / types + bias, with
     `none_of_the_above` conv / (types + 1) + bias, see `PrimaryCapsules`; in the paper conv + bias. Their
@@ -85,8 +85,8 @@ class CapsNet(CapsuleNetwork):
         )
         sides = self.conv.output_side(height), self.conv.output_side(width)
         self.add_capsules(primary, sides, **{"decoder": True, **options})
-        if initialisation == "truncated_normal":
-            self._initialise_as_official()
+        self._own_class_capsules = options.get("class_layer") is None
+        self._initialise_as_official()
 
     def initialise(self) -> None:
         """Draw all parameters anew, after `to_empty` say: with the seed it was built with, the same again.
@@ -95,14 +95,19 @@ class CapsNet(CapsuleNetwork):
         rank in turn and keeps its own.
         """
         self.draw_parameters()
-        if self.initialisation == "truncated_normal":
-            self._initialise_as_official()
+        self._initialise_as_official()
 
     def features(self, images: Tensor) -> Tensor:
         """Return the features of the first convolution."""
         return functional.relu(self.conv(images), inplace=True)
 
     def _initialise_as_official(self) -> None:
+        """Set biases of class capsules, which the paper has not, and all the others if that is wanted."""
+        if self.initialisation != "truncated_normal":
+            bias = getattr(self.class_capsules, "bias", None)
+            if self._own_class_capsules and bias is not None:
+                nn.init.constant_(bias, 0.1)
+            return
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.constant_(parameter, 0.1)

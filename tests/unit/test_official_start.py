@@ -74,6 +74,21 @@ def test_the_network_with_the_factor_goes_everywhere_that_one_without_goes() -> 
     assert "scale=0.333333" in repr(network.primary_capsules)
 
 
+def test_the_ablation_of_the_biases_starts_them_as_the_authors_do() -> None:
+    config, paper = get_preset("mnist_ablation_capsule_bias"), get_preset("mnist_paper")
+    torch.manual_seed(0)
+    network = build_model(config.model, config.routing)
+    torch.manual_seed(0)
+    start = build_model(paper.model, paper.routing).state_dict()
+    for _ in range(2):
+        found = network.state_dict()
+        assert (found.pop("class_capsules.bias") == 0.1).all()
+        assert found.keys() == start.keys()
+        torch.manual_seed(0)
+        network.initialise()  # pyright: ignore[reportCallIssue]
+    assert all(torch.equal(found[name], start[name]) for name in start)
+
+
 @pytest.mark.parametrize("name", ["mnist_official", "cifar10_official"])
 def test_the_factor_has_no_parameters(name: str) -> None:
     config = get_preset(name)

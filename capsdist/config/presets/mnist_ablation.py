@@ -17,8 +17,12 @@ __all__ = ["ABLATIONS", "DIFFERENCES", "PRESETS"]
 
 DIFFERENCES: dict[str, tuple[str, object, str]] = {
     "primary_coupling": ("model.primary_coupling", True, "primary capsules squash conv / 32 + bias"),
-    "capsule_bias": ("model.capsule_bias", True, "class capsules have biases"),
-    "initialisation": ("model.initialisation", "truncated_normal", "truncated normal start, biases 0.1"),
+    "capsule_bias": ("model.capsule_bias", True, "class capsules have biases, which start at 0.1"),
+    "initialisation": (
+        "model.initialisation",
+        "truncated_normal",
+        "truncated normal start, biases of convolutions and decoder 0.1",
+    ),
     "margin_reduction": ("loss.margin_reduction", "official", "20 times the weight of the reconstruction"),
     "last_batch": ("data.last_batch", "carry", "all steps have 128 images"),
     "epochs": ("train.epochs", 640, "640 epochs, 300,000 steps"),
