@@ -1,4 +1,4 @@
-"""Make a record of a finished run: its configuration, machine, figures, further tests and log, for the tables.
+"""Make a record of a finished run for the tables: configuration, machine, figures, further tests, log.
 
 Command: python jobs/record_run.py runs/quickstart --what quickstart --command "make quickstart"
 """
@@ -43,7 +43,7 @@ def main(
     circumstances = {"whole_s": whole_s, "note": note, **further_figures(RunFolder(run, log))}
     if known_shifts:
         numbers = json.loads(known_shifts.read_text())
-        circumstances |= {name: numbers[name] for name in ("r2", "least_r2")}
+        circumstances |= {name: numbers[name] for name in ("r2", "least_r2", "least_capsule_r2")}
     record = write_run_record(RECORDS, run, what, command=command, log=log, **circumstances)
     print(record)
     return 0

@@ -21,6 +21,8 @@ SATURATED_PERCENT = 50.0
 """More saturated lengths than this: most capsules then say that everything is present. A share is healthy:
 of class capsules that of the right class is to be longer than 0.9 (paper, section 3). Stacks of 4 layers on
 the digits of the quickstart err by 30 to 53 % where a routed layer is above this, by 9 to 10 % where none is.
+A deeper stack may contradict it: of 6 layers, one with residual blocks errs by 11.8 % with five layers above
+this, one with pose normalisation by 39.3 % with none.
 
 Nothing limits the length that a convolution gives primary capsules, and the direction of a long pose still
 learns: digits_deep errs by 3.2 % with most of them above 0.95. So a layer without routing is ill only if its

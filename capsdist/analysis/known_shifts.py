@@ -118,7 +118,7 @@ def draw_known_shifts(subject: Subject, num_images: int) -> Iterator[Drawn]:
     numbers = {
         "checkpoint": subject.source, "step": subject.step, "split": subject.split, "note": subject.note,
         "num_images": len(shifts), "max_shift": limit, "r2": asdict(r2),
-        "least_r2": min(r2.images), "capsules": likely.tolist(),
+        "least_r2": min(r2.images), "least_capsule_r2": min(r2.capsules), "capsules": likely.tolist(),
         "known": shifts.tolist(), "told": found.means.tolist(),
         "told_by_capsules": found.differences[:, likely].tolist(),
         "probabilities": found.weights[:, likely].tolist(),

@@ -90,7 +90,8 @@ def other_goals(device: str = "cpu", budget_s: float = 40.0, max_images: int = 3
 
     Returns, where NAME is em, conv or one of `LATER`:
         NAME_speedup_vs_reference, conv_speedup_vs_unfold: ratio of median times of the form that stores votes
-            (for `conv` patches are unfolded before) over the form that does not.
+            (for `conv` patches are unfolded before) over the form that does not. The reference of `attention`
+            computes its matrix [J, I, I] as well, which takes nearly all of its time.
         NAME_saved_bytes_ratio: the same of the bytes kept for the backward pass.
         NAME_peak_bytes: above inputs and gradients, of the form without votes.
         And the numbers that they are made of, units in the names.
