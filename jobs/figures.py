@@ -16,7 +16,9 @@ from typing import Annotated
 import tyro
 
 from capsdist.analysis.figures import Name, draw_figures
-from capsdist.analysis.smoke import NOTE, smoke_runs
+from capsdist.analysis.smoke import smoke_runs
+from capsdist.cli.job import with_environment
+from capsdist.config import Config
 from capsdist.console import log, run_program
 from capsdist.errors import ConfigError, Problem
 
@@ -39,7 +41,8 @@ def main(
         split: Path or s3:// URL of the split to take images from; default: the test split of each run.
         best: Of a run, the checkpoint with the lowest validated error_percent.
         num_images: Images of a figure, where it is not the paper that decides.
-        smoke: Draw them of tiny networks, trained for a few steps on printed digits, in place of runs.
+        smoke: Draw them of tiny networks, trained for a few steps on few digits, in place of runs: on MNIST's
+            where it is packed in `data`, or where CAPSDIST_DATA_ROOT says.
     """
     if smoke and runs:
         raise ConfigError(
@@ -47,9 +50,10 @@ def main(
         )
     options = {"only": only, "split": split, "best": best, "num_images": num_images, "log": log}
     with tempfile.TemporaryDirectory() as folder:
+        note = ""
         if smoke:
-            runs = tuple(smoke_runs(Path(folder), log))
-        for path in draw_figures(runs, to, note=NOTE if smoke else "", **options):
+            runs, note = smoke_runs(Path(folder), with_environment(Config()).data.root, log)
+        for path in draw_figures(runs, to, note=note, **options):
             print(path)
     return 0
 

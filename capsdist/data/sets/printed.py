@@ -7,22 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from capsdist.data.sets.idx import image_label_pair, parse_idx
-
-__all__ = ["idx_bytes", "printed", "printed_digits"]
-
-
-def printed_digits(num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return `num` printed digits, all classes in turn: images uint8 [num, 1, 28, 28], labels int64 [num].
-
-    Of different sizes, in different places, the same for equal `num`. They go through idx files, the format
-    of MNIST's originals, and their parser.
-    """
-    labels = (np.arange(num) % 10).astype(np.uint8)
-    name = "a made-up idx file"
-    arrays = printed([str(label) for label in labels]), labels
-    images, numbers = (parse_idx(idx_bytes(array), name) for array in arrays)
-    return image_label_pair(images, numbers, name)
+__all__ = ["idx_bytes", "printed"]
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
