@@ -29,8 +29,8 @@ _STEPS, _CHECKPOINT_EVERY = 24, 8
 def smoke_runs(root: Path, packed: str, log: Log = print) -> tuple[list[str], str]:
     """Train three runs below `root`; return their folders and a note on them.
 
-    Digits with r = 1 and 3, and pairs of digits: the first of MNIST in the folder `packed`, or where it is not
-    packed, made-up ones in files of the original format. Needs neither Ray nor the internet.
+    Digits with r = 1 and 3, and pairs of digits: the first of MNIST in the folder `packed`, or where it is
+    not packed, made-up ones in files of the original format. Needs neither Ray nor the internet.
     """
     for name in ("mnist", "multimnist"):
         words = pack_few(name, TRAIN_TEST, packed, str(root / "data"))
