@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
 import torch
+from onnx_program import in_onnx_runtime
 from torch import Tensor, nn
 
 from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
@@ -107,14 +107,10 @@ def test_onnx_runtime_computes_the_same_for_extreme_activations_too(name: str, t
             nn.init.uniform_(beta, -2e5, 1e4)  # lambda is 5e-4 at first
     with torch.no_grad():
         expected = network(inputs)
-    program = torch.onnx.export(network, (inputs,), dynamo=True, verbose=False)
-    assert program is not None
-    program.save(tmp_path / "network.onnx")
-    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {session.get_inputs()[0].name: inputs.numpy()})
+    found = in_onnx_runtime(network, inputs, tmp_path)
     # scores alone: ONNX Runtime rounds sigmoids below 1e-7 to 0, and with them poses without children
     scores = slice(None) if name == "dynamic" else slice(3)
-    torch.testing.assert_close(torch.from_numpy(found[:, scores]), expected[:, scores], atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(found[:, scores], expected[:, scores], atol=1e-5, rtol=1e-3)
 
 
 def fields_operands(without: bool) -> tuple[Any, ...]:

@@ -25,9 +25,9 @@ from functools import partial
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from capsdist.ops import lengths
+from capsdist.routing.common.sharing import log_sigmoid
 from capsdist.routing.later.forms import Backend, linear_votes, make_votes, run_form, with_lengths
 from capsdist.routing.later.heinsen_sums import heinsen_sums
 
@@ -104,7 +104,7 @@ def _streamed(
 
 def _densities(score: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
     """Return 1 / s2 [B, J, E], and what log f(a) P has besides the squares, [B, J], but for a constant."""
-    return 1 / variance, functional.logsigmoid(score) - 0.5 * variance.log().sum(2)
+    return 1 / variance, log_sigmoid(score) - 0.5 * variance.log().sum(2)
 
 
 def _reference(
@@ -130,5 +130,5 @@ def _reference(
         if iteration == iterations - 1:
             return with_lengths(mean, score)
         log_density = -0.5 * (difference.square() / variance[:, None] + variance.log()[:, None]).sum(3)
-        routed = (functional.logsigmoid(score)[:, None] + log_density).softmax(2)
+        routed = (log_sigmoid(score)[:, None] + log_density).softmax(2)
     raise AssertionError("there is an iteration")
