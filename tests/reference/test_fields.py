@@ -141,18 +141,19 @@ def dynamic_call(fields: Fields, case: Case = Case(), **options: object) -> Fiel
     )
 
 
-def em_call(fields: Fields, case: Case = Case(), side: int = 4, **options: object) -> EMCall:
+def em_call(fields: Fields, case: Case = Case(), side: int = 4, seed: int = 0, **options: object) -> EMCall:
     """Random operands, at a temperature at which activations are far from a half."""
     options = {"inverse_temperature": 0.7, **options}
+    weights = 0.5 * draw(fields.num_matrices, case.types, case.parents, side, side, seed=seed + 3)
     return EMCall(
-        draw(case.images, fields.num_children, case.types, side, side, seed=1).requires_grad_(),
-        draw(case.images, fields.num_children, case.types, seed=2).sigmoid().requires_grad_(),
-        (0.5 * draw(fields.num_matrices, case.types, case.parents, side, side, seed=3)).requires_grad_(),
-        (0.1 * draw(case.parents, seed=4)).requires_grad_(),
-        (0.1 * draw(case.parents, seed=5)).requires_grad_(),
+        draw(case.images, fields.num_children, case.types, side, side, seed=seed + 1).requires_grad_(),
+        draw(case.images, fields.num_children, case.types, seed=seed + 2).sigmoid().requires_grad_(),
+        weights.requires_grad_(),
+        (0.1 * draw(case.parents, seed=seed + 4)).requires_grad_(),
+        (0.1 * draw(case.parents, seed=seed + 5)).requires_grad_(),
         fields,
         EMOptions(**options),  # type: ignore[arg-type]
-        draw(fields.size, side, side, seed=6),
+        draw(fields.size, side, side, seed=seed + 6),
     )
 
 
@@ -243,8 +244,9 @@ def em_in_loops(call: EMCall) -> tuple[Tensor, Tensor]:
             own = [i for i in children if (i, j) in votes]
             shares = {i: assigned[i, j] * call.activations[0, i[0], i[1]] for i in own}
             total = sum(shares.values())
-            mean[j] = sum(shares[i] * votes[i, j] for i in own) / total
-            spread = sum(shares[i] * (votes[i, j] - mean[j]) ** 2 for i in own) / total
+            over = total if total > 0 else torch.inf  # of no active child: mean and variance 0
+            mean[j] = sum(shares[i] * votes[i, j] for i in own) / over
+            spread = sum(shares[i] * (votes[i, j] - mean[j]) ** 2 for i in own) / over
             variance[j] = spread + options.variance_floor
             cost = (call.beta_u[j[1]] + variance[j].sqrt().log()) * total
             inverse = options.inverse_temperature * (1 - options.temperature_decay ** (step + 1))

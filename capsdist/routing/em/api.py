@@ -69,7 +69,8 @@ def route_em(
                 `reference` keeps them all; the same numbers. `auto` is the first that can be.
 
     Returns:
-        poses [B, P, C, S, S] and activations [B, P, C], in the dtypes of the children's.
+        poses [B, P, C, S, S] and activations [B, P, C], in the dtypes of the children's. The pose of a parent
+        whose children all have an activation of 0 is 0, and no gradient goes through it.
 
     Raises:
         ShapeError: a shape, dtype, device, number or name that cannot be.

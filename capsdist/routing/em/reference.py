@@ -13,7 +13,7 @@ from torch.nn import functional
 from capsdist.routing.common.sharing import log_sigmoid, share
 from capsdist.routing.em.options import EMCall
 
-__all__ = ["route_em_reference"]
+__all__ = ["least_total", "route_em_reference"]
 
 
 def route_em_reference(call: EMCall) -> tuple[Tensor, Tensor]:
@@ -31,17 +31,33 @@ def route_em_reference(call: EMCall) -> tuple[Tensor, Tensor]:
             log_density = -((votes - mean).square() / (2 * variance) + 0.5 * variance.log()).sum(-1)
             assignment = share(log_sigmoid(logit) + log_density, fields, options.competition)
         weight = assignment * activations[..., None]  # M-step: R_ij <- R_ij a_i
-        total = weight.sum((1, 3), keepdim=True).clamp(min=torch.finfo(votes.dtype).tiny)
-        mean = (weight[..., None] * votes).sum((1, 3), keepdim=True) / total[..., None]
+        total = weight.sum((1, 3), keepdim=True)[..., None]
+        mean = _divide((weight[..., None] * votes).sum((1, 3), keepdim=True), total)
         squares = (weight[..., None] * (votes - mean).square()).sum((1, 3), keepdim=True)
-        variance = squares / total[..., None] + options.variance_floor
-        cost = ((call.beta_u[:, None] + 0.5 * variance.log()) * total[..., None]).sum(-1)
+        variance = _divide(squares, total) + options.variance_floor
+        cost = ((call.beta_u[:, None] + 0.5 * variance.log()) * total).sum(-1)
         logit = inverse_temperature * (call.beta_a - cost)
     assert mean is not None  # there is an iteration
     assert logit is not None
     side = call.poses.shape[-1]
     parents = mean.flatten(1, 3).unflatten(-1, (side, side))
     return parents, logit.flatten(1, 3).sigmoid()
+
+
+def least_total(dtype: torch.dtype) -> float:
+    """Return the total of R a below which a parent counts as one without children on the way back.
+
+    Gradients through the division by a smaller one may overflow, so they are taken for 0.
+    """
+    limits = torch.finfo(dtype)
+    return limits.tiny / limits.eps
+
+
+def _divide(sums: Tensor, total: Tensor) -> Tensor:
+    """Return sums over children divided by their total of R a: 0 for parents without children."""
+    lost = total < least_total(total.dtype)
+    sums, total = sums.detach().where(lost, sums), total.detach().where(lost, total)
+    return sums / total.clamp(min=torch.finfo(total.dtype).tiny)
 
 
 def _votes(call: EMCall) -> Tensor:

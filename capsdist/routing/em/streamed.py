@@ -10,7 +10,7 @@ a time (`streamed_passes`). With S_j = sum_i r_ij, r_ij = R_ij a_i, D = V_ij - m
 
     backward, M-step: with dvar and dS of the cost added,
         dr_ij = sum_h D (dmean + dvar D) / S + dS - sum_h dvar (var - floor) / S
-        dV_ij += r_ij (dmean + 2 dvar D) / S
+        dV_ij += r_ij (dmean + 2 dvar D) / S; what is divided by S is 0 where S is below `least_total`
     backward, E-step: with dL = R (dR - sum over i's parents of R dR),
         dmean = sum_i dL D / var,  dvar = sum_i dL (D^2 / var - 1) / (2 var),
         dx = (1 - sigmoid(x)) sum_i dL

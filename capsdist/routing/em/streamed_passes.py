@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from capsdist.routing.common.tiling import MIB, Scratch, chunk_bytes, even_size, slices
 from capsdist.routing.em.options import EMCall
+from capsdist.routing.em.reference import least_total
 
 __all__ = ["Block", "Gradients", "Sizes", "Stats"]
 
@@ -141,12 +142,12 @@ class Block:
     def maximise(self, share: Tensor, inverse_temperature: float) -> Stats:
         """Do the M-step."""
         weight = torch.mul(share, self.activations[:, None], out=self._take("weight"))
-        total = weight.sum(0).clamp_(min=torch.finfo(self.dtype).tiny)
+        total = weight.sum(0)
         shape = self.side**2, self.types, self.num
         mean, variance = total.new_zeros(shape), total.new_zeros(shape)
         for types, votes in self._tiles():
             own, own_mean, own_variance = weight[:, types], mean[:, types], variance[:, types]
-            over = total[types]
+            over = total[types].clamp(min=torch.finfo(self.dtype).tiny)
             for part, some, buffer in self._slabs(votes):
                 _add_products(own_mean, some, own[part, None], buffer)
             own_mean /= over
@@ -229,7 +230,8 @@ class Block:
     ) -> Tensor:
         """Return the gradient of the weights R a [I, C, n]; add to that of the votes."""
         d_weight = self._take("d_weight")
-        linear, square = d_mean / stats.total, d_variance / stats.total
+        over = stats.total.masked_fill(stats.total < least_total(self.dtype), float("inf"))
+        linear, square = d_mean / over, d_variance / over
         constant = d_total - (square * (stats.variance - self.call.options.variance_floor)).sum(0)
         for types, votes in self._tiles():
             d_votes = sums.of(types)
