@@ -10,15 +10,14 @@ from capsdist.cli.check import check_config
 from capsdist.cli.job import parse_options
 from capsdist.config import PRESETS, Config, problems
 from capsdist.config.as_yaml import to_yaml
-from capsdist.config.models import CapsuleConfig
 from capsdist.console import DONE, STOPPED
 from capsdist.launch.as_data import fitted, fitted_if_packed
-from capsdist.tune.space import Search, Space, search_problems
+from capsdist.tune.space import Search, Space, has_routing, search_problems
 
 __all__ = ["tune"]
 
 DEFAULT = "digits_quickstart"
-OFFERED = [name for name, preset in PRESETS.items() if isinstance(preset().model, CapsuleConfig)]
+OFFERED = [name for name, preset in PRESETS.items() if has_routing(preset())]
 
 
 def tune(description: str | None, argv: Sequence[str], records: Path | None = None) -> int:

@@ -20,8 +20,8 @@ from capsdist.errors import Problem
 from capsdist.launch.preflight import packing_remedy
 
 __all__ = [
-    "CELL", "FIELDS", "RATE", "Search", "Space", "Values", "checked_values", "chosen", "points", "rounded",
-    "search_problems", "validation_problem",
+    "CELL", "FIELDS", "RATE", "Search", "Space", "Values", "checked_values", "chosen", "has_routing",
+    "points", "rounded", "search_problems", "validation_problem",
 ]  # fmt: skip
 
 Values = Mapping[str, int | float | bool | str]
@@ -96,12 +96,17 @@ class Search(Section):
     """Write a record below jobs/records when the search is done."""
 
 
+def has_routing(config: Config) -> bool:
+    """Say whether the network has routing iterations, without which there is nothing to search over."""
+    return _has(config, FIELDS["iterations"])
+
+
 def chosen(space: Space, config: Config) -> Space:
     """Return `space`, or if nothing is given in it, all dimensions around what `config` has.
 
     But algorithms and competition, which are other methods, are searched over only where they are given.
     """
-    if space != Space() or not _has(config, FIELDS["iterations"]):
+    if space != Space() or not has_routing(config):
         return space  # `search_problems` refuses a family that does not route
     model, rate = config.model, config.optim.learning_rate
     around: dict[str, tuple[Any, ...]] = {"iterations": (1, 2, 3, 5), "none_of_the_above": (False, True)}
@@ -260,7 +265,7 @@ def _not_there(config: Config, name: str, values: tuple[Any, ...]) -> Problem:
 
 
 def _config_problems(config: Config) -> Iterator[Problem]:
-    if not _has(config, FIELDS["iterations"]):
+    if not has_routing(config):
         fix = "set --model.kind to a network of capsules, e.g. capsnet"
         yield Problem("model.kind", config.model.kind, "has no routing to search over", fix)
     if config.train.dry_run:

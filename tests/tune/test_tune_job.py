@@ -76,5 +76,28 @@ def test_missing_data_is_a_failure_in_one_line(tmp_path):
 
 def test_every_preset_with_routing_is_offered():
     assert "mnist_baseline" not in OFFERED
-    assert {"digits_quickstart", "mnist_paper", "cifar10_official"} <= set(OFFERED)
+    assert {"digits_quickstart", "mnist_paper", "cifar10_official", "smallnorb_em"} <= set(OFFERED)
     assert DEFAULT in OFFERED
+
+
+def check_default_space(preset: str, source: str, place: Path) -> None:
+    """Check the search that `source` starts from: 500 points of the space around `preset` are valid."""
+    small = ["--train.num-workers=1", "--train.global-batch-size=8", "--train.name=small"]
+    done = run_job_file(JOB, source, *small, "--check", cwd=place)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()[:2]
+    assert first.startswith(f"configuration is valid: preset {preset}, run 'small'; ")
+    assert second == "of the first 500 points 500 can be trained"
+
+
+@pytest.mark.parametrize("preset", ["digits_em", "digits_conv"])
+def test_the_default_space_of_other_capsules_can_be_trained(preset, place):
+    check_default_space(preset, f"--preset={preset}", place)
+
+
+def test_a_search_starts_from_the_printed_configuration_of_a_training(place, tmp_path):
+    printed = run_job_file("train_mnist.py", "--preset=digits_em", "--print-config", cwd=place)
+    assert printed.returncode == 0, printed.stderr
+    file = tmp_path / "em.yaml"
+    file.write_text(printed.stdout)
+    check_default_space("digits_em", f"--config={file}", place)
