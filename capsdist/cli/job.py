@@ -35,7 +35,7 @@ from capsdist.launch.as_data import fitted, fitted_if_packed
 from capsdist.launch.preflight import absolute
 from capsdist.runs.rundir import run_place
 
-__all__ = ["parse_command", "parse_options", "run_job", "with_environment"]
+__all__ = ["file_values", "parse_command", "parse_options", "run_job", "with_environment"]
 
 
 def run_job(
@@ -91,19 +91,19 @@ def parse_options(
     more: Mapping[str, object] | None = None,
     flat: bool = False,
     name_prefix: str = "",
+    values: Mapping[str, Any] | None = None,
 ) -> tuple[Config, Any]:
     """As `parse_command`, for a job with sections of options of its own; return them as attributes.
 
     `more`: these sections with their default values, by name; with `flat` their options have no prefix;
-    `name_prefix` stands before the name of the run
-    that the preset or file gives.
+    `name_prefix` stands before the name of the run that the preset or file gives; `values`: what is laid over
+    the preset in place of the file of `--config`.
     """
     import tyro
 
     more = more or {}
     argv = with_new_names(argv)
-    file = _option(argv, "--config")
-    values = read_values(file) if file else {}
+    values = file_values(argv) if values is None else values
     base = _base(presets, default or presets[0], _option(argv, "--preset"), values)
     base = overlaid(_of_family(base, _kind(values)), values)
     base = _of_family(base, _option(argv, "--model.kind"))
@@ -118,6 +118,16 @@ def parse_options(
     )
     sections = {section: getattr(command, section) for section in _sections()}
     return Config(preset=base.preset, **sections), command
+
+
+def file_values(argv: Sequence[str]) -> dict[str, Any]:
+    """Return the values in the file that `--config` names; none without it.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    file = _option(argv, "--config")
+    return read_values(file) if file else {}
 
 
 def _base(presets: Sequence[str], default: str, asked: str | None, values: Mapping[str, Any]) -> Config:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,20 +16,23 @@ from capsdist.cli.grids import (
     train_cells,
     write_result,
 )
-from capsdist.cli.job import parse_options
+from capsdist.cli.job import file_values, parse_options, with_environment
 from capsdist.cli.smoke import of_size
-from capsdist.config import Config, with_values
+from capsdist.config import Config, get_preset, with_values
 from capsdist.config.as_yaml import to_yaml
 from capsdist.config.presets.mnist_ablation import ABLATIONS
 from capsdist.config.sections import Count
+from capsdist.config.stored import SECTIONS, renamed
 from capsdist.console import DONE, FAILED, STOPPED
+from capsdist.errors import ConfigError, Problem
 from capsdist.tune.cells import length_of
 from capsdist.tune.table1 import TableCell, TableRow, markdown, presets_of, rows_of, table_cells
 
 __all__ = ["Table1", "table1"]
 
 _PLACE = "mnist_paper"  # its options are those of --help, its folder that of the table
-_CAPSULES_ONLY = ("--model.", "--routing.", "--loss.")
+_CAPSULES_ONLY = ("model", "routing", "loss")
+_PREFIX = "table1-"
 
 
 class Table1(GridOptions):
@@ -45,22 +48,24 @@ class Table1(GridOptions):
 
 def table1(description: str | None, argv: Sequence[str], records: Path) -> int:
     """Parse a command line, then check or train the table; return the exit status of a job."""
-    config, command = _parsed(description, _PLACE, argv)
+    file = _options_in(file_values(argv))
+    config, command = _parsed(description, _PLACE, argv, file)
     options: Table1 = command.table
     check_options(options)
     columns = tuple(dict.fromkeys(options.columns))
     if options.smoke:
         options = options.model_copy(update={"size": "mini", "seeds": 1})
-    if config.train.name == "table1-mnist":  # none was given
-        config = with_values(config, {"train.name": f"table1-{options.size}"})
+    name = config.train.name.replace(_PREFIX * 2, _PREFIX)  # a printed configuration has the prefix already
+    name = name if name != f"{_PREFIX}mnist" else f"{_PREFIX}{options.size}"  # none was given
+    config = with_values(config, {"train.name": name})
     if command.print_config:
         print(to_yaml(of_size(config, options.size)), end="")
         return DONE
     with prepared_for(options, config, columns) as values:
         bases = {}
         for preset in presets_of(columns, options.ablations):
-            words = _for_baseline(argv) if preset.endswith("_baseline") else argv
-            bases[preset] = with_values(of_size(_parsed(description, preset, words)[0], options.size), values)
+            base, _ = _parsed(description, preset, argv, file)
+            bases[preset] = with_values(of_size(base, options.size), values)
         cells = table_cells(bases, columns, options.seeds)
         configs = {cell.name: cell.config for cell in cells}
         if command.check:
@@ -70,20 +75,59 @@ def table1(description: str | None, argv: Sequence[str], records: Path) -> int:
         return _train(with_values(config, values), options, cells, records)
 
 
-def _parsed(description: str | None, preset: str, argv: Sequence[str]) -> tuple[Config, Any]:
-    """Return what the command line means for a preset: options of the run are laid over each of them."""
-    more = {"table": Table1()}
-    return parse_options(description, [preset], preset, argv, more=more, flat=True, name_prefix="table1-")
+def _parsed(
+    description: str | None, preset: str, argv: Sequence[str], file: Mapping[str, Any]
+) -> tuple[Config, Any]:
+    """Return what command line and file mean for a preset: options of the run are laid over each of them."""
+    left_out = () if preset == _PLACE else ("preset",)
+    if preset.endswith("_baseline"):
+        left_out += _CAPSULES_ONLY
+    return parse_options(
+        description,
+        [preset],
+        preset,
+        _words_without(left_out, argv),
+        more={"table": Table1()},
+        flat=True,
+        name_prefix=_PREFIX,
+        values={name: value for name, value in file.items() if name not in left_out},
+    )
 
 
-def _for_baseline(argv: Sequence[str]) -> list[str]:
-    """Return `argv` without the options of the capsule networks and their values."""
+def _words_without(sections: Sequence[str], argv: Sequence[str]) -> list[str]:
+    """Return `argv` without the options `--section` and `--section.field` of `sections`, and their values."""
     words, keep = [], True
     for word in argv:
         if word.startswith("--"):
-            keep = not word.startswith(_CAPSULES_ONLY)
+            keep = word[2:].partition("=")[0].partition(".")[0] not in sections
         words += [word] if keep else []
     return words
+
+
+def _options_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration file that are laid over all rows.
+
+    One that names its preset is a whole configuration, as `--print-config` writes it: what is as in the
+    preset is no option, or the rows of other presets would be that one again.
+
+    Raises:
+        ConfigError: it is of another preset.
+    """
+    preset = values.get("preset", _PLACE)
+    if preset != _PLACE:
+        fix = f"take `preset` out of the file, or give one of {_PLACE}"
+        raise ConfigError([Problem("preset", preset, "is not the preset of the table", fix)])
+    if "preset" not in values:
+        return dict(values)
+    usual = with_environment(get_preset(_PLACE)).model_dump(mode="json")
+    found = {name: value for name, value in values.items() if name != "preset"}
+    for name, value in found.items():
+        section = SECTIONS.get(name, name)
+        own = usual.get(section)
+        if own and isinstance(value, Mapping):
+            fields = renamed(section, value).items()
+            found[name] = {field: each for field, each in fields if (field, each) not in own.items()}
+    return found
 
 
 def _train(config: Config, options: Table1, cells: Sequence[Any], records: Path) -> int:

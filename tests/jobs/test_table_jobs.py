@@ -41,6 +41,30 @@ def test_check_names_the_cells_and_lays_options_over_all_of_them(tmp_path: Path)
     assert done.stderr == "error: seeds=0: must be at least 1; correct --seeds\n"
 
 
+def test_table_1_reads_its_printed_configuration_and_a_part_of_one(tmp_path: Path) -> None:
+    options = ["--train.seed=5", "--model.class-dim=8", "--routing.backend=reference"]
+    printed = run_job_file("table1.py", *options, "--print-config", cwd=tmp_path)
+    whole, part = tmp_path / "whole.yaml", tmp_path / "part.yaml"
+    whole.write_text(printed.stdout)
+    part.write_text("train: {seed: 5}\nmodel: {class_dim: 8}\nrouting: {backend: reference}\n")
+    check = ["--preset=mnist_paper", "--ablations", "--seeds=1", "--check"]
+    usual = run_job_file("table1.py", *options, *check, cwd=tmp_path)
+    assert "valid: 18 cells: mnist-baseline-seed5 " in usual.stdout, usual.stderr
+    assert "data/multimnist/train: not packed yet" in usual.stderr
+    for file in (whole, part):
+        done = run_job_file("table1.py", "--config", str(file), *check, cwd=tmp_path)
+        assert (done.returncode, done.stdout, done.stderr) == (0, usual.stdout, usual.stderr)
+    again = run_job_file("table1.py", "--config", str(whole), "--print-config", cwd=tmp_path)
+    assert again.stdout == printed.stdout
+    part.write_text("preset: mnist_official\n")
+    done = run_job_file("table1.py", "--config", str(part), "--check", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "error: preset='mnist_official': is not the preset of the table; take `preset` out of the file, or "
+        "give one of mnist_paper\n"
+    )
+
+
 @pytest.mark.slow
 def test_the_smoke_form_of_table_1_trains_all_rows_of_both_columns(tmp_path, env):
     done = run_job_file("table1.py", "--smoke", cwd=tmp_path, env=env)
