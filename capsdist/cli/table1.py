@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,7 +26,7 @@ from capsdist.config.stored import SECTIONS, renamed
 from capsdist.console import DONE, FAILED, STOPPED
 from capsdist.errors import ConfigError, Problem
 from capsdist.tune.cells import length_of
-from capsdist.tune.table1 import TableCell, TableRow, markdown, presets_of, rows_of, table_cells
+from capsdist.tune.table1 import SET_BY_ROWS, TableCell, TableRow, markdown, presets_of, rows_of, table_cells
 
 __all__ = ["Table1", "table1"]
 
@@ -52,6 +52,8 @@ def table1(description: str | None, argv: Sequence[str], records: Path) -> int:
     config, command = _parsed(description, _PLACE, argv, file)
     options: Table1 = command.table
     check_options(options)
+    if found := list(_own_problems(config, argv, file)):
+        raise ConfigError(found)
     columns = tuple(dict.fromkeys(options.columns))
     if options.smoke:
         options = options.model_copy(update={"size": "mini", "seeds": 1})
@@ -92,6 +94,18 @@ def _parsed(
         name_prefix=_PREFIX,
         values={name: value for name, value in file.items() if name not in left_out},
     )
+
+
+def _own_problems(config: Config, argv: Sequence[str], file: Mapping[str, Any]) -> Iterator[Problem]:
+    """Yield the options that command line or file give although each row has its own; config: with them."""
+    words = {word.partition("=")[0] for word in argv}
+    for option in SET_BY_ROWS:
+        section, _, name = option.partition(".")
+        fields = file.get(section, {})
+        if name in fields or words & {f"--{option}", f"--{section}.no-{name}"}:
+            value = getattr(getattr(config, section), name)
+            rule = "would be the same in rows that differ by it"
+            yield Problem(option, value, rule, "leave it out; the rows of the table set it")
 
 
 def _words_without(sections: Sequence[str], argv: Sequence[str]) -> list[str]:

@@ -14,7 +14,9 @@ from capsdist.statistics import paired_interval
 from capsdist.tune.cells import Cell, changed_values
 from capsdist.tune.journal import FINISHED
 
-__all__ = ["REFERENCE", "TableCell", "TableRow", "markdown", "presets_of", "rows_of", "table_cells"]
+__all__ = [
+    "REFERENCE", "SET_BY_ROWS", "TableCell", "TableRow", "markdown", "presets_of", "rows_of", "table_cells",
+]  # fmt: skip
 
 BASELINE = "baseline"
 REFERENCE = "r3-reconstruction"
@@ -25,6 +27,8 @@ _ROWS = {
     "r3": {"routing.iterations": 3, "model.decoder": False},
     REFERENCE: {"routing.iterations": 3, "model.decoder": True},
 }
+SET_BY_ROWS = ("model.kind", *_ROWS[REFERENCE])
+"""What tells the rows apart: no option of a table."""
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,26 @@ def test_table_1_reads_its_printed_configuration_and_a_part_of_one(tmp_path: Pat
     )
 
 
+def test_options_that_the_rows_of_table_1_set_are_refused(tmp_path: Path) -> None:
+    remedy = "; leave it out; the rows of the table set it"
+    both = ["error: routing.iterations=5", "error: model.decoder=False"]
+
+    def refused(*words: str) -> list[str]:
+        done = run_job_file("table1.py", *words, "--check", cwd=tmp_path)
+        assert (done.returncode, done.stdout) == (2, ""), done.stderr
+        lines = done.stderr.splitlines()
+        assert all(line.endswith(remedy) for line in lines)
+        return [line.partition(": would ")[0] for line in lines]
+
+    assert refused("--routing.iterations", "5", "--model.no-decoder") == both
+    assert refused("--routing.iterations=5", "--model.decoder=false") == both
+    assert refused("--model.kind", "em_capsnet") == ["error: model.kind='em_capsnet'"]
+    file = tmp_path / "part.yaml"
+    for preset in ("", "preset: mnist_paper\n"):
+        file.write_text(f"{preset}routing: {{iterations: 5}}\nmodel: {{decoder: false}}\n")
+        assert refused("--config", str(file)) == both
+
+
 @pytest.mark.slow
 def test_the_smoke_form_of_table_1_trains_all_rows_of_both_columns(tmp_path, env):
     done = run_job_file("table1.py", "--smoke", cwd=tmp_path, env=env)
