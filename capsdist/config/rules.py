@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any, get_args
 
 from capsdist.config.image_rules import image_problems
 from capsdist.config.models import BUILT_IN, CapsuleConfig, find_family
@@ -93,11 +94,22 @@ def section_problems(section_name: str, section: Section) -> Iterator[Problem]:
         value, option = getattr(section, name), f"{section_name}.{name}"
         if value is None or isinstance(value, str):  # a string stands for a number, as "auto"
             continue
-        for bounds in field.metadata:
-            if isinstance(bounds, Bounds) and (rule := _broken(value, bounds)):
-                fix = f"correct --{option.replace('_', '-')}"
-                fix += ", or leave it out for the default" if field.default is None else ""
-                yield Problem(option, value, f"must be {rule}", fix)
+        for rule in _broken_rules(value, field.metadata, field.annotation):
+            fix = f"correct --{option.replace('_', '-')}"
+            fix += ", or leave it out for the default" if field.default is None else ""
+            yield Problem(option, value, f"must be {rule}", fix)
+
+
+def _broken_rules(value: Any, marks: Sequence[Any], annotation: Any) -> Iterator[str]:
+    """Yield the ranges that `value` is not within, each once: of the field, and of the items of a tuple."""
+    ranges = [(value, mark) for mark in marks]
+    if isinstance(value, tuple):
+        kinds = get_args(annotation)
+        kinds = kinds[:1] * len(value) if Ellipsis in kinds else kinds
+        for each, kind in zip(value, kinds, strict=False):  # a size, int | tuple, has kinds of its own
+            ranges += [(each, mark) for mark in getattr(kind, "__metadata__", ())]
+    broken = (_broken(each, mark) for each, mark in ranges if isinstance(mark, Bounds))
+    yield from dict.fromkeys(filter(None, broken))
 
 
 def _broken(value: float | tuple[float, ...], bounds: Bounds) -> str | None:

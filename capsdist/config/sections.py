@@ -17,7 +17,8 @@ __all__ = [
 class Bounds:
     """Allowed range of a number: `ge <= value <= le`, `gt < value < lt`; None leaves an end open.
 
-    A field that is None is not compared; of a tuple, every number is.
+    A field that is None is not compared; of a tuple, every number is. ``tuple[Count, ...]`` is the same as
+    ``Annotated[tuple[int, ...], Bounds(ge=1)]``.
     """
 
     ge: float | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Literal
 
+from capsdist.config.images import sides
 from capsdist.config.models import NetworkConfig
 from capsdist.config.schema import Config
 from capsdist.config.sections import Bounds, Count
@@ -25,7 +26,8 @@ class TransformingAutoencoderConfig(NetworkConfig):
     generation_units: Count = 20
     """Hidden units of a capsule that draw its contribution; paper: 20."""
     max_shift: Count = 3
-    """Largest known shift of the image to be drawn, in pixels each way; drawn anew for each image."""
+    """Largest known shift of the image to be drawn, in pixels each way; drawn anew for each image; below half
+    of image_size."""
     hidden: Literal["logistic", "relu"] = "logistic"
     """Activation of recognition and generation units; paper: logistic."""
     contribution: Literal["logistic", "linear"] = "logistic"
@@ -47,6 +49,10 @@ def transforming_autoencoder_problems(config: Config) -> Iterator[Problem]:
         if value := getattr(data, name):
             rule = "makes pixels that are not in [0, 1], and zeros come in where an image is shifted"
             yield Problem(f"data.{name}", value, rule, f"leave --data.{name.replace('_', '-')} out")
+    if 2 * model.max_shift >= (side := min(sides(model.image_size))) > 2:  # below is a range, reported
+        rule = f"may leave half of an image or less: model.image_size={model.image_size}"
+        fix = f"set --model.max-shift to {(side - 1) // 2} at most"
+        yield Problem("model.max_shift", model.max_shift, rule, fix)
     if data.mixup:
         rule = f"mixes labels, and model.kind={model.kind} has none"
         yield Problem("data.mixup", data.mixup, rule, "set --data.mixup 0")

@@ -1,4 +1,4 @@
-"""jobs/table1.py and jobs/ensemble_cifar.py as a user starts them: --check, --smoke, killed and again."""
+"""Jobs of a table, an ensemble or a curve, as a user starts them: --check, --smoke, killed and again."""
 
 from __future__ import annotations
 
@@ -83,6 +83,12 @@ def test_options_that_the_rows_of_table_1_set_are_refused(tmp_path: Path) -> Non
     for preset in ("", "preset: mnist_paper\n"):
         file.write_text(f"{preset}routing: {{iterations: 5}}\nmodel: {{decoder: false}}\n")
         assert refused("--config", str(file)) == both
+
+
+def test_the_depth_curve_has_no_stack_without_a_layer(tmp_path: Path) -> None:
+    done = run_job_file("depth_curve.py", "--depths", "2", "0", "--remedies=none", "--check", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: depths=(2, 0): must be at least 1; correct --depths\n"
 
 
 @pytest.mark.slow

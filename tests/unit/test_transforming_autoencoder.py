@@ -115,6 +115,17 @@ def test_what_does_not_fit_is_refused() -> None:
     }
 
 
+@pytest.mark.parametrize(("size", "most"), [(28, 13), ((15, 40), 7)])
+def test_a_shift_that_leaves_no_image_is_refused(size: int | tuple[int, int], most: int) -> None:
+    config = with_values(get_preset("digits_transforming_autoencoder"), {"model.image_size": size})
+    assert problems(with_values(config, {"model.max_shift": most})) == []
+    (problem,) = problems(with_values(config, {"model.max_shift": most + 1}))
+    assert str(problem) == (
+        f"model.max_shift={most + 1}: may leave half of an image or less: model.image_size={size}; "
+        f"set --model.max-shift to {most} at most"
+    )
+
+
 def test_images_are_shifted_each_by_its_own_pixels() -> None:
     images = torch.rand(25, 2, 6, 5)
     shifts = torch.cartesian_prod(torch.arange(-2, 3), torch.arange(-2, 3))
