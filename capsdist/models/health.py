@@ -23,7 +23,8 @@ from capsdist.models.matrix_layers import MatrixClassCapsules, MatrixConvCapsule
 from capsdist.ops import lengths
 from capsdist.routing.dynamic.fields.call import FieldCall
 from capsdist.routing.dynamic.fields.trace import trace_fields
-from capsdist.routing.dynamic.trace import trace_routing
+from capsdist.routing.dynamic.trace import Trace, trace_routing
+from capsdist.routing.later.grouped import trace_grouped
 
 __all__ = [
     "LIVE_LENGTH", "SATURATED_LENGTH", "LayerHealth", "LayerState", "Observed", "layer_state", "observed",
@@ -66,7 +67,6 @@ def layer_state(layer: nn.Module, child_poses: Any, output: Any) -> LayerState |
 @layer_state.register(PrimaryCapsules)
 @layer_state.register(PackedCapsules)
 @layer_state.register(InvertedCapsules)
-@layer_state.register(GroupedCapsules)
 @layer_state.register(FullyConnectedCapsules)
 def _of_poses(layer: nn.Module, child_poses: Tensor, output: Tensor) -> LayerState:
     return LayerState(lengths(output).flatten(1))
@@ -88,7 +88,18 @@ def _of_class_capsules(layer: ClassCapsules, child_poses: Tensor, output: Tensor
         log_priors=layer.log_priors,
         none_of_the_above=routing.none_of_the_above,
     )
-    largest = math.log(max(2, layer.num_parents + routing.none_of_the_above))
+    return _of_dynamic(layer, output, trace)
+
+
+@layer_state.register
+def _of_grouped_capsules(layer: GroupedCapsules, child_poses: Tensor, output: Tensor) -> LayerState:
+    operands = child_poses, layer.grouped_weights, layer.routing
+    return _of_dynamic(layer, output, trace_grouped(*operands, bias=layer.bias, log_priors=layer.log_priors))
+
+
+def _of_dynamic(layer: ClassCapsules | GroupedCapsules, output: Tensor, trace: Trace) -> LayerState:
+    """Return the state of class capsules that children are routed to by dynamic routing."""
+    largest = math.log(max(2, layer.num_parents + layer.routing.none_of_the_above))
     return LayerState(
         lengths(output).flatten(1),
         float(trace.coupling_entropy[-1].mean()) / largest,

@@ -19,8 +19,9 @@ from capsdist.errors import ShapeError
 from capsdist.routing.common.checks import check_dims
 from capsdist.routing.dynamic.backends import route_call
 from capsdist.routing.dynamic.options import RoutingCall, RoutingOptions
+from capsdist.routing.dynamic.trace import Trace, trace_routing
 
-__all__ = ["route_grouped"]
+__all__ = ["route_grouped", "trace_grouped"]
 
 
 def route_grouped(
@@ -48,6 +49,49 @@ def route_grouped(
     Raises:
         ShapeError: there are not as many children as in all groups together, or as `route`.
     """
+    calls = _calls(child_poses, grouped_weights, options, bias, log_priors)
+    return torch.stack([route_call(call) for call in calls]).sum(0)
+
+
+def trace_grouped(
+    child_poses: Tensor,
+    grouped_weights: Tensor,
+    options: RoutingOptions,
+    *,
+    bias: Tensor | None = None,
+    log_priors: Tensor | None = None,
+) -> Trace:
+    """Route as `route_grouped` does and return what each iteration did, in fp32 (float64 in float64).
+
+    Each number is the mean over groups, which is that over all children, because groups are of one size.
+
+    Raises:
+        ShapeError, NotImplementedError: as `route_grouped` and `trace_routing`.
+
+    Cost: that of `trace_routing` in G calls, which are smaller.
+    """
+    traces = [
+        trace_routing(
+            call.child_poses,
+            call.packed_weights,
+            options.iterations,
+            bias=call.bias,
+            log_priors=call.log_priors,
+            none_of_the_above=options.none_of_the_above,
+        )
+        for call in _calls(child_poses, grouped_weights, options, bias, log_priors)
+    ]
+    return Trace(*(torch.stack(each).mean(0) for each in zip(*traces, strict=True)))
+
+
+def _calls(
+    child_poses: Tensor,
+    grouped_weights: Tensor,
+    options: RoutingOptions,
+    bias: Tensor | None,
+    log_priors: Tensor | None,
+) -> list[RoutingCall]:
+    """Return the call of each group; raise ShapeError where operands do not fit."""
     check_dims("child_poses", child_poses, "[B, I, D]", 3)
     check_dims("grouped_weights", grouped_weights, "[G, J, E, D, I / G]", 5)
     num_groups, part = grouped_weights.shape[0], grouped_weights.shape[4]
@@ -63,8 +107,7 @@ def route_grouped(
     priors = [None] * num_groups if log_priors is None else log_priors.split(part)
     call = RoutingCall(child_poses, grouped_weights[0], options, bias=bias)
     parts = zip(child_poses.split(part, dim=1), grouped_weights, priors, strict=True)
-    routed = [
-        route_call(replace(call, child_poses=poses, packed_weights=weights, log_priors=of_group))
+    return [
+        replace(call, child_poses=poses, packed_weights=weights, log_priors=of_group)
         for poses, weights, of_group in parts
     ]
-    return torch.stack(routed).sum(0)
