@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_fields import FIELDS, Case, em_call, em_in_loops, found_by, largest_error, table
+from test_fields import DEFECTS, FIELDS, Case, em_call, em_in_loops, found_by, largest_error, table
 from torch import Tensor
 
 from capsdist.routing.common.fields import Fields
@@ -156,3 +156,13 @@ def test_dividing_by_the_smallest_number_is_not_finite(backend: str, monkeypatch
     call = as_fp32(call_with(FIELDS["odd sides"], "one_field", random.randrange(1 << 30), Case()))
     smallest = call.activations.detach().clamp(min=1e-39).requires_grad_()
     assert not is_finite(found_by(BACKENDS[backend], replace(call, activations=smallest)))
+
+
+@pytest.mark.defect(
+    "em", "absent children in the M-step, a cost without the share, one temperature, no parents in the E-step"
+)
+@pytest.mark.parametrize("defect", DEFECTS)
+def test_another_procedure_has_other_numbers(defect: str) -> None:
+    call = em_call(FIELDS["odd sides"], Case(1, 2, 2), side=2)
+    for found, right in zip(em_in_loops(call, defect), em_in_loops(call), strict=True):
+        assert (found - right).abs().max() > 1e-3

@@ -223,8 +223,13 @@ def test_one_field_without_shared_weights_is_routing_of_a_layer() -> None:
     torch.testing.assert_close(route_field_call(call)[:, 0], poses)
 
 
-def em_in_loops(call: EMCall) -> tuple[Tensor, Tensor]:
-    """Procedure 1 of the paper in plain loops over children and parents, for one image."""
+DEFECTS = UNWEIGHTED, PER_SHARE, ONE_TEMPERATURE, LIKELIHOOD = (
+    "absent children in the M-step", "a cost without the share", "one temperature", "no parents in the E-step"
+)  # fmt: skip
+
+
+def em_in_loops(call: EMCall, defect: str = "") -> tuple[Tensor, Tensor]:
+    """Procedure 1 of the paper in plain loops over children and parents, for one image; or with a defect."""
     fields, options = call.fields, call.options
     links = table(fields)
     types, parents = call.weights.shape[1:3]
@@ -242,18 +247,20 @@ def em_in_loops(call: EMCall) -> tuple[Tensor, Tensor]:
         mean, variance, active = {}, {}, {}
         for j in pairs:
             own = [i for i in children if (i, j) in votes]
-            shares = {i: assigned[i, j] * call.activations[0, i[0], i[1]] for i in own}
+            present = {i: 1 if defect == UNWEIGHTED else call.activations[0, i[0], i[1]] for i in own}
+            shares = {i: assigned[i, j] * present[i] for i in own}
             total = sum(shares.values())
             over = total if total > 0 else torch.inf  # of no active child: mean and variance 0
             mean[j] = sum(shares[i] * votes[i, j] for i in own) / over
             spread = sum(shares[i] * (votes[i, j] - mean[j]) ** 2 for i in own) / over
             variance[j] = spread + options.variance_floor
-            cost = (call.beta_u[j[1]] + variance[j].sqrt().log()) * total
-            inverse = options.inverse_temperature * (1 - options.temperature_decay ** (step + 1))
+            cost = (call.beta_u[j[1]] + variance[j].sqrt().log()) * (1 if defect == PER_SHARE else total)
+            passed = options.iterations if defect == ONE_TEMPERATURE else step + 1
+            inverse = options.inverse_temperature * (1 - options.temperature_decay**passed)
             active[j] = torch.sigmoid(inverse * (call.beta_a[j[1]] - cost.sum()))
         for i in children:
             density = {
-                j: active[j]
+                j: (1 if defect == LIKELIHOOD else active[j])
                 * torch.exp(-((votes[i, j] - mean[j]) ** 2 / (2 * variance[j])).sum())
                 / torch.sqrt(torch.prod(2 * torch.pi * variance[j]))
                 for j in seen[i]
