@@ -51,7 +51,8 @@ def main(
     print(f"\n{text}", *([] if smoke else ["study:", *paths]))
     if record and not smoke:
         records = Path(__file__).resolve().parent / "records"
-        record_grid(records, "claims", plan.settings.without_places, plan.cells, study.figures, text, files)
+        values, what = plan.settings.without_places, f"claims-{settings.size}"
+        record_grid(records, what, values, plan.cells, study.figures, text, files)
     print(study.verdicts)
     return DONE
 

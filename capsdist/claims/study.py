@@ -69,8 +69,12 @@ class Study:
     @property
     def figures(self) -> dict[str, Any]:
         """Return every number."""
+        found = Counter(each.verdict for result in self.results for each in result.findings)
         return {
             "note": self.note,
+            "num_claims": found.total(),
+            "num_supported": found["supported"],
+            "num_contradicted": found["contradicted"],
             "sizes": {
                 data: {network: vars(size) for network, size in both.items()}
                 for data, both in self.sizes.items()
