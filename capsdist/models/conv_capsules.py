@@ -17,11 +17,14 @@ from capsdist.models.layers import check_floating, check_sizes, learned, set_to_
 from capsdist.routing import RoutingKeywords, RoutingOptions
 from capsdist.routing.common.checks import check_flag
 from capsdist.routing.common.fields import Padding, fields_of, whole_field
+from capsdist.routing.common.precision import wide_dtype
 from capsdist.routing.common.sharing import Competition
 from capsdist.routing.dynamic.fields.api import route_field_call
 from capsdist.routing.dynamic.fields.call import FieldCall
 
-__all__ = ["ConvCapsules", "SharedClassCapsules", "check_directions", "directions", "positions"]
+__all__ = [
+    "ConvCapsules", "SharedClassCapsules", "check_directions", "coordinates", "directions", "positions",
+]  # fmt: skip
 
 
 class ConvCapsules(nn.Module):
@@ -181,9 +184,7 @@ class SharedClassCapsules(nn.Module):
         shape = positions(child_poses, self.num_directions, self.child_types, self.child_dim)
         flat, weights = child_poses.flatten(1, len(shape)), self.packed_weights
         if self.add_coordinates:  # as further dimensions of the poses, which fixed rows add to the votes
-            lines = [(torch.arange(size, device=flat.device) + 0.5) / size - 0.5 for size in shape]
-            places = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).flatten(0, -2).to(flat.dtype)
-            places = places[None, :, None].expand(*flat.shape[:3], -1)
+            places = coordinates(shape, flat).to(flat.dtype)[None, :, None].expand(*flat.shape[:3], -1)
             flat = torch.cat((flat, places), 3)
             rows = torch.eye(self.parent_dim, len(shape), device=weights.device, dtype=weights.dtype)
             rows = rows[None, :, :, None].expand(self.num_parents, -1, -1, self.child_types)
@@ -200,6 +201,16 @@ class SharedClassCapsules(nn.Module):
             f"{self.child_types} x {self.child_dim}D -> {self.num_parents} x {self.parent_dim}D, "
             f"add_coordinates={self.add_coordinates}, bias={self.bias is not None}, {self.routing}"
         )
+
+
+def coordinates(shape: tuple[int, ...], poses: Tensor) -> Tensor:
+    """Return where the positions of a grid are, [H * W, 2] or [H, 1], from -0.5 to 0.5, numbered row by row.
+
+    On the device of `poses`; float64 for float64, fp32 for all else.
+    """
+    options = {"dtype": wide_dtype(poses), "device": poses.device}
+    lines = [(torch.arange(size, **options) + 0.5) / size - 0.5 for size in shape]
+    return torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).flatten(0, -2)
 
 
 def check_directions(num_directions: int, add_coordinates: bool, **room: int) -> None:

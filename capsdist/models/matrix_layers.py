@@ -13,16 +13,15 @@ from typing import NamedTuple, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from capsdist.models.conv_capsules import check_directions, directions, positions
+from capsdist.models.conv_capsules import check_directions, coordinates, directions, positions
 from capsdist.models.layers import Conv2d, check_sizes
 from capsdist.routing.common.fields import Fields, Padding, fields_of, whole_field
 from capsdist.routing.em.api import route_em_call
 from capsdist.routing.em.options import EMCall, EMKeywords, EMOptions
 
-__all__ = [
-    "MatrixCapsules", "MatrixClassCapsules", "MatrixConvCapsules", "PrimaryMatrixCapsules", "coordinates",
-]  # fmt: skip
+__all__ = ["MatrixCapsules", "MatrixClassCapsules", "MatrixConvCapsules", "PrimaryMatrixCapsules"]
 
 
 class MatrixCapsules(NamedTuple):
@@ -199,18 +198,15 @@ class MatrixClassCapsules(_RoutedByEM):
         """Return the class capsules, poses [B, J, S, S] and activations [B, J]."""
         shape = positions(children.poses, self.num_directions, self.child_types, self.side, self.side)
         fields = whole_field(shape)
-        offsets = coordinates(fields, self.side).to(self.weights) if self.add_coordinates else None
+        offsets = _offsets(shape, self.side, children.poses) if self.add_coordinates else None
         poses, activations = self._route(children, fields, offsets)
         return MatrixCapsules(poses[:, 0], activations[:, 0])
 
 
-def coordinates(fields: Fields, side: int) -> Tensor:
-    """Return what coordinate addition adds to the votes from each place of a field, [K, S, S] float32.
+def _offsets(shape: tuple[int, ...], side: int, poses: Tensor) -> Tensor:
+    """Return what coordinate addition adds to the votes of each position, [K, S, S]; dtype as `coordinates`.
 
-    Row and column of the place, from -0.5 to 0.5, are in the first rows of the last column.
+    Row and column of the position are in the first rows of the last column.
     """
-    lines = [(torch.arange(size) + 0.5) / size - 0.5 for size in fields.kernel]
-    found = torch.zeros(*fields.kernel, side, side)
-    for direction, line in enumerate(torch.meshgrid(*lines, indexing="ij")):
-        found[..., direction, -1] = line
-    return found.reshape(-1, side, side)
+    places = coordinates(shape, poses)
+    return functional.pad(places[..., None], (side - 1, 0, 0, side - places.shape[1]))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,10 +13,10 @@ from capsdist.config import get_preset
 from capsdist.config.em_capsnet import SpreadLoss, spread_loss_at
 from capsdist.errors import ShapeError
 from capsdist.models import build_model
-from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
+from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules, coordinates
 from capsdist.models.em_capsnet import EMCapsNet
 from capsdist.models.matrix_layers import MatrixCapsules, MatrixClassCapsules, MatrixConvCapsules
-from capsdist.ops import lengths, margin_loss, spread_loss
+from capsdist.ops import lengths, margin_loss, spread_loss, squash
 
 
 @pytest.mark.parametrize(("preset", "number"), [("smallnorb_em", 317_194), ("smallnorb_em_small", 68_754)])
@@ -21,6 +24,51 @@ def test_the_presets_have_the_parameters_of_the_papers_sizes(preset: str, number
     config = get_preset(preset)
     network = build_model(config.model, config.routing)
     assert sum(parameter.numel() for parameter in network.parameters()) == number
+
+
+def places_in_loops(grid: tuple[int, ...]) -> list[list[float]]:
+    """Row and column, or one of them, of each position, counted out."""
+    return [
+        [(place + 0.5) / size - 0.5 for place, size in zip(position, grid, strict=True)]
+        for position in itertools.product(*map(range, grid))
+    ]
+
+
+@pytest.mark.parametrize("grid", [(5, 7), (3, 1), (11,)])
+def test_coordinates_are_exact_in_float64(grid: tuple[int, ...]) -> None:
+    seed = random.randrange(1 << 30)
+    torch.manual_seed(seed)
+    places = places_in_loops(grid)
+    layer = SharedClassCapsules(2, 3, 4, 5, num_directions=len(grid), iterations=1).double()
+    poses = torch.randn(1, *grid, 2, 3, dtype=torch.float64)
+    totals = torch.zeros(4, 5, dtype=torch.float64)
+    for place, children in zip(places, poses[0].flatten(0, -3), strict=True):
+        for child, j in itertools.product(range(2), range(4)):
+            totals[j] += layer.packed_weights[j, :, :, child] @ children[child] / 4
+            for dim, number in enumerate(place):
+                totals[j, dim] += number / 4
+    torch.testing.assert_close(
+        layer(poses)[0], squash(totals), atol=1e-12, rtol=0, msg=lambda text: f"seed {seed}: {text}"
+    )
+
+    em = MatrixClassCapsules(2, 4, num_directions=len(grid), side=3, iterations=1).double()
+    children = MatrixCapsules(*(each.double() for each in matrices(*grid, types=2, side=3)))
+    sums, weights = torch.zeros(4, 3, 3, dtype=torch.float64), children.activations[0].flatten(0, -2)
+    for number, (place, own) in enumerate(zip(places, children.poses[0].flatten(0, -4), strict=True)):
+        for child, j in itertools.product(range(2), range(4)):
+            vote = own[child] @ em.matrices[0, child, j]
+            vote[: len(place), -1] += torch.tensor(place, dtype=torch.float64)
+            sums[j] += weights[number, child] * vote
+    found = em(children).poses[0]
+    torch.testing.assert_close(
+        found, sums / weights.sum(), atol=1e-12, rtol=0, msg=lambda text: f"seed {seed}: {text}"
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_coordinates_of_short_numbers_are_in_fp32(dtype: torch.dtype) -> None:
+    found, right = coordinates((7, 9), torch.zeros(1, dtype=dtype)), torch.tensor(places_in_loops((7, 9)))
+    torch.testing.assert_close(found, right, atol=1e-7, rtol=0)
 
 
 def matrices(*grid: int, types: int = 3, side: int = 4) -> MatrixCapsules:
