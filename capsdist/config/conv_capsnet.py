@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from capsdist.algorithms import find_algorithm
 from capsdist.config.capsnet_rules import decoder_problems, loss_problems, routing_problems
@@ -25,6 +25,10 @@ _STACK = (
 
 class ConvCapsNetConfig(ResNetCapsNetConfig):
     """Layers of convolutional capsules over a stem, and class capsules."""
+
+    stems: ClassVar[dict[str, str]] = {
+        "paper": "capsdist.models.conv_capsnet:PaperStem", **ResNetCapsNetConfig.stems,
+    }  # fmt: skip
 
     kind: str = "conv_capsnet"
     """Family of networks: a built-in name, or the import path package.module:OBJECT of a Family."""

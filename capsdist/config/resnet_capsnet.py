@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from capsdist.config.capsnet_rules import decoder_problems, loss_problems, routing_problems
 from capsdist.config.images import sides
@@ -16,11 +16,12 @@ from capsdist.importing import find
 
 __all__ = ["ResNetCapsNetConfig", "find_stem", "resnet_capsnet_problems", "stem_problems"]
 
-_STEMS = {"resnet": "capsdist.models.resnet:ResNetStem"}
-
 
 class ResNetCapsNetConfig(CapsuleConfig):
     """Capsules over a small residual network, or over any network that makes a map of features."""
+
+    stems: ClassVar[dict[str, str]] = {"resnet": "capsdist.models.resnet:ResNetStem"}
+    """Import paths of the stems that `stem` names."""
 
     kind: str = "resnet_capsnet"
     """Family of networks: a built-in name, or the import path package.module:OBJECT of a Family."""
@@ -45,16 +46,17 @@ class ResNetCapsNetConfig(CapsuleConfig):
     """Reconstruct the image from the class capsules (paper, section 4.1)."""
 
 
-def find_stem(name: str) -> Callable[..., Any]:
-    """Return the callable that makes the stem called `name`.
+def find_stem(model: ResNetCapsNetConfig) -> Callable[..., Any]:
+    """Return the callable that makes the stem `model.stem`.
 
     Raises:
-        ConfigError: it is no built-in name and no import path of a callable.
+        ConfigError: it is no name of the family's `stems` and no import path of a callable.
     """
-    found = find(name, _STEMS, object, field="model.stem", thing="a stem")
+    found = find(model.stem, model.stems, object, field="model.stem", thing="a stem")
     if not callable(found):
         fix = "name a function that takes in_channels and returns a torch module"
-        raise ConfigError([Problem("model.stem", name, f"is a {type(found).__name__}, no callable", fix)])
+        rule = f"is a {type(found).__name__}, no callable"
+        raise ConfigError([Problem("model.stem", model.stem, rule, fix)])
     return found
 
 
@@ -74,7 +76,7 @@ def stem_problems(model: ResNetCapsNetConfig) -> Iterator[Problem]:
         yield from _stage_problems(model)
         return
     try:
-        find_stem(model.stem)
+        find_stem(model)
     except ConfigError as error:
         yield from error.problems
 

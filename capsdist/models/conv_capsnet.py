@@ -15,7 +15,7 @@ from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
 from capsdist.models.layers import Conv2d, Padding, PrimaryCapsules, check_sizes
 from capsdist.models.stem_network import CHILD_LENGTH, StemNetwork, initial_total
 from capsdist.routing import RoutingKeywords
-from capsdist.routing.common.checks import check_flag, one_of
+from capsdist.routing.common.checks import check_flag, check_name, one_of
 from capsdist.routing.common.sharing import Competition
 
 __all__ = ["ClassWeights", "ConvCapsNet", "PaperStem"]
@@ -105,6 +105,7 @@ class ConvCapsNet(StemNetwork):
         **options: Unpack[ClassKeywords],
     ) -> None:
         super().__init__(image_shape, num_classes, num_labels)
+        check_name("competition", competition, get_args(Competition))
         check_flag("residual", residual)
         check_flag("pose_norm", pose_norm)
         if class_weights == "shared" and options.get("class_layer") is not None:

@@ -7,7 +7,8 @@ E dimension, K places of a kernel.
 from __future__ import annotations
 
 import math
-from typing import Unpack
+from operator import index
+from typing import Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from capsdist.errors import ShapeError
 from capsdist.models.layers import check_floating, check_sizes, learned, set_to_zero
 from capsdist.routing import RoutingKeywords, RoutingOptions
-from capsdist.routing.common.checks import check_flag
+from capsdist.routing.common.checks import check_flag, check_name, is_count
 from capsdist.routing.common.fields import Padding, fields_of, whole_field
 from capsdist.routing.common.precision import wide_dtype
 from capsdist.routing.common.sharing import Competition
@@ -68,8 +69,8 @@ class ConvCapsules(nn.Module):
         super().__init__()
         check_sizes(child_types=child_types, child_dim=child_dim, types=types, dim=dim)
         self.child_types, self.child_dim, self.types, self.dim = child_types, child_dim, types, dim
-        self.kernel, self.stride = directions(kernel_size, stride)
-        fields_of(self.kernel, self.kernel, self.stride, padding)  # refuses what cannot be
+        self.kernel, self.stride = directions(kernel_size, stride, padding)
+        check_name("competition", competition, get_args(Competition))
         self.padding: Padding = padding
         self.competition: Competition = competition
         self.routing = RoutingOptions(iterations, **options)
@@ -224,12 +225,33 @@ def check_directions(num_directions: int, add_coordinates: bool, **room: int) ->
 
 
 def directions(
-    kernel_size: int | tuple[int, ...], stride: int | tuple[int, ...]
+    kernel_size: int | tuple[int, ...], stride: int | tuple[int, ...], padding: Padding
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Return kernel and stride of each direction: two, unless a tuple has one number."""
-    number = next((len(each) for each in (kernel_size, stride) if isinstance(each, tuple)), 2)
-    kernel = kernel_size if isinstance(kernel_size, tuple) else (kernel_size,) * number
-    return kernel, stride if isinstance(stride, tuple) else (stride,) * number
+    """Return kernel and stride of each direction: two, unless a tuple has one number.
+
+    Raises:
+        ShapeError: one of the three is none that a layer can have.
+    """
+    given = {"kernel_size": kernel_size, "stride": stride}
+    for name, value in given.items():
+        numbers = value if isinstance(value, tuple) else (value,)
+        if len(numbers) not in (1, 2) or not all(map(is_count, numbers)):
+            raise ShapeError(
+                f"{name}={value!r} must be a whole number of at least 1, or a tuple of one or two: one for "
+                "each direction"
+            )
+    check_name("padding", padding, get_args(Padding))
+    number = next((len(value) for value in given.values() if isinstance(value, tuple)), 2)
+    kernel, steps = (
+        tuple(map(index, value if isinstance(value, tuple) else (value,) * number))
+        for value in given.values()
+    )
+    if len(kernel) != len(steps):
+        raise ShapeError(
+            f"stride={stride!r} has {len(steps)} numbers, but kernel_size={kernel_size!r} {len(kernel)}; "
+            "give one for each direction"
+        )
+    return kernel, steps
 
 
 def positions(poses: Tensor, num_directions: int, types: int, *dims: int) -> tuple[int, ...]:

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from capsdist.errors import ShapeError
 from capsdist.models.conv_capsules import check_directions, coordinates, directions, positions
 from capsdist.models.layers import Conv2d, check_sizes
+from capsdist.ops.checks import check_tensor
 from capsdist.routing.common.fields import Fields, Padding, fields_of, whole_field
 from capsdist.routing.em.api import route_em_call
 from capsdist.routing.em.options import EMCall, EMKeywords, EMOptions
@@ -106,6 +108,25 @@ class _RoutedByEM(nn.Module):
         num_matrices, child_types = self.weights.shape[:2]
         return self.weights * math.sqrt(num_matrices * child_types)
 
+    def _grid(self, children: MatrixCapsules, num_directions: int) -> tuple[int, ...]:
+        """Return the shape of the grid of children.
+
+        Raises:
+            ShapeError: they are no matrix capsules that the layer was built for.
+        """
+        if not hasattr(children, "activations"):
+            raise ShapeError(
+                f"children are of type {type(children).__name__}; pass MatrixCapsules(poses, activations)"
+            )
+        shape = positions(children.poses, num_directions, self.child_types, self.side, self.side)
+        check_tensor("activations", children.activations)
+        if children.activations.shape != children.poses.shape[:-2]:
+            raise ShapeError(
+                f"activations have shape {list(children.activations.shape)}; with poses "
+                f"{list(children.poses.shape)} pass {list(children.poses.shape[:-2])}"
+            )
+        return shape
+
     def _route(
         self, children: MatrixCapsules, fields: Fields, offsets: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -148,14 +169,13 @@ class MatrixConvCapsules(_RoutedByEM):
         iterations: int = 3,
         **options: Unpack[EMKeywords],
     ) -> None:
-        self.kernel, self.stride = directions(kernel_size, stride)
+        self.kernel, self.stride = directions(kernel_size, stride, padding)
         self.padding: Padding = padding
-        size = fields_of(self.kernel, self.kernel, self.stride, padding).size  # refuses what cannot be
-        super().__init__(size, child_types, types, side, iterations, **options)
+        super().__init__(math.prod(self.kernel), child_types, types, side, iterations, **options)
 
     def forward(self, children: MatrixCapsules) -> MatrixCapsules:
         """Return the parents of `children`."""
-        shape = positions(children.poses, len(self.kernel), self.child_types, self.side, self.side)
+        shape = self._grid(children, len(self.kernel))
         fields = fields_of(shape, self.kernel, self.stride, self.padding)
         poses, activations = self._route(children, fields)
         grid = fields.parent_shape
@@ -196,7 +216,7 @@ class MatrixClassCapsules(_RoutedByEM):
 
     def forward(self, children: MatrixCapsules) -> MatrixCapsules:
         """Return the class capsules, poses [B, J, S, S] and activations [B, J]."""
-        shape = positions(children.poses, self.num_directions, self.child_types, self.side, self.side)
+        shape = self._grid(children, self.num_directions)
         fields = whole_field(shape)
         offsets = _offsets(shape, self.side, children.poses) if self.add_coordinates else None
         poses, activations = self._route(children, fields, offsets)

@@ -16,7 +16,7 @@ def own_stem(model: ResNetCapsNetConfig) -> nn.Module:
     Raises:
         ConfigError: it is no module, or its gradient would depend on the number of ranks or microbatches.
     """
-    stem = find_stem(model.stem)(model.in_channels)
+    stem = find_stem(model)(model.in_channels)
     if not isinstance(stem, nn.Module):
         fix = "return a torch.nn.Module from images [B, C, H, W] to features [B, C', H', W']"
         raise ConfigError([Problem("model.stem", model.stem, f"returns a {type(stem).__name__}", fix)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -229,11 +230,24 @@ def test_every_rule_names_field_and_value(model: dict, routing: dict, field: str
     assert rule in found.rule
 
 
+def test_all_stems_are_named_to_one_who_misspells_theirs() -> None:
+    choices = {}
+    for kind in ("conv_capsnet", "resnet_capsnet"):
+        (found,) = problems(Config.model_validate({"model": {"kind": kind, "stem": "vgg"}}))
+        choices[kind] = found.fix
+        for stem in re.findall(r"\w+", found.fix.removeprefix("choose one of ").partition(", or")[0]):
+            assert problems(Config.model_validate({"model": {"kind": kind, "stem": stem}})) == []
+    assert choices["conv_capsnet"].startswith("choose one of paper, resnet, or an import path")
+    assert choices["resnet_capsnet"].startswith("choose one of resnet, or an import path")
+
+
 def test_the_network_refuses_the_same_by_itself() -> None:
     with pytest.raises(ShapeError, match=r"capsule_types=\(8,\).* differ in length"):
         ConvCapsNet(stem=PaperStem(1, 4), capsule_dims=(8, 8))
     with pytest.raises(ShapeError, match="capsule_dropout=1 must be at least 0 and below 1"):
         ConvCapsNet(stem=PaperStem(1, 4), capsule_dropout=1)
+    with pytest.raises(ShapeError, match="competition='types' is unknown; choose 'field' or 'position'"):
+        ConvCapsNet(stem=PaperStem(1, 4), **NO_GRIDS, competition="types")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match="class_weights='own' is unknown; choose 'position' or 'shared'"):
         ConvCapsNet(stem=PaperStem(1, 4), class_weights="own")  # pyright: ignore[reportArgumentType]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import random
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -116,7 +118,18 @@ def test_coordinates_tell_positions_apart_although_weights_are_shared() -> None:
     (lambda: ConvCapsules(3, 5, 4, 6)(torch.randn(2, 5, 5, 3, 4)), "built for [B, H, W, 3, 5]"),
     (lambda: ConvCapsules(3, 5, 4, 6)(torch.randn(2, 5, 2, 3, 5)), "is larger than child_shape=(5, 2)"),
     (lambda: ConvCapsules(3, 5, 4, 6, backend="fused")(torch.randn(2, 5, 5, 3, 5)), "no kernels for grids"),
-    (lambda: MatrixConvCapsules(3, 4, variance_floor=0), "variance_floor=0 must be above 0"),
+    (lambda: MatrixConvCapsules(3, 4, variance_floor=0), "variance_floor=0 must be a finite number above 0"),
+    (lambda: MatrixConvCapsules(3, 4, variance_floor="a"), "variance_floor='a' must be a finite number"),
+    (lambda: MatrixConvCapsules(3, 4, inverse_temperature=True), "inverse_temperature=True must be a"),
+    (lambda: MatrixConvCapsules(3, 4, temperature_decay=None), "temperature_decay=None must be a number in"),
+    (lambda: MatrixConvCapsules(3, 4)(torch.randn(2, 5, 5, 3, 4, 4)), "children are of type Tensor; pass"),
+    (lambda: MatrixClassCapsules(3, 4)((1, 2)), "children are of type tuple; pass MatrixCapsules(poses, act"),
+    (
+        lambda: MatrixConvCapsules(3, 4)(MatrixCapsules(torch.randn(2, 5, 7, 3, 4, 4), torch.rand(2))),
+        "activations have shape [2]; with poses [2, 5, 7, 3, 4, 4] pass [2, 5, 7, 3]",
+    ),
+    (lambda: ConvCapsules(3, 5, 4, 6, competition="types"), "competition='types' is unknown; choose"),
+    (lambda: MatrixConvCapsules(3, 4, competition="types"), "competition='types' is unknown; choose"),
     (lambda: MatrixClassCapsules(3, 4, side=1), "side=1 has no room"),
     (lambda: EMCapsNet((1, 28, 28), capsule_types=(4,)), "differ in length"),
     (lambda: EMCapsNet((1, 9, 9)), "kernel=(3, 3) is larger"),
@@ -126,6 +139,38 @@ def test_what_cannot_be_is_refused_in_one_line(make: object, words: str) -> None
         make()  # type: ignore[operator]
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("layer", [lambda *grid: ConvCapsules(3, 5, 4, 6, *grid),
+                                   lambda *grid: MatrixConvCapsules(3, 4, *grid)])  # fmt: skip
+@pytest.mark.parametrize(("grid", "words"), [
+    (((3, 3, 3),), "kernel_size=(3, 3, 3) must be a whole number of at least 1, or a tuple of one or two"),
+    ((2.5,), "kernel_size=2.5 must be a whole number"),
+    (([3, 3],), "kernel_size=[3, 3] must be a whole number"),
+    (((3, 0),), "kernel_size=(3, 0) must be a whole number"),
+    (((),), "kernel_size=() must be a whole number"),
+    ((True,), "kernel_size=True must be a whole number"),
+    ((3, "2"), "stride='2' must be a whole number"),
+    ((3, (1, 2, 1)), "stride=(1, 2, 1) must be a whole number"),
+    (((3, 3), (2,)), "stride=(2,) has 1 numbers, but kernel_size=(3, 3) 2; give one for each direction"),
+    (((3,), (2, 2)), "stride=(2, 2) has 2 numbers, but kernel_size=(3,) 1; give one for each direction"),
+    ((3, 1, "full"), "padding='full' is unknown; choose 'valid' or 'same'"),
+    ((3, 1, [1, 1]), "padding=[1, 1] is unknown; choose 'valid' or 'same'"),
+])  # fmt: skip
+def test_what_cannot_be_a_grid_is_named_as_the_layer_names_it(layer: Any, grid: Any, words: str) -> None:
+    with pytest.raises(ShapeError) as caught:
+        layer(*grid)
+    assert words in str(caught.value)
+    assert "child_shape" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_taken() -> None:
+    layer = MatrixConvCapsules(
+        3, 4, np.int64(3), (np.int32(2), 1), variance_floor=np.float32(0.5), temperature_decay=0
+    )  # fmt: skip
+    assert (layer.kernel, layer.stride, layer.routing.variance_floor) == ((3, 3), (2, 1), 0.5)
+    assert all(type(number) is int for number in (*layer.kernel, *layer.stride))
+    layer(matrices(7, 5)).poses.sum().backward()
 
 
 def spread_in_loops(scores: Tensor, label: int, margin: float) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from capsdist.errors import ShapeError
 from capsdist.ops.checks import check_tensor
 
-__all__ = ["check_dims", "check_flag", "check_kind", "check_name", "is_count", "one_of"]
+__all__ = ["check_dims", "check_flag", "check_kind", "check_name", "is_count", "is_real", "one_of"]
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -51,6 +51,11 @@ def is_count(number: Any) -> bool:
         return index(number) >= 1
     except TypeError:
         return False
+
+
+def is_real(number: Any) -> bool:
+    """Say whether a number is an integer or a floating number, numpy's too, and no truth value."""
+    return isinstance(number, (int, float, np.integer, np.floating)) and not isinstance(number, bool)
 
 
 def check_flag(name: str, value: object) -> None:

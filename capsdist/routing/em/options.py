@@ -7,13 +7,14 @@ field, S side of a pose matrix.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from operator import index
 from typing import Literal, TypedDict, get_args
 
 from torch import Tensor
 
 from capsdist.errors import ShapeError
-from capsdist.routing.common.checks import check_name, is_count, one_of
+from capsdist.routing.common.checks import check_name, is_count, is_real, one_of
 from capsdist.routing.common.fields import Fields
 from capsdist.routing.common.sharing import Competition
 
@@ -51,7 +52,7 @@ class EMOptions:
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        """Check the values."""
+        """Check the values, and convert them to Python's own types: numpy's are accepted too."""
         if not is_count(self.iterations):
             raise ShapeError(f"iterations={self.iterations!r} must be a whole number of at least 1")
         check_name("competition", self.competition, get_args(Competition))
@@ -59,11 +60,14 @@ class EMOptions:
             names = one_of(get_args(Backend))
             raise ShapeError(f"backend={self.backend!r} is no backend of EM routing; choose {names}")
         for name in ("inverse_temperature", "variance_floor"):
-            if not getattr(self, name) > 0:
-                raise ShapeError(f"{name}={getattr(self, name)!r} must be above 0")
-        if not 0 <= self.temperature_decay < 1:
-            raise ShapeError(f"temperature_decay={self.temperature_decay!r} must be in [0, 1)")
+            value = getattr(self, name)
+            if not (is_real(value) and 0 < value < inf):
+                raise ShapeError(f"{name}={value!r} must be a finite number above 0")
+        if not (is_real(self.temperature_decay) and 0 <= self.temperature_decay < 1):
+            raise ShapeError(f"temperature_decay={self.temperature_decay!r} must be a number in [0, 1)")
         object.__setattr__(self, "iterations", index(self.iterations))
+        for name in ("inverse_temperature", "temperature_decay", "variance_floor"):
+            object.__setattr__(self, name, float(getattr(self, name)))
 
     @property
     def numbers(self) -> tuple[int, float, float, float, str]:
