@@ -37,7 +37,7 @@ class InvertedLayer(PackedCapsules):
         self, num_children: int, child_dim: int, num_parents: int, parent_dim: int, backend: Backend = "auto"
     ) -> None:
         super().__init__(num_children, child_dim, num_parents, parent_dim)
-        self.backend: Backend = backend
+        self.routing = LaterOptions(1, backend)
         self.scale, self.shift = (nn.Parameter(torch.empty(parent_dim)) for _ in range(2))
         self.add_parameters(num_children)
 
@@ -52,7 +52,7 @@ class InvertedLayer(PackedCapsules):
         """Return the parents' poses p_j [B, J, E] after one pass; None: the uniform pass that begins."""
         self.check_input(child_poses)
         operands = child_poses, self.packed_weights, self.scale, self.shift, parent_poses
-        return update_inverted(*operands, backend=self.backend)
+        return update_inverted(*operands, backend=self.routing.backend)
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
