@@ -33,7 +33,7 @@ class Algorithm:
 
     Attributes:
         title: what people call it.
-        source: paper and section; of a control, what it is for.
+        source: who published it, as of a `capsdist.config.Family`; "": nobody, as of a control.
         reads: the options that it reads: fields of the section `routing`, and `capsule_bias`, `log_priors`,
             `initialisation` and `primary_coupling` of `model`. Another value than the default of any other
             one is refused.

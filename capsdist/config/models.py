@@ -224,6 +224,8 @@ class Family:
         activations: whether scores are activations of class capsules, as of EM routing, and not the lengths
             of their poses.
         has_blocks: whether its networks have an attribute `recompute_blocks`, which `train.recompute` sets.
+        source: who published it, a line of Markdown, for the card of an exported network: authors, title with
+            its address, year. "": nobody, as of a control.
     """
 
     title: str
@@ -240,6 +242,7 @@ class Family:
     cost: Callable[[Any, Any], Cost] | None = None
     activations: bool = False
     has_blocks: bool = False
+    source: str = ""
 
 
 @functools.cache

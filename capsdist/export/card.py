@@ -5,9 +5,10 @@ from __future__ import annotations
 import shlex
 
 from capsdist import __version__
+from capsdist.algorithms import find_algorithm
 from capsdist.config import Config
 from capsdist.config.images import sides, size_text
-from capsdist.config.models import find_family
+from capsdist.config.models import Routing, find_family
 from capsdist.config.shapes import image_shape
 from capsdist.data.sets.spec import find_dataset
 from capsdist.errors import ConfigError
@@ -17,14 +18,13 @@ from capsdist.storage.documents import printable
 __all__ = ["model_card"]
 
 _SHOWN_CLASSES = 30
-_PAPER = """Sara Sabour, Nicholas Frosst, Geoffrey E. Hinton:
-[Dynamic Routing Between Capsules](https://arxiv.org/abs/1710.09829), 2017"""
 
 
 def model_card(subject: Subject) -> str:
     """Return the card in Markdown, its header in YAML.
 
-    What is not known is said to be so: an error that nobody measured, the licence of the weights.
+    What is not known is said to be so: an error that nobody measured, the licence of the weights. Nothing is
+    said of a source that family or routing algorithm do not name.
     """
     saved, config = subject.saved, subject.config
     family = find_family(config.model.kind)
@@ -71,9 +71,16 @@ other uses were not tested. The licence of the weights is for their owner to sta
 
 ## Source
 
-{_PAPER}.
-Written by capsdist {__version__}; `config.json` has the whole configuration.
+{_sources(config)}Written by capsdist {__version__}; `config.json` has the whole configuration.
 """
+
+
+def _sources(config: Config) -> str:
+    """Return who published network and routing, a line each; "" if one of them is a control, or nobody's."""
+    found = [find_family(config.model.kind).source]
+    if isinstance(config.routing, Routing):
+        found.append(find_algorithm(config.routing.algorithm).source)
+    return "".join(f"- {source}.\n" for source in dict.fromkeys(found)) + "\n" if all(found) else ""
 
 
 def _data_set(config: Config) -> tuple[str, str]:

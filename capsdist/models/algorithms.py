@@ -102,7 +102,8 @@ def _group_problems(config: Config) -> Iterator[Problem]:
 
 DYNAMIC = Algorithm(
     title="dynamic routing",
-    source="Sabour, Frosst, Hinton 2017, Procedure 1",
+    source="Sara Sabour, Nicholas Frosst, Geoffrey E. Hinton: "
+    "[Dynamic Routing Between Capsules](https://arxiv.org/abs/1710.09829), 2017",
     reads=frozenset({*_OF_DYNAMIC, "initialisation", "primary_coupling"}),
     layer=None,
     explain=_explain_dynamic,
@@ -114,7 +115,9 @@ ATTENTION = _algorithm(
     "backend",
     "log_priors",
     title="self-attention routing",
-    source="Mazzia, Salvetti, Chiaberge 2021, self-attention routing",
+    source="Vittorio Mazzia, Francesco Salvetti, Marcello Chiaberge: "
+    "[Efficient-CapsNet: Capsule Network with Self-Attention Routing](https://arxiv.org/abs/2101.12491), "
+    "2021",
     explain=_explain_form,
     cost=later_costs.attention_cost,
     problems=_kernel_problems,
@@ -126,7 +129,8 @@ INVERTED = _algorithm(
     "concurrent",
     "backend",
     title="inverted dot-product attention routing",
-    source="Tsai, Srivastava, Goh, Salakhutdinov 2020, Procedure 1",
+    source="Yao-Hung Hubert Tsai, Nitish Srivastava, Hanlin Goh, Ruslan Salakhutdinov: "
+    "[Capsules with Inverted Dot-Product Attention Routing](https://arxiv.org/abs/2002.04764), 2020",
     explain=_explain_form,
     cost=later_costs.inverted_cost,
     problems=_inverted_problems,
@@ -136,7 +140,8 @@ HEINSEN = _algorithm(
     "iterations",
     "backend",
     title="Heinsen routing",
-    source="Heinsen 2019, Algorithm 1",
+    source="Franz A. Heinsen: "
+    "[An Algorithm for Routing Capsules in All Domains](https://arxiv.org/abs/1911.00792), 2019",
     explain=_explain_form,
     cost=later_costs.heinsen_cost,
     problems=_kernel_problems,
@@ -146,7 +151,8 @@ GROUPED = _algorithm(
     *_OF_DYNAMIC,
     "groups",
     title="grouped dynamic routing",
-    source="Yuan, Ren 2025 (DC-CapsNet)",
+    source="Hailei Yuan, Qiang Ren: [Divide-and-conquer routing for learning heterogeneous individualized "
+    "capsules](https://doi.org/10.1371/journal.pone.0329202), 2025",
     explain=_explain_dynamic,
     cost=later_costs.grouped_cost,
     problems=_group_problems,
@@ -156,16 +162,16 @@ AVERAGE = _algorithm(
     "backend",
     "capsule_bias",
     fixed={"iterations": 1},
-    title="uniform coupling",
-    source="control: dynamic routing of one iteration",
+    title="uniform coupling, a control: dynamic routing of one iteration",
+    source="",
     explain=_explain_average,
     cost=_average_cost,
     whole="",
 )
 FULLY_CONNECTED = _algorithm(
     "FullyConnectedCapsules",
-    title="fully connected layers",
-    source="control: as many parameters without capsules",
+    title="fully connected layers, a control: as many parameters without capsules",
+    source="",
     explain=_explain_linear,
     cost=later_costs.fully_connected_cost,
 )

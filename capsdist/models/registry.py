@@ -38,6 +38,7 @@ from capsdist.config.transforming_autoencoder import (
     TransformingAutoencoderConfig,
     transforming_autoencoder_problems,
 )
+from capsdist.models.algorithms import DYNAMIC
 from capsdist.models.conv_costs import conv_capsnet_cost
 from capsdist.models.em_costs import em_capsnet_cost
 from capsdist.models.network_costs import baseline_cost, capsnet_cost, pooling_cnn_cost, transforming_cost
@@ -186,6 +187,7 @@ CAPSNET = Family(
     problems=capsnet_problems,
     multi_label_losses=_capsnet_losses,
     cost=capsnet_cost,
+    source=DYNAMIC.source,
 )
 RESNET_CAPSNET = replace(
     CAPSNET,
@@ -216,6 +218,8 @@ EM_CAPSNET = Family(
     problems=em_capsnet_problems,
     cost=em_capsnet_cost,
     activations=True,
+    source="Geoffrey E. Hinton, Sara Sabour, Nicholas Frosst: "
+    "[Matrix capsules with EM routing](https://openreview.net/forum?id=HJWLfGWRb), 2018",
 )
 BASELINE_CNN = Family(
     title="baseline CNN",
@@ -233,6 +237,8 @@ TRANSFORMING_AUTOENCODER = Family(
     classifies=False,
     problems=transforming_autoencoder_problems,
     cost=transforming_cost,
+    source="Geoffrey E. Hinton, Alex Krizhevsky, Sida D. Wang: "
+    "[Transforming Auto-encoders](https://www.cs.toronto.edu/~hinton/absps/transauto6.pdf), 2011",
 )
 POOLING_CNN = replace(
     BASELINE_CNN,

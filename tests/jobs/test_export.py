@@ -10,109 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
-from job_helpers import tiny_config, write_tiny
+from export_cases import BASELINE, CONFIGS, CONV, CROPPED, EM, INVERTED, SIZES, TWO, exported, save
 from torch import Tensor, fx, nn
 
 import capsdist
 from capsdist.cli.main import main
-from capsdist.config import (
-    BaselineCNNConfig,
-    CapsNetConfig,
-    Config,
-    ConvCapsNetConfig,
-    ConvRouting,
-    Data,
-    Family,
-    NetworkConfig,
-    Optim,
-    ResNetCapsNetConfig,
-    Routing,
-    Train,
-)
-from capsdist.config.em_capsnet import EMCapsNetConfig, EMRouting, SpreadLoss
+from capsdist.config import Config, Family, NetworkConfig
 from capsdist.console import DONE, FAILED, INVALID
 from capsdist.errors import CheckpointError
 from capsdist.export import FORMATS, format
 from capsdist.export.weights import Weights
-from capsdist.models import Output, build_model
-from capsdist.runs.retention import checkpoint_name
-from capsdist.runs.rundir import RunFolder, RunSummary
-from capsdist.train.checkpoint import Checkpoint, EngineState, write_checkpoint
+from capsdist.models import Output
 from faults.strikes import flip_bit
-
-CLASSES = ("bar", "dot", "two rings")
-PRIVATE = Train(storage="s3://private/runs", name="shown", precision="fp32")
-CONFIGS = {
-    "capsnet of two labels, averaged, resized": Config(
-        model=CapsNetConfig(
-            image_size=(9, 11), num_classes=3, num_labels=2, conv_channels=4, conv_kernel=3, primary_types=3,
-            primary_dim=2, primary_kernel=3, class_dim=5, capsule_bias=True, log_priors=True,
-            decoder_hidden=(7, 9), decoder_separate=True,
-        ),
-        routing=Routing(none_of_the_above=True, recompute="iterations"),
-        data=Data(resize=(9, 11), standardise=True, root="/private/data"),
-        optim=Optim(average_decay=0.9),
-        train=PRIVATE,
-    ),
-    "resnet_capsnet, cropped": Config(
-        model=ResNetCapsNetConfig(
-            in_channels=3, image_size=7, num_classes=3, stem_channels=(4, 6), stem_blocks=(1, 0),
-            norm_groups=2, primary_types=3, primary_dim=2, class_dim=5, decoder=True, decoder_hidden=(7, 9),
-        ),
-        data=Data(
-            crop=7, normalise_mean=(0.1, 0.3, 0.5), normalise_std=(0.2, 0.3, 0.5), name="cifar10",
-            validation_split="validation",
-        ),
-        train=PRIVATE,
-    ),
-    "baseline_cnn": Config(
-        model=BaselineCNNConfig(image_size=3, num_classes=3), data=Data(name="mine"), train=PRIVATE
-    ),
-    "em_capsnet": Config(
-        model=EMCapsNetConfig(
-            image_size=9, num_classes=3, conv_channels=4, conv_kernel=3, primary_types=2, capsule_types=(3,),
-            capsule_kernels=(2,), capsule_strides=(1,), pose_side=2,
-        ),
-        routing=EMRouting(iterations=2, inverse_temperature=1.0, temperature_decay=0.5),
-        loss=SpreadLoss(),
-        train=PRIVATE,
-    ),
-    "conv_capsnet, grouped": Config(
-        model=ConvCapsNetConfig(
-            image_size=(10, 9), num_classes=3, conv_channels=4, conv_kernel=3, primary_types=2, primary_dim=3,
-            capsule_types=(4,), capsule_dims=(3,), class_dim=4, pose_norm=True, decoder=True,
-            decoder_hidden=(7, 9),
-        ),
-        routing=ConvRouting(algorithm="grouped", groups=2, iterations=2), train=PRIVATE,
-    ),
-    "capsnet, inverted": Config(
-        model=CapsNetConfig(
-            image_size=9, num_classes=3, conv_channels=4, conv_kernel=3, primary_types=3, primary_dim=2,
-            primary_kernel=3, class_dim=5, decoder_hidden=(7, 9),
-        ),
-        routing=Routing(algorithm="inverted", hidden_capsules=(4,), concurrent=True), train=PRIVATE,
-    ),
-}  # fmt: skip
-TWO, CROPPED, BASELINE, EM, CONV, INVERTED = CONFIGS
-SIZES = {TWO: (14, 13), CROPPED: (10, 9), BASELINE: (3, 3), EM: (9, 9), CONV: (10, 9), INVERTED: (9, 9)}
-SCALED = ("packed_weights", "grouped_weights")
-
-
-def save(run: Path, config: Config, step: int = 7) -> Path:
-    """Write a checkpoint of random weights, such that capsules have lengths far from 0."""
-    torch.manual_seed(step)
-    weights = build_model(config.model, config.routing).state_dict()
-    weights = {
-        name: tensor * (9 if name.endswith(SCALED) else 1) + 0.1 * torch.randn_like(tensor)
-        for name, tensor in weights.items()
-    }
-    averages = bool(config.optim.average_decay)
-    trained = {f"{name}/trained": torch.randn_like(tensor) for name, tensor in weights.items() if averages}
-    metrics = {"error_percent": 12.5, "validated_step": float(step)}
-    checkpoint = Checkpoint(EngineState(weights, trained), step, 0, {}, config, metrics, classes=CLASSES)
-    write_checkpoint(run / checkpoint_name(step), checkpoint)
-    return run
 
 
 def images_of(name: str, number: int) -> Tensor:
@@ -141,10 +50,6 @@ def check_programs(name: str, run: Path, programs: dict[str, Callable[..., Any]]
         drawn = programs["decoder"](found[1], labels)
         drawn = drawn if isinstance(drawn, Tensor) else drawn[0]
         torch.testing.assert_close(drawn, network.reconstruct(images, labels), atol=1e-5, rtol=1e-4)
-
-
-def exported(run: Path, to: str, output: Path, *options: str) -> int:
-    return main(["export", str(run), "--to", to, "--output", str(output), *options])
 
 
 def with_slow(*quick: str) -> list[Any]:
@@ -214,45 +119,6 @@ def test_weights_are_loaded_back_with_the_same_predictions(name: str, tmp_path: 
     (again / "config.json").write_text("{}")
     with pytest.raises(CheckpointError, match=r"again is damaged: config\.json "):
         capsdist.load(again)
-
-
-def test_the_card_says_what_the_network_is(tmp_path: Path) -> None:
-    folder = save(tmp_path / "run", CONFIGS[CROPPED])
-    assert exported(folder, "hub", tmp_path / "hub") == DONE
-    card = (tmp_path / "hub/README.md").read_text()
-    _, header, text = card.split("---\n", 2)
-    assert yaml.safe_load(header)["pipeline_tag"] == "image-classification"
-    for part in (
-        "# shown: capsule network over a residual network\n", "CIFAR-10",
-        "3 classes: `bar`, `dot`, `two rings`.",
-        "error_percent 12.50 on data/cifar10/validation, when the run validated",
-        "capsdist evaluate FOLDER --split data/cifar10/validation\n", "the central 7 x 7 is cut out",
-        "less the means 0.1, 0.3, 0.5", "https://arxiv.org/abs/1710.09829", "## Intended use",
-    ):  # fmt: skip
-        assert part in text
-    RunFolder(folder).write_result(RunSummary("shown", str(folder), "done", 7, 2.25, None, 60.0))
-    assert exported(folder, "hub", tmp_path / "tested") == DONE
-    assert (
-        "error_percent 2.25 on data/cifar10/test, at the end" in (tmp_path / "tested/README.md").read_text()
-    )
-
-
-def test_the_error_of_the_card_is_measured_where_a_split_is_given(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_tiny(tmp_path / "data")
-    split = str(tmp_path / "data/tiny/test")
-    config = tiny_config(tmp_path / "data", tmp_path, "run")
-    weights = build_model(config.model, config.routing).state_dict()
-    write_checkpoint(tmp_path / "run/step_00000003", Checkpoint(EngineState(weights, {}), 3, 0, {}, config))
-    assert exported(tmp_path / "run", "hub", tmp_path / "unknown") == DONE
-    assert "Not measured." in (tmp_path / "unknown/README.md").read_text()
-    assert exported(tmp_path / "run", "hub", tmp_path / "hub", "--split", split) == DONE
-    capsys.readouterr()
-    assert main(["evaluate", str(tmp_path / "hub"), "--split", split]) == DONE
-    last = capsys.readouterr().out.splitlines()[-1]
-    [error] = re.findall(r"error_percent (\S+)", last)
-    assert f"error_percent {error} on {split}, 23 images" in (tmp_path / "hub/README.md").read_text()
 
 
 class WrongFormat(Weights):
