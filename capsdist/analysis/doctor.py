@@ -46,6 +46,7 @@ _REMEDIES = {
         ("model", "pose_norm", "--model.pose-norm"),
         ("model", "residual", "--model.residual"),
         ("model", "capsule_bias", "--model.capsule-bias"),
+        ("routing", "inverse_temperature", "a lower --routing.inverse-temperature"),
         ("loss", "absent_scaling", "--loss.absent-scaling classes (many classes)"),
         ("model", "capsule_types", "fewer layers"),
         ("optim", "learning_rate", "a lower --optim.learning-rate"),
@@ -55,15 +56,18 @@ _REMEDIES = {
         ("optim", "max_grad_norm", "--optim.max-grad-norm 1"),
         ("model", "pose_norm", "--model.pose-norm"),
         ("model", "initialisation", "--model.initialisation default"),
+        ("routing", "inverse_temperature", "a lower --routing.inverse-temperature"),
         ("routing", "iterations", "fewer --routing.iterations"),
     ),
     "undecided": (
         ("routing", "iterations", "more --routing.iterations, or 1, which is cheaper and no worse then"),
         ("model", "log_priors", "--model.log-priors"),
+        ("routing", "variance_floor", "a lower --routing.variance-floor"),
     ),
     "collapsed": (
         ("model", "capsule_dropout", "--model.capsule-dropout 0.1"),
         ("model", "log_priors", "--model.no-log-priors"),
+        ("routing", "variance_floor", "a higher --routing.variance-floor"),
         ("optim", "learning_rate", "a lower --optim.learning-rate"),
         ("routing", "iterations", "fewer --routing.iterations"),
     ),
@@ -155,7 +159,7 @@ def _found(layer: LayerHealth, steepest: float, best: float) -> Iterator[tuple[s
             f"{layer.saturated_percent:.1f} % of its lengths (activations) are above {SATURATED_LENGTH:g}, "
             "where a change of the weights hardly moves them",
         )
-    if entropy is not None and layer.iterations > 1 and entropy > UNDECIDED_ENTROPY:
+    if entropy is not None and layer.num_decisions > 0 and entropy > UNDECIDED_ENTROPY:
         yield "undecided", "every child gives all parents the same share, so that routing decides nothing"
     if share is not None and layer.num_choices > 1 and share > ONE_PARENT_SHARE:
         yield "collapsed", f"{100 * share:.1f} % of all children go to one of {layer.num_choices} parents"
@@ -169,7 +173,7 @@ def _found(layer: LayerHealth, steepest: float, best: float) -> Iterator[tuple[s
 
 def _known(illness: str, config: Config, *, routed: bool) -> tuple[str, ...]:
     """Return the remedies that a configuration can take; routed: the layer's children are routed to it."""
-    unknown = set() if routed else {"iterations"}
+    unknown = set() if routed else {"iterations", "inverse_temperature"}
     if isinstance(config.routing, Routing):
         unknown |= {"iterations", "capsule_bias", "log_priors", "initialisation"} - _read(config)
     return tuple(

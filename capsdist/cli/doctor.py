@@ -34,7 +34,7 @@ def doctor(
     gradient has vanished too); entropy: of the coupling of children over its largest
     value, 1 where they are undecided; share: the largest share of all children that one parent receives;
     change: how far the last iteration moves a logit; gradient: norm of the loss' gradient of the weights.
-    Entropy, share and change are those of dynamic routing; other routings leave them blank.
+    Entropy, share and change are those of dynamic, grouped and EM routing; others leave them blank.
 
     Args:
         run: Path or s3:// URL of a run, its newest verified checkpoint, or of a checkpoint.

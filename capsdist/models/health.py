@@ -19,11 +19,17 @@ from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
 from capsdist.models.inverted_layers import InvertedCapsules, InvertedLayer
 from capsdist.models.later_layers import FullyConnectedCapsules, GroupedCapsules
 from capsdist.models.layers import ClassCapsules, PackedCapsules, PrimaryCapsules
-from capsdist.models.matrix_layers import MatrixClassCapsules, MatrixConvCapsules, PrimaryMatrixCapsules
+from capsdist.models.matrix_layers import (
+    MatrixCapsules,
+    MatrixClassCapsules,
+    MatrixConvCapsules,
+    PrimaryMatrixCapsules,
+)
 from capsdist.ops import lengths
 from capsdist.routing.dynamic.fields.call import FieldCall
 from capsdist.routing.dynamic.fields.trace import trace_fields
 from capsdist.routing.dynamic.trace import Trace, trace_routing
+from capsdist.routing.em.trace import trace_em
 from capsdist.routing.later.grouped import trace_grouped
 
 __all__ = [
@@ -42,10 +48,14 @@ class LayerState(NamedTuple):
     """What a layer did with a batch.
 
     lengths [B, N]: of its capsules, one for each type and position; of matrix capsules their activations.
-    For layers that route by agreement, of the last iteration, else None: relative_entropy of the coupling of
-    children, 1 if they are undecided; largest_share of all children that one parent, or type of parents, has;
-    logit_change: mean over children and parents of what the iteration adds to their logit, without its sign.
+    For layers that children are routed to, of the last iteration, else None: relative_entropy of the coupling
+    of children, the mean over those that have a choice, 1 if they are undecided; largest_share of all
+    children that one parent, or type of parents, has; logit_change: mean over children and parents of how far
+    the iteration moves their logit, without its sign. In dynamic routing that is the agreement it ends with;
+    EM routing makes logits anew, and what all of a child's parents have in common does not count; None where
+    nothing moves them, as in a single iteration.
     num_choices: parents, or types of parents, that children choose from.
+    num_decisions: how often votes decide the coupling: iterations but the first, which is uniform.
     """
 
     lengths: Tensor
@@ -53,6 +63,7 @@ class LayerState(NamedTuple):
     largest_share: float | None = None
     logit_change: float | None = None
     num_choices: int = 0
+    num_decisions: int = 0
 
 
 @singledispatch
@@ -106,6 +117,7 @@ def _of_dynamic(layer: ClassCapsules | GroupedCapsules, output: Tensor, trace: T
         float(trace.parent_shares[-1].mean(0).max()),
         float(trace.logit_change[-1].mean()),
         layer.num_parents,
+        layer.routing.iterations - 1,
     )
 
 
@@ -120,14 +132,29 @@ def _of_fields(layer: ConvCapsules | SharedClassCapsules, child_poses: Tensor, o
         float(trace.type_shares[-1].mean(0).max()),
         float(trace.logit_change[-1].mean()),
         call.packed_weights.shape[0],
+        layer.routing.iterations - 1,
     )
 
 
-@layer_state.register(PrimaryMatrixCapsules)
+@layer_state.register
+def _of_activations(layer: PrimaryMatrixCapsules, features: Tensor, output: MatrixCapsules) -> LayerState:
+    return LayerState(output.activations.flatten(1))
+
+
 @layer_state.register(MatrixConvCapsules)
 @layer_state.register(MatrixClassCapsules)
-def _of_activations(layer: nn.Module, child_poses: Any, output: Any) -> LayerState:
-    return LayerState(output.activations.flatten(1))
+def _of_matrices(
+    layer: MatrixConvCapsules | MatrixClassCapsules, children: MatrixCapsules, output: MatrixCapsules
+) -> LayerState:
+    trace = trace_em(layer.call(children))
+    return LayerState(
+        output.activations.flatten(1),
+        float(trace.relative_entropy[-1].mean()),
+        float(trace.type_shares[-1].mean(0).max()),
+        float(trace.logit_change[-1].mean()) if len(trace.logit_change) else None,
+        layer.types,
+        layer.routing.iterations - 1,
+    )
 
 
 @dataclass(frozen=True)
@@ -140,8 +167,7 @@ class LayerHealth:
         live_percent: of capsules, see `LIVE_LENGTH`.
         mean_length: over images and capsules.
         saturated_percent: of images and capsules, see `SATURATED_LENGTH`.
-        relative_entropy, largest_share, logit_change: see `LayerState`.
-        num_choices: see `LayerState`; iterations: of routing, 1 of layers without.
+        relative_entropy, largest_share, logit_change, num_choices, num_decisions: see `LayerState`.
         grad_norm: norm of the loss' gradient of all parameters of the layer; None without a backward pass.
         weight_norm: of these parameters.
     """
@@ -155,7 +181,7 @@ class LayerHealth:
     largest_share: float | None
     logit_change: float | None
     num_choices: int
-    iterations: int
+    num_decisions: int
     grad_norm: float | None
     weight_norm: float
 
@@ -185,7 +211,7 @@ class Observed:
             largest_share=state.largest_share,
             logit_change=state.logit_change,
             num_choices=state.num_choices,
-            iterations=getattr(getattr(layer, "routing", None), "iterations", 1),
+            num_decisions=state.num_decisions,
             grad_norm=math.sqrt(self.squares[name]) if name in self.squares else None,
             weight_norm=math.hypot(*norms),
         )

@@ -71,7 +71,7 @@ class PrimaryMatrixCapsules(nn.Module):
 
 
 class _RoutedByEM(nn.Module):
-    """What convolutional and class capsules share: parameters, and one call of `route_em`."""
+    """What convolutional and class capsules share: parameters, and one call of `route_em_call`."""
 
     def __init__(
         self,
@@ -127,15 +127,13 @@ class _RoutedByEM(nn.Module):
             )
         return shape
 
-    def _route(
-        self, children: MatrixCapsules, fields: Fields, offsets: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Return poses [B, P, types, S, S] and activations [B, P, types] of the parents."""
+    def _call(self, children: MatrixCapsules, fields: Fields, offsets: Tensor | None = None) -> EMCall:
+        """Return the call of routing from `children` of a grid to the parents of `fields`."""
         directions = len(fields.child_shape)
         poses = children.poses.flatten(1, directions)
         activations = children.activations.flatten(1, directions)
         parameters = self.matrices, self.beta_u, self.beta_a
-        return route_em_call(EMCall(poses, activations, *parameters, fields, self.routing, offsets))
+        return EMCall(poses, activations, *parameters, fields, self.routing, offsets)
 
     def extra_repr(self) -> str:
         """Return the settings that `repr` shows."""
@@ -173,12 +171,16 @@ class MatrixConvCapsules(_RoutedByEM):
         self.padding: Padding = padding
         super().__init__(math.prod(self.kernel), child_types, types, side, iterations, **options)
 
+    def call(self, children: MatrixCapsules) -> EMCall:
+        """Return the call of routing for `children`."""
+        shape = self._grid(children, len(self.kernel))
+        return self._call(children, fields_of(shape, self.kernel, self.stride, self.padding))
+
     def forward(self, children: MatrixCapsules) -> MatrixCapsules:
         """Return the parents of `children`."""
-        shape = self._grid(children, len(self.kernel))
-        fields = fields_of(shape, self.kernel, self.stride, self.padding)
-        poses, activations = self._route(children, fields)
-        grid = fields.parent_shape
+        call = self.call(children)
+        poses, activations = route_em_call(call)
+        grid = call.fields.parent_shape
         return MatrixCapsules(poses.unflatten(1, grid), activations.unflatten(1, grid))
 
     def extra_repr(self) -> str:
@@ -214,12 +216,15 @@ class MatrixClassCapsules(_RoutedByEM):
         check_directions(num_directions, add_coordinates, side=side)
         self.num_directions, self.add_coordinates = num_directions, add_coordinates
 
+    def call(self, children: MatrixCapsules) -> EMCall:
+        """Return the call of routing for `children`."""
+        shape = self._grid(children, self.num_directions)
+        offsets = _offsets(shape, self.side, children.poses) if self.add_coordinates else None
+        return self._call(children, whole_field(shape), offsets)
+
     def forward(self, children: MatrixCapsules) -> MatrixCapsules:
         """Return the class capsules, poses [B, J, S, S] and activations [B, J]."""
-        shape = self._grid(children, self.num_directions)
-        fields = whole_field(shape)
-        offsets = _offsets(shape, self.side, children.poses) if self.add_coordinates else None
-        poses, activations = self._route(children, fields, offsets)
+        poses, activations = route_em_call(self.call(children))
         return MatrixCapsules(poses[:, 0], activations[:, 0])
 
 

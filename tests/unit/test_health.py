@@ -24,8 +24,10 @@ from capsdist.config import (
 from capsdist.config.em_capsnet import EMCapsNetConfig, EMRouting
 from capsdist.models import ClassCapsules, build_model
 from capsdist.models.conv_capsnet import ConvCapsNet
+from capsdist.models.em_capsnet import EMCapsNet
 from capsdist.models.health import LayerHealth, LayerState, layer_state, observed
 from capsdist.models.layers import PrimaryCapsules
+from capsdist.models.matrix_layers import MatrixConvCapsules
 
 DEEP = ConvCapsNetConfig(
     image_size=15, num_classes=4, conv_channels=8, conv_kernel=3, primary_types=4, primary_dim=6,
@@ -46,10 +48,13 @@ FAMILIES: dict[str, tuple[NetworkConfig, list[str]]] = {
 }  # fmt: skip
 
 
-def subject_of(model: NetworkConfig, change: Callable[[Any], None] = lambda network: None) -> Subject:
-    """A network and 16 random images of it; `change` makes it ill, without gradients."""
+def subject_of(
+    model: NetworkConfig, change: Callable[[Any], None] = lambda network: None, **options: Any
+) -> Subject:
+    """A network and 16 random images; options: of its routing; `change` makes it ill, without gradients."""
     torch.manual_seed(4)
-    routing: Section = EMRouting() if isinstance(model, EMCapsNetConfig) else ConvRouting(iterations=3)
+    matrices = isinstance(model, EMCapsNetConfig)
+    routing: Section = EMRouting(**options) if matrices else ConvRouting(**{"iterations": 3, **options})
     config = Config(model=model) if model.kind == "capsnet" else Config(model=model, routing=routing)
     network = build_model(config.model, config.routing).eval()
     with torch.no_grad():
@@ -74,8 +79,11 @@ def test_every_family_has_a_line_for_each_capsule_layer(family: str) -> None:
         assert 0 <= layer.live_percent <= 100
         assert layer.grad_norm is not None
         assert layer.grad_norm > 0
-        routed = family != "em_capsnet" and layer.name != "primary_capsules"
-        assert (layer.relative_entropy is not None) == routed
+        routed = layer.name != "primary_capsules"
+        for number in (layer.relative_entropy, layer.largest_share, layer.logit_change):
+            assert (number is not None) == routed
+        assert (layer.num_choices > 0) == routed
+        assert layer.num_decisions == 2 * routed
         assert all(parameter.grad is None for parameter in subject.network.parameters())
 
 
@@ -95,8 +103,10 @@ def test_class_capsules_of_other_algorithms_have_lengths(algorithm: str) -> None
     assert layer.grad_norm is not None
 
 
-@pytest.mark.parametrize("model", [DEEP, DEEP.model_copy(update={"class_weights": "shared"})])
-def test_a_network_at_its_start_is_healthy(model: ConvCapsNetConfig) -> None:
+@pytest.mark.parametrize(
+    "model", [DEEP, DEEP.model_copy(update={"class_weights": "shared"}), FAMILIES["em_capsnet"][0]]
+)
+def test_a_network_at_its_start_is_healthy(model: NetworkConfig) -> None:
     assert found_in(subject_of(model)) == set()
 
 
@@ -145,11 +155,37 @@ def test_priors_that_send_all_children_to_one_parent_collapse() -> None:
     assert str(found).startswith("blocks.1.layer is collapsed: 100.0 % of all children")
 
 
+def test_matrix_capsules_of_wide_gaussians_are_undecided() -> None:
+    model = FAMILIES["em_capsnet"][0]
+    subject = subject_of(model, variance_floor=1e6)
+    found = diagnose(examine(subject), subject.config)
+    (undecided,) = (each for each in found if (each.layer, each.illness) == ("conv_capsules.0", "undecided"))
+    assert "a lower --routing.variance-floor" in undecided.remedies
+    once = examine(subject_of(model, variance_floor=1e6, iterations=1))
+    assert [layer.relative_entropy for layer in once] == [None, pytest.approx(1), pytest.approx(1)]
+    assert [layer.logit_change for layer in once] == [None, None, None]
+    assert not any(each.illness == "undecided" for each in diagnose(once, subject.config))
+
+
+def test_matrix_capsules_whose_votes_agree_for_one_type_alone_collapse() -> None:
+    def collapse(network: EMCapsNet) -> None:
+        layer = network.conv_capsules[0]
+        assert isinstance(layer, MatrixConvCapsules)
+        layer.weights[:, :, 1] *= 0.01  # the votes for one type are close to each other
+
+    subject = subject_of(FAMILIES["em_capsnet"][0], collapse)
+    (found,) = (each for each in diagnose(examine(subject), subject.config) if each.illness == "collapsed")
+    assert found.layer == "conv_capsules.0"
+    assert "of all children go to one of 3 parents" in found.words
+    assert {"a higher --routing.variance-floor", "fewer --routing.iterations"} <= set(found.remedies)
+    assert not any("log-priors" in remedy for remedy in found.remedies)
+
+
 def layer_of(name: str, **changes: Any) -> LayerHealth:
     healthy = {
         "name": name, "num_capsules": 100, "live_percent": 90.0, "mean_length": 0.4, "saturated_percent": 5.0,
         "relative_entropy": 0.9, "largest_share": 0.4, "logit_change": 0.1, "num_choices": 10,
-        "iterations": 3, "grad_norm": 1.0, "weight_norm": 10.0,
+        "num_decisions": 2, "grad_norm": 1.0, "weight_norm": 10.0,
     }  # fmt: skip
     return LayerHealth(**{**healthy, **changes})
 
@@ -185,7 +221,7 @@ def test_long_primary_capsules_that_still_learn_are_healthy() -> None:
 def test_what_follows_from_a_starved_layer_is_not_named() -> None:
     layers = [layer_of("low", live_percent=0.0), layer_of("high", relative_entropy=1.0, grad_norm=0.0)]
     assert [(each.layer, each.illness) for each in diagnose(layers, Config())] == [("low", "starved")]
-    once = layer_of("once", relative_entropy=1.0, iterations=1)
+    once = layer_of("once", relative_entropy=1.0, num_decisions=0)
     assert diagnose([once, layer_of("pair", num_choices=1, largest_share=1.0)], Config()) == []
 
 

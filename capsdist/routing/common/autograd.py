@@ -10,7 +10,10 @@ from torch import Tensor
 from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd import forward_ad
 
-__all__ = ["BackwardPass", "Pass", "is_recorded", "is_transformed", "may_be_dual", "refusing", "way"]
+__all__ = [
+    "BackwardPass", "Pass", "is_recorded", "is_transformed", "may_be_dual", "refuse_transforms", "refusing",
+    "way",
+]  # fmt: skip
 
 
 def refusing(message: str) -> Callable[..., NoReturn]:
@@ -66,6 +69,17 @@ def is_recorded() -> bool:
 def is_transformed() -> bool:
     """Say whether torch.func, or forward-mode AD, is at work."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def refuse_transforms(name: str) -> None:
+    """Raise NotImplementedError under torch.func or forward mode: results of a trace would pass for constant.
+
+    name: of the function that has no gradient.
+    """
+    if is_transformed():
+        raise NotImplementedError(
+            f"{name} has no gradient and is not for torch.func; call it outside, on ordinary tensors"
+        )
 
 
 def may_be_dual(*tensors: Tensor | None) -> bool:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from capsdist.routing.common.autograd import is_transformed
+from capsdist.routing.common.autograd import refuse_transforms
 from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.dynamic.api import check_layout
 from capsdist.routing.dynamic.backends import check_call
@@ -71,10 +71,7 @@ def trace_routing(
         >>> round(float(trace.coupling_entropy[0, 0]), 4)  # ln 10
         2.3026
     """
-    if is_transformed():
-        raise NotImplementedError(
-            "trace_routing has no gradient and is not for torch.func; call it outside, on ordinary tensors"
-        )
+    refuse_transforms("trace_routing")
     check_layout(child_poses, packed_weights, packed=True)
     options = RoutingOptions(iterations, none_of_the_above)
     check_call(RoutingCall(child_poses, packed_weights, options, bias, log_priors))

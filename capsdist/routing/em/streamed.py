@@ -37,7 +37,7 @@ from capsdist.routing.common.tiling import Scratch, slices
 from capsdist.routing.em.options import EM_SCHEMA, EMCall, EMOptions
 from capsdist.routing.em.streamed_passes import Block, Gradients, Sizes, Stats
 
-__all__ = ["route_em_streamed"]
+__all__ = ["blocks_of", "route_em_streamed"]
 
 
 def route_em_streamed(call: EMCall) -> tuple[Tensor, Tensor]:
@@ -77,7 +77,7 @@ def _forward(*arguments: Any) -> tuple[Tensor, ...]:
     call, (poses, activations, *kept) = _call(arguments), _empty(*arguments)
     side, positions = call.poses.shape[-1], call.fields.num_parents
     with torch.no_grad(), without_autocast(call.poses):
-        for images, block in _blocks(call, kept[0].dtype):
+        for images, block in blocks_of(call, kept[0].dtype):
             share, stats = block.first_share(), None
             for step, inverse_temperature in enumerate(call.options.lambdas()):
                 if stats is not None:
@@ -108,7 +108,7 @@ def _backward(d_poses: Tensor, d_activations: Tensor, *arguments: Any) -> tuple[
     )
     of_poses, of_activations = (each.new_empty(each.shape) for each in (call.poses, call.activations))
     with torch.no_grad(), without_autocast(call.poses):
-        for images, block in _blocks(call, dtype):
+        for images, block in blocks_of(call, dtype):
             stats = [
                 Stats(*(each[step, ..., images, :].flatten(-2) for each in kept))
                 for step in range(call.options.iterations)
@@ -131,7 +131,8 @@ def _backward(d_poses: Tensor, d_activations: Tensor, *arguments: Any) -> tuple[
     )
 
 
-def _blocks(call: EMCall, dtype: torch.dtype) -> Iterator[tuple[slice, Block]]:
+def blocks_of(call: EMCall, dtype: torch.dtype) -> Iterator[tuple[slice, Block]]:
+    """Yield images and their block, in scratch memory that the next block takes over."""
     sizes = Sizes.of(call, dtype.itemsize)
     scratch = Scratch(dtype, call.poses.device)
     for images in slices(len(call.poses), sizes.images):

@@ -165,20 +165,27 @@ class Block:
 
     def expect(self, stats: Stats, name: str) -> Tensor:
         """Do the E-step: return R [I, C, n], in the buffer `name`."""
-        share = self._take(name)
+        return self.assign(self.logits(stats, name))
+
+    def logits(self, stats: Stats, name: str) -> Tensor:
+        """Return log activation plus log density but for a constant, [I, C, n], in the buffer `name`."""
+        logits = self._take(name)
         scale = (0.5 / stats.variance).sqrt_()
         centre = -stats.mean * scale
         for types, votes in self._tiles():
             for part, some, buffer in self._slabs(votes):
                 torch.addcmul(centre[:, types], some, scale[:, types], out=buffer)
-                torch.sum(buffer.square_(), 1, out=share[part, types])
+                torch.sum(buffer.square_(), 1, out=logits[part, types])
         constant = functional.logsigmoid(stats.logit) - 0.5 * stats.variance.log().sum(0)
-        torch.sub(constant, share, out=share)
+        return torch.sub(constant, logits, out=logits)
+
+    def assign(self, logits: Tensor) -> Tensor:
+        """Return R [I, C, n] by its logits, in their place."""
         if self.call.options.competition == "position":
-            return share.copy_(share.softmax(1))
-        of_child = self._over_parents(share.logsumexp(1), float("-inf")).logsumexp(0)
+            return logits.copy_(logits.softmax(1))
+        of_child = self._over_parents(logits.logsumexp(1), float("-inf")).logsumexp(0)
         of_child = of_child.nan_to_num(neginf=0.0)  # of children that nobody sees
-        return share.sub_(self._of_places(of_child, float("inf"))[:, None]).exp_()
+        return logits.sub_(self._of_places(of_child, float("inf"))[:, None]).exp_()
 
     def _like(self, buffer: Tensor, name: str) -> Tensor:
         return self.scratch.take(name, *buffer.shape)

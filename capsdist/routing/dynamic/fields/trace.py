@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from capsdist.ops import squash
-from capsdist.routing.common.autograd import is_transformed
+from capsdist.routing.common.autograd import refuse_transforms
+from capsdist.routing.common.choices import Choices
 from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.common.sharing import share
 from capsdist.routing.common.tiling import MIB, slices
@@ -56,10 +57,7 @@ def trace_fields(call: FieldCall) -> FieldTrace:
 
     Cost: 3 R products of 2 B K T D J E P FLOP, no gradients.
     """
-    if is_transformed():
-        raise NotImplementedError(
-            "trace_fields has no gradient and is not for torch.func; call it outside, on ordinary tensors"
-        )
+    refuse_transforms("trace_fields")
     check_call(call)
     fields, dtype = call.fields, wide_dtype(call.child_poses, call.packed_weights)
     num_parents, _, child_dim, _ = call.packed_weights.shape
@@ -86,17 +84,19 @@ def _traced(call: FieldCall) -> FieldTrace:
         for logits, add_to in block.by_type(block.state, priors=True):
             coupling = block.coupling(logits)
             add_to(totals, coupling)
-            entropy += block.entropy(coupling)
+            entropy += block.choices.relative_entropy(coupling)
             shares += coupling.sum((1, 2))
         pose = squash(totals if call.bias is None else totals + call.bias)
         change = totals.new_zeros(len(totals))
         for agreement, _ in block.by_type(pose, priors=False):
-            change += agreement.abs().mul(block.seen[..., None]).sum((1, 2, 3))
-        num_pairs = block.num_types * block.seen.sum()
+            change += agreement.abs().mul(block.choices.seen[..., None]).sum((1, 2, 3))
+        num_pairs = block.num_types * block.choices.seen.sum()
         rows.append((change / (num_pairs * totals.shape[2]), entropy, shares))
         block.state += pose
     change, entropy, shares = (torch.stack(each) for each in zip(*rows, strict=True))
-    return FieldTrace(change, entropy / block.num_deciding, shares / block.num_dividing)
+    return FieldTrace(
+        change, entropy / block.num_types, shares / (block.num_types * block.choices.num_dividing)
+    )
 
 
 class _Block:
@@ -106,20 +106,10 @@ class _Block:
         fields, poses = call.fields, call.child_poses
         self.call, self.num_types = call, poses.shape[2]
         self.patches = fields.at_places(poses.permute(2, 3, 0, 1), 0.0)  # [T, D, b, K, P]
-        self.seen = (fields.children < fields.num_children).to(poses)  # [K, P]
         num_parents, parent_dim = call.packed_weights.shape[:2]
         self.state = poses.new_zeros(len(poses), fields.num_parents, num_parents, parent_dim)
         none = call.options.none_of_the_above
-        if call.competition == "field":
-            choices = fields.num_seeing * num_parents + none * (fields.num_seeing > 0)
-            dividing = int((fields.num_seeing > 0).sum())
-        else:
-            choices = (self.seen > 0).long() * (num_parents + none)
-            dividing = int(self.seen.sum())
-        choices = choices.to(poses)
-        self._scale = (choices > 1) / choices.clamp(min=2).log()  # one over the largest entropy
-        self.num_deciding = max(1, self.num_types * int((choices > 1).sum()))
-        self.num_dividing = self.num_types * dividing
+        self.choices = Choices(fields, call.competition, num_parents, poses, none_of_the_above=none)
 
     def by_type(self, poses: Tensor, *, priors: bool) -> Iterator[tuple[Tensor, _AddTo]]:
         """Yield agreement of the children of each type with poses [b, P, J, E], [b, K, P, J], and `_AddTo`.
@@ -139,16 +129,7 @@ class _Block:
         """Return how children of a type divide themselves by logits [b, K, P, J]; 0 without a child."""
         none = self.call.options.none_of_the_above
         found = share(logits[..., None, :], self.call.fields, self.call.competition, none_of_the_above=none)
-        return found[..., 0, :].where(self.seen[..., None] > 0, 0.0)
-
-    def entropy(self, coupling: Tensor) -> Tensor:
-        """Return the sum of relative entropies of the coupling [b, K, P, J] of children of a type, [b]."""
-        own, mass = torch.special.entr(coupling).sum(-1), coupling.sum(-1)
-        if self.call.competition == "field":
-            own, mass = (self.call.fields.sum_over_parents(each) for each in (own, mass))
-        if self.call.options.none_of_the_above:
-            own = own + torch.special.entr((1 - mass).clamp(min=0))
-        return own.mul(self._scale).flatten(1).sum(1)
+        return found[..., 0, :].where(self.choices.seen[..., None] > 0, 0.0)
 
 
 class _AddTo:
