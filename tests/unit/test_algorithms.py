@@ -278,7 +278,6 @@ def test_help_texts_name_the_algorithms_that_read_an_option(section: type[Sectio
         ("quick", "routing__iterations", 3, "is not a routing algorithm"),
         ("heinsen", "train__capsule_ranks", 2, "its class capsules compute on one rank"),
         ("inverted", "routing__concurrent", True, "routing.hidden_capsules is empty"),
-        ("inverted", "routing__hidden_capsules", (16, 0), "=(16, 0): must be at least 1"),
         ("attention", "routing__backend", "fused", "has no kernels for routing.algorithm=attention yet"),
         ("grouped", "routing__groups", 3, "does not divide the 2 capsule types of model.primary_types"),
     ],

@@ -8,15 +8,13 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Annotated
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
 from capsdist.config import Config, image_shape, problems, validate
 from capsdist.config.images import sides
-from capsdist.config.rules import section_problems
-from capsdist.config.sections import Bounds, Count, Section
+from capsdist.config.schema import Bounds
 from capsdist.errors import ConfigError
 from capsdist.runs.rundir import parse_config
 
@@ -80,25 +78,6 @@ def test_every_range_is_held_at_its_edges(field: str, value: float, allowed: boo
 def test_numbers_must_be_finite(field: str, value: float) -> None:
     name = field.replace("__", ".")
     assert [p.field for p in problems(changed(**{field: value}))] == [name]
-
-
-class Tuples(Section):
-    counts: tuple[Count, ...] = (1,)
-    whole: Annotated[tuple[int, ...], Bounds(ge=1)] = (1,)
-    each: tuple[Count, Annotated[float, Bounds(lt=0)]] = (1, -1.0)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "rule"),
-    [
-        ("counts", (3, 1), ""), ("counts", (), ""), ("counts", (3, 0, -3), "at least 1"),
-        ("whole", (3, 1), ""), ("whole", (3, 0, -3), "at least 1"),
-        ("each", (2, -2.0), ""), ("each", (0, -2.0), "at least 1"), ("each", (2, 2.0), "less than 0"),
-    ],
-)  # fmt: skip
-def test_a_range_is_of_every_item_of_a_tuple(field: str, value: tuple, rule: str) -> None:
-    found = [*map(str, section_problems("own", Tuples.model_validate({field: value})))]
-    assert found == ([f"own.{field}={value!r}: must be {rule}; correct --own.{field}"] if rule else [])
 
 
 NORMALISED = {"data__normalise_mean": (0.1,), "data__normalise_std": (0.3,), "model__decoder": False}
