@@ -55,7 +55,7 @@ def ensemble(description: str | None, presets: Sequence[str], argv: Sequence[str
         seeds = () if options.checkpoints else range(first, first + options.members)
         cells = {f"member-seed{seed}": with_values(config, {"train.seed": seed}) for seed in seeds}
         if command.check:
-            return check_cells(cells)
+            return check_cells(cells or {"evaluation": config})
         if options.checkpoints:
             return _evaluate(config, options, options.checkpoints, {}, records)
         outcomes = train_cells(config, cells, pages=not options.smoke)

@@ -37,7 +37,10 @@ class Cell:
 
 def grid_problems(cells: Mapping[str, Config]) -> list[Problem]:
     """Return every problem of the cells, each once."""
-    found = {}
+    found: dict[str, Problem] = {}
+    if not cells:
+        none = Problem("cells", 0, "is nothing to train", "choose other columns, depths or remedies")
+        found[str(none)] = none
     for cell in cells.values():
         found |= {str(problem): problem for problem in preflight.all_problems(preflight.absolute(cell))}
         if cell.train.dry_run:

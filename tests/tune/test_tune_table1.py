@@ -13,7 +13,7 @@ from capsdist.bench.tables import newest_records, results_table
 from capsdist.cli.table1 import Table1, _record
 from capsdist.config import get_preset, with_values
 from capsdist.config.presets.mnist_ablation import ABLATIONS, DIFFERENCES
-from capsdist.tune.cells import Cell, length_of
+from capsdist.tune.cells import Cell, grid_problems, length_of
 from capsdist.tune.journal import FAILED, FINISHED
 from capsdist.tune.table1 import REFERENCE, TableCell, markdown, presets_of, rows_of, table_cells
 
@@ -81,6 +81,11 @@ def test_a_record_answers_only_the_rows_of_its_column_size_and_length(tmp_path):
             for text in ("r=1", "r=1, reconstruction", "r=3", "r=3, reconstruction")
         ]
     assert length_of([cell.config for cell in (*cells(), *cells(train__epochs=2))]) == "cut"
+
+
+def test_a_grid_without_cells_is_a_problem():
+    [problem] = grid_problems({})
+    assert str(problem) == "cells=0: is nothing to train; choose other columns, depths or remedies"
 
 
 def test_rows_have_mean_deviation_and_the_paired_interval():
