@@ -50,9 +50,8 @@ def main(
         paths = write_result(plan.grid, files)
     print(f"\n{text}", *([] if smoke else ["study:", *paths]))
     if record and not smoke:
-        records = Path(__file__).resolve().parent / "records"
-        values, what = plan.settings.without_places, f"claims-{settings.size}"
-        record_grid(records, what, values, plan.cells, study.figures, text, files)
+        records, what = Path(__file__).resolve().parent / "records", f"claims-{settings.size}"
+        record_grid(records, what, plan.settings.without_places, plan.cells, study.figures, text, files)
     print(study.verdicts)
     return DONE
 

@@ -45,15 +45,13 @@ def main(
             where it is packed in `data`, or where CAPSDIST_DATA_ROOT says.
     """
     if smoke and runs:
-        raise ConfigError(
-            [Problem("runs", runs, "stand beside --smoke, which makes its own", "leave one out")]
-        )
+        rule = "stand beside --smoke, which makes its own"
+        raise ConfigError([Problem("runs", runs, rule, "leave one out")])
     options = {"only": only, "split": split, "best": best, "num_images": num_images, "log": log}
     with tempfile.TemporaryDirectory() as folder:
-        note = ""
         if smoke:
-            runs, note = smoke_runs(Path(folder), with_environment(Config()).data.root, log)
-        for path in draw_figures(runs, to, note=note, **options):
+            runs, options["note"] = smoke_runs(Path(folder), with_environment(Config()).data.root, log)
+        for path in draw_figures(runs, to, **options):
             print(path)
     return 0
 

@@ -26,7 +26,7 @@ __all__ = ["smoke_runs"]
 _STEPS, _CHECKPOINT_EVERY = 24, 8
 
 
-def smoke_runs(root: Path, packed: str, log: Log = print) -> tuple[list[str], str]:
+def smoke_runs(root: Path, packed: str, log: Log = print) -> tuple[tuple[str, ...], str]:
     """Train three runs below `root`; return their folders and a note on them.
 
     Digits with r = 1 and 3, and pairs of digits: the first of MNIST in the folder `packed`, or where it is
@@ -38,7 +38,7 @@ def smoke_runs(root: Path, packed: str, log: Log = print) -> tuple[list[str], st
     runs = [_trained(root, "mnist", f"smoke-digits-r{iterations}", iterations, log) for iterations in (1, 3)]
     pairs = {"num_labels": 2, "image_size": 36, "decoder_separate": True}
     runs.append(_trained(root, "multimnist", "smoke-pairs", 3, log, **pairs))
-    return runs, f"Smoke: a tiny network after a few steps on few digits, {words}; no result."
+    return tuple(runs), f"Smoke: a tiny network after a few steps on few digits, {words}; no result."
 
 
 def _trained(root: Path, data: str, name: str, iterations: int, log: Log, **changes: Any) -> str:
