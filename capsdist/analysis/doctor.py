@@ -63,6 +63,7 @@ _REMEDIES = {
         ("routing", "iterations", "more --routing.iterations, or 1, which is cheaper and no worse then"),
         ("model", "log_priors", "--model.log-priors"),
         ("routing", "variance_floor", "a lower --routing.variance-floor"),
+        ("train", "epochs", "more --train.epochs"),
     ),
     "collapsed": (
         ("model", "capsule_dropout", "--model.capsule-dropout 0.1"),
@@ -127,9 +128,7 @@ def diagnose(layers: Sequence[LayerHealth], config: Config) -> list[Finding]:
         found = list(_found(layer, steepest, best))
         starved |= any(illness == "starved" for illness, _ in found)
         findings += [
-            Finding(
-                layer.name, illness, words, _known(illness, config, routed=layer.relative_entropy is not None)
-            )
+            Finding(layer.name, illness, words, _known(illness, layer, config))
             for illness, words in found
             if not starved or illness not in ("undecided", "without gradient")
         ]
@@ -143,16 +142,16 @@ def _effect(layer: LayerHealth) -> float:
 
 def _found(layer: LayerHealth, steepest: float, best: float) -> Iterator[tuple[str, str]]:
     """Yield illness and words of one layer; steepest, best: the largest gradient and `_effect` of a layer."""
-    gradient = layer.grad_norm
-    if layer.live_percent < STARVED_PERCENT:
+    gradient, live = layer.grad_norm, layer.live_percent
+    if live is not None and live < STARVED_PERCENT:
         yield (
             "starved",
-            f"{layer.live_percent:.1f} % of its {layer.num_capsules:,} capsules have a length (activation) "
+            f"{live:.1f} % of its {layer.num_capsules:,} capsules have a length (activation) "
             f"above {LIVE_LENGTH:g} in any of the images; the mean is {layer.mean_length:.2g}",
         )
     entropy, share = layer.relative_entropy, layer.largest_share
     stalled = gradient is not None and gradient < STALLED_RATIO * steepest
-    saturated = layer.saturated_percent > SATURATED_PERCENT and (stalled or entropy is not None)
+    saturated = (layer.saturated_percent or 0.0) > SATURATED_PERCENT and (stalled or entropy is not None)
     if saturated:
         yield (
             "saturated",
@@ -171,11 +170,17 @@ def _found(layer: LayerHealth, steepest: float, best: float) -> Iterator[tuple[s
         )
 
 
-def _known(illness: str, config: Config, *, routed: bool) -> tuple[str, ...]:
-    """Return the remedies that a configuration can take; routed: the layer's children are routed to it."""
-    unknown = set() if routed else {"iterations", "inverse_temperature"}
+def _known(illness: str, layer: LayerHealth, config: Config) -> tuple[str, ...]:
+    """Return the remedies that a configuration takes, and of those about routing the ones of the layer."""
+    unknown = set() if layer.relative_entropy is not None else {"iterations", "inverse_temperature"}
     if isinstance(config.routing, Routing):
-        unknown |= {"iterations", "capsule_bias", "log_priors", "initialisation"} - _read(config)
+        own = network = find_algorithm(config.routing.algorithm).reads
+        if getattr(config.model, "capsule_types", ()):  # of layers below, which have dynamic routing
+            below = find_algorithm("dynamic").reads
+            network = own | below
+            own = own if layer.name.partition(".")[0] == "class_capsules" else below
+        unknown |= {"capsule_bias", "initialisation"} - network
+        unknown |= {"iterations", "log_priors"} - own
     return tuple(
         words
         for section, field, words in _REMEDIES[illness]
@@ -193,10 +198,3 @@ def _is_set(config: Config, section: str, field: str, words: str) -> bool:
     return words.startswith("--") and words.endswith(
         (f" {value}", f" {value:g}" if isinstance(value, float) else " ")
     )
-
-
-def _read(config: Config) -> frozenset[str]:
-    """Return the options that the routing of the class capsules, and that of layers below, reads."""
-    assert isinstance(config.routing, Routing)
-    own = find_algorithm(config.routing.algorithm).reads
-    return own | find_algorithm("dynamic").reads if getattr(config.model, "capsule_types", ()) else own

@@ -84,7 +84,7 @@ def _train(config: Config, options: DepthOptions, cells: Sequence[DepthCell], re
         if cell.error_percent is not None:
             subject = open_subject(cell.place, limit=options.examined, log=log)
             layers = examine(subject)
-            live[name] = min(layer.live_percent for layer in layers)
+            live[name] = min(each.live_percent for each in layers if each.live_percent is not None)
             ailing[name] = [f"{each.layer}: {each.illness}" for each in diagnose(layers, subject.config)]
     rows = rows_of(cells, outcomes, live, ailing)
     title = f"Depth of capsule networks, {config.data.name}, {config.train.epochs} epochs"

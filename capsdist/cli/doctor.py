@@ -34,7 +34,7 @@ def doctor(
     gradient has vanished too); entropy: of the coupling of children over its largest
     value, 1 where they are undecided; share: the largest share of all children that one parent receives;
     change: how far the last iteration moves a logit; gradient: norm of the loss' gradient of the weights.
-    Entropy, share and change are those of dynamic, grouped and EM routing; others leave them blank.
+    Layers that no children are routed to leave entropy, share and change blank.
 
     Args:
         run: Path or s3:// URL of a run, its newest verified checkpoint, or of a checkpoint.
@@ -77,6 +77,7 @@ def _table(layers: Sequence[LayerHealth]) -> Table:
     for name in ("capsules", "live %", "length", "saturated %", "entropy", "share", "change", "gradient"):
         table.add_column(name, justify="right")
     for layer in layers:
+        live = "" if layer.live_percent is None else f"{layer.live_percent:.1f}"
         numbers = (
             layer.mean_length,
             layer.saturated_percent,
@@ -86,5 +87,5 @@ def _table(layers: Sequence[LayerHealth]) -> Table:
             layer.grad_norm,
         )
         shown = ("" if number is None else f"{number:.3g}" for number in numbers)
-        table.add_row(layer.name, f"{layer.num_capsules:,}", f"{layer.live_percent:.1f}", *shown)
+        table.add_row(layer.name, f"{layer.num_capsules:,}", live, *shown)
     return table

@@ -6,10 +6,11 @@ A layer takes part by a function for its class in `layer_state`, whatever networ
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial, singledispatch
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,12 @@ from torch import Tensor, nn
 
 from capsdist.models.conv_capsules import ConvCapsules, SharedClassCapsules
 from capsdist.models.inverted_layers import InvertedCapsules, InvertedLayer
-from capsdist.models.later_layers import FullyConnectedCapsules, GroupedCapsules
+from capsdist.models.later_layers import (
+    AttentionCapsules,
+    FullyConnectedCapsules,
+    GroupedCapsules,
+    HeinsenCapsules,
+)
 from capsdist.models.layers import ClassCapsules, PackedCapsules, PrimaryCapsules
 from capsdist.models.matrix_layers import (
     MatrixCapsules,
@@ -31,6 +37,7 @@ from capsdist.routing.dynamic.fields.trace import trace_fields
 from capsdist.routing.dynamic.trace import Trace, trace_routing
 from capsdist.routing.em.trace import trace_em
 from capsdist.routing.later.grouped import trace_grouped
+from capsdist.routing.later.trace import LaterTrace, trace_attention, trace_heinsen, trace_inverted
 
 __all__ = [
     "LIVE_LENGTH", "SATURATED_LENGTH", "LayerHealth", "LayerState", "Observed", "layer_state", "observed",
@@ -47,23 +54,27 @@ SATURATED_LENGTH = 0.95
 class LayerState(NamedTuple):
     """What a layer did with a batch.
 
-    lengths [B, N]: of its capsules, one for each type and position; of matrix capsules their activations.
+    lengths [B, N]: of its capsules, one for each type and position; of matrix capsules their activations;
+    None of capsules whose length says nothing.
     For layers that children are routed to, of the last iteration, else None: relative_entropy of the coupling
     of children, the mean over those that have a choice, 1 if they are undecided; largest_share of all
     children that one parent, or type of parents, has; logit_change: mean over children and parents of how far
-    the iteration moves their logit, without its sign. In dynamic routing that is the agreement it ends with;
-    EM routing makes logits anew, and what all of a child's parents have in common does not count; None where
-    nothing moves them, as in a single iteration.
+    the iteration moves their logit, without its sign. In dynamic routing that is the agreement it ends with.
+    Other algorithms make logits anew: it is how far they are from those before, what all parents of a child
+    have in common left out; None where there are none before.
     num_choices: parents, or types of parents, that children choose from.
-    num_decisions: how often votes decide the coupling: iterations but the first, which is uniform.
+    num_decisions: how often votes decide the coupling: iterations but the first, which is uniform; 1 in
+    self-attention.
+    parts: states of capsule layers inside this one, by their names in it.
     """
 
-    lengths: Tensor
+    lengths: Tensor | None
     relative_entropy: float | None = None
     largest_share: float | None = None
     logit_change: float | None = None
     num_choices: int = 0
     num_decisions: int = 0
+    parts: Mapping[str, LayerState] = MappingProxyType({})
 
 
 @singledispatch
@@ -77,7 +88,6 @@ def layer_state(layer: nn.Module, child_poses: Any, output: Any) -> LayerState |
 
 @layer_state.register(PrimaryCapsules)
 @layer_state.register(PackedCapsules)
-@layer_state.register(InvertedCapsules)
 @layer_state.register(FullyConnectedCapsules)
 def _of_poses(layer: nn.Module, child_poses: Tensor, output: Tensor) -> LayerState:
     return LayerState(lengths(output).flatten(1))
@@ -85,7 +95,7 @@ def _of_poses(layer: nn.Module, child_poses: Tensor, output: Tensor) -> LayerSta
 
 @layer_state.register(InvertedLayer)
 def _of_a_part(layer: InvertedLayer, *tensors: Tensor) -> None:
-    """Lengths after a LayerNorm say nothing; `InvertedCapsules` has those that count."""
+    """Return None: a call is one pass, and `InvertedCapsules` has the state after all of them."""
 
 
 @layer_state.register
@@ -118,6 +128,38 @@ def _of_dynamic(layer: ClassCapsules | GroupedCapsules, output: Tensor, trace: T
         float(trace.logit_change[-1].mean()),
         layer.num_parents,
         layer.routing.iterations - 1,
+    )
+
+
+@layer_state.register
+def _of_attention_capsules(layer: AttentionCapsules, child_poses: Tensor, output: Tensor) -> LayerState:
+    return _of_later(lengths(output), trace_attention(child_poses, layer.packed_weights), num_decisions=1)
+
+
+@layer_state.register
+def _of_heinsen_capsules(layer: HeinsenCapsules, child_poses: Tensor, output: Tensor) -> LayerState:
+    parameters = layer.packed_weights, layer.vote_bias, layer.beta_use, layer.beta_ignore
+    return _of_later(lengths(output), trace_heinsen(child_poses, *parameters, layer.routing.iterations))
+
+
+@layer_state.register
+def _of_inverted_capsules(layer: InvertedCapsules, child_poses: Tensor, output: Tensor) -> LayerState:
+    """Return the state of the class capsules; those below, whose LayerNorm fixes their length, are parts."""
+    layers = zip(layer.inverted_layers, layer.passes(child_poses), strict=True)
+    *parts, top = (_of_later(None, trace_inverted(passes, part.packed_weights)) for part, passes in layers)
+    named = {f"layers.{number}": part for number, part in enumerate(parts)}
+    return top._replace(lengths=lengths(output), parts=named)
+
+
+def _of_later(sizes: Tensor | None, trace: LaterTrace, num_decisions: int | None = None) -> LayerState:
+    """Return the state of class capsules of lengths `sizes`; num_decisions: None for passes but the first."""
+    return LayerState(
+        sizes,
+        float(trace.relative_entropy[-1].mean()),
+        float(trace.parent_shares[-1].mean(0).max()),
+        float(trace.logit_change[-1].mean()) if len(trace.logit_change) else None,
+        trace.parent_shares.shape[2],
+        len(trace.logit_change) if num_decisions is None else num_decisions,
     )
 
 
@@ -163,10 +205,11 @@ class LayerHealth:
 
     Attributes:
         name: of the module in its network.
-        num_capsules: N.
+        num_capsules: N, or where lengths say nothing the parents that are chosen from.
         live_percent: of capsules, see `LIVE_LENGTH`.
         mean_length: over images and capsules.
-        saturated_percent: of images and capsules, see `SATURATED_LENGTH`.
+        saturated_percent: of images and capsules, see `SATURATED_LENGTH`. All three are None where lengths
+            say nothing.
         relative_entropy, largest_share, logit_change, num_choices, num_decisions: see `LayerState`.
         grad_norm: norm of the loss' gradient of all parameters of the layer; None without a backward pass.
         weight_norm: of these parameters.
@@ -174,9 +217,9 @@ class LayerHealth:
 
     name: str
     num_capsules: int
-    live_percent: float
-    mean_length: float
-    saturated_percent: float
+    live_percent: float | None
+    mean_length: float | None
+    saturated_percent: float | None
     relative_entropy: float | None
     largest_share: float | None
     logit_change: float | None
@@ -199,14 +242,15 @@ class Observed:
         return [self._health(name, state) for name, state in self.states.items()]
 
     def _health(self, name: str, state: LayerState) -> LayerHealth:
-        sizes, layer = state.lengths.detach().float(), self.layers[name]
+        layer = self.layers[name]
+        sizes = None if state.lengths is None else state.lengths.detach().float()
         norms = [float(parameter.detach().float().norm()) for parameter in layer.parameters()]
         return LayerHealth(
             name=name,
-            num_capsules=sizes.shape[1],
-            live_percent=100 * float((sizes.amax(0) > LIVE_LENGTH).float().mean()),
-            mean_length=float(sizes.mean()),
-            saturated_percent=100 * float((sizes > SATURATED_LENGTH).float().mean()),
+            num_capsules=state.num_choices if sizes is None else sizes.shape[1],
+            live_percent=None if sizes is None else _percent(sizes.amax(0) > LIVE_LENGTH),
+            mean_length=None if sizes is None else float(sizes.mean()),
+            saturated_percent=None if sizes is None else _percent(sizes > SATURATED_LENGTH),
             relative_entropy=state.relative_entropy,
             largest_share=state.largest_share,
             logit_change=state.logit_change,
@@ -217,6 +261,10 @@ class Observed:
         )
 
 
+def _percent(flags: Tensor) -> float:
+    return 100 * float(flags.float().mean())
+
+
 @contextmanager
 def observed(network: nn.Module) -> Iterator[Observed]:
     """Watch the capsule layers of `network`: their first forward pass in this context, and its backward pass.
@@ -224,7 +272,7 @@ def observed(network: nn.Module) -> Iterator[Observed]:
     Neither outputs nor gradients nor random generators change. Of further passes, as of microbatches, forward
     passes are not looked at; gradients are those of the first that arrive, of this rank before any exchange.
 
-    Cost: a trace of routing for each layer, three forward passes of it about, and waits for the device.
+    Cost: a trace of routing for each layer, one to three forward passes of it, and waits for the device.
     """
     found = Observed(dict(network.named_modules()))
     handles: list[Any] = []
@@ -235,6 +283,7 @@ def observed(network: nn.Module) -> Iterator[Observed]:
         with torch.no_grad():
             state = layer_state(layer, inputs[0], output)
         if state is not None:
+            found.states |= {f"{name}.{part}": own for part, own in state.parts.items()}
             found.states[name] = state
 
     def add(name: str, seen: list[bool], gradient: Tensor) -> None:

@@ -21,7 +21,10 @@ from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.later.forms import Backend, LaterOptions, with_lengths
 from capsdist.routing.later.inverted import update_inverted
 
-__all__ = ["InvertedCapsules", "InvertedLayer"]
+__all__ = ["InvertedCapsules", "InvertedLayer", "Pass"]
+
+Pass = tuple[Tensor, Tensor | None]
+"""What a pass is called with: child poses [B, I, D], and parent poses [B, J, E] unless it is the first."""
 
 
 class InvertedLayer(PackedCapsules):
@@ -108,29 +111,52 @@ class InvertedCapsules(CapsuleLayer):
 
     def forward(self, child_poses: Tensor) -> Tensor:
         """Return parent_poses [B, J, E] of `child_poses` [B, I, D]."""
+        return self._capsules(self._run(child_poses)).to(child_poses.dtype)
+
+    @property
+    def inverted_layers(self) -> list[InvertedLayer]:
+        """The layers, from below."""
+        return [layer for layer in self.layers if isinstance(layer, InvertedLayer)]
+
+    def passes(self, child_poses: Tensor) -> list[list[Pass]]:
+        """Return what each pass of each layer is called with, the lowest layer first, for `child_poses`."""
+        seen: list[list[Pass]] = [[] for _ in self.layers]
+        self._run(child_poses, seen)
+        return seen
+
+    def _run(self, child_poses: Tensor, seen: list[list[Pass]] | None = None) -> Tensor:
+        """Return the poses of the classes after all passes; add to `seen` what these are called with."""
         self.check_input(child_poses)
         wide = child_poses.to(wide_dtype(child_poses))  # once, so that one copy is kept
         run = self._concurrently if self.concurrent else self._one_by_one
-        return self._capsules(run(wide)).to(child_poses.dtype)
+        return run(wide, seen)
 
-    def _one_by_one(self, poses: Tensor) -> Tensor:
-        for layer in self.layers:
-            child_poses, poses = poses, layer(poses)
+    def _one_by_one(self, poses: Tensor, seen: list[list[Pass]] | None) -> Tensor:
+        for index in range(len(self.layers)):
+            child_poses, poses = poses, self._pass(index, poses, None, seen)
             for _ in range(self.routing.iterations - 1):
-                poses = layer(child_poses, poses)
+                poses = self._pass(index, child_poses, poses, seen)
         return poses
 
-    def _concurrently(self, child_poses: Tensor) -> Tensor:
+    def _concurrently(self, child_poses: Tensor, seen: list[list[Pass]] | None) -> Tensor:
         poses = [child_poses]
-        for layer in self.layers:
-            poses.append(layer(poses[-1]))
+        for index in range(len(self.layers)):
+            poses.append(self._pass(index, poses[-1], None, seen))
         passes = passes_of(self.routing.iterations, len(self.layers), concurrent=True)
         for number in range(1, self.routing.iterations):
             before = list(poses)
-            for index, layer in enumerate(self.layers):
+            for index in range(len(self.layers)):
                 if number < passes[index]:
-                    poses[index + 1] = layer(before[index], before[index + 1])
+                    poses[index + 1] = self._pass(index, before[index], before[index + 1], seen)
         return poses[-1]
+
+    def _pass(
+        self, index: int, child_poses: Tensor, parent_poses: Tensor | None, seen: list[list[Pass]] | None
+    ) -> Tensor:
+        """Return the poses that a layer has after one pass."""
+        if seen is not None:
+            seen[index].append((child_poses, parent_poses))
+        return self.layers[index](child_poses, parent_poses)
 
     def _capsules(self, parent_poses: Tensor) -> Tensor:
         """Return poses p_j [B, J, E] with the length that the classifier gives each."""

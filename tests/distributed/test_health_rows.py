@@ -8,13 +8,16 @@ import pytest
 from small_run import run_small, same_checkpoint, small_config
 
 from capsdist.cli.main import main
+from capsdist.config.models import Routing
 from capsdist.console import DONE, INVALID
 from capsdist.runs.loggers.base import curves
 from capsdist.runs.retention import checkpoint_name
 from capsdist.runs.rundir import RunFolder
 
+BETWEEN = {"conv_capsnet": {"blocks.0.layer", "blocks.1.layer"}, "em_capsnet": {"conv_capsules.0"}}
 
-@pytest.mark.parametrize("kind", ["capsnet", "conv_capsnet", "resnet_capsnet", "baseline_cnn"])
+
+@pytest.mark.parametrize("kind", ["capsnet", "conv_capsnet", "em_capsnet", "resnet_capsnet", "baseline_cnn"])
 def test_training_with_health_rows_is_the_same_bit_for_bit(shapes: Path, tmp_path: Path, kind: str) -> None:
     settings = {"kind": kind, "max_steps": 4, "gradient_accumulation_steps": 2}
     run_small(small_config(shapes, **settings), tmp_path / "plain")
@@ -23,12 +26,29 @@ def test_training_with_health_rows_is_the_same_bit_for_bit(shapes: Path, tmp_pat
     health = [row for row in rows if row["kind"] == "health"]
     assert [row["step"] for row in health] == [2, 4]
     named = {name.partition("/")[0] for name in health[0]} - {"kind", "step", "epoch"}
-    blocks = {"blocks.0.layer", "blocks.1.layer"} if kind == "conv_capsnet" else set()
-    assert named == (set() if kind == "baseline_cnn" else {"primary_capsules", "class_capsules"} | blocks)
+    layers = {"primary_capsules", "class_capsules"} | BETWEEN.get(kind, set())
+    assert named == (set() if kind == "baseline_cnn" else layers)
     if named:
         assert health[0]["class_capsules/num_capsules"] == 3
         assert curves(health[0])["health/class_capsules/grad_norm"] > 0
+        assert curves(health[0])["health/class_capsules/logit_change"] > 0
         assert "health/primary_capsules/logit_change" not in curves(health[0])
+
+
+@pytest.mark.parametrize("algorithm", ["attention", "inverted", "heinsen"])
+def test_health_rows_of_other_algorithms_change_nothing_either(
+    shapes: Path, tmp_path: Path, algorithm: str
+) -> None:
+    hidden = (4,) if algorithm == "inverted" else ()
+    routing = Routing(algorithm=algorithm, hidden_capsules=hidden)
+    config = small_config(shapes, max_steps=2).model_copy(update={"routing": routing})
+    run_small(config, tmp_path / "plain")
+    watched = config.train.model_copy(update={"health_every": 2})
+    rows = run_small(config.model_copy(update={"train": watched}), tmp_path)
+    assert same_checkpoint(tmp_path / "plain" / "step-0002", tmp_path / "step-0002")
+    (health,) = (row for row in rows if row["kind"] == "health")
+    assert 0 < health["class_capsules/relative_entropy"] <= 1 + 1e-6
+    assert ("class_capsules.layers.0/relative_entropy" in health) == (algorithm == "inverted")
 
 
 def recompute(kind: str) -> str:

@@ -76,6 +76,7 @@ def test_every_family_has_a_line_for_each_capsule_layer(family: str) -> None:
     assert [layer.name for layer in layers] == names
     for layer in layers:
         assert layer.num_capsules > 0
+        assert layer.live_percent is not None
         assert 0 <= layer.live_percent <= 100
         assert layer.grad_norm is not None
         assert layer.grad_norm > 0
@@ -87,20 +88,45 @@ def test_every_family_has_a_line_for_each_capsule_layer(family: str) -> None:
         assert all(parameter.grad is None for parameter in subject.network.parameters())
 
 
-@pytest.mark.parametrize("algorithm", ["attention", "inverted", "heinsen", "grouped", "fully_connected"])
-def test_class_capsules_of_other_algorithms_have_lengths(algorithm: str) -> None:
+def class_rows(algorithm: str, **options: Any) -> list[LayerHealth]:
+    """The rows of the class capsules of an algorithm, after a forward and a backward pass."""
     groups = 2 if algorithm == "grouped" else 1
-    config = Config(model=DEEP, routing=ConvRouting(algorithm=algorithm, groups=groups))
+    config = Config(model=DEEP, routing=ConvRouting(algorithm=algorithm, groups=groups, **options))
     assert problems(config) == []
     torch.manual_seed(4)
     network = build_model(config.model, config.routing)
     with observed(network) as found:
         network(torch.rand(3, 1, 15, 15)).scores.sum().backward()
-    layer = found.report()[-1]
+    return [layer for layer in found.report() if layer.name.startswith("class_capsules")]
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "decisions"),
+    [("attention", 1), ("inverted", 2), ("heinsen", 2), ("grouped", 2), ("fully_connected", None)],
+)
+def test_class_capsules_of_other_algorithms_have_a_row(algorithm: str, decisions: int | None) -> None:
+    (layer,) = class_rows(algorithm)
     assert (layer.name, layer.num_capsules) == ("class_capsules", 4)
-    assert (layer.relative_entropy is not None) == (algorithm == "grouped")
+    routed = decisions is not None
+    assert (layer.num_choices, layer.num_decisions) == ((4, decisions) if routed else (0, 0))
+    for number in (layer.relative_entropy, layer.largest_share):
+        assert 0.25 <= number <= 1 + 1e-6 if number is not None else not routed
+    assert (layer.logit_change is not None) == (routed and algorithm != "attention")
+    assert layer.mean_length is not None
     assert layer.mean_length > 0
     assert layer.grad_norm is not None
+
+
+@pytest.mark.parametrize(("concurrent", "decisions"), [(False, [2, 2, 2]), (True, [0, 1, 2])])
+def test_each_layer_of_inverted_attention_has_a_row(concurrent: bool, decisions: list[int]) -> None:
+    layers = class_rows("inverted", hidden_capsules=(6, 5), concurrent=concurrent)
+    names = ["class_capsules.layers.0", "class_capsules.layers.1", "class_capsules"]
+    assert [layer.name for layer in layers] == names
+    assert [layer.num_capsules for layer in layers] == [6, 5, 4]
+    assert [layer.num_decisions for layer in layers] == decisions
+    assert [layer.logit_change is not None for layer in layers] == [number > 0 for number in decisions]
+    assert [layer.mean_length is None for layer in layers] == [True, True, False]
+    assert all(layer.grad_norm is not None for layer in layers)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +205,22 @@ def test_matrix_capsules_whose_votes_agree_for_one_type_alone_collapse() -> None
     assert "of all children go to one of 3 parents" in found.words
     assert {"a higher --routing.variance-floor", "fewer --routing.iterations"} <= set(found.remedies)
     assert not any("log-priors" in remedy for remedy in found.remedies)
+
+
+def test_remedies_about_routing_are_those_that_the_layers_algorithm_reads() -> None:
+    ill = {"relative_entropy": 1.0, "largest_share": 1.0}
+    config = Config(model=DEEP, routing=ConvRouting(algorithm="attention"))
+    below, above = (layer_of(name, **ill) for name in ("blocks.1.layer", "class_capsules"))
+    found = {(each.layer, each.illness): each.remedies for each in diagnose([below, above], config)}
+    assert any("--routing.iterations" in words for words in found["blocks.1.layer", "undecided"])
+    assert found["class_capsules", "undecided"] == ("--model.log-priors", "more --train.epochs")
+    assert not any("--routing.iterations" in words for words in found["class_capsules", "collapsed"])
+    hidden = layer_of("class_capsules.layers.0", live_percent=None, saturated_percent=None, **ill)
+    inverted = Config(model=DEEP, routing=ConvRouting(algorithm="inverted"))
+    undecided, collapsed = diagnose([hidden], inverted)
+    assert any("--routing.iterations" in words for words in undecided.remedies)
+    assert "fewer --routing.iterations" in collapsed.remedies
+    assert not any("log-priors" in words for words in (*undecided.remedies, *collapsed.remedies))
 
 
 def layer_of(name: str, **changes: Any) -> LayerHealth:

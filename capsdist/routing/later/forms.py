@@ -21,8 +21,8 @@ from capsdist.routing.common.precision import wide_dtype, without_autocast
 from capsdist.routing.dynamic.options import check_iterations
 
 __all__ = [
-    "BACKENDS", "Backend", "LaterOptions", "choose_form", "linear_votes", "make_votes", "run_form",
-    "sum_votes", "with_lengths",
+    "BACKENDS", "Backend", "LaterOptions", "check_operands", "choose_form", "linear_votes", "make_votes",
+    "run_form", "sum_votes", "with_lengths",
 ]  # fmt: skip
 
 Backend = Literal["auto", "fused", "streamed", "reference"]
@@ -76,6 +76,24 @@ def _refusal(name: str) -> str | None:
     return "torch.func and forward mode differentiate the reference only" if is_transformed() else None
 
 
+def check_operands(child_poses: Tensor, packed_weights: Tensor, *others: Tensor | None) -> None:
+    """Refuse what cannot be routed.
+
+    Raises: ShapeError, as `run_form` says.
+    """
+    check_dims("child_poses", child_poses, "[B, I, D]", 3)
+    check_dims("packed_weights", packed_weights, "[J, E, D, I]", 4)
+    _, _, child_dim, num_children = packed_weights.shape
+    if child_poses.shape[1:] != (num_children, child_dim):
+        raise ShapeError(
+            f"child_poses {list(child_poses.shape)} do not fit packed_weights [J, E, D, I] = "
+            f"{list(packed_weights.shape)}; pass [B, I, D] = [B, {num_children}, {child_dim}]"
+        )
+    for tensor in (child_poses, packed_weights, *others):
+        if tensor is not None:
+            check_kind("an operand", tensor, child_poses)
+
+
 def run_form(
     streamed: Callable[..., Tensor],
     reference: Callable[..., Tensor],
@@ -94,18 +112,8 @@ def run_form(
     Raises:
         ShapeError: a shape, dtype or device that cannot be, or a form that cannot be taken.
     """
-    check_dims("child_poses", child_poses, "[B, I, D]", 3)
-    check_dims("packed_weights", packed_weights, "[J, E, D, I]", 4)
-    _, _, child_dim, num_children = packed_weights.shape
-    if child_poses.shape[1:] != (num_children, child_dim):
-        raise ShapeError(
-            f"child_poses {list(child_poses.shape)} do not fit packed_weights [J, E, D, I] = "
-            f"{list(packed_weights.shape)}; pass [B, I, D] = [B, {num_children}, {child_dim}]"
-        )
     operands = child_poses, packed_weights, *others
-    for tensor in operands:
-        if tensor is not None:
-            check_kind("an operand", tensor, child_poses)
+    check_operands(*operands)
     dtype = wide_dtype(child_poses)
     form = reference if choose_form(wanted).backend == "reference" else streamed
     with without_autocast(child_poses):

@@ -31,7 +31,7 @@ from capsdist.routing.common.sharing import log_sigmoid
 from capsdist.routing.later.forms import Backend, linear_votes, make_votes, run_form, with_lengths
 from capsdist.routing.later.heinsen_sums import heinsen_sums
 
-__all__ = ["EPSILON", "route_heinsen"]
+__all__ = ["EPSILON", "heinsen_states", "route_heinsen"]
 
 EPSILON = 1e-5
 """Added to sums of weights and to variances; the value of the author's code."""
@@ -72,6 +72,32 @@ def route_heinsen(
     return run_form(streamed, reference, backend, child_poses, packed_weights, *parameters)
 
 
+def heinsen_states(
+    child_poses: Tensor,
+    packed_weights: Tensor,
+    vote_bias: Tensor,
+    beta_use: Tensor,
+    beta_ignore: Tensor,
+    iterations: int,
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return what each iteration couples children by: offset [B, J], mean and precision [B, J, E].
+
+    R_ij is the softmax over j of offset_j - 1/2 sum_e precision_je (V_ije - mean_je)^2. Operands are those of
+    `route_heinsen`, all fp32 or all float64.
+    """
+    states = []
+    _streamed(
+        child_poses,
+        packed_weights,
+        vote_bias,
+        beta_use,
+        beta_ignore,
+        iterations=iterations,
+        states=states,
+    )
+    return states
+
+
 def _streamed(
     child_poses: Tensor,
     packed_weights: Tensor,
@@ -80,6 +106,7 @@ def _streamed(
     beta_ignore: Tensor,
     *,
     iterations: int,
+    states: list[tuple[Tensor, Tensor, Tensor]] | None = None,
 ) -> Tensor:
     active = lengths(child_poses)
     with torch.no_grad():  # results do not depend on the first centre
@@ -90,6 +117,8 @@ def _streamed(
         precision, offset = torch.zeros_like(mean), torch.zeros_like(mean[..., 0])
     score = offset
     for iteration in range(iterations):
+        if states is not None:
+            states.append((offset, mean, precision))
         operands = active, child_poses, packed_weights, vote_bias, beta_use, beta_ignore
         weight, score, first, second = heinsen_sums(*operands, offset, mean, precision)
         weight = weight[..., None]
