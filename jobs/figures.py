@@ -41,17 +41,17 @@ def main(
         split: Path or s3:// URL of the split to take images from; default: the test split of each run.
         best: Of a run, the checkpoint with the lowest validated error_percent.
         num_images: Images of a figure, where it is not the paper that decides.
-        smoke: Draw them of tiny networks, trained for a few steps on few digits, in place of runs: on MNIST's
-            where it is packed in `data`, or where CAPSDIST_DATA_ROOT says.
+        smoke: Draw them of tiny networks, trained for a few steps on few digits, in place of runs.
     """
     if smoke and runs:
         rule = "stand beside --smoke, which makes its own"
         raise ConfigError([Problem("runs", runs, rule, "leave one out")])
     options = {"only": only, "split": split, "best": best, "num_images": num_images, "log": log}
     with tempfile.TemporaryDirectory() as folder:
+        note = ""
         if smoke:
-            runs, options["note"] = smoke_runs(Path(folder), with_environment(Config()).data.root, log)
-        for path in draw_figures(runs, to, **options):
+            runs, note = smoke_runs(Path(folder), with_environment(Config()).data.root, log)
+        for path in draw_figures(runs, to, note=note, **options):
             print(path)
     return 0
 
