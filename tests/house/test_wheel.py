@@ -53,7 +53,8 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("env")
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     pip = [str(place / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-index", "--no-deps"]
-    subprocess.run([*pip, str(wheel)], check=True, capture_output=True)
+    env = {**os.environ, "PYTHONPATH": ""}  # on which pip would find this checkout, and install nothing
+    subprocess.run([*pip, str(wheel)], check=True, capture_output=True, env=env)
     [packages] = place.glob("lib/python3*/site-packages")
     (packages / "beside.pth").write_text(sysconfig.get_path("purelib") + "\n")
     return place / "bin"
