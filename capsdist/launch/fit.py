@@ -9,6 +9,7 @@ from collections.abc import Callable
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal import constants
 from ray.train.v2.api.config import LoggingConfig
 
 from capsdist.config import Config
@@ -16,6 +17,7 @@ from capsdist.launch.events import FailureReporter, open_event_channel
 from capsdist.launch.fitting import FitThread
 from capsdist.launch.group import GroupConfig
 from capsdist.launch.preflight import Placement, storage_for_ray
+from capsdist.launch.session import API_ADDRESS
 from capsdist.launch.signals import StopSignals, grace_period_s
 from capsdist.launch.watch import Watchdog
 from capsdist.launch.worker import Fault, Job, Observer, train_worker
@@ -102,6 +104,9 @@ def cluster_resources() -> str:
 
 
 def _trainer(config: Config, placement: Placement, job: Job) -> TorchTrainer:
+    # An actor of Ray Train asks whether the controller lives, and ends the workers if it does not. Another
+    # Ray of this machine would say that there is no such controller.
+    constants.ENV_VARS_TO_PROPAGATE.add(API_ADDRESS)
     resources: dict[str, float] = {"CPU": placement.cores}
     if placement.device == "gpu":
         resources["GPU"] = 1

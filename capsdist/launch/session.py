@@ -27,7 +27,9 @@ from capsdist.storage.temporary import remove_stale_folders, temporary_folder
 __all__ = ["API_ADDRESS", "names_cluster", "prepare_ray", "ray_session"]
 
 API_ADDRESS = "RAY_API_SERVER_ADDRESS"
-"""Names Ray's state API; else it is looked for on the whole machine, in vain if there are two Rays."""
+"""Names Ray's state API. Without it Ray looks on the whole machine: in vain if there are two Rays, and for
+one without a dashboard on port 8265, where the dashboard of any other Ray may answer."""
+_NOWHERE = "127.0.0.1:0"  # where nothing ever answers
 
 _KNOCK_S = 5.0
 _NICENESS = "RAY_worker_niceness"
@@ -122,9 +124,11 @@ def ray_session(
         if not ray.is_initialized():
             folder = stack.enter_context(_ray_folder()) if machine is not None else None
             stack.callback(ray.shutdown)
-            url = _join(log) if machine is None else _start(machine, dashboard, folder, log)
-            if machine is not None and url:
-                stack.enter_context(_environment({API_ADDRESS: f"http://{url}"}))
+            if machine is None:
+                _join(log)
+            else:
+                url = _start(machine, dashboard, folder, log)
+                stack.enter_context(_environment({API_ADDRESS: f"http://{url or _NOWHERE}"}))
         yield ray.cluster_resources()
 
 
@@ -202,8 +206,8 @@ def _wait(name: str) -> float:
         return 0.0
 
 
-def _join(log: Log) -> str | None:
-    """Join the cluster that RAY_ADDRESS names; return host and port of its dashboard."""
+def _join(log: Log) -> None:
+    """Join the cluster that RAY_ADDRESS names."""
     import ray
     from ray.exceptions import RayError
 
@@ -211,7 +215,7 @@ def _join(log: Log) -> str | None:
     try:
         with announced(log, f"joining the Ray cluster at {address}"):
             _probe(address)
-            return ray.init(log_to_driver=False, logging_level=logging.ERROR).dashboard_url
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         if "InvalidAuthToken" in _whole_story(error) or type(error).__name__ == "AuthenticationError":
             raise RunError(f"RAY_ADDRESS={address!r}: {_token_refused()}") from None
