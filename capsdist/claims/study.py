@@ -58,9 +58,13 @@ class Study:
     @property
     def verdicts(self) -> str:
         """Return how many claims were decided in which way, in one line."""
-        found = [each.verdict for result in self.results for each in result.findings]
-        words = ", ".join(f"{num} {verdict}" for verdict, num in Counter(sorted(found)).items())
-        return f"{len(found)} claims: {words}; {len(self.not_run)} experiments not run"
+        found = self._counted
+        words = ", ".join(f"{num} {verdict}" for verdict, num in sorted(found.items()))
+        return f"{found.total()} claims: {words}; {len(self.not_run)} experiments not run"
+
+    @property
+    def _counted(self) -> Counter[str]:
+        return Counter(each.verdict for result in self.results for each in result.findings)
 
     def as_data(self) -> dict[str, Any]:
         """Return settings, versions and every number, as claims.json has them."""
@@ -69,7 +73,7 @@ class Study:
     @property
     def figures(self) -> dict[str, Any]:
         """Return every number."""
-        found = Counter(each.verdict for result in self.results for each in result.findings)
+        found = self._counted
         return {
             "note": self.note,
             "num_claims": found.total(),

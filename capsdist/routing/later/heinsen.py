@@ -72,29 +72,14 @@ def route_heinsen(
     return run_form(streamed, reference, backend, child_poses, packed_weights, *parameters)
 
 
-def heinsen_states(
-    child_poses: Tensor,
-    packed_weights: Tensor,
-    vote_bias: Tensor,
-    beta_use: Tensor,
-    beta_ignore: Tensor,
-    iterations: int,
-) -> list[tuple[Tensor, Tensor, Tensor]]:
+def heinsen_states(*operands: Tensor, iterations: int) -> list[tuple[Tensor, Tensor, Tensor]]:
     """Return what each iteration couples children by: offset [B, J], mean and precision [B, J, E].
 
     R_ij is the softmax over j of offset_j - 1/2 sum_e precision_je (V_ije - mean_je)^2. Operands are those of
-    `route_heinsen`, all fp32 or all float64.
+    `route_heinsen`, from `child_poses` to `beta_ignore`, all fp32 or all float64.
     """
-    states = []
-    _streamed(
-        child_poses,
-        packed_weights,
-        vote_bias,
-        beta_use,
-        beta_ignore,
-        iterations=iterations,
-        states=states,
-    )
+    states: list[tuple[Tensor, Tensor, Tensor]] = []
+    _streamed(*operands, iterations=iterations, states=states)
     return states
 
 

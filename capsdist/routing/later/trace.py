@@ -116,10 +116,10 @@ def trace_heinsen(
     Cost: that of the streamed form, and all votes once more. Scratch: a few chunks, or votes of one image.
     """
     refuse_transforms("trace_heinsen")
-    operands = child_poses, packed_weights, vote_bias, beta_use, beta_ignore
-    poses, weights, bias, use, ignore = _wide(*operands)
+    operands = _wide(child_poses, packed_weights, vote_bias, beta_use, beta_ignore)
+    poses, weights, bias, *_ = operands
     with without_autocast(child_poses):
-        states = heinsen_states(poses, weights, bias, use, ignore, iterations)
+        states = heinsen_states(*operands, iterations=iterations)
 
     def logits(images: slice) -> Iterator[Tensor]:
         votes = torch.einsum("bid,jedi->bjei", poses[images], weights) + bias
